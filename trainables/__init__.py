@@ -1,0 +1,1 @@
+"""Turns one TrialConfig into one trained, measured student."""

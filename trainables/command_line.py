@@ -1,0 +1,29 @@
+"""One way to speak to the person at the terminal."""
+
+import argparse
+from typing import NoReturn
+
+from pydantic import ValidationError
+
+
+class Parser(argparse.ArgumentParser):
+    """Answers bad arguments with one line on stderr and exit status 2."""
+
+    def __init__(self, prog: str, description: str, epilog: str | None = None) -> None:
+        super().__init__(
+            prog=prog,
+            description=description,
+            epilog=epilog,
+            allow_abbrev=False,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"error: {message} (see {self.prog} --help)\n")
+
+
+def first_problem(error: ValidationError) -> str:
+    """The first of pydantic's complaints in one line: path, rule and value."""
+    problem = error.errors()[0]
+    path = ".".join(str(part) for part in problem["loc"])
+    return f"{path}: {problem['msg']}, but got {problem['input']!r}"

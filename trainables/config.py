@@ -1,0 +1,49 @@
+"""The complete description of one trial, and of where it runs."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from trainables.data.augmentation import Augmentation
+from trainables.frozen import Frozen
+from trainables.models.unet import UNetConfig
+from trainables.quant.prepare import Lsq
+from trainables.recipes import Distill, Qat, QatDistill, Recipe, Supervised
+
+
+class TrialConfig(Frozen):
+    """All that determines a trained student, given the data and the teacher."""
+
+    student: UNetConfig = UNetConfig()
+    recipe: Recipe
+    augmentation: Augmentation = Augmentation()
+    num_epochs: int = Field(60, ge=1, description="length of one full training")
+    batch_size: int = Field(8, ge=2)
+    seed: int = Field(0, ge=0)
+
+    @property
+    def needs_teacher(self) -> bool:
+        """Whether any part of the training, the start included, learns from a teacher."""
+        match self.recipe:
+            case Supervised():
+                return False
+            case Distill() | QatDistill():
+                return True
+            case Qat(start=start):
+                return isinstance(start, Distill)
+
+    @property
+    def quantizer(self) -> Lsq | None:
+        """The quantizer of the finished student."""
+        return self.recipe.quantizer if isinstance(self.recipe, Qat | QatDistill) else None
+
+
+class RunConfig(Frozen):
+    """Where a trial's data and artifacts lie and what it runs on: given beside it, never sampled."""
+
+    data: Path = Field(description="folder of the packed data set")
+    teacher: Path | None = Field(None, description="the teacher's model file")
+    artifacts: Path = Field(description="root of the artifact store")
+    num_threads: int = Field(1, ge=1)
+    device: Literal["cpu", "cuda"] = "cpu"

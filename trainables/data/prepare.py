@@ -1,0 +1,70 @@
+"""From what the user named as data to a packed data set."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from torchvision.datasets import VOCSegmentation
+
+from trainables.artifacts import Artifact, ArtifactStore
+from trainables.data import shapes
+from trainables.data.pack import pack
+from trainables.data.source import Sample, Source, Split
+from trainables.data.voc import VocFolder, hash_file
+from trainables.frozen import digest
+
+VOC_ARCHIVE = "VOCtrainval_11-May-2012.tar"
+
+
+@dataclass(frozen=True)
+class ShapesSource:
+    """The built-in procedural data set, at `image_size` x `image_size` pixels."""
+
+    image_size: int
+    class_names: tuple[str, ...] = shapes.CLASS_NAMES
+    seed: int = 0
+    num_train: int = 400
+    num_val: int = 120
+
+    def digest(self) -> str:
+        drawing = hash_file(Path(shapes.__file__))
+        return digest([drawing, self.image_size, self.seed, self.num_train, self.num_val])
+
+    def canvas(self) -> tuple[int, int]:
+        return self.image_size, self.image_size
+
+    def samples(self, split: Split) -> Iterator[Sample]:
+        first, count = (0, self.num_train) if split == "train" else (self.num_train, self.num_val)
+        for index in range(first, first + count):
+            yield Sample(*shapes.draw_sample(self.image_size, self.seed, index))
+
+
+def prepare_data(data: str, image_size: int, store: ArtifactStore) -> Artifact:
+    """The packed data set of `shapes`, `voc` (downloaded at first use) or a folder in VOC layout.
+
+    Raises:
+        ValueError: the data breaks a rule; the message names rule, value and file.
+    """
+    if image_size < 16:
+        raise ValueError(f"image size >= 16 pixels must hold, but got {image_size}")
+    source: Source
+    if data == "shapes":
+        source = ShapesSource(image_size)
+    else:
+        folder = download_voc(store.root / "downloads") if data == "voc" else Path(data)
+        source = VocFolder(folder.expanduser(), image_size)
+    return pack(source, store)
+
+
+def download_voc(folder: Path) -> Path:
+    """PASCAL VOC 2012 below `folder`, fetched by torchvision unless it is there."""
+    if not (folder / "VOCdevkit/VOC2012/SegmentationClass").is_dir():
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            VOCSegmentation(str(folder), year="2012", image_set="train", download=True)
+        except (OSError, RuntimeError) as error:
+            raise ValueError(
+                f"PASCAL VOC 2012 must be downloadable or present, but the download failed "
+                f"({error}): put {VOC_ARCHIVE} into {folder}, or name a folder that holds it"
+            ) from error
+    return folder

@@ -1,0 +1,35 @@
+"""Where labelled images come from."""
+
+from collections.abc import Iterator
+from typing import Literal, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Split = Literal["train", "val"]
+SPLITS: tuple[Split, ...] = ("train", "val")
+
+
+class Sample(NamedTuple):
+    """An image (H,W,3) and its mask (H,W) of class indices, 255 = ignore; both uint8."""
+
+    image: NDArray[np.uint8]
+    mask: NDArray[np.uint8]
+
+
+class Source(Protocol):
+    """A labelled data set whose samples all come out at one canvas size."""
+
+    class_names: tuple[str, ...]
+
+    def digest(self) -> str:
+        """Names the content: equal digests mean equal samples."""
+        ...
+
+    def canvas(self) -> tuple[int, int]:
+        """Height and width of every sample, in pixels."""
+        ...
+
+    def samples(self, split: Split) -> Iterator[Sample]:
+        """All samples of a split, in a fixed order."""
+        ...

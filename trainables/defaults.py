@@ -1,0 +1,47 @@
+"""Sensible sizes and lengths for a data set and the hardware at hand."""
+
+from dataclasses import dataclass
+
+from trainables.config import TrialConfig
+from trainables.data.augmentation import Augmentation
+from trainables.models.unet import UNetConfig
+from trainables.recipes import Supervised
+from trainables.recipes.optimization import AdamW
+
+
+@dataclass(frozen=True)
+class Defaults:
+    """Image size in pixels (longest side), epochs of one full training, and images a step."""
+
+    image_size: int
+    num_epochs: int
+    batch_size: int
+    augmentation: Augmentation
+    teacher_width: int
+    teacher_epochs: int
+
+    def own_teacher(self, seed: int) -> TrialConfig:
+        """How a teacher is trained where none is to be had: a U-Net much wider than students."""
+        return TrialConfig(
+            student=UNetConfig(width=self.teacher_width),
+            recipe=Supervised(optimizer=AdamW(learning_rate=2e-3)),
+            augmentation=self.augmentation,
+            num_epochs=self.teacher_epochs,
+            batch_size=self.batch_size,
+            seed=seed,
+        )
+
+
+def defaults_for(data: str, device: str) -> Defaults:
+    """Defaults for the built-in data set and for photographs, by device.
+
+    On a GPU photographs get the length of the published recipes (60 epochs of crops of 512 pixels,
+    16 a step: CIRKD, mmsegmentation); on a CPU, what an hour allows.
+    """
+    photographs = Augmentation()
+    if data == "shapes":
+        simple = Augmentation(min_scale=1, max_scale=1, color=0)
+        return Defaults(64, 12, 16, simple, teacher_width=24, teacher_epochs=16)
+    if device == "cuda":
+        return Defaults(512, 60, 16, photographs, teacher_width=64, teacher_epochs=120)
+    return Defaults(160, 20, 8, photographs, teacher_width=32, teacher_epochs=40)

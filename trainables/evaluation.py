@@ -1,0 +1,70 @@
+"""The one evaluation protocol: one confusion matrix over the whole validation split.
+
+Shape suffixes: B batch, K classes, H height, W width.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from trainables.data.augmentation import normalize
+from trainables.data.labels import IGNORE
+from trainables.data.pack import PackedSplit
+
+BATCH_SIZE = 16
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Of a confusion matrix (K,K), rows = labels, columns = predictions, in pixels."""
+
+    confusion: Tensor
+
+    @property
+    def miou(self) -> float:
+        """Intersection over union, averaged over the classes that occur in the labels; in [0,1]."""
+        hits = self.confusion.diag().double()
+        labelled = self.confusion.sum(1)
+        union = labelled + self.confusion.sum(0) - hits
+        return float((hits / union.clamp(min=1))[labelled > 0].mean())
+
+    @property
+    def pixel_accuracy(self) -> float:
+        """Share of labelled pixels that are right; in [0,1]."""
+        return float(self.confusion.diag().sum() / self.confusion.sum())
+
+    @property
+    def commonest_prediction(self) -> tuple[int, float]:
+        """The class predicted most often and its share of all predictions."""
+        predicted = self.confusion.sum(0)
+        return int(predicted.argmax()), float(predicted.max() / predicted.sum())
+
+    def majority(self) -> "Scores":
+        """The scores of predicting the commonest label everywhere."""
+        labelled = self.confusion.sum(1)
+        everywhere = torch.zeros_like(self.confusion)
+        everywhere[:, labelled.argmax()] = labelled
+        return Scores(everywhere)
+
+
+@torch.no_grad()
+def evaluate(
+    model: nn.Module, split: PackedSplit, num_classes: int, device: torch.device
+) -> Scores:
+    """Scores of `model`, in evaluation mode, on every sample at the pack's resolution."""
+    training = model.training
+    model.eval()
+    confusion = torch.zeros(num_classes, num_classes, dtype=torch.int64, device=device)
+    for images, masks in split.batches(BATCH_SIZE):
+        images = normalize(images.to(device)).contiguous(memory_format=torch.channels_last)
+        confusion += confusion_matrix(model(images).argmax(1), masks.to(device), num_classes)
+    model.train(training)
+    return Scores(confusion.cpu())
+
+
+def confusion_matrix(predicted_BHW: Tensor, labels_BHW: Tensor, num_classes: int) -> Tensor:
+    """Pixel counts (K,K), rows = labels, columns = predictions; ignored pixels do not count."""
+    valid = labels_BHW != IGNORE
+    pairs = labels_BHW[valid].long() * num_classes + predicted_BHW[valid]
+    return torch.bincount(pairs, minlength=num_classes**2).view(num_classes, num_classes)

@@ -1,0 +1,47 @@
+"""Pair-wise distillation (Liu et al. 2019, arXiv 1903.04197, section 3.2).
+
+Shape suffixes: B batch, C channels, h, w feature height and width, N nodes.
+"""
+
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.nn import functional as F
+
+from trainables.frozen import Frozen
+from trainables.models.outputs import Outputs
+
+
+class Pairwise(Frozen):
+    """The student's regions resemble one another as the teacher's do."""
+
+    name: Literal["pairwise"] = "pairwise"
+    weight: float = Field(1.0, ge=0)
+    patch: int = Field(2, ge=1, description="feature pixels a side that make one node")
+
+    def __call__(self, student: Outputs, teacher: Outputs, labels_BHW: Tensor) -> Tensor:
+        return pairwise_loss(student.features, teacher.features, self.patch)
+
+
+def pairwise_loss(student_BChw: Tensor, teacher_BChw: Tensor, patch: int) -> Tensor:
+    """Mean squared difference between the two nets' cosine similarities of all node pairs.
+
+    Both maps are average-pooled to one grid of nodes, `patch` pixels a side on the coarser map, so
+    channels and resolutions may differ. No gradient reaches the teacher. Memory grows with B*N^2.
+    """
+    nodes = [
+        max(1, min(ours, theirs) // patch)
+        for ours, theirs in zip(student_BChw.shape[-2:], teacher_BChw.shape[-2:], strict=True)
+    ]
+    student = similarities(student_BChw.float(), nodes)
+    teacher = similarities(teacher_BChw.detach().float(), nodes)
+    return F.mse_loss(student, teacher)
+
+
+def similarities(features_BChw: Tensor, nodes: list[int]) -> Tensor:
+    """Cosine similarity (B,N,N) between every two nodes of the pooled feature map."""
+    pooled_BCN = F.adaptive_avg_pool2d(features_BChw, nodes).flatten(2)
+    unit_BCN = F.normalize(pooled_BCN, dim=1)
+    return torch.bmm(unit_BCN.transpose(1, 2), unit_BCN)

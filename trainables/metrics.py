@@ -1,0 +1,29 @@
+"""The typed report of one epoch."""
+
+from trainables.frozen import Frozen
+
+
+class Metrics(Frozen):
+    """What a trial reports after each epoch; the last report is that of the file it leaves.
+
+    `miou` and `pixel_accuracy` are in [0,1], over the whole validation split. `losses` are means per
+    labelled pixel over the epoch. `device_seconds` are the seconds this trial has trained and
+    evaluated so far; `start_seconds` those of its shared full-precision start, whoever paid them.
+    `macs` are multiply-accumulates per image.
+    """
+
+    epoch: int
+    miou: float
+    pixel_accuracy: float
+    losses: dict[str, float]
+    device_seconds: float
+    start_seconds: float
+    num_params: int
+    macs: int
+    predicted_size_bytes: int
+    size_bytes: int | None = None
+
+    @property
+    def finished(self) -> bool:
+        """Whether this is the report of a fully trained student, measured as the file it left."""
+        return self.size_bytes is not None

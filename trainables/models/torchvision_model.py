@@ -1,0 +1,85 @@
+"""torchvision's segmentation networks, pretrained on COCO with the 21 VOC labels."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchvision.models import get_model, get_model_weights
+
+from trainables.frozen import Frozen
+from trainables.models.outputs import Outputs
+
+TorchvisionName = Literal[
+    "deeplabv3_resnet101",
+    "deeplabv3_resnet50",
+    "deeplabv3_mobilenet_v3_large",
+    "lraspp_mobilenet_v3_large",
+]
+TORCHVISION_NAMES: tuple[str, ...] = get_args(TorchvisionName)
+PRETRAINED_CLASSES = 21
+
+
+class TorchvisionConfig(Frozen):
+    """One of torchvision's segmentation networks, without its auxiliary head."""
+
+    name: TorchvisionName
+
+    def build(self, num_classes: int) -> "TorchvisionModel":
+        """A randomly initialised network for `num_classes` classes."""
+        return TorchvisionModel(self.name, num_classes)
+
+
+class TorchvisionModel(nn.Module):
+    """Maps images (B,3,H,W) to raw logits (B,K,H,W)."""
+
+    def __init__(self, name: TorchvisionName, num_classes: int) -> None:
+        super().__init__()
+        self.network = get_model(
+            name, weights=None, weights_backbone=None, num_classes=num_classes
+        )
+
+    def forward(self, images_B3HW: Tensor) -> Tensor:
+        return self.forward_features(images_B3HW).logits
+
+    def forward_features(self, images_B3HW: Tensor) -> Outputs:
+        """Logits at full resolution and the backbone's last feature map."""
+        features: Mapping[str, Tensor] = self.network.backbone(images_B3HW)
+        if "high" in features:  # LR-ASPP's head reads two maps
+            logits = self.network.classifier(features)
+            deepest = features["high"]
+        else:
+            deepest = features["out"]
+            logits = self.network.classifier(deepest)
+        size = images_B3HW.shape[-2:]
+        logits = F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
+        return Outputs(logits, deepest)
+
+
+def load_pretrained(name: TorchvisionName) -> TorchvisionModel:
+    """The network with its COCO_WITH_VOC_LABELS_V1 weights, downloaded at first use.
+
+    Raises:
+        ConnectionError: the weights are neither in torch's cache nor to be had from the network.
+    """
+    weights = get_model_weights(name)["COCO_WITH_VOC_LABELS_V1"]  # type: ignore[misc]
+    try:
+        state = weights.get_state_dict(progress=False, check_hash=True, weights_only=True)
+    except OSError as error:
+        file = weights_file(weights.url)
+        raise ConnectionError(
+            f"the weights of {name} must be downloadable or present, but there is no network and "
+            f"no file {file}: put {file.name} there, or choose another --teacher"
+        ) from error
+    model = TorchvisionModel(name, PRETRAINED_CLASSES)
+    model.network.load_state_dict(
+        {key: value for key, value in state.items() if not key.startswith("aux_classifier.")}
+    )
+    return model
+
+
+def weights_file(url: str) -> Path:
+    """Where torch keeps a download."""
+    return Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[-1]

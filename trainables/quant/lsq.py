@@ -1,0 +1,91 @@
+"""Learned step size quantization, LSQ (Esser et al. 2019, arXiv 1902.08153)."""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+def lsq(value: Tensor, step: Tensor, low: int, high: int, gradient_scale: float) -> Tensor:
+    """Rounds `value` to the grid step * {low, ..., high}, with LSQ's gradients (equations 1 to 3).
+
+    Args:
+        value: any shape.
+        step: positive, broadcastable to `value`; its elements are the learned grids.
+        gradient_scale: multiplies the gradient of `step`.
+    """
+    result: Tensor = _Lsq.apply(value, step, low, high, gradient_scale)  # type: ignore[no-untyped-call]
+    return result
+
+
+class _Lsq(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, value: Tensor, step: Tensor, low: int, high: int, gradient_scale: float
+    ) -> Tensor:
+        scaled = value / step
+        ctx.save_for_backward(scaled, step)
+        ctx.bounds = low, high
+        ctx.gradient_scale = gradient_scale
+        return scaled.clamp(low, high).round_().mul_(step)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        scaled, step = ctx.saved_tensors
+        low, high = ctx.bounds
+        clipped = scaled.clamp(low, high)
+        outside = clipped != scaled
+        # round(v/s) - v/s inside the range, the bound itself outside it
+        slope = clipped.round_().sub_(scaled.masked_fill(outside, 0))
+        step_gradient = slope.mul_(gradient).sum_to_size(step.shape) * ctx.gradient_scale
+        return gradient.masked_fill(outside, 0), step_gradient, None, None, None
+
+
+class StepQuantizer(nn.Module):
+    """Quantizes to `bits` on one learned grid, or on one for each channel along `axis`.
+
+    The step is learned as its logarithm: it stays positive, and Adam's updates become relative to
+    its size whatever the layer's range (Jain et al. 2019, arXiv 1903.08066, section 5.2).
+    """
+
+    def __init__(self, bits: int, shape: tuple[int, ...], signed: bool = True) -> None:
+        super().__init__()
+        self.bits = bits
+        self.signed = signed
+        self.log_step = nn.Parameter(torch.zeros(shape))
+
+    @property
+    def low(self) -> int:
+        return -(2 ** (self.bits - 1)) if self.signed else 0
+
+    @property
+    def high(self) -> int:
+        return 2 ** (self.bits - 1) - 1 if self.signed else 2**self.bits - 1
+
+    @property
+    def step(self) -> Tensor:
+        return self.log_step.exp()
+
+    def forward(self, value: Tensor) -> Tensor:
+        elements_per_step = value.numel() / self.log_step.numel()
+        scale = 1 / math.sqrt(elements_per_step * self.high)
+        return lsq(value, self.step, self.low, self.high, scale)
+
+    @torch.no_grad()
+    def initialize(self, value: Tensor) -> None:
+        """Sets each step to 2 mean|v| / sqrt(high) (section 2.1), from the values sharing it."""
+        count = value.numel() / self.log_step.numel()
+        mean = value.abs().sum_to_size(self.log_step.shape) / count
+        self.log_step.copy_((2 * mean / math.sqrt(self.high)).clamp(min=1e-6).log())
+
+    @torch.no_grad()
+    def codes(self, value: Tensor) -> Tensor:
+        """The integers in [low, high] that stand for `value`."""
+        return (value / self.step).clamp(self.low, self.high).round().to(torch.int16)
+
+    def get_extra_state(self) -> Tensor:
+        return torch.tensor([self.signed])
+
+    def set_extra_state(self, state: Tensor) -> None:
+        self.signed = bool(state.item())

@@ -1,0 +1,89 @@
+"""From a full-precision network to one that trains with quantized weights and activations."""
+
+from typing import Annotated, Literal
+
+import torch
+from pydantic import AfterValidator, Field
+from torch import Tensor, nn
+
+from trainables.frozen import Frozen
+from trainables.quant.layers import OFF, QUANTIZABLE, QuantizedLayer
+
+
+def check_bits(bits: int) -> int:
+    if not (2 <= bits <= 8 or bits == OFF):
+        raise ValueError(f"a bit-width must be 2 to 8, or 32 for off, but got {bits}")
+    return bits
+
+
+Bits = Annotated[int, AfterValidator(check_bits)]
+
+
+class LayerBits(Frozen):
+    """Bit-widths of one layer's weights and inputs."""
+
+    weight_bits: Bits
+    activation_bits: Bits
+
+
+class Lsq(Frozen):
+    """Learned step size quantization with a bit-width per layer.
+
+    The first and the last layer keep at least 8 bits (Esser et al. 2019, section 3) unless
+    `layers`, which maps a layer's name to its own bit-widths, says otherwise.
+    """
+
+    name: Literal["lsq"] = "lsq"
+    weight_bits: Bits = 4
+    activation_bits: Bits = 4
+    layers: dict[str, LayerBits] = Field(default_factory=dict)
+
+
+def quantizable_names(model: nn.Module) -> list[str]:
+    """Names of the layers that can be quantized, in the order of registration."""
+    return [name for name, module in model.named_modules() if isinstance(module, QUANTIZABLE)]
+
+
+def prepare(model: nn.Module, quantizer: Lsq) -> nn.Module:
+    """Puts quantizers round every convolution and linear layer of `model`, in place.
+
+    Weight steps are initialised; `calibrate` sets the input steps. Build the optimizer afterwards.
+
+    Raises:
+        ValueError: `quantizer.layers` names a layer that `model` does not have.
+    """
+    names = quantizable_names(model)
+    if unknown := sorted(set(quantizer.layers) - set(names)):
+        raise ValueError(
+            f"quantizer.layers must name layers of the model, but got {unknown[0]!r}; "
+            f"it has {', '.join(names)}"
+        )
+    ends = {names[0], names[-1]}
+    uniform = LayerBits(
+        weight_bits=quantizer.weight_bits, activation_bits=quantizer.activation_bits
+    )
+    at_ends = LayerBits(
+        weight_bits=max(8, quantizer.weight_bits), activation_bits=max(8, quantizer.activation_bits)
+    )
+    for name in names:
+        bits = quantizer.layers[name] if name in quantizer.layers else None
+        bits = bits or (at_ends if name in ends else uniform)
+        layer = model.get_submodule(name)
+        assert isinstance(layer, QUANTIZABLE)
+        model.set_submodule(name, QuantizedLayer(layer, bits.weight_bits, bits.activation_bits))
+    return model
+
+
+@torch.no_grad()
+def calibrate(model: nn.Module, images: Tensor) -> None:
+    """Sets the input steps of a prepared model from one batch of images (B,3,H,W)."""
+    hooks = [
+        module.register_forward_pre_hook(lambda layer, inputs: layer.calibrate(inputs[0]))
+        for module in model.modules()
+        if isinstance(module, QuantizedLayer)
+    ]
+    training = model.training
+    model.eval()(images)
+    model.train(training)
+    for hook in hooks:
+        hook.remove()

@@ -1,0 +1,27 @@
+"""The ways to train a student."""
+
+from collections.abc import Iterator
+from typing import Annotated
+
+from pydantic import Field
+
+from trainables.recipes.distill import Distill, train_distill
+from trainables.recipes.qat import Qat, train_qat
+from trainables.recipes.qat_distill import QatDistill, train_qat_distill
+from trainables.recipes.supervised import Supervised, train_supervised
+from trainables.recipes.task import Epoch, Task
+
+Recipe = Annotated[Supervised | Distill | Qat | QatDistill, Field(discriminator="name")]
+
+
+def train(recipe: Recipe, task: Task) -> Iterator[Epoch]:
+    """Follows `recipe`, yielding the student after each epoch."""
+    match recipe:
+        case Supervised():
+            return train_supervised(recipe, task)
+        case Distill():
+            return train_distill(recipe, task)
+        case Qat():
+            return train_qat(recipe, task)
+        case QatDistill():
+            return train_qat_distill(recipe, task)

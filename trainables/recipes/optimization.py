@@ -1,0 +1,69 @@
+"""How weights move: AdamW (arXiv 1711.05101) under a one-cycle schedule (arXiv 1708.07120)."""
+
+from typing import Any
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from trainables.frozen import Frozen
+from trainables.quant.layers import QuantizedLayer
+
+
+class AdamW(Frozen):
+    """The learning rate is the peak of the cycle; biases, normalisation and steps do not decay."""
+
+    learning_rate: float = Field(4e-3, gt=0)
+    weight_decay: float = Field(1e-2, ge=0)
+
+
+class StepRates(Frozen):
+    """Peak learning rates of the logarithms of the quantization steps."""
+
+    weight: float = Field(1e-3, gt=0)
+    activation: float = Field(1e-2, gt=0)
+
+
+class Stepper:
+    """Takes `num_steps` optimizer steps along one cycle."""
+
+    def __init__(
+        self, model: nn.Module, adamw: AdamW, num_steps: int, rates: StepRates | None = None
+    ) -> None:
+        groups = parameter_groups(model, adamw, rates or StepRates())
+        self.optimizer = torch.optim.AdamW(groups)
+        self.schedule = torch.optim.lr_scheduler.OneCycleLR(
+            self.optimizer, [group["lr"] for group in groups], total_steps=num_steps
+        )
+
+    def step(self, loss: Tensor) -> None:
+        """One update against the gradient of `loss`."""
+        self.optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.optimizer.step()
+        self.schedule.step()
+
+
+def parameter_groups(model: nn.Module, adamw: AdamW, rates: StepRates) -> list[dict[str, Any]]:
+    weight_steps, input_steps = [], []
+    for module in model.modules():
+        if isinstance(module, QuantizedLayer):
+            weight_steps += parameters(module.weight_quantizer)
+            input_steps += parameters(module.input_quantizer)
+    steps = {id(p) for p in weight_steps + input_steps}
+    others = [p for p in model.parameters() if id(p) not in steps]
+    groups = [
+        ([p for p in others if p.ndim > 1], adamw.learning_rate, adamw.weight_decay),
+        ([p for p in others if p.ndim <= 1], adamw.learning_rate, 0.0),
+        (weight_steps, rates.weight, 0.0),
+        (input_steps, rates.activation, 0.0),
+    ]
+    return [
+        {"params": params, "lr": rate, "weight_decay": decay}
+        for params, rate, decay in groups
+        if params
+    ]
+
+
+def parameters(module: nn.Module | None) -> list[nn.Parameter]:
+    return list(module.parameters()) if module else []

@@ -1,0 +1,61 @@
+"""Quantization-aware training without a teacher (Esser et al. 2019, arXiv 1902.08153)."""
+
+from collections.abc import Iterator
+from typing import Annotated, Literal, Protocol
+
+from pydantic import Field
+from torch import nn
+
+from trainables.frozen import Frozen
+from trainables.losses.cross_entropy import cross_entropy
+from trainables.quant.prepare import Lsq, calibrate, prepare
+from trainables.recipes.distill import Distill
+from trainables.recipes.optimization import AdamW, Stepper, StepRates
+from trainables.recipes.supervised import Supervised
+from trainables.recipes.task import Epoch, MeanLosses, Task
+
+Start = Annotated[Supervised | Distill, Field(discriminator="name")]
+
+
+class QuantizedRecipe(Protocol):
+    """What every quantization-aware recipe starts from."""
+
+    @property
+    def start(self) -> Start: ...
+    @property
+    def start_epochs(self) -> int | None: ...
+    @property
+    def quantizer(self) -> Lsq: ...
+
+
+class Qat(Frozen):
+    """A converged full-precision student learns to live with few bits, from labels alone."""
+
+    name: Literal["qat"] = "qat"
+    start: Start = Supervised()
+    start_epochs: int | None = Field(None, ge=1, description="None: as many as the trial's own")
+    optimizer: AdamW = AdamW(learning_rate=1e-3)
+    step_learning_rate: StepRates = StepRates()
+    quantizer: Lsq = Lsq()
+
+
+def train_qat(recipe: Qat, task: Task) -> Iterator[Epoch]:
+    """Yields the quantized student after each epoch."""
+    student = quantized_start(recipe, task)
+    stepper = Stepper(student, recipe.optimizer, task.num_steps, recipe.step_learning_rate)
+    for epoch in range(1, task.num_epochs + 1):
+        losses = MeanLosses()
+        for images, labels in task.batches(epoch):
+            loss = cross_entropy(student(images), labels)
+            stepper.step(loss)
+            losses.add({"cross_entropy": loss})
+        yield Epoch(student, losses.mean())
+
+
+def quantized_start(recipe: QuantizedRecipe, task: Task) -> nn.Module:
+    """The full-precision student with its quantizers set from weights and a training batch."""
+    student = task.starting_student(recipe.start, recipe.start_epochs)
+    images, _ = next(task.batches(1))
+    prepare(student, recipe.quantizer).to(images.device)
+    calibrate(student, images)
+    return student

@@ -1,0 +1,29 @@
+"""Training on labels alone."""
+
+from collections.abc import Iterator
+from typing import Literal
+
+from trainables.frozen import Frozen
+from trainables.losses.cross_entropy import cross_entropy
+from trainables.recipes.optimization import AdamW, Stepper
+from trainables.recipes.task import Epoch, MeanLosses, Task
+
+
+class Supervised(Frozen):
+    """A full-precision student learns from labels: every other recipe's yardstick."""
+
+    name: Literal["supervised"] = "supervised"
+    optimizer: AdamW = AdamW()
+
+
+def train_supervised(recipe: Supervised, task: Task) -> Iterator[Epoch]:
+    """Yields the student after each epoch."""
+    student = task.new_student()
+    stepper = Stepper(student, recipe.optimizer, task.num_steps)
+    for epoch in range(1, task.num_epochs + 1):
+        losses = MeanLosses()
+        for images, labels in task.batches(epoch):
+            loss = cross_entropy(student(images), labels)
+            stepper.step(loss)
+            losses.add({"cross_entropy": loss})
+        yield Epoch(student, losses.mean())

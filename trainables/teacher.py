@@ -1,0 +1,118 @@
+"""The teacher as an artifact: a model file and its own mIoU on the validation split."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from trainables.artifacts import ArtifactStore
+from trainables.config import RunConfig, TrialConfig
+from trainables.data.labels import VOC_CLASSES
+from trainables.data.pack import PackedData, open_pack
+from trainables.data.voc import hash_file
+from trainables.evaluation import evaluate
+from trainables.models.file import ModelCard, read_card, read_model, write_model
+from trainables.models.torchvision_model import (
+    PRETRAINED_CLASSES,
+    TORCHVISION_NAMES,
+    TorchvisionConfig,
+    load_pretrained,
+)
+from trainables.trial import METRICS_FILE, MODEL_FILE, trained
+
+DEFAULT_TORCHVISION = "deeplabv3_resnet101"
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """A teacher ready to be loaded; `note` says in words what it is and why."""
+
+    file: Path
+    miou: float
+    note: str
+
+
+def check_teacher(spec: str, data: PackedData) -> None:
+    """Raises ValueError where `spec` cannot teach the classes of `data`."""
+    if spec == "auto":
+        return
+    if spec in TORCHVISION_NAMES:
+        num_classes = PRETRAINED_CLASSES
+    elif Path(spec).is_file():
+        num_classes = read_card(Path(spec)).num_classes
+    else:
+        raise ValueError(
+            f"the teacher must be auto, a model file or one of {', '.join(TORCHVISION_NAMES)}, "
+            f"but got {spec}"
+        )
+    if num_classes != data.num_classes:
+        raise ValueError(
+            f"the teacher must have the {data.num_classes} classes of the data, but {spec} has "
+            f"{num_classes}"
+        )
+
+
+def prepare_teacher(spec: str, run: RunConfig, own: TrialConfig) -> Teacher:
+    """The teacher that `spec` names, measured on the data of `run`.
+
+    `auto` is torchvision's DeepLabV3-ResNet101 for VOC's 21 classes where its weights can be had,
+    else a network trained on the data as `own` says.
+
+    Raises:
+        ValueError: the teacher does not fit the data.
+        ConnectionError: named weights are neither cached nor to be downloaded.
+        TrialFailed: the own teacher learned nothing.
+    """
+    data = open_pack(run.data)
+    check_teacher(spec, data)
+    if spec == "auto" and data.class_names == VOC_CLASSES:
+        try:
+            return torchvision_teacher(DEFAULT_TORCHVISION, run, data)
+        except ConnectionError as error:
+            return own_teacher(run, own, f"trained on the data, because {error}")
+    if spec == "auto":
+        return own_teacher(run, own, "trained on the data")
+    if spec in TORCHVISION_NAMES:
+        return torchvision_teacher(spec, run, data)
+    return file_teacher(Path(spec), run, data)
+
+
+def own_teacher(run: RunConfig, own: TrialConfig, note: str) -> Teacher:
+    folder = trained(own, run).path
+    note = f"U-Net of width {own.student.width} {note}"
+    return Teacher(folder / MODEL_FILE, read_miou(folder), note)
+
+
+def torchvision_teacher(name: str, run: RunConfig, data: PackedData) -> Teacher:
+    config = TorchvisionConfig.model_validate({"name": name})
+
+    def build(folder: Path) -> None:
+        card = ModelCard(model=config, num_classes=PRETRAINED_CLASSES)
+        write_model(folder / MODEL_FILE, load_pretrained(config.name), card)
+        measure(folder, run, data)
+
+    key = {"torchvision": name, "data": data.digest}
+    folder = ArtifactStore(run.artifacts).get("teacher", key, build).path
+    return Teacher(folder / MODEL_FILE, read_miou(folder), f"torchvision {name}")
+
+
+def file_teacher(file: Path, run: RunConfig, data: PackedData) -> Teacher:
+    def build(folder: Path) -> None:
+        (folder / MODEL_FILE).write_bytes(file.read_bytes())
+        measure(folder, run, data)
+
+    key = {"file": hash_file(file), "data": data.digest}
+    folder = ArtifactStore(run.artifacts).get("teacher", key, build).path
+    return Teacher(folder / MODEL_FILE, read_miou(folder), str(file))
+
+
+def measure(folder: Path, run: RunConfig, data: PackedData) -> None:
+    device = torch.device(run.device)
+    model = read_model(folder / MODEL_FILE).to(device)
+    miou = evaluate(model, data.val, data.num_classes, device).miou
+    (folder / METRICS_FILE).write_text(json.dumps([{"miou": miou}]))
+
+
+def read_miou(folder: Path) -> float:
+    return float(json.loads((folder / METRICS_FILE).read_text())[-1]["miou"])

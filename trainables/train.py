@@ -1,0 +1,82 @@
+"""Trains and measures one configuration without Ray, Optuna or MLflow.
+
+    python -m trainables.train CONFIG.json --data FOLDER --out DIR
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import torch
+from pydantic import ValidationError
+
+from trainables.artifacts import ArtifactStore
+from trainables.command_line import Parser, first_problem
+from trainables.config import RunConfig, TrialConfig
+from trainables.data.prepare import prepare_data
+from trainables.defaults import defaults_for
+from trainables.errors import TrialFailed
+from trainables.teacher import prepare_teacher
+from trainables.trial import Trial, save
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Exit status 0: trained; 1: the trial failed; 2: bad input."""
+    arguments = parse(argv)
+    try:
+        run(arguments)
+    except TrialFailed as failure:
+        print(f"error: {failure}", file=sys.stderr)
+        return 1
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    parser = Parser("python -m trainables.train", "Train and measure one configuration, without Ray.")
+    add = parser.add_argument
+    add("config", type=Path, metavar="CONFIG.json", help="a TrialConfig, e.g. a front member's config.json")
+    add("--data", default="shapes", metavar="shapes|voc|FOLDER", help="the data set (default: shapes)")
+    add("--out", type=Path, required=True, metavar="DIR", help="gets model.safetensors, config.json, metrics.json")
+    add("--image-size", type=int, metavar="PIXELS", help="longest side; default by data set and device")
+    add("--teacher", default="auto", metavar="auto|NAME|FILE", help="as in search.run; used where the recipe has one")
+    add("--artifacts", type=Path, metavar="DIR", help="shared store (default: artifacts beside DIR)")
+    add("--threads", type=int, default=1, metavar="N", help="CPU threads (default: 1)")
+    return parser.parse_args(argv)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    config = read_config(arguments.config)
+    if arguments.threads < 1:
+        raise ValueError(f"--threads >= 1 must hold, but got {arguments.threads}")
+    store = ArtifactStore(arguments.artifacts or arguments.out.parent / "artifacts")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    defaults = defaults_for(arguments.data, device)
+    data = prepare_data(arguments.data, arguments.image_size or defaults.image_size, store)
+    setting = RunConfig(
+        data=data.path, artifacts=store.root, num_threads=arguments.threads, device=device
+    )
+    if config.needs_teacher:
+        teacher = prepare_teacher(arguments.teacher, setting, defaults.own_teacher(config.seed))
+        print(f"teacher: {teacher.note}, mIoU {teacher.miou:.4f}", flush=True)
+        setting = setting.replace(teacher=teacher.file)
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    for metrics in save(Trial(config, setting), arguments.out):
+        losses = ", ".join(f"{name} {value:.4f}" for name, value in metrics.losses.items())
+        print(f"epoch {metrics.epoch}: mIoU {metrics.miou:.4f}, {losses}", flush=True)
+    print(f"{arguments.out}: mIoU {metrics.miou:.4f}, {metrics.size_bytes} bytes")
+
+
+def read_config(path: Path) -> TrialConfig:
+    if not path.is_file():
+        raise ValueError(f"the configuration must exist, but there is no {path}")
+    try:
+        return TrialConfig.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise ValueError(f"{path} is not a valid TrialConfig: {first_problem(error)}") from error
+
+
+if __name__ == "__main__":
+    sys.exit(main())

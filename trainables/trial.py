@@ -1,0 +1,138 @@
+"""One trial, from its configuration to a measured model file, without Ray."""
+
+import json
+import time
+from collections import deque
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from trainables.artifacts import Artifact, ArtifactStore
+from trainables.config import RunConfig, TrialConfig
+from trainables.data.augmentation import normalize, train_batches
+from trainables.data.pack import open_pack
+from trainables.errors import TrialFailed
+from trainables.evaluation import evaluate
+from trainables.frozen import Frozen
+from trainables.gates import check_finite, check_learning
+from trainables.metrics import Metrics
+from trainables.models.file import deserialize, read_model, serialize
+from trainables.recipes import train
+from trainables.size import count_macs, count_params, model_card, predict_size_bytes
+
+MODEL_FILE, METRICS_FILE, CONFIG_FILE = "model.safetensors", "metrics.json", "config.json"
+
+
+class Trial:
+    """Iterate over it for the Metrics of each epoch; then `model_bytes` is the model file.
+
+    Iterating raises TrialFailed where the training gives nothing worth ranking.
+    """
+
+    def __init__(self, config: TrialConfig, run: RunConfig) -> None:
+        torch.set_num_threads(run.num_threads)
+        self.config, self.run = config, run
+        self.data = open_pack(run.data)
+        self.device = torch.device(run.device)
+        self.num_epochs = config.num_epochs
+        self.num_steps = config.num_epochs * max(1, len(self.data.train) // config.batch_size)
+        self.start_seconds = 0.0
+        self.waited_seconds = 0.0
+        self.model_bytes: bytes | None = None
+
+    def __iter__(self) -> Iterator[Metrics]:
+        config, data = self.config, self.data
+        size = {
+            "num_params": count_params(config.student, data.num_classes),
+            "macs": count_macs(config.student, data.num_classes, data.height, data.width),
+            "predicted_size_bytes": predict_size_bytes(config, data.num_classes),
+        }
+        history: list[dict[str, float]] = []
+        begin = time.perf_counter()
+        for epoch, (student, losses) in enumerate(train(config.recipe, self), start=1):
+            check_finite(losses, epoch, config)
+            history.append(losses)
+            if epoch == self.num_epochs:
+                student = self._pack(student)
+            scores = evaluate(student, data.val, data.num_classes, self.device)
+            check_learning(scores, history, epoch, config)
+            yield Metrics(
+                epoch=epoch,
+                miou=scores.miou,
+                pixel_accuracy=scores.pixel_accuracy,
+                losses=losses,
+                device_seconds=time.perf_counter() - begin - self.waited_seconds,
+                start_seconds=self.start_seconds,
+                size_bytes=len(self.model_bytes) if self.model_bytes else None,
+                **size,
+            )
+
+    def _pack(self, student: nn.Module) -> nn.Module:
+        """Turns the student into a file and gives back what the file holds."""
+        self.model_bytes = serialize(student, model_card(self.config, self.data.num_classes))
+        images, _ = self.data.val.take([0])
+        images = normalize(images.to(self.device))
+        loaded = self._place(deserialize(self.model_bytes))
+        with torch.no_grad():
+            if not torch.equal(loaded(images).argmax(1), student.eval()(images).argmax(1)):
+                raise TrialFailed("the model file does not predict what the trained student does")
+        return loaded
+
+    def batches(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        config = self.config
+        for images, labels in train_batches(
+            self.data.train, config.augmentation, config.batch_size, config.seed, epoch
+        ):
+            images = normalize(images.to(self.device, non_blocking=True))
+            yield (
+                images.contiguous(memory_format=torch.channels_last),
+                labels.to(self.device, non_blocking=True),
+            )
+
+    def new_student(self) -> nn.Module:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.config.seed)
+            student = self.config.student.build(self.data.num_classes)
+        return self._place(student).train()
+
+    def starting_student(self, recipe: Frozen, num_epochs: int | None) -> nn.Module:
+        begin = time.perf_counter()
+        epochs = num_epochs or self.config.num_epochs
+        config = self.config.replace(recipe=recipe, num_epochs=epochs)
+        start = trained(config, self.run)
+        self.start_seconds = start.seconds
+        self.waited_seconds = time.perf_counter() - begin
+        return self._place(read_model(start.path / MODEL_FILE)).train()
+
+    def teacher(self) -> nn.Module:
+        assert self.run.teacher is not None, "a recipe with a teacher runs with one"
+        return self._place(read_model(self.run.teacher)).requires_grad_(False)
+
+    def _place(self, model: nn.Module) -> nn.Module:
+        return model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def trained(config: TrialConfig, run: RunConfig) -> Artifact:
+    """The artifact of a trial trained to its end: model file, configuration, metrics per epoch."""
+    key: dict[str, object] = {"config": config.model_dump(mode="json"), "data": run.data.name}
+    if config.needs_teacher and run.teacher:
+        key["teacher"] = run.teacher.parent.name
+
+    def build(folder: Path) -> None:
+        deque(save(Trial(config, run), folder), maxlen=0)
+
+    return ArtifactStore(run.artifacts).get("student", key, build)
+
+
+def save(trial: Trial, folder: Path) -> Iterator[Metrics]:
+    """Passes a trial's metrics on, then writes model file, configuration and metrics."""
+    history = []
+    for metrics in trial:
+        history.append(metrics.model_dump(mode="json"))
+        yield metrics
+    assert trial.model_bytes
+    (folder / MODEL_FILE).write_bytes(trial.model_bytes)
+    (folder / CONFIG_FILE).write_text(trial.config.model_dump_json(indent=1))
+    (folder / METRICS_FILE).write_text(json.dumps(history, indent=1))

@@ -1,0 +1,1 @@
+"""Decides what to train next and keeps the record."""

@@ -114,6 +114,7 @@ def test_nodes_install_pinned_versions(
         r"--exclude-newer \d{4}-\d{2}-\d{2} --editable ~/paretoseg", script
     )
     assert re.search(r"pip install (--\S+ )*uv==[\d.]+$", script, re.MULTILINE)
+    assert re.search(r"boto3==[\d.]+", script)
 
 
 @pytest.mark.parametrize("commands", SETUP + START)

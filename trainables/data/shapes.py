@@ -31,6 +31,7 @@ FloatArray: TypeAlias = NDArray[np.float32]
 _MIN_IMAGE_SIZE = 16
 _IGNORE_INDEX = 255
 _IGNORE_HALF_WIDTH = 0.75  # pixels on each side of an outline
+_MIN_OBJECTS = 1
 _MAX_OBJECTS = 5
 _RADIUS_RANGE = (0.13, 0.34)  # of the circle around a shape, in image sides
 _ASPECT_RANGE = (0.7, 1.0)
@@ -70,7 +71,7 @@ def draw_sample(
     x, y = _pixel_centres(image_size)
     image = _random_texture(rng, _background_colours(rng))(x, y)
     mask = np.zeros((image_size, image_size), dtype=np.uint8)
-    for _ in range(rng.integers(1, _MAX_OBJECTS, endpoint=True)):
+    for _ in range(rng.integers(_MIN_OBJECTS, _MAX_OBJECTS, endpoint=True)):
         _add_object(rng, image, mask)
     image *= _random_lighting(rng, x, y)
     image += rng.uniform(*_NOISE_RANGE) * rng.standard_normal(image.shape, dtype=np.float32)

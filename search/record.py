@@ -1,0 +1,95 @@
+"""The record of one trial: kept in the Optuna trial, shown in every table."""
+
+import json
+from dataclasses import dataclass
+from typing import Literal
+
+from optuna.trial import FrozenTrial, TrialState
+
+from search.objectives import OBJECTIVES
+from trainables.config import TrialConfig
+from trainables.frozen import Leaf
+from trainables.metrics import Metrics
+
+State = Literal["RUNNING", "COMPLETE", "PRUNED", "FAIL"]
+CONFIG, METRICS, REASON, RAY_ID = "config", "metrics", "reason", "ray_trial_id"
+"""User attributes of an Optuna trial."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """One trial; `config` is None where the space itself failed, `metrics` before the first epoch."""
+
+    trial_id: str
+    state: State
+    reason: str
+    config: TrialConfig | None
+    metrics: Metrics | None
+
+    @property
+    def objectives(self) -> tuple[float, ...] | None:
+        """The objective values of a COMPLETE trial, in the order of OBJECTIVES."""
+        if self.state != "COMPLETE" or self.metrics is None:
+            return None
+        return objective_values(self.metrics)
+
+    def row(self) -> dict[str, Leaf]:
+        """The trial as one row of trials.parquet."""
+        measured = self.metrics.model_dump(exclude={"epoch", "losses"}) if self.metrics else {}
+        return {
+            "trial_id": self.trial_id,
+            "state": self.state,
+            "reason": self.reason,
+            "recipe": self.config.recipe.name if self.config else None,
+            "config_digest": self.config.digest() if self.config else None,
+            "epochs": self.metrics.epoch if self.metrics else 0,
+            **{name: measured.get(name) for name in MEASURED},
+            **(self.config.leaves() if self.config else {}),
+        }
+
+
+MEASURED = (
+    "miou",
+    "pixel_accuracy",
+    "size_bytes",
+    "predicted_size_bytes",
+    "num_params",
+    "macs",
+    "device_seconds",
+    "start_seconds",
+)
+
+
+def objective_values(metrics: Metrics) -> tuple[float, ...]:
+    """The values of OBJECTIVES in the report of a finished trial."""
+    return tuple(float(getattr(metrics, objective.metric)) for objective in OBJECTIVES)
+
+
+def trial_name(number: int) -> str:
+    """The trial's id, from Optuna's running number."""
+    return f"{number:04d}"
+
+
+def read_record(trial: FrozenTrial) -> Record:
+    """The record that an Optuna trial carries."""
+    attributes = trial.user_attrs
+    config, metrics = attributes.get(CONFIG), attributes.get(METRICS)
+    return Record(
+        trial_id=trial_name(trial.number),
+        state=read_state(trial.state),
+        reason=attributes.get(REASON, ""),
+        config=TrialConfig.model_validate(json.loads(config)) if config else None,
+        metrics=Metrics.model_validate(json.loads(metrics)) if metrics else None,
+    )
+
+
+def read_state(state: TrialState) -> State:
+    match state:
+        case TrialState.COMPLETE:
+            return "COMPLETE"
+        case TrialState.PRUNED:
+            return "PRUNED"
+        case TrialState.FAIL:
+            return "FAIL"
+        case _:
+            return "RUNNING"

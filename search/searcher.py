@@ -1,0 +1,143 @@
+"""A Ray Searcher over Optuna's ask and tell, with its own rules for what is told.
+
+Finished trials are COMPLETE, stopped ones PRUNED, failed ones FAIL with a reason; no value of a
+partly trained student is ever told as a result.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import optuna
+from optuna.trial import TrialState
+from ray.tune.search import Searcher
+
+from search.observer import Observer
+from search.record import CONFIG, METRICS, RAY_ID, REASON, Record, objective_values, read_record
+from search.sampler import SamplerName, make_sampler
+from spaces import Space
+from trainables.config import RunConfig, TrialConfig
+from trainables.metrics import Metrics
+
+MAX_REFUSALS = 1000
+"""Suggestions in a row that may fail or break the budget before the search gives up."""
+
+
+class OptunaSearcher(Searcher):
+    """Suggests `{"trial": TrialConfig, "run": RunConfig}` as JSON, until `num_trials` were asked.
+
+    Args:
+        study: on durable storage; everything about a trial is kept there.
+        complete: fills in what the study fixes for all trials (epochs, seed, ...).
+        check_budget: gives the reason why a configuration breaks the budget, else an empty string.
+    """
+
+    def __init__(
+        self,
+        study: optuna.Study,
+        space: Space,
+        complete: Callable[[TrialConfig], TrialConfig],
+        check_budget: Callable[[TrialConfig], str],
+        run: RunConfig,
+        num_trials: int,
+        sampler: SamplerName,
+        seed: int,
+        observers: Sequence[Observer] = (),
+    ) -> None:
+        super().__init__()
+        self.study, self.space, self.complete = study, space, complete
+        self.check_budget, self.run = check_budget, run
+        self.trials_left = num_trials
+        self.sampler, self.seed = sampler, seed
+        self.observers = observers
+        self.asked: dict[str, optuna.Trial] = {}
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        refusals = 0
+        while self.trials_left and refusals < MAX_REFUSALS:
+            trial = self._ask()
+            reason = self._describe(trial)
+            if not reason:
+                self.trials_left -= 1
+                trial.set_user_attr(RAY_ID, trial_id)
+                self.asked[trial_id] = trial
+                record = self._record(trial)
+                assert record.config
+                for observer in self.observers:
+                    observer.started(record)
+                return {
+                    "trial": record.config.model_dump(mode="json"),
+                    "run": self.run.model_dump(mode="json"),
+                }
+            self._tell(trial, TrialState.FAIL, reason)
+            refusals += 1
+        return Searcher.FINISHED
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        trial = self.asked[trial_id]
+        if metrics := read_metrics(result):
+            trial.set_user_attr(METRICS, metrics.model_dump_json())
+            for observer in self.observers:
+                observer.reported(self._record(trial))
+
+    def on_trial_complete(
+        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+    ) -> None:
+        trial = self.asked.pop(trial_id, None)
+        if trial is None:
+            return
+        if result and (metrics := read_metrics(result)):
+            trial.set_user_attr(METRICS, metrics.model_dump_json())
+        metrics = self._record(trial).metrics
+        failure = (result or {}).get("failure")
+        if failure or error:
+            reason = failure or "its process died: out of memory, killed, or lost with its node"
+            self._tell(trial, TrialState.FAIL, reason)
+        elif metrics is None or not metrics.finished:
+            self._tell(trial, TrialState.PRUNED, "stopped before its last epoch")
+        elif not math.isfinite(metrics.miou):
+            self._tell(trial, TrialState.FAIL, f"not finite: mIoU is {metrics.miou}")
+        else:
+            self._tell(trial, TrialState.COMPLETE)
+
+    def _ask(self) -> optuna.Trial:
+        number = len(self.study.get_trials(deepcopy=False))
+        self.study.sampler = make_sampler(self.sampler, self.seed, number)
+        return self.study.ask()
+
+    def _describe(self, trial: optuna.Trial) -> str:
+        """Stores the trial's configuration; gives the reason why it cannot run, if there is one."""
+        try:
+            config = self.complete(self.space(trial))
+        except Exception as error:  # whatever a user's space raises costs one trial, not the study
+            return f"the space failed: {type(error).__name__}: {error}"
+        trial.set_user_attr(CONFIG, config.model_dump_json())
+        return self.check_budget(config)
+
+    def _tell(self, trial: optuna.Trial, state: TrialState, reason: str = "") -> None:
+        values = None
+        if state == TrialState.COMPLETE:
+            metrics = self._record(trial).metrics
+            assert metrics
+            values = objective_values(metrics)
+        else:
+            trial.set_user_attr(REASON, reason)
+        self.study.tell(trial, values, state)
+        for observer in self.observers:
+            observer.ended(self._record(trial))
+
+    def _record(self, trial: optuna.Trial) -> Record:
+        return read_record(self.study.get_trials(deepcopy=False)[trial.number])
+
+    # All state is in Optuna's storage; Ray's own snapshots have nothing to keep.
+    def save(self, checkpoint_path: str) -> None:
+        pass
+
+    def restore(self, checkpoint_path: str) -> None:
+        raise NotImplementedError("a study is resumed from its journal")
+
+
+def read_metrics(result: dict[str, Any]) -> Metrics | None:
+    """The Metrics in a Ray result."""
+    metrics = result.get("metrics")
+    return Metrics.model_validate_json(metrics) if metrics else None

@@ -18,7 +18,7 @@ CONFIG, METRICS, REASON, RAY_ID = "config", "metrics", "reason", "ray_trial_id"
 
 @dataclass(frozen=True)
 class Record:
-    """One trial; `config` is None where the space itself failed, `metrics` before the first epoch."""
+    """One trial; without `config` where the space failed, without `metrics` before an epoch."""
 
     trial_id: str
     state: State

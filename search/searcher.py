@@ -6,6 +6,7 @@ partly trained student is ever told as a result.
 
 import math
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import optuna
@@ -18,17 +19,20 @@ from search.sampler import SamplerName, make_sampler
 from spaces import Space
 from trainables.config import RunConfig, TrialConfig
 from trainables.metrics import Metrics
+from trainables.trainable import FAILURE
+from trainables.trainable import METRICS as RESULT
 
 MAX_REFUSALS = 1000
 """Suggestions in a row that may fail or break the budget before the search gives up."""
 
 
 class OptunaSearcher(Searcher):
-    """Suggests `{"trial": TrialConfig, "run": RunConfig}` as JSON, until `num_trials` were asked.
+    """Suggests what `StudentTrainable` wants, until `num_trials` were asked.
 
     Args:
         study: on durable storage; everything about a trial is kept there.
         complete: fills in what the study fixes for all trials (epochs, seed, ...).
+        models: folder that gets a folder for each finished trial.
         check_budget: gives the reason why a configuration breaks the budget, else an empty string.
     """
 
@@ -39,6 +43,7 @@ class OptunaSearcher(Searcher):
         complete: Callable[[TrialConfig], TrialConfig],
         check_budget: Callable[[TrialConfig], str],
         run: RunConfig,
+        models: Path,
         num_trials: int,
         sampler: SamplerName,
         seed: int,
@@ -46,13 +51,13 @@ class OptunaSearcher(Searcher):
     ) -> None:
         super().__init__()
         self.study, self.space, self.complete = study, space, complete
-        self.check_budget, self.run = check_budget, run
+        self.check_budget, self.run, self.models = check_budget, run, models
         self.trials_left = num_trials
         self.sampler, self.seed = sampler, seed
         self.observers = observers
         self.asked: dict[str, optuna.Trial] = {}
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+    def suggest(self, trial_id: str) -> dict[str, Any] | str:  # type: ignore[override]
         refusals = 0
         while self.trials_left and refusals < MAX_REFUSALS:
             trial = self._ask()
@@ -68,6 +73,7 @@ class OptunaSearcher(Searcher):
                 return {
                     "trial": record.config.model_dump(mode="json"),
                     "run": self.run.model_dump(mode="json"),
+                    "out": str(self.models / record.trial_id),
                 }
             self._tell(trial, TrialState.FAIL, reason)
             refusals += 1
@@ -89,7 +95,7 @@ class OptunaSearcher(Searcher):
         if result and (metrics := read_metrics(result)):
             trial.set_user_attr(METRICS, metrics.model_dump_json())
         metrics = self._record(trial).metrics
-        failure = (result or {}).get("failure")
+        failure = (result or {}).get(FAILURE)
         if failure or error:
             reason = failure or "its process died: out of memory, killed, or lost with its node"
             self._tell(trial, TrialState.FAIL, reason)
@@ -99,6 +105,11 @@ class OptunaSearcher(Searcher):
             self._tell(trial, TrialState.FAIL, f"not finite: mIoU is {metrics.miou}")
         else:
             self._tell(trial, TrialState.COMPLETE)
+
+    def close(self) -> None:
+        """Tells the trials that Ray ended without a word, as it does when the time is over."""
+        for trial_id in list(self.asked):
+            self.on_trial_complete(trial_id)
 
     def _ask(self) -> optuna.Trial:
         number = len(self.study.get_trials(deepcopy=False))
@@ -129,7 +140,10 @@ class OptunaSearcher(Searcher):
     def _record(self, trial: optuna.Trial) -> Record:
         return read_record(self.study.get_trials(deepcopy=False)[trial.number])
 
-    # All state is in Optuna's storage; Ray's own snapshots have nothing to keep.
+    # All state is in Optuna's storage: Ray's own snapshots have nothing to keep.
+    def __reduce__(self) -> tuple[type[Searcher], tuple[()]]:
+        return Searcher, ()
+
     def save(self, checkpoint_path: str) -> None:
         pass
 
@@ -139,5 +153,5 @@ class OptunaSearcher(Searcher):
 
 def read_metrics(result: dict[str, Any]) -> Metrics | None:
     """The Metrics in a Ray result."""
-    metrics = result.get("metrics")
+    metrics = result.get(RESULT)
     return Metrics.model_validate_json(metrics) if metrics else None

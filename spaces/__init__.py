@@ -38,7 +38,10 @@ def load_space(name: str) -> NamedSpace:
     names = space_names()
     if name not in names:
         near = get_close_matches(name, names) or names
-        raise ValueError(f"--space must name a file under spaces/, but got {name!r}; did you mean {', '.join(near)}?")
+        raise ValueError(
+            f"--space must name a file under spaces/, but got {name!r}; did you mean "
+            f"{', '.join(near)}?"
+        )
     module = importlib.import_module(f"spaces.{name}")
     description = (module.__doc__ or "").strip().splitlines()[0]
     return NamedSpace(name, description, module.space, module.known_settings)

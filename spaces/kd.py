@@ -14,9 +14,24 @@ PIXEL, PAIR = "recipe.losses.pixelwise", "recipe.losses.pairwise"
 
 # Hinton et al. 2015 (T = 2, equal weights); Liu et al. 2019 (weight 10, T = 1)
 known_settings = [
-    {"student.width": 8, f"{PIXEL}.weight": 1.0, f"{PIXEL}.temperature": 2.0, f"{PAIR}.weight": 1.0},
-    {"student.width": 8, f"{PIXEL}.weight": 10.0, f"{PIXEL}.temperature": 1.0, f"{PAIR}.weight": 1.0},
-    {"student.width": 4, f"{PIXEL}.weight": 1.0, f"{PIXEL}.temperature": 2.0, f"{PAIR}.weight": 1.0},
+    {
+        "student.width": 8,
+        f"{PIXEL}.weight": 1.0,
+        f"{PIXEL}.temperature": 2.0,
+        f"{PAIR}.weight": 1.0,
+    },
+    {
+        "student.width": 8,
+        f"{PIXEL}.weight": 10.0,
+        f"{PIXEL}.temperature": 1.0,
+        f"{PAIR}.weight": 1.0,
+    },
+    {
+        "student.width": 4,
+        f"{PIXEL}.weight": 1.0,
+        f"{PIXEL}.temperature": 2.0,
+        f"{PAIR}.weight": 1.0,
+    },
 ]
 
 

@@ -31,7 +31,9 @@ def space(trial: optuna.Trial) -> TrialConfig:
                 )
             ),
             step_learning_rate=StepRates(
-                weight=trial.suggest_float("recipe.step_learning_rate.weight", 1e-4, 1e-2, log=True),
+                weight=trial.suggest_float(
+                    "recipe.step_learning_rate.weight", 1e-4, 1e-2, log=True
+                ),
                 activation=trial.suggest_float(
                     "recipe.step_learning_rate.activation", 1e-3, 3e-2, log=True
                 ),

@@ -110,9 +110,7 @@ def test_nodes_install_pinned_versions(
     (python_version,) = re.findall(r"--python (\d+\.\d+\.\d+)", script)
     assert allowed.contains(ray_version)
     assert python_version in SpecifierSet(project["project"]["requires-python"])
-    assert re.search(
-        r"--exclude-newer \d{4}-\d{2}-\d{2} --editable ~/paretoseg", script
-    )
+    assert re.search(r"--exclude-newer \d{4}-\d{2}-\d{2} --editable ~/paretoseg", script)
     assert re.search(r"pip install (--\S+ )*uv==[\d.]+$", script, re.MULTILINE)
     assert re.search(r"boto3==[\d.]+", script)
 

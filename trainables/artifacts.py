@@ -31,9 +31,7 @@ class ArtifactStore:
 
     root: Path
 
-    def get(
-        self, kind: str, key: Mapping[str, object], build: Callable[[Path], None]
-    ) -> Artifact:
+    def get(self, kind: str, key: Mapping[str, object], build: Callable[[Path], None]) -> Artifact:
         """The artifact of `key`, which `build` fills into an empty folder at first use.
 
         Several processes may ask at once: one builds, the others wait for it. A build that fails or
@@ -48,9 +46,7 @@ class ArtifactStore:
         record = json.loads((path / RECORD).read_text())
         return Artifact(path, record["key"], record["seconds"])
 
-    def _build(
-        self, path: Path, key: Mapping[str, object], build: Callable[[Path], None]
-    ) -> None:
+    def _build(self, path: Path, key: Mapping[str, object], build: Callable[[Path], None]) -> None:
         aside = Path(mkdtemp(prefix=f".{path.name}-", dir=self.root))
         try:
             start = time.perf_counter()

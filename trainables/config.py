@@ -40,7 +40,7 @@ class TrialConfig(Frozen):
 
 
 class RunConfig(Frozen):
-    """Where a trial's data and artifacts lie and what it runs on: given beside it, never sampled."""
+    """Where data and artifacts lie and what a trial runs on: given beside it, never sampled."""
 
     data: Path = Field(description="folder of the packed data set")
     teacher: Path | None = Field(None, description="the teacher's model file")

@@ -6,8 +6,8 @@ from trainables.frozen import Frozen
 class Metrics(Frozen):
     """What a trial reports after each epoch; the last report is that of the file it leaves.
 
-    `miou` and `pixel_accuracy` are in [0,1], over the whole validation split. `losses` are means per
-    labelled pixel over the epoch. `device_seconds` are the seconds this trial has trained and
+    `miou` and `pixel_accuracy` are in [0,1], over the whole validation split. `losses` are means
+    per labelled pixel over the epoch. `device_seconds` are the seconds this trial has trained and
     evaluated so far; `start_seconds` those of its shared full-precision start, whoever paid them.
     `macs` are multiply-accumulates per image.
     """

@@ -37,4 +37,4 @@ def count_macs(student: UNetConfig, num_classes: int, height: int, width: int) -
     """Multiply-accumulates for one image of `height` x `width` pixels."""
     with torch.device("meta"), FlopCounterMode(display=False) as counter:
         student.build(num_classes).eval()(torch.empty(1, 3, height, width))
-    return counter.get_total_flops() // 2
+    return int(counter.get_total_flops()) // 2

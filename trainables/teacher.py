@@ -33,39 +33,42 @@ class Teacher:
     note: str
 
 
-def check_teacher(spec: str, data: PackedData) -> None:
-    """Raises ValueError where `spec` cannot teach the classes of `data`."""
+def check_teacher(spec: str, num_classes: int) -> None:
+    """Looks at what can be known of a teacher before anything is written.
+
+    Raises:
+        ValueError: `spec` names nothing, or a teacher of other than `num_classes` classes.
+        ConnectionError: its weights are neither cached nor to be downloaded.
+    """
     if spec == "auto":
         return
     if spec in TORCHVISION_NAMES:
-        num_classes = PRETRAINED_CLASSES
+        found = PRETRAINED_CLASSES
     elif Path(spec).is_file():
-        num_classes = read_card(Path(spec)).num_classes
+        found = read_card(Path(spec)).num_classes
     else:
         raise ValueError(
             f"the teacher must be auto, a model file or one of {', '.join(TORCHVISION_NAMES)}, "
             f"but got {spec}"
         )
-    if num_classes != data.num_classes:
+    if found != num_classes:
         raise ValueError(
-            f"the teacher must have the {data.num_classes} classes of the data, but {spec} has "
-            f"{num_classes}"
+            f"the teacher must have the {num_classes} classes of the data, but {spec} has {found}"
         )
+    if spec in TORCHVISION_NAMES:
+        load_pretrained(TorchvisionConfig.model_validate({"name": spec}).name)
 
 
 def prepare_teacher(spec: str, run: RunConfig, own: TrialConfig) -> Teacher:
-    """The teacher that `spec` names, measured on the data of `run`.
+    """The teacher that `spec` names (see `check_teacher`), measured on the data of `run`.
 
     `auto` is torchvision's DeepLabV3-ResNet101 for VOC's 21 classes where its weights can be had,
     else a network trained on the data as `own` says.
 
     Raises:
-        ValueError: the teacher does not fit the data.
-        ConnectionError: named weights are neither cached nor to be downloaded.
         TrialFailed: the own teacher learned nothing.
     """
     data = open_pack(run.data)
-    check_teacher(spec, data)
     if spec == "auto" and data.class_names == VOC_CLASSES:
         try:
             return torchvision_teacher(DEFAULT_TORCHVISION, run, data)

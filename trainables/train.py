@@ -1,6 +1,6 @@
 """Trains and measures one configuration without Ray, Optuna or MLflow.
 
-    python -m trainables.train CONFIG.json --data FOLDER --out DIR
+python -m trainables.train CONFIG.json --data FOLDER --out DIR
 """
 
 import argparse
@@ -13,10 +13,11 @@ from pydantic import ValidationError
 from trainables.artifacts import ArtifactStore
 from trainables.command_line import Parser, first_problem
 from trainables.config import RunConfig, TrialConfig
-from trainables.data.prepare import prepare_data
+from trainables.data.pack import pack
+from trainables.data.prepare import open_source
 from trainables.defaults import defaults_for
 from trainables.errors import TrialFailed
-from trainables.teacher import prepare_teacher
+from trainables.teacher import check_teacher, prepare_teacher
 from trainables.trial import Trial, save
 
 
@@ -35,14 +36,44 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    parser = Parser("python -m trainables.train", "Train and measure one configuration, without Ray.")
+    parser = Parser(
+        "python -m trainables.train", "Train and measure one configuration, without Ray."
+    )
     add = parser.add_argument
-    add("config", type=Path, metavar="CONFIG.json", help="a TrialConfig, e.g. a front member's config.json")
-    add("--data", default="shapes", metavar="shapes|voc|FOLDER", help="the data set (default: shapes)")
-    add("--out", type=Path, required=True, metavar="DIR", help="gets model.safetensors, config.json, metrics.json")
-    add("--image-size", type=int, metavar="PIXELS", help="longest side; default by data set and device")
-    add("--teacher", default="auto", metavar="auto|NAME|FILE", help="as in search.run; used where the recipe has one")
-    add("--artifacts", type=Path, metavar="DIR", help="shared store (default: artifacts beside DIR)")
+    add(
+        "config",
+        type=Path,
+        metavar="CONFIG.json",
+        help="a TrialConfig, e.g. a front member's config.json",
+    )
+    add(
+        "--data",
+        default="shapes",
+        metavar="shapes|voc|FOLDER",
+        help="the data set (default: shapes)",
+    )
+    add(
+        "--out",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="gets model.safetensors, config.json, metrics.json",
+    )
+    add(
+        "--image-size",
+        type=int,
+        metavar="PIXELS",
+        help="longest side; default by data set and device",
+    )
+    add(
+        "--teacher",
+        default="auto",
+        metavar="auto|NAME|FILE",
+        help="as in search.run; used where the recipe has one",
+    )
+    add(
+        "--artifacts", type=Path, metavar="DIR", help="shared store (default: artifacts beside DIR)"
+    )
     add("--threads", type=int, default=1, metavar="N", help="CPU threads (default: 1)")
     return parser.parse_args(argv)
 
@@ -54,9 +85,14 @@ def run(arguments: argparse.Namespace) -> None:
     store = ArtifactStore(arguments.artifacts or arguments.out.parent / "artifacts")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     defaults = defaults_for(arguments.data, device)
-    data = prepare_data(arguments.data, arguments.image_size or defaults.image_size, store)
+    source = open_source(arguments.data, arguments.image_size or defaults.image_size, store.root)
+    if config.needs_teacher:
+        check_teacher(arguments.teacher, len(source.class_names))
     setting = RunConfig(
-        data=data.path, artifacts=store.root, num_threads=arguments.threads, device=device
+        data=pack(source, store).path,
+        artifacts=store.root,
+        num_threads=arguments.threads,
+        device=device,
     )
     if config.needs_teacher:
         teacher = prepare_teacher(arguments.teacher, setting, defaults.own_teacher(config.seed))

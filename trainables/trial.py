@@ -15,6 +15,7 @@ from trainables.data.augmentation import normalize, train_batches
 from trainables.data.pack import open_pack
 from trainables.errors import TrialFailed
 from trainables.evaluation import evaluate
+from trainables.files import replace_file
 from trainables.frozen import Frozen
 from trainables.gates import check_finite, check_learning
 from trainables.metrics import Metrics
@@ -111,7 +112,8 @@ class Trial:
         return self._place(read_model(self.run.teacher)).requires_grad_(False)
 
     def _place(self, model: nn.Module) -> nn.Module:
-        return model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        placed: nn.Module = model.to(memory_format=torch.channels_last)
+        return placed.to(self.device)
 
 
 def trained(config: TrialConfig, run: RunConfig) -> Artifact:
@@ -127,12 +129,12 @@ def trained(config: TrialConfig, run: RunConfig) -> Artifact:
 
 
 def save(trial: Trial, folder: Path) -> Iterator[Metrics]:
-    """Passes a trial's metrics on, then writes model file, configuration and metrics."""
+    """Passes a trial's metrics on; before the last, writes model file, configuration, metrics."""
     history = []
     for metrics in trial:
         history.append(metrics.model_dump(mode="json"))
+        if trial.model_bytes:
+            replace_file(folder / CONFIG_FILE, trial.config.model_dump_json(indent=1))
+            replace_file(folder / METRICS_FILE, json.dumps(history, indent=1))
+            replace_file(folder / MODEL_FILE, trial.model_bytes)
         yield metrics
-    assert trial.model_bytes
-    (folder / MODEL_FILE).write_bytes(trial.model_bytes)
-    (folder / CONFIG_FILE).write_text(trial.config.model_dump_json(indent=1))
-    (folder / METRICS_FILE).write_text(json.dumps(history, indent=1))

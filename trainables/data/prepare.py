@@ -6,9 +6,7 @@ from pathlib import Path
 
 from torchvision.datasets import VOCSegmentation
 
-from trainables.artifacts import Artifact, ArtifactStore
 from trainables.data import shapes
-from trainables.data.pack import pack
 from trainables.data.source import Sample, Source, Split
 from trainables.data.voc import VocFolder, hash_file
 from trainables.frozen import digest
@@ -39,21 +37,18 @@ class ShapesSource:
             yield Sample(*shapes.draw_sample(self.image_size, self.seed, index))
 
 
-def prepare_data(data: str, image_size: int, store: ArtifactStore) -> Artifact:
-    """The packed data set of `shapes`, `voc` (downloaded at first use) or a folder in VOC layout.
+def open_source(data: str, image_size: int, downloads: Path) -> Source:
+    """The data set of `shapes`, `voc` (downloaded at first use) or a folder in VOC layout.
 
     Raises:
         ValueError: the data breaks a rule; the message names rule, value and file.
     """
     if image_size < 16:
         raise ValueError(f"image size >= 16 pixels must hold, but got {image_size}")
-    source: Source
     if data == "shapes":
-        source = ShapesSource(image_size)
-    else:
-        folder = download_voc(store.root / "downloads") if data == "voc" else Path(data)
-        source = VocFolder(folder.expanduser(), image_size)
-    return pack(source, store)
+        return ShapesSource(image_size)
+    folder = download_voc(downloads) if data == "voc" else Path(data).expanduser()
+    return VocFolder(folder, image_size)
 
 
 def download_voc(folder: Path) -> Path:

@@ -43,7 +43,7 @@ _HUE_SPREAD = 0.15
 _VARIATION = 0.3
 _MAX_TILT = 3.1416
 _RELIEF = 0.3
-_RELIEF_W=0.15
+_RELIEF_W = 0.15
 _NOISE_RANGE = (0.01, 0.06)
 
 
@@ -112,7 +112,9 @@ def _add_object(
     distance = image_size * _signed_distance(edges, x, y)
     opacity = (0.5 - distance).clip(0, 1)[..., None]
     patch, labels = image[rows, columns], mask[rows, columns]
-    shade = (1 - _RELIEF + 2*_RELIEF * (-distance / (_RELIEF_W*image_size)).clip(0,1))[..., None]
+    shade = (1 - _RELIEF + 2 * _RELIEF * (-distance / (_RELIEF_W * image_size)).clip(0, 1))[
+        ..., None
+    ]
     patch += opacity * (texture(x, y) * shade - patch)
     labels[distance < _IGNORE_HALF_WIDTH] = _IGNORE_INDEX
     labels[distance < -_IGNORE_HALF_WIDTH] = label

@@ -20,7 +20,8 @@ class Sample(NamedTuple):
 class Source(Protocol):
     """A labelled data set whose samples all come out at one canvas size."""
 
-    class_names: tuple[str, ...]
+    @property
+    def class_names(self) -> tuple[str, ...]: ...
 
     def digest(self) -> str:
         """Names the content: equal digests mean equal samples."""

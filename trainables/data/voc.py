@@ -33,9 +33,14 @@ class VocFolder:
         augmented = (self.root / f"{MASKS}Aug").is_dir() and (
             self.root / LISTS / "train_aug.txt"
         ).is_file()
-        self.masks: dict[Split, str] = {"train": f"{MASKS}Aug" if augmented else MASKS, "val": MASKS}
+        self.masks: dict[Split, str] = {
+            "train": f"{MASKS}Aug" if augmented else MASKS,
+            "val": MASKS,
+        }
         lists: dict[Split, str] = {"train": "train_aug" if augmented else "train", "val": "val"}
-        self.names = {split: read_list(self.root / LISTS / f"{lists[split]}.txt") for split in SPLITS}
+        self.names = {
+            split: read_list(self.root / LISTS / f"{lists[split]}.txt") for split in SPLITS
+        }
         if shared := sorted(set(self.names["train"]) & set(self.names["val"])):
             raise ValueError(
                 f"train and val must not share images, but {self.root / LISTS} lists "
@@ -61,7 +66,9 @@ class VocFolder:
             image, mask = open_image(image_path).convert("RGB"), open_mask(mask_path)
             size = scaled(image.size, self.image_size)
             yield Sample(
-                pad(np.asarray(image.resize(size, Image.Resampling.BILINEAR)), self._canvas, PAD_RGB),
+                pad(
+                    np.asarray(image.resize(size, Image.Resampling.BILINEAR)), self._canvas, PAD_RGB
+                ),
                 pad(np.asarray(mask.resize(size, Image.Resampling.NEAREST)), self._canvas, IGNORE),
             )
 
@@ -129,7 +136,9 @@ def open_image(path: Path) -> Image.Image:
         image = Image.open(path)
         image.load()
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(f"every file must be a readable image, but {path} is not: {error}") from error
+        raise ValueError(
+            f"every file must be a readable image, but {path} is not: {error}"
+        ) from error
     return image
 
 

@@ -16,9 +16,7 @@ class DistillationLosses(Frozen):
     pixelwise: Pixelwise | None = Pixelwise()
     pairwise: Pairwise | None = None
 
-    def terms(
-        self, student: Outputs, teacher: Outputs, labels_BHW: Tensor
-    ) -> dict[str, Tensor]:
+    def terms(self, student: Outputs, teacher: Outputs, labels_BHW: Tensor) -> dict[str, Tensor]:
         """Each present term by name, multiplied by its weight: scalars to be summed."""
         present: list[DistillationTerm] = [t for t in (self.pixelwise, self.pairwise) if t]
         return {term.name: term.weight * term(student, teacher, labels_BHW) for term in present}

@@ -31,16 +31,14 @@ def pairwise_loss(student_BChw: Tensor, teacher_BChw: Tensor, patch: int) -> Ten
     Both maps are average-pooled to one grid of nodes, `patch` pixels a side on the coarser map, so
     channels and resolutions may differ. No gradient reaches the teacher. Memory grows with B*N^2.
     """
-    nodes = [
-        max(1, min(ours, theirs) // patch)
-        for ours, theirs in zip(student_BChw.shape[-2:], teacher_BChw.shape[-2:], strict=True)
-    ]
-    student = similarities(student_BChw.float(), nodes)
-    teacher = similarities(teacher_BChw.detach().float(), nodes)
+    coarser = torch.tensor([student_BChw.shape[-2:], teacher_BChw.shape[-2:]]).amin(0)
+    height, width = (coarser // patch).clamp(min=1).tolist()
+    student = similarities(student_BChw.float(), (height, width))
+    teacher = similarities(teacher_BChw.detach().float(), (height, width))
     return F.mse_loss(student, teacher)
 
 
-def similarities(features_BChw: Tensor, nodes: list[int]) -> Tensor:
+def similarities(features_BChw: Tensor, nodes: tuple[int, int]) -> Tensor:
     """Cosine similarity (B,N,N) between every two nodes of the pooled feature map."""
     pooled_BCN = F.adaptive_avg_pool2d(features_BChw, nodes).flatten(2)
     unit_BCN = F.normalize(pooled_BCN, dim=1)

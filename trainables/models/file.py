@@ -156,7 +156,8 @@ def fill(module: nn.Module, codes: Reader, floats: Reader) -> None:
     for tensor in float_tensors(module):
         tensor.copy_(torch.from_numpy(floats.take(tensor.numel()).copy()).view(tensor.shape))
     if weight_codes is not None:
-        assert isinstance(module, QuantizedLayer) and module.weight_quantizer
+        assert isinstance(module, QuantizedLayer)
+        assert module.weight_quantizer
         module.layer.weight.copy_(weight_codes * module.weight_quantizer.step)
 
 
@@ -178,5 +179,3 @@ def float_tensors(module: nn.Module) -> list[Tensor]:
         tensors.append(module.layer.bias)
     quantizers = (module.weight_quantizer, module.input_quantizer)
     return tensors + [quantizer.log_step for quantizer in quantizers if quantizer]
-
-

@@ -37,9 +37,7 @@ class TorchvisionModel(nn.Module):
 
     def __init__(self, name: TorchvisionName, num_classes: int) -> None:
         super().__init__()
-        self.network = get_model(
-            name, weights=None, weights_backbone=None, num_classes=num_classes
-        )
+        self.network = get_model(name, weights=None, weights_backbone=None, num_classes=num_classes)
 
     def forward(self, images_B3HW: Tensor) -> Tensor:
         return self.forward_features(images_B3HW).logits
@@ -64,7 +62,7 @@ def load_pretrained(name: TorchvisionName) -> TorchvisionModel:
     Raises:
         ConnectionError: the weights are neither in torch's cache nor to be had from the network.
     """
-    weights = get_model_weights(name)["COCO_WITH_VOC_LABELS_V1"]  # type: ignore[misc]
+    weights = get_model_weights(name)["COCO_WITH_VOC_LABELS_V1"]
     try:
         state = weights.get_state_dict(progress=False, check_hash=True, weights_only=True)
     except OSError as error:

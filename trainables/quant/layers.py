@@ -26,8 +26,7 @@ class QuantizedLayer(nn.Module):
         super().__init__()
         if isinstance(layer, nn.ConvTranspose2d) and layer.groups != 1:
             raise ValueError(
-                "a quantized ConvTranspose2d must have groups=1, but got "
-                f"groups={layer.groups}"
+                f"a quantized ConvTranspose2d must have groups=1, but got groups={layer.groups}"
             )
         self.layer = layer
         self.weight_quantizer: StepQuantizer | None = None
@@ -63,7 +62,7 @@ def apply_layer(layer: QuantizableLayer, inputs: Tensor, weight: Tensor) -> Tens
     """The layer's own operation with another weight."""
     match layer:
         case nn.Conv2d():
-            return layer._conv_forward(inputs, weight, layer.bias)
+            return cast(Tensor, layer._conv_forward(inputs, weight, layer.bias))
         case nn.ConvTranspose2d():
             return F.conv_transpose2d(
                 inputs,

@@ -15,7 +15,7 @@ def lsq(value: Tensor, step: Tensor, low: int, high: int, gradient_scale: float)
         step: positive, broadcastable to `value`; its elements are the learned grids.
         gradient_scale: multiplies the gradient of `step`.
     """
-    result: Tensor = _Lsq.apply(value, step, low, high, gradient_scale)  # type: ignore[no-untyped-call]
+    result: Tensor = _Lsq.apply(value, step, low, high, gradient_scale)
     return result
 
 
@@ -31,7 +31,7 @@ class _Lsq(torch.autograd.Function):
         return scaled.clamp(low, high).round_().mul_(step)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         scaled, step = ctx.saved_tensors
         low, high = ctx.bounds
         clipped = scaled.clamp(low, high)
@@ -57,11 +57,11 @@ class StepQuantizer(nn.Module):
 
     @property
     def low(self) -> int:
-        return -(2 ** (self.bits - 1)) if self.signed else 0
+        return -(1 << self.bits - 1) if self.signed else 0
 
     @property
     def high(self) -> int:
-        return 2 ** (self.bits - 1) - 1 if self.signed else 2**self.bits - 1
+        return (1 << self.bits - self.signed) - 1
 
     @property
     def step(self) -> Tensor:

@@ -66,8 +66,7 @@ def prepare(model: nn.Module, quantizer: Lsq) -> nn.Module:
         weight_bits=max(8, quantizer.weight_bits), activation_bits=max(8, quantizer.activation_bits)
     )
     for name in names:
-        bits = quantizer.layers[name] if name in quantizer.layers else None
-        bits = bits or (at_ends if name in ends else uniform)
+        bits = quantizer.layers.get(name, at_ends if name in ends else uniform)
         layer = model.get_submodule(name)
         assert isinstance(layer, QUANTIZABLE)
         model.set_submodule(name, QuantizedLayer(layer, bits.weight_bits, bits.activation_bits))

@@ -11,6 +11,8 @@ from trainables.recipes.qat_distill import QatDistill, train_qat_distill
 from trainables.recipes.supervised import Supervised, train_supervised
 from trainables.recipes.task import Epoch, Task
 
+__all__ = ["Distill", "Epoch", "Qat", "QatDistill", "Recipe", "Supervised", "Task", "train"]
+
 Recipe = Annotated[Supervised | Distill | Qat | QatDistill, Field(discriminator="name")]
 
 

@@ -23,8 +23,8 @@ class QatDistill(Frozen):
     """A quantized student in three phases, each a fraction of the training's optimizer steps.
 
     Self-study: labels alone. Co-study: student and teacher learn together, each also from the
-    other. Tutoring, the rest: the teacher is frozen. Either of the first two may be 0; a training of
-    self-study alone is `Qat`.
+    other. Tutoring, the rest: the teacher is frozen. Either of the first two may be 0; a training
+    of self-study alone is `Qat`.
     """
 
     name: Literal["qat_distill"] = "qat_distill"

@@ -1,0 +1,128 @@
+"""Ray, on this machine or on the cluster at RAY_ADDRESS."""
+
+import os
+
+from search.resources import num_cores, on_cluster
+
+# Ray reads these when it is imported.
+os.environ |= {
+    "RAY_AIR_NEW_OUTPUT": "0",  # the terminal is ours
+    "RAY_DEDUP_LOGS_SKIP_REGEX": ".*",
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "RAY_AUTH_MODE": "token",
+    # Workers share this environment; under uv, Ray would build each of them a new one
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+}
+if not on_cluster():
+    # Without the ability to form a cluster, every socket of Ray is bound to 127.0.0.1
+    os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+
+import logging
+import shutil
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+import ray
+from ray import tune
+from ray.tune import Stopper
+
+from search.searcher import OptunaSearcher
+from search.study_config import StudyConfig
+from trainables.config import RunConfig, TrialConfig
+from trainables.teacher import Teacher, prepare_teacher
+from trainables.trainable import StudentTrainable
+
+
+@contextmanager
+def connect(config: StudyConfig) -> Iterator[dict[str, float]]:
+    """Ray for as long as the block lasts; gives the resources there are now."""
+    logging.getLogger("ray").setLevel(logging.CRITICAL)
+    local = not on_cluster()
+    ray.init(
+        "local" if local else None,
+        num_cpus=num_cores() if local else None,
+        include_dashboard=False if local else None,
+        log_to_driver=False,
+        logging_level=logging.CRITICAL,
+    )
+    try:
+        yield ray.cluster_resources()  # type: ignore[no-untyped-call]
+    finally:
+        ray.shutdown()
+
+
+def prepare_teacher_remotely(config: StudyConfig, run: RunConfig, own: TrialConfig) -> Teacher:
+    """`prepare_teacher` where trials run; on a CPU without a cluster, with all its cores."""
+    cpus = config.cpus_per_trial if on_cluster() or config.gpus_per_trial else num_cores()
+    task = ray.remote(num_cpus=cpus, num_gpus=config.gpus_per_trial)(prepare_teacher)
+    run = run.replace(num_threads=max(1, int(cpus)))
+    teacher: Teacher = ray.get(task.remote(config.teacher, run, own))
+    return teacher
+
+
+def tune_trials(searcher: OptunaSearcher, config: StudyConfig, num_parallel: int) -> None:
+    """Trains trials until the searcher has no more or the time is over.
+
+    Raises:
+        KeyboardInterrupt: the user asked to stop; running trials were ended.
+    """
+    scratch = config.folder / "ray"
+    interruption = Interruption()
+    resources = {"cpu": config.cpus_per_trial, "gpu": config.gpus_per_trial}
+    tuner = tune.Tuner(
+        tune.with_resources(StudentTrainable, resources),
+        tune_config=tune.TuneConfig(
+            search_alg=searcher,
+            num_samples=-1,
+            max_concurrent_trials=num_parallel,
+            reuse_actors=True,
+            time_budget_s=config.time_budget_s,
+        ),
+        run_config=tune.RunConfig(
+            name="trials",
+            storage_path=str(scratch),
+            verbose=0,
+            stop=interruption,
+            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+        ),
+    )
+    try:
+        with first_signal(interruption):
+            tuner.fit()
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)  # the journal holds all that is worth keeping
+    if interruption.wanted:
+        raise KeyboardInterrupt
+    searcher.close()
+
+
+class Interruption(Stopper):
+    """Ends all trials once it is wanted."""
+
+    wanted = False
+
+    def __call__(self, trial_id: str, result: dict[str, object]) -> bool:
+        return False
+
+    def stop_all(self) -> bool:
+        return self.wanted
+
+
+@contextmanager
+def first_signal(interruption: Interruption) -> Iterator[None]:
+    """Turns the first Ctrl-C or SIGTERM into an orderly end; the second Ctrl-C is Python's own."""
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        interruption.wanted = True
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

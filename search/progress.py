@@ -1,0 +1,124 @@
+"""What the person at the terminal sees while a study runs and when it has ended."""
+
+import shlex
+import sys
+import time
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.progress import Progress as Bars
+from rich.table import Table
+
+from search.record import Record
+from search.report import front_table, human_size
+from search.study_config import StudyConfig
+
+
+class Progress:
+    """An Observer: live bars and the current front on a terminal, plain lines in a log."""
+
+    def __init__(self, config: StudyConfig) -> None:
+        self.config = config
+        self.console = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+        self.live: Live | None = None
+        self.begin = time.monotonic()
+        self.records: dict[str, Record] = {}
+        self.bars = Bars(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(elapsed_when_finished=True),
+            console=self.console,
+        )
+        self.trials = self.bars.add_task("trials", total=config.samples)
+        self.epochs: dict[str, TaskID] = {}
+
+    def say(self, line: str) -> None:
+        """One line for both kinds of reader."""
+        elapsed = int(time.monotonic() - self.begin)
+        self.console.print(f"[{elapsed // 60:3d}:{elapsed % 60:02d}] {line}", markup=False)
+
+    def __enter__(self) -> Self:
+        if self.console.is_terminal:
+            self.live = Live(self._view(), console=self.console, refresh_per_second=4)
+            self.live.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self.live:
+            self.live.stop()
+            self.live = None
+
+    def started(self, record: Record) -> None:
+        self.records[record.trial_id] = record
+        if self.live:
+            task = self.bars.add_task(f"  trial {record.trial_id}", total=self.config.epochs)
+            self.epochs[record.trial_id] = task
+        self._refresh()
+
+    def reported(self, record: Record) -> None:
+        self.records[record.trial_id] = record
+        if record.metrics and record.trial_id in self.epochs:
+            task, miou = self.epochs[record.trial_id], record.metrics.miou
+            self.bars.update(
+                task,
+                completed=record.metrics.epoch,
+                description=f"  trial {record.trial_id} mIoU {100 * miou:.1f} %",
+            )
+        self._refresh()
+
+    def ended(self, record: Record) -> None:
+        self.records[record.trial_id] = record
+        if record.trial_id in self.epochs:
+            self.bars.remove_task(self.epochs.pop(record.trial_id))
+        done = sum(r.state != "RUNNING" for r in self.records.values())
+        self.bars.update(self.trials, completed=done)
+        self.say(f"trial {record.trial_id} {describe(record)}")
+        self._refresh()
+
+    def conclude(self, front: Table, interrupted: bool) -> None:
+        """The front, where everything lies, and what to type next."""
+        config = self.config
+        folder = config.folder
+        self.console.print(front)
+        for name in ("front.png", "front.html", "front.parquet", "trials.parquet", "models"):
+            self.console.print(f"{name:15} {folder / name}", markup=False)
+        store = shlex.quote(config.tracking_uri)
+        self.console.print(f"compare runs:   mlflow ui --backend-store-uri {store}", markup=False)
+        if interrupted:
+            command = ["python", "-m", "search.run", "--space", config.space]
+            command += ["--storage", str(config.storage), "--resume", config.name]
+            self.console.print(f"interrupted; go on with: {shlex.join(command)}", markup=False)
+
+    def _view(self) -> Group:
+        return Group(front_table(list(self.records.values())), self.bars)
+
+    def _refresh(self) -> None:
+        if self.live:
+            self.live.update(self._view())
+
+
+def describe(record: Record) -> str:
+    """How a trial ended, in words."""
+    metrics = record.metrics
+    if record.state == "COMPLETE" and metrics and metrics.size_bytes:
+        size = human_size(metrics.size_bytes)
+        return f"mIoU {100 * metrics.miou:.1f} %, {size}, {metrics.device_seconds:.0f} s"
+    return f"{record.state}: {record.reason}"

@@ -1,0 +1,100 @@
+"""What a study leaves for people: tables of its trials and its front, and the front drawn."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from rich.table import Table
+
+from search.front import pareto_front
+from search.plots import draw_front, human_size, read_points, renamed
+from search.record import Record
+from trainables.frozen import Leaf
+
+__all__ = ["draw_front", "front_table", "human_size", "write_tables"]
+
+FIXED = {
+    "trial_id": pa.string(),
+    "state": pa.string(),
+    "reason": pa.string(),
+    "recipe": pa.string(),
+    "config_digest": pa.string(),
+    "epochs": pa.int64(),
+    "miou": pa.float64(),
+    "pixel_accuracy": pa.float64(),
+    "size_bytes": pa.int64(),
+    "predicted_size_bytes": pa.int64(),
+    "num_params": pa.int64(),
+    "macs": pa.int64(),
+    "device_seconds": pa.float64(),
+    "start_seconds": pa.float64(),
+}
+"""Columns of every table, before those of the configurations."""
+
+ARROW = {bool: pa.bool_(), int: pa.int64(), float: pa.float64(), str: pa.string()}
+
+
+def write_tables(records: Sequence[Record], folder: Path) -> None:
+    """Writes all trials to trials.parquet, and those of the front to front.parquet."""
+    rows = [record.row() for record in records]
+    schema = schema_of(rows)
+    write_table(rows, schema, folder / "trials.parquet")
+    write_table(
+        [record.row() for record in pareto_front(records)], schema, folder / "front.parquet"
+    )
+
+
+def schema_of(rows: Sequence[dict[str, Leaf]]) -> pa.Schema:
+    """The fixed columns, then the others in the order of their first appearance."""
+    others = dict.fromkeys(name for row in rows for name in row if name not in FIXED)
+    types = FIXED | {name: arrow_type([row.get(name) for row in rows]) for name in others}
+    return pa.schema(list(types.items()))
+
+
+def arrow_type(values: Sequence[Leaf]) -> pa.DataType:
+    """The narrowest type that holds all values; null where all are None."""
+    kinds = {type(value) for value in values if value is not None}
+    if not kinds:
+        return pa.null()
+    if len(kinds) == 1:
+        return ARROW[kinds.pop()]
+    return pa.float64() if kinds == {int, float} else pa.string()
+
+
+def write_table(rows: Sequence[dict[str, Leaf]], schema: pa.Schema, path: Path) -> None:
+    columns = [
+        pa.array([cast(row.get(field.name), field.type) for row in rows], field.type)
+        for field in schema
+    ]
+    with renamed(path) as aside:
+        pq.write_table(pa.table(columns, schema=schema), aside)
+
+
+def cast(value: Leaf, kind: pa.DataType) -> Leaf:
+    """`value` as Arrow takes it: a column of several kinds is one of texts."""
+    return value if value is None or kind != pa.string() else str(value)
+
+
+def front_table(records: Sequence[Record]) -> Table:
+    """The front as a table for the terminal, smallest first."""
+    points = read_points(records)
+    front = [point for point in points if point.on_front]
+    table = Table(title=f"Pareto front: {len(front)} of {len(points)} finished trials")
+    for name in ("trial", "mIoU %", "size", "bits W/A", "width"):
+        table.add_column(name, justify="left" if name == "trial" else "right", no_wrap=True)
+    table.add_column("recipe")
+    table.add_column("epochs", justify="right", no_wrap=True)
+    table.add_column("device s", justify="right", no_wrap=True)
+    for point in front:
+        table.add_row(
+            point.trial_id,
+            f"{point.y:.1f}",
+            human_size(point.size_bytes),
+            point.bits,
+            str(point.config.student.width),
+            point.config.recipe.name,
+            str(point.metrics.epoch),
+            f"{point.metrics.device_seconds:,.0f}",
+        )
+    return table

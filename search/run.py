@@ -1,0 +1,231 @@
+"""Searches a space of compressed segmentation networks for the Pareto front of mIoU and size.
+
+python -m search.run --space qkd
+"""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from pydantic import ValidationError
+
+import spaces
+from search.study_config import FIXED, StudyConfig
+from search.units import parse_duration, parse_size
+from trainables.command_line import Parser, first_problem
+
+EXAMPLES = """examples:
+  python -m search.run --space qkd                          built-in data, a front in minutes
+  python -m search.run --space qkd --data ~/my-images       your own images, in VOC layout
+  python -m search.run --space qat --max-size 300KB         nothing larger is ever trained
+  python -m search.run --space qkd --resume qkd-shapes --samples 64
+
+Your own data: a folder with JPEGImages/*.jpg, SegmentationClass/*.png (one class index per pixel,
+255 = ignore) and ImageSets/Segmentation/{train,val}.txt; optionally classes.txt, a name per line.
+
+exit status: 0 done; 1 no trial finished; 2 bad input; 130 interrupted, the study is kept.
+"""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs or resumes a study and gives the exit status."""
+    arguments = make_parser().parse_args(argv)
+    if arguments.list_spaces:
+        for name in spaces.space_names():
+            print(f"{name:12} {spaces.load_space(name).description}")
+        return 0
+    try:
+        named_space(arguments.space)
+        config = read_config(arguments)
+        from search.study import run_study  # imports Ray: only after bad input was refused
+
+        return run_study(config)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def make_parser() -> Parser:
+    parser = Parser(
+        "python -m search.run",
+        "Search a space of small, distilled and quantized segmentation networks for the\n"
+        "Pareto front of mIoU against model size, and keep the record in MLflow.",
+        EXAMPLES,
+    )
+    what = parser.add_argument_group("what to search").add_argument
+    what("--space", metavar="NAME", help="the search space: a file under spaces/ (required)")
+    what(
+        "--list-spaces", action="store_true", help="show every space with its description, and exit"
+    )
+    what(
+        "--data",
+        metavar="shapes|voc|FOLDER",
+        help="built-in shapes (default), PASCAL VOC 2012 (downloaded), or a folder in VOC layout",
+    )
+    what(
+        "--image-size",
+        type=int,
+        metavar="PIXELS",
+        help="longest side of images (default: shapes 64; else 512 on a GPU, 160 on a CPU)",
+    )
+    what(
+        "--teacher",
+        metavar="auto|NAME|FILE",
+        help="auto (default): DeepLabV3-ResNet101 for VOC classes, else a wide U-Net trained once on the data; the name of a torchvision segmentation network; or a model file",
+    )
+    how = parser.add_argument_group("how long and how").add_argument
+    how("--samples", type=int, metavar="N", help="trials to train (default: 16)")
+    how(
+        "--epochs",
+        type=int,
+        metavar="N",
+        help="length of one full training (default: shapes 12; else 60 on a GPU, 20 on a CPU)",
+    )
+    how("--sampler", choices=("tpe", "nsga2", "random"), help="who proposes trials (default: tpe)")
+    how(
+        "--seed",
+        type=int,
+        metavar="N",
+        help="of sampler, weights, data order and augmentation (default: 0)",
+    )
+    how(
+        "--max-size",
+        metavar="SIZE",
+        help="refuse students above this file size before any training, e.g. 300KB",
+    )
+    how("--time-budget", metavar="TIME", help="stop the search after this long, e.g. 30m")
+    where = parser.add_argument_group("where").add_argument
+    where(
+        "--storage",
+        type=Path,
+        metavar="DIR",
+        help="folder of studies and shared artifacts (default: studies)",
+    )
+    where("--name", metavar="NAME", help="name of the study (default: SPACE-DATA, numbered)")
+    where(
+        "--resume",
+        metavar="NAME",
+        help="go on with a study; --samples, --time-budget, --max-size and resources may change",
+    )
+    where(
+        "--cpus-per-trial",
+        type=float,
+        metavar="N",
+        help="CPU cores and threads of a trial (default: 1)",
+    )
+    where(
+        "--gpus-per-trial",
+        type=float,
+        metavar="N",
+        help="GPUs of a trial, fractions allowed (default: 1 if there is one, else 0)",
+    )
+    where(
+        "--tracking-uri", metavar="URI", help="MLflow store (default: sqlite:///STORAGE/mlflow.db)"
+    )
+    return parser
+
+
+def named_space(name: str | None) -> None:
+    if name is None:
+        raise ValueError(f"--space must be given: one of {', '.join(spaces.space_names())}")
+    spaces.load_space(name)
+
+
+def read_config(arguments: argparse.Namespace) -> StudyConfig:
+    """The study that the command line describes, new or resumed."""
+    from search.resources import check_resources, default_gpus
+    from trainables.defaults import defaults_for
+
+    given = given_fields(arguments)
+    storage = given.get("storage", Path("studies"))
+    assert isinstance(storage, Path)
+    storage = Path(os.path.abspath(storage.expanduser()))
+    check_writable(storage)
+    if arguments.resume is not None:
+        config = resumed_config(storage, arguments.resume, given)
+    else:
+        gpus = given.get("gpus_per_trial", default_gpus())
+        data = str(given.get("data", "shapes"))
+        if data not in ("shapes", "voc"):
+            data = os.path.abspath(os.path.expanduser(data))
+        teacher = str(given.get("teacher", "auto"))
+        if os.path.exists(teacher):
+            teacher = os.path.abspath(teacher)
+        defaults = defaults_for(data, "cuda" if gpus else "cpu")
+        values = {
+            "data": data,
+            "name": free_name(storage, f"{arguments.space}-{Path(data).name}"),
+            "samples": 16,
+            "epochs": defaults.num_epochs,
+            "image_size": defaults.image_size,
+            "sampler": "tpe",
+            "seed": 0,
+            "cpus_per_trial": 1,
+            "gpus_per_trial": gpus,
+            "tracking_uri": f"sqlite:///{storage / 'mlflow.db'}",
+        }
+        config = validate({**values, **given, "data": data, "teacher": teacher, "storage": storage})
+        if config.folder.exists():
+            raise ValueError(
+                f"a new study must have a new name, but {config.folder} exists: choose another "
+                f"--name, or go on with it by --resume {config.name}"
+            )
+    check_resources(config)
+    return config
+
+
+def given_fields(arguments: argparse.Namespace) -> dict[str, object]:
+    """The fields of StudyConfig that were set on the command line."""
+    given = {
+        k: v for k, v in vars(arguments).items() if v is not None and k in StudyConfig.model_fields
+    }
+    if arguments.max_size is not None:
+        given["max_size_bytes"] = parse_size(arguments.max_size)
+    if arguments.time_budget is not None:
+        given["time_budget_s"] = parse_duration(arguments.time_budget)
+    return given
+
+
+def resumed_config(storage: Path, name: str, given: dict[str, object]) -> StudyConfig:
+    """The stored study with what may change changed.
+
+    Raises:
+        ValueError: there is no such study, or a field that it must keep was given another value.
+    """
+    from search.study_file import read_study_file
+
+    kept = read_study_file(storage / name).config.replace(storage=storage, name=name)
+    changed = kept.replace(**{k: v for k, v in given.items() if k not in ("storage", "name")})
+    for field in sorted(FIXED):
+        before, after = getattr(kept, field), getattr(changed, field)
+        if before != after:
+            flag = field.replace("_", "-")
+            raise ValueError(
+                f"a resumed study must keep its --{flag}, but {name} has {before} and got {after}"
+            )
+    return changed
+
+
+def validate(values: dict[str, object]) -> StudyConfig:
+    try:
+        return StudyConfig.model_validate(values)
+    except ValidationError as error:
+        raise ValueError(f"--{first_problem(error).replace('_', '-', 1)}") from error
+
+
+def check_writable(storage: Path) -> None:
+    """Raises ValueError where no folder can be made or written."""
+    nearest = next(path for path in (storage, *storage.parents) if path.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
+        raise ValueError(f"--storage must be a writable folder, but {nearest} is not")
+
+
+def free_name(storage: Path, wanted: str) -> str:
+    """`wanted`, or the first of wanted-2, wanted-3, ... that no study has."""
+    names = (wanted if n == 1 else f"{wanted}-{n}" for n in range(1, 10**6))
+    return next(name for name in names if not (storage / name).exists())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,230 @@
+"""A study from its configuration to its report: new, or resumed from its journal."""
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import optuna
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import TrialState
+
+from search import cluster
+from search.front import hypervolume, pareto_front
+from search.objectives import OBJECTIVES
+from search.observer import Observer
+from search.progress import Progress
+from search.record import RAY_ID, REASON, Record, read_record
+from search.report import draw_front, front_table, write_tables
+from search.resources import num_parallel
+from search.sampler import make_sampler
+from search.searcher import OptunaSearcher
+from search.study_config import StudyConfig
+from search.study_file import StudyFile, installed_versions, write_study_file
+from search.tracking import Tracking
+from spaces import NamedSpace, load_space
+from trainables.artifacts import ArtifactStore
+from trainables.config import RunConfig, TrialConfig
+from trainables.data.pack import PackedData, open_pack, pack
+from trainables.data.prepare import open_source
+from trainables.defaults import defaults_for
+from trainables.size import predict_size_bytes
+from trainables.teacher import Teacher, check_teacher
+
+INTERRUPTED = "interrupted"
+PROBES = 64
+"""Configurations drawn to see whether a space can meet the budget at all."""
+
+
+class Study:
+    """One study on its storage.
+
+    Raises:
+        ValueError: data, teacher or budget break a rule; nothing was written then.
+    """
+
+    def __init__(self, config: StudyConfig) -> None:
+        self.config = config
+        self.named = load_space(config.space)
+        self.defaults = defaults_for(config.data, config.device)
+        self.store = ArtifactStore(config.storage / "artifacts")
+        source = open_source(config.data, config.image_size, self.store.root)
+        self.num_classes = len(source.class_names)
+        check_teacher(config.teacher, self.num_classes)
+        self.check_space()
+        self.data: PackedData = open_pack(pack(source, self.store).path)
+        write_study_file(
+            StudyFile(
+                config=config,
+                versions=installed_versions(),
+                data_digest=self.data.digest,
+                class_names=self.data.class_names,
+            )
+        )
+        self.optuna = open_journal(config, self.named)
+
+    def complete(self, trial: TrialConfig) -> TrialConfig:
+        """Fills in what the study fixes for all its trials."""
+        return trial.replace(
+            num_epochs=self.config.epochs,
+            seed=self.config.seed,
+            batch_size=self.defaults.batch_size,
+            augmentation=self.defaults.augmentation,
+        )
+
+    def check_budget(self, trial: TrialConfig) -> str:
+        """Why a configuration breaks the budget; empty where it does not."""
+        limit = self.config.max_size_bytes
+        size = predict_size_bytes(trial, self.num_classes) if limit else 0
+        if limit and size > limit:
+            return f"over budget: its file would have {size} bytes, the limit is {limit}"
+        return ""
+
+    def check_space(self) -> None:
+        """Raises ValueError where no student drawn from the space meets the budget."""
+        if not self.config.max_size_bytes:
+            return
+        probe = optuna.create_study(sampler=make_sampler("random", self.config.seed, 0))
+        for settings in self.named.known_settings:
+            probe.enqueue_trial(dict(settings))
+        drawn = [self.complete(self.named.space(probe.ask())) for _ in range(PROBES)]
+        if all(self.check_budget(trial) for trial in drawn):
+            smallest = min(predict_size_bytes(trial, self.num_classes) for trial in drawn)
+            raise ValueError(
+                f"--max-size must admit students of space {self.config.space}, but the smallest of "
+                f"{PROBES} drawn has {smallest} bytes and the limit is {self.config.max_size_bytes}"
+            )
+
+    def records(self) -> list[Record]:
+        """All trials so far."""
+        return [read_record(trial) for trial in self.optuna.get_trials(deepcopy=False)]
+
+    def samples_left(self) -> int:
+        """Trials still to be trained; refused and interrupted ones do not count."""
+        launched = [
+            trial
+            for trial in self.optuna.get_trials(deepcopy=False)
+            if RAY_ID in trial.user_attrs and trial.user_attrs.get(REASON) != INTERRUPTED
+        ]
+        return max(0, self.config.samples - len(launched))
+
+    def close_running(self) -> None:
+        """Ends trials that an interrupted driver left RUNNING and queues their settings again."""
+        for trial in self.optuna.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            self.optuna._storage.set_trial_user_attr(trial._trial_id, REASON, INTERRUPTED)
+            self.optuna.tell(trial.number, state=TrialState.FAIL)
+            if trial.params:
+                self.optuna.enqueue_trial(trial.params)
+
+    def searcher(self, run: RunConfig, observers: Sequence[Observer]) -> OptunaSearcher:
+        """The searcher for the trials that are left."""
+        return OptunaSearcher(
+            study=self.optuna,
+            space=self.named.space,
+            complete=self.complete,
+            check_budget=self.check_budget,
+            run=run,
+            models=self.config.folder / "models",
+            num_trials=self.samples_left(),
+            sampler=self.config.sampler,
+            seed=self.config.seed,
+            observers=observers,
+        )
+
+    def report(self, tracking: Tracking) -> list[Record]:
+        """Writes tables, plots and the front's models; gives the front."""
+        records, folder = self.records(), self.config.folder
+        front = pareto_front(records)
+        keep_models(folder / "models", {record.trial_id for record in front})
+        write_tables(records, folder)
+        draw_front(records, folder, f"{self.config.name}: mIoU against model size")
+        largest = max((r.metrics.size_bytes or 0 for r in records if r.metrics), default=0)
+        finished = sum(record.state == "COMPLETE" for record in records)
+        seconds = sum(record.metrics.device_seconds for record in records if record.metrics)
+        tracking.finish(
+            records,
+            front,
+            folder,
+            {
+                "hypervolume": hypervolume(records, largest) if largest else 0.0,
+                "trials_complete": finished,
+                "front_size": len(front),
+                "device_seconds": seconds,
+            },
+        )
+        return front
+
+
+def run_study(config: StudyConfig) -> int:
+    """Runs a study to its end and gives the exit status of the command."""
+    study = Study(config)
+    progress = Progress(config)
+    tracking = Tracking(
+        config.tracking_uri,
+        experiment=f"{Path(config.data).name} {study.data.height}x{study.data.width} "
+        f"{study.data.digest[-8:]}",
+        study_name=config.name,
+        artifact_root=config.storage / "mlartifacts",
+        tags={"space": config.space},
+    )
+    study.close_running()
+    for record in study.records():
+        tracking.replay(record)
+    interrupted = False
+    if study.samples_left():
+        try:
+            search(study, progress, tracking)
+        except KeyboardInterrupt:
+            interrupted = True
+    study.close_running()
+    front = study.report(tracking)
+    progress.conclude(front_table(study.records()), interrupted)
+    if interrupted:
+        return 130
+    return 0 if front else 1
+
+
+def search(study: Study, progress: Progress, tracking: Tracking) -> None:
+    """Prepares the teacher and trains the trials that are left."""
+    config = study.config
+    with cluster.connect(config) as available:
+        run = RunConfig(
+            data=study.store.root / study.data.digest,
+            artifacts=study.store.root,
+            num_threads=max(1, int(config.cpus_per_trial)),
+            device=config.device,
+        )
+        teacher = find_teacher(study, run, progress)
+        run = run.replace(teacher=teacher.file)
+        progress.say(f"teacher: {teacher.note}, mIoU {100 * teacher.miou:.1f} %")
+        with progress:
+            searcher = study.searcher(run, [tracking, progress])
+            cluster.tune_trials(searcher, config, num_parallel(config, available))
+
+
+def find_teacher(study: Study, run: RunConfig, progress: Progress) -> Teacher:
+    own = study.defaults.own_teacher(study.config.seed)
+    progress.say("preparing the teacher (made once for this data, then reused)")
+    return cluster.prepare_teacher_remotely(study.config, run, own)
+
+
+def open_journal(config: StudyConfig, named: NamedSpace) -> optuna.Study:
+    """The Optuna study in the folder's journal, with the known settings queued when it is new."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = optuna.create_study(
+        storage=JournalStorage(JournalFileBackend(str(config.folder / "journal.log"))),
+        study_name=config.name,
+        directions=[objective.direction for objective in OBJECTIVES],
+        load_if_exists=True,
+    )
+    if not study.get_trials(deepcopy=False):
+        for settings in named.known_settings:
+            study.enqueue_trial(dict(settings))
+    return study
+
+
+def keep_models(folder: Path, members: set[str]) -> None:
+    """Deletes the models of trials that are not on the front."""
+    for path in folder.glob("*"):
+        if path.name not in members:
+            shutil.rmtree(path)

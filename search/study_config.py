@@ -1,0 +1,43 @@
+"""Everything that determines a study."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from search.sampler import SamplerName
+from trainables.frozen import Frozen
+
+
+class StudyConfig(Frozen):
+    """A study as study.json keeps it; every default is already filled in."""
+
+    space: str
+    data: str
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    storage: Path
+    samples: int = Field(ge=1)
+    epochs: int = Field(ge=1)
+    image_size: int = Field(ge=16)
+    teacher: str
+    sampler: SamplerName
+    seed: int = Field(ge=0)
+    max_size_bytes: int | None = None
+    time_budget_s: float | None = None
+    cpus_per_trial: float = Field(gt=0)
+    gpus_per_trial: float = Field(ge=0)
+    tracking_uri: str
+
+    @property
+    def folder(self) -> Path:
+        """Where the study leaves everything."""
+        return self.storage / self.name
+
+    @property
+    def device(self) -> Literal["cpu", "cuda"]:
+        """What trials run on."""
+        return "cuda" if self.gpus_per_trial else "cpu"
+
+
+FIXED = frozenset({"space", "data", "epochs", "image_size", "teacher", "sampler", "seed"})
+"""Fields that a resumed study keeps: changing them would mix trials that cannot be compared."""

@@ -1,0 +1,49 @@
+"""study.json: what a study was asked for and what it ran with."""
+
+import platform
+from importlib.metadata import version
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from search.study_config import StudyConfig
+from trainables.command_line import first_problem
+from trainables.files import replace_file
+from trainables.frozen import Frozen
+
+STUDY_FILE = "study.json"
+PACKAGES = ("paretoseg", "torch", "torchvision", "ray", "optuna", "mlflow")
+
+
+class StudyFile(Frozen):
+    """The content of study.json."""
+
+    config: StudyConfig
+    versions: dict[str, str]
+    data_digest: str
+    class_names: tuple[str, ...]
+
+
+def installed_versions() -> dict[str, str]:
+    """Of Python and of the packages that decide results."""
+    return {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
+
+
+def write_study_file(file: StudyFile) -> None:
+    """Writes study.json into the study's folder."""
+    replace_file(file.config.folder / STUDY_FILE, file.model_dump_json(indent=1))
+
+
+def read_study_file(folder: Path) -> StudyFile:
+    """The study of a folder.
+
+    Raises:
+        ValueError: there is none.
+    """
+    path = folder / STUDY_FILE
+    if not path.is_file():
+        raise ValueError(f"--resume must name an existing study, but there is no {path}")
+    try:
+        return StudyFile.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise ValueError(f"{path} is damaged: {first_problem(error)}") from error

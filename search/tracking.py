@@ -1,0 +1,141 @@
+"""The record in MLflow: an experiment per data set, a run per study, a nested run per trial.
+
+Written by the driver alone. Runs are found again by their tags, so that a resumed study goes on
+where it stopped and writing a record twice changes nothing.
+"""
+
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from mlflow import MlflowClient
+from mlflow.entities import Metric, Param, RunTag
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME
+
+from search.record import Record, State
+from trainables.metrics import Metrics
+
+logging.getLogger("mlflow").setLevel(logging.WARNING)  # not its database migrations
+
+STUDY_TAG, TRIAL_TAG = "paretoseg.study", "paretoseg.trial"
+MAX_PARAMS = 100  # of one log_batch call
+STATUS: dict[State, str] = {
+    "RUNNING": "RUNNING",
+    "COMPLETE": "FINISHED",
+    "PRUNED": "KILLED",
+    "FAIL": "FAILED",
+}
+
+
+class Tracking:
+    """An Observer that keeps one study in MLflow.
+
+    Args:
+        artifact_root: where a store without its own artifact location keeps files.
+        tags: said of the study and of each of its trials.
+    """
+
+    def __init__(
+        self,
+        tracking_uri: str,
+        experiment: str,
+        study_name: str,
+        artifact_root: Path,
+        tags: dict[str, str],
+    ) -> None:
+        self.client = MlflowClient(tracking_uri)
+        self.tags = {STUDY_TAG: study_name, **tags}
+        known = self.client.get_experiment_by_name(experiment)
+        location = artifact_root.resolve().as_uri() if tracking_uri.startswith("sqlite") else None
+        self.experiment_id = (
+            known.experiment_id if known else self.client.create_experiment(experiment, location)
+        )
+        self.study_run = self._find("study") or self._create("study", study_name, {})
+        self.client.update_run(self.study_run, status="RUNNING")
+        self.runs: dict[str, str] = {}
+
+    def replay(self, record: Record) -> None:
+        """Writes what a driver that died may have left out."""
+        if record.config and record.state != "RUNNING":
+            self.started(record)
+            self.ended(record)
+
+    def started(self, record: Record) -> None:
+        assert record.config
+        params = [Param(name, str(value)) for name, value in record.config.leaves().items()]
+        for first in range(0, len(params), MAX_PARAMS):
+            batch = params[first : first + MAX_PARAMS]
+            self.client.log_batch(self._run(record), params=batch)
+
+    def reported(self, record: Record) -> None:
+        if record.metrics:
+            self.client.log_batch(self._run(record), metrics=list(as_mlflow(record.metrics)))
+
+    def ended(self, record: Record) -> None:
+        if record.config is None:
+            return
+        run = self._run(record)
+        if record.metrics:
+            self.client.log_batch(run, metrics=list(as_mlflow(record.metrics)))
+        tags = {"state": record.state, "reason": record.reason, "recipe": record.config.recipe.name}
+        self.client.log_batch(run, tags=[RunTag(k, v) for k, v in tags.items()])
+        self.client.set_terminated(run, STATUS[record.state])
+
+    def finish(
+        self,
+        records: Sequence[Record],
+        front: Sequence[Record],
+        folder: Path,
+        metrics: dict[str, float],
+    ) -> None:
+        """Tags the front, attaches its models, and puts tables and plots on the study's run."""
+        members = {record.trial_id for record in front}
+        for record in records:
+            if record.config is None:
+                continue
+            run = self._run(record)
+            is_member = record.trial_id in members
+            self.client.set_tag(run, "front", str(is_member).lower())
+            if is_member and not self.client.list_artifacts(run, "model"):
+                self.client.log_artifacts(run, str(folder / "models" / record.trial_id), "model")
+        for name in ("trials.parquet", "front.parquet", "front.png", "front.html", "study.json"):
+            self.client.log_artifact(self.study_run, str(folder / name))
+        now = int(time.time() * 1000)
+        self.client.log_batch(
+            self.study_run, metrics=[Metric(name, value, now, 0) for name, value in metrics.items()]
+        )
+        self.client.set_terminated(self.study_run, "FINISHED")
+
+    def interrupt(self) -> None:
+        """Marks the study's run as stopped early."""
+        self.client.set_terminated(self.study_run, "KILLED")
+
+    def _run(self, record: Record) -> str:
+        """The id of the trial's run, made at first need."""
+        if record.trial_id not in self.runs:
+            name = f"{self.tags[STUDY_TAG]}/{record.trial_id}"
+            parent = {MLFLOW_PARENT_RUN_ID: self.study_run}
+            self.runs[record.trial_id] = self._find(record.trial_id) or self._create(
+                record.trial_id, name, parent
+            )
+        return self.runs[record.trial_id]
+
+    def _find(self, trial: str) -> str | None:
+        wanted = {STUDY_TAG: self.tags[STUDY_TAG], TRIAL_TAG: trial}
+        query = " and ".join(f"tags.`{tag}` = '{value}'" for tag, value in wanted.items())
+        found = self.client.search_runs([self.experiment_id], query, max_results=1)
+        return found[0].info.run_id if found else None
+
+    def _create(self, trial: str, name: str, extra: dict[str, str]) -> str:
+        tags = {**self.tags, TRIAL_TAG: trial, MLFLOW_RUN_NAME: name, **extra}
+        return str(self.client.create_run(self.experiment_id, tags=tags).info.run_id)
+
+
+def as_mlflow(metrics: Metrics) -> Iterator[Metric]:
+    """One epoch's metrics, with the epoch as step."""
+    now = int(time.time() * 1000)
+    values = metrics.model_dump(exclude={"epoch", "losses"}, exclude_none=True)
+    losses = {f"loss.{name}": value for name, value in metrics.losses.items()}
+    for name, value in {**values, **losses}.items():
+        yield Metric(name, float(value), now, metrics.epoch)

@@ -1,0 +1,30 @@
+"""Sizes and durations as people write them."""
+
+import re
+
+SIZES = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20}
+SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+def parse_size(text: str) -> int:
+    """Bytes of "300KB" or "1.5MiB".
+
+    Raises:
+        ValueError: it is no positive size.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)", text.strip())
+    if not match or match[2].upper() not in SIZES or float(match[1]) <= 0:
+        raise ValueError(f"a size must be a positive number with B, KB, MB or GB, but got {text!r}")
+    return int(float(match[1]) * SIZES[match[2].upper()])
+
+
+def parse_duration(text: str) -> float:
+    """Seconds of "30m" or "1.5h".
+
+    Raises:
+        ValueError: it is no positive duration.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-z]*)", text.strip())
+    if not match or match[2] not in SECONDS or float(match[1]) <= 0:
+        raise ValueError(f"a time must be a positive number with s, m, h or d, but got {text!r}")
+    return float(match[1]) * SECONDS[match[2]]

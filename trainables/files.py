@@ -1,0 +1,12 @@
+"""Files that are whole or absent."""
+
+import os
+from pathlib import Path
+
+
+def replace_file(path: Path, content: bytes | str) -> None:
+    """Writes a file aside and renames it, so that nobody ever reads half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    aside.write_bytes(content.encode() if isinstance(content, str) else content)
+    os.replace(aside, path)

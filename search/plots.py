@@ -1,14 +1,12 @@
 """The Pareto front as a picture (matplotlib) and as an interactive page (plotly)."""
 
 import math
-import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
+from io import BytesIO
 from itertools import pairwise
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import plotly.graph_objects as go
 from matplotlib.axes import Axes
@@ -19,6 +17,7 @@ from matplotlib.ticker import FixedLocator, NullLocator, StrMethodFormatter
 from search.front import pareto_front
 from search.record import Record
 from trainables.config import TrialConfig
+from trainables.files import replace_file
 from trainables.metrics import Metrics
 from trainables.quant.layers import OFF
 
@@ -55,20 +54,10 @@ def draw_front(records: Sequence[Record], folder: Path, title: str) -> None:
     """Draws mIoU against model size of all finished trials: front.png and front.html."""
     points = read_points(records)
     subtitle = count_trials(records, points)
-    with renamed(folder / "front.png") as path:
-        draw_picture(points, title, subtitle).savefig(path, format="png")
-    with renamed(folder / "front.html") as path:
-        path.write_text(write_page(draw_page(points, title, subtitle), title), encoding="utf-8")
-
-
-@contextmanager
-def renamed(path: Path) -> Iterator[Path]:
-    """Yields a path to write to; the file gets the name `path` only when it is complete."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent) as folder:
-        aside = Path(folder) / path.name
-        yield aside
-        os.replace(aside, path)
+    picture = BytesIO()
+    draw_picture(points, title, subtitle).savefig(picture, format="png")
+    replace_file(folder / "front.png", picture.getvalue())
+    replace_file(folder / "front.html", write_page(draw_page(points, title, subtitle), title))
 
 
 def human_size(num_bytes: int) -> str:
@@ -194,14 +183,22 @@ class View:
 def view_of(points: Sequence[Point]) -> View:
     """A window round all points, with room for labels at the left and on top."""
     smallest, largest = min(p.x for p in points), max(p.x for p in points)
-    worst, best = min(p.y for p in points), max(p.y for p in points)
-    tall = max(best - worst, 2.0)
+    worst, best = at_least(2.0, [p.y for p in points])
+    tall = best - worst
     y = max(worst - 0.08 * tall, -0.02 * tall), best + 0.12 * tall
     if largest > LOG_FROM * smallest:
         factor = largest / smallest
         return View((smallest * factor**-0.08, largest * factor**0.06), y, log=True)
-    wide = max(largest - smallest, 0.2 * largest)
+    smallest, largest = at_least(0.2 * largest, [p.x for p in points])
+    wide = largest - smallest
     return View((max(smallest - 0.08 * wide, 0.0), largest + 0.06 * wide), y, log=False)
+
+
+def at_least(span: float, values: Sequence[float]) -> Pair:
+    """From the least to the greatest value, widened on both sides where they lie closer."""
+    low, high = min(values), max(values)
+    missing = max(0.0, span - (high - low)) / 2
+    return low - missing, high + missing
 
 
 def staircase(points: Sequence[Point], view: View) -> tuple[list[float], list[float]]:
@@ -251,7 +248,7 @@ def place_labels(points: Sequence[Point], view: View, extent: Pair, font: float)
     labels: list[Label] = []
     taken: list[Box] = []
     front = [point for point in points if point.on_front]
-    for point in [front[0], *front[:0:-1][:1], *front[1:-1]]:
+    for point in sorted(front, key=lambda p: p not in (front[0], front[-1])):
         across, up = view.fraction(point)
         spot = across * extent[0], up * extent[1]
         size = 0.66 * font * len(point.trial_id), 1.1 * font
@@ -452,7 +449,7 @@ def add_axes(figure: go.Figure, view: View) -> None:
         title=view.x_title,
         type="log" if view.log else "linear",
         range=[view.along(limit) for limit in view.x],
-        tickformat=",~r" if view.log else None,
+        tickformat=",~r",
         tickvals=view.ticks if view.log else None,
         linecolor=LINE,
         gridcolor=GRID,

@@ -1,6 +1,7 @@
 """What a study leaves for people: tables of its trials and its front, and the front drawn."""
 
 from collections.abc import Sequence
+from io import BytesIO
 from pathlib import Path
 
 import pyarrow as pa
@@ -8,8 +9,9 @@ import pyarrow.parquet as pq
 from rich.table import Table
 
 from search.front import pareto_front
-from search.plots import draw_front, human_size, read_points, renamed
+from search.plots import draw_front, human_size, read_points
 from search.record import Record
+from trainables.files import replace_file
 from trainables.frozen import Leaf
 
 __all__ = ["draw_front", "front_table", "human_size", "write_tables"]
@@ -38,11 +40,10 @@ ARROW = {bool: pa.bool_(), int: pa.int64(), float: pa.float64(), str: pa.string(
 def write_tables(records: Sequence[Record], folder: Path) -> None:
     """Writes all trials to trials.parquet, and those of the front to front.parquet."""
     rows = [record.row() for record in records]
+    front = [record.row() for record in pareto_front(records)]
     schema = schema_of(rows)
     write_table(rows, schema, folder / "trials.parquet")
-    write_table(
-        [record.row() for record in pareto_front(records)], schema, folder / "front.parquet"
-    )
+    write_table(front, schema, folder / "front.parquet")
 
 
 def schema_of(rows: Sequence[dict[str, Leaf]]) -> pa.Schema:
@@ -67,8 +68,9 @@ def write_table(rows: Sequence[dict[str, Leaf]], schema: pa.Schema, path: Path) 
         pa.array([cast(row.get(field.name), field.type) for row in rows], field.type)
         for field in schema
     ]
-    with renamed(path) as aside:
-        pq.write_table(pa.table(columns, schema=schema), aside)
+    content = BytesIO()
+    pq.write_table(pa.table(columns, schema=schema), content)
+    replace_file(path, content.getvalue())
 
 
 def cast(value: Leaf, kind: pa.DataType) -> Leaf:

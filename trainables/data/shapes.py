@@ -44,6 +44,7 @@ _VARIATION = 0.3
 _MAX_TILT = 3.1416
 _RELIEF = 0.3
 _RELIEF_W = 0.15
+_CIRCLE_CORNERS = 20
 _NOISE_RANGE = (0.01, 0.06)
 
 
@@ -107,7 +108,7 @@ def _add_object(
 
     image_size = len(mask)
     x, y = _pixel_centres(image_size)
-    columns, rows = (_window(float(c), radius, image_size) for c in centre)
+    columns, rows = (_window(ends, image_size) for ends in (edges[..., 0], edges[..., 1]))
     x, y = x[:, columns], y[rows]
     distance = image_size * _signed_distance(edges, x, y)
     opacity = (0.5 - distance).clip(0, 1)[..., None]
@@ -120,11 +121,11 @@ def _add_object(
     labels[distance < -_IGNORE_HALF_WIDTH] = label
 
 
-def _window(centre: float, radius: float, image_size: int) -> slice:
-    """Return the pixels of one axis that an object and its ignore border can touch."""
-    first = int((centre - radius) * image_size) - 2
-    last = int((centre + radius) * image_size) + 2
-    return slice(max(first, 0), min(last + 1, image_size))
+def _window(ends: FloatArray, image_size: int) -> slice:
+    """Return the pixels of one axis that an outline and its ignore border can touch."""
+    first = int(ends.min() * image_size) - 2
+    last = int(ends.max() * image_size) + 2
+    return slice(max(first, 0), max(last + 1, 0))
 
 
 def _place(
@@ -208,15 +209,31 @@ def _crescent(shift: float, radius: float, steps: int = 12) -> FloatArray:
     return _closed(np.concatenate([_polar(outer, 1.0), _polar(inner, radius) + (shift, 0.0)]))
 
 
-_CIRCLE_CORNERS = 20
-_OUTLINES = (
-    0.8 * _regular(_CIRCLE_CORNERS),
-    _regular(4),
-    _regular(3),
-    np.concatenate([_regular(_CIRCLE_CORNERS), _regular(_CIRCLE_CORNERS, radius=0.55)]),
-    _cross(half_width=0.3),
-    _star(points=5, inner_radius=0.45),
-    _crescent(shift=0.6, radius=0.75),
+def _ring(hole_radius: float) -> FloatArray:
+    """Return the unit disc less a hole, (2 * _CIRCLE_CORNERS, 2, 2)."""
+    hole = _regular(_CIRCLE_CORNERS, hole_radius)[:, ::-1]
+    return np.concatenate([_regular(_CIRCLE_CORNERS), hole])
+
+
+def _with_unit_area(edges: FloatArray) -> FloatArray:
+    """Scale edges so that they enclose the area 1, for classes of the same frequency."""
+    (start_x, start_y), (end_x, end_y) = edges.transpose(1, 2, 0)
+    area = np.abs(np.sum(start_x * end_y - end_x * start_y)) / 2
+    scaled: FloatArray = edges / np.sqrt(area)
+    return scaled
+
+
+_OUTLINES = tuple(
+    _with_unit_area(edges)
+    for edges in (
+        _regular(_CIRCLE_CORNERS),
+        _regular(4),
+        _regular(3),
+        _ring(hole_radius=0.55),
+        _cross(half_width=0.3),
+        _star(points=5, inner_radius=0.45),
+        _crescent(shift=0.6, radius=0.75),
+    )
 )
 
 # --- Colours, textures and light ------------------------------------------------------------

@@ -1,0 +1,187 @@
+"""The same student by every recipe at equal device seconds: mIoU and bytes, several seeds.
+
+    python -m benchmarks.compression --data FOLDER --out results.json --table table.md
+
+The seconds that a quantized student's full-precision start cost count as its own. How many epochs a
+recipe can afford is derived from the seconds of one epoch, measured one after another beforehand.
+"""
+
+import argparse
+import json
+import platform
+import statistics
+import time
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import torch
+
+from trainables.artifacts import ArtifactStore
+from trainables.config import RunConfig, TrialConfig
+from trainables.data.pack import pack
+from trainables.data.prepare import open_source
+from trainables.defaults import defaults_for
+from trainables.losses import DistillationLosses
+from trainables.losses.pairwise import Pairwise
+from trainables.losses.pixelwise import Pixelwise
+from trainables.models.unet import UNetConfig
+from trainables.quant.prepare import Lsq
+from trainables.recipes import Distill, Qat, QatDistill, Recipe, Supervised, train
+from trainables.recipes.optimization import AdamW
+from trainables.teacher import prepare_teacher
+from trainables.trial import Trial
+
+PIXEL = DistillationLosses(pixelwise=Pixelwise(weight=1, temperature=2))
+PAIR = DistillationLosses(pixelwise=Pixelwise(weight=1, temperature=2), pairwise=Pairwise(weight=1))
+FULL_RATE = AdamW(learning_rate=4e-3)
+FINE_RATE = AdamW(learning_rate=2e-3)
+
+
+def qat(weight_bits: int, activation_bits: int) -> Qat:
+    bits = Lsq(weight_bits=weight_bits, activation_bits=activation_bits)
+    return Qat(start=Supervised(optimizer=FULL_RATE), optimizer=FINE_RATE, quantizer=bits)
+
+
+def qkd(weight_bits: int, activation_bits: int) -> QatDistill:
+    return QatDistill(
+        start=Supervised(optimizer=FULL_RATE),
+        optimizer=FINE_RATE,
+        quantizer=Lsq(weight_bits=weight_bits, activation_bits=activation_bits),
+        losses=PIXEL,
+        self_study=0.15,
+        co_study=0.0,
+    )
+
+
+RECIPES: dict[str, Recipe] = {
+    "supervised": Supervised(optimizer=FULL_RATE),
+    "KD (pixel)": Distill(optimizer=FULL_RATE, losses=PIXEL),
+    "KD (pixel + pair)": Distill(optimizer=FULL_RATE, losses=PAIR),
+    "QAT W8A8": qat(8, 8),
+    "QAT W4A4": qat(4, 4),
+    "QKD W8A8": qkd(8, 8),
+    "QKD W4A4": qkd(4, 4),
+    "QKD W2A4": qkd(2, 4),
+}
+
+
+def main() -> None:
+    arguments = parse()
+    defaults = defaults_for(str(arguments.data), "cpu")
+    store = ArtifactStore(arguments.artifacts)
+    data = pack(open_source(str(arguments.data), arguments.image_size, store.root), store)
+    run = RunConfig(data=data.path, artifacts=store.root)
+    teacher = prepare_teacher("auto", run, defaults.own_teacher(0))
+    run = run.replace(teacher=teacher.file)
+    base = TrialConfig(
+        student=UNetConfig(width=arguments.width),
+        recipe=Supervised(),
+        augmentation=defaults.augmentation,
+    )
+    seconds = {name: epoch_seconds(base, recipe, run) for name, recipe in RECIPES.items()}
+    budget = arguments.epochs * seconds["supervised"]
+    jobs = [
+        (name, affordable(base.replace(seed=seed), recipe, seconds, name, budget), run)
+        for seed in range(arguments.seeds)
+        for name, recipe in RECIPES.items()
+    ]
+    warm_starts(jobs, arguments.workers)
+    with ProcessPoolExecutor(arguments.workers) as pool:
+        rows = list(pool.map(train_one, *zip(*jobs, strict=True)))
+    result = {
+        "machine": f"{platform.processor() or platform.machine()}, torch {torch.__version__}",
+        "workers": arguments.workers,
+        "teacher": {"note": teacher.note, "miou": teacher.miou},
+        "epoch_seconds": seconds,
+        "rows": rows,
+    }
+    arguments.out.write_text(json.dumps(result, indent=1))
+    arguments.table.write_text(table(rows))
+    print(table(rows))
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--table", type=Path, required=True)
+    parser.add_argument("--artifacts", type=Path, default=Path("studies/artifacts"))
+    parser.add_argument("--image-size", type=int, default=160)
+    parser.add_argument("--width", type=int, default=8)
+    parser.add_argument("--epochs", type=int, default=40, help="supervised: the budget")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--workers", type=int, default=2)
+    return parser.parse_args()
+
+
+def epoch_seconds(base: TrialConfig, recipe: Recipe, run: RunConfig) -> float:
+    """Training seconds of one epoch without its evaluation: the second, as the first warms up."""
+    if isinstance(recipe, Qat | QatDistill):
+        recipe = recipe.replace(start_epochs=1, **phases_of_one_epoch(recipe))
+    epochs = iter(train(recipe, Trial(base.replace(recipe=recipe, num_epochs=2), run)))
+    next(epochs)
+    begin = time.perf_counter()
+    next(epochs)
+    return time.perf_counter() - begin
+
+
+def phases_of_one_epoch(recipe: Qat | QatDistill) -> dict[str, object]:
+    return {"self_study": 0.0} if isinstance(recipe, QatDistill) else {}
+
+
+def affordable(
+    config: TrialConfig, recipe: Recipe, seconds: dict[str, float], name: str, budget: float
+) -> TrialConfig:
+    """The configuration whose training, start included, takes `budget` seconds."""
+    if isinstance(recipe, Supervised | Distill):
+        return config.replace(recipe=recipe, num_epochs=max(1, round(budget / seconds[name])))
+    start_epochs = round(budget / 2 / seconds["supervised"])
+    share = 1 - recipe.self_study if isinstance(recipe, QatDistill) else 1.0
+    plain = seconds["QAT W4A4"]
+    epoch = share * seconds[name] + (1 - share) * plain
+    return config.replace(
+        recipe=recipe.replace(start_epochs=start_epochs),
+        num_epochs=max(1, round(budget / 2 / epoch)),
+    )
+
+
+def warm_starts(jobs: list[tuple[str, TrialConfig, RunConfig]], workers: int) -> None:
+    """Trains the shared full-precision starts first, so that no worker waits for another's."""
+    first = {config.seed: (config, run) for name, config, run in jobs if name == "QAT W8A8"}
+    with ProcessPoolExecutor(workers) as pool:
+        list(pool.map(make_start, *zip(*first.values(), strict=True)))
+
+
+def make_start(config: TrialConfig, run: RunConfig) -> None:
+    assert isinstance(config.recipe, Qat)
+    Trial(config, run).starting_student(config.recipe.start, config.recipe.start_epochs)
+
+
+def train_one(name: str, config: TrialConfig, run: RunConfig) -> dict[str, object]:
+    metrics = list(Trial(config, run))[-1]
+    row = {"name": name, "seed": config.seed, **metrics.model_dump(mode="json")}
+    print(f"{name} seed {config.seed}: {metrics}", flush=True)
+    return row
+
+
+def table(rows: list[dict[str, object]]) -> str:
+    lines = [
+        "| recipe | mIoU (mean ± s.d.) | bytes | epochs | device seconds, start included |",
+        "|---|---|---|---|---|",
+    ]
+    for name in RECIPES:
+        own = [row for row in rows if row["name"] == name]
+        mious = [100 * float(str(row["miou"])) for row in own]
+        spread = statistics.stdev(mious) if len(mious) > 1 else 0.0
+        seconds = statistics.mean(
+            float(str(row["device_seconds"])) + float(str(row["start_seconds"])) for row in own
+        )
+        lines.append(
+            f"| {name} | {statistics.mean(mious):.2f} ± {spread:.2f} | {own[0]['size_bytes']:,} "
+            f"| {own[0]['epoch']} | {seconds:.0f} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    main()

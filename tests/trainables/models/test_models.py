@@ -1,0 +1,111 @@
+"""The contract of every network, and the model file."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from trainables.models import Model
+from trainables.models.file import ModelCard, deserialize, read_card, read_model, serialize, write_model
+from trainables.models.outputs import forward_features
+from trainables.models.torchvision_model import TorchvisionConfig, load_pretrained
+from trainables.models.unet import UNetConfig
+from trainables.quant.prepare import Lsq
+
+MODELS: list[Model] = [
+    UNetConfig(width=4, depth=3),
+    UNetConfig(width=4, depth=2, upsampling="bilinear"),
+    TorchvisionConfig(name="lraspp_mobilenet_v3_large"),
+    TorchvisionConfig(name="deeplabv3_mobilenet_v3_large"),
+]
+SLOW: list[Model] = [
+    TorchvisionConfig(name="deeplabv3_resnet50"),
+    TorchvisionConfig(name="deeplabv3_resnet101"),
+]
+
+
+@pytest.mark.parametrize(
+    "config", [*MODELS, *(pytest.param(c, marks=pytest.mark.slow) for c in SLOW)], ids=str
+)
+def test_a_model_maps_images_to_logits_and_features(config: Model) -> None:
+    model = config.build(7).eval()
+    images = torch.randn(2, 3, 36, 50)
+    with torch.no_grad():
+        outputs = forward_features(model, images)
+        assert torch.equal(model(images), outputs.logits)
+    assert outputs.logits.shape == (2, 7, 36, 50)
+    assert outputs.features.shape[0] == 2
+    assert outputs.features.shape[2] < 36
+    assert outputs.logits.min() < 0 or outputs.logits.max() > 1  # raw: no activation
+
+
+@pytest.mark.parametrize(
+    "change", [{"width": 6}, {"depth": 2}, {"upsampling": "bilinear"}], ids=lambda c: next(iter(c))
+)
+def test_every_field_of_a_student_changes_the_model(change: dict[str, object]) -> None:
+    student = UNetConfig(width=4, depth=3)
+    names = {name for name in UNetConfig.model_fields if name != "name"}
+    assert names == {"width", "depth", "upsampling"}
+    before = [p.shape for p in student.build(5).parameters()]
+    assert before != [p.shape for p in student.replace(**change).build(5).parameters()]
+
+
+@pytest.mark.parametrize("config", MODELS, ids=str)
+def test_a_model_file_gives_the_same_predictions(config: Model, tmp_path: Path) -> None:
+    card = ModelCard(model=config, num_classes=4)
+    model = card.build().eval()
+    path = tmp_path / "model.safetensors"
+    write_model(path, model, card)
+    images = torch.randn(1, 3, 32, 32)
+    with torch.no_grad():
+        assert torch.equal(read_model(path)(images), model(images))
+    assert read_card(path) == card
+
+
+def test_fewer_bits_make_a_smaller_file() -> None:
+    student = UNetConfig(width=8, depth=3)
+    sizes = []
+    for bits in (32, 8, 5, 4, 3, 2):
+        card = ModelCard(
+            model=student, num_classes=4, quantizer=Lsq(weight_bits=bits, activation_bits=8)
+        )
+        sizes.append(len(serialize(card.build(), card)))
+    assert sizes == sorted(sizes, reverse=True)
+    assert sizes[0] > 3 * sizes[1]
+
+
+@pytest.mark.parametrize("damage", ["truncated", "header", "card", "empty", "text", "longer"])
+def test_a_damaged_model_file_is_named(damage: str, tmp_path: Path) -> None:
+    card = ModelCard(model=UNetConfig(width=2, depth=1), num_classes=3)
+    content = serialize(card.build(), card)
+    damaged = {
+        "truncated": content[:-8],
+        "header": content[:20] + b"\0" * 20 + content[40:],
+        "card": content.replace(b"unet", b"vnet"),
+        "empty": b"",
+        "text": b"not a model, though long enough for a header",
+        "longer": serialize(UNetConfig(width=3, depth=1).build(3), card),
+    }[damage]
+    path = tmp_path / "bad.safetensors"
+    path.write_bytes(damaged)
+    with pytest.raises(ValueError, match=r"intact \.safetensors file .*bad\.safetensors is not"):
+        read_model(path)
+
+
+def test_deserialize_refuses_too_few_values() -> None:
+    small, large = (ModelCard(model=UNetConfig(width=w, depth=1), num_classes=3) for w in (2, 3))
+    with pytest.raises(ValueError, match="fewer values"):
+        deserialize(serialize(small.build(), large))
+
+
+def test_pretrained_weights_without_network_name_file_and_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*args: object, **kwargs: object) -> None:
+        raise OSError("no network")
+
+    monkeypatch.setattr("torch.hub.load_state_dict_from_url", refuse)
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", refuse)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    with pytest.raises(ConnectionError, match=r"hub/checkpoints/lraspp_mobilenet.*\.pth: put"):
+        load_pretrained("lraspp_mobilenet_v3_large")

@@ -1,5 +1,6 @@
 """Small real parts that many tests share."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from trainables.artifacts import ArtifactStore
 from trainables.config import RunConfig
 from trainables.data import shapes
 from trainables.data.pack import pack
-from trainables.data.prepare import ShapesSource
+from trainables.data.source import Sample, Split
 
 
 @pytest.fixture(autouse=True)
@@ -41,8 +42,29 @@ def voc_folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def shapes_run(tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
-    """A small pack of 32 px shapes and an artifact store."""
+def blocks_run(tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
+    """A pack of 64 images that a student learns in a few steps, and an artifact store."""
     store = ArtifactStore(tmp_path_factory.mktemp("artifacts"))
-    source = ShapesSource(32, num_train=64, num_val=24)
-    return RunConfig(data=pack(source, store).path, artifacts=store.root)
+    return RunConfig(data=pack(Blocks(), store).path, artifacts=store.root)
+
+
+class Blocks:
+    """Images of 32 px in four blocks, whose colour is their class, one of five."""
+
+    class_names = ("black", "red", "green", "blue", "white")
+    colors = np.array([(0, 0, 0), (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)])
+
+    def digest(self) -> str:
+        return "blocks"
+
+    def canvas(self) -> tuple[int, int]:
+        return 32, 32
+
+    def samples(self, split: Split) -> Iterator[Sample]:
+        random = np.random.default_rng(0 if split == "train" else 1)
+        for _ in range(64 if split == "train" else 24):
+            mask = random.integers(0, 5, (2, 2)).repeat(16, 0).repeat(16, 1)
+            noise = random.normal(0, 30, (32, 32, 3))
+            image = np.clip(self.colors[mask] + noise, 0, 255).astype(np.uint8)
+            mask[15:17] = 255
+            yield Sample(image, mask.astype(np.uint8))

@@ -7,7 +7,9 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 FILES = [
-    path for package in ("search", "trainables", "spaces") for path in (ROOT / package).rglob("*.py")
+    path
+    for package in ("search", "trainables", "spaces")
+    for path in (ROOT / package).rglob("*.py")
 ]
 ONLY_IN = {
     "ray": {"trainables/trainable.py", "search/cluster.py", "search/searcher.py"},
@@ -31,7 +33,11 @@ def test_files_are_found() -> None:
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_imports_follow_the_house_rules(path: Path) -> None:
-    package, name, packages = path.relative_to(ROOT).parts[0], path.relative_to(ROOT), imported(path)
+    package, name, packages = (
+        path.relative_to(ROOT).parts[0],
+        path.relative_to(ROOT),
+        imported(path),
+    )
     if package in ("trainables", "spaces"):
         assert "search" not in packages
     if package == "trainables":

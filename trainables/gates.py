@@ -6,6 +6,7 @@ from trainables.config import TrialConfig
 from trainables.errors import TrialFailed
 from trainables.evaluation import Scores
 
+GRACE_STEPS = 100
 MARGIN = 0.005
 """mIoU by which a student must beat the commonest class alone."""
 
@@ -20,17 +21,30 @@ def check_finite(losses: dict[str, float], epoch: int, config: TrialConfig) -> N
             )
 
 
-def grace_epochs(config: TrialConfig) -> int:
-    """Epochs that a student may take to beat the commonest class."""
-    return min(config.num_epochs, max(3, math.ceil(config.num_epochs / 4)))
+def grace_epochs(config: TrialConfig, num_steps: int) -> int:
+    """Epochs after which a student must once have beaten the commonest class.
+
+    A quarter of the training, but at least 3 epochs and 100 optimizer steps where there are so many.
+    """
+    steps_per_epoch = num_steps / config.num_epochs
+    least = max(3, config.num_epochs / 4, GRACE_STEPS / steps_per_epoch)
+    return min(config.num_epochs, math.ceil(least))
 
 
 def check_learning(
-    scores: Scores, losses: list[dict[str, float]], epoch: int, config: TrialConfig
+    best_miou: float,
+    scores: Scores,
+    losses: list[dict[str, float]],
+    config: TrialConfig,
+    num_steps: int,
 ) -> None:
-    """Raises TrialFailed where, after the grace period, the commonest class alone does as well."""
-    baseline = scores.majority().miou
-    if epoch < grace_epochs(config) or scores.miou > baseline + MARGIN:
+    """Raises TrialFailed where predicting the commonest class alone does as well.
+
+    After the grace period that is judged by the best epoch so far, at the end by the last.
+    """
+    epoch, baseline = len(losses), scores.majority().miou
+    judged = scores.miou if epoch == config.num_epochs else best_miou
+    if epoch < grace_epochs(config, num_steps) or judged > baseline + MARGIN:
         return
     raise TrialFailed(
         f"not learning: mIoU {scores.miou:.3f} after epoch {epoch}, predicting the commonest class "

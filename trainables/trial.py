@@ -51,6 +51,7 @@ class Trial:
             "predicted_size_bytes": predict_size_bytes(config, data.num_classes),
         }
         history: list[dict[str, float]] = []
+        best = 0.0
         begin = time.perf_counter()
         for epoch, (student, losses) in enumerate(train(config.recipe, self), start=1):
             check_finite(losses, epoch, config)
@@ -58,7 +59,8 @@ class Trial:
             if epoch == self.num_epochs:
                 student = self._pack(student)
             scores = evaluate(student, data.val, data.num_classes, self.device)
-            check_learning(scores, history, epoch, config)
+            best = max(best, scores.miou)
+            check_learning(best, scores, history, config, self.num_steps)
             yield Metrics(
                 epoch=epoch,
                 miou=scores.miou,

@@ -4,7 +4,7 @@ Shape suffixes: N samples, B batch, C channels, H height, W width.
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -36,11 +36,12 @@ def pack(source: Source, store: ArtifactStore) -> Artifact:
     return store.get("data", key, build)
 
 
-def write_split(path: Path, samples: Iterator[Sample], height: int, width: int) -> None:
+def write_split(path: Path, samples: Iterable[Sample], height: int, width: int) -> None:
     pixels = height * width
+    left = iter(samples)
     schema = pa.schema([("image", pa.binary(pixels * 3)), ("mask", pa.binary(pixels))])
     with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, schema) as writer:
-        while chunk := list(islice(samples, CHUNK)):
+        while chunk := list(islice(left, CHUNK)):
             images = pa.array([s.image.tobytes() for s in chunk], schema.field("image").type)
             masks = pa.array([s.mask.tobytes() for s in chunk], schema.field("mask").type)
             writer.write_batch(pa.record_batch([images, masks], schema=schema))

@@ -79,7 +79,9 @@ def test_cross_entropy_equals_a_naive_loop() -> None:
         -math.log(softmax(logits[b, :, y, x].tolist(), 1.0)[int(target[b, y, x])])
         for b, y, x in (target != 255).nonzero().tolist()
     ]
-    assert cross_entropy(logits, target).item() == pytest.approx(sum(values) / len(values), rel=1e-5)
+    assert cross_entropy(logits, target).item() == pytest.approx(
+        sum(values) / len(values), rel=1e-5
+    )
 
 
 def test_a_batch_without_labels_costs_nothing() -> None:

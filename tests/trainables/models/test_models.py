@@ -6,7 +6,14 @@ import pytest
 import torch
 
 from trainables.models import Model
-from trainables.models.file import ModelCard, deserialize, read_card, read_model, serialize, write_model
+from trainables.models.file import (
+    ModelCard,
+    deserialize,
+    read_card,
+    read_model,
+    serialize,
+    write_model,
+)
 from trainables.models.outputs import forward_features
 from trainables.models.torchvision_model import TorchvisionConfig, load_pretrained
 from trainables.models.unet import UNetConfig

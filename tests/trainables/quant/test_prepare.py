@@ -78,7 +78,9 @@ def test_inputs_are_unsigned_but_for_the_image() -> None:
 
 
 @pytest.mark.parametrize("upsampling", ["transposed", "bilinear"])
-@pytest.mark.parametrize(("weight_bits", "activation_bits"), [(8, 8), (4, 4), (2, 3), (3, 32), (32, 4)])
+@pytest.mark.parametrize(
+    ("weight_bits", "activation_bits"), [(8, 8), (4, 4), (2, 3), (3, 32), (32, 4)]
+)
 def test_trained_model_predicts_the_same_from_its_file(
     upsampling: str, weight_bits: int, activation_bits: int
 ) -> None:

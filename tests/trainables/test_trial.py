@@ -1,0 +1,176 @@
+"""Recipes learn, fail in words, repeat themselves, and leave the file they were measured by."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from trainables.artifacts import ArtifactStore
+from trainables.config import RunConfig, TrialConfig
+from trainables.data.augmentation import Augmentation
+from trainables.data.pack import open_pack, pack
+from trainables.data.prepare import ShapesSource
+from trainables.data.source import Sample, Split
+from trainables.errors import TrialFailed
+from trainables.evaluation import evaluate
+from trainables.losses import DistillationLosses
+from trainables.losses.pairwise import Pairwise
+from trainables.metrics import Metrics
+from trainables.models.file import ModelCard, deserialize, write_model
+from trainables.models.unet import UNetConfig
+from trainables.quant.prepare import Lsq
+from trainables.recipes import Distill, Qat, QatDistill, Recipe, Supervised
+from trainables.recipes.optimization import AdamW
+from trainables.size import predict_size_bytes
+from trainables.trial import Trial
+
+PLAIN = Augmentation(min_scale=1, max_scale=1, color=0)
+BITS = Lsq(weight_bits=4, activation_bits=4)
+START = Supervised(optimizer=AdamW(learning_rate=1e-2))
+RECIPES: list[Recipe] = [
+    START,
+    Distill(optimizer=AdamW(learning_rate=1e-2), losses=DistillationLosses(pairwise=Pairwise())),
+    Qat(start=START, quantizer=BITS),
+    QatDistill(start=START, quantizer=BITS, self_study=0.25, co_study=0.5),
+    QatDistill(start=Distill(optimizer=AdamW(learning_rate=1e-2)), self_study=0, co_study=0),
+]
+
+
+@pytest.fixture(scope="module")
+def taught_run(blocks_run: RunConfig, tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
+    """With a teacher that knows nothing, which suffices to run every recipe."""
+    torch.manual_seed(0)
+    card = ModelCard(model=UNetConfig(width=6, depth=2), num_classes=5)
+    path = tmp_path_factory.mktemp("teacher") / "teacher.safetensors"
+    write_model(path, card.build(), card)
+    return blocks_run.replace(teacher=path)
+
+
+def config(recipe: Recipe, **changes: object) -> TrialConfig:
+    base = TrialConfig(
+        student=UNetConfig(width=8, depth=2),
+        recipe=recipe,
+        augmentation=PLAIN,
+        num_epochs=4,
+        batch_size=8,
+    )
+    return base.replace(**changes)
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.name)
+def test_a_recipe_gives_a_measured_file_and_repeats_itself(
+    recipe: Recipe, taught_run: RunConfig
+) -> None:
+    trial = Trial(config(recipe), taught_run)
+    metrics = list(trial)
+    assert [m.epoch for m in metrics] == [1, 2, 3, 4]
+    assert [m.finished for m in metrics] == [False, False, False, True]
+    last = metrics[-1]
+    assert trial.model_bytes is not None
+    assert last.size_bytes == len(trial.model_bytes) == last.predicted_size_bytes
+    assert last.size_bytes == predict_size_bytes(config(recipe), 5)
+    loaded = deserialize(trial.model_bytes).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    val = open_pack(taught_run.data).val
+    assert evaluate(loaded, val, 5, torch.device("cpu")).miou == last.miou
+    assert all(value >= 0 for m in metrics for value in m.losses.values())
+    again = list(Trial(config(recipe), taught_run))
+    assert [m.losses for m in again] == [m.losses for m in metrics]
+    assert again[-1].miou == last.miou
+
+
+def test_phases_of_qkd_are_fractions_of_the_steps(taught_run: RunConfig) -> None:
+    recipe = QatDistill(start=START, quantizer=BITS, self_study=0.25, co_study=0.5)
+    metrics = list(Trial(config(recipe), taught_run))
+    named = [set(m.losses) for m in metrics]
+    assert named[0] == {"cross_entropy"}
+    assert named[1] == named[2] == {"cross_entropy", "pixelwise", "teacher"}
+    assert named[3] == {"cross_entropy", "pixelwise"}
+
+
+def test_co_study_changes_the_teacher_and_tutoring_does_not(taught_run: RunConfig) -> None:
+    def last_loss(co_study: float) -> float:
+        recipe = QatDistill(start=START, quantizer=BITS, self_study=0, co_study=co_study)
+        return list(Trial(config(recipe, num_epochs=2), taught_run))[-1].losses["pixelwise"]
+
+    assert last_loss(0.5) != last_loss(0)
+
+
+def test_the_start_is_trained_once_and_paid_for_by_nobody(taught_run: RunConfig) -> None:
+    store = taught_run.artifacts
+    recipe = Qat(start=Supervised(optimizer=AdamW(learning_rate=2e-2)), quantizer=BITS)
+    before = set(store.glob("student-*"))
+    first = list(Trial(config(recipe), taught_run))[-1]
+    made = set(store.glob("student-*")) - before
+    assert len(made) == 1
+    other = recipe.replace(quantizer=Lsq(weight_bits=2, activation_bits=8))
+    second = list(Trial(config(other), taught_run))[-1]
+    assert set(store.glob("student-*")) - before == made
+    assert first.start_seconds == second.start_seconds > 0
+
+
+def test_a_distilled_start_depends_on_the_teacher(taught_run: RunConfig, tmp_path: Path) -> None:
+    other = tmp_path / "other" / "teacher.safetensors"
+    other.parent.mkdir()
+    assert taught_run.teacher is not None
+    other.write_bytes(taught_run.teacher.read_bytes())
+    recipe = Qat(start=Distill(optimizer=AdamW(learning_rate=3e-3)), quantizer=BITS)
+    before = len(list(taught_run.artifacts.glob("student-*")))
+    for run in (taught_run, taught_run.replace(teacher=other)):
+        next(iter(Trial(config(recipe), run)))
+    assert len(list(taught_run.artifacts.glob("student-*"))) == before + 2
+
+
+class EightImages(ShapesSource):
+    """The same eight images to train on and to be measured by."""
+
+    def samples(self, split: Split) -> Iterator[Sample]:
+        return super().samples("train")
+
+    def digest(self) -> str:
+        return "eight" + super().digest()
+
+
+def test_a_student_overfits_eight_images_to_90_miou(tmp_path: Path) -> None:
+    store = ArtifactStore(tmp_path)
+    data = pack(EightImages(48, num_train=8, num_val=8), store)
+    run = RunConfig(data=data.path, artifacts=tmp_path)
+    still = Augmentation(min_scale=1, max_scale=1, flip=0, color=0)
+    recipe = Supervised(optimizer=AdamW(learning_rate=1e-2))
+    trial = config(
+        recipe,
+        student=UNetConfig(width=12, depth=3),
+        augmentation=still,
+        num_epochs=250,
+        batch_size=8,
+    )
+    miou = list(Trial(trial, run))[-1].miou
+    assert miou > 0.9
+
+
+def failure(recipe: Recipe, run: RunConfig, **changes: object) -> str:
+    with pytest.raises(TrialFailed) as caught:
+        list(Trial(config(recipe, **changes), run))
+    return str(caught.value)
+
+
+def test_a_loss_that_is_not_finite_fails_with_its_cause(blocks_run: RunConfig) -> None:
+    reason = failure(Supervised(optimizer=AdamW(learning_rate=1e30, weight_decay=0)), blocks_run)
+    assert reason.startswith("not finite: loss cross_entropy is")
+    assert "learning rate 1e+30 is likely too high" in reason
+
+
+def test_a_student_that_does_not_learn_is_named(blocks_run: RunConfig) -> None:
+    reason = failure(Supervised(optimizer=AdamW(learning_rate=1e-9)), blocks_run)
+    assert reason.startswith("not learning: mIoU")
+    assert "learning rate 1e-09 too low" in reason
+
+
+def test_a_start_that_does_not_learn_fails_its_trials(blocks_run: RunConfig) -> None:
+    start = Supervised(optimizer=AdamW(learning_rate=1e-9))
+    assert failure(Qat(start=start, quantizer=BITS), blocks_run).startswith("not learning")
+
+
+def test_losses_are_means_per_labelled_pixel(blocks_run: RunConfig) -> None:
+    first: Metrics = next(iter(Trial(config(START), blocks_run)))
+    assert 0 < first.losses["cross_entropy"] < 3  # a uniform guess over 5 classes costs 1.61

@@ -72,7 +72,8 @@ def make_parser() -> Parser:
     what(
         "--teacher",
         metavar="auto|NAME|FILE",
-        help="auto (default): DeepLabV3-ResNet101 for VOC classes, else a wide U-Net trained once on the data; the name of a torchvision segmentation network; or a model file",
+        help="auto (default): DeepLabV3-ResNet101 for VOC classes, else a wide U-Net trained once "
+        "on the data; the name of a torchvision segmentation network; or a model file",
     )
     how = parser.add_argument_group("how long and how").add_argument
     how("--samples", type=int, metavar="N", help="trials to train (default: 16)")

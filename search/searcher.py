@@ -4,19 +4,20 @@ Finished trials are COMPLETE, stopped ones PRUNED, failed ones FAIL with a reaso
 partly trained student is ever told as a result.
 """
 
-import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import optuna
 from optuna.trial import TrialState
+from pydantic import ValidationError
 from ray.tune.search import Searcher
 
 from search.observer import Observer
 from search.record import CONFIG, METRICS, RAY_ID, REASON, Record, objective_values, read_record
 from search.sampler import SamplerName, make_sampler
 from spaces import Space
+from trainables.command_line import first_problem
 from trainables.config import RunConfig, TrialConfig
 from trainables.metrics import Metrics
 from trainables.trainable import FAILURE
@@ -81,10 +82,9 @@ class OptunaSearcher(Searcher):
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         trial = self.asked[trial_id]
-        if metrics := read_metrics(result):
-            trial.set_user_attr(METRICS, metrics.model_dump_json())
-            for observer in self.observers:
-                observer.reported(self._record(trial))
+        self._keep(trial, result)
+        for observer in self.observers:
+            observer.reported(self._record(trial))
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
@@ -92,17 +92,14 @@ class OptunaSearcher(Searcher):
         trial = self.asked.pop(trial_id, None)
         if trial is None:
             return
-        if result and (metrics := read_metrics(result)):
-            trial.set_user_attr(METRICS, metrics.model_dump_json())
+        failure = self._keep(trial, result or {}) or (result or {}).get(FAILURE)
+        if error:
+            failure = "its process died: out of memory, killed, or lost with its node"
         metrics = self._record(trial).metrics
-        failure = (result or {}).get(FAILURE)
-        if failure or error:
-            reason = failure or "its process died: out of memory, killed, or lost with its node"
-            self._tell(trial, TrialState.FAIL, reason)
+        if failure:
+            self._tell(trial, TrialState.FAIL, failure)
         elif metrics is None or not metrics.finished:
             self._tell(trial, TrialState.PRUNED, "stopped before its last epoch")
-        elif not math.isfinite(metrics.miou):
-            self._tell(trial, TrialState.FAIL, f"not finite: mIoU is {metrics.miou}")
         else:
             self._tell(trial, TrialState.COMPLETE)
 
@@ -124,6 +121,17 @@ class OptunaSearcher(Searcher):
             return f"the space failed: {type(error).__name__}: {error}"
         trial.set_user_attr(CONFIG, config.model_dump_json())
         return self.check_budget(config)
+
+    def _keep(self, trial: optuna.Trial, result: dict[str, Any]) -> str:
+        """Stores the Metrics in a Ray result; gives what is wrong with them, if anything is."""
+        if RESULT not in result:
+            return ""
+        try:
+            metrics = Metrics.model_validate_json(result[RESULT])
+        except ValidationError as error:
+            return f"not finite: {first_problem(error)}"
+        trial.set_user_attr(METRICS, metrics.model_dump_json())
+        return ""
 
     def _tell(self, trial: optuna.Trial, state: TrialState, reason: str = "") -> None:
         values = None
@@ -149,9 +157,3 @@ class OptunaSearcher(Searcher):
 
     def restore(self, checkpoint_path: str) -> None:
         raise NotImplementedError("a study is resumed from its journal")
-
-
-def read_metrics(result: dict[str, Any]) -> Metrics | None:
-    """The Metrics in a Ray result."""
-    metrics = result.get(RESULT)
-    return Metrics.model_validate_json(metrics) if metrics else None

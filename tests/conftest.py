@@ -12,7 +12,9 @@ from trainables.artifacts import ArtifactStore
 from trainables.config import RunConfig
 from trainables.data import shapes
 from trainables.data.pack import pack
-from trainables.data.source import Sample, Split
+from trainables.data.source import SPLITS, Sample, Split
+from trainables.models.file import ModelCard, write_model
+from trainables.models.unet import UNetConfig
 
 
 @pytest.fixture(autouse=True)
@@ -68,3 +70,29 @@ class Blocks:
             image = np.clip(self.colors[mask] + noise, 0, 255).astype(np.uint8)
             mask[15:17] = 255
             yield Sample(image, mask.astype(np.uint8))
+
+
+@pytest.fixture(scope="session")
+def blocks_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same images in VOC layout."""
+    root = tmp_path_factory.mktemp("data") / "blocks"
+    for part in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
+        (root / part).mkdir(parents=True)
+    for split in SPLITS:
+        names = []
+        for index, sample in enumerate(Blocks().samples(split)):
+            names.append(f"{split}{index}")
+            Image.fromarray(sample.image).save(root / "JPEGImages" / f"{names[-1]}.png")
+            Image.fromarray(sample.mask).save(root / "SegmentationClass" / f"{names[-1]}.png")
+        (root / "ImageSets/Segmentation" / f"{split}.txt").write_text("\n".join(names))
+    return root
+
+
+@pytest.fixture(scope="session")
+def teacher_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A teacher of the blocks' five classes that knows nothing."""
+    torch.manual_seed(0)
+    card = ModelCard(model=UNetConfig(width=6, depth=2), num_classes=5)
+    path = tmp_path_factory.mktemp("teacher") / "teacher.safetensors"
+    write_model(path, card.build(), card)
+    return path

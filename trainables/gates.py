@@ -24,7 +24,7 @@ def check_finite(losses: dict[str, float], epoch: int, config: TrialConfig) -> N
 def grace_epochs(config: TrialConfig, num_steps: int) -> int:
     """Epochs after which a student must once have beaten the commonest class.
 
-    A quarter of the training, but at least 3 epochs and 100 optimizer steps where there are so many.
+    A quarter of the training, but at least 3 epochs and 100 optimizer steps if it has so many.
     """
     steps_per_epoch = num_steps / config.num_epochs
     least = max(3, config.num_epochs / 4, GRACE_STEPS / steps_per_epoch)

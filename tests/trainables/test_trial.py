@@ -17,7 +17,7 @@ from trainables.evaluation import evaluate
 from trainables.losses import DistillationLosses
 from trainables.losses.pairwise import Pairwise
 from trainables.metrics import Metrics
-from trainables.models.file import ModelCard, deserialize, write_model
+from trainables.models.file import deserialize
 from trainables.models.unet import UNetConfig
 from trainables.quant.prepare import Lsq
 from trainables.recipes import Distill, Qat, QatDistill, Recipe, Supervised
@@ -37,14 +37,9 @@ RECIPES: list[Recipe] = [
 ]
 
 
-@pytest.fixture(scope="module")
-def taught_run(blocks_run: RunConfig, tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
-    """With a teacher that knows nothing, which suffices to run every recipe."""
-    torch.manual_seed(0)
-    card = ModelCard(model=UNetConfig(width=6, depth=2), num_classes=5)
-    path = tmp_path_factory.mktemp("teacher") / "teacher.safetensors"
-    write_model(path, card.build(), card)
-    return blocks_run.replace(teacher=path)
+@pytest.fixture
+def taught_run(blocks_run: RunConfig, teacher_file: Path) -> RunConfig:
+    return blocks_run.replace(teacher=teacher_file)
 
 
 def config(recipe: Recipe, **changes: object) -> TrialConfig:

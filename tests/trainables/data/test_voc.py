@@ -138,16 +138,16 @@ def test_one_class_alone_is_refused(voc_folder: Path) -> None:
     (voc_folder / "classes.txt").unlink()
     for path in (voc_folder / "SegmentationClass").iterdir():
         rewrite(path, np.zeros_like)
-    with pytest.raises(ValueError, match="at least 2 classes, but .* has 1"):
+    with pytest.raises(ValueError, match=r"at least 2 classes, but .* has 1"):
         VocFolder(voc_folder, 32)
 
 
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="data folder must exist, but got .*nowhere"):
+    with pytest.raises(ValueError, match=r"data folder must exist, but got .*nowhere"):
         VocFolder(tmp_path / "nowhere", 32)
 
 
 def test_two_data_sets_in_one_folder_are_refused(voc_folder: Path) -> None:
     shutil.copytree(voc_folder, voc_folder.parent / "second")
-    with pytest.raises(ValueError, match="must hold one data set, but .*second"):
+    with pytest.raises(ValueError, match=r"must hold one data set, but .*second"):
         VocFolder(voc_folder.parent, 32)

@@ -1,4 +1,4 @@
-"""Quantized layers: who gets which bits, and prepare -> backward -> file -> identical predictions."""
+"""Quantized layers: who gets which bits, and the same predictions from prepare to file."""
 
 import pytest
 import torch

@@ -1,0 +1,70 @@
+"""The front against brute force, the hypervolume against counted cells."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from search.front import hypervolume, pareto_front
+from search.record import Record, State
+from trainables.config import TrialConfig
+from trainables.metrics import Metrics
+from trainables.recipes import Supervised
+
+
+def record(number: int, miou: float, size_bytes: int | None, state: State = "COMPLETE") -> Record:
+    metrics = Metrics(
+        epoch=1,
+        miou=miou,
+        pixel_accuracy=0.5,
+        losses={},
+        device_seconds=1,
+        start_seconds=0,
+        num_params=1,
+        macs=1,
+        predicted_size_bytes=1,
+        size_bytes=size_bytes,
+    )
+    return Record(f"{number:04d}", state, "", TrialConfig(recipe=Supervised()), metrics)
+
+
+def dominates(a: Record, b: Record) -> bool:
+    assert a.objectives is not None
+    assert b.objectives is not None
+    no_worse = a.objectives[0] >= b.objectives[0] and a.objectives[1] <= b.objectives[1]
+    return no_worse and a.objectives != b.objectives
+
+
+POINTS = st.lists(st.tuples(st.integers(0, 8), st.integers(1, 8)), max_size=25)
+
+
+@given(POINTS)
+def test_front_equals_brute_force(points: list[tuple[int, int]]) -> None:
+    records = [record(i, miou / 8, size) for i, (miou, size) in enumerate(points)]
+    front = pareto_front(records)
+    expected = {r.objectives for r in records if not any(dominates(other, r) for other in records)}
+    assert {r.objectives for r in front} == expected
+    assert len(front) == len(expected)  # of equal points one
+    sizes = [r.objectives[1] for r in front if r.objectives]
+    assert sizes == sorted(sizes)
+
+
+@given(POINTS)
+def test_hypervolume_equals_counted_cells(points: list[tuple[int, int]]) -> None:
+    records = [record(i, miou / 8, size) for i, (miou, size) in enumerate(points)]
+    cells = np.zeros((8, 8))
+    for miou, size in points:
+        cells[:miou, size:] = 1
+    assert hypervolume(records, 8) == pytest.approx(cells.mean())
+
+
+def test_partly_trained_and_failed_trials_are_never_on_the_front() -> None:
+    records = [
+        record(0, 0.5, 100),
+        record(1, 0.9, None, "PRUNED"),
+        record(2, 0.9, 10, "FAIL"),
+        record(3, 0.9, None, "RUNNING"),
+    ]
+    assert [r.trial_id for r in pareto_front(records)] == ["0000"]
+    assert pareto_front(records[1:]) == []
+    assert hypervolume(records[1:], 100) == 0

@@ -1,0 +1,239 @@
+"""What the searcher tells Optuna about finished, stopped, crashed and refused trials."""
+
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+from ray.tune.search import Searcher
+
+from search.objectives import OBJECTIVES
+from search.record import Record, read_record
+from search.sampler import SamplerName
+from search.searcher import OptunaSearcher
+from spaces import Space, load_space
+from trainables.config import RunConfig, TrialConfig
+from trainables.metrics import Metrics
+from trainables.trainable import FAILURE, METRICS
+
+
+class Log:
+    def __init__(self) -> None:
+        self.events: list[tuple[str, str]] = []
+
+    def started(self, record: Record) -> None:
+        self.events.append(("started", record.trial_id))
+
+    def reported(self, record: Record) -> None:
+        self.events.append(("reported", record.trial_id))
+
+    def ended(self, record: Record) -> None:
+        self.events.append((record.state, record.trial_id))
+
+
+def make(
+    num_trials: int = 100,
+    sampler: SamplerName = "tpe",
+    space: Space = load_space("qkd").space,
+    limit: int | None = None,
+    **changes: Any,
+) -> OptunaSearcher:
+    def check_budget(config: TrialConfig) -> str:
+        return "over budget" if limit and config.student.width > limit else ""
+
+    arguments: dict[str, Any] = {
+        "study": optuna.create_study(directions=[o.direction for o in OBJECTIVES]),
+        "space": space,
+        "complete": lambda config: config,
+        "check_budget": check_budget,
+        "run": RunConfig(data=Path("data"), artifacts=Path("artifacts")),
+        "models": Path("models"),
+        "num_trials": num_trials,
+        "sampler": sampler,
+        "seed": 0,
+    }
+    return OptunaSearcher(**{**arguments, **changes})
+
+
+def report(epoch: int, miou: float = 0.5, size_bytes: int | None = None) -> dict[str, Any]:
+    metrics = Metrics.model_construct(
+        epoch=epoch,
+        miou=miou,
+        pixel_accuracy=0.5,
+        losses={"cross_entropy": 1.0},
+        device_seconds=1.0,
+        start_seconds=0.0,
+        num_params=1,
+        macs=1,
+        predicted_size_bytes=1000,
+        size_bytes=size_bytes,
+    )
+    return {METRICS: metrics.model_dump_json()}
+
+
+def only_record(searcher: OptunaSearcher) -> Record:
+    (trial,) = searcher.study.get_trials()
+    return read_record(trial)
+
+
+def test_a_suggestion_is_what_the_trainable_parses() -> None:
+    suggestion = make().suggest("a")
+    assert isinstance(suggestion, dict)
+    assert TrialConfig.model_validate(suggestion["trial"]).recipe.name == "qat_distill"
+    assert RunConfig.model_validate(suggestion["run"]).artifacts == Path("artifacts")
+    assert suggestion["out"] == "models/0000"
+
+
+def test_a_finished_trial_is_complete_with_its_last_values() -> None:
+    searcher = make()
+    searcher.suggest("a")
+    searcher.on_trial_result("a", report(1, 0.9))
+    searcher.on_trial_complete("a", report(2, 0.6, size_bytes=1000))
+    record = only_record(searcher)
+    assert (record.state, record.reason) == ("COMPLETE", "")
+    assert searcher.study.get_trials()[0].values == [0.6, 1000]
+    assert record.metrics is not None
+    assert record.metrics.epoch == 2
+
+
+def test_a_stopped_trial_is_pruned_without_values() -> None:
+    searcher = make()
+    searcher.suggest("a")
+    searcher.on_trial_result("a", report(1, 0.9))
+    searcher.on_trial_complete("a", report(2, 0.9))
+    record = only_record(searcher)
+    assert (record.state, record.reason) == ("PRUNED", "stopped before its last epoch")
+    assert searcher.study.get_trials()[0].values is None
+    assert record.objectives is None
+
+
+def test_a_trial_that_ray_ended_without_a_word_is_pruned() -> None:
+    searcher = make()
+    searcher.suggest("a")
+    searcher.on_trial_result("a", report(1))
+    searcher.close()
+    assert only_record(searcher).state == "PRUNED"
+
+
+@pytest.mark.parametrize(
+    ("result", "error", "reason"),
+    [
+        (None, True, "its process died"),
+        ({FAILURE: "not learning: mIoU 0.1"}, False, "not learning: mIoU 0.1"),
+        ({FAILURE: "RuntimeError: boom"}, False, "RuntimeError: boom"),
+    ],
+)
+def test_a_failed_trial_has_its_reason(
+    result: dict[str, Any] | None, error: bool, reason: str
+) -> None:
+    searcher = make()
+    searcher.suggest("a")
+    searcher.on_trial_result("a", report(1, 0.9))
+    searcher.on_trial_complete("a", result, error)
+    record = only_record(searcher)
+    assert record.state == "FAIL"
+    assert record.reason.startswith(reason)
+    assert searcher.study.get_trials()[0].values is None
+
+
+def test_a_nan_never_reaches_optuna_as_a_result() -> None:
+    searcher = make()
+    searcher.suggest("a")
+    result = report(2, 0.5, size_bytes=1000)
+    result[METRICS] = result[METRICS].replace('"miou":0.5', '"miou":NaN')
+    searcher.on_trial_complete("a", result)
+    record = only_record(searcher)
+    assert record.state == "FAIL"
+    assert record.reason.startswith("not finite")
+
+
+def test_completing_twice_tells_once() -> None:
+    searcher = make()
+    searcher.suggest("a")
+    searcher.on_trial_complete("a", report(2, 0.5, size_bytes=1000))
+    searcher.on_trial_complete("a", None, error=True)
+    assert only_record(searcher).state == "COMPLETE"
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "nsga2", "random"])
+def test_no_trial_stays_running_past_the_sampler_s_start_up(sampler: SamplerName) -> None:
+    log = Log()
+    searcher = make(num_trials=40, sampler=sampler, observers=[log])
+    endings = [
+        (report(2, 0.5, size_bytes=1000), False),
+        (report(1), False),
+        (None, True),
+        ({FAILURE: "not finite: loss"}, False),
+    ]
+    for number in range(40):
+        assert isinstance(searcher.suggest(str(number)), dict)
+        searcher.on_trial_complete(str(number), *endings[number % 4])
+    assert searcher.suggest("40") == Searcher.FINISHED
+    states = [trial.state for trial in searcher.study.get_trials()]
+    assert states == 10 * [
+        TrialState.COMPLETE,
+        TrialState.PRUNED,
+        TrialState.FAIL,
+        TrialState.FAIL,
+    ]
+    assert len(log.events) == 80
+
+
+def test_a_configuration_over_budget_is_never_suggested() -> None:
+    searcher = make(num_trials=10, limit=4)
+    for number in range(10):
+        suggestion = searcher.suggest(str(number))
+        assert isinstance(suggestion, dict)
+        assert suggestion["trial"]["student"]["width"] == 4
+        searcher.on_trial_complete(str(number), report(2, 0.5, size_bytes=1000))
+    records = [read_record(trial) for trial in searcher.study.get_trials()]
+    refused = [record for record in records if record.reason == "over budget"]
+    assert refused
+    assert all(record.state == "FAIL" and record.config for record in refused)
+    assert sum(record.state == "COMPLETE" for record in records) == 10
+
+
+def test_a_space_that_raises_costs_its_trials_alone() -> None:
+    working = load_space("supervised").space
+    calls = []
+
+    def moody(trial: optuna.Trial) -> TrialConfig:
+        calls.append(trial)
+        if len(calls) % 2:
+            raise KeyError("bad mood")
+        return working(trial)
+
+    searcher = make(space=moody)
+    assert isinstance(searcher.suggest("a"), dict)
+    first = read_record(searcher.study.get_trials()[0])
+    assert (first.state, first.config) == ("FAIL", None)
+    assert first.reason == "the space failed: KeyError: 'bad mood'"
+
+
+def test_a_space_that_always_raises_ends_the_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("search.searcher.MAX_REFUSALS", 5)
+
+    def broken(trial: optuna.Trial) -> TrialConfig:
+        raise ValueError("broken")
+
+    searcher = make(space=broken)
+    assert searcher.suggest("a") == Searcher.FINISHED
+    assert len(searcher.study.get_trials()) == 5
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "nsga2", "random"])
+def test_the_same_seed_suggests_the_same(sampler: SamplerName) -> None:
+    def configurations(seed: int) -> list[object]:
+        searcher = make(sampler=sampler, seed=seed)
+        suggestions = []
+        for number in range(15):
+            suggestion = searcher.suggest(str(number))
+            assert isinstance(suggestion, dict)
+            suggestions.append(suggestion["trial"])
+            miou = suggestion["trial"]["recipe"]["optimizer"]["learning_rate"] * 100
+            searcher.on_trial_complete(str(number), report(2, miou, size_bytes=1000))
+        return suggestions
+
+    assert configurations(0) == configurations(0)
+    assert configurations(0) != configurations(1)

@@ -12,6 +12,7 @@ os.environ |= {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "RAY_AUTH_MODE": "token",
+    "OMP_WAIT_POLICY": "passive",  # threads that spin starve the trials beside them
     # Workers share this environment; under uv, Ray would build each of them a new one
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
 }

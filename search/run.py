@@ -5,6 +5,7 @@ python -m search.run --space qkd
 
 import argparse
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -148,15 +149,11 @@ def read_config(arguments: argparse.Namespace) -> StudyConfig:
     else:
         gpus = given.get("gpus_per_trial", default_gpus())
         data = str(given.get("data", "shapes"))
-        if data not in ("shapes", "voc"):
-            data = os.path.abspath(os.path.expanduser(data))
-        teacher = str(given.get("teacher", "auto"))
-        if os.path.exists(teacher):
-            teacher = os.path.abspath(teacher)
         defaults = defaults_for(data, "cuda" if gpus else "cpu")
         values = {
             "data": data,
-            "name": free_name(storage, f"{arguments.space}-{Path(data).name}"),
+            "teacher": "auto",
+            "name": free_name(storage, f"{arguments.space}-{plain(Path(data).name)}"),
             "samples": 16,
             "epochs": defaults.num_epochs,
             "image_size": defaults.image_size,
@@ -166,7 +163,7 @@ def read_config(arguments: argparse.Namespace) -> StudyConfig:
             "gpus_per_trial": gpus,
             "tracking_uri": f"sqlite:///{storage / 'mlflow.db'}",
         }
-        config = validate({**values, **given, "data": data, "teacher": teacher, "storage": storage})
+        config = validate({**values, **given, "storage": storage})
         if config.folder.exists():
             raise ValueError(
                 f"a new study must have a new name, but {config.folder} exists: choose another "
@@ -181,6 +178,10 @@ def given_fields(arguments: argparse.Namespace) -> dict[str, object]:
     given = {
         k: v for k, v in vars(arguments).items() if v is not None and k in StudyConfig.model_fields
     }
+    if arguments.data not in (None, "shapes", "voc"):
+        given["data"] = os.path.abspath(os.path.expanduser(arguments.data))
+    if arguments.teacher is not None and os.path.exists(arguments.teacher):
+        given["teacher"] = os.path.abspath(arguments.teacher)
     if arguments.max_size is not None:
         given["max_size_bytes"] = parse_size(arguments.max_size)
     if arguments.time_budget is not None:
@@ -196,8 +197,8 @@ def resumed_config(storage: Path, name: str, given: dict[str, object]) -> StudyC
     """
     from search.study_file import read_study_file
 
-    kept = read_study_file(storage / name).config.replace(storage=storage, name=name)
-    changed = kept.replace(**{k: v for k, v in given.items() if k not in ("storage", "name")})
+    kept = read_study_file(storage / name).config
+    changed = validate({**dict(kept), **given, "storage": storage, "name": name})
     for field in sorted(FIXED):
         before, after = getattr(kept, field), getattr(changed, field)
         if before != after:
@@ -212,7 +213,8 @@ def validate(values: dict[str, object]) -> StudyConfig:
     try:
         return StudyConfig.model_validate(values)
     except ValidationError as error:
-        raise ValueError(f"--{first_problem(error).replace('_', '-', 1)}") from error
+        path, _, problem = first_problem(error).partition(": ")
+        raise ValueError(f"--{path.replace('_', '-')}: {problem}") from error
 
 
 def check_writable(storage: Path) -> None:
@@ -220,6 +222,11 @@ def check_writable(storage: Path) -> None:
     nearest = next(path for path in (storage, *storage.parents) if path.exists())
     if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
         raise ValueError(f"--storage must be a writable folder, but {nearest} is not")
+
+
+def plain(text: str) -> str:
+    """`text` with nothing in it that a study's name may not have."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", text)
 
 
 def free_name(storage: Path, wanted: str) -> str:

@@ -17,6 +17,8 @@ from trainables.config import RunConfig, TrialConfig
 from trainables.metrics import Metrics
 from trainables.trainable import FAILURE, METRICS
 
+QKD = load_space("qkd").space
+
 
 class Log:
     def __init__(self) -> None:
@@ -35,7 +37,7 @@ class Log:
 def make(
     num_trials: int = 100,
     sampler: SamplerName = "tpe",
-    space: Space = load_space("qkd").space,
+    space: Space = QKD,
     limit: int | None = None,
     **changes: Any,
 ) -> OptunaSearcher:

@@ -1,0 +1,183 @@
+"""Bad input: one line on stderr naming rule and value, exit status 2, nothing written."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from search.run import main
+from search.study_config import StudyConfig
+from search.study_file import StudyFile, write_study_file
+from spaces import space_names
+
+
+def answer(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
+    with_exit = None
+    try:
+        status = main(list(argv))
+    except SystemExit as leave:  # argparse's way
+        with_exit = leave.code
+        status = int(leave.code or 0)
+    assert status == 2, with_exit
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    lines = printed.err.splitlines()
+    assert len(lines) == 1, printed.err
+    assert lines[0].startswith("error: ")
+    return lines[0]
+
+
+CASES: dict[str, tuple[list[str], str]] = {
+    "no space": ([], "--space must be given: one of .*qkd"),
+    "unknown space": (["--space", "qdk"], "did you mean .*qkd"),
+    "no samples": (["--samples", "0"], "--samples: .*greater than or equal to 1, but got 0"),
+    "no epochs": (["--epochs", "-3"], "--epochs: .*greater than or equal to 1, but got -3"),
+    "tiny images": (["--image-size", "4"], "--image-size: .*16, but got 4"),
+    "no number": (["--samples", "many"], "argument --samples: invalid int value: 'many'"),
+    "odd size": (["--max-size", "3XB"], "a size must be a positive number .*'3XB'"),
+    "negative time": (["--time-budget=-5m"], "a time must be a positive number .*'-5m'"),
+    "negative seed": (["--seed", "-1"], "--seed: .*greater than or equal to 0, but got -1"),
+    "bad name": (["--name", "../up"], "--name: .*but got '../up'"),
+    "unknown sampler": (["--sampler", "best"], "argument --sampler: invalid choice"),
+    "unknown flag": (["--sapmles", "3"], "unrecognized arguments: --sapmles 3"),
+    "no CPU": (["--cpus-per-trial", "0"], "--cpus-per-trial: .*greater than 0, but got 0"),
+    "too many GPUs": (["--gpus-per-trial", "99"], "--gpus-per-trial must not exceed the .*got 99"),
+    "too many CPUs": (["--cpus-per-trial", "9999"], "--cpus-per-trial must not exceed .*got 9999"),
+    "no such data": (["--data", "/no/where"], "data folder must exist, but got /no/where"),
+    "no such teacher": (["--teacher", "/no/file"], "the teacher must be auto, a model file or"),
+    "nothing fits": (["--max-size", "1KB"], "--max-size must admit students of space .*1000"),
+    "other classes": (
+        ["--teacher", "lraspp_mobilenet_v3_large"],
+        "must have the 8 classes of the data, but lraspp_mobilenet_v3_large has 21",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_bad_arguments(case: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    argv, message = CASES[case]
+    storage = tmp_path / "studies"
+    space = [] if case == "no space" or "--space" in argv else ["--space", "qkd"]
+    line = answer(capsys, *space, *argv, "--storage", str(storage))
+    assert_matches(line, message)
+    assert not storage.exists()
+
+
+def assert_matches(line: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        raise ValueError(line)
+
+
+BROKEN_DATA: dict[str, tuple[Callable[[Path], object], str]] = {
+    "image": (lambda root: (root / "JPEGImages/train3.png").write_bytes(b"x"), "train3.png is not"),
+    "list": (lambda root: (root / "ImageSets/Segmentation/val.txt").unlink(), "val.txt"),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN_DATA)
+def test_bad_data(
+    case: str, blocks_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    damage, message = BROKEN_DATA[case]
+    folder, storage = tmp_path / "data", tmp_path / "studies"
+    shutil.copytree(blocks_folder, folder)
+    damage(folder)
+    line = answer(capsys, "--space", "qat", "--data", str(folder), "--storage", str(storage))
+    assert message in line
+    assert not storage.exists()
+
+
+def test_unwritable_storage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "file"
+    file.write_text("")
+    line = answer(capsys, "--space", "qat", "--storage", str(file / "studies"))
+    assert f"--storage must be a writable folder, but {file} is not" in line
+
+
+def test_a_damaged_teacher(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "teacher.safetensors"
+    file.write_bytes(b"nothing of the kind")
+    storage = tmp_path / "studies"
+    line = answer(capsys, "--space", "qkd", "--teacher", str(file), "--storage", str(storage))
+    assert f"{file} is not" in line
+    assert not storage.exists()
+
+
+def test_voc_without_network(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(*args: object, **kwargs: object) -> None:
+        raise OSError("no network")
+
+    monkeypatch.setattr("trainables.data.prepare.VOCSegmentation", refuse)
+    line = answer(capsys, "--space", "qkd", "--data", "voc", "--storage", str(tmp_path))
+    assert "no network" in line
+    assert "put VOCtrainval_11-May-2012.tar into" in line
+
+
+@pytest.fixture
+def known_study(tmp_path: Path) -> Path:
+    config = StudyConfig(
+        space="qat",
+        data="shapes",
+        name="known",
+        storage=tmp_path,
+        samples=4,
+        epochs=2,
+        image_size=64,
+        teacher="auto",
+        sampler="tpe",
+        seed=0,
+        cpus_per_trial=1,
+        gpus_per_trial=0,
+        tracking_uri="sqlite:///nowhere.db",
+    )
+    file = StudyFile(config=config, versions={}, data_digest="0", class_names=("a", "b"))
+    write_study_file(file)
+    return tmp_path
+
+
+RESUMES: dict[str, tuple[list[str], str]] = {
+    "taken name": (["--space", "qat", "--name", "known"], "--resume known"),
+    "absent study": (["--space", "qat", "--resume", "other"], "must name an existing study"),
+    "other space": (
+        ["--space", "qkd", "--resume", "known"],
+        "keep its --space, .* qat and got qkd",
+    ),
+    "other epochs": (
+        ["--space", "qat", "--resume", "known", "--epochs", "5"],
+        "keep its --epochs, but known has 2 and got 5",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", RESUMES)
+def test_bad_names(case: str, known_study: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    argv, message = RESUMES[case]
+    before = sorted(known_study.rglob("*"))
+    line = answer(capsys, *argv, "--storage", str(known_study))
+    assert_matches(line, message)
+    assert sorted(known_study.rglob("*")) == before
+
+
+def test_a_damaged_study_file(known_study: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (known_study / "known/study.json").write_text("{")
+    line = answer(capsys, "--space", "qat", "--resume", "known", "--storage", str(known_study))
+    assert "study.json is damaged" in line
+
+
+def test_spaces_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--list-spaces"]) == 0
+    printed = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in printed] == space_names()
+    assert all(len(line.split()) > 4 for line in printed)
+
+
+def test_help_reads_like_documentation(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as leave:
+        main(["--help"])
+    assert leave.value.code == 0
+    printed = capsys.readouterr().out
+    for flag in ("--space", "--data", "--max-size", "--resume", "--time-budget", "exit status"):
+        assert flag in printed

@@ -1,0 +1,218 @@
+"""Whole searches in a temporary folder, through the command line."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import optuna
+import pyarrow.parquet as pq
+import pytest
+from mlflow import MlflowClient
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import TrialState
+
+from search.record import read_record
+from trainables.models.file import read_card, read_model
+
+
+def command(*argv: str) -> list[str]:
+    return [sys.executable, "-m", "search.run", *argv]
+
+
+def run(*argv: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command(*argv), capture_output=True, text=True, timeout=500, check=False)
+
+
+@pytest.fixture(scope="session")
+def common(blocks_folder: Path, teacher_file: Path) -> list[str]:
+    argv = ["--space", "qkd", "--data", str(blocks_folder), "--image-size", "32"]
+    return [*argv, "--teacher", str(teacher_file), "--epochs", "3"]
+
+
+@pytest.fixture(scope="session")
+def storage(common: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A study of four trials, resumed for a fifth."""
+    folder = tmp_path_factory.mktemp("studies")
+    argv = [*common, "--storage", str(folder)]
+    first = run(*argv, "--name", "tiny", "--samples", "4", "--max-size", "600KB")
+    assert first.returncode == 0, first.stderr
+    assert "Pareto front" in first.stdout
+    assert "mlflow ui --backend-store-uri" in first.stdout
+    again = run(*argv, "--resume", "tiny", "--samples", "5")
+    assert again.returncode == 0, again.stderr
+    return folder
+
+
+def rows(folder: Path, name: str = "trials") -> list[dict[str, object]]:
+    return pq.read_table(folder / f"{name}.parquet").to_pylist()
+
+
+def journal(folder: Path) -> optuna.Study:
+    storage = JournalStorage(JournalFileBackend(str(folder / "journal.log")))
+    return optuna.load_study(study_name=folder.name, storage=storage)
+
+
+def test_the_resumed_study_has_its_fifth_trial(storage: Path) -> None:
+    table = rows(storage / "tiny")
+    trained = [row for row in table if not str(row["reason"]).startswith("over budget")]
+    assert len(trained) == 5
+    assert {row["state"] for row in trained} == {"COMPLETE"}
+
+
+def test_parquet_and_journal_agree_row_by_row(storage: Path) -> None:
+    folder = storage / "tiny"
+    trials = journal(folder).get_trials()
+    assert TrialState.RUNNING not in {trial.state for trial in trials}
+    for row, trial in zip(rows(folder), trials, strict=True):
+        record = read_record(trial)
+        assert record.config is not None
+        assert row["trial_id"] == record.trial_id
+        assert row["state"] == record.state
+        assert row["config_digest"] == record.config.digest()
+        assert {name: row[name] for name in trial.params} == trial.params
+        if record.state == "COMPLETE":
+            assert [row["miou"], row["size_bytes"]] == trial.values
+            assert row["size_bytes"] == row["predicted_size_bytes"]
+
+
+def test_parquet_and_mlflow_agree_row_by_row(storage: Path) -> None:
+    client = MlflowClient(f"sqlite:///{storage / 'mlflow.db'}")
+    (experiment,) = (e for e in client.search_experiments() if e.name != "Default")
+    runs = client.search_runs([experiment.experiment_id], max_results=1000)
+    parents = [r for r in runs if r.data.tags["paretoseg.trial"] == "study"]
+    children = {r.data.tags["paretoseg.trial"]: r for r in runs if r not in parents}
+    table = {str(row["trial_id"]): row for row in rows(storage / "tiny")}
+    front = {row["trial_id"] for row in rows(storage / "tiny", "front")}
+    assert len(parents) == 1
+    assert parents[0].info.status == "FINISHED"
+    assert set(children) == set(table)
+    for trial_id, child in children.items():
+        row = table[trial_id]
+        assert child.data.tags["mlflow.parentRunId"] == parents[0].info.run_id
+        assert child.data.tags["state"] == row["state"]
+        assert child.data.tags["front"] == str(trial_id in front).lower()
+        assert child.data.tags["space"] == "qkd"
+        assert child.data.params["student.width"] == str(row["student.width"])
+        if row["state"] == "COMPLETE":
+            assert child.data.metrics["miou"] == row["miou"]
+            assert child.data.metrics["size_bytes"] == row["size_bytes"]
+            history = client.get_metric_history(child.info.run_id, "miou")
+            assert sorted({m.step for m in history}) == [1, 2, 3]
+        has_model = bool(client.list_artifacts(child.info.run_id, "model"))
+        assert has_model >= (trial_id in front)
+    names = {artifact.path for artifact in client.list_artifacts(parents[0].info.run_id)}
+    assert names >= {"front.png", "front.html", "trials.parquet", "front.parquet"}
+
+
+def test_the_front_s_models_are_the_files_that_were_measured(storage: Path) -> None:
+    folder = storage / "tiny"
+    front = rows(folder, "front")
+    assert front
+    assert {path.name for path in (folder / "models").iterdir()} == {
+        row["trial_id"] for row in front
+    }
+    for row in front:
+        model = folder / "models" / str(row["trial_id"])
+        assert (model / "model.safetensors").stat().st_size == row["size_bytes"]
+        config = json.loads((model / "config.json").read_text())
+        assert config["student"]["width"] == row["student.width"]
+        assert read_card(model / "model.safetensors").num_classes == 5
+        read_model(model / "model.safetensors")
+
+
+def test_study_json_says_what_ran(storage: Path) -> None:
+    content = json.loads((storage / "tiny/study.json").read_text())
+    assert content["config"]["samples"] == 5
+    assert content["config"]["seed"] == 0
+    assert set(content["versions"]) >= {"python", "torch", "ray", "optuna", "mlflow"}
+    assert content["data_digest"].startswith("data-")
+
+
+def test_nothing_of_ray_is_left(storage: Path) -> None:
+    names = {path.name for path in (storage / "tiny").iterdir()}
+    assert names == {
+        "front.html",
+        "front.parquet",
+        "front.png",
+        "journal.log",
+        "models",
+        "study.json",
+        "trials.parquet",
+    }
+
+
+@pytest.mark.slow
+def test_no_trial_finished_is_exit_status_1(
+    blocks_folder: Path, tmp_path: Path, common: list[str]
+) -> None:
+    argv = [*common, "--storage", str(tmp_path), "--samples", "2", "--time-budget", "1s"]
+    result = run(*argv)
+    assert result.returncode == 1, result.stderr
+    assert (tmp_path / "qkd-blocks/trials.parquet").is_file()
+    assert {row["state"] for row in rows(tmp_path / "qkd-blocks")} <= {"PRUNED"}
+
+
+@pytest.mark.slow
+def test_an_interrupted_study_is_kept_and_resumed(common: list[str], tmp_path: Path) -> None:
+    argv = [*common, "--storage", str(tmp_path), "--name", "cut", "--samples", "6"]
+    process = subprocess.Popen(
+        command(*argv), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    for line in process.stdout:
+        if "trial 0000" in line:
+            break
+    os.kill(process.pid, signal.SIGINT)
+    printed, errors = process.communicate(timeout=120)
+    assert process.returncode == 130, errors
+    assert "Traceback" not in errors
+    assert f"--storage {tmp_path} --resume cut" in printed
+    assert "RUNNING" not in {row["state"] for row in rows(tmp_path / "cut")}
+    result = run("--space", "qkd", "--storage", str(tmp_path), "--resume", "cut")
+    assert result.returncode == 0, result.stderr
+    table = rows(tmp_path / "cut")
+    assert sum(row["state"] == "COMPLETE" for row in table) == 6
+    assert {row["reason"] for row in table if row["state"] == "FAIL"} <= {"interrupted"}
+
+
+@pytest.mark.slow
+def test_a_killed_study_is_resumed_without_ghosts(common: list[str], tmp_path: Path) -> None:
+    argv = [*common, "--storage", str(tmp_path), "--name", "dead", "--samples", "4"]
+    process = subprocess.Popen(command(*argv), stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    for line in process.stdout:
+        if "trial 0000" in line:
+            break
+    process.kill()
+    process.wait()
+    time.sleep(5)
+    result = run("--space", "qkd", "--storage", str(tmp_path), "--resume", "dead")
+    assert result.returncode == 0, result.stderr
+    assert {trial.state for trial in journal(tmp_path / "dead").get_trials()} <= {
+        TrialState.COMPLETE,
+        TrialState.FAIL,
+    }
+    assert sum(row["state"] == "COMPLETE" for row in rows(tmp_path / "dead")) == 4
+
+
+@pytest.mark.slow
+def test_the_same_seed_gives_the_same_front(common: list[str], tmp_path: Path) -> None:
+    fronts = []
+    for name in ("first", "second"):
+        storage = tmp_path / name  # apart: not even artifacts are shared
+        argv = [*common, "--storage", str(storage), "--name", "same", "--samples", "5"]
+        result = run(*argv, "--cpus-per-trial", str(os.cpu_count()))
+        assert result.returncode == 0, result.stderr
+        table = rows(storage / "same", "front")
+        fronts.append(
+            [
+                {k: v for k, v in row.items() if k not in ("device_seconds", "start_seconds")}
+                for row in table
+            ]
+        )
+    assert fronts[0] == fronts[1]

@@ -24,12 +24,15 @@ from search.report import front_table, human_size
 from search.study_config import StudyConfig
 
 
+LOG_WIDTH = 120
+
+
 class Progress:
     """An Observer: live bars and the current front on a terminal, plain lines in a log."""
 
     def __init__(self, config: StudyConfig) -> None:
         self.config = config
-        self.console = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+        self.console = Console(highlight=False, width=None if sys.stdout.isatty() else LOG_WIDTH)
         self.live: Live | None = None
         self.begin = time.monotonic()
         self.records: dict[str, Record] = {}
@@ -48,7 +51,7 @@ class Progress:
     def say(self, line: str) -> None:
         """One line for both kinds of reader."""
         elapsed = int(time.monotonic() - self.begin)
-        self.console.print(f"[{elapsed // 60:3d}:{elapsed % 60:02d}] {line}", markup=False)
+        self._print(f"[{elapsed // 60:3d}:{elapsed % 60:02d}] {line}")
 
     def __enter__(self) -> Self:
         if self.console.is_terminal:
@@ -99,13 +102,16 @@ class Progress:
         folder = config.folder
         self.console.print(front)
         for name in ("front.png", "front.html", "front.parquet", "trials.parquet", "models"):
-            self.console.print(f"{name:15} {folder / name}", markup=False)
+            self._print(f"{name:15} {folder / name}")
         store = shlex.quote(config.tracking_uri)
-        self.console.print(f"compare runs:   mlflow ui --backend-store-uri {store}", markup=False)
+        self._print(f"compare runs:   mlflow ui --backend-store-uri {store}")
         if interrupted:
             command = ["python", "-m", "search.run", "--space", config.space]
             command += ["--storage", str(config.storage), "--resume", config.name]
-            self.console.print(f"interrupted; go on with: {shlex.join(command)}", markup=False)
+            self._print(f"interrupted; go on with: {shlex.join(command)}")
+
+    def _print(self, line: str) -> None:
+        self.console.print(line, markup=False, soft_wrap=True)
 
     def _view(self) -> Group:
         return Group(front_table(list(self.records.values())), self.bars)

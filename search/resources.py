@@ -7,6 +7,7 @@ import torch
 from search.study_config import StudyConfig
 
 CLUSTER_ADDRESS = "RAY_ADDRESS"
+WAITING_ON_CLUSTER = 8
 
 
 def on_cluster() -> bool:
@@ -39,8 +40,11 @@ def check_resources(config: StudyConfig) -> None:
 
 
 def num_parallel(config: StudyConfig, available: dict[str, float]) -> int:
-    """Trials that run at once on `available` resources, at least one."""
+    """Trials that run at once on `available` resources, at least one.
+
+    On a cluster always several: its autoscaler adds nodes only for trials that wait.
+    """
     fits = available.get("CPU", 0) / config.cpus_per_trial
     if config.gpus_per_trial:
         fits = min(fits, available.get("GPU", 0) / config.gpus_per_trial)
-    return max(1, int(fits))
+    return max(WAITING_ON_CLUSTER if on_cluster() else 1, int(fits))

@@ -1,0 +1,65 @@
+"""MLflow's record: one run per trial, however often it is written."""
+
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+from search.record import Record
+from search.tracking import Tracking
+from trainables.config import TrialConfig
+from trainables.metrics import Metrics
+from trainables.recipes import Qat
+
+
+def record(trial_id: str = "0000", epoch: int = 2, finished: bool = True) -> Record:
+    metrics = Metrics(
+        epoch=epoch,
+        miou=0.1 * epoch,
+        pixel_accuracy=0.5,
+        losses={"cross_entropy": 1.0},
+        device_seconds=1,
+        start_seconds=0,
+        num_params=1,
+        macs=1,
+        predicted_size_bytes=1000,
+        size_bytes=1000 if finished else None,
+    )
+    state = "COMPLETE" if finished else "RUNNING"
+    return Record(trial_id, state, "", TrialConfig(recipe=Qat()), metrics)
+
+
+@pytest.fixture(scope="module")
+def uri(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return f"sqlite:///{tmp_path_factory.mktemp('mlflow') / 'mlflow.db'}"
+
+
+def track(uri: str, study: str, tmp_path: Path) -> Tracking:
+    return Tracking(uri, "blocks 32x32", study, tmp_path, {"space": "qat"})
+
+
+def test_a_trial_is_one_run_across_drivers(uri: str, tmp_path: Path) -> None:
+    first = track(uri, "one", tmp_path)
+    first.started(record(epoch=1, finished=False))
+    first.reported(record(epoch=1, finished=False))
+    second = track(uri, "one", tmp_path)  # the first driver died
+    second.replay(record())
+    second.replay(record())
+    assert second.study_run == first.study_run
+    client = MlflowClient(uri)
+    query = "tags.`paretoseg.study` = 'one' and tags.`paretoseg.trial` = '0000'"
+    (run,) = client.search_runs([second.experiment_id], query)
+    assert run.info.status == "FINISHED"
+    assert run.data.tags["state"] == "COMPLETE"
+    assert run.data.tags["mlflow.parentRunId"] == second.study_run
+    assert run.data.params["recipe.quantizer.weight_bits"] == "4"
+    assert run.data.metrics["miou"] == pytest.approx(0.2)
+    history = client.get_metric_history(run.info.run_id, "miou")
+    assert {metric.step for metric in history} == {1, 2}
+    assert run.data.metrics["loss.cross_entropy"] == 1
+
+
+def test_studies_of_one_data_set_share_an_experiment(uri: str, tmp_path: Path) -> None:
+    first, second = track(uri, "left", tmp_path), track(uri, "right", tmp_path)
+    assert first.experiment_id == second.experiment_id
+    assert first.study_run != second.study_run

@@ -1,0 +1,93 @@
+"""One configuration from the command line, without Ray, Optuna or MLflow."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from trainables.config import TrialConfig
+from trainables.models.file import read_model
+from trainables.models.unet import UNetConfig
+from trainables.recipes import Distill, Recipe, Supervised
+from trainables.recipes.optimization import AdamW
+from trainables.train import main
+
+FAST = AdamW(learning_rate=1e-2)
+
+
+def write_config(path: Path, recipe: Recipe) -> str:
+    config = TrialConfig(
+        student=UNetConfig(width=6, depth=2), recipe=recipe, num_epochs=4, batch_size=8
+    )
+    path.write_text(config.model_dump_json())
+    return str(path)
+
+
+def arguments(folder: Path, out: Path) -> list[str]:
+    return ["--data", str(folder), "--image-size", "32", "--out", str(out)]
+
+
+def test_a_configuration_is_trained_and_measured(
+    blocks_folder: Path,
+    teacher_file: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    config = write_config(tmp_path / "config.json", Distill(optimizer=FAST))
+    out = tmp_path / "out"
+    argv = [config, *arguments(blocks_folder, out), "--teacher", str(teacher_file)]
+    assert main(argv) == 0
+    printed = capsys.readouterr().out
+    assert "teacher:" in printed
+    assert "epoch 4: mIoU" in printed
+    read_model(out / "model.safetensors")
+    metrics = json.loads((out / "metrics.json").read_text())
+    assert [m["epoch"] for m in metrics] == [1, 2, 3, 4]
+    assert metrics[-1]["size_bytes"] == (out / "model.safetensors").stat().st_size
+
+
+def test_it_imports_neither_ray_nor_optuna_nor_mlflow() -> None:
+    program = (
+        "import sys, trainables.train; "
+        "print({'ray', 'optuna', 'mlflow', 'search'} & set(sys.modules))"
+    )
+    printed = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert printed.stdout.strip() == "set()", printed.stderr
+
+
+def test_a_student_that_does_not_learn_is_exit_status_1(
+    blocks_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = Supervised(optimizer=AdamW(learning_rate=1e-9))
+    config = write_config(tmp_path / "config.json", recipe)
+    assert main([config, *arguments(blocks_folder, tmp_path / "out")]) == 1
+    assert capsys.readouterr().err.startswith("error: not learning")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "the configuration must exist, but there is no"),
+        ("{", "is not a valid TrialConfig"),
+        ('{"recipe": {"name": "magic"}}', "recipe: .*magic"),
+        ('{"recipe": {"name": "supervised"}, "num_epochs": 0}', "num_epochs: .*but got 0"),
+    ],
+)
+def test_a_bad_configuration_is_exit_status_2(
+    content: str | None,
+    message: str,
+    blocks_folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    path = tmp_path / "config.json"
+    if content is not None:
+        path.write_text(content)
+    assert main([str(path), *arguments(blocks_folder, tmp_path / "out")]) == 2
+    printed = capsys.readouterr()
+    assert len(printed.err.splitlines()) == 1
+    with pytest.raises(ValueError, match=message):
+        raise ValueError(printed.err)
+    assert not (tmp_path / "out").exists()

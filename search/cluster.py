@@ -61,7 +61,10 @@ def prepare_teacher_remotely(config: StudyConfig, run: RunConfig, own: TrialConf
     cpus = config.cpus_per_trial if on_cluster() or config.gpus_per_trial else num_cores()
     task = ray.remote(num_cpus=cpus, num_gpus=config.gpus_per_trial)(prepare_teacher)
     run = run.replace(num_threads=max(1, int(cpus)))
-    teacher: Teacher = ray.get(task.remote(config.teacher, run, own))
+    try:
+        teacher: Teacher = ray.get(task.remote(config.teacher, run, own))
+    except ray.exceptions.RayTaskError as error:
+        raise error.cause from None
     return teacher
 
 

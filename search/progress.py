@@ -23,7 +23,6 @@ from search.record import Record
 from search.report import front_table, human_size
 from search.study_config import StudyConfig
 
-
 LOG_WIDTH = 120
 
 

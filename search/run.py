@@ -15,6 +15,7 @@ import spaces
 from search.study_config import FIXED, StudyConfig
 from search.units import parse_duration, parse_size
 from trainables.command_line import Parser, first_problem
+from trainables.errors import TrialFailed
 
 EXAMPLES = """examples:
   python -m search.run --space qkd                          built-in data, a front in minutes
@@ -42,9 +43,15 @@ def main(argv: list[str] | None = None) -> int:
         from search.study import run_study  # imports Ray: only after bad input was refused
 
         return run_study(config)
+    except TrialFailed as failure:
+        print(f"error: the teacher failed: {failure}", file=sys.stderr)
+        return 1
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("interrupted before the study began", file=sys.stderr)
+        return 130
 
 
 def make_parser() -> Parser:

@@ -21,7 +21,7 @@ from search.sampler import make_sampler
 from search.searcher import OptunaSearcher
 from search.study_config import StudyConfig
 from search.study_file import StudyFile, installed_versions, write_study_file
-from search.tracking import Tracking
+from search.tracking import Tracking, check_tracking
 from spaces import NamedSpace, load_space
 from trainables.artifacts import ArtifactStore
 from trainables.config import RunConfig, TrialConfig
@@ -52,6 +52,7 @@ class Study:
         self.num_classes = len(source.class_names)
         check_teacher(config.teacher, self.num_classes)
         self.check_space()
+        check_tracking(config.tracking_uri)
         self.data: PackedData = open_pack(pack(source, self.store).path)
         write_study_file(
             StudyFile(
@@ -131,7 +132,7 @@ class Study:
             observers=observers,
         )
 
-    def report(self, tracking: Tracking) -> list[Record]:
+    def report(self, tracking: Tracking, interrupted: bool) -> list[Record]:
         """Writes tables, plots and the front's models; gives the front."""
         records, folder = self.records(), self.config.folder
         front = pareto_front(records)
@@ -151,6 +152,7 @@ class Study:
                 "front_size": len(front),
                 "device_seconds": seconds,
             },
+            interrupted,
         )
         return front
 
@@ -177,7 +179,7 @@ def run_study(config: StudyConfig) -> int:
         except KeyboardInterrupt:
             interrupted = True
     study.close_running()
-    front = study.report(tracking)
+    front = study.report(tracking, interrupted)
     progress.conclude(front_table(study.records()), interrupted)
     if interrupted:
         return 130

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, RunTag
+from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME
 
 from search.record import Record, State
@@ -26,6 +27,17 @@ STATUS: dict[State, str] = {
     "PRUNED": "KILLED",
     "FAIL": "FAILED",
 }
+
+
+def check_tracking(uri: str) -> None:
+    """Raises ValueError where there is no MLflow store, and makes an absent SQLite one."""
+    try:
+        MlflowClient(uri).search_experiments(max_results=1)
+    except MlflowException as error:
+        raise ValueError(
+            f"--tracking-uri must name an MLflow store, but {uri} is none: "
+            f"{str(error).splitlines()[0]}"
+        ) from error
 
 
 class Tracking:
@@ -88,6 +100,7 @@ class Tracking:
         front: Sequence[Record],
         folder: Path,
         metrics: dict[str, float],
+        interrupted: bool,
     ) -> None:
         """Tags the front, attaches its models, and puts tables and plots on the study's run."""
         members = {record.trial_id for record in front}
@@ -105,11 +118,7 @@ class Tracking:
         self.client.log_batch(
             self.study_run, metrics=[Metric(name, value, now, 0) for name, value in metrics.items()]
         )
-        self.client.set_terminated(self.study_run, "FINISHED")
-
-    def interrupt(self) -> None:
-        """Marks the study's run as stopped early."""
-        self.client.set_terminated(self.study_run, "KILLED")
+        self.client.set_terminated(self.study_run, "KILLED" if interrupted else "FINISHED")
 
     def _run(self, record: Record) -> str:
         """The id of the trial's run, made at first need."""

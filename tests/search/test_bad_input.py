@@ -46,6 +46,7 @@ CASES: dict[str, tuple[list[str], str]] = {
     "too many CPUs": (["--cpus-per-trial", "9999"], "--cpus-per-trial must not exceed .*got 9999"),
     "no such data": (["--data", "/no/where"], "data folder must exist, but got /no/where"),
     "no such teacher": (["--teacher", "/no/file"], "the teacher must be auto, a model file or"),
+    "odd store": (["--tracking-uri", "ftp://x"], "--tracking-uri must name an MLflow store"),
     "nothing fits": (["--max-size", "1KB"], "--max-size must admit students of space .*1000"),
     "other classes": (
         ["--teacher", "lraspp_mobilenet_v3_large"],

@@ -87,7 +87,7 @@ def _require_at_least(name: str, value: int, minimum: int) -> None:
 
 def _pixel_centres(image_size: int) -> tuple[FloatArray, FloatArray]:
     """Return the pixel centres x, (1, W), and y, (H, 1), in (0, 1)."""
-    centres = (np.arange(image_size, dtype=np.float32) + np.float32(0.5)) / image_size
+    centres = ((np.arange(image_size) + 0.5) / image_size).astype(np.float32)
     return centres[None, :], centres[:, None]
 
 
@@ -135,7 +135,7 @@ def _place(
     aspect, angle = rng.uniform(*_ASPECT_RANGE), rng.uniform(-_MAX_TILT, _MAX_TILT)
     cos, sin = np.cos(angle), np.sin(angle)
     rotation = np.array([[cos, sin], [-sin, cos]])
-    placed = edges * (radius, radius * aspect) @ rotation + centre
+    placed: NDArray[np.float64] = edges * (radius, radius * aspect) @ rotation + centre
     return placed.astype(np.float32)
 
 
@@ -206,7 +206,7 @@ def _crescent(shift: float, radius: float, steps: int = 12) -> FloatArray:
     outer = np.linspace(cusp_angle, 2 * np.pi - cusp_angle, steps, endpoint=False)
     inner_angle = np.arctan2(np.sin(cusp_angle), cusp_x - shift)
     inner = np.linspace(2 * np.pi - inner_angle, inner_angle, steps, endpoint=False)
-    return _closed(np.concatenate([_polar(outer, 1.0), _polar(inner, radius) + (shift, 0.0)]))
+    return _closed(np.concatenate([_polar(outer, 1.0), _polar(inner, radius) + np.array([shift, 0])]))
 
 
 def _ring(hole_radius: float) -> FloatArray:

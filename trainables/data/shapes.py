@@ -206,7 +206,8 @@ def _crescent(shift: float, radius: float, steps: int = 12) -> FloatArray:
     outer = np.linspace(cusp_angle, 2 * np.pi - cusp_angle, steps, endpoint=False)
     inner_angle = np.arctan2(np.sin(cusp_angle), cusp_x - shift)
     inner = np.linspace(2 * np.pi - inner_angle, inner_angle, steps, endpoint=False)
-    return _closed(np.concatenate([_polar(outer, 1.0), _polar(inner, radius) + np.array([shift, 0])]))
+    bite = _polar(inner, radius) + np.array([shift, 0])
+    return _closed(np.concatenate([_polar(outer, 1.0), bite]))
 
 
 def _ring(hole_radius: float) -> FloatArray:

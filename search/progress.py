@@ -3,6 +3,7 @@
 import shlex
 import sys
 import time
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Self
 
@@ -29,12 +30,13 @@ LOG_WIDTH = 120
 class Progress:
     """An Observer: live bars and the current front on a terminal, plain lines in a log."""
 
-    def __init__(self, config: StudyConfig) -> None:
+    def __init__(self, config: StudyConfig, records: Sequence[Record], num_left: int) -> None:
         self.config = config
+        self.records = {record.trial_id: record for record in records}
+        self.num_done = self.num_refused = 0
         self.console = Console(highlight=False, width=None if sys.stdout.isatty() else LOG_WIDTH)
         self.live: Live | None = None
         self.begin = time.monotonic()
-        self.records: dict[str, Record] = {}
         self.bars = Bars(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -44,7 +46,7 @@ class Progress:
             TimeRemainingColumn(elapsed_when_finished=True),
             console=self.console,
         )
-        self.trials = self.bars.add_task("trials", total=config.samples)
+        self.trials = self.bars.add_task("trials", total=num_left)
         self.epochs: dict[str, TaskID] = {}
 
     def say(self, line: str) -> None:
@@ -87,11 +89,15 @@ class Progress:
         self._refresh()
 
     def ended(self, record: Record) -> None:
+        refused = record.trial_id not in self.records  # ended without having started
         self.records[record.trial_id] = record
+        if refused:
+            self.num_refused += 1
+            return
         if record.trial_id in self.epochs:
             self.bars.remove_task(self.epochs.pop(record.trial_id))
-        done = sum(r.state != "RUNNING" for r in self.records.values())
-        self.bars.update(self.trials, completed=done)
+        self.num_done += 1
+        self.bars.update(self.trials, completed=self.num_done)
         self.say(f"trial {record.trial_id} {describe(record)}")
         self._refresh()
 
@@ -99,6 +105,8 @@ class Progress:
         """The front, where everything lies, and what to type next."""
         config = self.config
         folder = config.folder
+        if self.num_refused:
+            self._print(f"{self.num_refused} suggestions were refused before any training")
         self.console.print(front)
         for name in ("front.png", "front.html", "front.parquet", "trials.parquet", "models"):
             self._print(f"{name:15} {folder / name}")

@@ -160,7 +160,6 @@ class Study:
 def run_study(config: StudyConfig) -> int:
     """Runs a study to its end and gives the exit status of the command."""
     study = Study(config)
-    progress = Progress(config)
     tracking = Tracking(
         config.tracking_uri,
         experiment=f"{Path(config.data).name} {study.data.height}x{study.data.width} "
@@ -170,6 +169,7 @@ def run_study(config: StudyConfig) -> int:
         tags={"space": config.space},
     )
     study.close_running()
+    progress = Progress(config, study.records(), study.samples_left())
     for record in study.records():
         tracking.replay(record)
     interrupted = False

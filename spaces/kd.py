@@ -38,7 +38,7 @@ known_settings = [
 def space(trial: optuna.Trial) -> TrialConfig:
     """Width, learning rate, and the weights and the temperature of the distillation terms."""
     return TrialConfig(
-        student=UNetConfig(width=trial.suggest_categorical("student.width", [4, 6, 8, 12, 16])),
+        student=UNetConfig(width=trial.suggest_categorical("student.width", [4, 6, 8, 12])),
         recipe=Distill(
             optimizer=AdamW(
                 learning_rate=trial.suggest_float(

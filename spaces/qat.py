@@ -23,7 +23,7 @@ known_settings = [
 def space(trial: optuna.Trial) -> TrialConfig:
     """Width, bit-widths, and learning rates of weights and steps."""
     return TrialConfig(
-        student=UNetConfig(width=trial.suggest_categorical("student.width", [4, 8, 16])),
+        student=UNetConfig(width=trial.suggest_categorical("student.width", [4, 6, 8, 12])),
         recipe=Qat(
             optimizer=AdamW(
                 learning_rate=trial.suggest_float(

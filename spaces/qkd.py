@@ -35,7 +35,7 @@ known_settings = [
 def space(trial: optuna.Trial) -> TrialConfig:
     """Width, bit-widths, learning rates, distillation weights, temperature and phases."""
     return TrialConfig(
-        student=UNetConfig(width=trial.suggest_categorical("student.width", [4, 8, 16])),
+        student=UNetConfig(width=trial.suggest_categorical("student.width", [4, 6, 8, 12])),
         recipe=QatDistill(
             optimizer=AdamW(
                 learning_rate=trial.suggest_float(
@@ -62,6 +62,6 @@ def space(trial: optuna.Trial) -> TrialConfig:
                 pairwise=Pairwise(weight=trial.suggest_float(f"{PAIR}.weight", 0.01, 10, log=True)),
             ),
             self_study=trial.suggest_float("recipe.self_study", 0.0, 0.4),
-            co_study=trial.suggest_float("recipe.co_study", 0.0, 0.6),
+            co_study=trial.suggest_float("recipe.co_study", 0.0, 0.5),
         ),
     )

@@ -9,7 +9,7 @@ from trainables.recipes.optimization import AdamW
 
 known_settings = [
     {"student.width": width, "student.depth": depth, "recipe.optimizer.learning_rate": 4e-3}
-    for width, depth in ((8, 4), (16, 3), (4, 3))
+    for width, depth in ((8, 4), (12, 3), (4, 3))
 ]
 
 
@@ -17,7 +17,7 @@ def space(trial: optuna.Trial) -> TrialConfig:
     """Width, depth, learning rate and weight decay."""
     return TrialConfig(
         student=UNetConfig(
-            width=trial.suggest_categorical("student.width", [4, 6, 8, 12, 16]),
+            width=trial.suggest_categorical("student.width", [4, 6, 8, 12]),
             depth=trial.suggest_int("student.depth", 2, 4),
         ),
         recipe=Supervised(

@@ -41,7 +41,7 @@ def defaults_for(data: str, device: str) -> Defaults:
     photographs = Augmentation()
     if data == "shapes":
         simple = Augmentation(min_scale=1, max_scale=1, color=0)
-        return Defaults(64, 12, 16, simple, teacher_width=24, teacher_epochs=16)
+        return Defaults(64, 10, 16, simple, teacher_width=16, teacher_epochs=20)
     if device == "cuda":
         return Defaults(512, 60, 16, photographs, teacher_width=64, teacher_epochs=120)
-    return Defaults(160, 20, 8, photographs, teacher_width=32, teacher_epochs=40)
+    return Defaults(160, 20, 8, photographs, teacher_width=16, teacher_epochs=60)

@@ -21,8 +21,8 @@ class ShapesSource:
     image_size: int
     class_names: tuple[str, ...] = shapes.CLASS_NAMES
     seed: int = 0
-    num_train: int = 400
-    num_val: int = 120
+    num_train: int = 256
+    num_val: int = 96
 
     def digest(self) -> str:
         drawing = hash_file(Path(shapes.__file__))

@@ -1,9 +1,10 @@
 """Procedural segmentation scenes: textured geometric shapes on textured backgrounds.
 
-A sample needs no files. One to five overlapping shapes are painted over a background, and the
-class of a pixel is the kind of shape that is visible there. Colours and textures are drawn
-independently of the class, so a network has to recognise outlines. As in Pascal VOC, a thin
-line around each object carries the label 255, which losses and metrics leave out.
+A sample needs no files. Three to five overlapping shapes are painted over a background, and the
+class of a pixel is the kind of shape that is visible there. Each class has a favourite hue, as
+sheep tend to be white, but hues spread so widely about it that colour alone does not give the
+class away; textures are independent of the class. As in Pascal VOC, a thin line around each
+object carries the label 255, which losses and metrics leave out.
 
 Geometry is held in units of the image side (x to the right, y down, both in [0, 1]), so a
 seed and an index give the same scene at every image size, up to its sensor noise.
@@ -15,6 +16,8 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from trainables.data.labels import IGNORE
+
 CLASS_NAMES: tuple[str, ...] = (
     "background",
     "disc",
@@ -23,29 +26,27 @@ CLASS_NAMES: tuple[str, ...] = (
     "ring",
     "cross",
     "star",
-    "crescent",
 )
 
 FloatArray: TypeAlias = NDArray[np.float32]
 
 _MIN_IMAGE_SIZE = 16
-_IGNORE_INDEX = 255
 _IGNORE_HALF_WIDTH = 0.75  # pixels on each side of an outline
-_MIN_OBJECTS = 1
-_MAX_OBJECTS = 5
-_RADIUS_RANGE = (0.13, 0.34)  # of the circle around a shape, in image sides
+_OBJECTS_RANGE = (3, 5)
+_SIZE_RANGE = (0.2, 0.38)  # square root of an object's area before it is squeezed, in image sides
 _ASPECT_RANGE = (0.7, 1.0)
-_BACKGROUND_SATURATION = (0.0, 0.35)
-_BACKGROUND_VALUE = (0.1, 0.8)
-_OBJECT_SATURATION = (0.5, 1.0)
-_OBJECT_VALUE = (0.6, 1.0)
-_HUE_SPREAD = 0.15
-_VARIATION = 0.3
-_MAX_TILT = 3.1416
-_RELIEF = 0.3
-_RELIEF_W = 0.15
 _CIRCLE_CORNERS = 20
-_NOISE_RANGE = (0.01, 0.06)
+
+_BACKGROUND_SATURATION = (0.0, 0.35)
+_BACKGROUND_VALUE = (0.0, 0.4)
+_OBJECT_SATURATION = (0.6, 1.0)
+_OBJECT_VALUE = (0.8, 1.0)
+_HUE_SPREAD = 0.12  # standard deviation; the favourite hues of two classes are 1/6 apart
+_COLOUR_VARIATION = 0.15  # between the two colours of a texture
+_PERIOD_RANGE = (0.08, 0.25)  # of a texture, in image sides
+_RELIEF_HEIGHT = 0.3  # by how much the outline is darker and the middle brighter
+_RELIEF_DEPTH = 0.15  # distance from the outline at which brightness saturates, in image sides
+_NOISE_RANGE = (0.0, 0.03)
 
 
 def draw_sample(
@@ -72,7 +73,7 @@ def draw_sample(
     x, y = _pixel_centres(image_size)
     image = _random_texture(rng, _background_colours(rng))(x, y)
     mask = np.zeros((image_size, image_size), dtype=np.uint8)
-    for _ in range(rng.integers(_MIN_OBJECTS, _MAX_OBJECTS, endpoint=True)):
+    for _ in range(rng.integers(*_OBJECTS_RANGE, endpoint=True)):
         _add_object(rng, image, mask)
     image *= _random_lighting(rng, x, y)
     image += rng.uniform(*_NOISE_RANGE) * rng.standard_normal(image.shape, dtype=np.float32)
@@ -94,31 +95,23 @@ def _pixel_centres(image_size: int) -> tuple[FloatArray, FloatArray]:
 # --- Objects ------------------------------------------------------------------------------
 
 
-def _add_object(
-    rng: np.random.Generator,
-    image: FloatArray,
-    mask: NDArray[np.uint8],
-) -> None:
+def _add_object(rng: np.random.Generator, image: FloatArray, mask: NDArray[np.uint8]) -> None:
     """Paint one random object over `image`, (H, W, 3), and `mask`, (H, W), in place."""
     label = int(rng.integers(1, len(CLASS_NAMES)))
-    radius = rng.uniform(*_RADIUS_RANGE)
-    centre = rng.uniform(0.1, 0.9, size=2)
-    edges = _place(rng, _OUTLINES[label - 1], radius, centre)
+    edges = _place(rng, _OUTLINES[label - 1])
     texture = _random_texture(rng, _object_colours(rng, label))
 
     image_size = len(mask)
     x, y = _pixel_centres(image_size)
-    columns, rows = (_window(ends, image_size) for ends in (edges[..., 0], edges[..., 1]))
+    columns, rows = _window(edges[..., 0], image_size), _window(edges[..., 1], image_size)
     x, y = x[:, columns], y[rows]
-    distance = image_size * _signed_distance(edges, x, y)
-    opacity = (0.5 - distance).clip(0, 1)[..., None]
+    distance = _signed_distance(edges, x, y)
+    pixels = image_size * distance
+    opacity = (0.5 - pixels).clip(0, 1)[..., None]
     patch, labels = image[rows, columns], mask[rows, columns]
-    shade = (1 - _RELIEF + 2 * _RELIEF * (-distance / (_RELIEF_W * image_size)).clip(0, 1))[
-        ..., None
-    ]
-    patch += opacity * (texture(x, y) * shade - patch)
-    labels[distance < _IGNORE_HALF_WIDTH] = _IGNORE_INDEX
-    labels[distance < -_IGNORE_HALF_WIDTH] = label
+    patch += opacity * (texture(x, y) * _relief(distance) - patch)
+    labels[pixels < _IGNORE_HALF_WIDTH] = IGNORE
+    labels[pixels < -_IGNORE_HALF_WIDTH] = label
 
 
 def _window(ends: FloatArray, image_size: int) -> slice:
@@ -128,14 +121,13 @@ def _window(ends: FloatArray, image_size: int) -> slice:
     return slice(max(first, 0), max(last + 1, 0))
 
 
-def _place(
-    rng: np.random.Generator, edges: FloatArray, radius: float, centre: NDArray[np.float64]
-) -> FloatArray:
-    """Squeeze, rotate at random, scale and shift edges, (E, 2, 2), of a unit outline."""
-    aspect, angle = rng.uniform(*_ASPECT_RANGE), rng.uniform(-_MAX_TILT, _MAX_TILT)
+def _place(rng: np.random.Generator, edges: FloatArray) -> FloatArray:
+    """Scale, squeeze, rotate and shift the edges of an outline, (E, 2, 2), at random."""
+    size, aspect = rng.uniform(*_SIZE_RANGE), rng.uniform(*_ASPECT_RANGE)
+    angle, centre = rng.uniform(0, 2 * np.pi), rng.uniform(0.1, 0.9, size=2)
     cos, sin = np.cos(angle), np.sin(angle)
     rotation = np.array([[cos, sin], [-sin, cos]])
-    placed: NDArray[np.float64] = edges * (radius, radius * aspect) @ rotation + centre
+    placed: NDArray[np.float64] = edges * (size, size * aspect) @ rotation + centre
     return placed.astype(np.float32)
 
 
@@ -167,7 +159,7 @@ def _signed_distance(edges: FloatArray, x: FloatArray, y: FloatArray) -> FloatAr
     return signed
 
 
-# --- Outlines in the unit circle, as edges (E, 2, 2) ----------------------------------------
+# --- Outlines about the origin, as edges (E, 2, 2) ----------------------------------------
 
 
 def _closed(vertices: NDArray[np.float64]) -> FloatArray:
@@ -199,17 +191,6 @@ def _cross(half_width: float) -> FloatArray:
     return _closed(np.concatenate([arm @ turn for turn in turns]))
 
 
-def _crescent(shift: float, radius: float, steps: int = 12) -> FloatArray:
-    """Return the unit disc less a disc of `radius` that is moved by `shift` along x."""
-    cusp_x = (1 - radius**2 + shift**2) / (2 * shift)
-    cusp_angle = np.arccos(cusp_x)
-    outer = np.linspace(cusp_angle, 2 * np.pi - cusp_angle, steps, endpoint=False)
-    inner_angle = np.arctan2(np.sin(cusp_angle), cusp_x - shift)
-    inner = np.linspace(2 * np.pi - inner_angle, inner_angle, steps, endpoint=False)
-    bite = _polar(inner, radius) + np.array([shift, 0])
-    return _closed(np.concatenate([_polar(outer, 1.0), bite]))
-
-
 def _ring(hole_radius: float) -> FloatArray:
     """Return the unit disc less a hole, (2 * _CIRCLE_CORNERS, 2, 2)."""
     hole = _regular(_CIRCLE_CORNERS, hole_radius)[:, ::-1]
@@ -224,6 +205,7 @@ def _with_unit_area(edges: FloatArray) -> FloatArray:
     return scaled
 
 
+# One for each class but the background, in the order of CLASS_NAMES.
 _OUTLINES = tuple(
     _with_unit_area(edges)
     for edges in (
@@ -233,13 +215,19 @@ _OUTLINES = tuple(
         _ring(hole_radius=0.55),
         _cross(half_width=0.3),
         _star(points=5, inner_radius=0.45),
-        _crescent(shift=0.6, radius=0.75),
     )
 )
 
 # --- Colours, textures and light ------------------------------------------------------------
 
 Texture: TypeAlias = Callable[[FloatArray, FloatArray], FloatArray]
+
+
+def _relief(distance: FloatArray) -> FloatArray:
+    """Return a factor, (H, W, 1), that makes the middle of an object stand out."""
+    depth = (-distance / _RELIEF_DEPTH).clip(0, 1)
+    factor: FloatArray = 1 + _RELIEF_HEIGHT * (2 * depth - 1)
+    return factor[..., None]
 
 
 def _background_colours(rng: np.random.Generator) -> FloatArray:
@@ -262,14 +250,14 @@ def _random_colours(
     """Draw a base colour and a variation of it, as RGB, (2, 3) in [0, 1]."""
     tint = 0.5 + 0.5 * np.cos(2 * np.pi * (hue + np.arange(3) / 3))
     base = rng.uniform(*value) * (1 - rng.uniform(*saturation) * tint)
-    other = base + rng.uniform(-_VARIATION, _VARIATION, size=3)
+    other = base + rng.uniform(-_COLOUR_VARIATION, _COLOUR_VARIATION, size=3)
     return np.stack([base, other]).clip(0, 1).astype(np.float32)
 
 
 def _random_texture(rng: np.random.Generator, colours: FloatArray) -> Texture:
     """Draw a function from pixel centres, (1, W) and (H, 1), to colours, (H, W, 3)."""
     pattern = _PATTERNS[rng.integers(len(_PATTERNS))]
-    angle, period = rng.uniform(0, 2 * np.pi), rng.uniform(0.08, 0.25)
+    angle, period = rng.uniform(0, 2 * np.pi), rng.uniform(*_PERIOD_RANGE)
     cos, sin = np.float32(np.cos(angle)), np.float32(np.sin(angle))
     tiles = rng.random((8, 8), dtype=np.float32)
 

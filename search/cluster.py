@@ -1,25 +1,5 @@
 """Ray, on this machine or on the cluster at RAY_ADDRESS."""
 
-import os
-
-from search.resources import num_cores, on_cluster
-
-# Ray reads these when it is imported.
-os.environ |= {
-    "RAY_AIR_NEW_OUTPUT": "0",  # the terminal is ours
-    "RAY_DEDUP_LOGS_SKIP_REGEX": ".*",
-    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-    "TUNE_DISABLE_SIGINT_HANDLER": "1",
-    "RAY_AUTH_MODE": "token",
-    "OMP_WAIT_POLICY": "passive",  # threads that spin starve the trials beside them
-    # Workers share this environment; under uv, Ray would build each of them a new one
-    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
-}
-if not on_cluster():
-    # Without the ability to form a cluster, every socket of Ray is bound to 127.0.0.1
-    os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
-
 import logging
 import shutil
 import signal
@@ -31,6 +11,7 @@ import ray
 from ray import tune
 from ray.tune import Stopper
 
+from search.resources import num_cores, on_cluster
 from search.searcher import OptunaSearcher
 from search.study_config import StudyConfig
 from trainables.config import RunConfig, TrialConfig

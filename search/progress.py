@@ -1,5 +1,6 @@
 """What the person at the terminal sees while a study runs and when it has ended."""
 
+import os
 import shlex
 import sys
 import time
@@ -111,9 +112,9 @@ class Progress:
         for name in ("front.png", "front.html", "front.parquet", "trials.parquet", "models"):
             self._print(f"{name:15} {folder / name}")
         store = shlex.quote(config.tracking_uri)
-        self._print(f"compare runs:   mlflow ui --backend-store-uri {store}")
+        self._print(f"compare runs:   {launcher()}mlflow ui --backend-store-uri {store}")
         if interrupted:
-            command = ["python", "-m", "search.run", "--space", config.space]
+            command = [*launcher().split(), "python", "-m", "search.run", "--space", config.space]
             command += ["--storage", str(config.storage), "--resume", config.name]
             self._print(f"interrupted; go on with: {shlex.join(command)}")
 
@@ -126,6 +127,11 @@ class Progress:
     def _refresh(self) -> None:
         if self.live:
             self.live.update(self._view())
+
+
+def launcher() -> str:
+    """What to put before commands: under `uv run` nothing of this environment is on the path."""
+    return "uv run " if "UV" in os.environ else ""
 
 
 def describe(record: Record) -> str:

@@ -13,6 +13,7 @@ from trainables.metrics import Metrics
 
 State = Literal["RUNNING", "COMPLETE", "PRUNED", "FAIL"]
 CONFIG, METRICS, REASON, RAY_ID = "config", "metrics", "reason", "ray_trial_id"
+PREDICTED_SIZE = "predicted_size_bytes"
 """User attributes of an Optuna trial."""
 
 
@@ -25,6 +26,7 @@ class Record:
     reason: str
     config: TrialConfig | None
     metrics: Metrics | None
+    predicted_size_bytes: int | None = None
 
     @property
     def objectives(self) -> tuple[float, ...] | None:
@@ -44,6 +46,7 @@ class Record:
             "config_digest": self.config.digest() if self.config else None,
             "epochs": self.metrics.epoch if self.metrics else 0,
             **{name: measured.get(name) for name in MEASURED},
+            PREDICTED_SIZE: self.predicted_size_bytes,
             **(self.config.leaves() if self.config else {}),
         }
 
@@ -52,7 +55,7 @@ MEASURED = (
     "miou",
     "pixel_accuracy",
     "size_bytes",
-    "predicted_size_bytes",
+    PREDICTED_SIZE,
     "num_params",
     "macs",
     "device_seconds",
@@ -80,6 +83,7 @@ def read_record(trial: FrozenTrial) -> Record:
         reason=attributes.get(REASON, ""),
         config=TrialConfig.model_validate(json.loads(config)) if config else None,
         metrics=Metrics.model_validate(json.loads(metrics)) if metrics else None,
+        predicted_size_bytes=attributes.get(PREDICTED_SIZE),
     )
 
 
@@ -92,4 +96,5 @@ def read_state(state: TrialState) -> State:
         case TrialState.FAIL:
             return "FAIL"
         case _:
+            assert state == TrialState.RUNNING, state
             return "RUNNING"

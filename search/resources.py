@@ -25,6 +25,12 @@ def default_gpus() -> float:
     return 1.0 if torch.cuda.is_available() else 0.0
 
 
+def default_cpus(gpus: object) -> int:
+    """Cores per trial: one on a CPU; beside a GPU, which waits for augmented images, its share."""
+    num_gpus = torch.cuda.device_count()
+    return max(1, num_cores() // num_gpus) if gpus and num_gpus else 1
+
+
 def check_resources(config: StudyConfig) -> None:
     """Raises ValueError where one trial wants more than this machine has."""
     if on_cluster():

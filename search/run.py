@@ -12,6 +12,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 import spaces
+from search.environment import prepare_environment
 from search.study_config import FIXED, StudyConfig
 from search.units import parse_duration, parse_size
 from trainables.command_line import Parser, first_problem
@@ -40,18 +41,21 @@ def main(argv: list[str] | None = None) -> int:
     try:
         named_space(arguments.space)
         config = read_config(arguments)
-        from search.study import run_study  # imports Ray: only after bad input was refused
+        prepare_environment()
+        from search.study import Study, run_study  # imports Ray
 
-        return run_study(config)
-    except TrialFailed as failure:
-        print(f"error: the teacher failed: {failure}", file=sys.stderr)
-        return 1
+        study = Study(config, resumed=arguments.resume is not None)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted before the study began", file=sys.stderr)
         return 130
+    try:
+        return run_study(study)
+    except TrialFailed as failure:
+        print(f"error: the teacher failed: {failure}", file=sys.stderr)
+        return 1
 
 
 def make_parser() -> Parser:
@@ -75,7 +79,7 @@ def make_parser() -> Parser:
         "--image-size",
         type=int,
         metavar="PIXELS",
-        help="longest side of images (default: shapes 64; else 512 on a GPU, 160 on a CPU)",
+        help="longest side of images (default: shapes 48; else 512 on a GPU, 160 on a CPU)",
     )
     what(
         "--teacher",
@@ -103,7 +107,11 @@ def make_parser() -> Parser:
         metavar="SIZE",
         help="refuse students above this file size before any training, e.g. 300KB",
     )
-    how("--time-budget", metavar="TIME", help="stop the search after this long, e.g. 30m")
+    how(
+        "--time-budget",
+        metavar="TIME",
+        help="end the search this long after its first trial, e.g. 30m",
+    )
     where = parser.add_argument_group("where").add_argument
     where(
         "--storage",
@@ -121,7 +129,7 @@ def make_parser() -> Parser:
         "--cpus-per-trial",
         type=float,
         metavar="N",
-        help="CPU cores and threads of a trial (default: 1)",
+        help="CPU cores and threads of a trial (default: 1, with a GPU its share of the cores)",
     )
     where(
         "--gpus-per-trial",
@@ -143,7 +151,7 @@ def named_space(name: str | None) -> None:
 
 def read_config(arguments: argparse.Namespace) -> StudyConfig:
     """The study that the command line describes, new or resumed."""
-    from search.resources import check_resources, default_gpus
+    from search.resources import check_resources, default_cpus, default_gpus
     from trainables.defaults import defaults_for
 
     given = given_fields(arguments)
@@ -166,7 +174,7 @@ def read_config(arguments: argparse.Namespace) -> StudyConfig:
             "image_size": defaults.image_size,
             "sampler": "tpe",
             "seed": 0,
-            "cpus_per_trial": 1,
+            "cpus_per_trial": default_cpus(gpus),
             "gpus_per_trial": gpus,
             "tracking_uri": f"sqlite:///{storage / 'mlflow.db'}",
         }
@@ -204,8 +212,15 @@ def resumed_config(storage: Path, name: str, given: dict[str, object]) -> StudyC
     """
     from search.study_file import read_study_file
 
+    if "name" in given:
+        raise ValueError(f"--name cannot change a resumed study's, but got {given['name']}")
     kept = read_study_file(storage / name).config
     changed = validate({**dict(kept), **given, "storage": storage, "name": name})
+    if kept.device != changed.device:
+        raise ValueError(
+            f"a resumed study must keep its kind of device, but {name} ran on {kept.device} and "
+            f"--gpus-per-trial {changed.gpus_per_trial:g} wants {changed.device}"
+        )
     for field in sorted(FIXED):
         before, after = getattr(kept, field), getattr(changed, field)
         if before != after:

@@ -14,8 +14,8 @@ SamplerName = Literal["tpe", "nsga2", "random"]
 def make_sampler(name: SamplerName, seed: int, trial_number: int) -> BaseSampler:
     """The sampler for one trial.
 
-    Its seed depends on the study's seed and the trial's number alone, so that a resumed study draws
-    what the uninterrupted one would have drawn.
+    Its seed depends on the study's seed and the number of trials asked before, so that a resumed
+    study does not draw again what it has drawn.
     """
     own_seed = int(digest([seed, trial_number])[:7], 16)
     match name:

@@ -14,7 +14,16 @@ from pydantic import ValidationError
 from ray.tune.search import Searcher
 
 from search.observer import Observer
-from search.record import CONFIG, METRICS, RAY_ID, REASON, Record, objective_values, read_record
+from search.record import (
+    CONFIG,
+    METRICS,
+    PREDICTED_SIZE,
+    RAY_ID,
+    REASON,
+    Record,
+    objective_values,
+    read_record,
+)
 from search.sampler import SamplerName, make_sampler
 from spaces import Space
 from trainables.command_line import first_problem
@@ -34,7 +43,8 @@ class OptunaSearcher(Searcher):
         study: on durable storage; everything about a trial is kept there.
         complete: fills in what the study fixes for all trials (epochs, seed, ...).
         models: folder that gets a folder for each finished trial.
-        check_budget: gives the reason why a configuration breaks the budget, else an empty string.
+        predict_size_bytes: gives the size of a configuration's model file.
+        max_size_bytes: what is larger is never suggested.
     """
 
     def __init__(
@@ -42,7 +52,8 @@ class OptunaSearcher(Searcher):
         study: optuna.Study,
         space: Space,
         complete: Callable[[TrialConfig], TrialConfig],
-        check_budget: Callable[[TrialConfig], str],
+        predict_size_bytes: Callable[[TrialConfig], int],
+        max_size_bytes: int | None,
         run: RunConfig,
         models: Path,
         num_trials: int,
@@ -52,7 +63,8 @@ class OptunaSearcher(Searcher):
     ) -> None:
         super().__init__()
         self.study, self.space, self.complete = study, space, complete
-        self.check_budget, self.run, self.models = check_budget, run, models
+        self.predict_size_bytes, self.max_size_bytes = predict_size_bytes, max_size_bytes
+        self.run, self.models = run, models
         self.trials_left = num_trials
         self.sampler, self.seed = sampler, seed
         self.observers = observers
@@ -109,7 +121,8 @@ class OptunaSearcher(Searcher):
             self.on_trial_complete(trial_id)
 
     def _ask(self) -> optuna.Trial:
-        number = len(self.study.get_trials(deepcopy=False))
+        trials = self.study.get_trials(deepcopy=False)
+        number = sum(trial.state != TrialState.WAITING for trial in trials)
         self.study.sampler = make_sampler(self.sampler, self.seed, number)
         return self.study.ask()
 
@@ -117,10 +130,14 @@ class OptunaSearcher(Searcher):
         """Stores the trial's configuration; gives the reason why it cannot run, if there is one."""
         try:
             config = self.complete(self.space(trial))
+            trial.set_user_attr(CONFIG, config.model_dump_json())
+            size_bytes = self.predict_size_bytes(config)
         except Exception as error:  # whatever a user's space raises costs one trial, not the study
             return f"the space failed: {type(error).__name__}: {error}"
-        trial.set_user_attr(CONFIG, config.model_dump_json())
-        return self.check_budget(config)
+        trial.set_user_attr(PREDICTED_SIZE, size_bytes)
+        if self.max_size_bytes and size_bytes > self.max_size_bytes:
+            return f"over budget: {size_bytes} bytes, the limit is {self.max_size_bytes}"
+        return ""
 
     def _keep(self, trial: optuna.Trial, result: dict[str, Any]) -> str:
         """Stores the Metrics in a Ray result; gives what is wrong with them, if anything is."""

@@ -1,6 +1,7 @@
 """A study from its configuration to its report: new, or resumed from its journal."""
 
 import shutil
+import uuid
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from search.resources import num_parallel
 from search.sampler import make_sampler
 from search.searcher import OptunaSearcher
 from search.study_config import StudyConfig
-from search.study_file import StudyFile, installed_versions, write_study_file
+from search.study_file import StudyFile, installed_versions, read_study_file, write_study_file
 from search.tracking import Tracking, check_tracking
 from spaces import NamedSpace, load_space
 from trainables.artifacts import ArtifactStore
@@ -43,7 +44,7 @@ class Study:
         ValueError: data, teacher or budget break a rule; nothing was written then.
     """
 
-    def __init__(self, config: StudyConfig) -> None:
+    def __init__(self, config: StudyConfig, resumed: bool) -> None:
         self.config = config
         self.named = load_space(config.space)
         self.defaults = defaults_for(config.data, config.device)
@@ -53,16 +54,30 @@ class Study:
         check_teacher(config.teacher, self.num_classes)
         self.check_space()
         check_tracking(config.tracking_uri)
+        self.known = read_study_file(config.folder) if resumed else None
         self.data: PackedData = open_pack(pack(source, self.store).path)
-        write_study_file(
-            StudyFile(
-                config=config,
-                versions=installed_versions(),
-                data_digest=self.data.digest,
-                class_names=self.data.class_names,
-            )
-        )
+        self.file = self.describe()
+        write_study_file(self.file)
         self.optuna = open_journal(config, self.named)
+
+    def describe(self) -> StudyFile:
+        """The content of study.json.
+
+        Raises:
+            ValueError: the data is not what the resumed study began with.
+        """
+        if self.known and self.known.data_digest != self.data.digest:
+            raise ValueError(
+                f"a resumed study must keep its data, but {self.config.data} has changed: it is "
+                f"now {self.data.digest}, {self.config.name} began with {self.known.data_digest}"
+            )
+        return StudyFile(
+            id=self.known.id if self.known else uuid.uuid4().hex,
+            config=self.config,
+            versions=installed_versions(),
+            data_digest=self.data.digest,
+            class_names=self.data.class_names,
+        )
 
     def complete(self, trial: TrialConfig) -> TrialConfig:
         """Fills in what the study fixes for all its trials."""
@@ -73,32 +88,32 @@ class Study:
             augmentation=self.defaults.augmentation,
         )
 
-    def check_budget(self, trial: TrialConfig) -> str:
-        """Why a configuration breaks the budget; empty where it does not."""
-        limit = self.config.max_size_bytes
-        size = predict_size_bytes(trial, self.num_classes) if limit else 0
-        if limit and size > limit:
-            return f"over budget: its file would have {size} bytes, the limit is {limit}"
-        return ""
+    def predict_size_bytes(self, trial: TrialConfig) -> int:
+        """The length of the model file that a configuration gives."""
+        return predict_size_bytes(trial, self.num_classes)
 
     def check_space(self) -> None:
         """Raises ValueError where no student drawn from the space meets the budget."""
-        if not self.config.max_size_bytes:
+        limit = self.config.max_size_bytes
+        if not limit:
             return
         probe = optuna.create_study(sampler=make_sampler("random", self.config.seed, 0))
         for settings in self.named.known_settings:
             probe.enqueue_trial(dict(settings))
-        drawn = [self.complete(self.named.space(probe.ask())) for _ in range(PROBES)]
-        if all(self.check_budget(trial) for trial in drawn):
-            smallest = min(predict_size_bytes(trial, self.num_classes) for trial in drawn)
+        smallest = min(
+            self.predict_size_bytes(self.complete(self.named.space(probe.ask())))
+            for _ in range(PROBES)
+        )
+        if smallest > limit:
             raise ValueError(
                 f"--max-size must admit students of space {self.config.space}, but the smallest of "
-                f"{PROBES} drawn has {smallest} bytes and the limit is {self.config.max_size_bytes}"
+                f"{PROBES} drawn has {smallest} bytes and the limit is {limit}"
             )
 
     def records(self) -> list[Record]:
-        """All trials so far."""
-        return [read_record(trial) for trial in self.optuna.get_trials(deepcopy=False)]
+        """All trials that were asked for so far."""
+        trials = self.optuna.get_trials(deepcopy=False)
+        return [read_record(trial) for trial in trials if trial.state != TrialState.WAITING]
 
     def samples_left(self) -> int:
         """Trials still to be trained; refused and interrupted ones do not count."""
@@ -110,7 +125,7 @@ class Study:
         return max(0, self.config.samples - len(launched))
 
     def close_running(self) -> None:
-        """Ends trials that an interrupted driver left RUNNING and queues their settings again."""
+        """Ends trials that an interruption left RUNNING and queues their settings again."""
         for trial in self.optuna.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             self.optuna._storage.set_trial_user_attr(trial._trial_id, REASON, INTERRUPTED)
             self.optuna.tell(trial.number, state=TrialState.FAIL)
@@ -123,7 +138,8 @@ class Study:
             study=self.optuna,
             space=self.named.space,
             complete=self.complete,
-            check_budget=self.check_budget,
+            predict_size_bytes=self.predict_size_bytes,
+            max_size_bytes=self.config.max_size_bytes,
             run=run,
             models=self.config.folder / "models",
             num_trials=self.samples_left(),
@@ -157,14 +173,15 @@ class Study:
         return front
 
 
-def run_study(config: StudyConfig) -> int:
+def run_study(study: Study) -> int:
     """Runs a study to its end and gives the exit status of the command."""
-    study = Study(config)
+    config = study.config
     tracking = Tracking(
         config.tracking_uri,
         experiment=f"{Path(config.data).name} {study.data.height}x{study.data.width} "
         f"{study.data.digest[-8:]}",
         study_name=config.name,
+        study_id=study.file.id,
         artifact_root=config.storage / "mlartifacts",
         tags={"space": config.space},
     )
@@ -179,6 +196,8 @@ def run_study(config: StudyConfig) -> int:
         except KeyboardInterrupt:
             interrupted = True
     study.close_running()
+    for record in study.records():
+        tracking.replay(record)
     front = study.report(tracking, interrupted)
     progress.conclude(front_table(study.records()), interrupted)
     if interrupted:
@@ -205,7 +224,7 @@ def search(study: Study, progress: Progress, tracking: Tracking) -> None:
 
 
 def find_teacher(study: Study, run: RunConfig, progress: Progress) -> Teacher:
-    own = study.defaults.own_teacher(study.config.seed)
+    own = study.defaults.own_teacher()
     progress.say("preparing the teacher (made once for this data, then reused)")
     return cluster.prepare_teacher_remotely(study.config, run, own)
 

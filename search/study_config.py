@@ -10,7 +10,7 @@ from trainables.frozen import Frozen
 
 
 class StudyConfig(Frozen):
-    """A study as study.json keeps it; every default is already filled in."""
+    """A study as study.json keeps it; the default of every flag is already filled in."""
 
     space: str
     data: str

@@ -18,6 +18,8 @@ PACKAGES = ("paretoseg", "torch", "torchvision", "ray", "optuna", "mlflow")
 class StudyFile(Frozen):
     """The content of study.json."""
 
+    id: str
+    """Tells studies of one name apart, as after a folder was deleted."""
     config: StudyConfig
     versions: dict[str, str]
     data_digest: str

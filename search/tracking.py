@@ -1,7 +1,7 @@
 """The record in MLflow: an experiment per data set, a run per study, a nested run per trial.
 
 Written by the driver alone. Runs are found again by their tags, so that a resumed study goes on
-where it stopped and writing a record twice changes nothing.
+where it stopped.
 """
 
 import logging
@@ -19,7 +19,7 @@ from trainables.metrics import Metrics
 
 logging.getLogger("mlflow").setLevel(logging.WARNING)  # not its database migrations
 
-STUDY_TAG, TRIAL_TAG = "paretoseg.study", "paretoseg.trial"
+STUDY_TAG, STUDY_ID_TAG, TRIAL_TAG = "paretoseg.study", "paretoseg.study_id", "paretoseg.trial"
 MAX_PARAMS = 100  # of one log_batch call
 STATUS: dict[State, str] = {
     "RUNNING": "RUNNING",
@@ -44,6 +44,7 @@ class Tracking:
     """An Observer that keeps one study in MLflow.
 
     Args:
+        study_id: finds the study's runs again; a name may be used twice.
         artifact_root: where a store without its own artifact location keeps files.
         tags: said of the study and of each of its trials.
     """
@@ -53,32 +54,31 @@ class Tracking:
         tracking_uri: str,
         experiment: str,
         study_name: str,
+        study_id: str,
         artifact_root: Path,
         tags: dict[str, str],
     ) -> None:
         self.client = MlflowClient(tracking_uri)
-        self.tags = {STUDY_TAG: study_name, **tags}
+        self.study_name, self.study_id = study_name, study_id
+        self.tags = {STUDY_TAG: study_name, STUDY_ID_TAG: study_id, **tags}
         known = self.client.get_experiment_by_name(experiment)
         location = artifact_root.resolve().as_uri() if tracking_uri.startswith("sqlite") else None
         self.experiment_id = (
             known.experiment_id if known else self.client.create_experiment(experiment, location)
         )
-        self.study_run = self._find("study") or self._create("study", study_name, {})
+        self.study_run = self._find("study") or self._create("study", {})
         self.client.update_run(self.study_run, status="RUNNING")
         self.runs: dict[str, str] = {}
 
     def replay(self, record: Record) -> None:
-        """Writes what a driver that died may have left out."""
+        """Writes what a driver that died may have left out; nothing where the run is complete."""
         if record.config and record.state != "RUNNING":
-            self.started(record)
-            self.ended(record)
+            status = self.client.get_run(self._run(record)).info.status
+            if status != STATUS[record.state]:
+                self.ended(record)
 
     def started(self, record: Record) -> None:
-        assert record.config
-        params = [Param(name, str(value)) for name, value in record.config.leaves().items()]
-        for first in range(0, len(params), MAX_PARAMS):
-            batch = params[first : first + MAX_PARAMS]
-            self.client.log_batch(self._run(record), params=batch)
+        self._log_params(record)
 
     def reported(self, record: Record) -> None:
         if record.metrics:
@@ -88,6 +88,7 @@ class Tracking:
         if record.config is None:
             return
         run = self._run(record)
+        self._log_params(record)
         if record.metrics:
             self.client.log_batch(run, metrics=list(as_mlflow(record.metrics)))
         tags = {"state": record.state, "reason": record.reason, "recipe": record.config.recipe.name}
@@ -120,23 +121,29 @@ class Tracking:
         )
         self.client.set_terminated(self.study_run, "KILLED" if interrupted else "FINISHED")
 
+    def _log_params(self, record: Record) -> None:
+        assert record.config
+        params = [Param(name, str(value)) for name, value in record.config.leaves().items()]
+        for first in range(0, len(params), MAX_PARAMS):
+            batch = params[first : first + MAX_PARAMS]
+            self.client.log_batch(self._run(record), params=batch)
+
     def _run(self, record: Record) -> str:
         """The id of the trial's run, made at first need."""
         if record.trial_id not in self.runs:
-            name = f"{self.tags[STUDY_TAG]}/{record.trial_id}"
-            parent = {MLFLOW_PARENT_RUN_ID: self.study_run}
             self.runs[record.trial_id] = self._find(record.trial_id) or self._create(
-                record.trial_id, name, parent
+                record.trial_id, {MLFLOW_PARENT_RUN_ID: self.study_run}
             )
         return self.runs[record.trial_id]
 
     def _find(self, trial: str) -> str | None:
-        wanted = {STUDY_TAG: self.tags[STUDY_TAG], TRIAL_TAG: trial}
+        wanted = {STUDY_ID_TAG: self.study_id, TRIAL_TAG: trial}
         query = " and ".join(f"tags.`{tag}` = '{value}'" for tag, value in wanted.items())
         found = self.client.search_runs([self.experiment_id], query, max_results=1)
         return found[0].info.run_id if found else None
 
-    def _create(self, trial: str, name: str, extra: dict[str, str]) -> str:
+    def _create(self, trial: str, extra: dict[str, str]) -> str:
+        name = self.study_name if trial == "study" else f"{self.study_name}/{trial}"
         tags = {**self.tags, TRIAL_TAG: trial, MLFLOW_RUN_NAME: name, **extra}
         return str(self.client.create_run(self.experiment_id, tags=tags).info.run_id)
 

@@ -5,6 +5,7 @@ import math
 from trainables.config import TrialConfig
 from trainables.errors import TrialFailed
 from trainables.evaluation import Scores
+from trainables.recipes.qat_distill import TEACHER_LOSS, QatDistill
 
 GRACE_STEPS = 100
 MARGIN = 0.005
@@ -15,9 +16,12 @@ def check_finite(losses: dict[str, float], epoch: int, config: TrialConfig) -> N
     """Raises TrialFailed where a mean loss is not finite."""
     for name, value in losses.items():
         if not math.isfinite(value):
+            rate = config.recipe.optimizer.learning_rate
+            if name == TEACHER_LOSS and isinstance(config.recipe, QatDistill):
+                rate = config.recipe.teacher_learning_rate
             raise TrialFailed(
                 f"not finite: loss {name} is {value} in epoch {epoch}; the learning rate "
-                f"{config.recipe.optimizer.learning_rate:g} is likely too high"
+                f"{rate:g} is likely too high"
             )
 
 

@@ -95,7 +95,7 @@ def run(arguments: argparse.Namespace) -> None:
         device=device,
     )
     if config.needs_teacher:
-        teacher = prepare_teacher(arguments.teacher, setting, defaults.own_teacher(config.seed))
+        teacher = prepare_teacher(arguments.teacher, setting, defaults.own_teacher())
         print(f"teacher: {teacher.note}, mIoU {teacher.miou:.4f}", flush=True)
         setting = setting.replace(teacher=teacher.file)
     arguments.out.mkdir(parents=True, exist_ok=True)

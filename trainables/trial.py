@@ -23,6 +23,9 @@ from trainables.models.file import deserialize, read_model, serialize
 from trainables.recipes import train
 from trainables.size import count_macs, count_params, model_card, predict_size_bytes
 
+FORMAT = 2
+"""Of trained students as artifacts: raise it whenever the same configuration trains otherwise."""
+
 MODEL_FILE, METRICS_FILE, CONFIG_FILE = "model.safetensors", "metrics.json", "config.json"
 
 
@@ -52,7 +55,7 @@ class Trial:
         }
         history: list[dict[str, float]] = []
         best = 0.0
-        begin = time.perf_counter()
+        begin, idle = time.perf_counter(), 0.0
         for epoch, (student, losses) in enumerate(train(config.recipe, self), start=1):
             check_finite(losses, epoch, config)
             history.append(losses)
@@ -61,16 +64,19 @@ class Trial:
             scores = evaluate(student, data.val, data.num_classes, self.device)
             best = max(best, scores.miou)
             check_learning(best, scores, history, config, self.num_steps)
-            yield Metrics(
+            metrics = Metrics(
                 epoch=epoch,
                 miou=scores.miou,
                 pixel_accuracy=scores.pixel_accuracy,
                 losses=losses,
-                device_seconds=time.perf_counter() - begin - self.waited_seconds,
+                device_seconds=time.perf_counter() - begin - idle - self.waited_seconds,
                 start_seconds=self.start_seconds,
                 size_bytes=len(self.model_bytes) if self.model_bytes else None,
                 **size,
             )
+            reported = time.perf_counter()
+            yield metrics
+            idle += time.perf_counter() - reported
 
     def _pack(self, student: nn.Module) -> nn.Module:
         """Turns the student into a file and gives back what the file holds."""
@@ -120,7 +126,11 @@ class Trial:
 
 def trained(config: TrialConfig, run: RunConfig) -> Artifact:
     """The artifact of a trial trained to its end: model file, configuration, metrics per epoch."""
-    key: dict[str, object] = {"config": config.model_dump(mode="json"), "data": run.data.name}
+    key: dict[str, object] = {
+        "format": FORMAT,
+        "config": config.model_dump(mode="json"),
+        "data": run.data.name,
+    }
     if config.needs_teacher and run.teacher:
         key["teacher"] = run.teacher.parent.name
 

@@ -50,7 +50,7 @@ CASES: dict[str, tuple[list[str], str]] = {
     "nothing fits": (["--max-size", "1KB"], "--max-size must admit students of space .*1000"),
     "other classes": (
         ["--teacher", "lraspp_mobilenet_v3_large"],
-        "must have the 8 classes of the data, but lraspp_mobilenet_v3_large has 21",
+        "must have the 7 classes of the data, but lraspp_mobilenet_v3_large has 21",
     ),
 }
 
@@ -112,8 +112,10 @@ def test_voc_without_network(
         raise OSError("no network")
 
     monkeypatch.setattr("trainables.data.prepare.VOCSegmentation", refuse)
-    line = answer(capsys, "--space", "qkd", "--data", "voc", "--storage", str(tmp_path))
+    storage = tmp_path / "studies"
+    line = answer(capsys, "--space", "qkd", "--data", "voc", "--storage", str(storage))
     assert "no network" in line
+    assert not storage.exists()
     assert "put VOCtrainval_11-May-2012.tar into" in line
 
 
@@ -134,7 +136,7 @@ def known_study(tmp_path: Path) -> Path:
         gpus_per_trial=0,
         tracking_uri="sqlite:///nowhere.db",
     )
-    file = StudyFile(config=config, versions={}, data_digest="0", class_names=("a", "b"))
+    file = StudyFile(id="0", config=config, versions={}, data_digest="0", class_names=("a", "b"))
     write_study_file(file)
     return tmp_path
 
@@ -146,6 +148,7 @@ RESUMES: dict[str, tuple[list[str], str]] = {
         ["--space", "qkd", "--resume", "known"],
         "keep its --space, .* qat and got qkd",
     ),
+    "new name": (["--space", "qat", "--resume", "known", "--name", "x"], "--name cannot change"),
     "other epochs": (
         ["--space", "qat", "--resume", "known", "--epochs", "5"],
         "keep its --epochs, but known has 2 and got 5",

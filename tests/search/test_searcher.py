@@ -41,14 +41,12 @@ def make(
     limit: int | None = None,
     **changes: Any,
 ) -> OptunaSearcher:
-    def check_budget(config: TrialConfig) -> str:
-        return "over budget" if limit and config.student.width > limit else ""
-
     arguments: dict[str, Any] = {
         "study": optuna.create_study(directions=[o.direction for o in OBJECTIVES]),
         "space": space,
         "complete": lambda config: config,
-        "check_budget": check_budget,
+        "predict_size_bytes": lambda config: 1000 * config.student.width,
+        "max_size_bytes": limit and 1000 * limit,
         "run": RunConfig(data=Path("data"), artifacts=Path("artifacts")),
         "models": Path("models"),
         "num_trials": num_trials,
@@ -190,9 +188,10 @@ def test_a_configuration_over_budget_is_never_suggested() -> None:
         assert suggestion["trial"]["student"]["width"] == 4
         searcher.on_trial_complete(str(number), report(2, 0.5, size_bytes=1000))
     records = [read_record(trial) for trial in searcher.study.get_trials()]
-    refused = [record for record in records if record.reason == "over budget"]
+    refused = [record for record in records if record.reason.startswith("over budget")]
     assert refused
     assert all(record.state == "FAIL" and record.config for record in refused)
+    assert all((record.predicted_size_bytes or 0) > 4000 for record in refused)
     assert sum(record.state == "COMPLETE" for record in records) == 10
 
 
@@ -222,6 +221,18 @@ def test_a_space_that_always_raises_ends_the_search(monkeypatch: pytest.MonkeyPa
     searcher = make(space=broken)
     assert searcher.suggest("a") == Searcher.FINISHED
     assert len(searcher.study.get_trials()) == 5
+
+
+def test_queued_settings_do_not_repeat_the_other_parameters() -> None:
+    searcher = make(sampler="random")
+    for bits in (8, 4, 2):
+        searcher.study.enqueue_trial({"recipe.quantizer.weight_bits": bits})
+    rates = {
+        suggestion["trial"]["recipe"]["optimizer"]["learning_rate"]
+        for suggestion in map(searcher.suggest, "abc")
+        if isinstance(suggestion, dict)
+    }
+    assert len(rates) == 3
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "nsga2", "random"])

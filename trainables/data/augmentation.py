@@ -41,8 +41,11 @@ class Augmentation(Frozen):
         steps: list[v2.Transform] = []
         if (self.min_scale, self.max_scale) != (1, 1):
             fill = {tv_tensors.Image: PAD_RGB, tv_tensors.Mask: IGNORE}
+            # Of a square with the longer side, ScaleJitter makes the image its own size, scaled;
+            # other targets it takes as (width, height)
+            longest = max(height, width)
             steps = [
-                v2.ScaleJitter((height, width), (self.min_scale, self.max_scale), antialias=True),
+                v2.ScaleJitter((longest, longest), (self.min_scale, self.max_scale)),
                 v2.RandomCrop((height, width), pad_if_needed=True, fill=fill),
             ]
         if self.flip:

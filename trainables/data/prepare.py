@@ -51,13 +51,26 @@ def open_source(data: str, image_size: int, downloads: Path) -> Source:
     return VocFolder(folder, image_size)
 
 
+def remove_empty(folder: Path) -> None:
+    """Removes a folder and those above it as long as they hold nothing."""
+    try:
+        while True:
+            folder.rmdir()
+            folder = folder.parent
+    except OSError:
+        return
+
+
 def download_voc(folder: Path) -> Path:
     """PASCAL VOC 2012 below `folder`, fetched by torchvision unless it is there."""
-    if not (folder / "VOCdevkit/VOC2012/SegmentationClass").is_dir():
+    complete = folder / "complete"
+    if not complete.is_file():
         folder.mkdir(parents=True, exist_ok=True)
         try:
             VOCSegmentation(str(folder), year="2012", image_set="train", download=True)
+            complete.touch()  # an interrupted extraction is not taken for a data set
         except (OSError, RuntimeError) as error:
+            remove_empty(folder)
             raise ValueError(
                 f"PASCAL VOC 2012 must be downloadable or present, but the download failed "
                 f"({error}): put {VOC_ARCHIVE} into {folder}, or name a folder that holds it"

@@ -33,7 +33,7 @@ FloatArray: TypeAlias = NDArray[np.float32]
 _MIN_IMAGE_SIZE = 16
 _IGNORE_HALF_WIDTH = 0.75  # pixels on each side of an outline
 _OBJECTS_RANGE = (3, 5)
-_SIZE_RANGE = (0.2, 0.38)  # square root of an object's area before it is squeezed, in image sides
+_SIZE_RANGE = (0.24, 0.46)  # square root of an object's area before it is squeezed, in image sides
 _ASPECT_RANGE = (0.7, 1.0)
 _CIRCLE_CORNERS = 20
 
@@ -200,8 +200,8 @@ def _ring(hole_radius: float) -> FloatArray:
 def _with_unit_area(edges: FloatArray) -> FloatArray:
     """Scale edges so that they enclose the area 1, for classes of the same frequency."""
     (start_x, start_y), (end_x, end_y) = edges.transpose(1, 2, 0)
-    area = np.abs(np.sum(start_x * end_y - end_x * start_y)) / 2
-    scaled: FloatArray = edges / np.sqrt(area)
+    area = abs(float(np.sum(start_x * end_y - end_x * start_y))) / 2
+    scaled: FloatArray = edges / area**0.5
     return scaled
 
 
@@ -225,7 +225,7 @@ Texture: TypeAlias = Callable[[FloatArray, FloatArray], FloatArray]
 
 def _relief(distance: FloatArray) -> FloatArray:
     """Return a factor, (H, W, 1), that makes the middle of an object stand out."""
-    depth = (-distance / _RELIEF_DEPTH).clip(0, 1)
+    depth: FloatArray = (-distance / _RELIEF_DEPTH).clip(0, 1)
     factor: FloatArray = 1 + _RELIEF_HEIGHT * (2 * depth - 1)
     return factor[..., None]
 

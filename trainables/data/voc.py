@@ -81,6 +81,7 @@ class VocFolder:
         first_file: dict[int, Path] = {}
         sizes = []
         for split in SPLITS:
+            labelled = False
             for name in self.names[split]:
                 image_path, mask_path = self._files(split, name)
                 image, mask = open_image(image_path), open_mask(mask_path)
@@ -92,6 +93,12 @@ class VocFolder:
                 sizes.append(scaled(image.size, self.image_size))
                 for value in np.unique(np.asarray(mask)):
                     first_file.setdefault(int(value), mask_path)
+                    labelled |= int(value) != IGNORE
+            if not labelled:
+                raise ValueError(
+                    f"a split must have a labelled pixel, but every mask that {split} lists in "
+                    f"{self.root / self.masks[split]} holds nothing but {IGNORE}"
+                )
         first_file.pop(IGNORE, None)
         self._canvas = max(height for _, height in sizes), max(width for width, _ in sizes)
         return class_names(self.root, first_file)
@@ -120,7 +127,10 @@ def find_root(folder: Path) -> Path:
 def read_list(path: Path) -> list[str]:
     if not path.is_file():
         raise ValueError(f"the list of a split must exist, but there is no {path}")
-    names = [line.strip() for line in path.read_text().splitlines() if line.strip()]
+    try:
+        names = [line.strip() for line in path.read_text("utf-8").splitlines() if line.strip()]
+    except UnicodeDecodeError as error:
+        raise ValueError(f"a list must be text in UTF-8, but {path} is not: {error}") from error
     if not names:
         raise ValueError(f"a split must list at least one image, but {path} is empty")
     if len(set(names)) != len(names):

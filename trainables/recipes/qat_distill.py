@@ -18,6 +18,9 @@ from trainables.recipes.qat import Start, quantized_start
 from trainables.recipes.supervised import Supervised
 from trainables.recipes.task import Epoch, MeanLosses, Task, total
 
+TEACHER_LOSS = "teacher"
+"""Name of the loss that the teacher learns by in co-study."""
+
 
 class QatDistill(Frozen):
     """A quantized student in three phases, each a fraction of the training's optimizer steps.
@@ -73,7 +76,7 @@ def train_qat_distill(recipe: QatDistill, task: Task) -> Iterator[Epoch]:
                     taught = forward_features(teacher, images)
                 terms |= recipe.losses.terms(outputs, taught, labels)
                 if studying:
-                    losses.add({"teacher": co_teacher.learn(taught, outputs, labels)})
+                    losses.add({TEACHER_LOSS: co_teacher.learn(taught, outputs, labels)})
             stepper.step(total(terms))
             losses.add(terms)
             step += 1

@@ -55,6 +55,18 @@ def test_shrunken_views_are_padded_with_ignore() -> None:
     assert (normalize(view[None])[0, :, labels == 255].abs() < 0.02).all()
 
 
+@pytest.mark.parametrize(("height", "width"), [(24, 48), (48, 24), (40, 40)])
+@pytest.mark.parametrize("scale", [0.5, 1.5])
+def test_scales_mean_the_same_for_every_aspect(height: int, width: int, scale: float) -> None:
+    image, mask = torch.zeros(3, height, width), torch.zeros(height, width, dtype=torch.uint8)
+    mask[:, ::8] = 1  # stripes, whose distance shows the scale
+    still = Augmentation(min_scale=scale, max_scale=scale, flip=0, color=0)
+    view, labels = augment(still.transform(height, width), image.byte(), mask, 0)
+    assert view.shape[-2:] == labels.shape == (height, width)
+    padded = (labels == 255).float().mean().item()
+    assert padded == pytest.approx(max(0, 1 - scale**2), abs=0.03)
+
+
 def test_nothing_to_do_changes_nothing(data: PackedData) -> None:
     image, mask = data.train.take([0])
     transform = Augmentation(min_scale=1, max_scale=1, flip=0, color=0).transform(32, 32)

@@ -1,0 +1,23 @@
+"""Environment variables that Ray reads when it is imported and hands to its workers."""
+
+import os
+
+from search.resources import on_cluster
+
+
+def prepare_environment() -> None:
+    """To be called before Ray is imported."""
+    os.environ |= {
+        "RAY_AIR_NEW_OUTPUT": "0",  # the terminal is ours
+        "RAY_DEDUP_LOGS_SKIP_REGEX": ".*",
+        "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
+        "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+        "TUNE_DISABLE_SIGINT_HANDLER": "1",
+        # Workers share this environment; under uv, Ray would build each of them a new one
+        "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+        "OMP_WAIT_POLICY": "passive",  # threads that spin starve the trials beside them
+    }
+    if not on_cluster():
+        os.environ["RAY_AUTH_MODE"] = "token"
+        # Without the ability to form a cluster, every socket of Ray is bound to 127.0.0.1
+        os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"

@@ -8,7 +8,6 @@ from trainables.models.unet import UNetConfig
 from trainables.recipes import Supervised
 from trainables.recipes.optimization import AdamW
 
-
 FLIPS = Augmentation(min_scale=1, max_scale=1, color=0)
 
 

@@ -21,8 +21,9 @@ from rich.progress import (
 from rich.progress import Progress as Bars
 from rich.table import Table
 
+from search.plots import human_size
 from search.record import Record
-from search.report import front_table, human_size
+from search.report import front_table
 from search.study_config import StudyConfig
 
 LOG_WIDTH = 120

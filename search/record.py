@@ -37,7 +37,7 @@ class Record:
 
     def row(self) -> dict[str, Leaf]:
         """The trial as one row of trials.parquet."""
-        measured = self.metrics.model_dump(exclude={"epoch", "losses"}) if self.metrics else {}
+        measured = self.metrics.model_dump() if self.metrics else {}
         return {
             "trial_id": self.trial_id,
             "state": self.state,
@@ -51,16 +51,7 @@ class Record:
         }
 
 
-MEASURED = (
-    "miou",
-    "pixel_accuracy",
-    "size_bytes",
-    PREDICTED_SIZE,
-    "num_params",
-    "macs",
-    "device_seconds",
-    "start_seconds",
-)
+MEASURED = tuple(name for name in Metrics.model_fields if name not in ("epoch", "losses"))
 
 
 def objective_values(metrics: Metrics) -> tuple[float, ...]:

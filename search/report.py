@@ -9,12 +9,10 @@ import pyarrow.parquet as pq
 from rich.table import Table
 
 from search.front import pareto_front
-from search.plots import draw_front, human_size, read_points
+from search.plots import human_size, read_points
 from search.record import Record
 from trainables.files import replace_file
 from trainables.frozen import Leaf
-
-__all__ = ["draw_front", "front_table", "human_size", "write_tables"]
 
 FIXED = {
     "trial_id": pa.string(),

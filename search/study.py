@@ -14,9 +14,10 @@ from search import cluster
 from search.front import hypervolume, pareto_front
 from search.objectives import OBJECTIVES
 from search.observer import Observer
+from search.plots import draw_front
 from search.progress import Progress
 from search.record import RAY_ID, REASON, Record, read_record
-from search.report import draw_front, front_table, write_tables
+from search.report import front_table, write_tables
 from search.resources import num_parallel
 from search.sampler import make_sampler
 from search.searcher import OptunaSearcher

@@ -13,15 +13,15 @@ class Metrics(Frozen):
     """
 
     epoch: int
+    losses: dict[str, float]
     miou: float
     pixel_accuracy: float
-    losses: dict[str, float]
-    device_seconds: float
-    start_seconds: float
+    size_bytes: int | None = None
+    predicted_size_bytes: int
     num_params: int
     macs: int
-    predicted_size_bytes: int
-    size_bytes: int | None = None
+    device_seconds: float
+    start_seconds: float
 
     @property
     def finished(self) -> bool:

@@ -15,8 +15,10 @@ from search.plots import (
     COLORS,
     Box,
     View,
+    draw_front,
     draw_page,
     draw_picture,
+    human_size,
     label_box,
     place_labels,
     read_points,
@@ -24,7 +26,7 @@ from search.plots import (
     view_of,
 )
 from search.record import Record, State
-from search.report import FIXED, draw_front, front_table, human_size, write_tables
+from search.report import FIXED, front_table, write_tables
 from trainables.config import TrialConfig
 from trainables.losses import DistillationLosses
 from trainables.losses.pairwise import Pairwise

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import optuna
+import psutil
 import pyarrow.parquet as pq
 import pytest
 from mlflow import MlflowClient
@@ -146,6 +147,14 @@ def test_nothing_of_ray_is_left(storage: Path) -> None:
     }
 
 
+def mlflow_states(storage: Path) -> dict[str, str]:
+    """The state tag of every trial's run."""
+    client = MlflowClient(f"sqlite:///{storage / 'mlflow.db'}")
+    runs = client.search_runs([e.experiment_id for e in client.search_experiments()])
+    tags = [run.data.tags for run in runs if run.data.tags["paretoseg.trial"] != "study"]
+    return {tag["paretoseg.trial"]: tag["state"] for tag in tags}
+
+
 @pytest.mark.slow
 def test_no_trial_finished_is_exit_status_1(
     blocks_folder: Path, tmp_path: Path, common: list[str]
@@ -172,12 +181,15 @@ def test_an_interrupted_study_is_kept_and_resumed(common: list[str], tmp_path: P
     assert process.returncode == 130, errors
     assert "Traceback" not in errors
     assert f"--storage {tmp_path} --resume cut" in printed
-    assert "RUNNING" not in {row["state"] for row in rows(tmp_path / "cut")}
+    states = {str(row["trial_id"]): row["state"] for row in rows(tmp_path / "cut")}
+    assert "RUNNING" not in states.values()
+    assert mlflow_states(tmp_path) == states
     result = run("--space", "qkd", "--storage", str(tmp_path), "--resume", "cut")
     assert result.returncode == 0, result.stderr
     table = rows(tmp_path / "cut")
     assert sum(row["state"] == "COMPLETE" for row in table) == 6
     assert {row["reason"] for row in table if row["state"] == "FAIL"} <= {"interrupted"}
+    assert mlflow_states(tmp_path) == {str(row["trial_id"]): row["state"] for row in table}
 
 
 @pytest.mark.slow
@@ -197,7 +209,36 @@ def test_a_killed_study_is_resumed_without_ghosts(common: list[str], tmp_path: P
         TrialState.COMPLETE,
         TrialState.FAIL,
     }
-    assert sum(row["state"] == "COMPLETE" for row in rows(tmp_path / "dead")) == 4
+    table = rows(tmp_path / "dead")
+    assert sum(row["state"] == "COMPLETE" for row in table) == 4
+    assert mlflow_states(tmp_path) == {str(row["trial_id"]): row["state"] for row in table}
+
+
+@pytest.mark.slow
+def test_a_killed_worker_costs_its_trial_alone(common: list[str], tmp_path: Path) -> None:
+    argv = [*common, "--storage", str(tmp_path), "--name", "hurt", "--samples", "4"]
+    process = subprocess.Popen(command(*argv), stdout=subprocess.PIPE, text=True)
+    victim = wait_for_worker(process.pid)
+    victim.kill()
+    process.communicate(timeout=300)
+    assert process.returncode == 0
+    table = rows(tmp_path / "hurt")
+    assert [row["state"] for row in table].count("COMPLETE") == 3
+    (failed,) = (row for row in table if row["state"] == "FAIL")
+    assert str(failed["reason"]).startswith("its process died")
+
+
+def wait_for_worker(driver: int) -> psutil.Process:
+    """A process of the driver's that trains, once there is one."""
+    for _ in range(600):
+        for process in psutil.Process(driver).children(recursive=True):
+            try:
+                if "StudentTrainable.train" in " ".join(process.cmdline()):
+                    return process
+            except psutil.NoSuchProcess:
+                continue
+        time.sleep(0.2)
+    raise AssertionError("no worker began to train")
 
 
 @pytest.mark.slow

@@ -93,7 +93,7 @@ def make_parser() -> Parser:
         "--epochs",
         type=int,
         metavar="N",
-        help="length of one full training (default: shapes 10; else 60 on a GPU, 20 on a CPU)",
+        help="length of one full training (default: shapes 8; else 60 on a GPU, 20 on a CPU)",
     )
     how("--sampler", choices=("tpe", "nsga2", "random"), help="who proposes trials (default: tpe)")
     how(

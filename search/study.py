@@ -30,10 +30,13 @@ from trainables.config import RunConfig, TrialConfig
 from trainables.data.pack import PackedData, open_pack, pack
 from trainables.data.prepare import open_source
 from trainables.defaults import defaults_for
+from trainables.recipes import Qat, QatDistill
 from trainables.size import predict_size_bytes
 from trainables.teacher import Teacher, check_teacher
 
 INTERRUPTED = "interrupted"
+START_LENGTH = 2
+"""Lengths of a trial that its full-precision start trains for: many trials share it."""
 PROBES = 64
 """Configurations drawn to see whether a space can meet the budget at all."""
 
@@ -82,7 +85,11 @@ class Study:
 
     def complete(self, trial: TrialConfig) -> TrialConfig:
         """Fills in what the study fixes for all its trials."""
+        recipe = trial.recipe
+        if isinstance(recipe, Qat | QatDistill) and recipe.start_epochs is None:
+            recipe = recipe.replace(start_epochs=START_LENGTH * self.config.epochs)
         return trial.replace(
+            recipe=recipe,
             num_epochs=self.config.epochs,
             seed=self.config.seed,
             batch_size=self.defaults.batch_size,

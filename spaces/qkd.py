@@ -39,7 +39,7 @@ def space(trial: optuna.Trial) -> TrialConfig:
         recipe=QatDistill(
             optimizer=AdamW(
                 learning_rate=trial.suggest_float(
-                    "recipe.optimizer.learning_rate", 3e-4, 5e-3, log=True
+                    "recipe.optimizer.learning_rate", 5e-4, 1e-2, log=True
                 )
             ),
             step_learning_rate=StepRates(

@@ -44,7 +44,7 @@ def defaults_for(data: str, device: str) -> Defaults:
     without scaling and colour: 37.6 against 28.9 mIoU after 12 epochs on CamVid (docs/log.md).
     """
     if data == "shapes":
-        return Defaults(48, 10, 8, FLIPS, teacher_width=16, teacher_epochs=30)
+        return Defaults(48, 8, 8, FLIPS, teacher_width=16, teacher_epochs=24)
     if device == "cuda":
         return Defaults(512, 60, 16, Augmentation(), teacher_width=64, teacher_epochs=120)
     return Defaults(160, 20, 8, FLIPS, teacher_width=16, teacher_epochs=60)

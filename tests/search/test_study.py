@@ -233,7 +233,7 @@ def wait_for_worker(driver: int) -> psutil.Process:
     for _ in range(600):
         for process in psutil.Process(driver).children(recursive=True):
             try:
-                if "StudentTrainable.train" in " ".join(process.cmdline()):
+                if "ray::StudentTrainable" in " ".join(process.cmdline()):
                     return process
             except psutil.NoSuchProcess:
                 continue

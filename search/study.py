@@ -32,13 +32,13 @@ from trainables.data.prepare import open_source
 from trainables.defaults import defaults_for
 from trainables.recipes import Qat, QatDistill
 from trainables.size import predict_size_bytes
-from trainables.teacher import Teacher, check_teacher
+from trainables.teacher import check_teacher
 
 INTERRUPTED = "interrupted"
 START_LENGTH = 2
 """Lengths of a trial that its full-precision start trains for: many trials share it."""
 PROBES = 64
-"""Configurations drawn to see whether a space can meet the budget at all."""
+"""Configurations drawn to see what a space holds."""
 
 
 class Study:
@@ -100,19 +100,18 @@ class Study:
         """The length of the model file that a configuration gives."""
         return predict_size_bytes(trial, self.num_classes)
 
+    def probe(self) -> list[TrialConfig]:
+        """Configurations drawn from the space, the known settings among them."""
+        study = optuna.create_study(sampler=make_sampler("random", self.config.seed, 0))
+        for settings in self.named.known_settings:
+            study.enqueue_trial(dict(settings))
+        return [self.complete(self.named.space(study.ask())) for _ in range(PROBES)]
+
     def check_space(self) -> None:
         """Raises ValueError where no student drawn from the space meets the budget."""
         limit = self.config.max_size_bytes
-        if not limit:
-            return
-        probe = optuna.create_study(sampler=make_sampler("random", self.config.seed, 0))
-        for settings in self.named.known_settings:
-            probe.enqueue_trial(dict(settings))
-        smallest = min(
-            self.predict_size_bytes(self.complete(self.named.space(probe.ask())))
-            for _ in range(PROBES)
-        )
-        if smallest > limit:
+        smallest = min(map(self.predict_size_bytes, self.probe())) if limit else 0
+        if limit and smallest > limit:
             raise ValueError(
                 f"--max-size must admit students of space {self.config.space}, but the smallest of "
                 f"{PROBES} drawn has {smallest} bytes and the limit is {limit}"
@@ -223,18 +222,15 @@ def search(study: Study, progress: Progress, tracking: Tracking) -> None:
             num_threads=max(1, int(config.cpus_per_trial)),
             device=config.device,
         )
-        teacher = find_teacher(study, run, progress)
-        run = run.replace(teacher=teacher.file)
-        progress.say(f"teacher: {teacher.note}, mIoU {100 * teacher.miou:.1f} %")
+        if any(trial.needs_teacher for trial in study.probe()):
+            progress.say("preparing the teacher (made once for this data, then reused)")
+            own = study.defaults.own_teacher()
+            teacher = cluster.prepare_teacher_remotely(config, run, own)
+            progress.say(f"teacher: {teacher.note}, mIoU {100 * teacher.miou:.1f} %")
+            run = run.replace(teacher=teacher.file)
         with progress:
             searcher = study.searcher(run, [tracking, progress])
             cluster.tune_trials(searcher, config, num_parallel(config, available))
-
-
-def find_teacher(study: Study, run: RunConfig, progress: Progress) -> Teacher:
-    own = study.defaults.own_teacher()
-    progress.say("preparing the teacher (made once for this data, then reused)")
-    return cluster.prepare_teacher_remotely(study.config, run, own)
 
 
 def open_journal(config: StudyConfig, named: NamedSpace) -> optuna.Study:

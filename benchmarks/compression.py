@@ -122,7 +122,7 @@ def parse() -> argparse.Namespace:
 
 
 def epoch_seconds(base: TrialConfig, recipe: Recipe, run: RunConfig) -> float:
-    """Mean training seconds of an epoch, all phases in proportion, evaluation and start left out."""
+    """Mean training seconds of an epoch over all phases, without evaluation and start."""
     if isinstance(recipe, Qat | QatDistill):
         recipe = recipe.replace(start_epochs=1)
     trial = Trial(base.replace(recipe=recipe, num_epochs=2), run)

@@ -110,7 +110,10 @@ class Trial:
         begin = time.perf_counter()
         epochs = num_epochs or self.config.num_epochs
         config = self.config.replace(recipe=recipe, num_epochs=epochs)
-        start = trained(config, self.run)
+        try:
+            start = trained(config, self.run)
+        except TrialFailed as failure:
+            raise TrialFailed(f"{failure} (its full-precision start)") from failure
         self.start_seconds = start.seconds
         self.waited_seconds = time.perf_counter() - begin
         return self._place(read_model(start.path / MODEL_FILE)).train()

@@ -163,7 +163,9 @@ def test_a_student_that_does_not_learn_is_named(blocks_run: RunConfig) -> None:
 
 def test_a_start_that_does_not_learn_fails_its_trials(blocks_run: RunConfig) -> None:
     start = Supervised(optimizer=AdamW(learning_rate=1e-9))
-    assert failure(Qat(start=start, quantizer=BITS), blocks_run).startswith("not learning")
+    reason = failure(Qat(start=start, quantizer=BITS), blocks_run)
+    assert reason.startswith("not learning")
+    assert reason.endswith("(its full-precision start)")
 
 
 def test_losses_are_means_per_labelled_pixel(blocks_run: RunConfig) -> None:

@@ -25,8 +25,9 @@ class NamedSpace:
 
 
 def space_names() -> list[str]:
-    """The names of all spaces: the files of this folder."""
-    return sorted(module.name for module in pkgutil.iter_modules(__path__))
+    """The names of all spaces: the files of this folder, but for those that begin with _."""
+    names = (module.name for module in pkgutil.iter_modules(__path__))
+    return sorted(name for name in names if not name.startswith("_"))
 
 
 def load_space(name: str) -> NamedSpace:

@@ -1,0 +1,53 @@
+"""Parts that several spaces sample alike; parameters are named by their path in TrialConfig."""
+
+import optuna
+
+from trainables.losses import DistillationLosses
+from trainables.losses.pairwise import Pairwise
+from trainables.losses.pixelwise import Pixelwise
+from trainables.models.unet import UNetConfig
+from trainables.quant.prepare import Lsq
+from trainables.recipes.optimization import AdamW, StepRates
+
+WIDTH = "student.width"
+WEIGHT_BITS, ACTIVATION_BITS = "recipe.quantizer.weight_bits", "recipe.quantizer.activation_bits"
+PIXEL, PAIR = "recipe.losses.pixelwise", "recipe.losses.pairwise"
+
+
+def suggest_student(trial: optuna.Trial) -> UNetConfig:
+    """A U-Net of depth 4, narrower than any teacher."""
+    return UNetConfig(width=trial.suggest_categorical(WIDTH, [4, 6, 8, 12]))
+
+
+def suggest_adamw(trial: optuna.Trial, low: float, high: float) -> AdamW:
+    """The peak learning rate between `low` and `high`."""
+    rate = trial.suggest_float("recipe.optimizer.learning_rate", low, high, log=True)
+    return AdamW(learning_rate=rate)
+
+
+def suggest_step_rates(trial: optuna.Trial) -> StepRates:
+    """Peak learning rates of the quantization steps."""
+    path = "recipe.step_learning_rate"
+    return StepRates(
+        weight=trial.suggest_float(f"{path}.weight", 1e-4, 1e-2, log=True),
+        activation=trial.suggest_float(f"{path}.activation", 1e-3, 3e-2, log=True),
+    )
+
+
+def suggest_lsq(trial: optuna.Trial) -> Lsq:
+    """Bit-widths of all layers but the first and the last."""
+    return Lsq(
+        weight_bits=trial.suggest_int(WEIGHT_BITS, 2, 8),
+        activation_bits=trial.suggest_int(ACTIVATION_BITS, 3, 8),
+    )
+
+
+def suggest_losses(trial: optuna.Trial) -> DistillationLosses:
+    """Weights of both distillation terms and the temperature of the pixel-wise one."""
+    return DistillationLosses(
+        pixelwise=Pixelwise(
+            weight=trial.suggest_float(f"{PIXEL}.weight", 0.1, 10, log=True),
+            temperature=trial.suggest_float(f"{PIXEL}.temperature", 1, 8, log=True),
+        ),
+        pairwise=Pairwise(weight=trial.suggest_float(f"{PAIR}.weight", 0.01, 10, log=True)),
+    )

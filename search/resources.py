@@ -25,10 +25,10 @@ def default_gpus() -> float:
     return 1.0 if torch.cuda.is_available() else 0.0
 
 
-def default_cpus(gpus: object) -> int:
-    """Cores per trial: one on a CPU; beside a GPU, which waits for augmented images, its share."""
+def default_cpus(gpus: float) -> int:
+    """Cores per trial: one on a CPU; with a part of the GPUs, the same part of the cores."""
     num_gpus = torch.cuda.device_count()
-    return max(1, num_cores() // num_gpus) if gpus and num_gpus else 1
+    return max(1, int(num_cores() * gpus / num_gpus)) if gpus and num_gpus else 1
 
 
 def check_resources(config: StudyConfig) -> None:

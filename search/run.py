@@ -162,7 +162,7 @@ def read_config(arguments: argparse.Namespace) -> StudyConfig:
     if arguments.resume is not None:
         config = resumed_config(storage, arguments.resume, given)
     else:
-        gpus = given.get("gpus_per_trial", default_gpus())
+        gpus = default_gpus() if arguments.gpus_per_trial is None else arguments.gpus_per_trial
         data = str(given.get("data", "shapes"))
         defaults = defaults_for(data, "cuda" if gpus else "cpu")
         values = {

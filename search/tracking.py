@@ -89,8 +89,7 @@ class Tracking:
             return
         run = self._run(record)
         self._log_params(record)
-        if record.metrics:
-            self.client.log_batch(run, metrics=list(as_mlflow(record.metrics)))
+        self.reported(record)
         tags = {"state": record.state, "reason": record.reason, "recipe": record.config.recipe.name}
         self.client.log_batch(run, tags=[RunTag(k, v) for k, v in tags.items()])
         self.client.set_terminated(run, STATUS[record.state])

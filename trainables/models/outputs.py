@@ -1,6 +1,6 @@
 """What every segmentation network of this project gives back."""
 
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from torch import Tensor, nn
 
@@ -10,12 +10,6 @@ class Outputs(NamedTuple):
 
     logits: Tensor
     features: Tensor
-
-
-class FeatureModel(Protocol):
-    """A network that can show its deep features beside its logits."""
-
-    def forward_features(self, images_B3HW: Tensor, /) -> Outputs: ...
 
 
 def forward_features(model: nn.Module, images_B3HW: Tensor) -> Outputs:

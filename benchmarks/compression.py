@@ -78,7 +78,7 @@ def main() -> None:
     store = ArtifactStore(arguments.artifacts)
     data = pack(open_source(str(arguments.data), arguments.image_size, store.root), store)
     run = RunConfig(data=data.path, artifacts=store.root)
-    teacher = prepare_teacher("auto", run, TEACHER)
+    teacher = prepare_teacher(run, "auto", TEACHER)
     run = run.replace(teacher=teacher.file)
     base = TrialConfig(
         student=UNetConfig(width=arguments.width),

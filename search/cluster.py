@@ -3,9 +3,10 @@
 import logging
 import shutil
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Concatenate, ParamSpec, TypeVar
 
 import ray
 from ray import tune
@@ -14,9 +15,11 @@ from ray.tune import Stopper
 from search.resources import num_cores, on_cluster
 from search.searcher import OptunaSearcher
 from search.study_config import StudyConfig
-from trainables.config import RunConfig, TrialConfig
-from trainables.teacher import Teacher, prepare_teacher
+from trainables.config import RunConfig
 from trainables.trainable import StudentTrainable
+
+Given = ParamSpec("Given")
+Result = TypeVar("Result")
 
 
 @contextmanager
@@ -37,16 +40,22 @@ def connect(config: StudyConfig) -> Iterator[dict[str, float]]:
         ray.shutdown()
 
 
-def prepare_teacher_remotely(config: StudyConfig, run: RunConfig, own: TrialConfig) -> Teacher:
-    """`prepare_teacher` where trials run; on a CPU without a cluster, with all its cores."""
+def run_remotely(
+    config: StudyConfig,
+    run: RunConfig,
+    prepare: Callable[Concatenate[RunConfig, Given], Result],
+    *given: Given.args,
+    **named: Given.kwargs,
+) -> Result:
+    """`prepare(run, *given)` where trials run; on a CPU without a cluster, with all its cores."""
     cpus = config.cpus_per_trial if on_cluster() or config.gpus_per_trial else num_cores()
-    task = ray.remote(num_cpus=cpus, num_gpus=config.gpus_per_trial)(prepare_teacher)
+    task = ray.remote(num_cpus=cpus, num_gpus=config.gpus_per_trial)(prepare)
     run = run.replace(num_threads=max(1, int(cpus)))
     try:
-        teacher: Teacher = ray.get(task.remote(config.teacher, run, own))
+        result: Result = ray.get(task.remote(run, *given, **named))
     except ray.exceptions.RayTaskError as error:
         raise error.cause from None
-    return teacher
+    return result
 
 
 def tune_trials(searcher: OptunaSearcher, config: StudyConfig, num_parallel: int) -> None:

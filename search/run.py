@@ -87,6 +87,13 @@ def make_parser() -> Parser:
         help="auto (default): DeepLabV3-ResNet101 for VOC classes, else a wide U-Net trained once "
         "on the data; the name of a torchvision segmentation network; or a model file",
     )
+    what(
+        "--teacher-outputs",
+        choices=("auto", "live", "views", "maps"),
+        help="live: the teacher runs at every step; views, maps: what it says of a few fixed views "
+        "of each image, or of the whole image, is computed once and kept (default auto: maps, "
+        "or live where the disk is too small)",
+    )
     how = parser.add_argument_group("how long and how").add_argument
     how("--samples", type=int, metavar="N", help="trials to train (default: 16)")
     how(

@@ -14,7 +14,7 @@ from search import cluster
 from search.front import hypervolume, pareto_front
 from search.objectives import OBJECTIVES
 from search.observer import Observer
-from search.plots import draw_front
+from search.plots import draw_front, human_size
 from search.progress import Progress
 from search.record import RAY_ID, REASON, Record, read_record
 from search.report import front_table, write_tables
@@ -27,16 +27,19 @@ from search.tracking import Tracking, check_tracking
 from spaces import NamedSpace, load_space
 from trainables.artifacts import ArtifactStore
 from trainables.config import RunConfig, TrialConfig
-from trainables.data.pack import PackedData, open_pack, pack
+from trainables.data.pack import PackedData, find_pack, open_pack, pack
 from trainables.data.prepare import open_source
 from trainables.defaults import defaults_for
 from trainables.recipes import Qat, QatDistill
 from trainables.size import predict_size_bytes
-from trainables.teacher import check_teacher
+from trainables.teacher import check_teacher, prepare_teacher
+from trainables.teacher_outputs import DEFAULT_FORM, Form, foresee, keep_outputs
 
 INTERRUPTED = "interrupted"
 START_LENGTH = 2
 """Lengths of a trial that its full-precision start trains for: many trials share it."""
+DISK_SHARE = 0.25
+"""Of the free disk: teacher outputs that would take more are not kept unless asked for."""
 PROBES = 64
 """Configurations drawn to see what a space holds."""
 
@@ -54,12 +57,14 @@ class Study:
         self.defaults = defaults_for(config.data, config.device)
         self.store = ArtifactStore(config.storage / "artifacts")
         source = open_source(config.data, config.image_size, self.store.root)
-        self.num_classes = len(source.class_names)
+        self.found = find_pack(source, self.store)
+        names = open_pack(self.found.path).class_names if self.found else source.class_names
+        self.num_classes = len(names)
         check_teacher(config.teacher, self.num_classes)
         self.check_space()
         check_tracking(config.tracking_uri)
         self.known = read_study_file(config.folder) if resumed else None
-        self.data: PackedData = open_pack(pack(source, self.store).path)
+        self.data: PackedData = open_pack((self.found or pack(source, self.store)).path)
         self.file = self.describe()
         write_study_file(self.file)
         self.optuna = open_journal(config, self.named)
@@ -194,6 +199,7 @@ def run_study(study: Study) -> int:
     )
     study.close_running()
     progress = Progress(config, study.records(), study.samples_left())
+    progress.say(f"data: {study.data}, {'found' if study.found else 'packed'} in {study.data.path}")
     for record in study.records():
         tracking.replay(record)
     interrupted = False
@@ -225,12 +231,31 @@ def search(study: Study, progress: Progress, tracking: Tracking) -> None:
         if any(trial.needs_teacher for trial in study.probe()):
             progress.say("preparing the teacher (made once for this data, then reused)")
             own = study.defaults.own_teacher()
-            teacher = cluster.prepare_teacher_remotely(config, run, own)
+            teacher = cluster.run_remotely(config, run, prepare_teacher, config.teacher, own)
             progress.say(f"teacher: {teacher.note}, mIoU {100 * teacher.miou:.1f} %")
-            run = run.replace(teacher=teacher.file)
+            run = keep_teacher_outputs(study, progress, run.replace(teacher=teacher.file))
         with progress:
             searcher = study.searcher(run, [tracking, progress])
             cluster.tune_trials(searcher, config, num_parallel(config, available))
+
+
+def keep_teacher_outputs(study: Study, progress: Progress, run: RunConfig) -> RunConfig:
+    """`run` with the teacher's outputs where they are kept, having said how much that takes."""
+    wanted = study.config.teacher_outputs
+    if wanted == "live":
+        return run
+    form: Form = DEFAULT_FORM if wanted == "auto" else wanted
+    size = cluster.run_remotely(study.config, run, foresee, form, study.defaults.augmentation)
+    progress.say(f"teacher outputs as {form}: {size}")
+    room = shutil.disk_usage(study.store.root).free
+    if wanted == "auto" and size.num_bytes > DISK_SHARE * room:
+        progress.say(
+            f"that is more than {DISK_SHARE:.0%} of the {human_size(room)} free on disk: "
+            "the teacher runs at every step instead (--teacher-outputs live)"
+        )
+        return run
+    kept = cluster.run_remotely(study.config, run, keep_outputs, form, study.defaults.augmentation)
+    return run.replace(teacher_outputs=kept)
 
 
 def open_journal(config: StudyConfig, named: NamedSpace) -> optuna.Study:

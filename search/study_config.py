@@ -20,6 +20,7 @@ class StudyConfig(Frozen):
     epochs: int = Field(ge=1)
     image_size: int = Field(ge=16)
     teacher: str
+    teacher_outputs: Literal["auto", "live", "views", "maps"] = "auto"
     sampler: SamplerName
     seed: int = Field(ge=0)
     max_size_bytes: int | None = None
@@ -39,5 +40,7 @@ class StudyConfig(Frozen):
         return "cuda" if self.gpus_per_trial else "cpu"
 
 
-FIXED = frozenset({"space", "data", "epochs", "image_size", "teacher", "sampler", "seed"})
+FIXED = frozenset(
+    {"space", "data", "epochs", "image_size", "teacher", "teacher_outputs", "sampler", "seed"}
+)
 """Fields that a resumed study keeps: changing them would mix trials that cannot be compared."""

@@ -1,6 +1,5 @@
 """Small real parts that many tests share."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -62,14 +61,16 @@ class Blocks:
     def canvas(self) -> tuple[int, int]:
         return 32, 32
 
-    def samples(self, split: Split) -> Iterator[Sample]:
-        random = np.random.default_rng(0 if split == "train" else 1)
-        for _ in range(64 if split == "train" else 24):
-            mask = random.integers(0, 5, (2, 2)).repeat(16, 0).repeat(16, 1)
-            noise = random.normal(0, 30, (32, 32, 3))
-            image = np.clip(self.colors[mask] + noise, 0, 255).astype(np.uint8)
-            mask[15:17] = 255
-            yield Sample(image, mask.astype(np.uint8))
+    def num_samples(self, split: Split) -> int:
+        return 64 if split == "train" else 24
+
+    def sample(self, split: Split, index: int) -> Sample:
+        random = np.random.default_rng([split == "val", index])
+        mask = random.integers(0, 5, (2, 2)).repeat(16, 0).repeat(16, 1)
+        noise = random.normal(0, 30, (32, 32, 3))
+        image = np.clip(self.colors[mask] + noise, 0, 255).astype(np.uint8)
+        mask[15:17] = 255
+        return Sample(image, mask.astype(np.uint8))
 
 
 @pytest.fixture(scope="session")
@@ -80,7 +81,8 @@ def blocks_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (root / part).mkdir(parents=True)
     for split in SPLITS:
         names = []
-        for index, sample in enumerate(Blocks().samples(split)):
+        for index in range(Blocks().num_samples(split)):
+            sample = Blocks().sample(split, index)
             names.append(f"{split}{index}")
             Image.fromarray(sample.image).save(root / "JPEGImages" / f"{names[-1]}.png")
             Image.fromarray(sample.mask).save(root / "SegmentationClass" / f"{names[-1]}.png")

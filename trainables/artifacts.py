@@ -1,19 +1,23 @@
 """Expensive things, made once and shared by all trials, nodes and later studies."""
 
+import errno
 import json
 import os
 import shutil
+import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import mkdtemp
 
 from filelock import FileLock
 
+from trainables.files import hash_file
 from trainables.frozen import digest
 
 RECORD = "artifact.json"
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
 @dataclass(frozen=True)
@@ -31,29 +35,84 @@ class ArtifactStore:
 
     root: Path
 
+    def path(self, kind: str, key: Mapping[str, object]) -> Path:
+        """Where the artifact of `key` lies, or would."""
+        return self.root / f"{kind}-{digest(key)}"
+
+    def find(self, kind: str, key: Mapping[str, object]) -> Artifact | None:
+        """The artifact of `key` if it is there, whole."""
+        path = self.path(kind, key)
+        return read_artifact(path) if path.is_dir() and find_damage(path) is None else None
+
     def get(self, kind: str, key: Mapping[str, object], build: Callable[[Path], None]) -> Artifact:
         """The artifact of `key`, which `build` fills into an empty folder at first use.
 
         Several processes may ask at once: one builds, the others wait for it. A build that fails or
-        is killed leaves no artifact behind.
+        is killed leaves no artifact behind, and a damaged one is built again.
         """
-        path = self.root / f"{kind}-{digest(key)}"
-        if not (path / RECORD).is_file():
-            self.root.mkdir(parents=True, exist_ok=True)
-            with FileLock(self.root / f".{path.name}.lock"):
-                if not (path / RECORD).is_file():
-                    self._build(path, key, build)
-        record = json.loads((path / RECORD).read_text())
-        return Artifact(path, record["key"], record["seconds"])
+        path = self.path(kind, key)
+        if (found := self.find(kind, key)) is not None:
+            return found
+        self.root.mkdir(parents=True, exist_ok=True)
+        with FileLock(self.root / f".{path.name}.lock"):
+            if (found := self.find(kind, key)) is not None:
+                return found
+            if path.is_dir():
+                print(f"building {path} again: {find_damage(path)}", file=sys.stderr, flush=True)
+                shutil.rmtree(path)
+            for killed in self.root.glob(f".{path.name}-*"):
+                shutil.rmtree(killed)
+            self._build(path, key, build)
+        return read_artifact(path)
 
     def _build(self, path: Path, key: Mapping[str, object], build: Callable[[Path], None]) -> None:
         aside = Path(mkdtemp(prefix=f".{path.name}-", dir=self.root))
         try:
             start = time.perf_counter()
             build(aside)
-            record = {"key": key, "seconds": time.perf_counter() - start}
+            seconds = time.perf_counter() - start
+            files = {name: describe_file(aside / name) for name in content(aside)}
+            record = {"key": key, "seconds": seconds, "files": files}
             (aside / RECORD).write_text(json.dumps(record, indent=1))
             aside.chmod(0o755)
             os.replace(aside, path)
+        except OSError as error:
+            if error.errno not in NO_ROOM:
+                raise
+            raise OSError(
+                f"the disk of {self.root} must have room for {path.name}, but {error.strerror}"
+            ) from error
         finally:
             shutil.rmtree(aside, ignore_errors=True)
+
+
+def read_artifact(path: Path) -> Artifact:
+    record = json.loads((path / RECORD).read_text())
+    return Artifact(path, record["key"], record["seconds"])
+
+
+def find_damage(path: Path) -> str | None:
+    """What is wrong with an artifact, in words: a file that is gone, cut off or changed."""
+    try:
+        recorded = json.loads((path / RECORD).read_text())["files"]
+    except (OSError, ValueError, KeyError):
+        return f"it has no readable {RECORD}"
+    for name, (length, checksum) in recorded.items():
+        file = path / name
+        if not file.is_file():
+            return f"{name} is missing"
+        if file.stat().st_size != length:
+            return f"{name} has {file.stat().st_size} bytes instead of {length}"
+        if hash_file(file) != checksum:
+            return f"{name} has changed since it was written"
+    return None
+
+
+def content(folder: Path) -> Iterator[str]:
+    """Names of the files of an artifact, but for its record."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return (str(path.relative_to(folder)) for path in files if path.name != RECORD)
+
+
+def describe_file(path: Path) -> tuple[int, str]:
+    return path.stat().st_size, hash_file(path)

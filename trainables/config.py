@@ -9,7 +9,7 @@ from trainables.data.augmentation import Augmentation
 from trainables.frozen import Frozen
 from trainables.models.unet import UNetConfig
 from trainables.quant.prepare import Lsq
-from trainables.recipes import Distill, Qat, QatDistill, Recipe, Supervised
+from trainables.recipes import Distill, Qat, QatDistill, Recipe
 
 
 class TrialConfig(Frozen):
@@ -23,15 +23,16 @@ class TrialConfig(Frozen):
     seed: int = Field(0, ge=0)
 
     @property
+    def asks_teacher(self) -> bool:
+        """Whether the recipe itself, its start aside, learns from a teacher."""
+        return isinstance(self.recipe, Distill | QatDistill)
+
+    @property
     def needs_teacher(self) -> bool:
         """Whether any part of the training, the start included, learns from a teacher."""
-        match self.recipe:
-            case Supervised():
-                return False
-            case Distill() | QatDistill():
-                return True
-            case Qat(start=start):
-                return isinstance(start, Distill)
+        return self.asks_teacher or (
+            isinstance(self.recipe, Qat) and isinstance(self.recipe.start, Distill)
+        )
 
     @property
     def quantizer(self) -> Lsq | None:
@@ -44,6 +45,9 @@ class RunConfig(Frozen):
 
     data: Path = Field(description="folder of the packed data set")
     teacher: Path | None = Field(None, description="the teacher's model file")
+    teacher_outputs: Path | None = Field(
+        None, description="folder of the teacher's outputs; None: the teacher runs at every step"
+    )
     artifacts: Path = Field(description="root of the artifact store")
     num_threads: int = Field(1, ge=1)
     device: Literal["cpu", "cuda"] = "cpu"

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from trainables.data.augmentation import normalize
 from trainables.data.labels import IGNORE
-from trainables.data.pack import PackedSplit
+from trainables.data.loader import Loader
 
 BATCH_SIZE = 16
 
@@ -49,22 +49,24 @@ class Scores:
 
 
 @torch.no_grad()
-def evaluate(
-    model: nn.Module, split: PackedSplit, num_classes: int, device: torch.device
-) -> Scores:
-    """Scores of `model`, in evaluation mode, on every sample at the pack's resolution."""
+def evaluate(model: nn.Module, split: Loader, num_classes: int) -> Scores:
+    """Scores of `model`, in evaluation mode and full precision, on every sample of a split."""
     training = model.training
     model.eval()
-    confusion = torch.zeros(num_classes, num_classes, dtype=torch.int64, device=device)
-    for images, masks in split.batches(BATCH_SIZE):
-        images = normalize(images.to(device)).contiguous(memory_format=torch.channels_last)
-        confusion += confusion_matrix(model(images).argmax(1), masks.to(device), num_classes)
+    confusion = torch.zeros(num_classes, num_classes, dtype=torch.int64, device=split.device)
+    for batch in split.in_order(BATCH_SIZE):
+        predicted = model(normalize(batch["image"].permute(0, 3, 1, 2))).argmax(1)
+        confusion += confusion_matrix(predicted, batch["mask"], num_classes)
     model.train(training)
     return Scores(confusion.cpu())
 
 
 def confusion_matrix(predicted_BHW: Tensor, labels_BHW: Tensor, num_classes: int) -> Tensor:
     """Pixel counts (K,K), rows = labels, columns = predictions; ignored pixels do not count."""
-    valid = labels_BHW != IGNORE
-    pairs = labels_BHW[valid].long() * num_classes + predicted_BHW[valid]
-    return torch.bincount(pairs, minlength=num_classes**2).view(num_classes, num_classes)
+    # Ignored pixels fall into a cell of their own: selecting the others would wait for the device
+    cells = num_classes**2
+    pairs = labels_BHW.long() * num_classes + predicted_BHW
+    pairs = pairs.masked_fill(labels_BHW == IGNORE, cells).flatten()
+    counts = torch.zeros(cells + 1, dtype=torch.int64, device=pairs.device)
+    counts.scatter_add_(0, pairs, torch.ones_like(pairs))
+    return counts[:cells].view(num_classes, num_classes)

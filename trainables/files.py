@@ -1,5 +1,6 @@
-"""Files that are whole or absent."""
+"""Files that are whole or absent, and what they hold."""
 
+import hashlib
 import os
 from pathlib import Path
 
@@ -10,3 +11,9 @@ def replace_file(path: Path, content: bytes | str) -> None:
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     aside.write_bytes(content.encode() if isinstance(content, str) else content)
     os.replace(aside, path)
+
+
+def hash_file(path: Path) -> str:
+    """SHA-256 of a file's content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

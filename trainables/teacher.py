@@ -9,10 +9,12 @@ import torch
 from trainables.artifacts import ArtifactStore
 from trainables.config import RunConfig, TrialConfig
 from trainables.data.labels import VOC_CLASSES
+from trainables.data.loader import Loader
 from trainables.data.pack import PackedData, open_pack
-from trainables.data.voc import hash_file
 from trainables.evaluation import evaluate
+from trainables.files import hash_file
 from trainables.models.file import ModelCard, read_card, read_model, write_model
+from trainables.models.outputs import place
 from trainables.models.torchvision_model import (
     PRETRAINED_CLASSES,
     TORCHVISION_NAMES,
@@ -59,7 +61,7 @@ def check_teacher(spec: str, num_classes: int) -> None:
         load_pretrained(TorchvisionConfig.model_validate({"name": spec}).name)
 
 
-def prepare_teacher(spec: str, run: RunConfig, own: TrialConfig) -> Teacher:
+def prepare_teacher(run: RunConfig, spec: str, own: TrialConfig) -> Teacher:
     """The teacher that `spec` names (see `check_teacher`), measured on the data of `run`.
 
     `auto` is torchvision's DeepLabV3-ResNet101 for VOC's 21 classes where its weights can be had,
@@ -111,9 +113,9 @@ def file_teacher(file: Path, run: RunConfig, data: PackedData) -> Teacher:
 
 
 def measure(folder: Path, run: RunConfig, data: PackedData) -> None:
-    device = torch.device(run.device)
-    model = read_model(folder / MODEL_FILE).to(device)
-    miou = evaluate(model, data.val, data.num_classes, device).miou
+    val = Loader(data.val, torch.device(run.device))
+    model = place(read_model(folder / MODEL_FILE), val.device)
+    miou = evaluate(model, val, data.num_classes).miou
     (folder / METRICS_FILE).write_text(json.dumps([{"miou": miou}]))
 
 

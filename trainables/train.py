@@ -6,6 +6,7 @@ python -m trainables.train CONFIG.json --data FOLDER --out DIR
 import argparse
 import sys
 from pathlib import Path
+from typing import Literal
 
 import torch
 from pydantic import ValidationError
@@ -18,6 +19,7 @@ from trainables.data.prepare import open_source
 from trainables.defaults import defaults_for
 from trainables.errors import TrialFailed
 from trainables.teacher import check_teacher, prepare_teacher
+from trainables.teacher_outputs import Form, foresee, keep_outputs
 from trainables.trial import Trial, save
 
 
@@ -74,6 +76,12 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add(
         "--artifacts", type=Path, metavar="DIR", help="shared store (default: artifacts beside DIR)"
     )
+    add(
+        "--teacher-outputs",
+        default="live",
+        choices=("live", "views", "maps"),
+        help="as in search.run (default: live)",
+    )
     add("--threads", type=int, default=1, metavar="N", help="CPU threads (default: 1)")
     return parser.parse_args(argv)
 
@@ -95,9 +103,14 @@ def run(arguments: argparse.Namespace) -> None:
         device=device,
     )
     if config.needs_teacher:
-        teacher = prepare_teacher(arguments.teacher, setting, defaults.own_teacher())
+        teacher = prepare_teacher(setting, arguments.teacher, defaults.own_teacher())
         print(f"teacher: {teacher.note}, mIoU {teacher.miou:.4f}", flush=True)
         setting = setting.replace(teacher=teacher.file)
+        form: Form | Literal["live"] = arguments.teacher_outputs
+        if form != "live":
+            print(f"teacher outputs: {foresee(setting, form, config.augmentation)}", flush=True)
+            kept = keep_outputs(setting, form, config.augmentation)
+            setting = setting.replace(teacher_outputs=kept)
     arguments.out.mkdir(parents=True, exist_ok=True)
     for metrics in save(Trial(config, setting), arguments.out):
         losses = ", ".join(f"{name} {value:.4f}" for name, value in metrics.losses.items())

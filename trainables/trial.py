@@ -4,15 +4,18 @@ import json
 import time
 from collections import deque
 from collections.abc import Iterator
+from itertools import repeat
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from trainables.artifacts import Artifact, ArtifactStore
 from trainables.config import RunConfig, TrialConfig
-from trainables.data.augmentation import normalize, train_batches
+from trainables.data.augmentation import Transform, normalize
+from trainables.data.loader import Loader, shuffled
 from trainables.data.pack import open_pack
+from trainables.data.table import Tensors
 from trainables.errors import TrialFailed
 from trainables.evaluation import evaluate
 from trainables.files import replace_file
@@ -20,10 +23,13 @@ from trainables.frozen import Frozen
 from trainables.gates import check_finite, check_learning
 from trainables.metrics import Metrics
 from trainables.models.file import deserialize, read_model, serialize
-from trainables.recipes import train
+from trainables.models.outputs import place
+from trainables.recipes import Batch, Tutor, train
 from trainables.size import count_macs, count_params, model_card, predict_size_bytes
+from trainables.teacher_outputs import TeacherOutputs, fixed_views
+from trainables.tutors import CachedTutor, LiveTutor
 
-FORMAT = 2
+FORMAT = 3
 """Of trained students as artifacts: raise it whenever the same configuration trains otherwise."""
 
 MODEL_FILE, METRICS_FILE, CONFIG_FILE = "model.safetensors", "metrics.json", "config.json"
@@ -40,6 +46,15 @@ class Trial:
         self.config, self.run = config, run
         self.data = open_pack(run.data)
         self.device = torch.device(run.device)
+        self.train = Loader(self.data.train, self.device)
+        self.val = Loader(self.data.val, self.device)
+        self.transform = Transform(config.augmentation)
+        self.outputs: TeacherOutputs | None = None
+        if config.asks_teacher and run.teacher_outputs:
+            self.outputs = TeacherOutputs(
+                run.teacher_outputs, self.data.digest, config.augmentation
+            )
+            self.kept = Loader(self.outputs.table, self.device)
         self.num_epochs = config.num_epochs
         self.num_steps = config.num_epochs * max(1, len(self.data.train) // config.batch_size)
         self.start_seconds = 0.0
@@ -61,7 +76,7 @@ class Trial:
             history.append(losses)
             if epoch == self.num_epochs:
                 student = self._pack(student)
-            scores = evaluate(student, data.val, data.num_classes, self.device)
+            scores = evaluate(student, self.val, data.num_classes)
             best = max(best, scores.miou)
             check_learning(best, scores, history, config, self.num_steps)
             metrics = Metrics(
@@ -81,30 +96,33 @@ class Trial:
     def _pack(self, student: nn.Module) -> nn.Module:
         """Turns the student into a file and gives back what the file holds."""
         self.model_bytes = serialize(student, model_card(self.config, self.data.num_classes))
-        images, _ = self.data.val.take([0])
-        images = normalize(images.to(self.device))
-        loaded = self._place(deserialize(self.model_bytes))
+        images = normalize(next(self.val.in_order(1))["image"].permute(0, 3, 1, 2))
+        loaded = place(deserialize(self.model_bytes), self.device)
         with torch.no_grad():
             if not torch.equal(loaded(images).argmax(1), student.eval()(images).argmax(1)):
                 raise TrialFailed("the model file does not predict what the trained student does")
         return loaded
 
-    def batches(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        config = self.config
-        for images, labels in train_batches(
-            self.data.train, config.augmentation, config.batch_size, config.seed, epoch
-        ):
-            images = normalize(images.to(self.device, non_blocking=True))
-            yield (
-                images.contiguous(memory_format=torch.channels_last),
-                labels.to(self.device, non_blocking=True),
-            )
+    def batches(self, epoch: int) -> Iterator[Batch]:
+        config, count = self.config, len(self.train)
+        rows = shuffled(count, config.batch_size, config.seed, epoch)
+        views = config.augmentation.views(count, config.seed, epoch)
+        cached: Iterator[Tensors] = repeat({})
+        if self.outputs is not None:
+            cached = self.kept.batches(self.outputs.rows(batch, epoch) for batch in rows)
+            if self.outputs.form == "views":
+                views = fixed_views(config.augmentation, count, self.outputs.view(epoch))
+        for batch, raw, taught in zip(rows, self.train.batches(rows), cached, strict=False):
+            seen = views.select(torch.tensor(batch), self.device)
+            images = self.transform.images(raw["image"].permute(0, 3, 1, 2), seen)
+            labels = self.transform.labels(raw["mask"], seen)
+            yield Batch(images.contiguous(memory_format=torch.channels_last), labels, seen, taught)
 
     def new_student(self) -> nn.Module:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.config.seed)
             student = self.config.student.build(self.data.num_classes)
-        return self._place(student).train()
+        return place(student, self.device).train()
 
     def starting_student(self, recipe: Frozen, num_epochs: int | None) -> nn.Module:
         begin = time.perf_counter()
@@ -116,15 +134,16 @@ class Trial:
             raise TrialFailed(f"{failure} (its full-precision start)") from failure
         self.start_seconds = start.seconds
         self.waited_seconds = time.perf_counter() - begin
-        return self._place(read_model(start.path / MODEL_FILE)).train()
+        return place(read_model(start.path / MODEL_FILE), self.device).train()
 
-    def teacher(self) -> nn.Module:
-        assert self.run.teacher is not None, "a recipe with a teacher runs with one"
-        return self._place(read_model(self.run.teacher)).requires_grad_(False)
-
-    def _place(self, model: nn.Module) -> nn.Module:
-        placed: nn.Module = model.to(memory_format=torch.channels_last)
-        return placed.to(self.device)
+    def teacher(self) -> Tutor:
+        if self.outputs is None:
+            assert self.run.teacher is not None, "a recipe with a teacher runs with one"
+            return LiveTutor(place(read_model(self.run.teacher), self.device))
+        maps = self.transform if self.outputs.form == "maps" else None
+        tutor = CachedTutor(self.data.num_classes, maps)
+        place(tutor.network, self.device)
+        return tutor
 
 
 def trained(config: TrialConfig, run: RunConfig) -> Artifact:
@@ -136,6 +155,7 @@ def trained(config: TrialConfig, run: RunConfig) -> Artifact:
     }
     if config.needs_teacher and run.teacher:
         key["teacher"] = run.teacher.parent.name
+        key["teacher_outputs"] = run.teacher_outputs and run.teacher_outputs.name
 
     def build(folder: Path) -> None:
         deque(save(Trial(config, run), folder), maxlen=0)

@@ -7,9 +7,11 @@ import torch
 
 from trainables.config import RunConfig, TrialConfig
 from trainables.data.augmentation import Augmentation
+from trainables.data.loader import Loader
 from trainables.data.pack import open_pack
 from trainables.evaluation import evaluate
 from trainables.models.file import ModelCard, read_model, write_model
+from trainables.models.outputs import place
 from trainables.models.torchvision_model import TorchvisionConfig, TorchvisionModel
 from trainables.models.unet import UNetConfig
 from trainables.recipes import Supervised
@@ -25,9 +27,9 @@ OWN = TrialConfig(
 
 
 def test_auto_trains_a_teacher_once(blocks_run: RunConfig) -> None:
-    first = prepare_teacher("auto", blocks_run, OWN)
+    first = prepare_teacher(blocks_run, "auto", OWN)
     stamp = first.file.stat().st_mtime_ns
-    again = prepare_teacher("auto", blocks_run, OWN)
+    again = prepare_teacher(blocks_run, "auto", OWN)
     assert again == first
     assert again.file.stat().st_mtime_ns == stamp
     assert "U-Net of width 8 trained on the data" in first.note
@@ -37,9 +39,10 @@ def test_auto_trains_a_teacher_once(blocks_run: RunConfig) -> None:
 def test_a_file_is_measured_on_the_validation_split(
     blocks_run: RunConfig, teacher_file: Path
 ) -> None:
-    teacher = prepare_teacher(str(teacher_file), blocks_run, OWN)
+    teacher = prepare_teacher(blocks_run, str(teacher_file), OWN)
     data = open_pack(blocks_run.data)
-    scores = evaluate(read_model(teacher_file), data.val, 5, torch.device("cpu"))
+    val = Loader(data.val, torch.device("cpu"))
+    scores = evaluate(place(read_model(teacher_file), val.device), val, 5)
     assert teacher.miou == scores.miou
 
 
@@ -52,7 +55,7 @@ def test_a_torchvision_network_becomes_a_model_file(
     monkeypatch.setattr("trainables.teacher.VOC_CLASSES", open_pack(blocks_run.data).class_names)
     monkeypatch.setattr("trainables.teacher.DEFAULT_TORCHVISION", name)
     monkeypatch.setattr("trainables.teacher.measure", lambda folder, *_: write_zero(folder))
-    teacher = prepare_teacher("auto", blocks_run, OWN)
+    teacher = prepare_teacher(blocks_run, "auto", OWN)
     assert teacher.note == f"torchvision {name}"
     loaded = read_model(teacher.file)
     for ours, theirs in zip(loaded.parameters(), network.parameters(), strict=True):
@@ -71,7 +74,7 @@ def test_without_a_network_auto_falls_back_and_says_so(
 
     monkeypatch.setattr("trainables.teacher.load_pretrained", refuse)
     monkeypatch.setattr("trainables.teacher.VOC_CLASSES", open_pack(blocks_run.data).class_names)
-    teacher = prepare_teacher("auto", blocks_run.replace(num_threads=1), OWN)
+    teacher = prepare_teacher(blocks_run.replace(num_threads=1), "auto", OWN)
     assert teacher.note.endswith("trained on the data, because there is no network")
 
 

@@ -1,6 +1,5 @@
 """Recipes learn, fail in words, repeat themselves, and leave the file they were measured by."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -9,6 +8,7 @@ import torch
 from trainables.artifacts import ArtifactStore
 from trainables.config import RunConfig, TrialConfig
 from trainables.data.augmentation import Augmentation
+from trainables.data.loader import Loader
 from trainables.data.pack import open_pack, pack
 from trainables.data.prepare import ShapesSource
 from trainables.data.source import Sample, Split
@@ -23,6 +23,7 @@ from trainables.quant.prepare import Lsq
 from trainables.recipes import Distill, Qat, QatDistill, Recipe, Supervised
 from trainables.recipes.optimization import AdamW
 from trainables.size import predict_size_bytes
+from trainables.teacher_outputs import Form, keep_outputs
 from trainables.trial import Trial
 
 PLAIN = Augmentation(min_scale=1, max_scale=1, color=0)
@@ -66,12 +67,34 @@ def test_a_recipe_gives_a_measured_file_and_repeats_itself(
     assert last.size_bytes == len(trial.model_bytes) == last.predicted_size_bytes
     assert last.size_bytes == predict_size_bytes(config(recipe), 5)
     loaded = deserialize(trial.model_bytes).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    val = open_pack(taught_run.data).val
-    assert evaluate(loaded, val, 5, torch.device("cpu")).miou == last.miou
+    val = Loader(open_pack(taught_run.data).val, torch.device("cpu"))
+    assert evaluate(loaded, val, 5).miou == last.miou
     assert all(value >= 0 for m in metrics for value in m.losses.values())
     again = list(Trial(config(recipe), taught_run))
     assert [m.losses for m in again] == [m.losses for m in metrics]
     assert again[-1].miou == last.miou
+
+
+@pytest.mark.parametrize("form", ["views", "maps"])
+@pytest.mark.parametrize("recipe", [RECIPES[1], RECIPES[3]], ids=lambda recipe: recipe.name)
+def test_kept_outputs_teach(form: Form, recipe: Recipe, taught_run: RunConfig) -> None:
+    folder = keep_outputs(taught_run, form, PLAIN)
+    run = taught_run.replace(teacher_outputs=folder)
+    kept, live = list(Trial(config(recipe), run)), list(Trial(config(recipe), taught_run))
+    for ours, reference in zip(kept, live, strict=True):
+        assert set(ours.losses) == set(reference.losses)
+        for name, value in ours.losses.items():
+            assert value == pytest.approx(reference.losses[name], rel=0.3)
+    assert kept[-1].losses != live[-1].losses
+
+
+def test_a_start_by_kept_outputs_is_another_artifact(taught_run: RunConfig) -> None:
+    recipe = Qat(start=Distill(optimizer=AdamW(learning_rate=4e-3)), quantizer=BITS)
+    before = len(list(taught_run.artifacts.glob("student-*")))
+    kept = taught_run.replace(teacher_outputs=keep_outputs(taught_run, "maps", PLAIN))
+    for run in (taught_run, kept):
+        next(iter(Trial(config(recipe), run)))
+    assert len(list(taught_run.artifacts.glob("student-*"))) == before + 2
 
 
 def test_phases_of_qkd_are_fractions_of_the_steps(taught_run: RunConfig) -> None:
@@ -119,8 +142,8 @@ def test_a_distilled_start_depends_on_the_teacher(taught_run: RunConfig, tmp_pat
 class EightImages(ShapesSource):
     """The same eight images to train on and to be measured by."""
 
-    def samples(self, split: Split) -> Iterator[Sample]:
-        return super().samples("train")
+    def sample(self, split: Split, index: int) -> Sample:
+        return super().sample("train", index)
 
     def digest(self) -> str:
         return "eight" + super().digest()

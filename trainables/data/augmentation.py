@@ -1,20 +1,19 @@
-"""Random views of training images: one geometric transform for image and mask.
+"""Random views of training images, drawn for a whole epoch and applied to batches on the device.
 
-Shape suffixes: B batch, H height, W width.
+Shape suffixes: N samples, B batch, C channels, H height, W width; h, w of another resolution.
 """
 
-from collections.abc import Iterator
+from typing import NamedTuple
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor
-from torchvision import tv_tensors
-from torchvision.transforms import v2
+from torch.nn import functional as F
+from torchvision.transforms.v2.functional import rgb_to_grayscale
 
 from trainables.data.labels import IGNORE
-from trainables.data.pack import PackedSplit
-from trainables.data.voc import PAD_RGB
 from trainables.frozen import Frozen, digest
+from trainables.models.outputs import resize
 
 MEAN = (0.485, 0.456, 0.406)  # ImageNet's, as every torchvision teacher expects
 STD = (0.229, 0.224, 0.225)
@@ -36,57 +35,108 @@ class Augmentation(Frozen):
             )
         return self
 
-    def transform(self, height: int, width: int) -> v2.Compose:
-        """From (image, mask) to an augmented pair of the same size."""
-        steps: list[v2.Transform] = []
-        if (self.min_scale, self.max_scale) != (1, 1):
-            fill = {tv_tensors.Image: PAD_RGB, tv_tensors.Mask: IGNORE}
-            # Of a square with the longer side, ScaleJitter makes the image its own size, scaled;
-            # other targets it takes as (width, height)
-            longest = max(height, width)
-            steps = [
-                v2.ScaleJitter((longest, longest), (self.min_scale, self.max_scale)),
-                v2.RandomCrop((height, width), pad_if_needed=True, fill=fill),
-            ]
-        if self.flip:
-            steps.append(v2.RandomHorizontalFlip(self.flip))
-        if self.color:
-            steps.append(v2.ColorJitter(self.color, self.color, self.color))
-        return v2.Compose(steps or [v2.Identity()])
+    def views(self, num_samples: int, seed: int, epoch: int) -> "Views":
+        """One view of each sample: a function of (seed, epoch, sample) alone."""
+        generator = torch.Generator().manual_seed(int(digest(["views", seed, epoch])[:15], 16))
+        scale, top, left, flip, *color = torch.rand(7, num_samples, generator=generator)
+        return Views(
+            zoom=self.min_scale + (self.max_scale - self.min_scale) * scale,
+            shift=2 * torch.stack([left, top], dim=1) - 1,
+            flipped=flip < self.flip,
+            color=1 + self.color * (2 * torch.stack(color, dim=1) - 1),
+        )
 
 
-def train_batches(
-    split: PackedSplit, augmentation: Augmentation, batch_size: int, seed: int, epoch: int
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """One shuffled, augmented pass: images (B,3,H,W) uint8, labels (B,H,W) int64.
+class Views(NamedTuple):
+    """How each of N samples is seen.
 
-    Every view is a function of (seed, epoch, image). The last, smaller batch is left out, since
-    batch normalisation suffers from it, unless it is the only one.
+    `zoom` (N,) enlarges; of what then exceeds the canvas, or falls short of it, `shift` (N,2), x
+    and y in [-1,1], says where the crop lies or the image; `flipped` (N,) mirrors left and right;
+    `color` (N,3) multiplies brightness, contrast and saturation.
     """
-    order = torch.randperm(len(split), generator=torch.Generator().manual_seed(seed * 9973 + epoch))
-    images, _ = split.take([0])
-    transform = augmentation.transform(*images.shape[-2:])
-    last = max(len(split) - batch_size, 0)
-    for start in range(0, last + 1, batch_size):
-        indices = order[start : start + batch_size].tolist()
-        images, masks = split.take(indices)
-        views = [
-            augment(transform, image, mask, int(digest([seed, epoch, index])[:15], 16))
-            for image, mask, index in zip(images, masks, indices, strict=True)
-        ]
-        yield torch.stack([v[0] for v in views]), torch.stack([v[1] for v in views]).long()
+
+    zoom: Tensor
+    shift: Tensor
+    flipped: Tensor
+    color: Tensor
+
+    def select(self, samples: Tensor, device: torch.device) -> "Views":
+        """The views of some samples, on a device."""
+        return Views(*(part[samples].to(device, non_blocking=True) for part in self))
+
+    @property
+    def plain(self) -> bool:
+        """Whether no view scales or crops."""
+        return bool((self.zoom == 1).all())
 
 
-def augment(transform: v2.Compose, image: Tensor, mask: Tensor, seed: int) -> tuple[Tensor, Tensor]:
-    # torchvision's transforms draw from the global generator: lend it our seed
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        pair: tuple[Tensor, Tensor] = transform(tv_tensors.Image(image), tv_tensors.Mask(mask))
-    return pair[0].as_subclass(Tensor), pair[1].as_subclass(Tensor)
+class Transform:
+    """What an augmentation does to batches; which steps it needs is known without looking at them.
+
+    Colour first, then one sampling of the image through the view's affine map: bilinear, without
+    antialiasing, so scales below 0.5 would alias.
+    """
+
+    def __init__(self, augmentation: Augmentation) -> None:
+        self.colors = augmentation.color > 0
+        self.scales = (augmentation.min_scale, augmentation.max_scale) != (1, 1)
+
+    def images(self, images_B3HW: Tensor, views: Views) -> Tensor:
+        """From uint8 RGB to normalised float32; what lies outside the image is the mean, 0."""
+        images = images_B3HW.float()
+        if self.colors:
+            images = recolor(images, views.color)
+        return self.maps(standardize(images), views)
+
+    def labels(self, labels_BHW: Tensor, views: Views) -> Tensor:
+        """Of the same view, uint8 to int64; what lies outside the image is ignored."""
+        if not self.scales:
+            return mirror(labels_BHW, views.flipped).long()
+        size = labels_BHW.shape[-2:]
+        distance = labels_BHW[:, None].float() - IGNORE  # the sampling pads with 0
+        return (sample(distance, views, size, "nearest") + IGNORE)[:, 0].long()
+
+    def maps(self, maps_BChw: Tensor, views: Views, size: tuple[int, ...] | None = None) -> Tensor:
+        """Maps of whole images, of any stride, seen in the same view; (B,C,*size)."""
+        out = size or tuple(maps_BChw.shape[-2:])
+        if self.scales:
+            return sample(maps_BChw, views, out, "bilinear")
+        return resize(mirror(maps_BChw, views.flipped), out)
+
+
+def mirror(values: Tensor, flipped: Tensor) -> Tensor:
+    """`values` (B,...,W) with some samples mirrored left and right."""
+    return torch.where(flipped.view(-1, *[1] * (values.ndim - 1)), values.flip(-1), values)
+
+
+def sample(maps_BChw: Tensor, views: Views, size: tuple[int, ...], mode: str) -> Tensor:
+    """The maps at the positions that each pixel of the view comes from; 0 outside."""
+    inverse = 1 / views.zoom
+    offset = views.shift * (1 - inverse)[:, None]
+    mirrored = torch.where(views.flipped, -1.0, 1.0)
+    nothing = torch.zeros_like(inverse)
+    theta = torch.stack(
+        [mirrored * inverse, nothing, mirrored * offset[:, 0], nothing, inverse, offset[:, 1]], 1
+    )
+    grid = F.affine_grid(theta.view(-1, 2, 3), [len(theta), 1, *size], align_corners=False)
+    return F.grid_sample(maps_BChw, grid, mode=mode, align_corners=False)
+
+
+def recolor(images_B3HW: Tensor, factors_B3: Tensor) -> Tensor:
+    """Brightness, contrast and saturation in [0,255], as torchvision defines them."""
+    brightness, contrast, saturation = factors_B3.T[..., None, None, None]
+    images = (images_B3HW * brightness).clamp(0, 255)
+    mean = rgb_to_grayscale(images).mean((1, 2, 3), keepdim=True)
+    images = torch.lerp(mean, images, contrast).clamp(0, 255)
+    return torch.lerp(rgb_to_grayscale(images), images, saturation).clamp(0, 255)
 
 
 def normalize(images: Tensor) -> Tensor:
     """From uint8 RGB (B,3,H,W) to float32 with ImageNet's mean and deviation."""
+    return standardize(images.float())
+
+
+def standardize(images: Tensor) -> Tensor:
     mean = torch.tensor(MEAN, device=images.device).view(3, 1, 1) * 255
     std = torch.tensor(STD, device=images.device).view(3, 1, 1) * 255
-    return (images.float() - mean) / std
+    return (images - mean) / std

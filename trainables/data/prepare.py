@@ -1,6 +1,5 @@
 """From what the user named as data to a packed data set."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,7 +7,8 @@ from torchvision.datasets import VOCSegmentation
 
 from trainables.data import shapes
 from trainables.data.source import Sample, Source, Split
-from trainables.data.voc import VocFolder, hash_file
+from trainables.data.voc import VocFolder
+from trainables.files import hash_file
 from trainables.frozen import digest
 
 VOC_ARCHIVE = "VOCtrainval_11-May-2012.tar"
@@ -31,10 +31,12 @@ class ShapesSource:
     def canvas(self) -> tuple[int, int]:
         return self.image_size, self.image_size
 
-    def samples(self, split: Split) -> Iterator[Sample]:
-        first, count = (0, self.num_train) if split == "train" else (self.num_train, self.num_val)
-        for index in range(first, first + count):
-            yield Sample(*shapes.draw_sample(self.image_size, self.seed, index))
+    def num_samples(self, split: Split) -> int:
+        return self.num_train if split == "train" else self.num_val
+
+    def sample(self, split: Split, index: int) -> Sample:
+        first = 0 if split == "train" else self.num_train
+        return Sample(*shapes.draw_sample(self.image_size, self.seed, first + index))
 
 
 def open_source(data: str, image_size: int, downloads: Path) -> Source:

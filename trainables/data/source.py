@@ -1,6 +1,5 @@
 """Where labelled images come from."""
 
-from collections.abc import Iterator
 from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
@@ -18,7 +17,10 @@ class Sample(NamedTuple):
 
 
 class Source(Protocol):
-    """A labelled data set whose samples all come out at one canvas size."""
+    """A labelled data set whose samples all come out at one canvas size.
+
+    `class_names`, `canvas` and `sample` raise ValueError where the data breaks a rule.
+    """
 
     @property
     def class_names(self) -> tuple[str, ...]: ...
@@ -31,6 +33,8 @@ class Source(Protocol):
         """Height and width of every sample, in pixels."""
         ...
 
-    def samples(self, split: Split) -> Iterator[Sample]:
-        """All samples of a split, in a fixed order."""
+    def num_samples(self, split: Split) -> int: ...
+
+    def sample(self, split: Split, index: int) -> Sample:
+        """One sample; several threads may ask at once."""
         ...

@@ -1,8 +1,10 @@
 """Labelled images in the layout of PASCAL VOC (Everingham et al. 2010)."""
 
-import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,9 +12,14 @@ from PIL import Image
 
 from trainables.data.labels import IGNORE, VOC_CLASSES
 from trainables.data.source import SPLITS, Sample, Split
+from trainables.files import hash_file
 from trainables.frozen import digest
+from trainables.progress import track
+
+Answer = TypeVar("Answer")
 
 LISTS, IMAGES, MASKS = "ImageSets/Segmentation", "JPEGImages", "SegmentationClass"
+CLASSES, VOC_FOLDER = "classes.txt", "VOC2012"
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 PAD_RGB = (124, 116, 104)  # ImageNet's mean, 0 after normalisation
 
@@ -21,7 +28,8 @@ class VocFolder:
     """A folder in VOC layout, its samples scaled to a longest side of `image_size` pixels.
 
     With SBD's `SegmentationClassAug` and `train_aug.txt` (Hariharan et al. 2011) the training split
-    is the augmented one. Every file is looked at here, so that no trial meets a bad one.
+    is the augmented one. Before the classes are named or a sample is given, every file is looked
+    at, so that no trial meets a bad one.
 
     Raises:
         ValueError: the folder breaks a rule of the layout; the message names rule, value and file.
@@ -46,62 +54,98 @@ class VocFolder:
                 f"train and val must not share images, but {self.root / LISTS} lists "
                 f"{shared[0]!r} in both"
             )
-        self.class_names = self._scan()
 
     def digest(self) -> str:
-        """Over the content of every listed file: modification times change when data is copied."""
-        parts = [
-            [split, name, *(hash_file(path) for path in self._files(split, name))]
-            for split in SPLITS
-            for name in self.names[split]
-        ]
-        return digest([self.image_size, self.class_names, parts])
+        """Over the content of every listed file, undecoded.
+
+        Not over modification times: they change when data is copied to another machine, and stay
+        when a mask is mended within the clock's resolution.
+        """
+        listing = self.root / CLASSES
+        classes = hash_file(listing) if listing.is_file() else self.root.name == VOC_FOLDER
+        return digest([self.image_size, classes, list(self._each("reading", self._hashes))])
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return self._scanned[0]
 
     def canvas(self) -> tuple[int, int]:
-        return self._canvas
+        return self._scanned[1]
 
-    def samples(self, split: Split) -> Iterator[Sample]:
-        for name in self.names[split]:
-            image_path, mask_path = self._files(split, name)
-            image, mask = open_image(image_path).convert("RGB"), open_mask(mask_path)
-            size = scaled(image.size, self.image_size)
-            yield Sample(
-                pad(
-                    np.asarray(image.resize(size, Image.Resampling.BILINEAR)), self._canvas, PAD_RGB
-                ),
-                pad(np.asarray(mask.resize(size, Image.Resampling.NEAREST)), self._canvas, IGNORE),
-            )
+    def num_samples(self, split: Split) -> int:
+        return len(self.names[split])
+
+    def sample(self, split: Split, index: int) -> Sample:
+        image_path, mask_path = self._files(split, self.names[split][index])
+        image, mask = open_image(image_path).convert("RGB"), open_mask(mask_path)
+        size, canvas = scaled(image.size, self.image_size), self.canvas()
+        return Sample(
+            pad(np.asarray(image.resize(size, Image.Resampling.BILINEAR)), canvas, PAD_RGB),
+            pad(np.asarray(mask.resize(size, Image.Resampling.NEAREST)), canvas, IGNORE),
+        )
+
+    def _each(self, doing: str, look: Callable[[Split, str], Answer]) -> Iterator[Answer]:
+        """What `look` says of every sample, in order; all cores look."""
+        samples = [(split, name) for split in SPLITS for name in self.names[split]]
+        with ThreadPoolExecutor() as pool:
+            answers = [pool.submit(look, split, name) for split, name in samples]
+            try:
+                for answer in track(answers, doing):
+                    yield answer.result()
+            finally:
+                pool.shutdown(cancel_futures=True)
+
+    def _hashes(self, split: Split, name: str) -> list[str]:
+        image, mask = self._files(split, name)
+        return [split, name, hash_file(present(image)), hash_file(present(mask))]
 
     def _files(self, split: Split, name: str) -> tuple[Path, Path]:
         images = [self.root / IMAGES / f"{name}{suffix}" for suffix in IMAGE_SUFFIXES]
         image = next((path for path in images if path.is_file()), images[0])
         return image, self.root / self.masks[split] / f"{name}.png"
 
-    def _scan(self) -> tuple[str, ...]:
+    @cached_property
+    def _scanned(self) -> tuple[tuple[str, ...], tuple[int, int]]:
+        """Class names and canvas, from one look at everything."""
         first_file: dict[int, Path] = {}
-        sizes = []
+        labelled: set[Split] = set()
+        heights, widths = set(), set()
+        for look in self._each("checking", self._look):
+            width, height = scaled(look.size, self.image_size)
+            heights.add(height)
+            widths.add(width)
+            for value in look.values:
+                first_file.setdefault(value, look.mask)
+            if look.values - {IGNORE}:
+                labelled.add(look.split)
         for split in SPLITS:
-            labelled = False
-            for name in self.names[split]:
-                image_path, mask_path = self._files(split, name)
-                image, mask = open_image(image_path), open_mask(mask_path)
-                if image.size != mask.size:
-                    raise ValueError(
-                        f"image and mask must have one size, but {image_path} is {image.size} and "
-                        f"{mask_path} is {mask.size} (width, height)"
-                    )
-                sizes.append(scaled(image.size, self.image_size))
-                for value in np.unique(np.asarray(mask)):
-                    first_file.setdefault(int(value), mask_path)
-                    labelled |= int(value) != IGNORE
-            if not labelled:
+            if split not in labelled:
                 raise ValueError(
                     f"a split must have a labelled pixel, but every mask that {split} lists in "
                     f"{self.root / self.masks[split]} holds nothing but {IGNORE}"
                 )
         first_file.pop(IGNORE, None)
-        self._canvas = max(height for _, height in sizes), max(width for width, _ in sizes)
-        return class_names(self.root, first_file)
+        return class_names(self.root, first_file), (max(heights), max(widths))
+
+    def _look(self, split: Split, name: str) -> "Look":
+        image_path, mask_path = self._files(split, name)
+        image, mask = open_image(image_path), open_mask(mask_path)
+        if image.size != mask.size:
+            raise ValueError(
+                f"image and mask must have one size, but {image_path} is {image.size} and "
+                f"{mask_path} is {mask.size} (width, height)"
+            )
+        values = {int(value) for value in np.unique(np.asarray(mask))}
+        return Look(split, mask_path, image.size, values)
+
+
+class Look(NamedTuple):
+    """What a sample's files hold: size as (width, height), and the mask's values."""
+
+    split: Split
+    mask: Path
+    size: tuple[int, int]
+    values: set[int]
 
 
 def find_root(folder: Path) -> Path:
@@ -139,11 +183,15 @@ def read_list(path: Path) -> list[str]:
     return names
 
 
-def open_image(path: Path) -> Image.Image:
+def present(path: Path) -> Path:
     if not path.is_file():
         raise ValueError(f"every listed image must exist, but there is no {path}")
+    return path
+
+
+def open_image(path: Path) -> Image.Image:
     try:
-        image = Image.open(path)
+        image = Image.open(present(path))
         image.load()
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(
@@ -164,7 +212,7 @@ def open_mask(path: Path) -> Image.Image:
 
 def class_names(root: Path, first_file: dict[int, Path]) -> tuple[str, ...]:
     """From classes.txt, else as many as the masks use; `first_file` maps each value to a mask."""
-    listing = root / "classes.txt"
+    listing = root / CLASSES
     highest = max(first_file, default=-1)
     if listing.is_file():
         names = tuple(line.strip() for line in listing.read_text().splitlines() if line.strip())
@@ -181,7 +229,7 @@ def class_names(root: Path, first_file: dict[int, Path]) -> tuple[str, ...]:
                 f"mask holds {missing[0]} and {first_file[highest]} holds {highest}"
             )
         names = tuple(f"class {index}" for index in range(highest + 1))
-        if root.name == "VOC2012" and len(names) == len(VOC_CLASSES):
+        if root.name == VOC_FOLDER and len(names) == len(VOC_CLASSES):
             names = VOC_CLASSES
     if len(names) < 2:
         raise ValueError(f"a data set must have at least 2 classes, but {root} has {len(names)}")
@@ -202,8 +250,3 @@ def pad(
     padded[:] = fill
     padded[: array.shape[0], : array.shape[1]] = array
     return padded
-
-
-def hash_file(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -2,17 +2,51 @@
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 
 class Outputs(NamedTuple):
-    """Raw logits (B,K,H,W) at input resolution and deep features (B,C,h,w)."""
+    """Raw logits (B,K,h,w) and deep features (B,C,h',w'), at the network's own strides."""
 
     logits: Tensor
     features: Tensor
 
+    def enlarge(self, size: tuple[int, ...]) -> "Outputs":
+        """The same with logits at another size, bilinearly, as torchvision's networks do."""
+        return Outputs(resize(self.logits, size), self.features)
+
 
 def forward_features(model: nn.Module, images_B3HW: Tensor) -> Outputs:
-    """Runs `model`, which must have `forward_features`, in its present mode."""
-    outputs: Outputs = model.forward_features(images_B3HW)  # type: ignore[operator]
+    """Runs `model` in its present mode; logits come at the size of the images."""
+    return native_outputs(model, images_B3HW).enlarge(images_B3HW.shape[-2:])
+
+
+def native_outputs(model: nn.Module, images_B3HW: Tensor) -> Outputs:
+    """Runs `model`, which must have a method of this name, in its present mode.
+
+    Convolutions compute in bfloat16 where the device is fast at it; normalisation statistics and
+    quantization steps stay in float32.
+    """
+    with torch.autocast(images_B3HW.device.type, torch.bfloat16, is_fast(images_B3HW.device)):
+        outputs: Outputs = model.native_outputs(images_B3HW)  # type: ignore[operator]
     return outputs
+
+
+def resize(maps_BChw: Tensor, size: tuple[int, ...]) -> Tensor:
+    """Bilinear, corners not aligned."""
+    if maps_BChw.shape[-2:] == size:
+        return maps_BChw
+    return F.interpolate(maps_BChw.float(), size, mode="bilinear", align_corners=False)
+
+
+def is_fast(device: torch.device) -> bool:
+    """Whether bfloat16 is worth it on a device."""
+    return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+
+
+def place(model: nn.Module, device: torch.device) -> nn.Module:
+    """The model on a device, its weights in the order that convolutions are fastest with."""
+    placed: nn.Module = model.to(memory_format=torch.channels_last)
+    return placed.to(device)

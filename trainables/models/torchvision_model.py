@@ -6,7 +6,6 @@ from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torchvision.models import get_model, get_model_weights
 
 from trainables.frozen import Frozen
@@ -40,10 +39,10 @@ class TorchvisionModel(nn.Module):
         self.network = get_model(name, weights=None, weights_backbone=None, num_classes=num_classes)
 
     def forward(self, images_B3HW: Tensor) -> Tensor:
-        return self.forward_features(images_B3HW).logits
+        return self.native_outputs(images_B3HW).enlarge(images_B3HW.shape[-2:]).logits
 
-    def forward_features(self, images_B3HW: Tensor) -> Outputs:
-        """Logits at full resolution and the backbone's last feature map."""
+    def native_outputs(self, images_B3HW: Tensor) -> Outputs:
+        """Logits at the classifier's stride and the backbone's last feature map."""
         features: Mapping[str, Tensor] = self.network.backbone(images_B3HW)
         if "high" in features:  # LR-ASPP's head reads two maps
             logits = self.network.classifier(features)
@@ -51,8 +50,6 @@ class TorchvisionModel(nn.Module):
         else:
             deepest = features["out"]
             logits = self.network.classifier(deepest)
-        size = images_B3HW.shape[-2:]
-        logits = F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
         return Outputs(logits, deepest)
 
 

@@ -43,9 +43,9 @@ class UNet(nn.Module):
         self.classifier = nn.Conv2d(config.width, num_classes, 1)
 
     def forward(self, images_B3HW: Tensor) -> Tensor:
-        return self.forward_features(images_B3HW).logits
+        return self.native_outputs(images_B3HW).logits
 
-    def forward_features(self, images_B3HW: Tensor) -> Outputs:
+    def native_outputs(self, images_B3HW: Tensor) -> Outputs:
         """Logits at full resolution and the deepest feature map, at 1/2**depth of it."""
         height, width = images_B3HW.shape[-2:]
         x = F.pad(images_B3HW, (0, -width % self.stride, 0, -height % self.stride))

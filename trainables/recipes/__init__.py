@@ -9,9 +9,20 @@ from trainables.recipes.distill import Distill, train_distill
 from trainables.recipes.qat import Qat, train_qat
 from trainables.recipes.qat_distill import QatDistill, train_qat_distill
 from trainables.recipes.supervised import Supervised, train_supervised
-from trainables.recipes.task import Epoch, Task
+from trainables.recipes.task import Batch, Epoch, Task, Tutor
 
-__all__ = ["Distill", "Epoch", "Qat", "QatDistill", "Recipe", "Supervised", "Task", "train"]
+__all__ = [
+    "Batch",
+    "Distill",
+    "Epoch",
+    "Qat",
+    "QatDistill",
+    "Recipe",
+    "Supervised",
+    "Task",
+    "Tutor",
+    "train",
+]
 
 Recipe = Annotated[Supervised | Distill | Qat | QatDistill, Field(discriminator="name")]
 

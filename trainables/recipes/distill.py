@@ -27,12 +27,12 @@ def train_distill(recipe: Distill, task: Task) -> Iterator[Epoch]:
     stepper = Stepper(student, recipe.optimizer, task.num_steps)
     for epoch in range(1, task.num_epochs + 1):
         losses = MeanLosses()
-        for images, labels in task.batches(epoch):
+        for batch in task.batches(epoch):
             with torch.no_grad():
-                taught = forward_features(teacher, images)
-            outputs = forward_features(student, images)
-            terms = {"cross_entropy": cross_entropy(outputs.logits, labels)}
-            terms |= recipe.losses.terms(outputs, taught, labels)
+                taught = teacher(batch)
+            outputs = forward_features(student, batch.images)
+            terms = {"cross_entropy": cross_entropy(outputs.logits, batch.labels)}
+            terms |= recipe.losses.terms(outputs, taught, batch.labels)
             stepper.step(total(terms))
             losses.add(terms)
         yield Epoch(student, losses.mean())

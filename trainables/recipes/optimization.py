@@ -31,7 +31,7 @@ class Stepper:
         self, model: nn.Module, adamw: AdamW, num_steps: int, rates: StepRates | None = None
     ) -> None:
         groups = parameter_groups(model, adamw, rates or StepRates())
-        self.optimizer = torch.optim.AdamW(groups)
+        self.optimizer = torch.optim.AdamW(groups, fused=True)
         self.schedule = torch.optim.lr_scheduler.OneCycleLR(
             self.optimizer, [group["lr"] for group in groups], total_steps=num_steps
         )

@@ -8,6 +8,7 @@ from torch import nn
 
 from trainables.frozen import Frozen
 from trainables.losses.cross_entropy import cross_entropy
+from trainables.models.outputs import forward_features
 from trainables.quant.prepare import Lsq, calibrate, prepare
 from trainables.recipes.distill import Distill
 from trainables.recipes.optimization import AdamW, Stepper, StepRates
@@ -45,8 +46,8 @@ def train_qat(recipe: Qat, task: Task) -> Iterator[Epoch]:
     stepper = Stepper(student, recipe.optimizer, task.num_steps, recipe.step_learning_rate)
     for epoch in range(1, task.num_epochs + 1):
         losses = MeanLosses()
-        for images, labels in task.batches(epoch):
-            loss = cross_entropy(student(images), labels)
+        for batch in task.batches(epoch):
+            loss = cross_entropy(forward_features(student, batch.images).logits, batch.labels)
             stepper.step(loss)
             losses.add({"cross_entropy": loss})
         yield Epoch(student, losses.mean())
@@ -55,7 +56,7 @@ def train_qat(recipe: Qat, task: Task) -> Iterator[Epoch]:
 def quantized_start(recipe: QuantizedRecipe, task: Task) -> nn.Module:
     """The full-precision student with its quantizers set from weights and a training batch."""
     student = task.starting_student(recipe.start, recipe.start_epochs)
-    images, _ = next(task.batches(1))
+    images = next(task.batches(1)).images
     prepare(student, recipe.quantizer).to(images.device)
     calibrate(student, images)
     return student

@@ -63,20 +63,20 @@ def train_qat_distill(recipe: QatDistill, task: Task) -> Iterator[Epoch]:
     stepper = Stepper(student, recipe.optimizer, task.num_steps, recipe.step_learning_rate)
     co_study_from = round(recipe.self_study * task.num_steps)
     tutoring_from = round((recipe.self_study + recipe.co_study) * task.num_steps)
-    co_teacher = CoTeacher(teacher, recipe, tutoring_from - co_study_from)
+    co_teacher = CoTeacher(teacher.network, recipe, tutoring_from - co_study_from)
     step = 0
     for epoch in range(1, task.num_epochs + 1):
         losses = MeanLosses()
-        for images, labels in task.batches(epoch):
-            outputs = forward_features(student, images)
-            terms = {"cross_entropy": cross_entropy(outputs.logits, labels)}
+        for batch in task.batches(epoch):
+            outputs = forward_features(student, batch.images)
+            terms = {"cross_entropy": cross_entropy(outputs.logits, batch.labels)}
             if step >= co_study_from:
                 studying = step < tutoring_from
                 with torch.set_grad_enabled(studying):
-                    taught = forward_features(teacher, images)
-                terms |= recipe.losses.terms(outputs, taught, labels)
+                    taught = teacher(batch)
+                terms |= recipe.losses.terms(outputs, taught, batch.labels)
                 if studying:
-                    losses.add({TEACHER_LOSS: co_teacher.learn(taught, outputs, labels)})
+                    losses.add({TEACHER_LOSS: co_teacher.learn(taught, outputs, batch.labels)})
             stepper.step(total(terms))
             losses.add(terms)
             step += 1
@@ -86,7 +86,8 @@ def train_qat_distill(recipe: QatDistill, task: Task) -> Iterator[Epoch]:
 class CoTeacher:
     """The teacher as a fellow student: L_T = CE + T^2 KL(student || teacher) (equation 8).
 
-    Its normalisation statistics stay frozen, because batches are small.
+    Its normalisation statistics stay frozen, because batches are small. Of a teacher whose outputs
+    are cached, what learns is a linear map of its logits (see `CachedTutor`).
     """
 
     def __init__(self, teacher: nn.Module, recipe: QatDistill, num_steps: int) -> None:

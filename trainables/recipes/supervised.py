@@ -5,6 +5,7 @@ from typing import Literal
 
 from trainables.frozen import Frozen
 from trainables.losses.cross_entropy import cross_entropy
+from trainables.models.outputs import forward_features
 from trainables.recipes.optimization import AdamW, Stepper
 from trainables.recipes.task import Epoch, MeanLosses, Task
 
@@ -22,8 +23,8 @@ def train_supervised(recipe: Supervised, task: Task) -> Iterator[Epoch]:
     stepper = Stepper(student, recipe.optimizer, task.num_steps)
     for epoch in range(1, task.num_epochs + 1):
         losses = MeanLosses()
-        for images, labels in task.batches(epoch):
-            loss = cross_entropy(student(images), labels)
+        for batch in task.batches(epoch):
+            loss = cross_entropy(forward_features(student, batch.images).logits, batch.labels)
             stepper.step(loss)
             losses.add({"cross_entropy": loss})
         yield Epoch(student, losses.mean())

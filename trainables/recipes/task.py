@@ -6,7 +6,30 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
+from trainables.data.augmentation import Views
+from trainables.data.table import Tensors
 from trainables.frozen import Frozen
+from trainables.models.outputs import Outputs
+
+
+class Batch(NamedTuple):
+    """Normalised images (B,3,H,W), labels (B,H,W), how both are seen, and what tutors kept."""
+
+    images: Tensor
+    labels: Tensor
+    views: Views
+    cached: Tensors
+
+
+class Tutor(Protocol):
+    """The trained teacher, in evaluation mode, as a recipe asks it."""
+
+    network: nn.Module
+    """What learns when the teacher learns, too; without gradients until then."""
+
+    def __call__(self, batch: Batch) -> Outputs:
+        """The teacher's outputs for a batch, logits at the images' size."""
+        ...
 
 
 class Task(Protocol):
@@ -16,8 +39,8 @@ class Task(Protocol):
     num_steps: int
     """Optimizer steps in all epochs together."""
 
-    def batches(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Normalised images (B,3,H,W) and labels (B,H,W) of one epoch, counted from 1."""
+    def batches(self, epoch: int) -> Iterator[Batch]:
+        """The batches of one epoch, counted from 1."""
         ...
 
     def new_student(self) -> nn.Module:
@@ -31,8 +54,8 @@ class Task(Protocol):
         """
         ...
 
-    def teacher(self) -> nn.Module:
-        """The trained teacher, in evaluation mode, without gradients."""
+    def teacher(self) -> Tutor:
+        """The trained teacher."""
         ...
 
 

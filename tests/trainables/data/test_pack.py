@@ -3,12 +3,15 @@
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 
 from trainables.artifacts import ArtifactStore
-from trainables.data.pack import CHUNK, open_pack, pack
+from trainables.data import shapes
+from trainables.data.pack import find_pack, open_pack, pack
 from trainables.data.prepare import ShapesSource
 from trainables.data.source import SPLITS
+from trainables.data.table import CHUNK
 from trainables.data.voc import VocFolder
 
 
@@ -18,14 +21,31 @@ def test_every_sample_comes_back_in_order(tmp_path: Path) -> None:
     assert (data.height, data.width, data.num_classes) == (32, 32, len(source.class_names))
     for split in SPLITS:
         packed = getattr(data, split)
-        samples = list(source.samples(split))
+        samples = [source.sample(split, index) for index in range(source.num_samples(split))]
         assert len(packed) == len(samples)
-        images, masks = packed.take(range(len(samples)))
-        assert images.dtype == masks.dtype == torch.uint8
-        np.testing.assert_array_equal(images.permute(0, 2, 3, 1), [s.image for s in samples])
-        np.testing.assert_array_equal(masks, [s.mask for s in samples])
-        batched = torch.cat([masks for _, masks in packed.batches(7)])
-        assert torch.equal(batched, masks)
+        rows = packed.take(range(len(samples)))
+        assert rows["image"].dtype == rows["mask"].dtype == torch.uint8
+        np.testing.assert_array_equal(rows["image"], [s.image for s in samples])
+        np.testing.assert_array_equal(rows["mask"], [s.mask for s in samples])
+
+
+def test_a_pack_is_found_without_decoding(
+    voc_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = ArtifactStore(tmp_path / "artifacts")
+    assert find_pack(VocFolder(voc_folder, 32), store) is None
+    made = pack(VocFolder(voc_folder, 32), store)
+    monkeypatch.setattr("trainables.data.voc.open_image", None)
+    assert find_pack(VocFolder(voc_folder, 32), store) == made
+    assert open_pack(made.path).class_names == shapes.CLASS_NAMES
+
+
+def test_broken_data_leaves_no_pack(voc_folder: Path, tmp_path: Path) -> None:
+    (voc_folder / "JPEGImages/image3.jpg").write_bytes(b"x")
+    store = ArtifactStore(tmp_path / "artifacts")
+    with pytest.raises(ValueError, match=r"readable image, but .*image3\.jpg"):
+        pack(VocFolder(voc_folder, 32), store)
+    assert not any(path.is_dir() for path in store.root.iterdir())
 
 
 def test_a_folder_is_packed_once(voc_folder: Path, tmp_path: Path) -> None:

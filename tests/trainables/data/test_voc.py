@@ -18,7 +18,7 @@ def test_samples_are_scaled_and_padded_to_one_canvas(voc_folder: Path) -> None:
     source = VocFolder(voc_folder, 24)
     assert source.canvas() == (24, 24)
     assert source.class_names == shapes.CLASS_NAMES
-    narrow = next(iter(source.samples("train")))  # 36 x 48 pixels, so 18 x 24
+    narrow = source.sample("train", 0)  # 36 x 48 pixels, so 18 x 24
     assert narrow.image.shape == (24, 24, 3)
     assert narrow.mask.shape == (24, 24)
     assert (narrow.mask[:, 18:] == IGNORE).all()
@@ -29,7 +29,8 @@ def test_samples_are_scaled_and_padded_to_one_canvas(voc_folder: Path) -> None:
 def test_labels_are_classes_or_ignore(voc_folder: Path) -> None:
     source = VocFolder(voc_folder, 32)
     for split in SPLITS:
-        values = np.unique([sample.mask for sample in source.samples(split)])
+        masks = [source.sample(split, index).mask for index in range(source.num_samples(split))]
+        values = np.unique(masks)
         assert set(values) <= {*range(len(source.class_names)), IGNORE}
 
 
@@ -125,12 +126,18 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
 }
 
 
+def look_at_everything(folder: Path) -> None:
+    source = VocFolder(folder, 32)
+    source.digest()
+    assert source.class_names
+
+
 @pytest.mark.parametrize("case", BROKEN)
 def test_a_broken_rule_is_named_with_value_and_file(case: str, voc_folder: Path) -> None:
     change, message = BROKEN[case]
     change(voc_folder)
     with pytest.raises(ValueError, match=message) as caught:
-        VocFolder(voc_folder, 32)
+        look_at_everything(voc_folder)
     assert "\n" not in str(caught.value)
 
 
@@ -139,7 +146,7 @@ def test_one_class_alone_is_refused(voc_folder: Path) -> None:
     for path in (voc_folder / "SegmentationClass").iterdir():
         rewrite(path, np.zeros_like)
     with pytest.raises(ValueError, match=r"at least 2 classes, but .* has 1"):
-        VocFolder(voc_folder, 32)
+        look_at_everything(voc_folder)
 
 
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:

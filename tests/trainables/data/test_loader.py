@@ -1,0 +1,62 @@
+"""Batches hold the rows asked for, whatever the device."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from trainables.data import loader
+from trainables.data.loader import Loader, shuffled
+from trainables.data.table import CHUNK, Table, write_table
+
+DEVICES = [
+    torch.device("cpu"),
+    pytest.param(
+        torch.device("cuda"),
+        marks=[
+            pytest.mark.gpu,
+            pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
+        ],
+    ),
+]
+COUNT = CHUNK + 9
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Table:
+    values = np.arange(COUNT * 6, dtype=np.float16).reshape(COUNT, 2, 3)
+    names = np.arange(COUNT, dtype=np.uint8)
+    chunks = [slice(0, CHUNK), slice(CHUNK, None)]
+    write_table(tmp_path / "t.arrow", ({"values": values[c], "name": names[c]} for c in chunks))
+    return Table(tmp_path / "t.arrow")
+
+
+@pytest.mark.parametrize("device", DEVICES, ids=str)
+@pytest.mark.parametrize("share", [0, 1])
+def test_rows_come_as_asked_for(
+    device: torch.device, share: float, table: Table, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loader, "RESIDENT_SHARE", share)
+    rows = [[3, COUNT - 1], [0], list(range(COUNT))]
+    for wanted, batch in zip(rows, Loader(table, device).batches(rows), strict=True):
+        assert batch["name"].tolist() == wanted
+        assert batch["values"].dtype == torch.float16
+        assert batch["values"].device.type == device.type
+        assert batch["values"][:, 0, 0].tolist() == [6 * row for row in wanted]
+
+
+def test_all_rows_come_in_order(table: Table) -> None:
+    batches = list(Loader(table, torch.device("cpu")).in_order(7))
+    assert torch.cat([batch["name"] for batch in batches]).tolist() == list(range(COUNT))
+    assert len(batches[-1]["name"]) == COUNT % 7 or 7
+
+
+def test_an_epoch_shows_every_row_at_most_once() -> None:
+    batches = shuffled(64, 24, 0, 1)
+    assert [len(batch) for batch in batches] == [24, 24]  # the smaller last one is left out
+    assert len({row for batch in batches for row in batch}) == 48
+    assert [len(batch) for batch in shuffled(64, 32, 0, 1)] == [32, 32]
+    assert [len(batch) for batch in shuffled(64, 100, 0, 1)] == [64]
+    assert batches == shuffled(64, 24, 0, 1) != shuffled(64, 24, 0, 2)
+    assert batches != shuffled(64, 24, 1, 1)

@@ -1,0 +1,87 @@
+"""Rows of fixed-shape arrays in one Arrow IPC file, which every process of a machine maps.
+
+Shape suffixes: N rows.
+"""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+CHUNK = 64
+"""Rows of an Arrow record batch; only the last may have fewer."""
+
+Arrays = Mapping[str, NDArray[Any]]
+Tensors = dict[str, Tensor]
+
+
+def write_table(path: Path, chunks: Iterable[Arrays]) -> None:
+    """Writes arrays (n, ...) by name, `CHUNK` rows at a time; only the last chunk may be smaller.
+
+    At no time is more than one chunk held in memory.
+    """
+    writer = None
+    with pa.OSFile(str(path), "wb") as file:
+        for arrays in chunks:
+            columns = [np.ascontiguousarray(array) for array in arrays.values()]
+            if writer is None:
+                schema = make_schema(list(arrays), columns)
+                writer = pa.ipc.new_file(file, schema)
+            blocks = [
+                pa.Array.from_buffers(field.type, len(column), [None, pa.py_buffer(column)])
+                for field, column in zip(schema, columns, strict=True)
+            ]
+            writer.write_batch(pa.record_batch(blocks, schema=schema))
+        assert writer is not None, "a table has rows"
+        writer.close()
+
+
+def make_schema(names: Sequence[str], columns: Sequence[NDArray[Any]]) -> pa.Schema:
+    layout = {
+        name: [column.dtype.name, *column.shape[1:]]
+        for name, column in zip(names, columns, strict=True)
+    }
+    fields = [
+        pa.field(name, pa.binary(column[0].nbytes), nullable=False)
+        for name, column in zip(names, columns, strict=True)
+    ]
+    return pa.schema(fields, {"layout": json.dumps(layout)})
+
+
+class Table:
+    """The rows that `write_table` wrote, read in place from the memory-mapped file."""
+
+    def __init__(self, path: Path) -> None:
+        with pa.memory_map(str(path)) as file:
+            reader = pa.ipc.open_file(file)
+            batches = [reader.get_batch(i) for i in range(reader.num_record_batches)]
+        layout = json.loads(reader.schema.metadata[b"layout"])
+        self.chunks: dict[str, list[NDArray[Any]]] = {
+            name: [view(batch.column(name), dtype, shape) for batch in batches]
+            for name, (dtype, *shape) in layout.items()
+        }
+        self.num_rows: int = sum(batch.num_rows for batch in batches)
+        self.num_bytes = sum(chunk.nbytes for chunks in self.chunks.values() for chunk in chunks)
+
+    def __len__(self) -> int:
+        return self.num_rows
+
+    def take(self, rows: Sequence[int]) -> Tensors:
+        """Copies of some rows, by column name: (N, ...)."""
+        return {
+            name: torch.from_numpy(np.stack([chunks[i // CHUNK][i % CHUNK] for i in rows]))
+            for name, chunks in self.chunks.items()
+        }
+
+
+def view(column: "pa.FixedSizeBinaryArray", dtype: str, shape: Sequence[int]) -> NDArray[Any]:
+    assert column.offset == 0
+    rows = len(column)
+    count = rows * int(np.prod(shape))
+    return np.frombuffer(column.buffers()[1], dtype, count).reshape(rows, *shape)

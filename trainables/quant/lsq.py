@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from trainables.quant.fused import fused_lsq, is_worthwhile
+
 
 def lsq(value: Tensor, step: Tensor, low: int, high: int, gradient_scale: float) -> Tensor:
     """Rounds `value` to the grid step * {low, ..., high}, with LSQ's gradients (equations 1 to 3).
@@ -28,7 +30,7 @@ class _Lsq(torch.autograd.Function):
         ctx.save_for_backward(scaled, step)
         ctx.bounds = low, high
         ctx.gradient_scale = gradient_scale
-        return scaled.clamp(low, high).round_().mul_(step)
+        return scaled.clamp(low, high).round_().mul_(step).to(value.dtype)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
@@ -69,8 +71,9 @@ class StepQuantizer(nn.Module):
 
     def forward(self, value: Tensor) -> Tensor:
         elements_per_step = value.numel() / self.log_step.numel()
-        scale = 1 / math.sqrt(elements_per_step * self.high)
-        return lsq(value, self.step, self.low, self.high, scale)
+        scale, step = 1 / math.sqrt(elements_per_step * self.high), self.step
+        quantize = fused_lsq if is_worthwhile(value, step) else lsq
+        return quantize(value, step, self.low, self.high, scale)
 
     @torch.no_grad()
     def initialize(self, value: Tensor) -> None:

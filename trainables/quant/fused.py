@@ -1,0 +1,108 @@
+"""LSQ on large activations in one pass over memory forward, one backward; `lsq` is the reference.
+
+The formulas of `lsq` are compiled by torch.compile, for C++ on a CPU and for Triton on a GPU, once
+for all shapes and bit-widths: tensors are passed as flat, bounds as numbers on the device.
+Measured in docs/benchmarks.md against plain operations and PyTorch's own learnable fake quantizer.
+"""
+
+import warnings
+from collections.abc import Callable
+from functools import cache
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+MIN_ELEMENTS = 1 << 18
+"""Smaller tensors are not worth the seconds that the first compilation takes."""
+
+
+class Kernels(NamedTuple):
+    """Compiled functions of flat tensors."""
+
+    forward: Callable[..., Tensor]
+    backward: Callable[..., tuple[Tensor, Tensor]]
+
+
+def quantize(value: Tensor, step: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    return ((value / step).clamp(low, high).round() * step).to(value.dtype)
+
+
+def gradients(
+    gradient: Tensor, value: Tensor, step: Tensor, low: Tensor, high: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Of the value, and of the step before its scaling."""
+    scaled = value / step
+    clipped = scaled.clamp(low, high)
+    inside = clipped == scaled
+    slope = clipped.round() - torch.where(inside, scaled, 0)
+    return torch.where(inside, gradient, 0), (slope * gradient).sum()
+
+
+@cache
+def kernels(device_type: str) -> Kernels | None:
+    """The compiled functions, or None where there is no compiler to make them."""
+    import torch._inductor.config
+
+    torch._inductor.config.compile_threads = 1  # no pool of processes for two small functions
+    made = Kernels(torch.compile(quantize, dynamic=True), torch.compile(gradients, dynamic=True))
+    value, number = (torch.ones(n, device=device_type) for n in (8, 1))
+    try:
+        made.forward(value, number, number, number)
+    except Exception as error:  # whatever the compiler of this machine has to say
+        reason = str(error).strip().splitlines()[0]
+        warnings.warn(f"fake quantization is not compiled, and slower: {reason}", stacklevel=2)
+        return None
+    return made
+
+
+def is_worthwhile(value: Tensor, step: Tensor) -> bool:
+    """Whether `fused_lsq` takes these arguments and is the faster way."""
+    return (
+        step.numel() == 1
+        and value.numel() >= MIN_ELEMENTS
+        and is_dense(value)
+        and kernels(value.device.type) is not None
+    )
+
+
+def is_dense(value: Tensor) -> bool:
+    return value.is_contiguous() or value.is_contiguous(memory_format=torch.channels_last)
+
+
+def fused_lsq(value: Tensor, step: Tensor, low: int, high: int, gradient_scale: float) -> Tensor:
+    """What `lsq` gives, for one step and a dense value of 4 dimensions."""
+    result: Tensor = _Fused.apply(value, step, low, high, gradient_scale)
+    return result
+
+
+class _Fused(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, value: Tensor, step: Tensor, low: int, high: int, gradient_scale: float
+    ) -> Tensor:
+        bounds = [step.new_full((1,), bound) for bound in (low, high)]
+        ctx.save_for_backward(value, step, *bounds)
+        ctx.gradient_scale = gradient_scale
+        compiled = kernels(value.device.type)
+        assert compiled is not None
+        return compiled.forward(flat(value), step, *bounds).as_strided(value.shape, value.stride())
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        value, step, *bounds = ctx.saved_tensors
+        compiled = kernels(value.device.type)
+        assert compiled is not None
+        if gradient.stride() != value.stride():
+            gradient = torch.empty_like(value).copy_(gradient)
+        of_value, of_step = compiled.backward(flat(gradient), flat(value), step, *bounds)
+        return (
+            of_value.as_strided(value.shape, value.stride()),
+            (of_step * ctx.gradient_scale).view_as(step),
+            *[None] * 3,
+        )
+
+
+def flat(value: Tensor) -> Tensor:
+    """A dense tensor's memory, in its own order."""
+    return value.as_strided((value.numel(),), (1,))

@@ -54,7 +54,7 @@ class ArtifactStore:
         if (found := self.find(kind, key)) is not None:
             return found
         self.root.mkdir(parents=True, exist_ok=True)
-        with FileLock(self.root / f".{path.name}.lock"):
+        with FileLock(lock_file(path)):
             if (found := self.find(kind, key)) is not None:
                 return found
             if path.is_dir():
@@ -84,6 +84,12 @@ class ArtifactStore:
             ) from error
         finally:
             shutil.rmtree(aside, ignore_errors=True)
+
+
+def lock_file(path: Path) -> Path:
+    """The lock that whoever builds an artifact holds; `path` may also be that of its beginnings."""
+    kind, name = path.name.lstrip(".").split("-")[:2]
+    return path.with_name(f".{kind}-{name}.lock")
 
 
 def read_artifact(path: Path) -> Artifact:

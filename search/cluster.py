@@ -12,7 +12,7 @@ import ray
 from ray import tune
 from ray.tune import Stopper
 
-from search.resources import num_cores, on_cluster
+from search.resources import Share, num_cores, on_cluster
 from search.searcher import OptunaSearcher
 from search.study_config import StudyConfig
 from trainables.config import RunConfig
@@ -48,8 +48,9 @@ def run_remotely(
     **named: Given.kwargs,
 ) -> Result:
     """`prepare(run, *given)` where trials run; on a CPU without a cluster, with all its cores."""
-    cpus = config.cpus_per_trial if on_cluster() or config.gpus_per_trial else num_cores()
-    task = ray.remote(num_cpus=cpus, num_gpus=config.gpus_per_trial)(prepare)
+    gpus = config.max_gpus_per_trial
+    cpus = config.cpus_per_trial if on_cluster() or gpus else num_cores()
+    task = ray.remote(num_cpus=cpus, num_gpus=gpus)(prepare)
     run = run.replace(num_threads=max(1, int(cpus)))
     try:
         result: Result = ray.get(task.remote(run, *given, **named))
@@ -58,15 +59,17 @@ def run_remotely(
     return result
 
 
-def tune_trials(searcher: OptunaSearcher, config: StudyConfig, num_parallel: int) -> None:
-    """Trains trials until the searcher has no more or the time is over.
+def tune_trials(
+    searcher: OptunaSearcher, config: StudyConfig, share: Share, num_parallel: int
+) -> None:
+    """Trains trials, `num_parallel` at once, until there are no more or the time is over.
 
     Raises:
         KeyboardInterrupt: the user asked to stop; running trials were ended.
     """
     scratch = config.folder / "ray"
     interruption = Interruption()
-    resources = {"cpu": config.cpus_per_trial, "gpu": config.gpus_per_trial}
+    resources = {"cpu": share.cpus, "gpu": share.gpus}
     tuner = tune.Tuner(
         tune.with_resources(StudentTrainable, resources),
         tune_config=tune.TuneConfig(

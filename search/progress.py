@@ -140,5 +140,6 @@ def describe(record: Record) -> str:
     metrics = record.metrics
     if record.state == "COMPLETE" and metrics and metrics.size_bytes:
         size = human_size(metrics.size_bytes)
-        return f"mIoU {100 * metrics.miou:.1f} %, {size}, {metrics.device_seconds:.0f} s"
+        halved = " (out of memory at first: batches in two parts)" if metrics.parts > 1 else ""
+        return f"mIoU {100 * metrics.miou:.1f} %, {size}, {metrics.device_seconds:.0f} s{halved}"
     return f"{record.state}: {record.reason}"

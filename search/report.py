@@ -29,6 +29,7 @@ FIXED = {
     "macs": pa.int64(),
     "device_seconds": pa.float64(),
     "start_seconds": pa.float64(),
+    "parts": pa.int64(),
 }
 """Columns of every table, before those of the configurations."""
 

@@ -1,6 +1,7 @@
 """What the machine or the cluster offers, and how many trials fit."""
 
 import os
+from typing import Literal, NamedTuple
 
 import torch
 
@@ -8,6 +9,12 @@ from search.study_config import StudyConfig
 
 CLUSTER_ADDRESS = "RAY_ADDRESS"
 WAITING_ON_CLUSTER = 8
+CONTEXT_BYTES = 600 << 20
+"""What CUDA itself takes for each process, beside PyTorch's tensors."""
+MEMORY_SHARE = 0.9
+"""Of a GPU's memory, for all trials on it together."""
+MOST_TRIALS = 8
+"""On one GPU, however small they are."""
 
 
 def on_cluster() -> bool:
@@ -20,9 +27,9 @@ def num_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def default_gpus() -> float:
+def default_gpus() -> float | Literal["auto"]:
     """GPUs per trial where the user says nothing."""
-    return 1.0 if torch.cuda.is_available() else 0.0
+    return "auto" if torch.cuda.is_available() else 0.0
 
 
 def default_cpus(gpus: float) -> int:
@@ -37,7 +44,7 @@ def check_resources(config: StudyConfig) -> None:
         return
     offers = {"gpus": torch.cuda.device_count(), "cpus": num_cores()}
     for kind, offered in offers.items():
-        wanted = getattr(config, f"{kind}_per_trial")
+        wanted = config.max_gpus_per_trial if kind == "gpus" else config.cpus_per_trial
         if wanted > offered:
             raise ValueError(
                 f"--{kind}-per-trial must not exceed the {offered} {kind.upper()} of this machine, "
@@ -45,12 +52,30 @@ def check_resources(config: StudyConfig) -> None:
             )
 
 
-def num_parallel(config: StudyConfig, available: dict[str, float]) -> int:
+class Share(NamedTuple):
+    """What one trial gets."""
+
+    cpus: float
+    gpus: float
+
+
+def share_gpu(cpus: float, peak_bytes: int, total_bytes: int) -> Share:
+    """Of one GPU and the cores that come with it: as many trials as memory and cores let in.
+
+    `peak_bytes` is what the largest trial took of the GPU's `total_bytes`.
+    """
+    each = peak_bytes + CONTEXT_BYTES
+    trials = int(min(MEMORY_SHARE * total_bytes / each, cpus, MOST_TRIALS))
+    trials = max(1, trials)
+    return Share(cpus=max(1.0, cpus // trials), gpus=1 / trials)
+
+
+def num_parallel(share: Share, available: dict[str, float]) -> int:
     """Trials that run at once on `available` resources, at least one.
 
     On a cluster always several: its autoscaler adds nodes only for trials that wait.
     """
-    fits = available.get("CPU", 0) / config.cpus_per_trial
-    if config.gpus_per_trial:
-        fits = min(fits, available.get("GPU", 0) / config.gpus_per_trial)
+    fits = available.get("CPU", 0) / share.cpus
+    if share.gpus:
+        fits = min(fits, available.get("GPU", 0) / share.gpus + 1e-9)
     return max(WAITING_ON_CLUSTER if on_cluster() else 1, int(fits))

@@ -8,6 +8,7 @@ import os
 import re
 import sys
 from pathlib import Path
+from typing import Literal
 
 from pydantic import ValidationError
 
@@ -140,14 +141,23 @@ def make_parser() -> Parser:
     )
     where(
         "--gpus-per-trial",
-        type=float,
-        metavar="N",
-        help="GPUs of a trial, fractions allowed (default: 1 if there is one, else 0)",
+        type=number_or_auto,
+        metavar="N|auto",
+        help="GPUs of a trial, fractions allowed; auto: as many trials share a GPU as its memory "
+        "holds, by a measured probe (default: auto if there is a GPU, else 0)",
     )
     where(
         "--tracking-uri", metavar="URI", help="MLflow store (default: sqlite:///STORAGE/mlflow.db)"
     )
     return parser
+
+
+def number_or_auto(text: str) -> float | Literal["auto"]:
+    """A number of GPUs, or `auto`."""
+    try:
+        return "auto" if text == "auto" else float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be a number or auto, but got {text!r}") from None
 
 
 def named_space(name: str | None) -> None:
@@ -181,7 +191,7 @@ def read_config(arguments: argparse.Namespace) -> StudyConfig:
             "image_size": defaults.image_size,
             "sampler": "tpe",
             "seed": 0,
-            "cpus_per_trial": default_cpus(gpus),
+            "cpus_per_trial": default_cpus(1.0 if gpus == "auto" else gpus),
             "gpus_per_trial": gpus,
             "tracking_uri": f"sqlite:///{storage / 'mlflow.db'}",
         }
@@ -226,7 +236,7 @@ def resumed_config(storage: Path, name: str, given: dict[str, object]) -> StudyC
     if kept.device != changed.device:
         raise ValueError(
             f"a resumed study must keep its kind of device, but {name} ran on {kept.device} and "
-            f"--gpus-per-trial {changed.gpus_per_trial:g} wants {changed.device}"
+            f"--gpus-per-trial {changed.gpus_per_trial} wants {changed.device}"
         )
     for field in sorted(FIXED):
         before, after = getattr(kept, field), getattr(changed, field)

@@ -10,7 +10,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
-from search import cluster
+from search import cluster, resources
 from search.front import hypervolume, pareto_front
 from search.objectives import OBJECTIVES
 from search.observer import Observer
@@ -18,7 +18,7 @@ from search.plots import draw_front, human_size
 from search.progress import Progress
 from search.record import RAY_ID, REASON, Record, read_record
 from search.report import front_table, write_tables
-from search.resources import num_parallel
+from search.resources import Share, num_parallel
 from search.sampler import make_sampler
 from search.searcher import OptunaSearcher
 from search.study_config import StudyConfig
@@ -30,6 +30,7 @@ from trainables.config import RunConfig, TrialConfig
 from trainables.data.pack import PackedData, find_pack, open_pack, pack
 from trainables.data.prepare import open_source
 from trainables.defaults import defaults_for
+from trainables.probe import gpu_bytes
 from trainables.recipes import Qat, QatDistill
 from trainables.size import predict_size_bytes
 from trainables.teacher import check_teacher, prepare_teacher
@@ -40,6 +41,8 @@ START_LENGTH = 2
 """Lengths of a trial that its full-precision start trains for: many trials share it."""
 DISK_SHARE = 0.25
 """Of the free disk: teacher outputs that would take more are not kept unless asked for."""
+NUM_LARGEST = 3
+"""Trials whose memory is measured before any runs."""
 PROBES = 64
 """Configurations drawn to see what a space holds."""
 
@@ -228,15 +231,19 @@ def search(study: Study, progress: Progress, tracking: Tracking) -> None:
             num_threads=max(1, int(config.cpus_per_trial)),
             device=config.device,
         )
+        share = Share(config.cpus_per_trial, config.max_gpus_per_trial)
         if any(trial.needs_teacher for trial in study.probe()):
             progress.say("preparing the teacher (made once for this data, then reused)")
             own = study.defaults.own_teacher()
             teacher = cluster.run_remotely(config, run, prepare_teacher, config.teacher, own)
             progress.say(f"teacher: {teacher.note}, mIoU {100 * teacher.miou:.1f} %")
             run = keep_teacher_outputs(study, progress, run.replace(teacher=teacher.file))
+        if config.gpus_per_trial == "auto":
+            share = share_gpu(study, progress, run)
+            run = run.replace(num_threads=int(share.cpus))
         with progress:
             searcher = study.searcher(run, [tracking, progress])
-            cluster.tune_trials(searcher, config, num_parallel(config, available))
+            cluster.tune_trials(searcher, config, share, num_parallel(share, available))
 
 
 def keep_teacher_outputs(study: Study, progress: Progress, run: RunConfig) -> RunConfig:
@@ -256,6 +263,18 @@ def keep_teacher_outputs(study: Study, progress: Progress, run: RunConfig) -> Ru
         return run
     kept = cluster.run_remotely(study.config, run, keep_outputs, form, study.defaults.augmentation)
     return run.replace(teacher_outputs=kept)
+
+
+def share_gpu(study: Study, progress: Progress, run: RunConfig) -> Share:
+    """How many trials share a GPU, by the memory that the largest of the space take."""
+    drawn = sorted(study.probe(), key=lambda t: (t.needs_teacher, t.student.width))[-NUM_LARGEST:]
+    peak, total = cluster.run_remotely(study.config, run, gpu_bytes, drawn)
+    share = resources.share_gpu(study.config.cpus_per_trial, peak, total)
+    progress.say(
+        f"{round(1 / share.gpus)} trials at once on a GPU of {human_size(total)}: the largest "
+        f"takes {human_size(peak)}"
+    )
+    return share
 
 
 def open_journal(config: StudyConfig, named: NamedSpace) -> optuna.Study:

@@ -1,7 +1,7 @@
 """Everything that determines a study."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -26,7 +26,7 @@ class StudyConfig(Frozen):
     max_size_bytes: int | None = None
     time_budget_s: float | None = None
     cpus_per_trial: float = Field(gt=0)
-    gpus_per_trial: float = Field(ge=0)
+    gpus_per_trial: Annotated[float, Field(ge=0)] | Literal["auto"]
     tracking_uri: str
 
     @property
@@ -38,6 +38,11 @@ class StudyConfig(Frozen):
     def device(self) -> Literal["cpu", "cuda"]:
         """What trials run on."""
         return "cuda" if self.gpus_per_trial else "cpu"
+
+    @property
+    def max_gpus_per_trial(self) -> float:
+        """What a trial gets where nobody knows yet how little it needs."""
+        return 1.0 if self.gpus_per_trial == "auto" else self.gpus_per_trial
 
 
 FIXED = frozenset(

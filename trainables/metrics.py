@@ -9,7 +9,8 @@ class Metrics(Frozen):
     `miou` and `pixel_accuracy` are in [0,1], over the whole validation split. `losses` are means
     per labelled pixel over the epoch. `device_seconds` are the seconds this trial has trained and
     evaluated so far; `start_seconds` those of its shared full-precision start, whoever paid them.
-    `macs` are multiply-accumulates per image.
+    `macs` are multiply-accumulates per image. `parts` is 2 where a batch did not fit into the
+    device's memory, so that each optimizer step took two halves of one.
     """
 
     epoch: int
@@ -22,6 +23,7 @@ class Metrics(Frozen):
     macs: int
     device_seconds: float
     start_seconds: float
+    parts: int = 1
 
     @property
     def finished(self) -> bool:

@@ -10,7 +10,7 @@ from ray import tune
 from trainables.config import RunConfig, TrialConfig
 from trainables.errors import TrialFailed
 from trainables.metrics import Metrics
-from trainables.trial import Trial, save
+from trainables.trial import Trial, give_memory_back, save
 
 FAILURE, METRICS = "failure", "metrics"
 """Keys of a result: why the trial failed, or the epoch's Metrics as JSON."""
@@ -38,6 +38,7 @@ class StudentTrainable(tune.Trainable):
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         self.epochs = None
+        give_memory_back()
         return True
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:

@@ -1,5 +1,6 @@
 """One trial, from its configuration to a measured model file, without Ray."""
 
+import gc
 import json
 import time
 from collections import deque
@@ -57,11 +58,34 @@ class Trial:
             self.kept = Loader(self.outputs.table, self.device)
         self.num_epochs = config.num_epochs
         self.num_steps = config.num_epochs * max(1, len(self.data.train) // config.batch_size)
+        self.parts = 1
         self.start_seconds = 0.0
         self.waited_seconds = 0.0
         self.model_bytes: bytes | None = None
 
     def __iter__(self) -> Iterator[Metrics]:
+        config, reported = self.config, 0
+        try:
+            for metrics in self._train():
+                reported = metrics.epoch
+                yield metrics
+            return
+        except torch.OutOfMemoryError as error:
+            if self.config.batch_size < 4:
+                raise TrialFailed(
+                    f"out of memory with a batch of {self.config.batch_size}"
+                ) from error
+        # Once more from the beginning, outside the handler, which holds on to what filled memory
+        self.parts = 2
+        give_memory_back()
+        half = config.batch_size // 2
+        print(f"out of memory: once more with 2 batches of {half} for a step", flush=True)
+        try:
+            yield from (metrics for metrics in self._train() if metrics.epoch > reported)
+        except torch.OutOfMemoryError as error:
+            raise TrialFailed(f"out of memory, with batches of {half} images, too") from error
+
+    def _train(self) -> Iterator[Metrics]:
         config, data = self.config, self.data
         size = {
             "num_params": count_params(config.student, data.num_classes),
@@ -86,6 +110,7 @@ class Trial:
                 losses=losses,
                 device_seconds=time.perf_counter() - begin - idle - self.waited_seconds,
                 start_seconds=self.start_seconds,
+                parts=self.parts,
                 size_bytes=len(self.model_bytes) if self.model_bytes else None,
                 **size,
             )
@@ -106,6 +131,8 @@ class Trial:
     def batches(self, epoch: int) -> Iterator[Batch]:
         config, count = self.config, len(self.train)
         rows = shuffled(count, config.batch_size, config.seed, epoch)
+        if self.parts > 1:
+            rows = [half for batch in rows for half in halves(batch)]
         views = config.augmentation.views(count, config.seed, epoch)
         cached: Iterator[Tensors] = repeat({})
         if self.outputs is not None:
@@ -144,6 +171,17 @@ class Trial:
         tutor = CachedTutor(self.data.num_classes, maps)
         place(tutor.network, self.device)
         return tutor
+
+
+def halves(batch: list[int]) -> tuple[list[int], list[int]]:
+    return batch[: len(batch) // 2], batch[len(batch) // 2 :]
+
+
+def give_memory_back() -> None:
+    """Frees what nobody uses any more, for the other processes on the device."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def trained(config: TrialConfig, run: RunConfig) -> Artifact:

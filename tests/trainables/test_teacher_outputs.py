@@ -27,6 +27,11 @@ FLIPS = Augmentation(min_scale=1, max_scale=1, color=0)
 ALL = Augmentation()
 
 
+@pytest.fixture(autouse=True)
+def full_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trainables.models.outputs.is_fast", lambda device: False)
+
+
 @pytest.fixture
 def run(blocks_run: RunConfig, teacher_file: Path) -> RunConfig:
     return blocks_run.replace(teacher=teacher_file)

@@ -18,10 +18,11 @@ from trainables.losses import DistillationLosses
 from trainables.losses.pairwise import Pairwise
 from trainables.metrics import Metrics
 from trainables.models.file import deserialize
+from trainables.models.outputs import Outputs, forward_features
 from trainables.models.unet import UNetConfig
 from trainables.quant.prepare import Lsq
 from trainables.recipes import Distill, Qat, QatDistill, Recipe, Supervised
-from trainables.recipes.optimization import AdamW
+from trainables.recipes.optimization import AdamW, Stepper
 from trainables.size import predict_size_bytes
 from trainables.teacher_outputs import Form, keep_outputs
 from trainables.trial import Trial
@@ -164,6 +165,60 @@ def test_a_student_overfits_eight_images_to_90_miou(tmp_path: Path) -> None:
     )
     miou = list(Trial(trial, run))[-1].miou
     assert miou > 0.9
+
+
+@pytest.mark.parametrize("recipe", [START, RECIPES[3]], ids=lambda recipe: recipe.name)
+def test_out_of_memory_halves_the_batch_once(
+    recipe: Recipe,
+    taught_run: RunConfig,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    whole = list(Trial(config(recipe), taught_run))
+    limit_batch(monkeypatch, 4)
+    trial = Trial(config(recipe), taught_run)
+    metrics = list(trial)
+    assert [m.epoch for m in metrics] == [1, 2, 3, 4]
+    assert {m.parts for m in metrics} == {2}
+    assert {m.parts for m in whole} == {1}
+    assert "out of memory: once more with 2 batches of 4" in capsys.readouterr().out
+    for ours, reference in zip(metrics, whole, strict=True):
+        assert set(ours.losses) == set(reference.losses)
+        loss = reference.losses["cross_entropy"]
+        assert ours.losses["cross_entropy"] == pytest.approx(loss, rel=0.5)
+
+
+def test_out_of_memory_twice_fails_the_trial(
+    blocks_run: RunConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limit_batch(monkeypatch, 3)
+    assert failure(START, blocks_run) == "out of memory, with batches of 4 images, too"
+
+
+def limit_batch(monkeypatch: pytest.MonkeyPatch, largest: int) -> None:
+    def forward(model: torch.nn.Module, images: torch.Tensor) -> Outputs:
+        if len(images) > largest:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return forward_features(model, images)
+
+    for module in ("supervised", "qat_distill"):
+        monkeypatch.setattr(f"trainables.recipes.{module}.forward_features", forward)
+
+
+def test_gradients_of_two_halves_are_those_of_the_whole() -> None:
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randn(8, 5, generator=generator)
+    weights = []
+    for parts in (1, 2):
+        torch.manual_seed(0)
+        model = torch.nn.Linear(5, 2)
+        stepper = Stepper(model, AdamW(learning_rate=0.1), 3, parts)
+        for _ in range(3):
+            for half in inputs.chunk(parts):
+                stepper.step(model(half).square().mean())
+        assert stepper.num_taken == 3
+        weights.append(model.weight)
+    torch.testing.assert_close(*weights)
 
 
 def failure(recipe: Recipe, run: RunConfig, **changes: object) -> str:

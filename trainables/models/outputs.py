@@ -1,5 +1,6 @@
 """What every segmentation network of this project gives back."""
 
+from functools import cache
 from typing import NamedTuple
 
 import torch
@@ -41,9 +42,13 @@ def resize(maps_BChw: Tensor, size: tuple[int, ...]) -> Tensor:
     return F.interpolate(maps_BChw.float(), size, mode="bilinear", align_corners=False)
 
 
+@cache
 def is_fast(device: torch.device) -> bool:
-    """Whether bfloat16 is worth it on a device."""
-    return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    """Whether a device computes in bfloat16 itself, rather than emulating it."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    able = torch.cpu.get_capabilities()
+    return bool(able.get("avx512_bf16") or able.get("amx_bf16"))
 
 
 def place(model: nn.Module, device: torch.device) -> nn.Module:

@@ -24,7 +24,7 @@ class Distill(Frozen):
 def train_distill(recipe: Distill, task: Task) -> Iterator[Epoch]:
     """Yields the student after each epoch."""
     student, teacher = task.new_student(), task.teacher()
-    stepper = Stepper(student, recipe.optimizer, task.num_steps)
+    stepper = Stepper(student, recipe.optimizer, task.num_steps, task.parts)
     for epoch in range(1, task.num_epochs + 1):
         losses = MeanLosses()
         for batch in task.batches(epoch):

@@ -25,11 +25,17 @@ class StepRates(Frozen):
 
 
 class Stepper:
-    """Takes `num_steps` optimizer steps along one cycle."""
+    """Takes `num_steps` optimizer steps along one cycle, each for the losses of `parts` batches."""
 
     def __init__(
-        self, model: nn.Module, adamw: AdamW, num_steps: int, rates: StepRates | None = None
+        self,
+        model: nn.Module,
+        adamw: AdamW,
+        num_steps: int,
+        parts: int,
+        rates: StepRates | None = None,
     ) -> None:
+        self.parts, self.num_losses = parts, 0
         groups = parameter_groups(model, adamw, rates or StepRates())
         self.optimizer = torch.optim.AdamW(groups, fused=True)
         self.schedule = torch.optim.lr_scheduler.OneCycleLR(
@@ -37,11 +43,18 @@ class Stepper:
         )
 
     def step(self, loss: Tensor) -> None:
-        """One update against the gradient of `loss`."""
-        self.optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        self.optimizer.step()
-        self.schedule.step()
+        """Adds the gradient of `loss`; after `parts` of them, one update against their mean."""
+        (loss / self.parts).backward()  # type: ignore[no-untyped-call]
+        self.num_losses += 1
+        if self.num_losses % self.parts == 0:
+            self.optimizer.step()
+            self.schedule.step()
+            self.optimizer.zero_grad()
+
+    @property
+    def num_taken(self) -> int:
+        """Updates so far."""
+        return self.num_losses // self.parts
 
 
 def parameter_groups(model: nn.Module, adamw: AdamW, rates: StepRates) -> list[dict[str, Any]]:

@@ -43,7 +43,8 @@ class Qat(Frozen):
 def train_qat(recipe: Qat, task: Task) -> Iterator[Epoch]:
     """Yields the quantized student after each epoch."""
     student = quantized_start(recipe, task)
-    stepper = Stepper(student, recipe.optimizer, task.num_steps, recipe.step_learning_rate)
+    rates = recipe.step_learning_rate
+    stepper = Stepper(student, recipe.optimizer, task.num_steps, task.parts, rates)
     for epoch in range(1, task.num_epochs + 1):
         losses = MeanLosses()
         for batch in task.batches(epoch):

@@ -60,18 +60,18 @@ def train_qat_distill(recipe: QatDistill, task: Task) -> Iterator[Epoch]:
     """Yields the quantized student after each epoch."""
     student = quantized_start(recipe, task)
     teacher = task.teacher()
-    stepper = Stepper(student, recipe.optimizer, task.num_steps, recipe.step_learning_rate)
+    rates = recipe.step_learning_rate
+    stepper = Stepper(student, recipe.optimizer, task.num_steps, task.parts, rates)
     co_study_from = round(recipe.self_study * task.num_steps)
     tutoring_from = round((recipe.self_study + recipe.co_study) * task.num_steps)
-    co_teacher = CoTeacher(teacher.network, recipe, tutoring_from - co_study_from)
-    step = 0
+    co_teacher = CoTeacher(teacher.network, recipe, tutoring_from - co_study_from, task.parts)
     for epoch in range(1, task.num_epochs + 1):
         losses = MeanLosses()
         for batch in task.batches(epoch):
             outputs = forward_features(student, batch.images)
             terms = {"cross_entropy": cross_entropy(outputs.logits, batch.labels)}
-            if step >= co_study_from:
-                studying = step < tutoring_from
+            if stepper.num_taken >= co_study_from:
+                studying = stepper.num_taken < tutoring_from
                 with torch.set_grad_enabled(studying):
                     taught = teacher(batch)
                 terms |= recipe.losses.terms(outputs, taught, batch.labels)
@@ -79,7 +79,6 @@ def train_qat_distill(recipe: QatDistill, task: Task) -> Iterator[Epoch]:
                     losses.add({TEACHER_LOSS: co_teacher.learn(taught, outputs, batch.labels)})
             stepper.step(total(terms))
             losses.add(terms)
-            step += 1
         yield Epoch(student, losses.mean())
 
 
@@ -90,12 +89,12 @@ class CoTeacher:
     are cached, what learns is a linear map of its logits (see `CachedTutor`).
     """
 
-    def __init__(self, teacher: nn.Module, recipe: QatDistill, num_steps: int) -> None:
+    def __init__(self, teacher: nn.Module, recipe: QatDistill, num_steps: int, parts: int) -> None:
         self.temperature = (recipe.losses.pixelwise or Pixelwise()).temperature
         if num_steps:
             teacher.requires_grad_(True)
             adamw = AdamW(learning_rate=recipe.teacher_learning_rate)
-            self.stepper = Stepper(teacher, adamw, num_steps)
+            self.stepper = Stepper(teacher, adamw, num_steps, parts)
 
     def learn(self, teacher: Outputs, student: Outputs, labels: Tensor) -> Tensor:
         """One step of the teacher; gives its loss back."""

@@ -20,7 +20,7 @@ class Supervised(Frozen):
 def train_supervised(recipe: Supervised, task: Task) -> Iterator[Epoch]:
     """Yields the student after each epoch."""
     student = task.new_student()
-    stepper = Stepper(student, recipe.optimizer, task.num_steps)
+    stepper = Stepper(student, recipe.optimizer, task.num_steps, task.parts)
     for epoch in range(1, task.num_epochs + 1):
         losses = MeanLosses()
         for batch in task.batches(epoch):

@@ -38,6 +38,8 @@ class Task(Protocol):
     num_epochs: int
     num_steps: int
     """Optimizer steps in all epochs together."""
+    parts: int
+    """Batches for one optimizer step: more than 1 where a whole one does not fit into memory."""
 
     def batches(self, epoch: int) -> Iterator[Batch]:
         """The batches of one epoch, counted from 1."""

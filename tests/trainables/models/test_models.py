@@ -14,7 +14,7 @@ from trainables.models.file import (
     serialize,
     write_model,
 )
-from trainables.models.outputs import forward_features
+from trainables.models.outputs import forward_features, is_fast
 from trainables.models.torchvision_model import TorchvisionConfig, load_pretrained
 from trainables.models.unet import UNetConfig
 from trainables.quant.prepare import Lsq
@@ -35,11 +35,14 @@ SLOW: list[Model] = [
     "config", [*MODELS, *(pytest.param(c, marks=pytest.mark.slow) for c in SLOW)], ids=str
 )
 def test_a_model_maps_images_to_logits_and_features(config: Model) -> None:
+    torch.manual_seed(0)
     model = config.build(7).eval()
     images = torch.randn(2, 3, 36, 50)
     with torch.no_grad():
         outputs = forward_features(model, images)
-        assert torch.equal(model(images), outputs.logits)
+        # the plain forward is in full precision, training in bfloat16 where that is fast
+        error = (model(images) - outputs.logits).abs().max()
+        assert error <= (0.05 if is_fast(images.device) else 0) * outputs.logits.abs().max()
     assert outputs.logits.shape == (2, 7, 36, 50)
     assert outputs.features.shape[0] == 2
     assert outputs.features.shape[2] < 36

@@ -1,0 +1,411 @@
+"""What a training step costs, and what all that is not the student adds to it.
+
+    python -m benchmarks.speed --out speed.md
+
+Ratios are of medians over rounds taken in turns in one run. Images are drawn, not photographs; the
+teacher is DeepLabV3-ResNet101 with random weights. All runs on the GPU if there is one, else on one
+CPU thread for each trial; it needs neither Ray nor a network.
+"""
+
+import argparse
+import multiprocessing
+import multiprocessing.pool
+import os
+import resource
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from itertools import cycle
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from torchvision import tv_tensors
+from torchvision.transforms import v2
+
+from benchmarks.timing import describe_machine, markdown, median_seconds, synchronize
+from trainables.artifacts import ArtifactStore
+from trainables.config import RunConfig, TrialConfig
+from trainables.data.augmentation import Augmentation, normalize
+from trainables.data.pack import pack
+from trainables.data.prepare import ShapesSource
+from trainables.data.source import SPLITS
+from trainables.data.voc import PAD_RGB
+from trainables.losses import DistillationLosses
+from trainables.losses.cross_entropy import cross_entropy
+from trainables.losses.pairwise import Pairwise
+from trainables.models.file import ModelCard, write_model
+from trainables.models.outputs import forward_features
+from trainables.models.torchvision_model import TorchvisionConfig
+from trainables.models.unet import UNetConfig
+from trainables.quant import fused
+from trainables.quant.prepare import Lsq, calibrate, prepare
+from trainables.recipes import Batch, Distill, Supervised
+from trainables.recipes.optimization import AdamW, Stepper
+from trainables.recipes.task import total
+from trainables.teacher_outputs import Form, keep_outputs
+from trainables.trial import Trial
+
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+GPU = DEVICE.type == "cuda"
+IMAGE_SIZE = 512 if GPU else 128
+BATCH_SIZE = 16 if GPU else 8
+NUM_TRAIN = 256 if GPU else 64
+WIDTH = 16
+BITS = Lsq(weight_bits=4, activation_bits=4)
+LOSSES = DistillationLosses(pairwise=Pairwise())
+
+Step = Callable[[], object]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--out", type=Path, required=True, help="gets the tables, as Markdown")
+    out: Path = parser.parse_args().out
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as scratch:
+        run = prepare_run(Path(scratch), IMAGE_SIZE, NUM_TRAIN)
+        sections = [
+            f"Measured on: {describe_machine(DEVICE)}, {os.cpu_count()} cores. Images of "
+            f"{IMAGE_SIZE}x{IMAGE_SIZE} pixels, {BATCH_SIZE} a step, U-Net of width {WIDTH}.\n",
+        ]
+        for section in (data_cost, teacher_cost, quantization_cost, sharing, growth):
+            begin = time.perf_counter()
+            sections.append(section(run))
+            print(f"{sections[-1]}\n({time.perf_counter() - begin:.0f} s)\n", flush=True)
+            out.write_text("\n".join(sections))
+
+
+def prepare_run(folder: Path, image_size: int, num_train: int) -> RunConfig:
+    store = ArtifactStore(folder / "artifacts")
+    source = ShapesSource(image_size, num_train=num_train, num_val=16)
+    return RunConfig(
+        data=pack(source, store).path, artifacts=store.root, device="cuda" if GPU else "cpu"
+    )
+
+
+def make_trial(
+    run: RunConfig, augmentation: Augmentation, distilled: bool = False, width: int = WIDTH
+) -> Trial:
+    config = TrialConfig(
+        student=UNetConfig(width=width),
+        recipe=Distill(losses=LOSSES) if distilled else Supervised(),
+        augmentation=augmentation,
+        batch_size=BATCH_SIZE,
+    )
+    return Trial(config, run)
+
+
+class Student:
+    """A student that takes training steps."""
+
+    def __init__(self, trial: Trial, bits: Lsq | None = None) -> None:
+        self.model = trial.new_student()
+        if bits:
+            images = next(trial.batches(1)).images
+            prepare(self.model, bits).to(DEVICE)
+            calibrate(self.model, images)
+        self.stepper = Stepper(self.model, AdamW(learning_rate=1e-4), 10**6, 1)
+
+    def step(self, images: Tensor, labels: Tensor) -> None:
+        self.stepper.step(cross_entropy(forward_features(self.model, images).logits, labels))
+
+
+def endless(trial: Trial) -> Iterator[Batch]:
+    for epoch in cycle(range(1, 1000)):
+        yield from trial.batches(epoch)
+
+
+def rate(seconds: float, num_images: int) -> str:
+    return f"{num_images / seconds:.1f}"
+
+
+# Data
+
+
+class Photographs(Dataset[tuple[Tensor, Tensor]]):
+    """The usual pipeline: Pillow decodes, torchvision transforms, one image at a time."""
+
+    def __init__(self, folder: Path, augmentation: Augmentation) -> None:
+        self.files = sorted(folder.glob("*.jpg"))
+        size = (IMAGE_SIZE, IMAGE_SIZE)
+        fill = {tv_tensors.Image: PAD_RGB, tv_tensors.Mask: 255}
+        scales = (augmentation.min_scale, augmentation.max_scale)
+        color = augmentation.color
+        steps: list[v2.Transform] = [v2.RandomHorizontalFlip()]
+        if scales != (1, 1):
+            steps += [v2.ScaleJitter(size, scales), v2.RandomCrop(size, None, True, fill)]
+        if color:
+            steps.append(v2.ColorJitter(color, color, color))
+        self.transform = v2.Compose(steps)
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        file = self.files[index]
+        image = tv_tensors.Image(v2.functional.pil_to_tensor(Image.open(file).convert("RGB")))
+        mask = v2.functional.pil_to_tensor(Image.open(file.with_suffix(".png")))[0]
+        image, mask = self.transform(image, tv_tensors.Mask(mask))
+        return image.as_subclass(Tensor), mask.as_subclass(Tensor).long()
+
+
+def write_photographs(folder: Path) -> None:
+    source = ShapesSource(IMAGE_SIZE, num_train=NUM_TRAIN)
+    for index in range(NUM_TRAIN):
+        sample = source.sample("train", index)
+        Image.fromarray(sample.image).save(folder / f"{index:04d}.jpg", quality=90)
+        Image.fromarray(sample.mask).save(folder / f"{index:04d}.png")
+
+
+def data_cost(run: RunConfig) -> str:
+    """An epoch of ours, of the usual pipeline, and of the same steps without any data work."""
+    rows: list[list[object]] = []
+    folder = Path(tempfile.mkdtemp(dir=run.artifacts))
+    write_photographs(folder)
+    for name, augmentation in (
+        ("flips", Augmentation(min_scale=1, max_scale=1, color=0)),
+        ("scale, crop, flip, colour", Augmentation()),
+    ):
+        trial = make_trial(run, augmentation)
+        student, fixed = Student(trial), next(trial.batches(1))
+        loader = DataLoader(
+            Photographs(folder, augmentation),
+            BATCH_SIZE,
+            shuffle=True,
+            num_workers=os.cpu_count() or 1,
+            persistent_workers=True,
+            drop_last=True,
+            pin_memory=GPU,
+        )
+
+        def ours(trial: Trial = trial, student: Student = student) -> None:
+            for batch in trial.batches(1):
+                student.step(batch.images, batch.labels)
+
+        def limit(student: Student = student, fixed: Batch = fixed) -> None:
+            for _ in range(NUM_TRAIN // BATCH_SIZE):
+                student.step(fixed.images, fixed.labels)
+
+        def usual(
+            loader: DataLoader[tuple[Tensor, Tensor]] = loader, student: Student = student
+        ) -> None:
+            for images, labels in loader:
+                on_device = normalize(images.to(DEVICE, non_blocking=True))
+                on_device = on_device.contiguous(memory_format=torch.channels_last)
+                student.step(on_device, labels.to(DEVICE, non_blocking=True))
+
+        seconds = median_seconds({"limit": limit, "ours": ours, "usual": usual}, DEVICE, 5)
+        rows.append(
+            [
+                name,
+                *(rate(seconds[kind], NUM_TRAIN) for kind in ("usual", "ours", "limit")),
+                f"{seconds['limit'] / seconds['ours']:.2f}",
+                f"{seconds['limit'] / seconds['usual']:.2f}",
+            ]
+        )
+        del loader
+    heading = ["augmentation", "usual pipeline", "ours", "limit", "ours / limit", "usual / limit"]
+    return (
+        "### Images per second of a supervised trial\n\nThe usual pipeline decodes JPEG files in "
+        "as many processes as there are cores; the limit is the same step on tensors that lie on "
+        "the device.\n\n" + markdown(heading, rows)
+    )
+
+
+# Teacher
+
+
+def teacher_cost(run: RunConfig) -> str:
+    """A distilled step with the teacher in the loop, and with its outputs kept."""
+    folder = Path(tempfile.mkdtemp(dir=run.artifacts))
+    card = ModelCard(
+        model=TorchvisionConfig(name="deeplabv3_resnet101"),
+        num_classes=len(ShapesSource(16).class_names),
+    )
+    write_model(folder / "model.safetensors", card.build(), card)
+    run = run.replace(teacher=folder / "model.safetensors")
+    augmentation = Augmentation()
+    steps: dict[str, Step] = {}
+    kinds: tuple[Form | None, ...] = (None, "views", "maps")
+    for form in kinds:
+        kept = run.replace(teacher_outputs=keep_outputs(run, form, augmentation) if form else None)
+        trial = make_trial(kept, augmentation, distilled=True)
+        steps[form or "live"] = distilled_step(trial)
+    plain = make_trial(run, augmentation)
+    student, batches = Student(plain), endless(plain)
+
+    def supervised() -> None:
+        batch = next(batches)
+        student.step(batch.images, batch.labels)
+
+    steps["supervised"] = supervised
+    seconds = median_seconds(steps, DEVICE)
+    rows: list[list[object]] = [
+        [
+            name,
+            f"{1e3 * value:.1f}",
+            f"{value / seconds['supervised']:.2f}",
+            f"{seconds['live'] / value:.2f}",
+        ]
+        for name, value in seconds.items()
+    ]
+    return (
+        "### A distilled step, by where the teacher's outputs come from\n\nDeepLabV3-ResNet101; "
+        "pixel-wise and pair-wise terms; data work included.\n\n"
+        + markdown(["teacher outputs", "ms a step", "/ supervised", "live /"], rows)
+    )
+
+
+def distilled_step(trial: Trial) -> Step:
+    student, tutor, batches = Student(trial), trial.teacher(), endless(trial)
+
+    def step() -> None:
+        batch = next(batches)
+        with torch.no_grad():
+            taught = tutor(batch)
+        outputs = forward_features(student.model, batch.images)
+        terms = LOSSES.terms(outputs, taught, batch.labels)
+        student.stepper.step(cross_entropy(outputs.logits, batch.labels) + total(terms))
+
+    return step
+
+
+# Quantization
+
+
+def quantization_cost(run: RunConfig) -> str:
+    """A step with W4A4 fake quantization against the full-precision one."""
+    trial = make_trial(run, Augmentation())
+    fixed = next(trial.batches(1))
+    plain, quantized = Student(trial), Student(trial, BITS)
+
+    def reference() -> None:
+        most, fused.MIN_ELEMENTS = fused.MIN_ELEMENTS, 1 << 62
+        quantized.step(fixed.images, fixed.labels)
+        fused.MIN_ELEMENTS = most
+
+    steps: dict[str, Step] = {
+        "full precision": lambda: plain.step(fixed.images, fixed.labels),
+        "W4A4, compiled": lambda: quantized.step(fixed.images, fixed.labels),
+        "W4A4, plain operations": reference,
+    }
+    seconds = median_seconds(steps, DEVICE)
+    peaks = dict(
+        zip(steps, (in_process(peak_megabytes, run, kind) for kind in range(3)), strict=True)
+    )
+    rows: list[list[object]] = [
+        [
+            name,
+            f"{1e3 * value:.1f}",
+            f"{value / seconds['full precision']:.2f}",
+            f"{peaks[name]:.0f}",
+        ]
+        for name, value in seconds.items()
+    ]
+    memory = "GPU memory" if GPU else "resident memory of the process"
+    return (
+        f"### A quantized step\n\nWithout data work. Peak: {memory} over 3 steps, in a process "
+        "of its own.\n\n" + markdown(["student", "ms a step", "ratio", "peak MB"], rows)
+    )
+
+
+def peak_megabytes(run: RunConfig, kind: int) -> float:
+    """The peak of three steps: 0 full precision, 1 compiled, 2 plain operations."""
+    torch.set_num_threads(1)
+    trial = make_trial(run, Augmentation())
+    if kind == 2:
+        fused.MIN_ELEMENTS = 1 << 62
+    student, fixed = Student(trial, BITS if kind else None), next(trial.batches(1))
+    if GPU:
+        torch.cuda.reset_peak_memory_stats()
+    for _ in range(3):
+        student.step(fixed.images, fixed.labels)
+    if GPU:
+        return torch.cuda.max_memory_allocated() / 1e6
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+
+
+def in_process(function: Callable[..., float], *arguments: object) -> float:
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(function, arguments)
+
+
+# Several trials
+
+
+def sharing(run: RunConfig) -> str:
+    """Trials at once on one device."""
+    rows: list[list[object]] = []
+    alone = 0.0
+    for count in (1, 2, 4, 8) if GPU else (1, 2, 4):
+        with multiprocessing.get_context("spawn").Pool(count) as pool:
+            until = time.time() + 25
+            rates = pool.starmap(train_until, [(run, until, 10.0)] * count)
+        alone = alone or sum(rates)
+        rows.append([count, f"{sum(rates):.1f}", f"{sum(rates) / alone:.2f}"])
+    return "### Several trials on one device\n\nSupervised, data work included.\n\n" + markdown(
+        ["trials", "images per second, all together", "against one"], rows
+    )
+
+
+def train_until(run: RunConfig, begin: float, duration: float) -> float:
+    """Images per second of one trial, measured for `duration` seconds from `begin` on."""
+    torch.set_num_threads(1)
+    trial = make_trial(run, Augmentation())
+    student, batches = Student(trial), endless(trial)
+    count = 0
+    while time.time() < begin + duration:
+        batch = next(batches)
+        student.step(batch.images, batch.labels)
+        if time.time() > begin:
+            count += BATCH_SIZE
+            synchronize(DEVICE)
+    return count / duration
+
+
+# Growth
+
+
+def growth(run: RunConfig) -> str:
+    """Seconds of an epoch and bytes, as the work grows."""
+    small = IMAGE_SIZE // 2
+    cases = {
+        "base": (small, NUM_TRAIN, 8),
+        "image size x2": (2 * small, NUM_TRAIN, 8),
+        "data x4": (small, 4 * NUM_TRAIN, 8),
+        "width x2": (small, NUM_TRAIN, 16),
+    }
+    epochs: dict[str, Step] = {}
+    sizes: dict[str, int] = {}
+    for name, (image_size, num_train, width) in cases.items():
+        own = prepare_run(run.artifacts / f"growth-{image_size}", image_size, num_train)
+        trial = make_trial(own, Augmentation(), width=width)
+        student = Student(trial)
+        sizes[name] = sum((own.data / f"{split}.arrow").stat().st_size for split in SPLITS)
+
+        def epoch(trial: Trial = trial, student: Student = student) -> None:
+            for batch in trial.batches(1):
+                student.step(batch.images, batch.labels)
+
+        epochs[name] = epoch
+    seconds = median_seconds(epochs, DEVICE, 5)
+    rows: list[list[object]] = [
+        [
+            name,
+            *cases[name],
+            f"{value:.2f}",
+            f"{value / seconds['base']:.2f}",
+            f"{sizes[name] / 1e6:.1f}",
+        ]
+        for name, value in seconds.items()
+    ]
+    return "### As the work grows\n\n" + markdown(
+        ["case", "pixels a side", "images", "width", "s an epoch", "ratio", "MB packed"], rows
+    )
+
+
+if __name__ == "__main__":
+    main()

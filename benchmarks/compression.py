@@ -2,20 +2,22 @@
 
     python -m benchmarks.compression --data FOLDER --out results.json --table table.md
 
+"Two cycles" is the quantized students' twin: started and trained on as they are, in full precision.
 The seconds that a quantized student's full-precision start cost count as its own. How many epochs a
 recipe can afford is derived from the seconds of one epoch, measured one after another beforehand.
 """
 
 import argparse
 import json
-import platform
 import statistics
 import time
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from typing import Literal
 
 import torch
 
+from benchmarks.timing import describe_machine
 from trainables.artifacts import ArtifactStore
 from trainables.config import RunConfig, TrialConfig
 from trainables.data.pack import pack
@@ -29,6 +31,7 @@ from trainables.quant.prepare import Lsq
 from trainables.recipes import Distill, Qat, QatDistill, Recipe, Supervised, train
 from trainables.recipes.optimization import AdamW
 from trainables.teacher import prepare_teacher
+from trainables.teacher_outputs import Form, keep_outputs
 from trainables.trial import Trial
 
 PIXEL = DistillationLosses(pixelwise=Pixelwise(weight=1, temperature=2))
@@ -65,6 +68,7 @@ RECIPES: dict[str, Recipe] = {
     "supervised": Supervised(optimizer=FULL_RATE),
     "KD (pixel)": Distill(optimizer=FULL_RATE, losses=PIXEL),
     "KD (pixel + pair)": Distill(optimizer=FULL_RATE, losses=PAIR),
+    "two cycles, not quantized": qat(32, 32),
     "QAT W8A8": qat(8, 8),
     "QAT W4A4": qat(4, 4),
     "QKD W8A8": qkd(8, 8),
@@ -78,31 +82,36 @@ def main() -> None:
     store = ArtifactStore(arguments.artifacts)
     data = pack(open_source(str(arguments.data), arguments.image_size, store.root), store)
     run = RunConfig(data=data.path, artifacts=store.root)
-    teacher = prepare_teacher(run, "auto", TEACHER)
+    teacher = prepare_teacher(run, arguments.teacher, TEACHER)
     run = run.replace(teacher=teacher.file)
+    form: Form | Literal["live"] = arguments.teacher_outputs
+    if form != "live":
+        run = run.replace(teacher_outputs=keep_outputs(run, form, FLIPS))
     base = TrialConfig(
         student=UNetConfig(width=arguments.width),
         recipe=Supervised(),
         augmentation=FLIPS,
     )
-    seconds = {name: epoch_seconds(base, recipe, run) for name, recipe in RECIPES.items()}
+    recipes = {name: RECIPES[name] for name in ("supervised", *arguments.recipes)}
+    seconds = {name: epoch_seconds(base, recipe, run) for name, recipe in recipes.items()}
     budget = arguments.epochs * seconds["supervised"]
     jobs = [
         (name, affordable(base.replace(seed=seed), recipe, seconds, name, budget), run)
         for seed in range(arguments.seeds)
-        for name, recipe in RECIPES.items()
+        for name, recipe in recipes.items()
     ]
+    result: dict[str, object] = {
+        "machine": describe_machine(torch.device("cpu")),
+        "workers": arguments.workers,
+        "teacher": {"note": teacher.note, "miou": teacher.miou, "outputs": form},
+        "epoch_seconds": seconds,
+    }
+    rows: list[dict[str, object]] = []
     warm_starts(jobs, arguments.workers)
     with ProcessPoolExecutor(arguments.workers) as pool:
-        rows = list(pool.map(train_one, *zip(*jobs, strict=True)))
-    result = {
-        "machine": f"{platform.processor() or platform.machine()}, torch {torch.__version__}",
-        "workers": arguments.workers,
-        "teacher": {"note": teacher.note, "miou": teacher.miou},
-        "epoch_seconds": seconds,
-        "rows": rows,
-    }
-    arguments.out.write_text(json.dumps(result, indent=1))
+        for row in pool.map(train_one, *zip(*jobs, strict=True)):
+            rows.append(row)
+            arguments.out.write_text(json.dumps({**result, "rows": rows}, indent=1))
     arguments.table.write_text(table(rows))
     print(table(rows))
 
@@ -113,6 +122,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--table", type=Path, required=True)
     parser.add_argument("--artifacts", type=Path, default=Path("studies/artifacts"))
+    parser.add_argument("--teacher", default="auto", help="a model file; auto trains one")
+    parser.add_argument("--teacher-outputs", choices=("live", "views", "maps"), default="maps")
+    parser.add_argument("--recipes", nargs="*", default=list(RECIPES), choices=list(RECIPES))
     parser.add_argument("--image-size", type=int, default=160)
     parser.add_argument("--width", type=int, default=8)
     parser.add_argument("--epochs", type=int, default=40, help="supervised: the budget")
@@ -146,7 +158,9 @@ def affordable(
 
 def warm_starts(jobs: list[tuple[str, TrialConfig, RunConfig]], workers: int) -> None:
     """Trains the shared full-precision starts first, so that no worker waits for another's."""
-    first = {config.seed: (config, run) for name, config, run in jobs if name == "QAT W8A8"}
+    first = {
+        config.seed: (config, run) for name, config, run in jobs if isinstance(config.recipe, Qat)
+    }
     with ProcessPoolExecutor(workers) as pool:
         list(pool.map(make_start, *zip(*first.values(), strict=True)))
 
@@ -168,7 +182,7 @@ def table(rows: list[dict[str, object]]) -> str:
         "| recipe | mIoU (mean ± s.d.) | bytes | epochs | device seconds, start included |",
         "|---|---|---|---|---|",
     ]
-    for name in RECIPES:
+    for name in dict.fromkeys(str(row["name"]) for row in rows):
         own = [row for row in rows if row["name"] == name]
         mious = [100 * float(str(row["miou"])) for row in own]
         spread = statistics.stdev(mious) if len(mious) > 1 else 0.0

@@ -103,7 +103,7 @@ class Progress:
         self.say(f"trial {record.trial_id} {describe(record)}")
         self._refresh()
 
-    def conclude(self, front: Table, interrupted: bool) -> None:
+    def conclude(self, front: Table, page: str, interrupted: bool) -> None:
         """The front, where everything lies, and what to type next."""
         config = self.config
         folder = config.folder
@@ -112,8 +112,12 @@ class Progress:
         self.console.print(front)
         for name in ("front.png", "front.html", "front.parquet", "trials.parquet", "models"):
             self._print(f"{name:15} {folder / name}")
-        store = shlex.quote(config.tracking_uri)
-        self._print(f"compare runs:   {launcher()}mlflow ui --backend-store-uri {store}")
+        if config.tracking_uri.startswith("http"):
+            self._print(f"compare runs:   {config.tracking_uri}/{page}")
+        else:
+            store = shlex.quote(config.tracking_uri)
+            self._print(f"compare runs:   {launcher()}mlflow ui --backend-store-uri {store}")
+            self._print(f"                and open http://127.0.0.1:5000/{page}")
         if interrupted:
             command = [*launcher().split(), "python", "-m", "search.run", "--space", config.space]
             command += ["--storage", str(config.storage), "--resume", config.name]

@@ -215,7 +215,7 @@ def run_study(study: Study) -> int:
     for record in study.records():
         tracking.replay(record)
     front = study.report(tracking, interrupted)
-    progress.conclude(front_table(study.records()), interrupted)
+    progress.conclude(front_table(study.records()), tracking.page, interrupted)
     if interrupted:
         return 130
     return 0 if front else 1

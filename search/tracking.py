@@ -70,6 +70,11 @@ class Tracking:
         self.client.update_run(self.study_run, status="RUNNING")
         self.runs: dict[str, str] = {}
 
+    @property
+    def page(self) -> str:
+        """The runs' place in MLflow's pages, which otherwise open on traces of language models."""
+        return f"#/experiments/{self.experiment_id}/runs?workflowType=machine_learning"
+
     def replay(self, record: Record) -> None:
         """Writes what a driver that died may have left out; nothing where the run is complete."""
         if record.config and record.state != "RUNNING":

@@ -9,13 +9,11 @@ CPU thread for each trial; it needs neither Ray nor a network.
 
 import argparse
 import multiprocessing
-import multiprocessing.pool
 import os
-import resource
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from itertools import cycle
+from itertools import count
 from pathlib import Path
 
 import torch
@@ -25,6 +23,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
+from benchmarks import fake_quantization
 from benchmarks.timing import describe_machine, markdown, median_seconds, synchronize
 from trainables.artifacts import ArtifactStore
 from trainables.config import RunConfig, TrialConfig
@@ -71,7 +70,7 @@ def main() -> None:
             f"Measured on: {describe_machine(DEVICE)}, {os.cpu_count()} cores. Images of "
             f"{IMAGE_SIZE}x{IMAGE_SIZE} pixels, {BATCH_SIZE} a step, U-Net of width {WIDTH}.\n",
         ]
-        for section in (data_cost, teacher_cost, quantization_cost, sharing, growth):
+        for section in (data_cost, teacher_cost, quantization_cost, kernels, sharing, growth):
             begin = time.perf_counter()
             sections.append(section(run))
             print(f"{sections[-1]}\n({time.perf_counter() - begin:.0f} s)\n", flush=True)
@@ -114,7 +113,7 @@ class Student:
 
 
 def endless(trial: Trial) -> Iterator[Batch]:
-    for epoch in cycle(range(1, 1000)):
+    for epoch in count(1):
         yield from trial.batches(epoch)
 
 
@@ -206,7 +205,6 @@ def data_cost(run: RunConfig) -> str:
                 f"{seconds['limit'] / seconds['usual']:.2f}",
             ]
         )
-        del loader
     heading = ["augmentation", "usual pipeline", "ours", "limit", "ours / limit", "usual / limit"]
     return (
         "### Images per second of a supervised trial\n\nThe usual pipeline decodes JPEG files in "
@@ -325,12 +323,19 @@ def peak_megabytes(run: RunConfig, kind: int) -> float:
         student.step(fixed.images, fixed.labels)
     if GPU:
         return torch.cuda.max_memory_allocated() / 1e6
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+    # of this process alone: getrusage would tell the parent's peak before exec, too
+    status = Path("/proc/self/status").read_text().split()
+    return int(status[status.index("VmHWM:") + 1]) / 1e3
 
 
 def in_process(function: Callable[..., float], *arguments: object) -> float:
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(function, arguments)
+
+
+def kernels(run: RunConfig) -> str:
+    """Ways to fake-quantize activations; a script of its own as well."""
+    return "### Fake quantization of activations\n\n" + fake_quantization.compare()
 
 
 # Several trials
@@ -340,12 +345,12 @@ def sharing(run: RunConfig) -> str:
     """Trials at once on one device."""
     rows: list[list[object]] = []
     alone = 0.0
-    for count in (1, 2, 4, 8) if GPU else (1, 2, 4):
-        with multiprocessing.get_context("spawn").Pool(count) as pool:
-            until = time.time() + 25
-            rates = pool.starmap(train_until, [(run, until, 10.0)] * count)
+    for num in (1, 2, 4, 8) if GPU else (1, 2, 4):
+        with multiprocessing.get_context("spawn").Pool(num) as pool:
+            begin = time.time() + 30
+            rates = pool.starmap(train_until, [(run, begin, 10.0)] * num)
         alone = alone or sum(rates)
-        rows.append([count, f"{sum(rates):.1f}", f"{sum(rates) / alone:.2f}"])
+        rows.append([num, f"{sum(rates):.1f}", f"{sum(rates) / alone:.2f}"])
     return "### Several trials on one device\n\nSupervised, data work included.\n\n" + markdown(
         ["trials", "images per second, all together", "against one"], rows
     )
@@ -356,14 +361,18 @@ def train_until(run: RunConfig, begin: float, duration: float) -> float:
     torch.set_num_threads(1)
     trial = make_trial(run, Augmentation())
     student, batches = Student(trial), endless(trial)
-    count = 0
+    assert time.time() < begin, "all trials must be ready before the clock starts"
+    num_images, started = 0, 0.0
     while time.time() < begin + duration:
         batch = next(batches)
         student.step(batch.images, batch.labels)
-        if time.time() > begin:
-            count += BATCH_SIZE
+        if started:
+            num_images += BATCH_SIZE
+        elif time.time() > begin:
             synchronize(DEVICE)
-    return count / duration
+            started = time.time()
+    synchronize(DEVICE)
+    return num_images / (time.time() - started)
 
 
 # Growth

@@ -12,7 +12,7 @@ import ray
 from ray import tune
 from ray.tune import Stopper
 
-from search.resources import Share, num_cores, on_cluster
+from search.resources import Share, fixed_share, num_cores, on_cluster
 from search.searcher import OptunaSearcher
 from search.study_config import StudyConfig
 from trainables.config import RunConfig
@@ -48,8 +48,9 @@ def run_remotely(
     **named: Given.kwargs,
 ) -> Result:
     """`prepare(run, *given)` where trials run; on a CPU without a cluster, with all its cores."""
-    gpus = config.max_gpus_per_trial
-    cpus = config.cpus_per_trial if on_cluster() or gpus else num_cores()
+    cpus, gpus = fixed_share(config)
+    if not gpus and not on_cluster():
+        cpus = num_cores()
     task = ray.remote(num_cpus=cpus, num_gpus=gpus)(prepare)
     run = run.replace(num_threads=max(1, int(cpus)))
     try:

@@ -6,6 +6,7 @@ from typing import Literal, NamedTuple
 import torch
 
 from search.study_config import StudyConfig
+from trainables.data.loader import NUM_TABLES, RESIDENT_SHARE
 
 CLUSTER_ADDRESS = "RAY_ADDRESS"
 WAITING_ON_CLUSTER = 8
@@ -32,23 +33,17 @@ def default_gpus() -> float | Literal["auto"]:
     return "auto" if torch.cuda.is_available() else 0.0
 
 
-def default_cpus(gpus: float) -> int:
-    """Cores per trial: one on a CPU; with a part of the GPUs, the same part of the cores."""
-    num_gpus = torch.cuda.device_count()
-    return max(1, int(num_cores() * gpus / num_gpus)) if gpus and num_gpus else 1
-
-
 def check_resources(config: StudyConfig) -> None:
     """Raises ValueError where one trial wants more than this machine has."""
     if on_cluster():
         return
     offers = {"gpus": torch.cuda.device_count(), "cpus": num_cores()}
-    for kind, offered in offers.items():
-        wanted = config.max_gpus_per_trial if kind == "gpus" else config.cpus_per_trial
-        if wanted > offered:
+    share = fixed_share(config)
+    for kind, wanted in (("gpus", share.gpus), ("cpus", share.cpus)):
+        if wanted > offers[kind]:
             raise ValueError(
-                f"--{kind}-per-trial must not exceed the {offered} {kind.upper()} of this machine, "
-                f"but got {wanted:g}"
+                f"--{kind}-per-trial must not exceed the {offers[kind]} {kind.upper()} of this "
+                f"machine, but got {wanted:g}"
             )
 
 
@@ -59,15 +54,27 @@ class Share(NamedTuple):
     gpus: float
 
 
-def share_gpu(cpus: float, peak_bytes: int, total_bytes: int) -> Share:
-    """Of one GPU and the cores that come with it: as many trials as memory and cores let in.
+def fixed_share(config: StudyConfig) -> Share:
+    """What is asked for: of `auto`, a whole GPU.
 
-    `peak_bytes` is what the largest trial took of the GPU's `total_bytes`.
+    Where no cores are named: one on a CPU; with a part of the GPUs, the same part of the cores.
     """
-    each = peak_bytes + CONTEXT_BYTES
-    trials = int(min(MEMORY_SHARE * total_bytes / each, cpus, MOST_TRIALS))
-    trials = max(1, trials)
-    return Share(cpus=max(1.0, cpus // trials), gpus=1 / trials)
+    gpus, num_gpus = config.max_gpus_per_trial, torch.cuda.device_count()
+    proportional = max(1, int(num_cores() * gpus / num_gpus)) if gpus and num_gpus else 1
+    return Share(config.cpus_per_trial or proportional, gpus)
+
+
+def gpu_share(config: StudyConfig, peak_bytes: int, free_bytes: int) -> Share:
+    """Of one GPU and the cores that come with it: for as many trials as both are enough for.
+
+    `peak_bytes` is what the largest trial took of the GPU's `free_bytes`, with little data on it.
+    """
+    whole = fixed_share(config.replace(cpus_per_trial=None)).cpus
+    for_data = NUM_TABLES * RESIDENT_SHARE
+    by_memory = MEMORY_SHARE * (1 - for_data) * free_bytes / (peak_bytes + CONTEXT_BYTES)
+    by_cores = whole / (config.cpus_per_trial or 1)
+    trials = max(1, int(min(by_memory, by_cores, MOST_TRIALS)))
+    return Share(config.cpus_per_trial or max(1, whole // trials), 1 / trials)
 
 
 def num_parallel(share: Share, available: dict[str, float]) -> int:

@@ -93,7 +93,8 @@ def make_parser() -> Parser:
         choices=("auto", "live", "views", "maps"),
         help="live: the teacher runs at every step; views, maps: what it says of a few fixed views "
         "of each image, or of the whole image, is computed once and kept (default auto: maps, "
-        "or live where the disk is too small)",
+        "or live where the disk is too small). In QKD's co-study the whole teacher learns, as in "
+        "the paper, only if it is live; else a linear map of its logits",
     )
     how = parser.add_argument_group("how long and how").add_argument
     how("--samples", type=int, metavar="N", help="trials to train (default: 16)")
@@ -168,7 +169,7 @@ def named_space(name: str | None) -> None:
 
 def read_config(arguments: argparse.Namespace) -> StudyConfig:
     """The study that the command line describes, new or resumed."""
-    from search.resources import check_resources, default_cpus, default_gpus
+    from search.resources import check_resources, default_gpus
     from trainables.defaults import defaults_for
 
     given = given_fields(arguments)
@@ -191,7 +192,6 @@ def read_config(arguments: argparse.Namespace) -> StudyConfig:
             "image_size": defaults.image_size,
             "sampler": "tpe",
             "seed": 0,
-            "cpus_per_trial": default_cpus(1.0 if gpus == "auto" else gpus),
             "gpus_per_trial": gpus,
             "tracking_uri": f"sqlite:///{storage / 'mlflow.db'}",
         }

@@ -4,6 +4,7 @@ import shutil
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import optuna
 from optuna.storages import JournalStorage
@@ -34,7 +35,7 @@ from trainables.probe import gpu_bytes
 from trainables.recipes import Qat, QatDistill
 from trainables.size import predict_size_bytes
 from trainables.teacher import check_teacher, prepare_teacher
-from trainables.teacher_outputs import DEFAULT_FORM, Form, foresee, keep_outputs
+from trainables.teacher_outputs import DEFAULT_FORM, Form, find_outputs, foresee, keep_outputs
 
 INTERRUPTED = "interrupted"
 START_LENGTH = 2
@@ -90,6 +91,12 @@ class Study:
             data_digest=self.data.digest,
             class_names=self.data.class_names,
         )
+
+    def settle_teacher_outputs(self, form: Form | Literal["live"]) -> None:
+        """Keeps what `auto` came to, so that a resumed study goes on with it."""
+        self.config = self.config.replace(teacher_outputs=form)
+        self.file = self.file.replace(config=self.config)
+        write_study_file(self.file)
 
     def complete(self, trial: TrialConfig) -> TrialConfig:
         """Fills in what the study fixes for all its trials."""
@@ -224,14 +231,13 @@ def run_study(study: Study) -> int:
 def search(study: Study, progress: Progress, tracking: Tracking) -> None:
     """Prepares the teacher and trains the trials that are left."""
     config = study.config
+    share = resources.fixed_share(config)
     with cluster.connect(config) as available:
         run = RunConfig(
             data=study.store.root / study.data.digest,
             artifacts=study.store.root,
-            num_threads=max(1, int(config.cpus_per_trial)),
             device=config.device,
         )
-        share = Share(config.cpus_per_trial, config.max_gpus_per_trial)
         if any(trial.needs_teacher for trial in study.probe()):
             progress.say("preparing the teacher (made once for this data, then reused)")
             own = study.defaults.own_teacher()
@@ -240,7 +246,7 @@ def search(study: Study, progress: Progress, tracking: Tracking) -> None:
             run = keep_teacher_outputs(study, progress, run.replace(teacher=teacher.file))
         if config.gpus_per_trial == "auto":
             share = share_gpu(study, progress, run)
-            run = run.replace(num_threads=int(share.cpus))
+        run = run.replace(num_threads=max(1, int(share.cpus)), gpu_share=min(1, share.gpus) or 1.0)
         with progress:
             searcher = study.searcher(run, [tracking, progress])
             cluster.tune_trials(searcher, config, share, num_parallel(share, available))
@@ -248,31 +254,36 @@ def search(study: Study, progress: Progress, tracking: Tracking) -> None:
 
 def keep_teacher_outputs(study: Study, progress: Progress, run: RunConfig) -> RunConfig:
     """`run` with the teacher's outputs where they are kept, having said how much that takes."""
-    wanted = study.config.teacher_outputs
+    wanted, augmentation = study.config.teacher_outputs, study.defaults.augmentation
     if wanted == "live":
         return run
     form: Form = DEFAULT_FORM if wanted == "auto" else wanted
-    size = cluster.run_remotely(study.config, run, foresee, form, study.defaults.augmentation)
-    progress.say(f"teacher outputs as {form}: {size}")
-    room = shutil.disk_usage(study.store.root).free
-    if wanted == "auto" and size.num_bytes > DISK_SHARE * room:
-        progress.say(
-            f"that is more than {DISK_SHARE:.0%} of the {human_size(room)} free on disk: "
-            "the teacher runs at every step instead (--teacher-outputs live)"
-        )
-        return run
-    kept = cluster.run_remotely(study.config, run, keep_outputs, form, study.defaults.augmentation)
+    kept = find_outputs(run, form, augmentation)
+    if kept is None:
+        size = cluster.run_remotely(study.config, run, foresee, form, augmentation)
+        progress.say(f"keeping the teacher's outputs as {form}: {size}")
+        room = shutil.disk_usage(study.store.root).free
+        if wanted == "auto" and size.num_bytes > DISK_SHARE * room:
+            progress.say(
+                f"that is more than {DISK_SHARE:.0%} of the {human_size(room)} free on disk: "
+                "the teacher runs at every step instead (--teacher-outputs live)"
+            )
+            study.settle_teacher_outputs("live")
+            return run
+        kept = cluster.run_remotely(study.config, run, keep_outputs, form, augmentation)
+    study.settle_teacher_outputs(form)
     return run.replace(teacher_outputs=kept)
 
 
 def share_gpu(study: Study, progress: Progress, run: RunConfig) -> Share:
     """How many trials share a GPU, by the memory that the largest of the space take."""
     drawn = sorted(study.probe(), key=lambda t: (t.needs_teacher, t.student.width))[-NUM_LARGEST:]
-    peak, total = cluster.run_remotely(study.config, run, gpu_bytes, drawn)
-    share = resources.share_gpu(study.config.cpus_per_trial, peak, total)
+    crowded = run.replace(gpu_share=1 / resources.MOST_TRIALS)
+    peak, free = cluster.run_remotely(study.config, crowded, gpu_bytes, drawn)
+    share = resources.gpu_share(study.config, peak, free)
     progress.say(
-        f"{round(1 / share.gpus)} trials at once on a GPU of {human_size(total)}: the largest "
-        f"takes {human_size(peak)}"
+        f"{round(1 / share.gpus)} trials at once on a GPU with {human_size(free)} free: the "
+        f"largest takes {human_size(peak)}"
     )
     return share
 

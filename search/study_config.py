@@ -25,7 +25,7 @@ class StudyConfig(Frozen):
     seed: int = Field(ge=0)
     max_size_bytes: int | None = None
     time_budget_s: float | None = None
-    cpus_per_trial: float = Field(gt=0)
+    cpus_per_trial: Annotated[float, Field(gt=0)] | None = None
     gpus_per_trial: Annotated[float, Field(ge=0)] | Literal["auto"]
     tracking_uri: str
 

@@ -97,8 +97,22 @@ def read_artifact(path: Path) -> Artifact:
     return Artifact(path, record["key"], record["seconds"])
 
 
-def find_damage(path: Path) -> str | None:
-    """What is wrong with an artifact, in words: a file that is gone, cut off or changed."""
+def check_artifact(path: Path, kind: str, form: int) -> None:
+    """Raises ValueError where `path` is no artifact of a kind and format, or is cut off."""
+    damage = find_damage(path, deep=False)
+    if damage is None and not path.name.startswith(f"{kind}-"):
+        damage = f"it is no artifact of kind {kind}"
+    if damage is None and (found := read_artifact(path).key.get("format")) != form:
+        damage = f"its format is {found}, not {form}"
+    if damage is not None:
+        raise ValueError(f"{path} must be a whole artifact of this version, but {damage}")
+
+
+def find_damage(path: Path, deep: bool = True) -> str | None:
+    """What is wrong with an artifact, in words: a file that is gone, cut off or changed.
+
+    Unless `deep`, contents are not read, and changes of the same length not seen.
+    """
     try:
         recorded = json.loads((path / RECORD).read_text())["files"]
     except (OSError, ValueError, KeyError):
@@ -109,7 +123,7 @@ def find_damage(path: Path) -> str | None:
             return f"{name} is missing"
         if file.stat().st_size != length:
             return f"{name} has {file.stat().st_size} bytes instead of {length}"
-        if hash_file(file) != checksum:
+        if deep and hash_file(file) != checksum:
             return f"{name} has changed since it was written"
     return None
 

@@ -50,4 +50,5 @@ class RunConfig(Frozen):
     )
     artifacts: Path = Field(description="root of the artifact store")
     num_threads: int = Field(1, ge=1)
+    gpu_share: float = Field(1.0, gt=0, le=1, description="of the GPU's memory that it may use")
     device: Literal["cpu", "cuda"] = "cpu"

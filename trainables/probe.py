@@ -8,7 +8,7 @@ from torch import nn
 
 from trainables.config import RunConfig, TrialConfig
 from trainables.frozen import Frozen
-from trainables.recipes import Batch, QatDistill, train
+from trainables.recipes import Batch, Qat, QatDistill, train
 from trainables.trial import Trial, give_memory_back
 
 STEPS = 2
@@ -23,6 +23,8 @@ class Probe(Trial):
             recipe = recipe.replace(self_study=0, co_study=1)
         super().__init__(config.replace(recipe=recipe, num_epochs=1), run)
         self.num_steps = STEPS
+        if self.device.type == "cuda":
+            torch.cuda.set_per_process_memory_fraction(1.0)  # the share is what is to be found out
 
     def batches(self, epoch: int) -> Iterator[Batch]:
         return islice(super().batches(epoch), STEPS)
@@ -43,13 +45,17 @@ class Probe(Trial):
 
 
 def gpu_bytes(run: RunConfig, configs: Sequence[TrialConfig]) -> tuple[int, int]:
-    """The most that any of `configs` takes of the GPU, and what the GPU has."""
+    """The most that any of `configs`, or a start of them, takes of the GPU, and what is free."""
+    free = torch.cuda.mem_get_info()[0] if run.device == "cuda" else 0
     peaks = []
-    total = torch.cuda.get_device_properties(0).total_memory if run.device == "cuda" else 0
     for config in configs:
-        try:
-            peaks.append(Probe(config, run).peak_bytes())
-        except torch.OutOfMemoryError:
-            peaks.append(total)  # the trial itself will halve its batch
-        give_memory_back()
-    return max(peaks), total
+        stages = [config]
+        if isinstance(config.recipe, Qat | QatDistill):
+            stages.append(config.replace(recipe=config.recipe.start))
+        for stage in stages:
+            try:
+                peaks.append(Probe(stage, run).peak_bytes())
+            except torch.OutOfMemoryError:
+                peaks.append(free)  # the trial itself will halve its batch
+            give_memory_back()
+    return max(peaks), free

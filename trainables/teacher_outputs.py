@@ -1,9 +1,11 @@
 """What the teacher says of every training image, computed once and kept as an artifact.
 
+Logits are kept exactly, up to float16. Features are averaged and projected, so that pair-wise
+distillation compares somewhat coarser regions than with a live teacher of very fine features.
+
 Shape suffixes: B batch, C channels, h, w feature height and width.
 """
 
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -13,12 +15,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from trainables.artifacts import ArtifactStore
+from trainables.artifacts import ArtifactStore, check_artifact, read_artifact
 from trainables.config import RunConfig
 from trainables.data.augmentation import Augmentation, Transform, Views
 from trainables.data.loader import Loader
 from trainables.data.pack import open_pack
-from trainables.data.table import CHUNK, Arrays, Table, write_table
+from trainables.data.table import Arrays, Table, chunks_of, write_table
+from trainables.files import hash_file
+from trainables.frozen import Frozen
 from trainables.models.file import read_model
 from trainables.models.outputs import native_outputs, place
 from trainables.progress import track
@@ -35,7 +39,18 @@ CHANNELS = 128
 FEATURE_SIDE = 32
 """Pixels of kept features a side, at most: finer ones are averaged, as pair-wise nodes are."""
 BATCH_SIZE = 16
-META, TABLE = "outputs.json", "train.arrow"
+TABLE = "train.arrow"
+
+
+class Key(Frozen):
+    """All that determines outputs."""
+
+    format: int = FORMAT
+    form: Form
+    data: str
+    teacher: str
+    augmentation: Augmentation
+    num_views: int
 
 
 class TeacherOutputs:
@@ -44,18 +59,22 @@ class TeacherOutputs:
     Its rows are all images in the first view, then all in the second, and so on.
 
     Raises:
-        ValueError: the outputs are of other data than `data`, or of views by other augmentation.
+        ValueError: they are damaged, or of another data set, teacher file or augmentation.
     """
 
-    def __init__(self, folder: Path, data: str, augmentation: Augmentation) -> None:
-        meta = json.loads((folder / META).read_text())
-        self.form: Form = meta["form"]
-        self.num_views: int = meta["num_views"]
-        if meta["data"] != data:
-            raise ValueError(f"{folder} must be of the data {data}, but is of {meta['data']}")
-        drawn_by = Augmentation.model_validate(meta["augmentation"])
-        if self.form == "views" and drawn_by != augmentation:
-            raise ValueError(f"{folder} must be of views by {augmentation}, but is by {drawn_by}")
+    def __init__(self, folder: Path, data: str, teacher: str, augmentation: Augmentation) -> None:
+        """`data` names the packed data, `teacher` is the hash of the teacher's file."""
+        check_artifact(folder, "outputs", FORMAT)
+        key = Key.model_validate(read_artifact(folder).key)
+        self.form, self.num_views = key.form, key.num_views
+        if key.data != data:
+            raise ValueError(f"{folder} must be of the data {data}, but is of {key.data}")
+        if key.teacher != teacher:
+            raise ValueError(f"{folder} must be of the teacher {teacher}, but is of {key.teacher}")
+        if key.form == "views" and key.augmentation != augmentation:
+            raise ValueError(
+                f"{folder} must be of views by {augmentation}, but is by {key.augmentation}"
+            )
         self.table = Table(folder / TABLE)
         self.num_images = len(self.table) // self.num_views
 
@@ -84,10 +103,8 @@ class Footprint(NamedTuple):
 
 def foresee(run: RunConfig, form: Form, augmentation: Augmentation) -> Footprint:
     """What `keep_outputs` would take."""
-    builder = Builder(run, form, augmentation)
-    answer = builder.ask([0]).values()
-    of_one = sum(array.nbytes for array in answer)
-    return Footprint(builder.num_views * of_one, len(builder.images))
+    builder = Builder(run, make_key(run, form, augmentation))
+    return Footprint(builder.key.num_views * builder.row_bytes(), len(builder.images))
 
 
 def keep_outputs(run: RunConfig, form: Form, augmentation: Augmentation) -> Path:
@@ -95,49 +112,56 @@ def keep_outputs(run: RunConfig, form: Form, augmentation: Augmentation) -> Path
 
     Of the form `views`, for trainings with `augmentation`; maps serve any.
     """
+    key = make_key(run, form, augmentation)
+
+    def build(folder: Path) -> None:
+        Builder(run, key).build(folder)
+
+    return ArtifactStore(run.artifacts).get("outputs", key.model_dump(mode="json"), build).path
+
+
+def find_outputs(run: RunConfig, form: Form, augmentation: Augmentation) -> Path | None:
+    """The folder that `keep_outputs` would give, if it is there already."""
+    key = make_key(run, form, augmentation).model_dump(mode="json")
+    found = ArtifactStore(run.artifacts).find("outputs", key)
+    return found.path if found else None
+
+
+def make_key(run: RunConfig, form: Form, augmentation: Augmentation) -> Key:
     assert run.teacher is not None, "outputs are a teacher's"
-    builder = Builder(run, form, augmentation)
-    key: dict[str, object] = {
-        "format": FORMAT,
-        "form": form,
-        "data": run.data.name,
-        "teacher": run.teacher.parent.name,
-        "augmentation": builder.augmentation.model_dump(mode="json"),
-        "num_views": builder.num_views,
-    }
-    return ArtifactStore(run.artifacts).get("outputs", key, builder.build).path
+    return Key(
+        form=form,
+        data=run.data.name,
+        teacher=hash_file(run.teacher),
+        augmentation=augmentation if form == "views" else STILL,
+        num_views=NUM_VIEWS if form == "views" else 1,
+    )
 
 
 class Builder:
     """Asks the teacher of `run` about all training images."""
 
-    def __init__(self, run: RunConfig, form: Form, augmentation: Augmentation) -> None:
+    def __init__(self, run: RunConfig, key: Key) -> None:
         assert run.teacher is not None, "outputs are a teacher's"
         torch.set_num_threads(run.num_threads)
-        self.form, self.data = form, run.data.name
-        self.augmentation = augmentation if form == "views" else STILL
-        self.num_views = NUM_VIEWS if form == "views" else 1
+        self.key = key
         self.device = torch.device(run.device)
         self.images = Loader(open_pack(run.data).train, self.device)
         self.teacher = place(read_model(run.teacher), self.device)
         self.views = join(
-            fixed_views(self.augmentation, len(self.images), view) for view in range(self.num_views)
+            fixed_views(key.augmentation, len(self.images), view) for view in range(key.num_views)
         )
 
     def build(self, folder: Path) -> None:
         write_table(folder / TABLE, self.chunks())
-        meta = {
-            "form": self.form,
-            "data": self.data,
-            "num_views": self.num_views,
-            "augmentation": self.augmentation.model_dump(mode="json"),
-        }
-        (folder / META).write_text(json.dumps(meta))
+
+    def row_bytes(self) -> int:
+        """Of one image in one view."""
+        return sum(array.nbytes for array in self.ask([0]).values())
 
     def chunks(self) -> Iterator[Arrays]:
-        count = len(self.images) * self.num_views
-        for start in track(range(0, count, CHUNK), "asking the teacher"):
-            rows = range(start, min(start + CHUNK, count))
+        chunks = chunks_of(len(self.images) * self.key.num_views, self.row_bytes())
+        for rows in track(chunks, "asking the teacher"):
             parts = [self.ask(rows[i : i + BATCH_SIZE]) for i in range(0, len(rows), BATCH_SIZE)]
             yield {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
@@ -146,13 +170,14 @@ class Builder:
         """The outputs of some rows of the table."""
         raw = next(self.images.batches([[row % len(self.images) for row in rows]]))
         views = self.views.select(torch.tensor(rows), self.device)
-        images = Transform(self.augmentation).images(raw["image"].permute(0, 3, 1, 2), views)
+        images = Transform(self.key.augmentation).images(raw["image"].permute(0, 3, 1, 2), views)
         outputs = native_outputs(self.teacher, images)
-        features = reduce_features(outputs.features)
-        return {
-            "logits": outputs.logits.half().cpu().numpy(),
-            "features": features.half().cpu().numpy(),
-        }
+        kept = {"logits": outputs.logits, "features": reduce_features(outputs.features)}
+        arrays = {name: tensor.half().cpu().numpy() for name, tensor in kept.items()}
+        for name, array in arrays.items():
+            if not np.isfinite(array).all():
+                raise ValueError(f"the teacher's {name} must be finite in float16, but are not")
+        return arrays
 
 
 def fixed_views(augmentation: Augmentation, num_images: int, view: int) -> Views:

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from trainables.artifacts import ArtifactStore
 from trainables.command_line import Parser, first_problem
 from trainables.config import RunConfig, TrialConfig
-from trainables.data.pack import pack
+from trainables.data.pack import find_pack, open_pack, pack
 from trainables.data.prepare import open_source
 from trainables.defaults import defaults_for
 from trainables.errors import TrialFailed
@@ -96,8 +96,12 @@ def run(arguments: argparse.Namespace) -> None:
     source = open_source(arguments.data, arguments.image_size or defaults.image_size, store.root)
     if config.needs_teacher:
         check_teacher(arguments.teacher, len(source.class_names))
+    found = find_pack(source, store)
+    data = found or pack(source, store)
+    packed = open_pack(data.path)
+    print(f"data: {packed}, {'found' if found else 'packed'} in {data.path}", flush=True)
     setting = RunConfig(
-        data=pack(source, store).path,
+        data=data.path,
         artifacts=store.root,
         num_threads=arguments.threads,
         device=device,

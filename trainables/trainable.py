@@ -24,6 +24,7 @@ class StudentTrainable(tune.Trainable):
 
     def setup(self, config: dict[str, Any]) -> None:
         self.epochs: Iterator[Metrics] | None = None
+        self.healthy = True
 
     def step(self) -> dict[str, Any]:
         try:
@@ -33,13 +34,14 @@ class StudentTrainable(tune.Trainable):
             return {FAILURE: str(failure), "done": True}
         except Exception as error:
             traceback.print_exc()  # into the worker's own log
+            self.healthy = False
             return {FAILURE: f"{type(error).__name__}: {error}", "done": True}
         return {METRICS: metrics.model_dump_json(), "done": metrics.finished}
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         self.epochs = None
         give_memory_back()
-        return True
+        return self.healthy  # after an unforeseen error, a device may be beyond use
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         pass  # the finished model lies in the study's folder

@@ -19,12 +19,12 @@ from trainables.data.pack import open_pack
 from trainables.data.table import Tensors
 from trainables.errors import TrialFailed
 from trainables.evaluation import evaluate
-from trainables.files import replace_file
+from trainables.files import hash_file, replace_file
 from trainables.frozen import Frozen
 from trainables.gates import check_finite, check_learning
 from trainables.metrics import Metrics
 from trainables.models.file import deserialize, read_model, serialize
-from trainables.models.outputs import place
+from trainables.models.outputs import is_fast, place
 from trainables.recipes import Batch, Tutor, train
 from trainables.size import count_macs, count_params, model_card, predict_size_bytes
 from trainables.teacher_outputs import TeacherOutputs, fixed_views
@@ -47,15 +47,19 @@ class Trial:
         self.config, self.run = config, run
         self.data = open_pack(run.data)
         self.device = torch.device(run.device)
-        self.train = Loader(self.data.train, self.device)
-        self.val = Loader(self.data.val, self.device)
+        if self.device.type == "cuda":
+            torch.cuda.set_per_process_memory_fraction(run.gpu_share)
+        self.train = Loader(self.data.train, self.device, run.gpu_share)
+        self.val = Loader(self.data.val, self.device, run.gpu_share)
         self.transform = Transform(config.augmentation)
         self.outputs: TeacherOutputs | None = None
         if config.asks_teacher and run.teacher_outputs:
+            assert run.teacher is not None, "outputs are a teacher's"
+            teacher = hash_file(run.teacher)
             self.outputs = TeacherOutputs(
-                run.teacher_outputs, self.data.digest, config.augmentation
+                run.teacher_outputs, self.data.digest, teacher, config.augmentation
             )
-            self.kept = Loader(self.outputs.table, self.device)
+            self.kept = Loader(self.outputs.table, self.device, run.gpu_share)
         self.num_epochs = config.num_epochs
         self.num_steps = config.num_epochs * max(1, len(self.data.train) // config.batch_size)
         self.parts = 1
@@ -190,6 +194,7 @@ def trained(config: TrialConfig, run: RunConfig) -> Artifact:
         "format": FORMAT,
         "config": config.model_dump(mode="json"),
         "data": run.data.name,
+        "bfloat16": is_fast(torch.device(run.device)),
     }
     if config.needs_teacher and run.teacher:
         key["teacher"] = run.teacher.parent.name

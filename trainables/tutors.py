@@ -24,6 +24,9 @@ class CachedTutor:
     What learns in co-study is `network`, a linear map of the logits of each pixel that begins as
     the identity: of the teacher's classifier, the part that recombines its classes. The paper's
     version, where the whole teacher learns, needs the live one.
+
+    Maps are nearly what the live teacher would say of the view: its borders see other padding, and
+    features of a network that pads images to its stride move as if they ended with the image.
     """
 
     def __init__(self, num_classes: int, maps: Transform | None) -> None:
@@ -36,9 +39,16 @@ class CachedTutor:
             recombine.bias.zero_()
         self.network: nn.Module = recombine
 
+    @property
+    def learns(self) -> bool:
+        """Whether co-study has begun; until then the map is the identity."""
+        return next(self.network.parameters()).requires_grad
+
     def __call__(self, batch: Batch) -> Outputs:
         size = tuple(batch.labels.shape[-2:])
-        logits = self.network(batch.cached["logits"].float())  # commutes with what follows
+        logits = batch.cached["logits"].float()
+        if self.learns:
+            logits = self.network(logits)  # commutes with what follows
         features = batch.cached["features"].float()
         if self.maps is None:
             return Outputs(logits, features).enlarge(size)

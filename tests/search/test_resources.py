@@ -1,34 +1,80 @@
 """How many trials fit."""
 
-import pytest
+from pathlib import Path
 
-from search.resources import CONTEXT_BYTES, MOST_TRIALS, Share, num_parallel, share_gpu
+import pytest
+import torch
+
+from search import resources
+from search.resources import Share, fixed_share, gpu_share, num_parallel
+from search.study_config import StudyConfig
 
 GIB = 1 << 30
 
 
+@pytest.fixture(autouse=True)
+def machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two GPUs, 16 cores each, no cluster."""
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(resources, "num_cores", lambda: 32)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+
+
+def config(gpus: object, cpus: float | None = None) -> StudyConfig:
+    return StudyConfig.model_validate(
+        {
+            "space": "qkd",
+            "data": "shapes",
+            "name": "n",
+            "storage": Path("/s"),
+            "samples": 1,
+            "epochs": 1,
+            "image_size": 32,
+            "teacher": "auto",
+            "sampler": "tpe",
+            "seed": 0,
+            "cpus_per_trial": cpus,
+            "gpus_per_trial": gpus,
+            "tracking_uri": "sqlite:///x",
+        }
+    )
+
+
 @pytest.mark.parametrize(
-    ("peak", "total", "cpus", "trials"),
+    ("gpus", "cpus", "share"),
     [
-        (10 * GIB, 80 * GIB, 16, 6),
-        (GIB // 8, 80 * GIB, 16, MOST_TRIALS),
-        (GIB // 8, 80 * GIB, 3, 3),
-        (80 * GIB, 80 * GIB, 16, 1),
-        (3 * GIB, 8 * GIB, 16, 2 if 7.2 * GIB / (3 * GIB + CONTEXT_BYTES) >= 2 else 1),
+        (0, None, Share(1, 0)),
+        (0, 3, Share(3, 0)),
+        (1, None, Share(16, 1)),
+        (0.5, None, Share(8, 0.5)),
+        (0.5, 2, Share(2, 0.5)),
+        ("auto", None, Share(16, 1)),
+    ],
+)
+def test_cores_go_with_gpus_unless_they_are_named(
+    gpus: object, cpus: float | None, share: Share
+) -> None:
+    assert fixed_share(config(gpus, cpus)) == share
+
+
+@pytest.mark.parametrize(
+    ("peak", "cpus", "trials"),
+    [
+        (20 * GIB, None, 2),  # 80 GiB, of which 30 % may hold data
+        (GIB // 8, None, 8),  # never more than 8
+        (GIB // 8, 4, 4),  # 16 cores
+        (80 * GIB, None, 1),
     ],
 )
 def test_no_more_trials_share_a_gpu_than_it_holds(
-    peak: int, total: int, cpus: float, trials: int
+    peak: int, cpus: float | None, trials: int
 ) -> None:
-    share = share_gpu(cpus, peak, total)
-    assert share.gpus == 1 / trials
-    assert share.cpus >= 1
-    assert share.cpus * trials <= max(cpus, trials)
-    assert num_parallel(share, {"CPU": 2 * cpus, "GPU": 2}) == 2 * trials
+    share = gpu_share(config("auto", cpus), peak, 80 * GIB)
+    assert share == Share(cpus or 16 // trials, 1 / trials)
+    assert num_parallel(share, {"CPU": 32, "GPU": 2}) == 2 * trials
 
 
-def test_a_cpu_runs_as_many_trials_as_it_has_cores(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+def test_a_cpu_runs_as_many_trials_as_it_has_cores() -> None:
     assert num_parallel(Share(cpus=1, gpus=0), {"CPU": 2}) == 2
     assert num_parallel(Share(cpus=4, gpus=0), {"CPU": 2}) == 1
     assert num_parallel(Share(cpus=1, gpus=1 / 3), {"CPU": 64, "GPU": 1}) == 3

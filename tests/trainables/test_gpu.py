@@ -1,4 +1,4 @@
-"""Every recipe on a CUDA device."""
+"""Every recipe on a CUDA device, with all that only happens there."""
 
 from pathlib import Path
 
@@ -6,12 +6,17 @@ import pytest
 import torch
 
 from trainables.config import RunConfig, TrialConfig
+from trainables.data import loader
 from trainables.data.augmentation import Augmentation
 from trainables.losses import DistillationLosses
+from trainables.losses.cross_entropy import cross_entropy
 from trainables.losses.pairwise import Pairwise
+from trainables.models.outputs import forward_features
 from trainables.models.unet import UNetConfig
+from trainables.quant import fused
 from trainables.recipes import Distill, Qat, QatDistill, Recipe, Supervised
-from trainables.recipes.optimization import AdamW
+from trainables.recipes.optimization import AdamW, Stepper
+from trainables.teacher_outputs import keep_outputs
 from trainables.trial import Trial
 
 START = Supervised(optimizer=AdamW(learning_rate=1e-2))
@@ -21,18 +26,55 @@ RECIPES: list[Recipe] = [
     Qat(start=START),
     QatDistill(start=START, self_study=0.25, co_study=0.5),
 ]
+AUGMENTATIONS = [Augmentation(min_scale=1, max_scale=1, color=0), Augmentation(min_scale=0.9)]
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
+]
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-@pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.name)
-def test_a_recipe_runs_on_a_gpu(recipe: Recipe, blocks_run: RunConfig, teacher_file: Path) -> None:
-    config = TrialConfig(
+def config(recipe: Recipe, augmentation: Augmentation) -> TrialConfig:
+    return TrialConfig(
         student=UNetConfig(width=8, depth=2),
         recipe=recipe,
-        augmentation=Augmentation(min_scale=1, max_scale=1, color=0),
+        augmentation=augmentation,
         num_epochs=4,
     )
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.name)
+@pytest.mark.parametrize("form", ["live", "views", "maps"])
+@pytest.mark.parametrize("resident", [True, False], ids=["resident", "streamed"])
+def test_a_recipe_runs_on_a_gpu(
+    recipe: Recipe,
+    form: str,
+    resident: bool,
+    blocks_run: RunConfig,
+    teacher_file: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(fused, "MIN_ELEMENTS", 1)
+    monkeypatch.setattr(loader, "RESIDENT_SHARE", 0.1 if resident else 0)
+    augmentation = AUGMENTATIONS[resident]
     run = blocks_run.replace(teacher=teacher_file, device="cuda")
-    last = list(Trial(config, run))[-1]
+    if form != "live":
+        run = run.replace(teacher_outputs=keep_outputs(run, form, augmentation))  # type: ignore[arg-type]
+    last = list(Trial(config(recipe, augmentation), run))[-1]
     assert last.size_bytes == last.predicted_size_bytes
+
+
+@pytest.mark.parametrize("augmentation", AUGMENTATIONS, ids=["flips", "all"])
+def test_a_step_does_not_wait_for_the_device(
+    augmentation: Augmentation, blocks_run: RunConfig
+) -> None:
+    trial = Trial(config(START, augmentation), blocks_run.replace(device="cuda"))
+    student = trial.new_student()
+    stepper = Stepper(student, AdamW(), 100, 1)
+    for mode in ("default", "error"):  # what happens once only may wait
+        torch.cuda.set_sync_debug_mode(mode)
+        try:
+            for batch in trial.batches(1):
+                outputs = forward_features(student, batch.images)
+                stepper.step(cross_entropy(outputs.logits, batch.labels))
+        finally:
+            torch.cuda.set_sync_debug_mode("default")

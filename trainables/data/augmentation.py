@@ -3,6 +3,7 @@
 Shape suffixes: N samples, B batch, C channels, H height, W width; h, w of another resolution.
 """
 
+from functools import cache
 from typing import NamedTuple
 
 import torch
@@ -12,6 +13,7 @@ from torch.nn import functional as F
 from torchvision.transforms.v2.functional import rgb_to_grayscale
 
 from trainables.data.labels import IGNORE
+from trainables.data.loader import send
 from trainables.frozen import Frozen, digest
 from trainables.models.outputs import resize
 
@@ -38,7 +40,7 @@ class Augmentation(Frozen):
     def views(self, num_samples: int, seed: int, epoch: int) -> "Views":
         """One view of each sample: a function of (seed, epoch, sample) alone."""
         generator = torch.Generator().manual_seed(int(digest(["views", seed, epoch])[:15], 16))
-        scale, top, left, flip, *color = torch.rand(7, num_samples, generator=generator)
+        scale, top, left, flip, *color = torch.rand(num_samples, 7, generator=generator).T
         return Views(
             zoom=self.min_scale + (self.max_scale - self.min_scale) * scale,
             shift=2 * torch.stack([left, top], dim=1) - 1,
@@ -62,12 +64,7 @@ class Views(NamedTuple):
 
     def select(self, samples: Tensor, device: torch.device) -> "Views":
         """The views of some samples, on a device."""
-        return Views(*(part[samples].to(device, non_blocking=True) for part in self))
-
-    @property
-    def plain(self) -> bool:
-        """Whether no view scales or crops."""
-        return bool((self.zoom == 1).all())
+        return Views(*(send(part[samples], device) for part in self))
 
 
 class Transform:
@@ -83,10 +80,13 @@ class Transform:
 
     def images(self, images_B3HW: Tensor, views: Views) -> Tensor:
         """From uint8 RGB to normalised float32; what lies outside the image is the mean, 0."""
-        images = images_B3HW.float()
+        images = images_B3HW
         if self.colors:
-            images = recolor(images, views.color)
-        return self.maps(standardize(images), views)
+            images = recolor(images.float(), views.color)
+        images = normalize(images)
+        if self.scales:
+            return sample(images, views, images.shape[-2:], "bilinear", "zeros")
+        return mirror(images, views.flipped)
 
     def labels(self, labels_BHW: Tensor, views: Views) -> Tensor:
         """Of the same view, uint8 to int64; what lies outside the image is ignored."""
@@ -94,13 +94,17 @@ class Transform:
             return mirror(labels_BHW, views.flipped).long()
         size = labels_BHW.shape[-2:]
         distance = labels_BHW[:, None].float() - IGNORE  # the sampling pads with 0
-        return (sample(distance, views, size, "nearest") + IGNORE)[:, 0].long()
+        return (sample(distance, views, size, "nearest", "zeros") + IGNORE)[:, 0].long()
 
     def maps(self, maps_BChw: Tensor, views: Views, size: tuple[int, ...] | None = None) -> Tensor:
-        """Maps of whole images, of any stride, seen in the same view; (B,C,*size)."""
+        """The teacher's maps of whole images, of any stride, in the same view; (B,C,*size).
+
+        Outside the image they go on as at its edge: what is ignored there has no loss, and the
+        regions that pair-wise distillation compares have some direction.
+        """
         out = size or tuple(maps_BChw.shape[-2:])
         if self.scales:
-            return sample(maps_BChw, views, out, "bilinear")
+            return sample(maps_BChw, views, out, "bilinear", "border")
         return resize(mirror(maps_BChw, views.flipped), out)
 
 
@@ -109,8 +113,10 @@ def mirror(values: Tensor, flipped: Tensor) -> Tensor:
     return torch.where(flipped.view(-1, *[1] * (values.ndim - 1)), values.flip(-1), values)
 
 
-def sample(maps_BChw: Tensor, views: Views, size: tuple[int, ...], mode: str) -> Tensor:
-    """The maps at the positions that each pixel of the view comes from; 0 outside."""
+def sample(
+    maps_BChw: Tensor, views: Views, size: tuple[int, ...], mode: str, padding: str
+) -> Tensor:
+    """The maps at the positions that each pixel of the view comes from."""
     inverse = 1 / views.zoom
     offset = views.shift * (1 - inverse)[:, None]
     mirrored = torch.where(views.flipped, -1.0, 1.0)
@@ -119,7 +125,7 @@ def sample(maps_BChw: Tensor, views: Views, size: tuple[int, ...], mode: str) ->
         [mirrored * inverse, nothing, mirrored * offset[:, 0], nothing, inverse, offset[:, 1]], 1
     )
     grid = F.affine_grid(theta.view(-1, 2, 3), [len(theta), 1, *size], align_corners=False)
-    return F.grid_sample(maps_BChw, grid, mode=mode, align_corners=False)
+    return F.grid_sample(maps_BChw, grid, mode=mode, padding_mode=padding, align_corners=False)
 
 
 def recolor(images_B3HW: Tensor, factors_B3: Tensor) -> Tensor:
@@ -132,11 +138,13 @@ def recolor(images_B3HW: Tensor, factors_B3: Tensor) -> Tensor:
 
 
 def normalize(images: Tensor) -> Tensor:
-    """From uint8 RGB (B,3,H,W) to float32 with ImageNet's mean and deviation."""
-    return standardize(images.float())
-
-
-def standardize(images: Tensor) -> Tensor:
-    mean = torch.tensor(MEAN, device=images.device).view(3, 1, 1) * 255
-    std = torch.tensor(STD, device=images.device).view(3, 1, 1) * 255
+    """From RGB in [0,255] (B,3,H,W) to float32 with ImageNet's mean and deviation."""
+    mean, std = moments(images.device)
     return (images - mean) / std
+
+
+@cache
+def moments(device: torch.device) -> tuple[Tensor, Tensor]:
+    """Mean and deviation (3,1,1): sent to a device once, since each copy would wait for it."""
+    mean, std = (torch.tensor(values, device=device).view(3, 1, 1) for values in (MEAN, STD))
+    return 255 * mean, 255 * std

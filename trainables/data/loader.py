@@ -5,28 +5,39 @@ Shape suffixes: N rows, B batch.
 
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from trainables.data.table import CHUNK, Table, Tensors
+from trainables.data.table import Table, Tensors
 
-RESIDENT_SHARE = 0.2
-"""Of a GPU's free memory: a table that takes less is kept there whole."""
+RESIDENT_SHARE = 0.1
+"""Of the memory that a process may use of its GPU: a smaller table is kept there whole."""
+NUM_TABLES = 3
+"""That a training reads: images to train on, images to be measured by, the teacher's outputs."""
 
 
 class Loader:
     """Gives rows of a table as tensors on a device.
 
     A CPU copies them out of the mapped file. On a GPU a table that fits into `RESIDENT_SHARE` of
-    the free memory is uploaded once; a larger one is streamed from pinned memory, a batch ahead.
+    the memory is uploaded at first use; a larger one is streamed from pinned memory, a batch ahead.
     """
 
-    def __init__(self, table: Table, device: torch.device) -> None:
-        self.table, self.device = table, device
-        self.resident: Tensors | None = None
-        if device.type == "cuda" and table.num_bytes <= RESIDENT_SHARE * free_bytes(device):
-            self.resident = upload(table, device)
+    def __init__(self, table: Table, device: torch.device, memory_share: float = 1.0) -> None:
+        """`memory_share` is the part of the GPU's memory that this process may use."""
+        self.table, self.device, self.memory_share = table, device, memory_share
+
+    @cached_property
+    def resident(self) -> Tensors | None:
+        """The whole table, where it is kept on the GPU."""
+        if self.device.type != "cuda":
+            return None
+        total = torch.cuda.get_device_properties(self.device).total_memory
+        if self.table.num_bytes > RESIDENT_SHARE * self.memory_share * total:
+            return None
+        return upload(self.table, self.device)
 
     def __len__(self) -> int:
         return len(self.table)
@@ -35,7 +46,7 @@ class Loader:
         """One batch for each sequence of row numbers."""
         if self.resident is not None:
             for batch in rows:
-                chosen = torch.tensor(batch, device=self.device)
+                chosen = send(torch.tensor(batch), self.device)
                 yield {name: column[chosen] for name, column in self.resident.items()}
         elif self.device.type == "cuda":
             yield from self._stream(rows)
@@ -48,21 +59,36 @@ class Loader:
         return self.batches(range(s, min(s + batch_size, len(self))) for s in starts)
 
     def _stream(self, rows: Iterable[Sequence[int]]) -> Iterator[Tensors]:
-        def read(batch: Sequence[int]) -> Tensors:
-            return {name: part.pin_memory() for name, part in self.table.take(batch).items()}
+        copies = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
 
-        def to_device(batch: Tensors) -> Tensors:
-            return {name: part.to(self.device, non_blocking=True) for name, part in batch.items()}
+        def fetch(batch: Sequence[int]) -> Tensors:
+            tensors = self.table.take(batch)
+            with torch.cuda.stream(copies):
+                return {name: send(tensor, self.device) for name, tensor in tensors.items()}
+
+        def ready(batch: Tensors) -> Tensors:
+            computing = torch.cuda.current_stream(self.device)
+            computing.wait_stream(copies)
+            for tensor in batch.values():
+                tensor.record_stream(computing)
+            return batch
 
         with ThreadPoolExecutor(1) as reader:
             ahead = None
             for batch in rows:
-                coming = reader.submit(read, batch)
+                coming = reader.submit(fetch, batch)
                 if ahead is not None:
-                    yield to_device(ahead.result())
+                    yield ready(ahead.result())
                 ahead = coming
             if ahead is not None:
-                yield to_device(ahead.result())
+                yield ready(ahead.result())
+
+
+def send(tensor: Tensor, device: torch.device) -> Tensor:
+    """The tensor on a device; the caller does not wait for the copy."""
+    if device.type != "cuda":
+        return tensor
+    return tensor.pin_memory().to(device, non_blocking=True)
 
 
 def shuffled(count: int, batch_size: int, seed: int, epoch: int) -> list[list[int]]:
@@ -76,17 +102,13 @@ def shuffled(count: int, batch_size: int, seed: int, epoch: int) -> list[list[in
     return [order[i : i + batch_size].tolist() for i in range(0, last + 1, batch_size)]
 
 
-def free_bytes(device: torch.device) -> int:
-    free, _ = torch.cuda.mem_get_info(device)
-    return free
-
-
 def upload(table: Table, device: torch.device) -> Tensors:
     whole: dict[str, Tensor] = {}
     for name, chunks in table.chunks.items():
         first = torch.from_numpy(chunks[0][:1].copy())
         whole[name] = torch.empty((len(table), *first.shape[1:]), dtype=first.dtype, device=device)
-        for position, chunk in enumerate(chunks):
-            start = position * CHUNK
+        start = 0
+        for chunk in chunks:
             whole[name][start : start + len(chunk)] = torch.from_numpy(chunk.copy())
+            start += len(chunk)
     return whole

@@ -11,12 +11,13 @@ from pathlib import Path
 
 import numpy as np
 
-from trainables.artifacts import Artifact, ArtifactStore
+from trainables.artifacts import Artifact, ArtifactStore, check_artifact
 from trainables.data.source import SPLITS, Source, Split
-from trainables.data.table import CHUNK, Arrays, Table, write_table
+from trainables.data.table import Arrays, Table, chunks_of, write_table
 from trainables.progress import track
 
-FORMAT = 2
+FORMAT = 3
+META = "data.json"
 
 
 def pack(source: Source, store: ArtifactStore) -> Artifact:
@@ -31,7 +32,7 @@ def pack(source: Source, store: ArtifactStore) -> Artifact:
         for split in SPLITS:
             write_table(folder / f"{split}.arrow", decoded(source, split))
         meta = {"class_names": source.class_names, "height": height, "width": width}
-        (folder / "data.json").write_text(json.dumps(meta))
+        (folder / META).write_text(json.dumps(meta))
 
     return store.get("data", pack_key(source), build)
 
@@ -47,10 +48,10 @@ def pack_key(source: Source) -> dict[str, object]:
 
 def decoded(source: Source, split: Split) -> Iterator[Arrays]:
     """All samples in order; each chunk is decoded by all cores (Pillow releases Python's lock)."""
-    count = source.num_samples(split)
+    height, width = source.canvas()
+    chunks = chunks_of(source.num_samples(split), 4 * height * width)
     with ThreadPoolExecutor() as pool:
-        for start in track(range(0, count, CHUNK), f"packing {split}"):
-            rows = range(start, min(start + CHUNK, count))
+        for rows in track(chunks, f"packing {split}"):
             samples = list(pool.map(lambda index: source.sample(split, index), rows))
             yield {
                 "image": np.stack([sample.image for sample in samples]),
@@ -85,8 +86,13 @@ class PackedData:
 
 
 def open_pack(folder: Path) -> PackedData:
-    """Opens the artifact that `pack` made."""
-    meta = json.loads((folder / "data.json").read_text())
+    """Opens the artifact that `pack` made.
+
+    Raises:
+        ValueError: it is none, or one of another format, or a file of it was cut off.
+    """
+    check_artifact(folder, "data", FORMAT)
+    meta = json.loads((folder / META).read_text())
     tables = {split: Table(folder / f"{split}.arrow") for split in SPLITS}
     return PackedData(
         folder,

@@ -14,18 +14,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-CHUNK = 64
-"""Rows of an Arrow record batch; only the last may have fewer."""
+MAX_ROWS, MAX_BYTES = 64, 1 << 26
+"""Of a chunk, which is an Arrow record batch; all chunks but the last have as many rows."""
 
 Arrays = Mapping[str, NDArray[Any]]
 Tensors = dict[str, Tensor]
 
 
 def write_table(path: Path, chunks: Iterable[Arrays]) -> None:
-    """Writes arrays (n, ...) by name, `CHUNK` rows at a time; only the last chunk may be smaller.
-
-    At no time is more than one chunk held in memory.
-    """
+    """Writes arrays (n, ...) by name, a chunk at a time, each of as many rows but for the last."""
     writer = None
     with pa.OSFile(str(path), "wb") as file:
         for arrays in chunks:
@@ -54,6 +51,12 @@ def make_schema(names: Sequence[str], columns: Sequence[NDArray[Any]]) -> pa.Sch
     return pa.schema(fields, {"layout": json.dumps(layout)})
 
 
+def chunks_of(num_rows: int, row_bytes: int) -> list[range]:
+    """The rows of each chunk of a table."""
+    rows = max(1, min(MAX_ROWS, MAX_BYTES // row_bytes))
+    return [range(start, min(start + rows, num_rows)) for start in range(0, num_rows, rows)]
+
+
 class Table:
     """The rows that `write_table` wrote, read in place from the memory-mapped file."""
 
@@ -67,6 +70,7 @@ class Table:
             for name, (dtype, *shape) in layout.items()
         }
         self.num_rows: int = sum(batch.num_rows for batch in batches)
+        self.chunk_rows: int = batches[0].num_rows
         self.num_bytes = sum(chunk.nbytes for chunks in self.chunks.values() for chunk in chunks)
 
     def __len__(self) -> int:
@@ -74,8 +78,9 @@ class Table:
 
     def take(self, rows: Sequence[int]) -> Tensors:
         """Copies of some rows, by column name: (N, ...)."""
+        places = [divmod(row, self.chunk_rows) for row in rows]
         return {
-            name: torch.from_numpy(np.stack([chunks[i // CHUNK][i % CHUNK] for i in rows]))
+            name: torch.from_numpy(np.stack([chunks[chunk][row] for chunk, row in places]))
             for name, chunks in self.chunks.items()
         }
 

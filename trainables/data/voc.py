@@ -56,6 +56,10 @@ class VocFolder:
             )
 
     def digest(self) -> str:
+        return self._digest
+
+    @cached_property
+    def _digest(self) -> str:
         """Over the content of every listed file, undecoded.
 
         Not over modification times: they change when data is copied to another machine, and stay

@@ -5,6 +5,7 @@ for all shapes and bit-widths: tensors are passed as flat, bounds as numbers on 
 Measured in docs/benchmarks.md against plain operations and PyTorch's own learnable fake quantizer.
 """
 
+import os
 import warnings
 from collections.abc import Callable
 from functools import cache
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 
 MIN_ELEMENTS = 1 << 18
-"""Smaller tensors are not worth the seconds that the first compilation takes."""
+"""Networks of nothing but smaller tensors are trained before a compiler would be loaded."""
 
 
 class Kernels(NamedTuple):
@@ -42,13 +43,13 @@ def gradients(
 @cache
 def kernels(device_type: str) -> Kernels | None:
     """The compiled functions, or None where there is no compiler to make them."""
-    import torch._inductor.config
-
-    torch._inductor.config.compile_threads = 1  # no pool of processes for two small functions
+    # No pool of processes for two small functions
+    os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
     made = Kernels(torch.compile(quantize, dynamic=True), torch.compile(gradients, dynamic=True))
     value, number = (torch.ones(n, device=device_type) for n in (8, 1))
     try:
         made.forward(value, number, number, number)
+        made.backward(value, value, number, number, number)
     except Exception as error:  # whatever the compiler of this machine has to say
         reason = str(error).strip().splitlines()[0]
         warnings.warn(f"fake quantization is not compiled, and slower: {reason}", stacklevel=2)
@@ -86,7 +87,8 @@ class _Fused(torch.autograd.Function):
         ctx.gradient_scale = gradient_scale
         compiled = kernels(value.device.type)
         assert compiled is not None
-        return compiled.forward(flat(value), step, *bounds).as_strided(value.shape, value.stride())
+        result = compiled.forward(flat(value.detach()), step.detach(), *bounds)
+        return result.as_strided(value.shape, value.stride())
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
@@ -95,7 +97,9 @@ class _Fused(torch.autograd.Function):
         assert compiled is not None
         if gradient.stride() != value.stride():
             gradient = torch.empty_like(value).copy_(gradient)
-        of_value, of_step = compiled.backward(flat(gradient), flat(value), step, *bounds)
+        of_value, of_step = compiled.backward(
+            flat(gradient), flat(value.detach()), step.detach(), *bounds
+        )
         return (
             of_value.as_strided(value.shape, value.stride()),
             (of_step * ctx.gradient_scale).view_as(step),

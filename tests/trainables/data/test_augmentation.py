@@ -15,6 +15,7 @@ from trainables.data.augmentation import (
     recolor,
 )
 from trainables.data.voc import PAD_RGB
+from trainables.models.outputs import resize
 
 CPU = torch.device("cpu")
 STILL = Augmentation(min_scale=1, max_scale=1, flip=0, color=0)
@@ -37,6 +38,7 @@ def test_views_depend_on_seed_epoch_and_sample_alone() -> None:
     assert not torch.equal(views(0, 1), views(0, 2))
     assert not torch.equal(views(0, 1), views(1, 1))
     assert len(views(0, 1).unique(dim=0)) == 50
+    assert torch.equal(ALL.views(60, 0, 1).color[:50], views(0, 1))
 
 
 def test_the_global_generator_is_left_alone() -> None:
@@ -100,6 +102,19 @@ def test_scaling_is_a_resized_image_cropped_or_padded(zoom: float) -> None:
         assert (labels[:8] == 255).all()
         assert (labels[:, 12:] == 255).all()
         assert (labels[8:, :12] != 255).all()
+
+
+@pytest.mark.parametrize("zoom", [0.5, 1.0, 2.0])
+def test_coarse_maps_are_enlarged_up_to_the_border_of_the_image(zoom: float) -> None:
+    """Nothing but the map's own values reaches labelled pixels, and all where nothing is cut."""
+    coarse = torch.rand(1, 2, 4, 6) + 5
+    augmentation = Augmentation(min_scale=0.5, max_scale=2, flip=0, color=0)
+    shift, still = torch.tensor([[1.0, -1.0]]), torch.tensor([False])
+    views = Views(torch.tensor([zoom]), shift, still, torch.ones(1, 3))
+    moved = Transform(augmentation).maps(coarse, views, (32, 48))
+    assert 5 <= moved.min() <= moved.max() <= 6
+    if zoom == 1:
+        torch.testing.assert_close(moved, resize(coarse, (32, 48)))
 
 
 @pytest.mark.parametrize(("height", "width"), [(24, 48), (48, 24), (40, 40)])

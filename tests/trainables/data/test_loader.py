@@ -8,7 +8,7 @@ import torch
 
 from trainables.data import loader
 from trainables.data.loader import Loader, shuffled
-from trainables.data.table import CHUNK, Table, write_table
+from trainables.data.table import Table, chunks_of, write_table
 
 DEVICES = [
     torch.device("cpu"),
@@ -20,15 +20,16 @@ DEVICES = [
         ],
     ),
 ]
-COUNT = CHUNK + 9
+COUNT = 73
 
 
 @pytest.fixture
 def table(tmp_path: Path) -> Table:
     values = np.arange(COUNT * 6, dtype=np.float16).reshape(COUNT, 2, 3)
     names = np.arange(COUNT, dtype=np.uint8)
-    chunks = [slice(0, CHUNK), slice(CHUNK, None)]
-    write_table(tmp_path / "t.arrow", ({"values": values[c], "name": names[c]} for c in chunks))
+    chunks = chunks_of(COUNT, row_bytes=13)
+    rows = ({"values": values[list(c)], "name": names[list(c)]} for c in chunks)
+    write_table(tmp_path / "t.arrow", rows)
     return Table(tmp_path / "t.arrow")
 
 
@@ -49,7 +50,12 @@ def test_rows_come_as_asked_for(
 def test_all_rows_come_in_order(table: Table) -> None:
     batches = list(Loader(table, torch.device("cpu")).in_order(7))
     assert torch.cat([batch["name"] for batch in batches]).tolist() == list(range(COUNT))
-    assert len(batches[-1]["name"]) == COUNT % 7 or 7
+    assert [len(batch["name"]) for batch in batches] == [7] * 10 + [3]
+
+
+def test_a_chunk_fits_into_memory() -> None:
+    assert [len(chunk) for chunk in chunks_of(130, row_bytes=10)] == [64, 64, 2]
+    assert [len(chunk) for chunk in chunks_of(3, row_bytes=1 << 40)] == [1, 1, 1]
 
 
 def test_an_epoch_shows_every_row_at_most_once() -> None:

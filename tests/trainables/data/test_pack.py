@@ -1,5 +1,6 @@
 """A packed data set holds just what its source gave."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +12,11 @@ from trainables.data import shapes
 from trainables.data.pack import find_pack, open_pack, pack
 from trainables.data.prepare import ShapesSource
 from trainables.data.source import SPLITS
-from trainables.data.table import CHUNK
 from trainables.data.voc import VocFolder
 
 
 def test_every_sample_comes_back_in_order(tmp_path: Path) -> None:
-    source = ShapesSource(32, num_train=CHUNK + 3, num_val=2)
+    source = ShapesSource(32, num_train=67, num_val=2)
     data = open_pack(pack(source, ArtifactStore(tmp_path)).path)
     assert (data.height, data.width, data.num_classes) == (32, 32, len(source.class_names))
     for split in SPLITS:
@@ -55,3 +55,19 @@ def test_a_folder_is_packed_once(voc_folder: Path, tmp_path: Path) -> None:
     assert pack(VocFolder(voc_folder, 32), store).path == first.path
     assert (first.path / "train.arrow").stat().st_mtime_ns == stamp
     assert pack(VocFolder(voc_folder, 40), store).path != first.path
+
+
+def test_a_pack_that_was_cut_off_or_is_of_another_kind_is_refused(
+    voc_folder: Path, tmp_path: Path
+) -> None:
+    store = ArtifactStore(tmp_path / "artifacts")
+    folder = pack(VocFolder(voc_folder, 32), store).path
+    os.truncate(folder / "train.arrow", 100)
+    with pytest.raises(ValueError, match=r"must be a whole artifact .*train\.arrow has 100 bytes"):
+        open_pack(folder)
+    other = store.get("outputs", {"format": 1}, lambda folder: None).path
+    with pytest.raises(ValueError, match="but it is no artifact of kind data"):
+        open_pack(other)
+    older = store.get("data", {"format": 0}, lambda folder: None).path
+    with pytest.raises(ValueError, match="but its format is 0"):
+        open_pack(older)

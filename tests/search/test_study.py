@@ -58,6 +58,12 @@ def journal(folder: Path) -> optuna.Study:
     return optuna.load_study(study_name=folder.name, storage=storage)
 
 
+def test_what_auto_came_to_is_kept(storage: Path) -> None:
+    kept = json.loads((storage / "tiny" / "study.json").read_text())
+    assert kept["config"]["teacher_outputs"] == "maps"
+    assert len(list((storage / "artifacts").glob("outputs-*"))) == 1
+
+
 def test_the_resumed_study_has_its_fifth_trial(storage: Path) -> None:
     table = rows(storage / "tiny")
     trained = [row for row in table if not str(row["reason"]).startswith("over budget")]

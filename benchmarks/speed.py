@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision import tv_tensors
 from torchvision.transforms import v2
@@ -223,7 +223,13 @@ def teacher_cost(run: RunConfig) -> str:
         model=TorchvisionConfig(name="deeplabv3_resnet101"),
         num_classes=len(ShapesSource(16).class_names),
     )
-    write_model(folder / "model.safetensors", card.build(), card)
+    model = card.build().train()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = 1.0
+    with torch.no_grad():  # random weights explode unless normalisation has seen their scale
+        model(torch.randn(4, 3, 128, 128))
+    write_model(folder / "model.safetensors", model, card)
     run = run.replace(teacher=folder / "model.safetensors")
     augmentation = Augmentation()
     steps: dict[str, Step] = {}

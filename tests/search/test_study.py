@@ -239,7 +239,7 @@ def wait_for_worker(driver: int) -> psutil.Process:
     for _ in range(600):
         for process in psutil.Process(driver).children(recursive=True):
             try:
-                if "ray::StudentTrainable" in " ".join(process.cmdline()):
+                if "Trainable.train" in " ".join(process.cmdline()):
                     return process
             except psutil.NoSuchProcess:
                 continue

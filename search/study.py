@@ -151,8 +151,9 @@ class Study:
         for trial in self.optuna.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             self.optuna._storage.set_trial_user_attr(trial._trial_id, REASON, INTERRUPTED)
             self.optuna.tell(trial.number, state=TrialState.FAIL)
-            if trial.params:
-                self.optuna.enqueue_trial(trial.params)
+            settings = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
+            if settings:
+                self.optuna.enqueue_trial(settings)
 
     def searcher(self, run: RunConfig, observers: Sequence[Observer]) -> OptunaSearcher:
         """The searcher for the trials that are left."""

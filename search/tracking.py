@@ -77,7 +77,7 @@ class Tracking:
 
     def replay(self, record: Record) -> None:
         """Writes what a driver that died may have left out; nothing where the run is complete."""
-        if record.config and record.state != "RUNNING":
+        if record.state != "RUNNING":
             status = self.client.get_run(self._run(record)).info.status
             if status != STATUS[record.state]:
                 self.ended(record)
@@ -90,12 +90,12 @@ class Tracking:
             self.client.log_batch(self._run(record), metrics=list(as_mlflow(record.metrics)))
 
     def ended(self, record: Record) -> None:
-        if record.config is None:
-            return
         run = self._run(record)
         self._log_params(record)
         self.reported(record)
-        tags = {"state": record.state, "reason": record.reason, "recipe": record.config.recipe.name}
+        tags = {"state": record.state, "reason": record.reason}
+        if record.config:
+            tags["recipe"] = record.config.recipe.name
         self.client.log_batch(run, tags=[RunTag(k, v) for k, v in tags.items()])
         self.client.set_terminated(run, STATUS[record.state])
 
@@ -110,8 +110,6 @@ class Tracking:
         """Tags the front, attaches its models, and puts tables and plots on the study's run."""
         members = {record.trial_id for record in front}
         for record in records:
-            if record.config is None:
-                continue
             run = self._run(record)
             is_member = record.trial_id in members
             self.client.set_tag(run, "front", str(is_member).lower())
@@ -126,8 +124,8 @@ class Tracking:
         self.client.set_terminated(self.study_run, "KILLED" if interrupted else "FINISHED")
 
     def _log_params(self, record: Record) -> None:
-        assert record.config
-        params = [Param(name, str(value)) for name, value in record.config.leaves().items()]
+        leaves = record.config.leaves() if record.config else {}
+        params = [Param(name, str(value)) for name, value in leaves.items()]
         for first in range(0, len(params), MAX_PARAMS):
             batch = params[first : first + MAX_PARAMS]
             self.client.log_batch(self._run(record), params=batch)

@@ -63,3 +63,12 @@ def test_studies_of_one_data_set_share_an_experiment(uri: str, tmp_path: Path) -
     first, second = track(uri, "left", tmp_path), track(uri, "right", tmp_path)
     assert first.experiment_id == second.experiment_id
     assert first.study_run != second.study_run
+
+
+def test_a_trial_that_died_before_its_configuration_is_a_run_too(uri: str, tmp_path: Path) -> None:
+    tracking = track(uri, "early", tmp_path)
+    tracking.replay(Record("0000", "FAIL", "interrupted", None, None))
+    query = "tags.`paretoseg.study` = 'early' and tags.`paretoseg.trial` = '0000'"
+    (run,) = MlflowClient(uri).search_runs([tracking.experiment_id], query)
+    assert run.info.status == "FAILED"
+    assert run.data.tags["reason"] == "interrupted"

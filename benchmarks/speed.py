@@ -13,6 +13,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import count
 from pathlib import Path
 
@@ -111,14 +112,22 @@ class Student:
     def step(self, images: Tensor, labels: Tensor) -> None:
         self.stepper.step(cross_entropy(forward_features(self.model, images).logits, labels))
 
+    def train_epoch(self, trial: Trial) -> None:
+        for batch in trial.batches(1):
+            self.step(batch.images, batch.labels)
+
 
 def endless(trial: Trial) -> Iterator[Batch]:
     for epoch in count(1):
         yield from trial.batches(epoch)
 
 
-def rate(seconds: float, num_images: int) -> str:
-    return f"{num_images / seconds:.1f}"
+def per_step(seconds: dict[str, float], unit: str, more: dict[str, str]) -> list[list[object]]:
+    """Of each thing: its name, its milliseconds, their ratio to those of `unit`, and one more."""
+    return [
+        [name, f"{1e3 * value:.1f}", f"{value / seconds[unit]:.2f}", more[name]]
+        for name, value in seconds.items()
+    ]
 
 
 # Data
@@ -180,10 +189,6 @@ def data_cost(run: RunConfig) -> str:
             pin_memory=GPU,
         )
 
-        def ours(trial: Trial = trial, student: Student = student) -> None:
-            for batch in trial.batches(1):
-                student.step(batch.images, batch.labels)
-
         def limit(student: Student = student, fixed: Batch = fixed) -> None:
             for _ in range(NUM_TRAIN // BATCH_SIZE):
                 student.step(fixed.images, fixed.labels)
@@ -196,11 +201,12 @@ def data_cost(run: RunConfig) -> str:
                 on_device = on_device.contiguous(memory_format=torch.channels_last)
                 student.step(on_device, labels.to(DEVICE, non_blocking=True))
 
+        ours = partial(student.train_epoch, trial)
         seconds = median_seconds({"limit": limit, "ours": ours, "usual": usual}, DEVICE, 5)
         rows.append(
             [
                 name,
-                *(rate(seconds[kind], NUM_TRAIN) for kind in ("usual", "ours", "limit")),
+                *(f"{NUM_TRAIN / seconds[kind]:.1f}" for kind in ("usual", "ours", "limit")),
                 f"{seconds['limit'] / seconds['ours']:.2f}",
                 f"{seconds['limit'] / seconds['usual']:.2f}",
             ]
@@ -247,15 +253,8 @@ def teacher_cost(run: RunConfig) -> str:
 
     steps["supervised"] = supervised
     seconds = median_seconds(steps, DEVICE)
-    rows: list[list[object]] = [
-        [
-            name,
-            f"{1e3 * value:.1f}",
-            f"{value / seconds['supervised']:.2f}",
-            f"{seconds['live'] / value:.2f}",
-        ]
-        for name, value in seconds.items()
-    ]
+    gains = {name: f"{seconds['live'] / value:.2f}" for name, value in seconds.items()}
+    rows = per_step(seconds, "supervised", gains)
     return (
         "### A distilled step, by where the teacher's outputs come from\n\nDeepLabV3-ResNet101; "
         "pixel-wise and pair-wise terms; data work included.\n\n"
@@ -297,18 +296,10 @@ def quantization_cost(run: RunConfig) -> str:
         "W4A4, plain operations": reference,
     }
     seconds = median_seconds(steps, DEVICE)
-    peaks = dict(
-        zip(steps, (in_process(peak_megabytes, run, kind) for kind in range(3)), strict=True)
-    )
-    rows: list[list[object]] = [
-        [
-            name,
-            f"{1e3 * value:.1f}",
-            f"{value / seconds['full precision']:.2f}",
-            f"{peaks[name]:.0f}",
-        ]
-        for name, value in seconds.items()
-    ]
+    peaks = {
+        name: f"{in_process(peak_megabytes, run, kind):.0f}" for kind, name in enumerate(steps)
+    }
+    rows = per_step(seconds, "full precision", peaks)
     memory = "GPU memory" if GPU else "resident memory of the process"
     return (
         f"### A quantized step\n\nWithout data work. Peak: {memory} over 3 steps, in a process "
@@ -400,12 +391,7 @@ def growth(run: RunConfig) -> str:
         trial = make_trial(own, Augmentation(), width=width)
         student = Student(trial)
         sizes[name] = sum((own.data / f"{split}.arrow").stat().st_size for split in SPLITS)
-
-        def epoch(trial: Trial = trial, student: Student = student) -> None:
-            for batch in trial.batches(1):
-                student.step(batch.images, batch.labels)
-
-        epochs[name] = epoch
+        epochs[name] = partial(student.train_epoch, trial)
     seconds = median_seconds(epochs, DEVICE, 5)
     rows: list[list[object]] = [
         [

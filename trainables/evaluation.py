@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from trainables.data.augmentation import normalize
 from trainables.data.labels import IGNORE
 from trainables.data.loader import Loader
+from trainables.data.pack import images_of
 
 BATCH_SIZE = 16
 
@@ -55,7 +56,7 @@ def evaluate(model: nn.Module, split: Loader, num_classes: int) -> Scores:
     model.eval()
     confusion = torch.zeros(num_classes, num_classes, dtype=torch.int64, device=split.device)
     for batch in split.in_order(BATCH_SIZE):
-        predicted = model(normalize(batch["image"].permute(0, 3, 1, 2))).argmax(1)
+        predicted = model(normalize(images_of(batch))).argmax(1)
         confusion += confusion_matrix(predicted, batch["mask"], num_classes)
     model.train(training)
     return Scores(confusion.cpu())

@@ -19,7 +19,7 @@ from trainables.artifacts import ArtifactStore, check_artifact, read_artifact
 from trainables.config import RunConfig
 from trainables.data.augmentation import Augmentation, Transform, Views
 from trainables.data.loader import Loader
-from trainables.data.pack import open_pack
+from trainables.data.pack import images_of, open_pack
 from trainables.data.table import Arrays, Table, chunks_of, write_table
 from trainables.files import hash_file
 from trainables.frozen import Frozen
@@ -170,7 +170,7 @@ class Builder:
         """The outputs of some rows of the table."""
         raw = next(self.images.batches([[row % len(self.images) for row in rows]]))
         views = self.views.select(torch.tensor(rows), self.device)
-        images = Transform(self.key.augmentation).images(raw["image"].permute(0, 3, 1, 2), views)
+        images = Transform(self.key.augmentation).images(images_of(raw), views)
         outputs = native_outputs(self.teacher, images)
         kept = {"logits": outputs.logits, "features": reduce_features(outputs.features)}
         arrays = {name: tensor.half().cpu().numpy() for name, tensor in kept.items()}

@@ -15,7 +15,7 @@ from trainables.artifacts import Artifact, ArtifactStore
 from trainables.config import RunConfig, TrialConfig
 from trainables.data.augmentation import Transform, normalize
 from trainables.data.loader import Loader, shuffled
-from trainables.data.pack import open_pack
+from trainables.data.pack import images_of, open_pack
 from trainables.data.table import Tensors
 from trainables.errors import TrialFailed
 from trainables.evaluation import evaluate
@@ -75,10 +75,8 @@ class Trial:
                 yield metrics
             return
         except torch.OutOfMemoryError as error:
-            if self.config.batch_size < 4:
-                raise TrialFailed(
-                    f"out of memory with a batch of {self.config.batch_size}"
-                ) from error
+            if config.batch_size < 4:
+                raise TrialFailed(f"out of memory with a batch of {config.batch_size}") from error
         # Once more from the beginning, outside the handler, which holds on to what filled memory
         self.parts = 2
         give_memory_back()
@@ -125,7 +123,7 @@ class Trial:
     def _pack(self, student: nn.Module) -> nn.Module:
         """Turns the student into a file and gives back what the file holds."""
         self.model_bytes = serialize(student, model_card(self.config, self.data.num_classes))
-        images = normalize(next(self.val.in_order(1))["image"].permute(0, 3, 1, 2))
+        images = normalize(images_of(next(self.val.in_order(1))))
         loaded = place(deserialize(self.model_bytes), self.device)
         with torch.no_grad():
             if not torch.equal(loaded(images).argmax(1), student.eval()(images).argmax(1)):
@@ -145,7 +143,7 @@ class Trial:
                 views = fixed_views(config.augmentation, count, self.outputs.view(epoch))
         for batch, raw, taught in zip(rows, self.train.batches(rows), cached, strict=False):
             seen = views.select(torch.tensor(batch), self.device)
-            images = self.transform.images(raw["image"].permute(0, 3, 1, 2), seen)
+            images = self.transform.images(images_of(raw), seen)
             labels = self.transform.labels(raw["mask"], seen)
             yield Batch(images.contiguous(memory_format=torch.channels_last), labels, seen, taught)
 

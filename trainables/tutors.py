@@ -41,7 +41,7 @@ class CachedTutor:
 
     @property
     def learns(self) -> bool:
-        """Whether co-study has begun; until then the map is the identity."""
+        """Whether this training has a co-study; without one the map stays the identity."""
         return next(self.network.parameters()).requires_grad
 
     def __call__(self, batch: Batch) -> Outputs:

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from torch import Tensor
 
 from trainables.artifacts import Artifact, ArtifactStore, check_artifact
 from trainables.data.source import SPLITS, Source, Split
-from trainables.data.table import Arrays, Table, chunks_of, write_table
+from trainables.data.table import Arrays, Table, Tensors, chunks_of, write_table
 from trainables.progress import track
 
 FORMAT = 3
@@ -83,6 +84,11 @@ class PackedData:
             f"{len(self.train)} training and {len(self.val)} validation images of "
             f"{self.height}x{self.width} pixels, {self.num_classes} classes"
         )
+
+
+def images_of(rows: Tensors) -> Tensor:
+    """The images of some rows of a pack as (B,3,H,W), in channels-last memory, uint8."""
+    return rows["image"].permute(0, 3, 1, 2)
 
 
 def open_pack(folder: Path) -> PackedData:

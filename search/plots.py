@@ -118,7 +118,7 @@ class Point:
             f"bits W/A {self.bits}",
             f"width {self.config.student.width}",
             f"recipe {recipe.name}",
-            f"learning rate {recipe.optimizer.learning_rate:.2g}",
+            f"learning rate {rate:.2g}" if (rate := self.config.learning_rate) else "not trained",
         )
         return "<br>".join(lines)
 

@@ -75,7 +75,9 @@ class Progress:
     def started(self, record: Record) -> None:
         self.records[record.trial_id] = record
         if self.live:
-            task = self.bars.add_task(f"  trial {record.trial_id}", total=self.config.epochs)
+            assert record.config
+            total = record.config.num_epochs
+            task = self.bars.add_task(f"  trial {record.trial_id}", total=total)
             self.epochs[record.trial_id] = task
         self._refresh()
 

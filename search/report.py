@@ -24,6 +24,8 @@ FIXED = {
     "miou": pa.float64(),
     "pixel_accuracy": pa.float64(),
     "size_bytes": pa.int64(),
+    "compressed_bytes": pa.int64(),
+    "changed_pixels": pa.int64(),
     "predicted_size_bytes": pa.int64(),
     "num_params": pa.int64(),
     "macs": pa.int64(),

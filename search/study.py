@@ -32,7 +32,7 @@ from trainables.data.pack import PackedData, find_pack, open_pack, pack
 from trainables.data.prepare import open_source
 from trainables.defaults import defaults_for
 from trainables.probe import gpu_bytes
-from trainables.recipes import Qat, QatDistill
+from trainables.recipes import Ptq, Qat, QatDistill
 from trainables.size import predict_size_bytes
 from trainables.teacher import check_teacher, prepare_teacher
 from trainables.teacher_outputs import DEFAULT_FORM, Form, find_outputs, foresee, keep_outputs
@@ -101,11 +101,11 @@ class Study:
     def complete(self, trial: TrialConfig) -> TrialConfig:
         """Fills in what the study fixes for all its trials."""
         recipe = trial.recipe
-        if isinstance(recipe, Qat | QatDistill) and recipe.start_epochs is None:
+        if isinstance(recipe, Ptq | Qat | QatDistill) and recipe.start_epochs is None:
             recipe = recipe.replace(start_epochs=START_LENGTH * self.config.epochs)
         return trial.replace(
             recipe=recipe,
-            num_epochs=self.config.epochs,
+            num_epochs=1 if isinstance(recipe, Ptq) else self.config.epochs,
             seed=self.config.seed,
             batch_size=self.defaults.batch_size,
             augmentation=self.defaults.augmentation,

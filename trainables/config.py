@@ -3,13 +3,13 @@
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from trainables.data.augmentation import Augmentation
 from trainables.frozen import Frozen
 from trainables.models.unet import UNetConfig
 from trainables.quant.prepare import Lsq
-from trainables.recipes import Distill, Qat, QatDistill, Recipe
+from trainables.recipes import Distill, Ptq, Qat, QatDistill, Recipe
 
 
 class TrialConfig(Frozen):
@@ -22,6 +22,19 @@ class TrialConfig(Frozen):
     batch_size: int = Field(8, ge=2)
     seed: int = Field(0, ge=0)
 
+    @model_validator(mode="after")
+    def check_length(self) -> "TrialConfig":
+        if isinstance(self.recipe, Ptq) and self.num_epochs != 1:
+            raise ValueError(
+                f"num_epochs of recipe ptq must be 1, which calibrates, but got {self.num_epochs}"
+            )
+        return self
+
+    @property
+    def learning_rate(self) -> float | None:
+        """The peak learning rate; None where nothing is trained."""
+        return None if isinstance(self.recipe, Ptq) else self.recipe.optimizer.learning_rate
+
     @property
     def asks_teacher(self) -> bool:
         """Whether the recipe itself, its start aside, learns from a teacher."""
@@ -31,13 +44,13 @@ class TrialConfig(Frozen):
     def needs_teacher(self) -> bool:
         """Whether any part of the training, the start included, learns from a teacher."""
         return self.asks_teacher or (
-            isinstance(self.recipe, Qat) and isinstance(self.recipe.start, Distill)
+            isinstance(self.recipe, Qat | Ptq) and isinstance(self.recipe.start, Distill)
         )
 
     @property
     def quantizer(self) -> Lsq | None:
         """The quantizer of the finished student."""
-        return self.recipe.quantizer if isinstance(self.recipe, Qat | QatDistill) else None
+        return self.recipe.quantizer if isinstance(self.recipe, Ptq | Qat | QatDistill) else None
 
 
 class RunConfig(Frozen):

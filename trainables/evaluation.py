@@ -62,6 +62,19 @@ def evaluate(model: nn.Module, split: Loader, num_classes: int) -> Scores:
     return Scores(confusion.cpu())
 
 
+@torch.no_grad()
+def count_changed(first: nn.Module, second: nn.Module, split: Loader) -> int:
+    """Pixels of a split that two models, both evaluated as above, give different classes."""
+    training = first.training
+    first.eval(), second.eval()
+    changed = torch.zeros((), dtype=torch.int64, device=split.device)
+    for batch in split.in_order(BATCH_SIZE):
+        images = normalize(images_of(batch))
+        changed += (first(images).argmax(1) != second(images).argmax(1)).sum()
+    first.train(training)
+    return int(changed)
+
+
 def confusion_matrix(predicted_BHW: Tensor, labels_BHW: Tensor, num_classes: int) -> Tensor:
     """Pixel counts (K,K), rows = labels, columns = predictions; ignored pixels do not count."""
     # Ignored pixels fall into a cell of their own: selecting the others would wait for the device

@@ -8,6 +8,7 @@ from trainables.evaluation import Scores
 from trainables.recipes.qat_distill import TEACHER_LOSS, QatDistill
 
 GRACE_STEPS = 100
+NOT_TRAINED = "calibration alone does not suit so few bits"
 MARGIN = 0.005
 """mIoU by which a student must beat the commonest class alone."""
 
@@ -16,13 +17,11 @@ def check_finite(losses: dict[str, float], epoch: int, config: TrialConfig) -> N
     """Raises TrialFailed where a mean loss is not finite."""
     for name, value in losses.items():
         if not math.isfinite(value):
-            rate = config.recipe.optimizer.learning_rate
+            rate = config.learning_rate
             if name == TEACHER_LOSS and isinstance(config.recipe, QatDistill):
                 rate = config.recipe.teacher_learning_rate
-            raise TrialFailed(
-                f"not finite: loss {name} is {value} in epoch {epoch}; the learning rate "
-                f"{rate:g} is likely too high"
-            )
+            cause = f"the learning rate {rate:g} is likely too high" if rate else NOT_TRAINED
+            raise TrialFailed(f"not finite: loss {name} is {value} in epoch {epoch}; {cause}")
 
 
 def grace_epochs(config: TrialConfig, num_steps: int) -> int:
@@ -57,7 +56,9 @@ def check_learning(
 
 
 def likely_cause(scores: Scores, losses: list[dict[str, float]], config: TrialConfig) -> str:
-    rate = config.recipe.optimizer.learning_rate
+    rate = config.learning_rate
+    if rate is None:
+        return NOT_TRAINED
     first, last = losses[0]["cross_entropy"], losses[-1]["cross_entropy"]
     if last > 1.1 * first or (last > 0.95 * first and rate > 1e-2):
         return f"cross-entropy went from {first:.3f} to {last:.3f}: learning rate {rate:g} too high"

@@ -9,6 +9,8 @@ class Metrics(Frozen):
     `miou` and `pixel_accuracy` are in [0,1], over the whole validation split. `losses` are means
     per labelled pixel over the epoch. `device_seconds` are the seconds this trial has trained and
     evaluated so far; `start_seconds` those of its shared full-precision start, whoever paid them.
+    `compressed_bytes` is the model file after zstd, which `size_bytes` never is. `changed_pixels`
+    of the validation split got another class by conversion: rounding tips a near tie.
     `macs` are multiply-accumulates per image. `parts` is 2 where a batch did not fit into the
     device's memory, so that each optimizer step took two halves of one.
     """
@@ -18,6 +20,8 @@ class Metrics(Frozen):
     miou: float
     pixel_accuracy: float
     size_bytes: int | None = None
+    compressed_bytes: int | None = None
+    changed_pixels: int | None = None
     predicted_size_bytes: int
     num_params: int
     macs: int

@@ -21,7 +21,7 @@ from trainables.models.torchvision_model import (
     TorchvisionConfig,
     load_pretrained,
 )
-from trainables.trial import METRICS_FILE, MODEL_FILE, trained
+from trainables.trial import METRICS_FILE, MODEL_FILE, NETWORK_FILE, trained
 
 DEFAULT_TORCHVISION = "deeplabv3_resnet101"
 
@@ -86,14 +86,14 @@ def prepare_teacher(run: RunConfig, spec: str, own: TrialConfig) -> Teacher:
 def own_teacher(run: RunConfig, own: TrialConfig, note: str) -> Teacher:
     folder = trained(own, run).path
     note = f"U-Net of width {own.student.width} {note}"
-    return Teacher(folder / MODEL_FILE, read_miou(folder), note)
+    return Teacher(folder / NETWORK_FILE, read_miou(folder), note)
 
 
 def torchvision_teacher(name: str, run: RunConfig, data: PackedData) -> Teacher:
     config = TorchvisionConfig.model_validate({"name": name})
 
     def build(folder: Path) -> None:
-        card = ModelCard(model=config, num_classes=PRETRAINED_CLASSES)
+        card = ModelCard(model=config, num_classes=PRETRAINED_CLASSES, folded=False)
         write_model(folder / MODEL_FILE, load_pretrained(config.name), card)
         measure(folder, run, data)
 

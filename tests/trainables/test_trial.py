@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from pydantic import ValidationError
 
 from trainables.artifacts import ArtifactStore
 from trainables.config import RunConfig, TrialConfig
@@ -21,7 +22,7 @@ from trainables.models.file import deserialize
 from trainables.models.outputs import Outputs, forward_features
 from trainables.models.unet import UNetConfig
 from trainables.quant.prepare import Lsq
-from trainables.recipes import Distill, Qat, QatDistill, Recipe, Supervised
+from trainables.recipes import Distill, Ptq, Qat, QatDistill, Recipe, Supervised
 from trainables.recipes.optimization import AdamW, Stepper
 from trainables.size import predict_size_bytes
 from trainables.teacher_outputs import Form, keep_outputs
@@ -45,14 +46,14 @@ def taught_run(blocks_run: RunConfig, teacher_file: Path) -> RunConfig:
 
 
 def config(recipe: Recipe, **changes: object) -> TrialConfig:
-    base = TrialConfig(
-        student=UNetConfig(width=8, depth=2),
-        recipe=recipe,
-        augmentation=PLAIN,
-        num_epochs=4,
-        batch_size=8,
-    )
-    return base.replace(**changes)
+    fields: dict[str, object] = {
+        "student": UNetConfig(width=8, depth=2),
+        "recipe": recipe,
+        "augmentation": PLAIN,
+        "num_epochs": 4,
+        "batch_size": 8,
+    }
+    return TrialConfig.model_validate(fields | changes)
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.name)
@@ -249,3 +250,22 @@ def test_a_start_that_does_not_learn_fails_its_trials(blocks_run: RunConfig) -> 
 def test_losses_are_means_per_labelled_pixel(blocks_run: RunConfig) -> None:
     first: Metrics = next(iter(Trial(config(START), blocks_run)))
     assert 0 < first.losses["cross_entropy"] < 3  # a uniform guess over 5 classes costs 1.61
+
+
+def test_calibration_alone_keeps_what_eight_bits_can(blocks_run: RunConfig) -> None:
+    bits = Lsq(weight_bits=8, activation_bits=8)
+    ptq = Ptq(start=START, start_epochs=4, quantizer=bits)
+    (metrics,) = Trial(config(ptq, num_epochs=1), blocks_run)
+    plain = list(Trial(config(START), blocks_run))[-1]
+    assert metrics.finished
+    assert metrics.miou == pytest.approx(plain.miou, abs=0.02)
+    assert metrics.start_seconds > metrics.device_seconds
+    assert metrics.size_bytes is not None
+    assert metrics.compressed_bytes is not None
+    assert metrics.compressed_bytes < metrics.size_bytes
+    assert metrics.changed_pixels is not None
+
+
+def test_calibration_has_one_epoch() -> None:
+    with pytest.raises(ValidationError, match=r"of recipe ptq must be 1, .* but got 4"):
+        config(Ptq(start=START))

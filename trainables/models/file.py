@@ -1,8 +1,8 @@
 """The model file: one safetensors file that holds a network as small as it really is.
 
-Quantized weights are packed bits in one uint8 tensor, all else is one float32 tensor; the card in
-the header says which network they fill. Two tensors rather than hundreds, because each costs
-about 90 bytes of header and small students weigh 30 KB.
+Quantized weights are packed bits in one uint8 tensor, all else (steps, biases, weights that are not
+quantized) is one float32 tensor; the card in the header says which network they fill. Two tensors
+rather than hundreds, because each costs about 90 bytes of header and small students weigh 30 KB.
 """
 
 import json
@@ -11,16 +11,18 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import pyarrow as pa
 import safetensors
 import safetensors.numpy
 import torch
 from numpy.typing import NDArray
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 from torch import Tensor, nn
 
 from trainables.frozen import Frozen
 from trainables.models import Model
-from trainables.quant.layers import QuantizedLayer
+from trainables.quant.convert import ConvertedLayer, convert
+from trainables.quant.lsq import bounds
 from trainables.quant.packing import pack_bits, packed_length, unpack_bits
 from trainables.quant.prepare import Lsq, prepare
 
@@ -28,36 +30,55 @@ HEADER_LIMIT = 1 << 20
 
 
 class ModelCard(Frozen):
-    """All that is needed to rebuild a network before its weights are filled in."""
+    """All that is needed to rebuild a network before its weights are filled in.
 
-    format: Literal[1] = 1
+    Shipped networks are `folded`; what goes on training keeps its normalisation and no bits.
+    """
+
+    format: Literal[2] = 2
     model: Model
     num_classes: int = Field(ge=2, le=255)
     quantizer: Lsq | None = None
+    folded: bool = True
+
+    @model_validator(mode="after")
+    def check_folded(self) -> "ModelCard":
+        if self.quantizer and not self.folded:
+            raise ValueError("a quantized network must be folded")
+        return self
 
     def build(self) -> nn.Module:
         """The untrained network, prepared for quantization where the card says so."""
         model = self.model.build(self.num_classes)
         return prepare(model, self.quantizer) if self.quantizer else model
 
+    def convert(self, model: nn.Module) -> nn.Module:
+        """A network like that of `build` in the form that the file holds."""
+        return convert(model) if self.folded else model
+
 
 def serialize(model: nn.Module, card: ModelCard) -> bytes:
-    """The model file's content; its length depends on the card alone."""
+    """The content of the model file of a trained network; its length depends on the card alone."""
     codes: list[NDArray[np.uint8]] = []
     floats: list[Tensor] = []
-    for module in leaves(model):
-        if isinstance(module, QuantizedLayer) and module.weight_quantizer:
-            quantizer = module.weight_quantizer
-            unsigned = quantizer.codes(module.layer.weight) - quantizer.low
-            codes.append(pack_bits(unsigned.flatten().cpu().numpy(), quantizer.bits))
-        if isinstance(module, QuantizedLayer) and module.input_quantizer:
-            floats.append(torch.tensor([float(module.input_quantizer.signed)]))
+    for module in leaves(card.convert(model)):
+        if isinstance(module, ConvertedLayer) and module.codes is not None:
+            assert module.bits
+            unsigned = module.codes.short() - bounds(module.bits, signed=True)[0]
+            codes.append(pack_bits(unsigned.flatten().cpu().numpy(), module.bits))
+        if isinstance(module, ConvertedLayer) and module.grid is not None:
+            floats.append(torch.tensor([float(module.grid.signed)]))
         floats += [tensor.detach().flatten().float().cpu() for tensor in float_tensors(module)]
     tensors = {
         "codes": np.concatenate(codes) if codes else np.zeros(0, np.uint8),
         "floats": torch.cat(floats).numpy(),
     }
     return safetensors.numpy.save(tensors, {"paretoseg": card.model_dump_json()})
+
+
+def compressed(content: bytes) -> int:
+    """Bytes of a model file after zstd at its strongest common level."""
+    return int(pa.Codec("zstd", compression_level=19).compress(content).size)
 
 
 def write_model(path: Path, model: nn.Module, card: ModelCard) -> None:
@@ -92,7 +113,7 @@ def read_model(path: Path) -> nn.Module:
 
 
 def deserialize(content: bytes) -> nn.Module:
-    """The inverse of `serialize`: bit for bit the same predictions, in evaluation mode.
+    """The network of a model file's content: what `serialize` converted, in evaluation mode.
 
     Raises:
         ValueError: the content is damaged.
@@ -103,7 +124,7 @@ def deserialize(content: bytes) -> nn.Module:
         codes, floats = Reader(tensors["codes"]), Reader(tensors["floats"])
     except (safetensors.SafetensorError, KeyError) as error:
         raise ValueError(f"it is damaged ({error})") from error
-    model = card.build()
+    model = card.convert(card.build())
     with torch.no_grad():
         for module in leaves(model):
             fill(module, codes, floats)
@@ -114,8 +135,15 @@ def deserialize(content: bytes) -> nn.Module:
 
 def parse_card(header: bytes) -> ModelCard:
     try:
-        return ModelCard.model_validate_json(json.loads(header)["__metadata__"]["paretoseg"])
-    except (KeyError, TypeError, UnicodeDecodeError, ValidationError) as error:
+        text = json.loads(header)["__metadata__"]["paretoseg"]
+        written, known = json.loads(text)["format"], ModelCard.model_fields["format"].default
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError("its header has no valid model card") from error
+    if written != known:
+        raise ValueError(f"its format is {written}, and this version reads {known}")
+    try:
+        return ModelCard.model_validate_json(text)
+    except ValidationError as error:
         raise ValueError("its header has no valid model card") from error
 
 
@@ -145,37 +173,35 @@ class Reader:
 
 
 def fill(module: nn.Module, codes: Reader, floats: Reader) -> None:
-    weight_codes: Tensor | None = None
-    if isinstance(module, QuantizedLayer) and module.weight_quantizer:
-        quantizer, shape = module.weight_quantizer, module.layer.weight.shape
-        packed = codes.take(packed_length(shape.numel(), quantizer.bits))
-        unsigned = unpack_bits(packed, quantizer.bits, shape.numel())
-        weight_codes = torch.from_numpy(unsigned + quantizer.low).view(shape)
-    if isinstance(module, QuantizedLayer) and module.input_quantizer:
-        module.input_quantizer.signed = bool(floats.take(1)[0])
+    converted = module if isinstance(module, ConvertedLayer) else None
+    if converted and converted.codes is not None:
+        assert converted.bits
+        shape = converted.codes.shape
+        packed = codes.take(packed_length(shape.numel(), converted.bits))
+        unsigned = unpack_bits(packed, converted.bits, shape.numel())
+        signed = unsigned + bounds(converted.bits, signed=True)[0]
+        converted.codes.copy_(torch.from_numpy(signed).view(shape))
+    if converted and converted.grid is not None:
+        converted.grid.signed = bool(floats.take(1)[0])
     for tensor in float_tensors(module):
         tensor.copy_(torch.from_numpy(floats.take(tensor.numel()).copy()).view(tensor.shape))
-    if weight_codes is not None:
-        assert isinstance(module, QuantizedLayer)
-        assert module.weight_quantizer
-        module.layer.weight.copy_(weight_codes * module.weight_quantizer.step)
+    if converted and converted.codes is not None:
+        converted.multiply()
 
 
 def leaves(module: nn.Module) -> Iterator[nn.Module]:
-    """Modules in order of registration, a quantized layer as one of them."""
+    """Modules in order of registration, a converted layer as one of them."""
     yield module
-    if not isinstance(module, QuantizedLayer):
+    if not isinstance(module, ConvertedLayer):
         for child in module.children():
             yield from leaves(child)
 
 
 def float_tensors(module: nn.Module) -> list[Tensor]:
     """The parameters and buffers of one leaf that are stored as float32."""
-    if not isinstance(module, QuantizedLayer):
-        own = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
-        return [tensor for tensor in own if tensor.is_floating_point()]
-    tensors = [] if module.weight_quantizer else [module.layer.weight]
-    if module.layer.bias is not None:
-        tensors.append(module.layer.bias)
-    quantizers = (module.weight_quantizer, module.input_quantizer)
-    return tensors + [quantizer.log_step for quantizer in quantizers if quantizer]
+    if isinstance(module, ConvertedLayer):
+        weight = module.layer.weight if module.step is None else module.step
+        step = module.grid.step if module.grid else None
+        return [tensor for tensor in (weight, module.layer.bias, step) if tensor is not None]
+    own = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
+    return [tensor for tensor in own if tensor.is_floating_point()]

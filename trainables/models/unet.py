@@ -28,7 +28,10 @@ class UNetConfig(Frozen):
 
 
 class UNet(nn.Module):
-    """Maps images (B,3,H,W) to raw logits (B,K,H,W), for any H and W."""
+    """Maps images (B,3,H,W) to raw logits (B,K,H,W), for any H and W.
+
+    `shared_inputs` names layers that read the same tensor: quantized, they read it on one grid.
+    """
 
     def __init__(self, config: UNetConfig, num_classes: int) -> None:
         super().__init__()
@@ -41,6 +44,11 @@ class UNet(nn.Module):
         self.ups = nn.ModuleList(up_block(2 * w, w, config.upsampling) for w in widths[-2::-1])
         self.decoder = nn.ModuleList(conv_block(2 * w, w) for w in widths[-2::-1])
         self.classifier = nn.Conv2d(config.width, num_classes, 1)
+        # A skip is read by the encoder's next stage and, beside what comes up, by the decoder
+        self.shared_inputs = [
+            (f"encoder.{stage + 1}.0", f"decoder.{config.depth - 1 - stage}.0")
+            for stage in range(config.depth)
+        ]
 
     def forward(self, images_B3HW: Tensor) -> Tensor:
         return self.native_outputs(images_B3HW).logits

@@ -45,11 +45,16 @@ class QuantizedLayer(nn.Module):
             inputs = self.input_quantizer(inputs)
         return apply_layer(self.layer, inputs, weight)
 
-    def calibrate(self, inputs: Tensor) -> None:
+    def calibrate(self, inputs: Tensor, fit: bool = False) -> None:
         """Sets the input grid from a batch: unsigned where no input is negative."""
-        if self.input_quantizer is not None:
-            self.input_quantizer.signed = bool((inputs < 0).any())
-            self.input_quantizer.initialize(inputs)
+        if (quantizer := self.input_quantizer) is not None:
+            quantizer.signed = bool((inputs < 0).any())
+            quantizer.fit(inputs) if fit else quantizer.initialize(inputs)
+
+    def fit_weight(self) -> None:
+        """Sets the weight's steps for the least error rather than for training."""
+        if self.weight_quantizer is not None:
+            self.weight_quantizer.fit(self.layer.weight)
 
 
 def step_shape(layer: QuantizableLayer) -> tuple[int, ...]:

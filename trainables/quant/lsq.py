@@ -44,6 +44,11 @@ class _Lsq(torch.autograd.Function):
         return gradient.masked_fill(outside, 0), step_gradient, None, None, None
 
 
+def bounds(bits: int, signed: bool) -> tuple[int, int]:
+    """The least and the greatest integer of a grid."""
+    return (-(1 << bits - 1) if signed else 0), (1 << bits - signed) - 1
+
+
 class StepQuantizer(nn.Module):
     """Quantizes to `bits` on one learned grid, or on one for each channel along `axis`.
 
@@ -59,11 +64,11 @@ class StepQuantizer(nn.Module):
 
     @property
     def low(self) -> int:
-        return -(1 << self.bits - 1) if self.signed else 0
+        return bounds(self.bits, self.signed)[0]
 
     @property
     def high(self) -> int:
-        return (1 << self.bits - self.signed) - 1
+        return bounds(self.bits, self.signed)[1]
 
     @property
     def step(self) -> Tensor:
@@ -81,6 +86,26 @@ class StepQuantizer(nn.Module):
         count = value.numel() / self.log_step.numel()
         mean = value.abs().sum_to_size(self.log_step.shape) / count
         self.log_step.copy_((2 * mean / math.sqrt(self.high)).clamp(min=1e-6).log())
+
+    @torch.no_grad()
+    def fit(self, value: Tensor) -> None:
+        """Sets each step to that of the least squared error, among fractions of the full range.
+
+        Of more than 2**20 values, evenly spaced ones are looked at where all share one step.
+        """
+        shape = self.log_step.shape
+        if self.log_step.numel() == 1:
+            flat = value.flatten()
+            value = flat[:: max(1, flat.numel() >> 20)].reshape(-1, *shape[1:])
+        others = [axis for axis, size in enumerate(shape) if size == 1]
+        largest = value.abs().amax(others, keepdim=True)
+        best = torch.full(shape, math.inf, device=value.device)
+        for fraction in torch.linspace(0.02, 1.0, 99).tolist():
+            step = (fraction * largest / self.high).clamp(min=1e-6)
+            rounded = (value / step).clamp(self.low, self.high).round() * step
+            error = (rounded - value).square().sum_to_size(shape)
+            self.log_step.copy_(torch.where(error < best, step.log(), self.log_step))
+            best = torch.minimum(error, best)
 
     @torch.no_grad()
     def codes(self, value: Tensor) -> Tensor:

@@ -70,16 +70,38 @@ def prepare(model: nn.Module, quantizer: Lsq) -> nn.Module:
         layer = model.get_submodule(name)
         assert isinstance(layer, QUANTIZABLE)
         model.set_submodule(name, QuantizedLayer(layer, bits.weight_bits, bits.activation_bits))
+    for group in getattr(model, "shared_inputs", ()):
+        share_inputs([model.get_submodule(name) for name in group])
     return model
 
 
+def share_inputs(layers: list[nn.Module]) -> None:
+    """Gives layers that read one tensor the input quantizer of the one with the most bits.
+
+    Integers of two grids can be neither concatenated nor computed from one another exactly.
+    """
+    quantized = [layer for layer in layers if isinstance(layer, QuantizedLayer)]
+    quantizers = [layer.input_quantizer for layer in quantized]
+    finest = None
+    if None not in quantizers:
+        finest = max((q for q in quantizers if q), key=lambda quantizer: quantizer.bits)
+    for layer in quantized:
+        layer.input_quantizer = finest
+
+
 @torch.no_grad()
-def calibrate(model: nn.Module, images: Tensor) -> None:
-    """Sets the input steps of a prepared model from one batch of images (B,3,H,W)."""
+def calibrate(model: nn.Module, images: Tensor, fit: bool = False) -> None:
+    """Sets the input steps of a prepared model from images (B,3,H,W).
+
+    As training begins; or, to `fit`, those of inputs and weights by the least squared error.
+    """
+    layers = [module for module in model.modules() if isinstance(module, QuantizedLayer)]
+    if fit:
+        for layer in layers:
+            layer.fit_weight()
     hooks = [
-        module.register_forward_pre_hook(lambda layer, inputs: layer.calibrate(inputs[0]))
-        for module in model.modules()
-        if isinstance(module, QuantizedLayer)
+        layer.register_forward_pre_hook(lambda layer, inputs: layer.calibrate(inputs[0], fit))
+        for layer in layers
     ]
     training = model.training
     model.eval()(images)

@@ -6,6 +6,7 @@ from typing import Annotated
 from pydantic import Field
 
 from trainables.recipes.distill import Distill, train_distill
+from trainables.recipes.ptq import Ptq, train_ptq
 from trainables.recipes.qat import Qat, train_qat
 from trainables.recipes.qat_distill import QatDistill, train_qat_distill
 from trainables.recipes.supervised import Supervised, train_supervised
@@ -15,6 +16,7 @@ __all__ = [
     "Batch",
     "Distill",
     "Epoch",
+    "Ptq",
     "Qat",
     "QatDistill",
     "Recipe",
@@ -24,7 +26,7 @@ __all__ = [
     "train",
 ]
 
-Recipe = Annotated[Supervised | Distill | Qat | QatDistill, Field(discriminator="name")]
+Recipe = Annotated[Supervised | Distill | Ptq | Qat | QatDistill, Field(discriminator="name")]
 
 
 def train(recipe: Recipe, task: Task) -> Iterator[Epoch]:
@@ -34,6 +36,8 @@ def train(recipe: Recipe, task: Task) -> Iterator[Epoch]:
             return train_supervised(recipe, task)
         case Distill():
             return train_distill(recipe, task)
+        case Ptq():
+            return train_ptq(recipe, task)
         case Qat():
             return train_qat(recipe, task)
         case QatDistill():

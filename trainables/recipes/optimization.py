@@ -69,7 +69,7 @@ def parameter_groups(model: nn.Module, adamw: AdamW, rates: StepRates) -> list[d
         ([p for p in others if p.ndim > 1], adamw.learning_rate, adamw.weight_decay),
         ([p for p in others if p.ndim <= 1], adamw.learning_rate, 0.0),
         (weight_steps, rates.weight, 0.0),
-        (input_steps, rates.activation, 0.0),
+        (list(dict.fromkeys(input_steps)), rates.activation, 0.0),  # some are shared
     ]
     return [
         {"params": params, "lr": rate, "weight_decay": decay}

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import Annotated, Literal, Protocol
 
+import torch
 from pydantic import Field
 from torch import nn
 
@@ -54,10 +55,17 @@ def train_qat(recipe: Qat, task: Task) -> Iterator[Epoch]:
         yield Epoch(student, losses.mean())
 
 
-def quantized_start(recipe: QuantizedRecipe, task: Task) -> nn.Module:
-    """The full-precision student with its quantizers set from weights and a training batch."""
+def quantized_start(recipe: QuantizedRecipe, task: Task, num_fitted: int = 0) -> nn.Module:
+    """The full-precision student with its quantizers set from weights and training images.
+
+    For training from a batch, as LSQ begins; or, not to be trained, by the least error over
+    `num_fitted` images.
+    """
     student = task.starting_student(recipe.start, recipe.start_epochs)
-    images = next(task.batches(1)).images
+    batches = task.batches(1)
+    images = next(batches).images
+    while len(images) < num_fitted and (more := next(batches, None)):
+        images = torch.cat([images, more.images])
     prepare(student, recipe.quantizer).to(images.device)
-    calibrate(student, images)
+    calibrate(student, images, fit=num_fitted > 0)
     return student

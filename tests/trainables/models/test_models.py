@@ -17,6 +17,7 @@ from trainables.models.file import (
 from trainables.models.outputs import forward_features, is_fast
 from trainables.models.torchvision_model import TorchvisionConfig, load_pretrained
 from trainables.models.unet import UNetConfig
+from trainables.quant.layers import QuantizedLayer, step_shape
 from trainables.quant.prepare import Lsq
 
 MODELS: list[Model] = [
@@ -61,8 +62,8 @@ def test_every_field_of_a_student_changes_the_model(change: dict[str, object]) -
 
 
 @pytest.mark.parametrize("config", MODELS, ids=str)
-def test_a_model_file_gives_the_same_predictions(config: Model, tmp_path: Path) -> None:
-    card = ModelCard(model=config, num_classes=4)
+def test_a_network_to_train_on_is_kept_bit_for_bit(config: Model, tmp_path: Path) -> None:
+    card = ModelCard(model=config, num_classes=4, folded=False)
     model = card.build().eval()
     path = tmp_path / "model.safetensors"
     write_model(path, model, card)
@@ -84,7 +85,9 @@ def test_fewer_bits_make_a_smaller_file() -> None:
     assert sizes[0] > 3 * sizes[1]
 
 
-@pytest.mark.parametrize("damage", ["truncated", "header", "card", "empty", "text", "longer"])
+@pytest.mark.parametrize(
+    "damage", ["truncated", "header", "card", "version", "empty", "text", "longer"]
+)
 def test_a_damaged_model_file_is_named(damage: str, tmp_path: Path) -> None:
     card = ModelCard(model=UNetConfig(width=2, depth=1), num_classes=3)
     content = serialize(card.build(), card)
@@ -94,9 +97,11 @@ def test_a_damaged_model_file_is_named(damage: str, tmp_path: Path) -> None:
         "card": content.replace(b"unet", b"vnet"),
         "empty": b"",
         "text": b"not a model, though long enough for a header",
+        "version": content.replace(b'{\\"format\\":2', b'{\\"format\\":1'),
         "longer": serialize(UNetConfig(width=3, depth=1).build(3), card),
     }[damage]
     path = tmp_path / "bad.safetensors"
+    assert damaged != content
     path.write_bytes(damaged)
     with pytest.raises(ValueError, match=r"intact \.safetensors file .*bad\.safetensors is not"):
         read_model(path)
@@ -119,3 +124,18 @@ def test_pretrained_weights_without_network_name_file_and_place(
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     with pytest.raises(ConnectionError, match=r"hub/checkpoints/lraspp_mobilenet.*\.pth: put"):
         load_pretrained("lraspp_mobilenet_v3_large")
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4, 8])
+def test_a_file_is_its_bits_and_a_small_header(bits: int) -> None:
+    student = UNetConfig(width=8)
+    quantizer = Lsq(weight_bits=bits, activation_bits=bits)
+    card = ModelCard(model=student, num_classes=11, quantizer=quantizer)
+    layers = [m for m in card.build().modules() if isinstance(m, QuantizedLayer)]
+    weight_bits = sum(m.layer.weight.numel() * m.weight_quantizer.bits for m in layers)  # type: ignore[union-attr]
+    # a step and a bias for each channel, a step and a sign for each input
+    floats = sum(2 * max(step_shape(m.layer)) + 2 for m in layers)
+    content = serialize(card.build(), card)
+    header = 8 + int.from_bytes(content[:8], "little")
+    assert header < 4096
+    assert len(content) - header == pytest.approx(weight_bits / 8 + 4 * floats, abs=len(layers) + 8)

@@ -102,3 +102,23 @@ def test_sign_survives_the_state_dict() -> None:
     signed = StepQuantizer(4, (1,))
     signed.load_state_dict(unsigned.state_dict())
     assert not signed.signed
+
+
+@pytest.mark.parametrize("shape", [(1,), (4, 1, 1, 1)])
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_a_fitted_step_has_less_error_than_neighbours_and_than_the_full_range(
+    shape: tuple[int, ...], bits: int
+) -> None:
+    value = torch.randn(4, 8, 3, 3, generator=torch.Generator().manual_seed(0))
+    quantizer = StepQuantizer(bits, shape)
+
+    def errors(factor: float) -> torch.Tensor:
+        step = quantizer.step.detach() * factor
+        rounded = (value / step).clamp(quantizer.low, quantizer.high).round() * step
+        return (rounded - value).square().sum_to_size(shape)
+
+    quantizer.fit(value)
+    best = errors(1.0)
+    assert (best <= errors(1.15)).all()
+    assert (best <= errors(0.85)).all()
+    assert (errors(1.0).sum() < value.square().sum()).all()

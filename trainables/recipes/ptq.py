@@ -1,0 +1,37 @@
+"""Post-training quantization: a converged student is calibrated, not trained (Nagel et al. 2021,
+arXiv 2106.08295, section 3)."""
+
+from collections.abc import Iterator
+from typing import Literal
+
+import torch
+from pydantic import Field
+
+from trainables.frozen import Frozen
+from trainables.losses.cross_entropy import cross_entropy
+from trainables.quant.prepare import Lsq
+from trainables.recipes.qat import Start, quantized_start
+from trainables.recipes.supervised import Supervised
+from trainables.recipes.task import Epoch, Task
+
+
+class Ptq(Frozen):
+    """Grids of least squared error for weights and for the inputs of a batch of training images.
+
+    A trial of it has one epoch, which calibrates and measures.
+    """
+
+    name: Literal["ptq"] = "ptq"
+    start: Start = Supervised()
+    start_epochs: int | None = Field(None, ge=1, description="None: as many as the trial's own")
+    quantizer: Lsq = Lsq()
+    num_images: int = Field(32, ge=1, description="to calibrate on; at least a batch")
+
+
+@torch.no_grad()
+def train_ptq(recipe: Ptq, task: Task) -> Iterator[Epoch]:
+    """Yields the quantized student once."""
+    student = quantized_start(recipe, task, recipe.num_images)
+    batch = next(task.batches(1))
+    loss = cross_entropy(student.eval()(batch.images), batch.labels)
+    yield Epoch(student.train(), {"cross_entropy": float(loss)})

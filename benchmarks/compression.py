@@ -28,7 +28,7 @@ from trainables.losses.pairwise import Pairwise
 from trainables.losses.pixelwise import Pixelwise
 from trainables.models.unet import UNetConfig
 from trainables.quant.prepare import Lsq
-from trainables.recipes import Distill, Qat, QatDistill, Recipe, Supervised, train
+from trainables.recipes import Distill, Ptq, Qat, QatDistill, Recipe, Supervised, train
 from trainables.recipes.optimization import AdamW
 from trainables.teacher import prepare_teacher
 from trainables.teacher_outputs import Form, keep_outputs
@@ -46,6 +46,11 @@ TEACHER = TrialConfig(
     augmentation=FLIPS,
     num_epochs=60,
 )
+
+
+def ptq(weight_bits: int, activation_bits: int) -> Ptq:
+    bits = Lsq(weight_bits=weight_bits, activation_bits=activation_bits)
+    return Ptq(start=Supervised(optimizer=FULL_RATE), quantizer=bits)
 
 
 def qat(weight_bits: int, activation_bits: int) -> Qat:
@@ -69,6 +74,9 @@ RECIPES: dict[str, Recipe] = {
     "KD (pixel)": Distill(optimizer=FULL_RATE, losses=PIXEL),
     "KD (pixel + pair)": Distill(optimizer=FULL_RATE, losses=PAIR),
     "two cycles, not quantized": qat(32, 32),
+    "PTQ W8A8": ptq(8, 8),
+    "PTQ W4A8": ptq(4, 8),
+    "PTQ W4A4": ptq(4, 4),
     "QAT W8A8": qat(8, 8),
     "QAT W4A4": qat(4, 4),
     "QKD W8A8": qkd(8, 8),
@@ -93,7 +101,8 @@ def main() -> None:
         augmentation=FLIPS,
     )
     recipes = {name: RECIPES[name] for name in ("supervised", *arguments.recipes)}
-    seconds = {name: epoch_seconds(base, recipe, run) for name, recipe in recipes.items()}
+    trained = {name: recipe for name, recipe in recipes.items() if not isinstance(recipe, Ptq)}
+    seconds = {name: epoch_seconds(base, recipe, run) for name, recipe in trained.items()}
     budget = arguments.epochs * seconds["supervised"]
     jobs = [
         (name, affordable(base.replace(seed=seed), recipe, seconds, name, budget), run)
@@ -148,10 +157,13 @@ def affordable(
     config: TrialConfig, recipe: Recipe, seconds: dict[str, float], name: str, budget: float
 ) -> TrialConfig:
     """The configuration whose training, start included, takes `budget` seconds."""
+    num_plain = round(budget / seconds["supervised"])
+    if isinstance(recipe, Ptq):
+        return config.replace(recipe=recipe.replace(start_epochs=num_plain), num_epochs=1)
     if isinstance(recipe, Supervised | Distill):
         return config.replace(recipe=recipe, num_epochs=max(1, round(budget / seconds[name])))
     return config.replace(
-        recipe=recipe.replace(start_epochs=round(START_SHARE * budget / seconds["supervised"])),
+        recipe=recipe.replace(start_epochs=round(START_SHARE * num_plain)),
         num_epochs=max(1, round((1 - START_SHARE) * budget / seconds[name])),
     )
 
@@ -159,14 +171,16 @@ def affordable(
 def warm_starts(jobs: list[tuple[str, TrialConfig, RunConfig]], workers: int) -> None:
     """Trains the shared full-precision starts first, so that no worker waits for another's."""
     first = {
-        config.seed: (config, run) for name, config, run in jobs if isinstance(config.recipe, Qat)
+        (config.seed, config.recipe.start_epochs): (config, run)
+        for name, config, run in jobs
+        if isinstance(config.recipe, Qat | Ptq)
     }
     with ProcessPoolExecutor(workers) as pool:
         list(pool.map(make_start, *zip(*first.values(), strict=True)))
 
 
 def make_start(config: TrialConfig, run: RunConfig) -> None:
-    assert isinstance(config.recipe, Qat)
+    assert isinstance(config.recipe, Qat | Ptq)
     Trial(config, run).starting_student(config.recipe.start, config.recipe.start_epochs)
 
 

@@ -24,7 +24,7 @@ Value = str
 Array = NDArray[Any]
 
 SAFE_BITS = 7
-"""Processors without VNNI add two products of 8-bit integers in 16 bits, which 7 bits never fill."""
+"""Processors without VNNI add two products of 8-bit integers in 16 bits; 7 bits do not overflow."""
 
 
 class Signal(NamedTuple):
@@ -99,7 +99,7 @@ class Graph:
         if self.form == "onnx-int8":
             step, zero = self._step(signal.grid), self._zero(signal.grid)
             return self.add("DequantizeLinear", signal.value, step, zero)
-        # Not DequantizeLinear, which ONNX Runtime would fuse with weights that it cannot compute with
+        # A DequantizeLinear here would be fused with weights that no kernel computes with
         floats = self.add("Cast", signal.value, to=TensorProto.FLOAT)
         return self.add("Mul", floats, self._step(signal.grid))
 
@@ -171,12 +171,8 @@ class Graph:
         graph = helper.make_graph(
             self.nodes,
             "paretoseg",
-            [helper.make_tensor_value_info("images", TensorProto.FLOAT, ["N", 3, "H", "W"])],
-            [
-                helper.make_tensor_value_info(
-                    "logits", TensorProto.FLOAT, ["N", num_classes, "H", "W"]
-                )
-            ],
+            [tensor_info("images", 3)],
+            [tensor_info("logits", num_classes)],
             self.constants,
         )
         opset = helper.make_opsetid("", self.opset)
@@ -184,6 +180,10 @@ class Graph:
         model = helper.make_model(graph, opset_imports=[opset], ir_version=ir_version)
         helper.set_model_props(model, metadata)
         return model
+
+
+def tensor_info(name: str, channels: int) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", channels, "H", "W"])
 
 
 def as_array(tensor: Tensor) -> Array:
@@ -201,7 +201,7 @@ def as_convolution(layer: nn.Conv2d | nn.ConvTranspose2d, weight: Tensor) -> Arr
         return as_array(weight)
     assert layer.kernel_size == layer.stride
     assert layer.groups == 1
-    assert not any((*layer.padding, *layer.output_padding))  # type: ignore[arg-type]
+    assert not any((*layer.padding, *layer.output_padding))
     inputs = weight.shape[0]
     return as_array(weight.flatten(1).T.reshape(-1, inputs, 1, 1))
 

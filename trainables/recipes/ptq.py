@@ -28,10 +28,10 @@ class Ptq(Frozen):
     num_images: int = Field(32, ge=1, description="to calibrate on; at least a batch")
 
 
-@torch.no_grad()
 def train_ptq(recipe: Ptq, task: Task) -> Iterator[Epoch]:
     """Yields the quantized student once."""
     student = quantized_start(recipe, task, recipe.num_images)
     batch = next(task.batches(1))
-    loss = cross_entropy(student.eval()(batch.images), batch.labels)
+    with torch.no_grad():
+        loss = cross_entropy(student.eval()(batch.images), batch.labels)
     yield Epoch(student.train(), {"cross_entropy": float(loss)})

@@ -91,12 +91,12 @@ class StepQuantizer(nn.Module):
     def fit(self, value: Tensor) -> None:
         """Sets each step to that of the least squared error, among fractions of the full range.
 
-        Of more than 2**20 values, evenly spaced ones are looked at where all share one step.
+        Of more than 2**16 values, evenly spaced ones are looked at where all share one step.
         """
         shape = self.log_step.shape
         if self.log_step.numel() == 1:
             flat = value.flatten()
-            value = flat[:: max(1, flat.numel() >> 20)].reshape(-1, *shape[1:])
+            value = flat[:: max(1, flat.numel() >> 16)].reshape(-1, *shape[1:])
         others = [axis for axis, size in enumerate(shape) if size == 1]
         largest = value.abs().amax(others, keepdim=True)
         best = torch.full(shape, math.inf, device=value.device)

@@ -1,7 +1,10 @@
 """What the search optimises, declared once for searcher, front, tracking and plots."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
+
+ObjectiveName = Literal["miou", "size", "latency", "macs"]
 
 
 @dataclass(frozen=True)
@@ -19,4 +22,16 @@ class Objective:
 
 MIOU = Objective("miou", "maximize")
 SIZE = Objective("size_bytes", "minimize")
-OBJECTIVES = (MIOU, SIZE)
+LATENCY = Objective("latency_ms", "minimize")
+OBJECTIVES: dict[ObjectiveName, Objective] = {
+    "miou": MIOU,
+    "size": SIZE,
+    "latency": LATENCY,
+    "macs": Objective("macs", "minimize"),
+}
+MIOU_AND_SIZE = (MIOU, SIZE)
+
+
+def named_objectives(names: Sequence[ObjectiveName]) -> tuple[Objective, ...]:
+    """The objectives of these names."""
+    return tuple(OBJECTIVES[name] for name in names)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 from io import BytesIO
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from pathlib import Path
 
 import plotly.graph_objects as go
@@ -15,6 +15,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, NullLocator, StrMethodFormatter
 
 from search.front import pareto_front
+from search.objectives import MIOU_AND_SIZE, Objective
 from search.record import Record
 from trainables.config import TrialConfig
 from trainables.files import replace_file
@@ -50,9 +51,14 @@ LOG_FROM = 8
 Pair = tuple[float, float]
 
 
-def draw_front(records: Sequence[Record], folder: Path, title: str) -> None:
+def draw_front(
+    records: Sequence[Record],
+    folder: Path,
+    title: str,
+    objectives: Sequence[Objective] = MIOU_AND_SIZE,
+) -> None:
     """Draws mIoU against model size of all finished trials: front.png and front.html."""
-    points = read_points(records)
+    points = read_points(records, objectives)
     subtitle = count_trials(records, points)
     picture = BytesIO()
     draw_picture(points, title, subtitle).savefig(picture, format="png")
@@ -129,17 +135,19 @@ def paler(color: str) -> str:
     return "#" + "".join(f"{255 - (255 - part) // 3:02x}" for part in parts)
 
 
-def read_points(records: Sequence[Record]) -> list[Point]:
+def read_points(
+    records: Sequence[Record], objectives: Sequence[Objective] = MIOU_AND_SIZE
+) -> list[Point]:
     """The finished trials, smallest first."""
-    front = {record.trial_id for record in pareto_front(records)}
+    members = {record.trial_id for record in pareto_front(records, objectives)}
     points = []
     for record in records:
-        if record.objectives is not None:
+        if record.state == "COMPLETE":
             config, metrics = record.config, record.metrics
             assert config is not None
             assert metrics is not None
             assert metrics.size_bytes is not None
-            on_front = record.trial_id in front
+            on_front = record.trial_id in members
             points.append(Point(record.trial_id, config, metrics, metrics.size_bytes, on_front))
     return sorted(points, key=lambda point: point.size_bytes)
 
@@ -203,7 +211,8 @@ def at_least(span: float, values: Sequence[float]) -> Pair:
 
 def staircase(points: Sequence[Point], view: View) -> tuple[list[float], list[float]]:
     """Corners of the best mIoU at every size, from the window's bottom to its right side."""
-    front = [(point.x, point.y) for point in points if point.on_front]
+    best = accumulate((point.y for point in points), max)
+    front = [(p.x, p.y) for p, y in zip(points, best, strict=True) if p.on_front and p.y == y]
     corners = [(front[0][0], view.y[0]), front[0]]
     for (_, before), (x, y) in pairwise(front):
         corners += [(x, before), (x, y)]

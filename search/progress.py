@@ -21,6 +21,7 @@ from rich.progress import (
 from rich.progress import Progress as Bars
 from rich.table import Table
 
+from search.objectives import named_objectives
 from search.plots import human_size
 from search.record import Record
 from search.report import front_table
@@ -34,6 +35,7 @@ class Progress:
 
     def __init__(self, config: StudyConfig, records: Sequence[Record], num_left: int) -> None:
         self.config = config
+        self.objectives = named_objectives(config.objectives)
         self.records = {record.trial_id: record for record in records}
         self.num_done = self.num_refused = 0
         self.console = Console(highlight=False, width=None if sys.stdout.isatty() else LOG_WIDTH)
@@ -129,7 +131,7 @@ class Progress:
         self.console.print(line, markup=False, soft_wrap=True)
 
     def _view(self) -> Group:
-        return Group(front_table(list(self.records.values())), self.bars)
+        return Group(front_table(list(self.records.values()), self.objectives), self.bars)
 
     def _refresh(self) -> None:
         if self.live:

@@ -1,19 +1,20 @@
 """The record of one trial: kept in the Optuna trial, shown in every table."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from optuna.trial import FrozenTrial, TrialState
 
-from search.objectives import OBJECTIVES
+from search.objectives import MIOU_AND_SIZE, Objective
 from trainables.config import TrialConfig
 from trainables.frozen import Leaf
 from trainables.metrics import Metrics
 
 State = Literal["RUNNING", "COMPLETE", "PRUNED", "FAIL"]
 CONFIG, METRICS, REASON, RAY_ID = "config", "metrics", "reason", "ray_trial_id"
-PREDICTED_SIZE = "predicted_size_bytes"
+PREDICTED_SIZE, LATENCY_MS = "predicted_size_bytes", "latency_ms"
 """User attributes of an Optuna trial."""
 
 
@@ -27,13 +28,18 @@ class Record:
     config: TrialConfig | None
     metrics: Metrics | None
     predicted_size_bytes: int | None = None
+    latency_ms: float | None = None
 
-    @property
-    def objectives(self) -> tuple[float, ...] | None:
-        """The objective values of a COMPLETE trial, in the order of OBJECTIVES."""
-        if self.state != "COMPLETE" or self.metrics is None:
-            return None
-        return objective_values(self.metrics)
+    def values(self, objectives: Sequence[Objective] = MIOU_AND_SIZE) -> tuple[float, ...] | None:
+        """The values of `objectives` for a COMPLETE trial."""
+        return self.measured(objectives) if self.state == "COMPLETE" else None
+
+    def measured(self, objectives: Sequence[Objective]) -> tuple[float, ...]:
+        """The values of `objectives` in the last report."""
+        names = (objective.metric for objective in objectives)
+        return tuple(
+            float(getattr(self if name == LATENCY_MS else self.metrics, name)) for name in names
+        )
 
     def row(self) -> dict[str, Leaf]:
         """The trial as one row of trials.parquet."""
@@ -47,16 +53,12 @@ class Record:
             "epochs": self.metrics.epoch if self.metrics else 0,
             **{name: measured.get(name) for name in MEASURED},
             PREDICTED_SIZE: self.predicted_size_bytes,
+            LATENCY_MS: self.latency_ms,
             **(self.config.leaves() if self.config else {}),
         }
 
 
 MEASURED = tuple(name for name in Metrics.model_fields if name not in ("epoch", "losses"))
-
-
-def objective_values(metrics: Metrics) -> tuple[float, ...]:
-    """The values of OBJECTIVES in the report of a finished trial."""
-    return tuple(float(getattr(metrics, objective.metric)) for objective in OBJECTIVES)
 
 
 def trial_name(number: int) -> str:
@@ -75,6 +77,7 @@ def read_record(trial: FrozenTrial) -> Record:
         config=TrialConfig.model_validate(json.loads(config)) if config else None,
         metrics=Metrics.model_validate(json.loads(metrics)) if metrics else None,
         predicted_size_bytes=attributes.get(PREDICTED_SIZE),
+        latency_ms=attributes.get(LATENCY_MS),
     )
 
 

@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 from rich.table import Table
 
 from search.front import pareto_front
+from search.objectives import MIOU_AND_SIZE, Objective
 from search.plots import human_size, read_points
 from search.record import Record
 from trainables.files import replace_file
@@ -32,16 +33,19 @@ FIXED = {
     "device_seconds": pa.float64(),
     "start_seconds": pa.float64(),
     "parts": pa.int64(),
+    "latency_ms": pa.float64(),
 }
 """Columns of every table, before those of the configurations."""
 
 ARROW = {bool: pa.bool_(), int: pa.int64(), float: pa.float64(), str: pa.string()}
 
 
-def write_tables(records: Sequence[Record], folder: Path) -> None:
+def write_tables(
+    records: Sequence[Record], folder: Path, objectives: Sequence[Objective] = MIOU_AND_SIZE
+) -> None:
     """Writes all trials to trials.parquet, and those of the front to front.parquet."""
     rows = [record.row() for record in records]
-    front = [record.row() for record in pareto_front(records)]
+    front = [record.row() for record in pareto_front(records, objectives)]
     schema = schema_of(rows)
     write_table(rows, schema, folder / "trials.parquet")
     write_table(front, schema, folder / "front.parquet")
@@ -79,21 +83,26 @@ def cast(value: Leaf, kind: pa.DataType) -> Leaf:
     return value if value is None or kind != pa.string() else str(value)
 
 
-def front_table(records: Sequence[Record]) -> Table:
+def front_table(
+    records: Sequence[Record], objectives: Sequence[Objective] = MIOU_AND_SIZE
+) -> Table:
     """The front as a table for the terminal, smallest first."""
-    points = read_points(records)
+    points = read_points(records, objectives)
     front = [point for point in points if point.on_front]
+    latencies = {record.trial_id: record.latency_ms for record in records}
     table = Table(title=f"Pareto front: {len(front)} of {len(points)} finished trials")
-    for name in ("trial", "mIoU %", "size", "bits W/A", "width"):
+    for name in ("trial", "mIoU %", "size", "latency", "bits W/A", "width"):
         table.add_column(name, justify="left" if name == "trial" else "right", no_wrap=True)
     table.add_column("recipe")
     table.add_column("epochs", justify="right", no_wrap=True)
     table.add_column("device s", justify="right", no_wrap=True)
     for point in front:
+        latency = latencies[point.trial_id]
         table.add_row(
             point.trial_id,
             f"{point.y:.1f}",
             human_size(point.size_bytes),
+            "" if latency is None else f"{latency:.3g} ms",
             point.bits,
             str(point.config.student.width),
             point.config.recipe.name,

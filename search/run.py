@@ -15,7 +15,7 @@ from pydantic import ValidationError
 import spaces
 from search.environment import prepare_environment
 from search.study_config import FIXED, StudyConfig
-from search.units import parse_duration, parse_size
+from search.units import parse_count, parse_duration, parse_size
 from trainables.command_line import Parser, first_problem
 from trainables.errors import TrialFailed
 
@@ -30,6 +30,10 @@ Your own data: a folder with JPEGImages/*.jpg, SegmentationClass/*.png (one clas
 
 exit status: 0 done; 1 no trial finished; 2 bad input; 130 interrupted, the study is kept.
 """
+
+
+PARSED = {"max_macs", "objectives"}
+"""Fields whose flags of the same name are texts."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -117,6 +121,18 @@ def make_parser() -> Parser:
         help="refuse students above this file size before any training, e.g. 300KB",
     )
     how(
+        "--max-latency",
+        metavar="TIME",
+        help="refuse students that take longer for an image in ONNX Runtime, on one core of this "
+        "machine, e.g. 20ms",
+    )
+    how("--max-macs", metavar="N", help="refuse students of more multiply-adds an image, e.g. 500M")
+    how(
+        "--objectives",
+        metavar="LIST",
+        help="what the front trades: miou and any of size, latency, macs (default: miou,size)",
+    )
+    how(
         "--time-budget",
         metavar="TIME",
         help="end the search this long after its first trial, e.g. 30m",
@@ -132,7 +148,7 @@ def make_parser() -> Parser:
     where(
         "--resume",
         metavar="NAME",
-        help="go on with a study; --samples, --time-budget, --max-size and resources may change",
+        help="go on with a study; --samples, limits and resources may change",
     )
     where(
         "--cpus-per-trial",
@@ -208,7 +224,9 @@ def read_config(arguments: argparse.Namespace) -> StudyConfig:
 def given_fields(arguments: argparse.Namespace) -> dict[str, object]:
     """The fields of StudyConfig that were set on the command line."""
     given = {
-        k: v for k, v in vars(arguments).items() if v is not None and k in StudyConfig.model_fields
+        k: v
+        for k, v in vars(arguments).items()
+        if v is not None and k in StudyConfig.model_fields and k not in PARSED
     }
     if arguments.data not in (None, "shapes", "voc"):
         given["data"] = os.path.abspath(os.path.expanduser(arguments.data))
@@ -216,6 +234,12 @@ def given_fields(arguments: argparse.Namespace) -> dict[str, object]:
         given["teacher"] = os.path.abspath(arguments.teacher)
     if arguments.max_size is not None:
         given["max_size_bytes"] = parse_size(arguments.max_size)
+    if arguments.max_macs is not None:
+        given["max_macs"] = parse_count(arguments.max_macs)
+    if arguments.max_latency is not None:
+        given["max_latency_ms"] = 1000 * parse_duration(arguments.max_latency)
+    if arguments.objectives is not None:
+        given["objectives"] = tuple(arguments.objectives.split(","))
     if arguments.time_budget is not None:
         given["time_budget_s"] = parse_duration(arguments.time_budget)
     return given

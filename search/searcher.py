@@ -13,15 +13,17 @@ from optuna.trial import TrialState
 from pydantic import ValidationError
 from ray.tune.search import Searcher
 
+from search.budget import Budget, Costs
+from search.objectives import Objective
 from search.observer import Observer
 from search.record import (
     CONFIG,
+    LATENCY_MS,
     METRICS,
     PREDICTED_SIZE,
     RAY_ID,
     REASON,
     Record,
-    objective_values,
     read_record,
 )
 from search.sampler import SamplerName, make_sampler
@@ -43,8 +45,9 @@ class OptunaSearcher(Searcher):
         study: on durable storage; everything about a trial is kept there.
         complete: fills in what the study fixes for all trials (epochs, seed, ...).
         models: folder that gets a folder for each finished trial.
-        predict_size_bytes: gives the size of a configuration's model file.
-        max_size_bytes: what is larger is never suggested.
+        objectives: what the study optimises, in its order.
+        foresee: gives what a configuration will cost.
+        budget: what is beyond it is told to the sampler, and never trained.
     """
 
     def __init__(
@@ -52,8 +55,9 @@ class OptunaSearcher(Searcher):
         study: optuna.Study,
         space: Space,
         complete: Callable[[TrialConfig], TrialConfig],
-        predict_size_bytes: Callable[[TrialConfig], int],
-        max_size_bytes: int | None,
+        objectives: Sequence[Objective],
+        foresee: Callable[[TrialConfig], Costs],
+        budget: Budget,
         run: RunConfig,
         models: Path,
         num_trials: int,
@@ -63,7 +67,7 @@ class OptunaSearcher(Searcher):
     ) -> None:
         super().__init__()
         self.study, self.space, self.complete = study, space, complete
-        self.predict_size_bytes, self.max_size_bytes = predict_size_bytes, max_size_bytes
+        self.objectives, self.foresee, self.budget = objectives, foresee, budget
         self.run, self.models = run, models
         self.trials_left = num_trials
         self.sampler, self.seed = sampler, seed
@@ -74,8 +78,8 @@ class OptunaSearcher(Searcher):
         refusals = 0
         while self.trials_left and refusals < MAX_REFUSALS:
             trial = self._ask()
-            reason = self._describe(trial)
-            if not reason:
+            state, reason = self._describe(trial)
+            if state == TrialState.RUNNING:
                 self.trials_left -= 1
                 trial.set_user_attr(RAY_ID, trial_id)
                 self.asked[trial_id] = trial
@@ -88,7 +92,7 @@ class OptunaSearcher(Searcher):
                     "run": self.run.model_dump(mode="json"),
                     "out": str(self.models / record.trial_id),
                 }
-            self._tell(trial, TrialState.FAIL, reason)
+            self._tell(trial, state, reason)
             refusals += 1
         return Searcher.FINISHED
 
@@ -126,18 +130,22 @@ class OptunaSearcher(Searcher):
         self.study.sampler = make_sampler(self.sampler, self.seed, number)
         return self.study.ask()
 
-    def _describe(self, trial: optuna.Trial) -> str:
-        """Stores the trial's configuration; gives the reason why it cannot run, if there is one."""
+    def _describe(self, trial: optuna.Trial) -> tuple[TrialState, str]:
+        """Stores the trial's configuration and costs; gives its state, and why it cannot run."""
         try:
             config = self.complete(self.space(trial))
             trial.set_user_attr(CONFIG, config.model_dump_json())
-            size_bytes = self.predict_size_bytes(config)
+            costs = self.foresee(config)
         except Exception as error:  # whatever a user's space raises costs one trial, not the study
-            return f"the space failed: {type(error).__name__}: {error}"
-        trial.set_user_attr(PREDICTED_SIZE, size_bytes)
-        if self.max_size_bytes and size_bytes > self.max_size_bytes:
-            return f"over budget: {size_bytes} bytes, the limit is {self.max_size_bytes}"
-        return ""
+            return TrialState.FAIL, f"the space failed: {type(error).__name__}: {error}"
+        trial.set_user_attr(PREDICTED_SIZE, costs.size_bytes)
+        if costs.latency_ms is not None:
+            trial.set_user_attr(LATENCY_MS, costs.latency_ms)
+        for name, excess in self.budget.excess(costs).items():
+            trial.set_constraint(name, excess)
+        if complaint := self.budget.complaint(costs):
+            return TrialState.PRUNED, f"over budget: {complaint}"
+        return TrialState.RUNNING, ""
 
     def _keep(self, trial: optuna.Trial, result: dict[str, Any]) -> str:
         """Stores the Metrics in a Ray result; gives what is wrong with them, if anything is."""
@@ -153,9 +161,7 @@ class OptunaSearcher(Searcher):
     def _tell(self, trial: optuna.Trial, state: TrialState, reason: str = "") -> None:
         values = None
         if state == TrialState.COMPLETE:
-            metrics = self._record(trial).metrics
-            assert metrics
-            values = objective_values(metrics)
+            values = self._record(trial).measured(self.objectives)
         else:
             trial.set_user_attr(REASON, reason)
         self.study.tell(trial, values, state)

@@ -3,6 +3,7 @@
 import shutil
 import uuid
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -12,15 +13,15 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
 from search import cluster, resources
-from search.front import hypervolume, pareto_front
-from search.objectives import OBJECTIVES
+from search.budget import Costs, draw, least
+from search.front import hypervolume, pareto_front, worst_of
+from search.objectives import Objective, named_objectives
 from search.observer import Observer
 from search.plots import draw_front, human_size
 from search.progress import Progress
 from search.record import RAY_ID, REASON, Record, read_record
 from search.report import front_table, write_tables
 from search.resources import Share, num_parallel
-from search.sampler import make_sampler
 from search.searcher import OptunaSearcher
 from search.study_config import StudyConfig
 from search.study_file import StudyFile, installed_versions, read_study_file, write_study_file
@@ -30,10 +31,14 @@ from trainables.artifacts import ArtifactStore
 from trainables.config import RunConfig, TrialConfig
 from trainables.data.pack import PackedData, find_pack, open_pack, pack
 from trainables.data.prepare import open_source
+from trainables.data.source import Source
 from trainables.defaults import defaults_for
+from trainables.extras import has_onnx, require_onnx
+from trainables.latency import foresee_latency
 from trainables.probe import gpu_bytes
+from trainables.progress import track
 from trainables.recipes import Ptq, Qat, QatDistill
-from trainables.size import predict_size_bytes
+from trainables.size import count_macs, model_card, predict_size_bytes
 from trainables.teacher import check_teacher, prepare_teacher
 from trainables.teacher_outputs import DEFAULT_FORM, Form, find_outputs, foresee, keep_outputs
 
@@ -44,8 +49,6 @@ DISK_SHARE = 0.25
 """Of the free disk: teacher outputs that would take more are not kept unless asked for."""
 NUM_LARGEST = 3
 """Trials whose memory is measured before any runs."""
-PROBES = 64
-"""Configurations drawn to see what a space holds."""
 
 
 class Study:
@@ -56,6 +59,7 @@ class Study:
     """
 
     def __init__(self, config: StudyConfig, resumed: bool) -> None:
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.config = config
         self.named = load_space(config.space)
         self.defaults = defaults_for(config.data, config.device)
@@ -65,6 +69,7 @@ class Study:
         names = open_pack(self.found.path).class_names if self.found else source.class_names
         self.num_classes = len(names)
         check_teacher(config.teacher, self.num_classes)
+        self.height, self.width = self.canvas(source)
         self.check_space()
         check_tracking(config.tracking_uri)
         self.known = read_study_file(config.folder) if resumed else None
@@ -72,6 +77,11 @@ class Study:
         self.file = self.describe()
         write_study_file(self.file)
         self.optuna = open_journal(config, self.named)
+
+    @property
+    def objectives(self) -> tuple[Objective, ...]:
+        """What the study optimises."""
+        return named_objectives(self.config.objectives)
 
     def describe(self) -> StudyFile:
         """The content of study.json.
@@ -111,31 +121,76 @@ class Study:
             augmentation=self.defaults.augmentation,
         )
 
-    def predict_size_bytes(self, trial: TrialConfig) -> int:
-        """The length of the model file that a configuration gives."""
-        return predict_size_bytes(trial, self.num_classes)
+    def canvas(self, source: Source) -> tuple[int, int]:
+        """Height and width of every image, in pixels."""
+        if self.found is None:
+            return source.canvas()
+        data = open_pack(self.found.path)
+        return data.height, data.width
+
+    def foresee(self, trial: TrialConfig) -> Costs:
+        """What a configuration will cost; its latency only where the study asks for it."""
+        student, classes = trial.student, self.num_classes
+        return Costs(
+            size_bytes=predict_size_bytes(trial, classes),
+            macs=count_macs(student, classes, self.height, self.width),
+            latency_ms=self.latency_ms(trial) if self.config.wants_latency else None,
+        )
+
+    def latency_ms(self, trial: TrialConfig) -> float:
+        """The latency of the fast export on this machine, measured where it is not known yet."""
+        card = model_card(trial, self.num_classes)
+        return foresee_latency(card, self.height, self.width, self.store).median_ms
 
     def probe(self) -> list[TrialConfig]:
         """Configurations drawn from the space, the known settings among them."""
-        study = optuna.create_study(sampler=make_sampler("random", self.config.seed, 0))
-        for settings in self.named.known_settings:
-            study.enqueue_trial(dict(settings))
-        return [self.complete(self.named.space(study.ask())) for _ in range(PROBES)]
+        drawn = draw(self.named.space, self.named.known_settings, self.config.seed)
+        return [self.complete(config) for config, _ in drawn]
 
     def check_space(self) -> None:
-        """Raises ValueError where no student drawn from the space meets the budget."""
-        limit = self.config.max_size_bytes
-        smallest = min(map(self.predict_size_bytes, self.probe())) if limit else 0
-        if limit and smallest > limit:
+        """Measures latencies while nothing else runs, where the study asks for them.
+
+        Raises:
+            ValueError: no student of the space meets the budget, or latency cannot be measured.
+        """
+        if self.config.wants_latency:
+            require_onnx("--objectives latency, or --max-latency,")
+            for trial in track(self.probe(), "measuring latency"):
+                self.foresee(trial)
+        budget = self.config.budget
+
+        def violation(trial: TrialConfig) -> float:
+            excess = budget.excess(self.foresee(self.complete(trial)))
+            return sum(max(0.0, value) for value in excess.values())
+
+        if not any(limit for _, limit in budget):
+            return
+        best = self.complete(least(self.named.space, violation, self.named.known_settings))
+        if violation(best) > 0:
             raise ValueError(
-                f"--max-size must admit students of space {self.config.space}, but the smallest of "
-                f"{PROBES} drawn has {smallest} bytes and the limit is {limit}"
+                f"the budget must admit students of space {self.config.space}, but its cheapest "
+                f"has {budget.complaint(self.foresee(best))}"
             )
 
     def records(self) -> list[Record]:
         """All trials that were asked for so far."""
         trials = self.optuna.get_trials(deepcopy=False)
         return [read_record(trial) for trial in trials if trial.state != TrialState.WAITING]
+
+    def measured_records(self) -> list[Record]:
+        """All trials, those of the front with a latency where ONNX Runtime is installed."""
+        records = self.records()
+        members = {record.trial_id for record in pareto_front(records, self.objectives)}
+        return [
+            replace(record, latency_ms=self.latency_ms(record.config))
+            if record.trial_id in members and record.config and has_onnx()
+            else record
+            for record in records
+        ]
+
+    def num_finished(self) -> int:
+        """Trials trained to their end."""
+        return sum(record.state == "COMPLETE" for record in self.records())
 
     def samples_left(self) -> int:
         """Trials still to be trained; refused and interrupted ones do not count."""
@@ -161,8 +216,9 @@ class Study:
             study=self.optuna,
             space=self.named.space,
             complete=self.complete,
-            predict_size_bytes=self.predict_size_bytes,
-            max_size_bytes=self.config.max_size_bytes,
+            objectives=self.objectives,
+            foresee=self.foresee,
+            budget=self.config.budget,
             run=run,
             models=self.config.folder / "models",
             num_trials=self.samples_left(),
@@ -173,21 +229,21 @@ class Study:
 
     def report(self, tracking: Tracking, interrupted: bool) -> list[Record]:
         """Writes tables, plots and the front's models; gives the front."""
-        records, folder = self.records(), self.config.folder
-        front = pareto_front(records)
+        records, folder = self.measured_records(), self.config.folder
+        front = pareto_front(records, self.objectives)
         keep_models(folder / "models", {record.trial_id for record in front})
-        write_tables(records, folder)
-        draw_front(records, folder, f"{self.config.name}: mIoU against model size")
-        largest = max((r.metrics.size_bytes or 0 for r in records if r.metrics), default=0)
-        finished = sum(record.state == "COMPLETE" for record in records)
+        write_tables(records, folder, self.objectives)
+        title = f"{self.config.name}: mIoU against model size"
+        draw_front(records, folder, title, self.objectives)
+        worst = worst_of(records, self.objectives)
         seconds = sum(record.metrics.device_seconds for record in records if record.metrics)
         tracking.finish(
             records,
             front,
             folder,
             {
-                "hypervolume": hypervolume(records, largest) if largest else 0.0,
-                "trials_complete": finished,
+                "hypervolume": hypervolume(records, worst, self.objectives),
+                "trials_complete": self.num_finished(),
                 "front_size": len(front),
                 "device_seconds": seconds,
             },
@@ -223,7 +279,9 @@ def run_study(study: Study) -> int:
     for record in study.records():
         tracking.replay(record)
     front = study.report(tracking, interrupted)
-    progress.conclude(front_table(study.records()), tracking.page, interrupted)
+    progress.conclude(
+        front_table(study.measured_records(), study.objectives), tracking.page, interrupted
+    )
     if interrupted:
         return 130
     return 0 if front else 1
@@ -291,11 +349,10 @@ def share_gpu(study: Study, progress: Progress, run: RunConfig) -> Share:
 
 def open_journal(config: StudyConfig, named: NamedSpace) -> optuna.Study:
     """The Optuna study in the folder's journal, with the known settings queued when it is new."""
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(
         storage=JournalStorage(JournalFileBackend(str(config.folder / "journal.log"))),
         study_name=config.name,
-        directions=[objective.direction for objective in OBJECTIVES],
+        directions=[objective.direction for objective in named_objectives(config.objectives)],
         load_if_exists=True,
     )
     if not study.get_trials(deepcopy=False):

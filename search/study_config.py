@@ -3,8 +3,10 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
+from search.budget import Budget
+from search.objectives import ObjectiveName
 from search.sampler import SamplerName
 from trainables.frozen import Frozen
 
@@ -23,11 +25,33 @@ class StudyConfig(Frozen):
     teacher_outputs: Literal["auto", "live", "views", "maps"] = "auto"
     sampler: SamplerName
     seed: int = Field(ge=0)
+    objectives: tuple[ObjectiveName, ...] = ("miou", "size")
     max_size_bytes: int | None = None
+    max_macs: int | None = None
+    max_latency_ms: float | None = None
     time_budget_s: float | None = None
     cpus_per_trial: Annotated[float, Field(gt=0)] | None = None
     gpus_per_trial: Annotated[float, Field(ge=0)] | Literal["auto"]
     tracking_uri: str
+
+    @field_validator("objectives")
+    @classmethod
+    def check_objectives(cls, names: tuple[ObjectiveName, ...]) -> tuple[ObjectiveName, ...]:
+        if "miou" not in names or len(names) < 2 or len(set(names)) < len(names):
+            raise ValueError("miou and at least one other must be named, each once")
+        return names
+
+    @property
+    def budget(self) -> Budget:
+        """The limits that no student may break."""
+        return Budget(
+            size_bytes=self.max_size_bytes, macs=self.max_macs, latency_ms=self.max_latency_ms
+        )
+
+    @property
+    def wants_latency(self) -> bool:
+        """Whether latencies must be known before students are trained."""
+        return "latency" in self.objectives or self.max_latency_ms is not None
 
     @property
     def folder(self) -> Path:
@@ -46,6 +70,16 @@ class StudyConfig(Frozen):
 
 
 FIXED = frozenset(
-    {"space", "data", "epochs", "image_size", "teacher", "teacher_outputs", "sampler", "seed"}
+    {
+        "space",
+        "data",
+        "epochs",
+        "image_size",
+        "teacher",
+        "teacher_outputs",
+        "sampler",
+        "seed",
+        "objectives",
+    }
 )
 """Fields that a resumed study keeps: changing them would mix trials that cannot be compared."""

@@ -36,15 +36,15 @@ def write_study_file(file: StudyFile) -> None:
     replace_file(file.config.folder / STUDY_FILE, file.model_dump_json(indent=1))
 
 
-def read_study_file(folder: Path) -> StudyFile:
-    """The study of a folder.
+def read_study_file(folder: Path, flag: str = "--resume") -> StudyFile:
+    """The study of a folder, which `flag` of the command line named.
 
     Raises:
         ValueError: there is none.
     """
     path = folder / STUDY_FILE
     if not path.is_file():
-        raise ValueError(f"--resume must name an existing study, but there is no {path}")
+        raise ValueError(f"{flag} must name an existing study, but there is no {path}")
     try:
         return StudyFile.model_validate_json(path.read_bytes())
     except ValidationError as error:

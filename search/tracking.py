@@ -113,6 +113,8 @@ class Tracking:
             run = self._run(record)
             is_member = record.trial_id in members
             self.client.set_tag(run, "front", str(is_member).lower())
+            if record.latency_ms is not None:
+                self.client.log_metric(run, "latency_ms", record.latency_ms)
             if is_member and not self.client.list_artifacts(run, "model"):
                 self.client.log_artifacts(run, str(folder / "models" / record.trial_id), "model")
         for name in ("trials.parquet", "front.parquet", "front.png", "front.html", "study.json"):

@@ -3,7 +3,8 @@
 import re
 
 SIZES = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20}
-SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
+COUNTS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9}
+SECONDS = {"": 1, "ms": 1e-3, "s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 def parse_size(text: str) -> int:
@@ -26,5 +27,19 @@ def parse_duration(text: str) -> float:
     """
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-z]*)", text.strip())
     if not match or match[2] not in SECONDS or float(match[1]) <= 0:
-        raise ValueError(f"a time must be a positive number with s, m, h or d, but got {text!r}")
+        raise ValueError(
+            f"a time must be a positive number with ms, s, m, h or d, but got {text!r}"
+        )
     return float(match[1]) * SECONDS[match[2]]
+
+
+def parse_count(text: str) -> int:
+    """The number that "500M" stands for.
+
+    Raises:
+        ValueError: it is no positive number.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMG]?)", text.strip())
+    if not match or float(match[1]) <= 0:
+        raise ValueError(f"a count must be a positive number with K, M or G, but got {text!r}")
+    return int(float(match[1]) * COUNTS[match[2]])

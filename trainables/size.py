@@ -33,6 +33,7 @@ def count_params(student: UNetConfig, num_classes: int) -> int:
         return sum(p.numel() for p in student.build(num_classes).parameters())
 
 
+@lru_cache(maxsize=1024)
 def count_macs(student: UNetConfig, num_classes: int, height: int, width: int) -> int:
     """Multiply-accumulates for one image of `height` x `width` pixels."""
     with torch.device("meta"), FlopCounterMode(display=False) as counter:

@@ -1,11 +1,14 @@
 """The front against brute force, the hypervolume against counted cells."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from search.front import hypervolume, pareto_front
+from search.front import hypervolume, pareto_front, worst_of
+from search.objectives import MIOU_AND_SIZE, named_objectives
 from search.record import Record, State
 from trainables.config import TrialConfig
 from trainables.metrics import Metrics
@@ -29,10 +32,10 @@ def record(number: int, miou: float, size_bytes: int | None, state: State = "COM
 
 
 def dominates(a: Record, b: Record) -> bool:
-    assert a.objectives is not None
-    assert b.objectives is not None
-    no_worse = a.objectives[0] >= b.objectives[0] and a.objectives[1] <= b.objectives[1]
-    return no_worse and a.objectives != b.objectives
+    one, other = a.values(), b.values()
+    assert one is not None
+    assert other is not None
+    return one[0] >= other[0] and one[1] <= other[1] and one != other
 
 
 POINTS = st.lists(st.tuples(st.integers(0, 8), st.integers(1, 8)), max_size=25)
@@ -42,10 +45,10 @@ POINTS = st.lists(st.tuples(st.integers(0, 8), st.integers(1, 8)), max_size=25)
 def test_front_equals_brute_force(points: list[tuple[int, int]]) -> None:
     records = [record(i, miou / 8, size) for i, (miou, size) in enumerate(points)]
     front = pareto_front(records)
-    expected = {r.objectives for r in records if not any(dominates(other, r) for other in records)}
-    assert {r.objectives for r in front} == expected
+    expected = {r.values() for r in records if not any(dominates(other, r) for other in records)}
+    assert {r.values() for r in front} == expected
     assert len(front) == len(expected)  # of equal points one
-    sizes = [r.objectives[1] for r in front if r.objectives]
+    sizes = [values[1] for r in front if (values := r.values())]
     assert sizes == sorted(sizes)
 
 
@@ -55,7 +58,7 @@ def test_hypervolume_equals_counted_cells(points: list[tuple[int, int]]) -> None
     cells = np.zeros((8, 8))
     for miou, size in points:
         cells[:miou, size:] = 1
-    assert hypervolume(records, 8) == pytest.approx(cells.mean())
+    assert hypervolume(records, (0, 8), MIOU_AND_SIZE) == pytest.approx(cells.mean())
 
 
 def test_partly_trained_and_failed_trials_are_never_on_the_front() -> None:
@@ -67,4 +70,21 @@ def test_partly_trained_and_failed_trials_are_never_on_the_front() -> None:
     ]
     assert [r.trial_id for r in pareto_front(records)] == ["0000"]
     assert pareto_front(records[1:]) == []
-    assert hypervolume(records[1:], 100) == 0
+    assert hypervolume(records[1:], (0, 100), MIOU_AND_SIZE) == 0
+
+
+def test_a_third_objective_keeps_what_is_best_in_it_alone() -> None:
+    objectives = named_objectives(("miou", "size", "latency"))
+    records = [
+        replace(record(number, miou, size), latency_ms=latency)
+        for number, (miou, size, latency) in enumerate(
+            [(0.5, 100, 9.0), (0.4, 200, 3.0), (0.4, 200, 4.0)]
+        )
+    ]
+    assert [r.trial_id for r in pareto_front(records)] == ["0000"]
+    assert [r.trial_id for r in pareto_front(records, objectives)] == ["0000", "0001"]
+    worst = worst_of(records, objectives)
+    assert worst == [0, 200, 9]
+    assert hypervolume(records, worst, objectives) == pytest.approx(0)
+    share = hypervolume(records, (0, 300, 10), objectives)
+    assert share == pytest.approx((0.5 * 200 * 1 + 0.4 * 100 * 7 - 0.4 * 100 * 1) / 3000)

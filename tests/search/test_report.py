@@ -1,3 +1,4 @@
+from dataclasses import replace
 from html.parser import HTMLParser
 from itertools import combinations
 from pathlib import Path
@@ -276,12 +277,16 @@ class TestLabels:
 
 class TestFrontTable:
     def test_smallest_first(self, records: list[Record]) -> None:
-        lines = printed(records)
+        timed = [
+            replace(record, latency_ms=1.2345) if record.trial_id == "0003" else record
+            for record in records
+        ]
+        lines = printed(timed)
         cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in lines if "│" in line]
         assert cells == [
-            ["0004", "41.0", "20.4 KB", "2/4", "4", "qat_distill", "60", "1,234"],
-            ["0003", "60.0", "61.9 KB", "4/6", "8", "qat", "60", "1,234"],
-            ["0006", "67.0", "1.95 MB", "32/32", "8", "distill", "60", "1,234"],
+            ["0004", "41.0", "20.4 KB", "", "2/4", "4", "qat_distill", "60", "1,234"],
+            ["0003", "60.0", "61.9 KB", "1.23 ms", "4/6", "8", "qat", "60", "1,234"],
+            ["0006", "67.0", "1.95 MB", "", "32/32", "8", "distill", "60", "1,234"],
         ]
         assert "3 of 5 finished trials" in lines[0]
 

@@ -8,7 +8,8 @@ import pytest
 from optuna.trial import TrialState
 from ray.tune.search import Searcher
 
-from search.objectives import OBJECTIVES
+from search.budget import Budget, Costs
+from search.objectives import MIOU_AND_SIZE
 from search.record import Record, read_record
 from search.sampler import SamplerName
 from search.searcher import OptunaSearcher
@@ -42,11 +43,12 @@ def make(
     **changes: Any,
 ) -> OptunaSearcher:
     arguments: dict[str, Any] = {
-        "study": optuna.create_study(directions=[o.direction for o in OBJECTIVES]),
+        "study": optuna.create_study(directions=[o.direction for o in MIOU_AND_SIZE]),
         "space": space,
         "complete": lambda config: config,
-        "predict_size_bytes": lambda config: 1000 * config.student.width,
-        "max_size_bytes": limit and 1000 * limit,
+        "objectives": MIOU_AND_SIZE,
+        "foresee": lambda config: Costs(size_bytes=1000 * config.student.width, macs=1),
+        "budget": Budget(size_bytes=limit and 1000 * limit),
         "run": RunConfig(data=Path("data"), artifacts=Path("artifacts")),
         "models": Path("models"),
         "num_trials": num_trials,
@@ -105,7 +107,7 @@ def test_a_stopped_trial_is_pruned_without_values() -> None:
     record = only_record(searcher)
     assert (record.state, record.reason) == ("PRUNED", "stopped before its last epoch")
     assert searcher.study.get_trials()[0].values is None
-    assert record.objectives is None
+    assert record.values() is None
 
 
 def test_a_trial_that_ray_ended_without_a_word_is_pruned() -> None:
@@ -190,9 +192,21 @@ def test_a_configuration_over_budget_is_never_suggested() -> None:
     records = [read_record(trial) for trial in searcher.study.get_trials()]
     refused = [record for record in records if record.reason.startswith("over budget")]
     assert refused
-    assert all(record.state == "FAIL" and record.config for record in refused)
+    assert all(record.state == "PRUNED" and record.config for record in refused)
     assert all((record.predicted_size_bytes or 0) > 4000 for record in refused)
     assert sum(record.state == "COMPLETE" for record in records) == 10
+
+
+def test_the_sampler_learns_what_is_over_the_budget() -> None:
+    def wide(space: Space, limit: int | None) -> float:
+        searcher = make(num_trials=40, space=space, limit=limit)
+        for number in range(40):
+            searcher.suggest(str(number))
+            searcher.on_trial_complete(str(number), report(2, 0.5, size_bytes=1000))
+        trials = searcher.study.get_trials()[20:]
+        return sum(trial.params["student.width"] > 4 for trial in trials) / len(trials)
+
+    assert wide(QKD, limit=4) < 0.6 * wide(QKD, limit=None)
 
 
 def test_a_space_that_raises_costs_its_trials_alone() -> None:

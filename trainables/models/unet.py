@@ -36,7 +36,7 @@ class UNet(nn.Module):
     def __init__(self, config: UNetConfig, num_classes: int) -> None:
         super().__init__()
         widths = [config.width * 2**stage for stage in range(config.depth + 1)]
-        self.stride = 2**config.depth
+        self.num_classes, self.stride = num_classes, 2**config.depth
         self.encoder = nn.ModuleList(
             conv_block(before, after)
             for before, after in zip([3, *widths[:-1]], widths, strict=True)

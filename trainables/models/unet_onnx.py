@@ -1,11 +1,25 @@
 """The U-Net's forward pass as an ONNX graph, operation for operation."""
 
 import numpy as np
+import onnx
 from torch import nn
 
 from trainables.models.unet import UNet
 from trainables.quant.convert import ConvertedLayer, Grid
-from trainables.quant.onnx_graph import Graph, Signal, Value
+from trainables.quant.onnx_graph import Graph, OnnxForm, Signal, Value
+
+
+def to_onnx(network: nn.Module, form: OnnxForm, metadata: dict[str, str]) -> onnx.ModelProto:
+    """A converted network as an ONNX model from `images` to `logits`, of any batch and size.
+
+    Raises:
+        ValueError: for other networks than U-Nets.
+    """
+    if not isinstance(network, UNet):
+        raise ValueError(f"only U-Nets are exported to ONNX, but got a {type(network).__name__}")
+    graph = Graph(form)
+    logits = unet_graph(graph, network, "images")
+    return graph.finish(logits, network.num_classes, metadata)
 
 
 def unet_graph(graph: Graph, unet: UNet, images: Value) -> Value:

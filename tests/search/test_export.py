@@ -1,0 +1,333 @@
+"""From a study's folder to files that do what the search measured, and to masks and overlays."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from PIL import Image
+
+from search import export, predict
+from search.model_card import ExportCard
+from search.record import Record
+from search.report import write_tables
+from search.study_config import StudyConfig
+from search.study_file import StudyFile, write_study_file
+from trainables.artifacts import ArtifactStore
+from trainables.config import RunConfig, TrialConfig
+from trainables.data.augmentation import Augmentation
+from trainables.data.pack import open_pack, pack
+from trainables.data.prepare import open_source
+from trainables.models.unet import UNetConfig
+from trainables.quant.prepare import Lsq
+from trainables.recipes import Ptq, Recipe, Supervised
+from trainables.recipes.optimization import AdamW
+from trainables.trial import Trial, save
+
+PLAIN = Supervised(optimizer=AdamW(learning_rate=1e-2))
+RECIPES: dict[str, tuple[Recipe, str]] = {
+    "0000": (Ptq(start=PLAIN, start_epochs=8, quantizer=Lsq(weight_bits=2)), "transposed"),
+    "0001": (Ptq(start=PLAIN, start_epochs=8, quantizer=Lsq(weight_bits=3)), "bilinear"),
+    "0002": (Ptq(start=PLAIN, start_epochs=8, quantizer=Lsq(activation_bits=8)), "transposed"),
+    "0003": (
+        Ptq(start=PLAIN, start_epochs=8, quantizer=Lsq(weight_bits=8, activation_bits=8)),
+        "transposed",
+    ),
+    "0004": (PLAIN, "bilinear"),
+}
+"""All of them are taken for the front."""
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory, blocks_folder: Path) -> Path:
+    """A finished study of five trials, as a search leaves it."""
+    storage = tmp_path_factory.mktemp("studies")
+    store = ArtifactStore(storage / "artifacts")
+    config = StudyConfig.model_validate(
+        {
+            "space": "ptq",
+            "data": str(blocks_folder),
+            "name": "blocks",
+            "storage": storage,
+            "samples": 5,
+            "epochs": 8,
+            "image_size": 32,
+            "teacher": "auto",
+            "sampler": "tpe",
+            "seed": 0,
+            "gpus_per_trial": 0,
+            "tracking_uri": "sqlite:///unused.db",
+        }
+    )
+    data = open_pack(pack(open_source(config.data, 32, store.root), store).path)
+    run = RunConfig(data=data.path, artifacts=store.root)
+    records = []
+    for trial_id, (recipe, upsampling) in RECIPES.items():
+        trial = TrialConfig(
+            student=UNetConfig.model_validate({"width": 6, "depth": 2, "upsampling": upsampling}),
+            recipe=recipe,
+            augmentation=Augmentation(min_scale=1, max_scale=1, color=0),
+            num_epochs=8 if recipe is PLAIN else 1,
+        )
+        metrics = list(save(Trial(trial, run), config.folder / "models" / trial_id))[-1]
+        records.append(Record(trial_id, "COMPLETE", "", trial, metrics))
+    write_study_file(
+        StudyFile(
+            id="1",
+            config=config,
+            versions={},
+            data_digest=data.digest,
+            class_names=data.class_names,
+        )
+    )
+    write_tables(records, config.folder)
+    shutil.copy(config.folder / "trials.parquet", config.folder / "front.parquet")
+    return config.folder
+
+
+def answer(capsys: pytest.CaptureFixture[str], status: int, *argv: object) -> str:
+    """Exports, and gives what was printed: on stderr one line, where that fails."""
+    assert export.main([str(arg) for arg in argv]) == status
+    printed = capsys.readouterr()
+    if status:
+        (line,) = printed.err.splitlines()
+        assert line.startswith("error: ")
+        return line
+    return printed.out
+
+
+@pytest.mark.parametrize("form", ["packed", "onnx", "onnx-int8"])
+def test_every_point_is_exported_and_does_what_was_measured(
+    form: str, study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    printed = answer(capsys, 0, study, "--all", "--format", form, "--out", tmp_path)
+    cards = [ExportCard.model_validate_json(path.read_bytes()) for path in tmp_path.glob("*.json")]
+    assert len(cards) == len(RECIPES)
+    for card in cards:
+        path = tmp_path / card.file
+        assert path.stat().st_size == card.size_bytes
+        assert card.miou == pytest.approx(card.searched_miou, abs=export.TOLERANCE)
+        assert len(card.classes) == 5
+        assert f"trial {card.trial}: " in printed
+        assert card.changed_pixels <= 0.01 * card.num_pixels
+        if form != "onnx-int8":
+            assert card.changed_pixels == 0
+        if form == "packed":
+            assert not card.latency
+        else:
+            assert card.latency[0].num_threads == 1
+            assert card.latency[0].low_ms <= card.latency[0].median_ms <= card.latency[0].high_ms
+    assert not [
+        path for path in tmp_path.iterdir() if path.suffix not in (".json", ".onnx", ".safetensors")
+    ]
+
+
+def test_weights_are_stored_in_the_narrowest_type(study: Path, tmp_path: Path) -> None:
+    assert export.main([str(study), "--all", "--format", "onnx", "--out", str(tmp_path)]) == 0
+    names = {"0000": "INT2", "0001": "INT4", "0002": "INT4", "0003": "INT8"}
+    for trial_id, name in names.items():
+        model = onnx.load(tmp_path / f"blocks-{trial_id}.onnx")
+        kinds = {onnx.TensorProto.DataType.Name(c.data_type) for c in model.graph.initializer}
+        assert kinds & {"INT2", "INT4", "INT8"} - {"INT8"} == {name} - {"INT8"}
+
+
+def test_an_exported_network_takes_any_batch_and_size(study: Path, tmp_path: Path) -> None:
+    for form in ("onnx", "onnx-int8"):
+        export.main([str(study), "--trial", "0002", "--format", form, "--out", str(tmp_path)])
+    for path in tmp_path.glob("*.onnx"):
+        session = onnxruntime.InferenceSession(path)
+        for shape in ((1, 3, 32, 32), (3, 3, 45, 37), (2, 3, 1, 1)):
+            (logits,) = session.run(None, {"images": np.zeros(shape, np.float32)})
+            assert logits.shape == (shape[0], 5, *shape[2:])
+
+
+@pytest.mark.parametrize(
+    ("flags", "trial", "why"),
+    [
+        ([], None, "no limit was given"),
+        (["--max-size", "9KB"], "0001", "the greatest mIoU within 9,000 bytes"),
+        (["--min-miou", "0.1"], "0000", "the smallest of mIoU >= 0.1"),
+        (["--trial", "0002"], "0002", "asked"),
+    ],
+)
+def test_the_point_that_satisfies_the_limits_is_named(
+    flags: list[str],
+    trial: str | None,
+    why: str,
+    study: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    printed = answer(capsys, 0, study, *flags, "--out", tmp_path)
+    assert why in printed
+    assert trial is None or printed.startswith(f"trial {trial}: mIoU ")
+
+
+BAD: dict[str, tuple[list[str], str]] = {
+    "no such trial": (["--trial", "0009"], r"a point of the front \(0000, .*but got 0009"),
+    "too small": (
+        ["--max-size", "1KB"],
+        r"the smallest is mIoU .* \(trial 0000\) and the limit",
+    ),
+    "too good": (["--min-miou", "1"], r"the best is mIoU 0\.\d+, .* and the limit is 1\.0000"),
+    "no share": (["--min-miou", "60"], "a share from 0 to 1, but got 60"),
+    "no size": (["--max-size", "much"], "a size must be a positive number"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_limits(
+    case: str, study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags, message = BAD[case]
+    with pytest.raises(ValueError, match=message):
+        raise ValueError(answer(capsys, 2, study, *flags, "--out", tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_bad_studies(study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "STUDY must name an existing study" in answer(capsys, 2, tmp_path, "--out", tmp_path)
+    copy = tmp_path / "copy"
+    shutil.copytree(study, copy)
+    (copy / "front.parquet").unlink()
+    assert "must have finished trials" in answer(capsys, 2, copy, "--out", tmp_path)
+
+
+def test_a_damaged_model_is_named(
+    study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = study.parent / "damaged"
+    shutil.copytree(study, copy)
+    file = copy / "models/0002/model.safetensors"
+    file.write_bytes(file.read_bytes()[:-9])
+    line = answer(capsys, 2, copy, "--trial", "0002", "--out", tmp_path)
+    assert "intact .safetensors file" in line
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_export_that_does_not_do_what_was_measured_is_not_left_behind(
+    study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(export, "TOLERANCE", -1.0)
+    line = answer(capsys, 1, study, "--trial", "0002", "--format", "onnx", "--out", tmp_path)
+    assert "must have the search's mIoU" in line
+    assert not list(tmp_path.iterdir())
+
+
+def test_without_onnx_runtime_its_extra_is_named(
+    study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trainables.extras.has_onnx", lambda: False)
+    line = answer(capsys, 2, study, "--format", "onnx", "--out", tmp_path)
+    assert "pip install 'paretoseg[onnx]'" in line
+
+
+@pytest.fixture(scope="module")
+def exported(study: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("exported")
+    for form in ("packed", "onnx", "onnx-int8"):
+        assert (
+            export.main([str(study), "--trial", "0003", "--format", form, "--out", str(out)]) == 0
+        )
+    return out
+
+
+@pytest.mark.parametrize(
+    "file", ["blocks-0003.safetensors", "blocks-0003.onnx", "blocks-0003-int8.onnx"]
+)
+def test_predicted_masks_are_the_classes_of_the_image(
+    ending: str, exported: Path, blocks_folder: Path, tmp_path: Path
+) -> None:
+    images = blocks_folder / "JPEGImages"
+    argv = [exported / f"blocks-0003{ending}", images / "val0.png", "--out", tmp_path]
+    assert predict.main([str(arg) for arg in argv]) == 0
+    mask = np.array(Image.open(tmp_path / "val0.png"))
+    truth = np.array(Image.open(blocks_folder / "SegmentationClass/val0.png"))
+    assert (mask == truth)[truth != 255].mean() > 0.9
+    overlay = Image.open(tmp_path / "val0-overlay.jpg")
+    assert overlay.size == Image.open(images / "val0.png").size
+
+
+def test_palette_is_that_of_voc() -> None:
+    colors = predict.voc_palette()
+    assert colors[[0, 1, 2, 15, 20, 255]].tolist() == [
+        [0, 0, 0],
+        [128, 0, 0],
+        [0, 128, 0],
+        [192, 128, 128],
+        [0, 64, 128],
+        [224, 224, 192],
+    ]
+
+
+def test_images_of_all_kinds_and_an_unreadable_one(
+    exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images, out = tmp_path / "images", tmp_path / "out"
+    images.mkdir()
+    rng = np.random.default_rng(0)
+    Image.fromarray(rng.integers(0, 255, (50, 70), np.uint8)).save(images / "grey.png")
+    Image.new("CMYK", (33, 21), (9, 99, 0, 9)).save(images / "cmyk.jpg")
+    Image.new("RGB", (1, 1)).save(images / "one.png")
+    turned = Image.new("RGB", (40, 20))
+    exif = turned.getexif()
+    exif[0x0112] = 6
+    turned.save(images / "turned.jpg", exif=exif)
+    (images / "broken.jpg").write_bytes(b"no image")
+    (images / "notes.txt").write_text("left alone")
+    argv = [str(exported / "blocks-0003-int8.onnx"), str(images), "--out", str(out)]
+    assert predict.main(argv) == 1
+    printed = capsys.readouterr()
+    (line,) = [line for line in printed.err.splitlines() if "error" in line]
+    assert "broken.jpg" in line
+    assert "4 of 5 images" in printed.out
+    sizes = {path.name: Image.open(path).size for path in out.glob("*.png")}
+    assert sizes == {
+        "grey.png": (70, 50),
+        "cmyk.png": (33, 21),
+        "one.png": (1, 1),
+        "turned.png": (20, 40),
+    }
+
+
+def test_bad_input_to_predict(
+    exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good = exported / "blocks-0003.onnx"
+    damaged, lonely = tmp_path / "damaged.onnx", tmp_path / "lonely.onnx"
+    damaged.write_bytes(good.read_bytes()[:3000])
+    shutil.copy(good, lonely)
+    other = tmp_path / "other.pt"
+    other.write_bytes(b"")
+    card = tmp_path / "card.safetensors"
+    shutil.copy(exported / "blocks-0003.safetensors", card)
+    card.with_suffix(".json").write_text(json.dumps({"format": "packed"}))
+    cases = {
+        tmp_path / "none.onnx": "the model must be a file",
+        damaged: "damaged.onnx must be an intact ONNX model",
+        lonely: "a model must have its card beside it",
+        other: "must end in .safetensors or .onnx",
+        card: "card.json must be a model card",
+    }
+    for model, message in cases.items():
+        assert predict.main([str(model), str(tmp_path), "--out", str(tmp_path / "out")]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert message in line
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    for images, message in ((empty, "must hold images"), (tmp_path / "no", "there is no")):
+        assert predict.main([str(good), str(images), "--out", str(tmp_path / "out")]) == 2
+        assert message in capsys.readouterr().err
+
+
+def test_predict_imports_nothing_of_the_search() -> None:
+    code = "import sys, search.predict; print({'ray', 'optuna', 'mlflow'} & set(sys.modules))"
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert result.stdout.strip() == "set()"

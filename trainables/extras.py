@@ -1,0 +1,19 @@
+"""Packages that only some commands need."""
+
+from importlib.util import find_spec
+
+ONNX_EXTRA = ("onnx", "onnxruntime")
+
+
+def has_onnx() -> bool:
+    """Whether networks can be exported to ONNX and run there."""
+    return all(find_spec(name) for name in ONNX_EXTRA)
+
+
+def require_onnx(purpose: str) -> None:
+    """Raises ValueError, with the remedy, where ONNX Runtime is not installed."""
+    if not has_onnx():
+        raise ValueError(
+            f"{purpose} needs {' and '.join(ONNX_EXTRA)}, which are not installed: "
+            "pip install 'paretoseg[onnx]', or uv sync --extra onnx"
+        )

@@ -1,0 +1,116 @@
+"""How long a network takes for one image in ONNX Runtime: needs no trained weights."""
+
+import hashlib
+import json
+import platform
+import statistics
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from trainables.artifacts import ArtifactStore
+from trainables.extras import require_onnx
+from trainables.frozen import Frozen
+from trainables.models.file import ModelCard
+
+FORMAT = 1
+WARM_UP, LEAST_RUNS, MOST_RUNS, MOST_SECONDS = 3, 10, 100, 1.5
+LATENCY_FILE = "latency.json"
+CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
+
+
+class Latency(Frozen):
+    """Milliseconds for one image: the median, and the 10th and the 90th percentile beside it."""
+
+    median_ms: float
+    low_ms: float
+    high_ms: float
+    num_runs: int
+    num_threads: int
+    provider: str
+    machine: str
+    height: int
+    width: int
+
+
+def available_providers() -> list[str]:
+    """What the installed ONNX Runtime can run networks on."""
+    import onnxruntime
+
+    return list(onnxruntime.get_available_providers())
+
+
+def measure_latency(
+    content: bytes, height: int, width: int, provider: str = CPU, num_threads: int = 1
+) -> Latency:
+    """Times an ONNX model on one image of `height` x `width` pixels, after a warm-up."""
+    from trainables.runtime import open_session
+
+    session = open_session(content, provider, num_threads)
+    images = np.random.default_rng(0).standard_normal((1, 3, height, width), np.float32)
+    times: list[float] = []
+    for _ in range(WARM_UP):
+        session.run(None, {"images": images})
+    begin = time.perf_counter()
+    while len(times) < MOST_RUNS:
+        before = time.perf_counter()
+        session.run(None, {"images": images})
+        times.append(1e3 * (time.perf_counter() - before))
+        if len(times) >= LEAST_RUNS and time.perf_counter() - begin > MOST_SECONDS:
+            break
+    low, *_, high = statistics.quantiles(times, n=10)
+    return Latency(
+        median_ms=statistics.median(times),
+        low_ms=low,
+        high_ms=high,
+        num_runs=len(times),
+        num_threads=num_threads,
+        provider=provider,
+        machine=machine_name(),
+        height=height,
+        width=width,
+    )
+
+
+def foresee_latency(card: ModelCard, height: int, width: int, store: ArtifactStore) -> Latency:
+    """The latency, on this machine's CPU, of the fast export of any network of a card.
+
+    Measured once for networks whose graphs are alike, and kept.
+
+    Raises:
+        ValueError: ONNX Runtime is not installed.
+    """
+    require_onnx("latency")
+    import onnx
+    import onnxruntime
+
+    from trainables.models.unet_onnx import to_onnx
+
+    with torch.random.fork_rng(devices=[]):
+        model = to_onnx(card.convert(card.build()), "onnx-int8", {})
+
+    def build(folder: Path) -> None:
+        latency = measure_latency(model.SerializeToString(), height, width)
+        (folder / LATENCY_FILE).write_text(latency.model_dump_json(indent=1))
+
+    shape: onnx.GraphProto = onnx.GraphProto()
+    shape.CopyFrom(model.graph)
+    for constant in shape.initializer:
+        if constant.data_type in (onnx.TensorProto.FLOAT, onnx.TensorProto.INT8):
+            constant.ClearField("raw_data")
+    key: dict[str, object] = {
+        "format": FORMAT,
+        "graph": hashlib.sha256(shape.SerializeToString(deterministic=True)).hexdigest(),
+        "image": [height, width],
+        "onnxruntime": onnxruntime.__version__,
+        "machine": machine_name(),
+    }
+    folder = store.get("latency", key, build).path
+    return Latency.model_validate(json.loads((folder / LATENCY_FILE).read_text()))
+
+
+def machine_name() -> str:
+    """The processor, as far as the system tells."""
+    return str(torch.cpu.get_capabilities().get("cpu_name") or platform.machine())

@@ -45,14 +45,14 @@ class QuantizedLayer(nn.Module):
             inputs = self.input_quantizer(inputs)
         return apply_layer(self.layer, inputs, weight)
 
-    def calibrate(self, inputs: Tensor, fit: bool = False) -> None:
+    def fit_inputs(self, inputs: Tensor) -> None:
         """Sets the input grid from a batch: unsigned where no input is negative."""
         if (quantizer := self.input_quantizer) is not None:
             quantizer.signed = bool((inputs < 0).any())
-            quantizer.fit(inputs) if fit else quantizer.initialize(inputs)
+            quantizer.fit(inputs)
 
     def fit_weight(self) -> None:
-        """Sets the weight's steps for the least error rather than for training."""
+        """Sets the weight's steps from the weight."""
         if self.weight_quantizer is not None:
             self.weight_quantizer.fit(self.layer.weight)
 

@@ -82,7 +82,10 @@ class StepQuantizer(nn.Module):
 
     @torch.no_grad()
     def initialize(self, value: Tensor) -> None:
-        """Sets each step to 2 mean|v| / sqrt(high) (section 2.1), from the values sharing it."""
+        """Sets each step to 2 mean|v| / sqrt(high) (section 2.1), from the values sharing it.
+
+        Cheap and rough: students that begin with `fit` learn more in as many epochs (docs/log.md).
+        """
         count = value.numel() / self.log_step.numel()
         mean = value.abs().sum_to_size(self.log_step.shape) / count
         self.log_step.copy_((2 * mean / math.sqrt(self.high)).clamp(min=1e-6).log())

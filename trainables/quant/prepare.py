@@ -47,7 +47,7 @@ def quantizable_names(model: nn.Module) -> list[str]:
 def prepare(model: nn.Module, quantizer: Lsq) -> nn.Module:
     """Puts quantizers round every convolution and linear layer of `model`, in place.
 
-    Weight steps are initialised; `calibrate` sets the input steps. Build the optimizer afterwards.
+    Weight steps are rough until `calibrate` sets all. Build the optimizer afterwards.
 
     Raises:
         ValueError: `quantizer.layers` names a layer that `model` does not have.
@@ -90,17 +90,16 @@ def share_inputs(layers: list[nn.Module]) -> None:
 
 
 @torch.no_grad()
-def calibrate(model: nn.Module, images: Tensor, fit: bool = False) -> None:
-    """Sets the input steps of a prepared model from images (B,3,H,W).
+def calibrate(model: nn.Module, images: Tensor) -> None:
+    """Sets the steps of a prepared model by the least squared error, those of inputs from images.
 
-    As training begins; or, to `fit`, those of inputs and weights by the least squared error.
+    Layer by layer, each with what the quantized ones before it make of the images (B,3,H,W).
     """
     layers = [module for module in model.modules() if isinstance(module, QuantizedLayer)]
-    if fit:
-        for layer in layers:
-            layer.fit_weight()
+    for layer in layers:
+        layer.fit_weight()
     hooks = [
-        layer.register_forward_pre_hook(lambda layer, inputs: layer.calibrate(inputs[0], fit))
+        layer.register_forward_pre_hook(lambda layer, inputs: layer.fit_inputs(inputs[0]))
         for layer in layers
     ]
     training = model.training

@@ -16,21 +16,17 @@ from trainables.recipes.task import Epoch, Task
 
 
 class Ptq(Frozen):
-    """Grids of least squared error for weights and for the inputs of a batch of training images.
-
-    A trial of it has one epoch, which calibrates and measures.
-    """
+    """What quantization-aware training begins with, as it is: its trials have a single epoch."""
 
     name: Literal["ptq"] = "ptq"
     start: Start = Supervised()
     start_epochs: int | None = Field(None, ge=1, description="None: as many as the trial's own")
     quantizer: Lsq = Lsq()
-    num_images: int = Field(32, ge=1, description="to calibrate on; at least a batch")
 
 
 def train_ptq(recipe: Ptq, task: Task) -> Iterator[Epoch]:
     """Yields the quantized student once."""
-    student = quantized_start(recipe, task, recipe.num_images)
+    student = quantized_start(recipe, task)
     batch = next(task.batches(1))
     with torch.no_grad():
         loss = cross_entropy(student.eval()(batch.images), batch.labels)

@@ -19,6 +19,9 @@ from trainables.recipes.task import Epoch, MeanLosses, Task
 Start = Annotated[Supervised | Distill, Field(discriminator="name")]
 
 
+CALIBRATION_IMAGES = 32
+
+
 class QuantizedRecipe(Protocol):
     """What every quantization-aware recipe starts from."""
 
@@ -55,17 +58,13 @@ def train_qat(recipe: Qat, task: Task) -> Iterator[Epoch]:
         yield Epoch(student, losses.mean())
 
 
-def quantized_start(recipe: QuantizedRecipe, task: Task, num_fitted: int = 0) -> nn.Module:
-    """The full-precision student with its quantizers set from weights and training images.
-
-    For training from a batch, as LSQ begins; or, not to be trained, by the least error over
-    `num_fitted` images.
-    """
+def quantized_start(recipe: QuantizedRecipe, task: Task) -> nn.Module:
+    """The full-precision student with its quantizers set from weights and training images."""
     student = task.starting_student(recipe.start, recipe.start_epochs)
     batches = task.batches(1)
     images = next(batches).images
-    while len(images) < num_fitted and (more := next(batches, None)):
+    while len(images) < CALIBRATION_IMAGES and (more := next(batches, None)):
         images = torch.cat([images, more.images])
     prepare(student, recipe.quantizer).to(images.device)
-    calibrate(student, images, fit=num_fitted > 0)
+    calibrate(student, images)
     return student

@@ -86,6 +86,6 @@ def test_a_layer_with_a_bias_of_its_own_is_folded(bias: bool) -> None:
     norm.running_mean, norm.running_var = torch.randn(3), torch.rand(3) + 0.5
     model = nn.Sequential(QuantizedLayer(layer, 4, 4), norm, nn.ReLU()).eval()
     images = torch.rand(1, 2, 4, 4)
-    model[0].calibrate(images)
+    model[0].fit_inputs(images)
     with torch.no_grad():
         torch.testing.assert_close(convert(model)(images), model(images))

@@ -89,7 +89,8 @@ def test_inputs_are_unsigned_but_for_the_image() -> None:
 def test_a_fine_grid_hardly_changes_a_layer(layer: nn.Module, shape: tuple[int, ...]) -> None:
     inputs = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     wrapped = QuantizedLayer(layer, 8, 8)  # type: ignore[arg-type]
-    wrapped.calibrate(inputs)
+    wrapped.fit_weight()
+    wrapped.fit_inputs(inputs)
     assert wrapped.weight_quantizer is not None
     assert wrapped.weight_quantizer.log_step.numel() == 6
     expected = layer(inputs)

@@ -182,8 +182,7 @@ def warm_starts(jobs: list[tuple[str, TrialConfig, RunConfig]], workers: int) ->
 
 
 def make_start(config: TrialConfig, run: RunConfig) -> None:
-    assert isinstance(config.recipe, Qat | Ptq)
-    Trial(config, run).starting_student(config.recipe.start, config.recipe.start_epochs)
+    Trial(config, run).starting_student()
 
 
 def train_one(name: str, config: TrialConfig, run: RunConfig) -> dict[str, object]:

@@ -35,9 +35,12 @@ from trainables.data.source import Source
 from trainables.defaults import defaults_for
 from trainables.extras import has_onnx, require_onnx
 from trainables.latency import foresee_latency
+from trainables.models.unet import UNetConfig
 from trainables.probe import gpu_bytes
 from trainables.progress import track
+from trainables.quant.allocation import Allocation, Sensitivity
 from trainables.recipes import Ptq, Qat, QatDistill
+from trainables.sensitivity import keep_sensitivity, read_sensitivity
 from trainables.size import count_macs, model_card, predict_size_bytes
 from trainables.teacher import check_teacher, prepare_teacher
 from trainables.teacher_outputs import DEFAULT_FORM, Form, find_outputs, foresee, keep_outputs
@@ -60,6 +63,7 @@ class Study:
 
     def __init__(self, config: StudyConfig, resumed: bool) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self.sensitivities: dict[UNetConfig, Sensitivity] = {}
         self.config = config
         self.named = load_space(config.space)
         self.defaults = defaults_for(config.data, config.device)
@@ -77,6 +81,19 @@ class Study:
         self.file = self.describe()
         write_study_file(self.file)
         self.optuna = open_journal(config, self.named)
+
+    def measure_sensitivities(self, run: RunConfig, progress: Progress) -> None:
+        """Asks for the sensitivity of each student that the space allocates bits to.
+
+        Until then `complete` gives allocations the fewest bits that they may come to.
+        """
+        drawn = draw(self.named.space, self.named.known_settings, self.config.seed)
+        for config in (config for config, _ in drawn if config.is_allocated):
+            if config.student not in self.sensitivities:
+                progress.say(f"training and looking at the start of {config.student}")
+                start = self.complete(config).start
+                kept = cluster.run_remotely(self.config, run, keep_sensitivity, start)
+                self.sensitivities[config.student] = read_sensitivity(kept)
 
     @property
     def objectives(self) -> tuple[Objective, ...]:
@@ -111,8 +128,12 @@ class Study:
     def complete(self, trial: TrialConfig) -> TrialConfig:
         """Fills in what the study fixes for all its trials."""
         recipe = trial.recipe
-        if isinstance(recipe, Ptq | Qat | QatDistill) and recipe.start_epochs is None:
-            recipe = recipe.replace(start_epochs=START_LENGTH * self.config.epochs)
+        if isinstance(recipe, Ptq | Qat | QatDistill):
+            if recipe.start_epochs is None:
+                recipe = recipe.replace(start_epochs=START_LENGTH * self.config.epochs)
+            if isinstance(recipe.quantizer, Allocation):
+                sensitivity = self.sensitivities.get(trial.student)
+                recipe = recipe.replace(quantizer=recipe.quantizer.resolve(sensitivity))
         return trial.replace(
             recipe=recipe,
             num_epochs=1 if isinstance(recipe, Ptq) else self.config.epochs,
@@ -303,6 +324,7 @@ def search(study: Study, progress: Progress, tracking: Tracking) -> None:
             teacher = cluster.run_remotely(config, run, prepare_teacher, config.teacher, own)
             progress.say(f"teacher: {teacher.note}, mIoU {100 * teacher.miou:.1f} %")
             run = keep_teacher_outputs(study, progress, run.replace(teacher=teacher.file))
+        study.measure_sensitivities(run, progress)
         if config.gpus_per_trial == "auto":
             share = share_gpu(study, progress, run)
         run = run.replace(num_threads=max(1, int(share.cpus)), gpu_share=min(1, share.gpus) or 1.0)

@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 from trainables.data.augmentation import Augmentation
 from trainables.frozen import Frozen
 from trainables.models.unet import UNetConfig
+from trainables.quant.allocation import Allocation
 from trainables.quant.prepare import Lsq
 from trainables.recipes import Distill, Ptq, Qat, QatDistill, Recipe
 
@@ -48,9 +49,34 @@ class TrialConfig(Frozen):
         )
 
     @property
+    def is_allocated(self) -> bool:
+        """Whether its bits are still to be resolved, layer by layer."""
+        return isinstance(self.recipe, Ptq | Qat | QatDistill) and isinstance(
+            self.recipe.quantizer, Allocation
+        )
+
+    @property
+    def start(self) -> "TrialConfig":
+        """The training of the full-precision student that a quantized one starts from."""
+        assert isinstance(self.recipe, Ptq | Qat | QatDistill)
+        num_epochs = self.recipe.start_epochs or self.num_epochs
+        return self.replace(recipe=self.recipe.start, num_epochs=num_epochs)
+
+    @property
     def quantizer(self) -> Lsq | None:
-        """The quantizer of the finished student."""
-        return self.recipe.quantizer if isinstance(self.recipe, Ptq | Qat | QatDistill) else None
+        """The quantizer of the finished student.
+
+        Raises:
+            ValueError: it is an allocation.
+        """
+        if not isinstance(self.recipe, Ptq | Qat | QatDistill):
+            return None
+        if isinstance(self.recipe.quantizer, Allocation):
+            raise ValueError(
+                "recipe.quantizer must name bits to train with, but got an allocation, which only "
+                "a study resolves"
+            )
+        return self.recipe.quantizer
 
 
 class RunConfig(Frozen):

@@ -7,7 +7,6 @@ import torch
 from torch import nn
 
 from trainables.config import RunConfig, TrialConfig
-from trainables.frozen import Frozen
 from trainables.recipes import Batch, Qat, QatDistill, train
 from trainables.trial import Trial, give_memory_back
 
@@ -29,7 +28,7 @@ class Probe(Trial):
     def batches(self, epoch: int) -> Iterator[Batch]:
         return islice(super().batches(epoch), STEPS)
 
-    def starting_student(self, recipe: Frozen, num_epochs: int | None) -> nn.Module:
+    def starting_student(self) -> nn.Module:
         return self.new_student()
 
     def peak_bytes(self) -> int:

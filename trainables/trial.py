@@ -20,7 +20,6 @@ from trainables.data.table import Tensors
 from trainables.errors import TrialFailed
 from trainables.evaluation import count_changed, evaluate
 from trainables.files import hash_file, replace_file
-from trainables.frozen import Frozen
 from trainables.gates import check_finite, check_learning
 from trainables.metrics import Metrics
 from trainables.models.file import compressed, deserialize, read_model, serialize, write_model
@@ -159,12 +158,10 @@ class Trial:
             student = self.config.student.build(self.data.num_classes)
         return place(student, self.device).train()
 
-    def starting_student(self, recipe: Frozen, num_epochs: int | None) -> nn.Module:
+    def starting_student(self) -> nn.Module:
         begin = time.perf_counter()
-        epochs = num_epochs or self.config.num_epochs
-        config = self.config.replace(recipe=recipe, num_epochs=epochs)
         try:
-            start = trained(config, self.run)
+            start = trained(self.config.start, self.run)
         except TrialFailed as failure:
             raise TrialFailed(f"{failure} (its full-precision start)") from failure
         self.start_seconds = start.seconds

@@ -9,7 +9,7 @@ from trainables.size import predict_size_bytes
 
 
 def test_the_spaces_are_found() -> None:
-    assert set(space_names()) >= {"supervised", "kd", "ptq", "qat", "qkd"}
+    assert set(space_names()) >= {"supervised", "kd", "mixed", "ptq", "qat", "qkd"}
 
 
 @pytest.mark.parametrize("name", space_names())

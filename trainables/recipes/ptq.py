@@ -9,6 +9,7 @@ from pydantic import Field
 
 from trainables.frozen import Frozen
 from trainables.losses.cross_entropy import cross_entropy
+from trainables.quant.allocation import Quantizer
 from trainables.quant.prepare import Lsq
 from trainables.recipes.qat import Start, quantized_start
 from trainables.recipes.supervised import Supervised
@@ -21,7 +22,7 @@ class Ptq(Frozen):
     name: Literal["ptq"] = "ptq"
     start: Start = Supervised()
     start_epochs: int | None = Field(None, ge=1, description="None: as many as the trial's own")
-    quantizer: Lsq = Lsq()
+    quantizer: Quantizer = Lsq()
 
 
 def train_ptq(recipe: Ptq, task: Task) -> Iterator[Epoch]:

@@ -10,6 +10,7 @@ from torch import nn
 from trainables.frozen import Frozen
 from trainables.losses.cross_entropy import cross_entropy
 from trainables.models.outputs import forward_features
+from trainables.quant.allocation import Quantizer
 from trainables.quant.prepare import Lsq, calibrate, prepare
 from trainables.recipes.distill import Distill
 from trainables.recipes.optimization import AdamW, Stepper, StepRates
@@ -30,7 +31,7 @@ class QuantizedRecipe(Protocol):
     @property
     def start_epochs(self) -> int | None: ...
     @property
-    def quantizer(self) -> Lsq: ...
+    def quantizer(self) -> Quantizer: ...
 
 
 class Qat(Frozen):
@@ -41,7 +42,7 @@ class Qat(Frozen):
     start_epochs: int | None = Field(None, ge=1, description="None: as many as the trial's own")
     optimizer: AdamW = AdamW(learning_rate=1e-3)
     step_learning_rate: StepRates = StepRates()
-    quantizer: Lsq = Lsq()
+    quantizer: Quantizer = Lsq()
 
 
 def train_qat(recipe: Qat, task: Task) -> Iterator[Epoch]:
@@ -60,11 +61,12 @@ def train_qat(recipe: Qat, task: Task) -> Iterator[Epoch]:
 
 def quantized_start(recipe: QuantizedRecipe, task: Task) -> nn.Module:
     """The full-precision student with its quantizers set from weights and training images."""
-    student = task.starting_student(recipe.start, recipe.start_epochs)
+    student = task.starting_student()
     batches = task.batches(1)
     images = next(batches).images
     while len(images) < CALIBRATION_IMAGES and (more := next(batches, None)):
         images = torch.cat([images, more.images])
+    assert isinstance(recipe.quantizer, Lsq), "a study resolves allocations"
     prepare(student, recipe.quantizer).to(images.device)
     calibrate(student, images)
     return student

@@ -12,6 +12,7 @@ from trainables.losses import DistillationLosses
 from trainables.losses.cross_entropy import cross_entropy
 from trainables.losses.pixelwise import Pixelwise, pixelwise_loss
 from trainables.models.outputs import Outputs, forward_features
+from trainables.quant.allocation import Quantizer
 from trainables.quant.prepare import Lsq
 from trainables.recipes.optimization import AdamW, Stepper, StepRates
 from trainables.recipes.qat import Start, quantized_start
@@ -35,7 +36,7 @@ class QatDistill(Frozen):
     start_epochs: int | None = Field(None, ge=1, description="None: as many as the trial's own")
     optimizer: AdamW = AdamW(learning_rate=1e-3)
     step_learning_rate: StepRates = StepRates()
-    quantizer: Lsq = Lsq()
+    quantizer: Quantizer = Lsq()
     losses: DistillationLosses = DistillationLosses(pixelwise=Pixelwise())
     self_study: float = Field(0.15, ge=0, lt=1)
     co_study: float = Field(0.0, ge=0, le=1)

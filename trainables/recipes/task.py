@@ -8,7 +8,6 @@ from torch import Tensor, nn
 
 from trainables.data.augmentation import Views
 from trainables.data.table import Tensors
-from trainables.frozen import Frozen
 from trainables.models.outputs import Outputs
 
 
@@ -49,11 +48,8 @@ class Task(Protocol):
         """The student with seeded random weights, in training mode."""
         ...
 
-    def starting_student(self, recipe: Frozen, num_epochs: int | None) -> nn.Module:
-        """The student as `recipe` trained it in full precision, in training mode.
-
-        For `num_epochs`, or for as many as this training has.
-        """
+    def starting_student(self) -> nn.Module:
+        """The student as it was trained in full precision, in training mode."""
         ...
 
     def teacher(self) -> Tutor:

@@ -1,0 +1,49 @@
+"""What layers lose by few bits, measured on a start."""
+
+import pytest
+import torch
+
+from trainables.config import RunConfig, TrialConfig
+from trainables.data.augmentation import Augmentation
+from trainables.models.unet import UNetConfig
+from trainables.quant.allocation import CHOICES
+from trainables.quant.prepare import quantizable_names
+from trainables.recipes import Supervised
+from trainables.recipes.optimization import AdamW
+from trainables.sensitivity import keep_sensitivity, measure_sensitivity, read_sensitivity
+
+STUDENT = UNetConfig(width=4, depth=2)
+
+
+def test_a_start_is_looked_at_once(
+    blocks_run: RunConfig, capfd: pytest.CaptureFixture[str]
+) -> None:
+    start = TrialConfig(
+        student=STUDENT,
+        recipe=Supervised(optimizer=AdamW(learning_rate=1e-2)),
+        augmentation=Augmentation(min_scale=1, max_scale=1, color=0),
+        num_epochs=4,
+    )
+    path = keep_sensitivity(blocks_run, start)
+    known = read_sensitivity(path)
+    modified = path.stat().st_mtime_ns
+    assert keep_sensitivity(blocks_run, start).stat().st_mtime_ns == modified
+    names = quantizable_names(STUDENT.build(5))
+    assert list(known.weights) == list(known.inputs) == names
+    for losses in (*known.weights.values(), *known.inputs.values()):
+        assert tuple(losses) == CHOICES
+        assert all(loss > -1e-6 for loss in losses.values())
+        assert losses[8] < losses[2]
+
+
+def test_a_network_is_left_as_it_was_and_readers_of_one_tensor_go_together() -> None:
+    torch.manual_seed(0)
+    student = STUDENT.build(5).eval()
+    images = torch.randn(2, 3, 16, 16)
+    before = student(images)
+    known = measure_sensitivity(student, images)
+    assert torch.equal(student(images), before)
+    assert known.inputs["encoder.1.0"] == known.inputs["decoder.1.0"]
+    assert known.num_weights["classifier"] == 4 * 5
+    assert known.num_inputs["encoder.0.0"] == 3 * 16 * 16
+    assert known.num_inputs["decoder.1.0"] == 8 * 16 * 16

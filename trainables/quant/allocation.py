@@ -1,0 +1,95 @@
+"""Bits for each layer from a mean and from what each layer suffers, instead of one for all."""
+
+from collections.abc import Mapping
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from trainables.frozen import Frozen
+from trainables.quant.prepare import LayerBits, Lsq
+
+CHOICES = (2, 3, 4, 5, 6, 8)
+"""Bit-widths that a layer may get."""
+
+Losses = Mapping[str, Mapping[int, float]]
+"""Of each layer, by its bits: the loss when it alone is quantized."""
+
+
+class Sensitivity(Frozen):
+    """What a full-precision student loses by few bits, layer by layer.
+
+    Losses are Kullback-Leibler divergences from its own predictions, nats a pixel. `num_weights`
+    and `num_inputs`, the latter of one image, are numbers of elements.
+    """
+
+    weights: dict[str, dict[int, float]]
+    inputs: dict[str, dict[int, float]]
+    num_weights: dict[str, int]
+    num_inputs: dict[str, int]
+
+
+class Allocation(Frozen):
+    """A mean number of bits, given to the layers where they help most, then shifted by part.
+
+    A study resolves it to an `Lsq`, once it has measured the start's sensitivity.
+    """
+
+    name: Literal["allocation"] = "allocation"
+    weight_bits: float = Field(4, ge=2, le=8, description="mean over all weights")
+    activation_bits: float = Field(4, ge=2, le=8, description="mean over all layers' inputs")
+    encoder: int = Field(0, ge=-2, le=2, description="more bits for each of the encoder's weights")
+    decoder: int = Field(0, ge=-2, le=2, description="the same for the decoder and its upsampling")
+
+    def resolve(self, sensitivity: Sensitivity | None) -> Lsq:
+        """The bits of each layer; without a sensitivity the least that the mean can give all."""
+        nominal = Lsq(weight_bits=int(self.weight_bits), activation_bits=int(self.activation_bits))
+        if sensitivity is None:
+            return nominal
+        weights = allocate(sensitivity.weights, sensitivity.num_weights, self.weight_bits)
+        inputs = allocate(sensitivity.inputs, sensitivity.num_inputs, self.activation_bits)
+        layers = {
+            layer: LayerBits(
+                weight_bits=shifted(bits, self._shift(layer)), activation_bits=inputs[layer]
+            )
+            for layer, bits in weights.items()
+        }
+        return nominal.replace(layers=layers)
+
+    def _shift(self, layer: str) -> int:
+        if layer.startswith("encoder."):
+            return self.encoder
+        return self.decoder if layer.startswith(("decoder.", "ups.")) else 0
+
+
+Quantizer = Annotated[Lsq | Allocation, Field(discriminator="name")]
+
+
+def shifted(bits: int, places: int) -> int:
+    """The choice so many places further on, or the last one."""
+    return CHOICES[min(max(CHOICES.index(bits) + places, 0), len(CHOICES) - 1)]
+
+
+def allocate(losses: Losses, sizes: Mapping[str, int], mean_bits: float) -> dict[str, int]:
+    """Bits of each layer, at most `mean_bits` on average: greedily where a bit gains most.
+
+    All begin with the fewest; the raise that saves the most loss for each bit that it costs comes
+    first. Of the integer programme of HAWQ-V3 (Yao et al. 2021, arXiv 2011.10680) that is the
+    linear relaxation's solution but for the last raise.
+    """
+    bits = dict.fromkeys(losses, CHOICES[0])
+    left = mean_bits * sum(sizes[layer] for layer in losses) - sum(
+        CHOICES[0] * sizes[layer] for layer in losses
+    )
+    while True:
+        raises = {
+            (layer, more): (losses[layer][bits[layer]] - losses[layer][more]) / price
+            for layer in losses
+            for more in CHOICES
+            if more > bits[layer] and (price := (more - bits[layer]) * sizes[layer]) <= left
+        }
+        best = max(raises, key=lambda step: raises[step], default=None)
+        if best is None or raises[best] <= 0:
+            return bits
+        layer, more = best
+        left -= (more - bits[layer]) * sizes[layer]
+        bits[layer] = more

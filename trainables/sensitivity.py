@@ -1,0 +1,111 @@
+"""Measures what each layer of a full-precision student loses by few bits, once per student."""
+
+import copy
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from trainables.artifacts import ArtifactStore
+from trainables.config import RunConfig, TrialConfig
+from trainables.data.augmentation import normalize
+from trainables.data.loader import Loader
+from trainables.data.pack import images_of, open_pack
+from trainables.models.file import read_model
+from trainables.models.outputs import place
+from trainables.progress import track
+from trainables.quant.allocation import CHOICES, Sensitivity
+from trainables.quant.layers import OFF
+from trainables.quant.prepare import LayerBits, Lsq, calibrate, prepare, quantizable_names
+from trainables.trial import NETWORK_FILE, trained
+
+FORMAT = 1
+NUM_IMAGES = 8
+FILE = "sensitivity.json"
+
+
+def keep_sensitivity(run: RunConfig, start: TrialConfig) -> Path:
+    """The artifact of a start's sensitivity; trains the start if need be.
+
+    Raises:
+        TrialFailed: the start learned nothing.
+    """
+    network = trained(start, run)
+
+    def build(folder: Path) -> None:
+        data, device = open_pack(run.data), torch.device(run.device)
+        images = normalize(images_of(next(Loader(data.train, device).in_order(NUM_IMAGES))))
+        student = place(read_model(network.path / NETWORK_FILE), device)
+        measured = measure_sensitivity(student, images)
+        (folder / FILE).write_text(measured.model_dump_json(indent=1))
+
+    key: dict[str, object] = {"format": FORMAT, "start": network.path.name}
+    return ArtifactStore(run.artifacts).get("sensitivity", key, build).path / FILE
+
+
+def read_sensitivity(path: Path) -> Sensitivity:
+    """What `keep_sensitivity` kept."""
+    return Sensitivity.model_validate_json(path.read_bytes())
+
+
+@torch.no_grad()
+def measure_sensitivity(student: nn.Module, images: Tensor) -> Sensitivity:
+    """Quantizes one layer's weights, then its inputs, at a time; images (B,3,H,W).
+
+    Layers that read the same tensor get bits for their inputs together.
+    """
+    student.eval()
+    names = quantizable_names(student)
+    expected = F.log_softmax(student(images), dim=1)
+
+    def loss(layers: dict[str, LayerBits]) -> float:
+        off = Lsq(weight_bits=OFF, activation_bits=OFF, layers=layers)
+        quantized = prepare(copy.deepcopy(student), off).to(images.device)
+        calibrate(quantized, images)
+        predicted = F.log_softmax(quantized(images), dim=1)
+        divergence = F.kl_div(predicted, expected, reduction="sum", log_target=True)
+        return float(divergence) / (expected.numel() / expected.shape[1])
+
+    weights: dict[str, dict[int, float]] = {}
+    inputs: dict[str, dict[int, float]] = {}
+    for name in track(names, "measuring sensitivity"):
+        weights[name] = {
+            bits: loss({name: LayerBits(weight_bits=bits, activation_bits=OFF)}) for bits in CHOICES
+        }
+        inputs[name] = {
+            bits: loss(
+                {
+                    reader: LayerBits(weight_bits=OFF, activation_bits=bits)
+                    for reader in readers(student, name)
+                }
+            )
+            for bits in CHOICES
+        }
+    return Sensitivity(
+        weights=weights,
+        inputs=inputs,
+        num_weights={name: student.get_parameter(f"{name}.weight").numel() for name in names},
+        num_inputs=count_inputs(student, images[:1]),
+    )
+
+
+def readers(student: nn.Module, name: str) -> tuple[str, ...]:
+    """The layers that read the tensor that a layer reads."""
+    groups: list[tuple[str, ...]] = getattr(student, "shared_inputs", [])
+    return next((group for group in groups if name in group), (name,))
+
+
+def count_inputs(student: nn.Module, image: Tensor) -> dict[str, int]:
+    """Elements that each layer reads for one image."""
+    counts: dict[str, int] = {}
+    hooks = [
+        student.get_submodule(name).register_forward_pre_hook(
+            lambda _, inputs, name=name: counts.update({name: inputs[0].numel()})
+        )
+        for name in quantizable_names(student)
+    ]
+    student(image)
+    for hook in hooks:
+        hook.remove()
+    return counts

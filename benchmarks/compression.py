@@ -37,8 +37,8 @@ from trainables.trial import Trial
 PIXEL = DistillationLosses(pixelwise=Pixelwise(weight=1, temperature=2))
 PAIR = DistillationLosses(pixelwise=Pixelwise(weight=1, temperature=2), pairwise=Pairwise(weight=1))
 FULL_RATE = AdamW(learning_rate=4e-3)
-FINE_RATE = AdamW(learning_rate=1e-3)
-START_SHARE = 0.85
+FINE_RATE = AdamW(learning_rate=3e-3)
+START_SHARE = 2 / 3
 """Of a quantized student's seconds: for its full-precision start."""
 TEACHER = TrialConfig(
     student=UNetConfig(width=16),
@@ -77,7 +77,6 @@ RECIPES: dict[str, Recipe] = {
     "PTQ W8A8": ptq(8, 8),
     "PTQ W4A8": ptq(4, 8),
     "PTQ W4A4": ptq(4, 4),
-    "PTQ W2A4": ptq(2, 4),
     "QAT W8A8": qat(8, 8),
     "QAT W4A4": qat(4, 4),
     "QAT W2A4": qat(2, 4),

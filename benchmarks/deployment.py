@@ -27,7 +27,7 @@ from trainables.data.loader import Loader
 from trainables.data.pack import PackedData, images_of, open_pack, pack
 from trainables.data.prepare import open_source
 from trainables.defaults import FLIPS
-from trainables.latency import CPU
+from trainables.latency import CPU, untrained
 from trainables.models.file import ModelCard, deserialize, read_model
 from trainables.models.unet import UNetConfig
 from trainables.models.unet_onnx import to_onnx
@@ -167,7 +167,7 @@ def width_table(run: RunConfig) -> str:
         ):
             student = UNetConfig(width=width)
             card = ModelCard(model=student, num_classes=data.num_classes, quantizer=quantizer)
-            model = to_onnx(card.convert(card.build()), "onnx-int8", {})
+            model = to_onnx(untrained(card), "onnx-int8", {})
             things[f"{width} {name}"] = partial(session_network(model.SerializeToString()), image)
     seconds = median_seconds(things, CPU_DEVICE, 31)
     rows: list[list[object]] = [
@@ -225,11 +225,15 @@ def torch_network(model: nn.Module) -> Network:
 
 
 def pytorch_int8(network: nn.Module, data: PackedData) -> nn.Module:
-    """PyTorch's own post-training static quantization, with its defaults for x86."""
+    """PyTorch's own post-training static quantization, with its defaults for x86.
+
+    Transposed convolutions stay in float32: with them in int8 it has 9 mIoU (torch 2.15).
+    """
     torch.backends.quantized.engine = "x86"
     batches = Loader(data.train, CPU_DEVICE).in_order(8)
     images = [normalize(images_of(next(batches))) for _ in range(NUM_CALIBRATED // 8)]
-    prepared = prepare_fx(network.eval(), get_default_qconfig_mapping("x86"), (images[0],))
+    mapping = get_default_qconfig_mapping("x86").set_object_type(nn.ConvTranspose2d, None)
+    prepared = prepare_fx(network.eval(), mapping, (images[0],))
     with torch.inference_mode():
         for batch in images:
             prepared(batch)

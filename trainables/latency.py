@@ -5,15 +5,18 @@ import json
 import platform
 import statistics
 import time
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import nn
 
 from trainables.artifacts import ArtifactStore
 from trainables.extras import require_onnx
 from trainables.frozen import Frozen
 from trainables.models.file import ModelCard
+from trainables.quant.prepare import calibrate
 
 FORMAT = 1
 WARM_UP, LEAST_RUNS, MOST_RUNS, MOST_SECONDS = 3, 10, 100, 1.5
@@ -88,8 +91,7 @@ def foresee_latency(card: ModelCard, height: int, width: int, store: ArtifactSto
 
     from trainables.models.unet_onnx import to_onnx
 
-    with torch.random.fork_rng(devices=[]):
-        model = to_onnx(card.convert(card.build()), "onnx-int8", {})
+    model = to_onnx(untrained(card), "onnx-int8", {})
 
     def build(folder: Path) -> None:
         latency = measure_latency(model.SerializeToString(), height, width)
@@ -109,6 +111,21 @@ def foresee_latency(card: ModelCard, height: int, width: int, store: ArtifactSto
     }
     folder = store.get("latency", key, build).path
     return Latency.model_validate(json.loads((folder / LATENCY_FILE).read_text()))
+
+
+@lru_cache(maxsize=1024)
+def untrained_of(card_json: str) -> nn.Module:
+    card = ModelCard.model_validate_json(card_json)
+    with torch.random.fork_rng(devices=[]):
+        model = card.build()
+        if card.quantizer:  # whose grids are unsigned behind a ReLU: other instructions
+            calibrate(model, torch.randn(1, 3, 32, 32))
+        return card.convert(model)
+
+
+def untrained(card: ModelCard) -> nn.Module:
+    """A network of a card as it would be shipped, with random weights."""
+    return untrained_of(card.model_dump_json())
 
 
 def machine_name() -> str:

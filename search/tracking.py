@@ -13,6 +13,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME
+from sqlalchemy.exc import SQLAlchemyError
 
 from search.record import Record, State
 from trainables.metrics import Metrics
@@ -33,7 +34,7 @@ def check_tracking(uri: str) -> None:
     """Raises ValueError where there is no MLflow store, and makes an absent SQLite one."""
     try:
         MlflowClient(uri).search_experiments(max_results=1)
-    except MlflowException as error:
+    except (MlflowException, SQLAlchemyError) as error:  # the latter where its disk is full
         raise ValueError(
             f"--tracking-uri must name an MLflow store, but {uri} is none: "
             f"{str(error).splitlines()[0]}"

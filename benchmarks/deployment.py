@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.ao.quantization import get_default_qconfig_mapping
 from torch.ao.quantization.quantize_fx import convert_fx, prepare_fx
 
@@ -27,7 +27,7 @@ from trainables.data.loader import Loader
 from trainables.data.pack import PackedData, images_of, open_pack, pack
 from trainables.data.prepare import open_source
 from trainables.defaults import FLIPS
-from trainables.latency import CPU, untrained
+from trainables.latency import untrained
 from trainables.models.file import ModelCard, deserialize, read_model
 from trainables.models.unet import UNetConfig
 from trainables.models.unet_onnx import to_onnx
@@ -36,7 +36,7 @@ from trainables.quant.onnx_graph import OnnxForm
 from trainables.quant.prepare import Lsq
 from trainables.recipes import Qat, Supervised
 from trainables.recipes.optimization import AdamW
-from trainables.runtime import Floats, Network, open_session
+from trainables.runtime import CPU, module_network, open_session, session_network
 from trainables.trial import NETWORK_FILE, Trial, trained
 
 CPU_DEVICE = torch.device("cpu")
@@ -99,18 +99,20 @@ def forms_table(run: RunConfig, student: UNetConfig, num_epochs: int) -> str:
         for form in FORMS
     }
     own = pytorch_int8(read_model(start / NETWORK_FILE), data)
-    networks = {key: session_network(content) for key, content in exported.items()}
+    networks = {
+        key: session_network(open_session(content, CPU, 1)) for key, content in exported.items()
+    }
     image = np.zeros((1, 3, data.height, data.width), np.float32)
     things: dict[str, Callable[[], object]] = {
         f"{name} {form}": partial(network, image) for (name, form), network in networks.items()
     }
-    things["PyTorch int8"] = partial(torch_network(own), image)
-    things["PyTorch float32"] = partial(torch_network(models["full precision"]), image)
+    things["PyTorch int8"] = partial(module_network(own), image)
+    things["PyTorch float32"] = partial(module_network(models["full precision"]), image)
     seconds = median_seconds(things, CPU_DEVICE, 31)
     unit = seconds["full precision onnx"]
     rows: list[list[object]] = []
     for name, content in files.items():
-        reference = torch_network(models[name])
+        reference = module_network(models[name])
         results = [compare(networks[name, form], reference, data) for form in FORMS]
         rows.append(
             [
@@ -126,7 +128,7 @@ def forms_table(run: RunConfig, student: UNetConfig, num_epochs: int) -> str:
                 *(f"{seconds[f'{name} {form}'] / unit:.2f}" for form in FORMS),
             ]
         )
-    route = compare(torch_network(own), torch_network(own), data).miou
+    route = compare(module_network(own), module_network(own), data).miou
     plain, integers = seconds["PyTorch float32"] / unit, seconds["PyTorch int8"] / unit
     return (
         f"### U-Net of width {student.width} at {data.height}x{data.width} pixels\n\n"
@@ -168,7 +170,9 @@ def width_table(run: RunConfig) -> str:
             student = UNetConfig(width=width)
             card = ModelCard(model=student, num_classes=data.num_classes, quantizer=quantizer)
             model = to_onnx(untrained(card), "onnx-int8", {})
-            things[f"{width} {name}"] = partial(session_network(model.SerializeToString()), image)
+            things[f"{width} {name}"] = partial(
+                session_network(open_session(model.SerializeToString(), CPU, 1)), image
+            )
     seconds = median_seconds(things, CPU_DEVICE, 31)
     rows: list[list[object]] = [
         [
@@ -203,25 +207,6 @@ def sum_of_bits(model: nn.Module) -> int:
 
 def changed(result: Agreement) -> str:
     return f"{result.changed_pixels / result.num_pixels:.3%}"
-
-
-def session_network(content: bytes) -> Network:
-    session = open_session(content, CPU, 1)
-
-    def run(images: Floats) -> Floats:
-        logits: Floats = session.run(None, {"images": images})[0]
-        return logits
-
-    return run
-
-
-def torch_network(model: nn.Module) -> Network:
-    def run(images: Floats) -> Floats:
-        with torch.inference_mode():
-            logits: Tensor = model(torch.from_numpy(images))
-        return logits.numpy()
-
-    return run
 
 
 def pytorch_int8(network: nn.Module, data: PackedData) -> nn.Module:

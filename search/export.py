@@ -5,6 +5,7 @@ python -m search.export STUDY --format onnx-int8 --max-size 300KB --out DIR
 
 import argparse
 import hashlib
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,9 +28,9 @@ from trainables.data.prepare import open_source
 from trainables.errors import ExportFailed
 from trainables.extras import has_onnx, require_onnx
 from trainables.files import replace_file
-from trainables.latency import CPU, CUDA, Latency, available_providers, measure_latency
+from trainables.latency import Latency, measure_latency
 from trainables.models.file import read_model
-from trainables.runtime import open_model, torch_network
+from trainables.runtime import CUDA, available_providers, module_network, open_model
 from trainables.trial import CONFIG_FILE, MODEL_FILE
 
 TOLERANCE = 0.001
@@ -41,7 +42,7 @@ SUFFIX: dict[ExportFormat, str] = {
 }
 EXAMPLES = """formats:
   packed      the search's own file: bit-packed codes in safetensors, the smallest
-  onnx        small: weights stored in INT2, INT4 or INT8; any ONNX Runtime of this year
+  onnx        small: weights stored in INT2, INT4 or INT8; ONNX Runtime 1.31 or newer
   onnx-int8   fast: weights widened to INT8, integer convolutions in ONNX Runtime
 
 exit status: 0 exported; 1 a file failed its checks and was deleted; 2 bad input.
@@ -82,7 +83,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("study", type=Path, metavar="STUDY", help="the study's folder, such as studies/qkd-shapes")
     add("--trial", metavar="ID", help="export this point")
     add("--all", action="store_true", help="export every point of the front")
-    add("--max-size", metavar="SIZE", help="the best point of at most this file size, e.g. 300KB")
+    add("--max-size", metavar="SIZE", help="the best point whose packed file is at most this size")
     add("--min-miou", type=float, metavar="SHARE", help="the smallest point of at least this mIoU")
     add(
         "--format",
@@ -105,10 +106,19 @@ def run(arguments: argparse.Namespace) -> None:
     chosen = choose(read_front(arguments.study), arguments)
     data = validation_data(study, arguments.study)
     arguments.out.mkdir(parents=True, exist_ok=True)
+    failures = 0
     for choice in chosen:
         print(f"trial {choice.trial_id}: {describe(choice)}: {choice.why}", flush=True)
-        exporter = Exporter(study, arguments.study, data, choice, arguments.format)
-        exporter.export(arguments.out)
+        try:
+            exporter = Exporter(study, arguments.study, data, choice, arguments.format)
+            exporter.export(arguments.out)
+        except (ExportFailed, ValueError, OSError) as error:
+            if len(chosen) == 1:
+                raise
+            print(f"error: trial {choice.trial_id}: {error}", file=sys.stderr)
+            failures += 1
+    if failures:
+        raise ExportFailed(f"{failures} of {len(chosen)} points were not exported")
 
 
 def read_front(folder: Path) -> list[dict[str, object]]:
@@ -118,7 +128,9 @@ def read_front(folder: Path) -> list[dict[str, object]]:
         ValueError: no trial of the study has finished.
     """
     path = folder / "front.parquet"
-    rows = pq.read_table(path).to_pylist() if path.is_file() else []
+    if not path.is_file():
+        raise ValueError(f"a study must have ended or been interrupted, but there is no {path}")
+    rows = pq.read_table(path).to_pylist()
     if not rows:
         raise ValueError(f"a study must have finished trials to export, but {folder} has none")
     return sorted(rows, key=lambda row: row["size_bytes"])
@@ -170,7 +182,10 @@ def best(points: Sequence[Choice], max_size: int | None, min_miou: float | None)
             f"{describe(nearest)} (trial {nearest.trial_id}) and the limit is {min_miou:.4f}"
         )
     if max_size is not None:
-        point, why = max(good, key=lambda p: p.miou), f"the greatest mIoU within {max_size:,} bytes"
+        point, why = (
+            max(good, key=lambda p: p.miou),
+            f"the greatest mIoU within {max_size:,} bytes (packed)",
+        )
     elif min_miou is not None:
         point, why = min(good, key=lambda p: p.size_bytes), f"the smallest of mIoU >= {min_miou:g}"
     else:
@@ -223,14 +238,14 @@ class Exporter:
             ExportFailed: the file does not do what the search measured; it is deleted.
         """
         path = out / f"{self.study.config.name}-{self.choice.trial_id}{SUFFIX[self.form]}"
+        aside = path.with_name(f".unchecked-{path.name}")
         content = self.content()
-        replace_file(path, content)
         try:
-            self.check(path, content)
-        except BaseException:
-            path.unlink(missing_ok=True)
-            card_file(path).unlink(missing_ok=True)
-            raise
+            aside.write_bytes(content)
+            self.check(aside, path, content)
+            os.replace(aside, path)
+        finally:
+            aside.unlink(missing_ok=True)
 
     def content(self) -> bytes:
         """The file's content."""
@@ -244,13 +259,20 @@ class Exporter:
         about = {"study": self.study.config.name, "trial": self.choice.trial_id}
         classes = {"classes": ",".join(self.data.class_names)}
         model = to_onnx(read_model(self.source), self.form, about | classes)
-        onnx.checker.check_model(model, full_check=True)
+        try:
+            onnx.checker.check_model(model, full_check=True)
+        except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+            raise ExportFailed(f"the ONNX checker refuses {self.source}: {error}") from error
         serialized: bytes = model.SerializeToString()
         return serialized
 
-    def check(self, path: Path, content: bytes) -> None:
-        """Runs the file on the validation split and writes its card."""
-        agreement = compare(open_model(path), torch_network(self.source), self.data)
+    def check(self, aside: Path, path: Path, content: bytes) -> None:
+        """Runs the file on the validation split and writes the card of what it will be."""
+        reference = module_network(read_model(self.source))
+        try:
+            agreement = compare(open_model(aside), reference, self.data)
+        except ValueError as error:
+            raise ExportFailed(str(error)) from error
         if abs(agreement.miou - self.choice.miou) > TOLERANCE:
             raise ExportFailed(
                 f"{path.name} must have the search's mIoU {self.choice.miou:.4f} within "
@@ -274,9 +296,14 @@ class Exporter:
         """Of an ONNX file on the CPU, and on a GPU where ONNX Runtime has one."""
         if self.form == "packed" or not has_onnx():
             return ()
-        providers = [name for name in (CPU, CUDA) if name in available_providers()]
         height, width = self.data.height, self.data.width
-        return tuple(measure_latency(content, height, width, name) for name in providers)
+        latencies = [measure_latency(content, height, width)]
+        if CUDA in available_providers():
+            try:
+                latencies.append(measure_latency(content, height, width, CUDA))
+            except ValueError as error:
+                print(f"no latency on a GPU: {error}", file=sys.stderr)
+        return tuple(latencies)
 
     def card(
         self, path: Path, content: bytes, agreement: Agreement, latency: tuple[Latency, ...]

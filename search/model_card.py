@@ -8,6 +8,7 @@ from pydantic import Field, ValidationError
 from trainables.command_line import first_problem
 from trainables.config import TrialConfig
 from trainables.data.augmentation import MEAN, STD
+from trainables.files import hash_file
 from trainables.frozen import Frozen
 from trainables.latency import Latency
 
@@ -33,7 +34,7 @@ class ExportCard(Frozen):
 
     `miou` and `changed_pixels`, of `num_pixels`, were measured with the file itself on the
     validation split: how good it is, and how often it answers other than the search's own model,
-    whose mIoU is `searched_miou`. `latency` is that of the file, absent without ONNX Runtime.
+    whose mIoU is `searched_miou`. `latency` is that of an ONNX file; `packed` has none.
     """
 
     format: ExportFormat
@@ -58,14 +59,14 @@ class ExportCard(Frozen):
 
 def card_file(model: Path) -> Path:
     """Where the card of a model lies."""
-    return model.with_suffix(".json")
+    return model.with_name(f"{model.name}.json")
 
 
 def read_export_card(model: Path) -> ExportCard:
     """The card beside a model.
 
     Raises:
-        ValueError: there is none, or it is damaged.
+        ValueError: there is none, or it is damaged, or the model is not the one it describes.
     """
     path = card_file(model)
     if not path.is_file():
@@ -74,6 +75,9 @@ def read_export_card(model: Path) -> ExportCard:
             "python -m search.export writes both"
         )
     try:
-        return ExportCard.model_validate_json(path.read_bytes())
+        card = ExportCard.model_validate_json(path.read_bytes())
     except ValidationError as error:
         raise ValueError(f"{path} must be a model card, but {first_problem(error)}") from error
+    if card.sha256 != hash_file(model):
+        raise ValueError(f"a model must be the one of its card, but {model} has changed since")
+    return card

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
+from torch import Tensor
 from torch.nn import functional as F
 
 from search.model_card import ExportCard, read_export_card
@@ -22,6 +23,7 @@ from trainables.progress import track
 from trainables.runtime import Network, open_model
 
 ENDINGS = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp"}
+UNREADABLE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
 OPACITY = 0.55
 """Of the colours on an overlay."""
 EXAMPLES = """For IMAGE.jpg, DIR gets IMAGE.png (one class index per pixel, in VOC's palette) and
@@ -37,6 +39,10 @@ def main(argv: list[str] | None = None) -> int:
     try:
         network, card = open_model(arguments.model), read_export_card(arguments.model)
         images = find_images(arguments.images)
+        if arguments.out.resolve() == images[0].resolve().parent:
+            raise ValueError(
+                f"--out must be another folder than the images', but got {arguments.out}"
+            )
         arguments.out.mkdir(parents=True, exist_ok=True)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -45,13 +51,17 @@ def main(argv: list[str] | None = None) -> int:
     for path in track(images, "segmenting"):
         try:
             image = read_image(path)
-        except (OSError, ValueError, Image.DecompressionBombError) as error:
+        except UNREADABLE as error:
             print(f"error: an image must be readable, but {path} is not: {error}", file=sys.stderr)
             unread += 1
             continue
         mask = segment(network, card, image)
-        mask.save(arguments.out / f"{path.stem}.png")
-        overlay(image, mask).save(arguments.out / f"{path.stem}-overlay.jpg", quality=92)
+        try:
+            mask.save(arguments.out / f"{path.stem}.png")
+            overlay(image, mask).save(arguments.out / f"{path.stem}-overlay.jpg", quality=92)
+        except OSError as error:
+            print(f"error: --out must be writable, but: {error}", file=sys.stderr)
+            return 2
     print(f"{len(images) - unread} of {len(images)} images segmented in {arguments.out}")
     return 1 if unread else 0
 
@@ -94,8 +104,14 @@ def find_images(path: Path) -> Sequence[Path]:
 
 
 def read_image(path: Path) -> Image.Image:
-    """An image in RGB, turned as its EXIF data says."""
+    """An image in RGB, turned as its EXIF data says.
+
+    Raises:
+        OSError, ValueError, SyntaxError, DecompressionBombError: it cannot be read.
+    """
     with Image.open(path) as image:
+        if image.mode == "F" or image.mode.startswith("I"):
+            raise ValueError(f"it must have 8 bits a channel, but its mode is {image.mode}")
         return ImageOps.exif_transpose(image).convert("RGB")
 
 
@@ -105,10 +121,21 @@ def segment(network: Network, card: ExportCard, image: Image.Image) -> Image.Ima
     small = np.array(image.resize(size, Image.Resampling.BILINEAR))
     pixels = normalize(torch.from_numpy(small).permute(2, 0, 1)[None])
     logits = torch.from_numpy(network(np.ascontiguousarray(pixels.numpy())))
-    full = F.interpolate(logits, image.size[::-1], mode="bilinear", align_corners=False)
-    mask = Image.fromarray(full[0].argmax(0).to(torch.uint8).numpy(), mode="P")
+    mask = Image.fromarray(classes_at(logits, image.size[::-1]).numpy(), mode="P")
     mask.putpalette(voc_palette().tobytes())
     return mask
+
+
+def classes_at(logits_1Khw: Tensor, size: tuple[int, int]) -> Tensor:
+    """The greatest class (H,W) of logits enlarged to `size`, one class after another in memory."""
+    best = torch.full(size, -torch.inf)
+    classes = torch.zeros(size, dtype=torch.uint8)
+    for index in range(logits_1Khw.shape[1]):
+        one = logits_1Khw[:, index : index + 1]
+        plane = F.interpolate(one, size, mode="bilinear", align_corners=False)[0, 0]
+        classes[plane > best] = index
+        best = torch.maximum(best, plane)
+    return classes
 
 
 def overlay(image: Image.Image, mask: Image.Image) -> Image.Image:

@@ -237,6 +237,10 @@ def given_fields(arguments: argparse.Namespace) -> dict[str, object]:
     if arguments.max_macs is not None:
         given["max_macs"] = parse_count(arguments.max_macs)
     if arguments.max_latency is not None:
+        if arguments.max_latency[-1:].isdigit():
+            raise ValueError(
+                f"--max-latency must have a unit, as 20ms, but got {arguments.max_latency}"
+            )
         given["max_latency_ms"] = 1000 * parse_duration(arguments.max_latency)
     if arguments.objectives is not None:
         given["objectives"] = tuple(arguments.objectives.split(","))

@@ -33,6 +33,7 @@ from trainables.data.pack import PackedData, find_pack, open_pack, pack
 from trainables.data.prepare import open_source
 from trainables.data.source import Source
 from trainables.defaults import defaults_for
+from trainables.errors import TrialFailed
 from trainables.extras import has_onnx, require_onnx
 from trainables.latency import foresee_latency
 from trainables.models.unet import UNetConfig
@@ -64,6 +65,7 @@ class Study:
     def __init__(self, config: StudyConfig, resumed: bool) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.sensitivities: dict[UNetConfig, Sensitivity] = {}
+        self.looked_at_starts = False
         self.config = config
         self.named = load_space(config.space)
         self.defaults = defaults_for(config.data, config.device)
@@ -88,12 +90,19 @@ class Study:
         Until then `complete` gives allocations the fewest bits that they may come to.
         """
         drawn = draw(self.named.space, self.named.known_settings, self.config.seed)
+        failed: set[UNetConfig] = set()
         for config in (config for config, _ in drawn if config.is_allocated):
-            if config.student not in self.sensitivities:
+            if config.student not in failed | set(self.sensitivities):
                 progress.say(f"training and looking at the start of {config.student}")
                 start = self.complete(config).start
-                kept = cluster.run_remotely(self.config, run, keep_sensitivity, start)
-                self.sensitivities[config.student] = read_sensitivity(kept)
+                try:
+                    kept = cluster.run_remotely(self.config, run, keep_sensitivity, start)
+                except TrialFailed as failure:
+                    progress.say(f"no trials of {config.student}: {failure}")
+                    failed.add(config.student)
+                else:
+                    self.sensitivities[config.student] = read_sensitivity(kept)
+        self.looked_at_starts = True
 
     @property
     def objectives(self) -> tuple[Objective, ...]:
@@ -133,6 +142,8 @@ class Study:
                 recipe = recipe.replace(start_epochs=START_LENGTH * self.config.epochs)
             if isinstance(recipe.quantizer, Allocation):
                 sensitivity = self.sensitivities.get(trial.student)
+                if self.looked_at_starts and sensitivity is None:
+                    raise TrialFailed(f"no sensitivity is known of {trial.student}")
                 recipe = recipe.replace(quantizer=recipe.quantizer.resolve(sensitivity))
         return trial.replace(
             recipe=recipe,
@@ -204,7 +215,10 @@ class Study:
         members = {record.trial_id for record in pareto_front(records, self.objectives)}
         return [
             replace(record, latency_ms=self.latency_ms(record.config))
-            if record.trial_id in members and record.config and has_onnx()
+            if record.trial_id in members
+            and record.latency_ms is None
+            and record.config
+            and has_onnx()
             else record
             for record in records
         ]

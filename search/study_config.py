@@ -26,9 +26,9 @@ class StudyConfig(Frozen):
     sampler: SamplerName
     seed: int = Field(ge=0)
     objectives: tuple[ObjectiveName, ...] = ("miou", "size")
-    max_size_bytes: int | None = None
-    max_macs: int | None = None
-    max_latency_ms: float | None = None
+    max_size_bytes: Annotated[int, Field(gt=0)] | None = None
+    max_macs: Annotated[int, Field(gt=0)] | None = None
+    max_latency_ms: Annotated[float, Field(gt=0)] | None = None
     time_budget_s: float | None = None
     cpus_per_trial: Annotated[float, Field(gt=0)] | None = None
     gpus_per_trial: Annotated[float, Field(ge=0)] | Literal["auto"]

@@ -14,7 +14,7 @@ def parse_size(text: str) -> int:
         ValueError: it is no positive size.
     """
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)", text.strip())
-    if not match or match[2].upper() not in SIZES or float(match[1]) <= 0:
+    if not match or match[2].upper() not in SIZES or float(match[1]) * SIZES[match[2].upper()] < 1:
         raise ValueError(f"a size must be a positive number with B, KB, MB or GB, but got {text!r}")
     return int(float(match[1]) * SIZES[match[2].upper()])
 
@@ -40,6 +40,6 @@ def parse_count(text: str) -> int:
         ValueError: it is no positive number.
     """
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMG]?)", text.strip())
-    if not match or float(match[1]) <= 0:
+    if not match or float(match[1]) * COUNTS[match[2]] < 1:
         raise ValueError(f"a count must be a positive number with K, M or G, but got {text!r}")
     return int(float(match[1]) * COUNTS[match[2]])

@@ -7,11 +7,12 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from trainables.extras import require_onnx
-from trainables.latency import CPU
 from trainables.models.file import read_model
 
+CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 Floats = NDArray[np.float32]
 Network = Callable[[Floats], Floats]
 """From normalised images (B,3,H,W) to logits (B,K,H,W)."""
@@ -27,15 +28,15 @@ def open_model(path: Path) -> Network:
         raise ValueError(f"the model must be a file, but there is no {path}")
     match path.suffix:
         case ".safetensors":
-            return torch_network(path)
+            return module_network(read_model(path))
         case ".onnx":
             return onnx_network(path)
         case _:
             raise ValueError(f"a model must end in .safetensors or .onnx, but got {path}")
 
 
-def torch_network(path: Path) -> Network:
-    model = read_model(path)
+def module_network(model: nn.Module) -> Network:
+    """A PyTorch network, in evaluation mode, on the CPU."""
 
     def run(images: Floats) -> Floats:
         with torch.inference_mode():
@@ -50,10 +51,21 @@ def onnx_network(path: Path) -> Network:
     from onnxruntime.capi import onnxruntime_pybind11_state as errors
 
     try:
-        session = open_session(path.read_bytes(), CPU, 0)
-    except (errors.InvalidProtobuf, errors.InvalidGraph, errors.Fail, errors.InvalidArgument) as e:
-        reason = str(e).splitlines()[0]
-        raise ValueError(f"{path} must be an intact ONNX model, but: {reason}") from e
+        return session_network(open_session(path.read_bytes(), CPU, 0))
+    except (
+        errors.Fail,
+        errors.InvalidArgument,
+        errors.InvalidGraph,
+        errors.InvalidProtobuf,
+        errors.NotImplemented,
+        errors.RuntimeException,
+    ) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"{path} must be an intact ONNX model, but: {reason}") from error
+
+
+def session_network(session: Any) -> Network:
+    """An ONNX Runtime session as a network."""
 
     def run(images: Floats) -> Floats:
         logits: Floats = session.run(None, {"images": images})[0]
@@ -63,11 +75,25 @@ def onnx_network(path: Path) -> Network:
 
 
 def open_session(content: bytes, provider: str, num_threads: int) -> Any:
-    """An ONNX Runtime session; 0 threads are as many as there are cores."""
+    """An ONNX Runtime session; 0 threads are as many as there are cores.
+
+    Raises:
+        ValueError: ONNX Runtime would use another provider instead.
+    """
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = num_threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
-    return onnxruntime.InferenceSession(content, options, providers=[provider])
+    session = onnxruntime.InferenceSession(content, options, providers=[provider])
+    if session.get_providers()[0] != provider:
+        raise ValueError(f"ONNX Runtime must be able to use {provider}, but it cannot here")
+    return session
+
+
+def available_providers() -> list[str]:
+    """What the installed ONNX Runtime was built to run networks on."""
+    import onnxruntime
+
+    return list(onnxruntime.get_available_providers())

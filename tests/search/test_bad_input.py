@@ -53,6 +53,8 @@ CASES: dict[str, tuple[list[str], str]] = {
     ),
     "nothing is so cheap": (["--max-macs", "1K"], r"its cheapest has macs [\d.,e+]+, the limit is"),
     "nothing is so fast": (["--max-latency", "0.001ms"], r"has latency_ms [\d.]+, the limit is"),
+    "half a byte": (["--max-size", "0.5"], "a size must be a positive number .*'0.5'"),
+    "latency of nothing": (["--max-latency", "20"], "--max-latency must have a unit, .*got 20"),
     "odd count": (["--max-macs", "many"], "a count must be a positive number .*'many'"),
     "odd latency": (["--max-latency", "5 apples"], "a time must be a positive number .*apples"),
     "odd objective": (["--objectives", "miou,beauty"], "--objectives.1: .*beauty"),

@@ -150,7 +150,7 @@ def test_an_exported_network_takes_any_batch_and_size(study: Path, tmp_path: Pat
     ("flags", "trial", "why"),
     [
         ([], None, "no limit was given"),
-        (["--max-size", "9KB"], "0001", "the greatest mIoU within 9,000 bytes"),
+        (["--max-size", "9KB"], "0001", "the greatest mIoU within 9,000 bytes (packed)"),
         (["--min-miou", "0.1"], "0000", "the smallest of mIoU >= 0.1"),
         (["--trial", "0002"], "0002", "asked"),
     ],
@@ -194,8 +194,10 @@ def test_bad_studies(study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
     assert "STUDY must name an existing study" in answer(capsys, 2, tmp_path, "--out", tmp_path)
     copy = tmp_path / "copy"
     shutil.copytree(study, copy)
-    (copy / "front.parquet").unlink()
+    write_tables([], copy)
     assert "must have finished trials" in answer(capsys, 2, copy, "--out", tmp_path)
+    (copy / "front.parquet").unlink()
+    assert "must have ended or been" in answer(capsys, 2, copy, "--out", tmp_path)
 
 
 def test_a_damaged_model_is_named(
@@ -299,13 +301,13 @@ def test_bad_input_to_predict(
     other.write_bytes(b"")
     card = tmp_path / "card.safetensors"
     shutil.copy(exported / "blocks-0003.safetensors", card)
-    card.with_suffix(".json").write_text(json.dumps({"format": "packed"}))
+    card.with_name("card.safetensors.json").write_text(json.dumps({"format": "packed"}))
     cases = {
         tmp_path / "none.onnx": "the model must be a file",
         damaged: "damaged.onnx must be an intact ONNX model",
         lonely: "a model must have its card beside it",
         other: "must end in .safetensors or .onnx",
-        card: "card.json must be a model card",
+        card: "card.safetensors.json must be a model card",
     }
     for model, message in cases.items():
         assert predict.main([str(model), str(tmp_path), "--out", str(tmp_path / "out")]) == 2
@@ -321,3 +323,42 @@ def test_bad_input_to_predict(
 def test_predict_imports_nothing_of_the_search() -> None:
     code = "import sys, search.predict; print({'ray', 'optuna', 'mlflow'} & set(sys.modules))"
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "set()"
+
+
+def test_a_photograph_is_never_overwritten(
+    exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    image = tmp_path / "photo.png"
+    Image.new("RGB", (9, 9)).save(image)
+    before = image.read_bytes()
+    for images in (image, tmp_path):
+        argv = [exported / "blocks-0003.onnx", images, "--out", tmp_path]
+        assert predict.main([str(arg) for arg in argv]) == 2
+        assert "must be another folder" in capsys.readouterr().err
+    assert image.read_bytes() == before
+
+
+def test_a_model_that_is_not_the_one_of_its_card_is_refused(
+    exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for path in exported.glob("blocks-0003.safetensors*"):
+        shutil.copy(path, tmp_path)
+    model = tmp_path / "blocks-0003.safetensors"
+    content = bytearray(model.read_bytes())
+    content[-3] ^= 1
+    model.write_bytes(content)
+    assert predict.main([str(model), str(tmp_path), "--out", str(tmp_path / "out")]) == 2
+    assert "has changed since" in capsys.readouterr().err
+
+
+def test_one_point_that_fails_does_not_keep_the_others(
+    study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = study.parent / "partly"
+    shutil.copytree(study, copy)
+    (copy / "models/0001/model.safetensors").write_bytes(b"")
+    assert export.main([str(copy), "--all", "--out", str(tmp_path)]) == 1
+    first, last = capsys.readouterr().err.splitlines()
+    assert first.startswith("error: trial 0001: ")
+    assert last == "error: 1 of 5 points were not exported"
+    assert len(list(tmp_path.glob("*.safetensors"))) == 4

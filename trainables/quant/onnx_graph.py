@@ -23,6 +23,8 @@ Value = str
 """The name of a tensor in the graph."""
 Array = NDArray[Any]
 
+LARGEST_BIAS = 1 << 24
+"""In steps: beside it the sum of products must fit into 32 bits."""
 SAFE_BITS = 7
 """Processors without VNNI add two products of 8-bit integers in 16 bits; 7 bits do not overflow."""
 
@@ -113,6 +115,8 @@ class Graph:
         assert module.bits is not None
         codes, steps = as_convolution(layer, module.codes), as_array(module.step)
         steps = np.repeat(steps, len(codes) // len(steps))
+        if self.form == "onnx-int8" and layer.bias is not None and module.grid is not None:
+            codes, steps = without_dead_channels(codes, steps, module.grid, as_array(layer.bias))
         if self.form == "onnx-int8":
             # A power of two more of each code and less of each step: exact, and the bias,
             # which counts in these steps, gets finer
@@ -137,9 +141,8 @@ class Graph:
         if self.form == "onnx" or steps is None or grid is None:
             return [self.constant(bias)]
         products = steps * as_array(grid.step)
-        limit = np.iinfo(np.int32)
-        codes = np.clip(np.rint(bias.astype(np.float64) / products), limit.min, limit.max)
-        stored, scale = self.constant(codes.astype(np.int32)), self.constant(products)
+        codes = np.rint(bias.astype(np.float64) / products).astype(np.int32)
+        stored, scale = self.constant(codes), self.constant(products)
         return [self.add("DequantizeLinear", stored, scale, axis=0)]
 
     def _convolve(
@@ -180,6 +183,21 @@ class Graph:
         model = helper.make_model(graph, opset_imports=[opset], ir_version=ir_version)
         helper.set_model_props(model, metadata)
         return model
+
+
+def without_dead_channels(
+    codes: Array, steps: Array, grid: Grid, bias: Array
+) -> tuple[Array, Array]:
+    """Codes and steps whose biases fit into integers.
+
+    Where normalisation multiplies a channel by next to nothing, all of it is its bias: its codes
+    become 0, and its step one that the bias can be counted in.
+    """
+    bias = np.repeat(bias, len(codes) // len(bias))
+    least = np.abs(bias) / np.float32(LARGEST_BIAS) / as_array(grid.step)
+    dead = np.abs(steps) < least
+    shape = (-1, *[1] * (codes.ndim - 1))
+    return np.where(dead.reshape(shape), 0, codes).astype(codes.dtype), np.where(dead, least, steps)
 
 
 def tensor_info(name: str, channels: int) -> onnx.ValueInfoProto:

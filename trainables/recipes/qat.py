@@ -64,7 +64,7 @@ def quantized_start(recipe: QuantizedRecipe, task: Task) -> nn.Module:
     student = task.starting_student()
     batches = task.batches(1)
     images = next(batches).images
-    while len(images) < CALIBRATION_IMAGES and (more := next(batches, None)):
+    while len(images) < CALIBRATION_IMAGES // task.parts and (more := next(batches, None)):
         images = torch.cat([images, more.images])
     assert isinstance(recipe.quantizer, Lsq), "a study resolves allocations"
     prepare(student, recipe.quantizer).to(images.device)

@@ -39,7 +39,8 @@ from trainables.latency import foresee_latency
 from trainables.models.unet import UNetConfig
 from trainables.probe import gpu_bytes
 from trainables.progress import track
-from trainables.quant.allocation import Allocation, Sensitivity
+from trainables.quant.allocation import Allocation, Sensitivity, least_sensitive
+from trainables.quant.prepare import quantizable_names
 from trainables.recipes import Ptq, Qat, QatDistill
 from trainables.sensitivity import keep_sensitivity, read_sensitivity
 from trainables.size import count_macs, model_card, predict_size_bytes
@@ -142,8 +143,11 @@ class Study:
                 recipe = recipe.replace(start_epochs=START_LENGTH * self.config.epochs)
             if isinstance(recipe.quantizer, Allocation):
                 sensitivity = self.sensitivities.get(trial.student)
-                if self.looked_at_starts and sensitivity is None:
+                if sensitivity is None and self.looked_at_starts:
                     raise TrialFailed(f"no sensitivity is known of {trial.student}")
+                if sensitivity is None:
+                    names = quantizable_names(trial.student.build(self.num_classes))
+                    sensitivity = least_sensitive(names)
                 recipe = recipe.replace(quantizer=recipe.quantizer.resolve(sensitivity))
         return trial.replace(
             recipe=recipe,

@@ -20,7 +20,7 @@ from trainables.quant.layers import OFF
 from trainables.quant.prepare import LayerBits, Lsq, calibrate, prepare, quantizable_names
 from trainables.trial import NETWORK_FILE, trained
 
-FORMAT = 1
+FORMAT = 2
 NUM_IMAGES = 8
 FILE = "sensitivity.json"
 
@@ -53,7 +53,7 @@ def read_sensitivity(path: Path) -> Sensitivity:
 def measure_sensitivity(student: nn.Module, images: Tensor) -> Sensitivity:
     """Quantizes one layer's weights, then its inputs, at a time; images (B,3,H,W).
 
-    Layers that read the same tensor get bits for their inputs together.
+    The inputs of layers that read the same tensor are one.
     """
     student.eval()
     names = quantizable_names(student)
@@ -67,30 +67,33 @@ def measure_sensitivity(student: nn.Module, images: Tensor) -> Sensitivity:
         divergence = F.kl_div(predicted, expected, reduction="sum", log_target=True)
         return float(divergence) / (expected.numel() / expected.shape[1])
 
-    weights: dict[str, dict[int, float]] = {}
-    inputs: dict[str, dict[int, float]] = {}
-    for name in track(names, "measuring sensitivity"):
-        weights[name] = {
+    readers = {group[0]: group for name in names if (group := readers_of(student, name))}
+    counts = count_inputs(student, images[:1])
+    weights = {
+        name: {
             bits: loss({name: LayerBits(weight_bits=bits, activation_bits=OFF)}) for bits in CHOICES
         }
-        inputs[name] = {
-            bits: loss(
-                {
-                    reader: LayerBits(weight_bits=OFF, activation_bits=bits)
-                    for reader in readers(student, name)
-                }
-            )
+        for name in track(names, "weights' sensitivity")
+    }
+    inputs = {
+        first: {
+            bits: loss(dict.fromkeys(group, LayerBits(weight_bits=OFF, activation_bits=bits)))
             for bits in CHOICES
         }
+        for first, group in track(list(readers.items()), "inputs' sensitivity")
+    }
     return Sensitivity(
         weights=weights,
         inputs=inputs,
         num_weights={name: student.get_parameter(f"{name}.weight").numel() for name in names},
-        num_inputs=count_inputs(student, images[:1]),
+        num_inputs={
+            first: sum(counts[reader] for reader in group) for first, group in readers.items()
+        },
+        readers=readers,
     )
 
 
-def readers(student: nn.Module, name: str) -> tuple[str, ...]:
+def readers_of(student: nn.Module, name: str) -> tuple[str, ...]:
     """The layers that read the tensor that a layer reads."""
     groups: list[tuple[str, ...]] = getattr(student, "shared_inputs", [])
     return next((group for group in groups if name in group), (name,))

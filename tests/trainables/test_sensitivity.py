@@ -6,8 +6,8 @@ import torch
 from trainables.config import RunConfig, TrialConfig
 from trainables.data.augmentation import Augmentation
 from trainables.models.unet import UNetConfig
-from trainables.quant.allocation import CHOICES
-from trainables.quant.prepare import quantizable_names
+from trainables.quant.allocation import CHOICES, Allocation
+from trainables.quant.prepare import prepare, quantizable_names
 from trainables.recipes import Supervised
 from trainables.recipes.optimization import AdamW
 from trainables.sensitivity import keep_sensitivity, measure_sensitivity, read_sensitivity
@@ -29,7 +29,10 @@ def test_a_start_is_looked_at_once(
     modified = path.stat().st_mtime_ns
     assert keep_sensitivity(blocks_run, start).stat().st_mtime_ns == modified
     names = quantizable_names(STUDENT.build(5))
-    assert list(known.weights) == list(known.inputs) == names
+    assert list(known.weights) == names
+    readers = [reader for group in known.readers.values() for reader in group]
+    assert sorted(readers) == sorted(names)
+    assert set(known.inputs) == set(known.num_inputs) == set(known.readers)
     for losses in (*known.weights.values(), *known.inputs.values()):
         assert tuple(losses) == CHOICES
         assert all(loss > -1e-6 for loss in losses.values())
@@ -43,7 +46,14 @@ def test_a_network_is_left_as_it_was_and_readers_of_one_tensor_go_together() -> 
     before = student(images)
     known = measure_sensitivity(student, images)
     assert torch.equal(student(images), before)
-    assert known.inputs["encoder.1.0"] == known.inputs["decoder.1.0"]
+    assert known.readers["encoder.1.0"] == ("encoder.1.0", "decoder.1.0")
+    assert "decoder.1.0" not in known.inputs
+    assert known.num_inputs["encoder.1.0"] == 4 * 8 * 8 + 8 * 16 * 16
     assert known.num_weights["classifier"] == 4 * 5
     assert known.num_inputs["encoder.0.0"] == 3 * 16 * 16
-    assert known.num_inputs["decoder.1.0"] == 8 * 16 * 16
+    bits = Allocation(activation_bits=4).resolve(known).layers
+    assert bits["encoder.1.0"].activation_bits == bits["decoder.1.0"].activation_bits
+    quantized = prepare(STUDENT.build(5), Allocation(activation_bits=4).resolve(known))
+    for name, layer in bits.items():
+        quantizer = quantized.get_submodule(name).input_quantizer
+        assert quantizer.bits == layer.activation_bits  # type: ignore[union-attr]

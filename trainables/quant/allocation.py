@@ -1,6 +1,6 @@
 """Bits for each layer from a mean and from what each layer suffers, instead of one for all."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -19,13 +19,28 @@ class Sensitivity(Frozen):
     """What a full-precision student loses by few bits, layer by layer.
 
     Losses are Kullback-Leibler divergences from its own predictions, nats a pixel. `num_weights`
-    and `num_inputs`, the latter of one image, are numbers of elements.
+    and `num_inputs`, the latter of one image, are numbers of elements. Layers that read the same
+    tensor share a grid: `readers` lists them by the first, which `inputs` and `num_inputs` name.
     """
 
     weights: dict[str, dict[int, float]]
     inputs: dict[str, dict[int, float]]
     num_weights: dict[str, int]
     num_inputs: dict[str, int]
+    readers: dict[str, tuple[str, ...]]
+
+
+def least_sensitive(layers: Sequence[str]) -> Sensitivity:
+    """Of a student that nobody has looked at: every layer gets the fewest bits."""
+    losses = {layer: dict.fromkeys(CHOICES, 0.0) for layer in layers}
+    sizes = dict.fromkeys(layers, 1)
+    return Sensitivity(
+        weights=losses,
+        inputs=losses,
+        num_weights=sizes,
+        num_inputs=sizes,
+        readers={layer: (layer,) for layer in layers},
+    )
 
 
 class Allocation(Frozen):
@@ -40,13 +55,14 @@ class Allocation(Frozen):
     encoder: int = Field(0, ge=-2, le=2, description="more bits for each of the encoder's weights")
     decoder: int = Field(0, ge=-2, le=2, description="the same for the decoder and its upsampling")
 
-    def resolve(self, sensitivity: Sensitivity | None) -> Lsq:
-        """The bits of each layer; without a sensitivity the least that the mean can give all."""
+    def resolve(self, sensitivity: Sensitivity) -> Lsq:
+        """The bits of each layer."""
         nominal = Lsq(weight_bits=int(self.weight_bits), activation_bits=int(self.activation_bits))
-        if sensitivity is None:
-            return nominal
         weights = allocate(sensitivity.weights, sensitivity.num_weights, self.weight_bits)
-        inputs = allocate(sensitivity.inputs, sensitivity.num_inputs, self.activation_bits)
+        shared = allocate(sensitivity.inputs, sensitivity.num_inputs, self.activation_bits)
+        inputs = {
+            reader: bits for first, bits in shared.items() for reader in sensitivity.readers[first]
+        }
         layers = {
             layer: LayerBits(
                 weight_bits=shifted(bits, self._shift(layer)), activation_bits=inputs[layer]

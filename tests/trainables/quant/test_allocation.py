@@ -9,8 +9,14 @@ from pydantic import ValidationError
 
 from trainables.config import TrialConfig
 from trainables.models.unet import UNetConfig
-from trainables.quant.allocation import CHOICES, Allocation, Sensitivity, allocate
-from trainables.quant.prepare import Lsq, prepare, quantizable_names
+from trainables.quant.allocation import (
+    CHOICES,
+    Allocation,
+    Sensitivity,
+    allocate,
+    least_sensitive,
+)
+from trainables.quant.prepare import prepare, quantizable_names
 from trainables.recipes import Qat
 
 
@@ -61,7 +67,10 @@ def sensitivity(student: UNetConfig) -> Sensitivity:
     names = quantizable_names(student.build(5))
     losses = {name: falling(1 + index) for index, name in enumerate(names)}
     sizes = dict.fromkeys(names, 100)
-    return Sensitivity(weights=losses, inputs=losses, num_weights=sizes, num_inputs=sizes)
+    readers = {name: (name,) for name in names}
+    return Sensitivity(
+        weights=losses, inputs=losses, num_weights=sizes, num_inputs=sizes, readers=readers
+    )
 
 
 def test_an_allocation_names_bits_for_every_layer() -> None:
@@ -82,10 +91,11 @@ def test_an_allocation_names_bits_for_every_layer() -> None:
         assert shifted.layers[name].activation_bits == bits.activation_bits
 
 
-def test_without_sensitivities_an_allocation_is_the_least_it_may_be() -> None:
-    assert Allocation(weight_bits=3.7, activation_bits=5.2).resolve(None) == Lsq(
-        weight_bits=3, activation_bits=5
-    )
+def test_a_student_that_nobody_looked_at_gets_the_fewest_bits() -> None:
+    names = quantizable_names(UNetConfig(width=3, depth=2).build(5))
+    plain = Allocation(weight_bits=5.7, activation_bits=5.2).resolve(least_sensitive(names))
+    assert {bits.weight_bits for bits in plain.layers.values()} == {2}
+    assert set(plain.layers) == set(names)
 
 
 def test_only_a_study_resolves_an_allocation() -> None:

@@ -8,12 +8,11 @@ import hashlib
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import get_args
 
 import pyarrow.parquet as pq
-from pydantic import ValidationError
 
 from search.model_card import ExportCard, ExportFormat, Preprocessing, card_file
 from search.plots import human_size
@@ -21,16 +20,16 @@ from search.study_file import StudyFile, installed_versions, read_study_file
 from search.units import parse_size
 from trainables.agreement import Agreement, compare
 from trainables.artifacts import ArtifactStore
-from trainables.command_line import Parser, first_problem
-from trainables.config import TrialConfig
+from trainables.command_line import Parser, report
 from trainables.data.pack import PackedData, open_pack, pack
 from trainables.data.prepare import open_source
 from trainables.errors import ExportFailed
-from trainables.extras import has_onnx, require_onnx
+from trainables.extras import require_onnx
 from trainables.files import replace_file
 from trainables.latency import Latency, measure_latency
 from trainables.models.file import read_model
 from trainables.runtime import CUDA, available_providers, module_network, open_model
+from trainables.train import read_config
 from trainables.trial import CONFIG_FILE, MODEL_FILE
 
 TOLERANCE = 0.001
@@ -61,16 +60,8 @@ class Choice:
 
 def main(argv: list[str] | None = None) -> int:
     """Exports what the command line names and gives the exit status."""
-    try:
-        arguments = parse(argv)
-        run(arguments)
-    except ExportFailed as failure:
-        print(f"error: {failure}", file=sys.stderr)
-        return 1
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    arguments = parse(argv)
+    return report(lambda: run(arguments), ExportFailed)
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -181,16 +172,11 @@ def best(points: Sequence[Choice], max_size: int | None, min_miou: float | None)
             f"--min-miou must admit a point of the front, but the best{within} is "
             f"{describe(nearest)} (trial {nearest.trial_id}) and the limit is {min_miou:.4f}"
         )
-    if max_size is not None:
-        point, why = (
-            max(good, key=lambda p: p.miou),
-            f"the greatest mIoU within {max_size:,} bytes (packed)",
-        )
-    elif min_miou is not None:
-        point, why = min(good, key=lambda p: p.size_bytes), f"the smallest of mIoU >= {min_miou:g}"
-    else:
-        point, why = max(good, key=lambda p: p.miou), "the greatest mIoU; no limit was given"
-    return Choice(point.trial_id, point.miou, point.size_bytes, why)
+    if max_size is None and min_miou is not None:
+        smallest = min(good, key=lambda point: point.size_bytes)
+        return replace(smallest, why=f"the smallest of mIoU >= {min_miou:g}")
+    limit = "; no limit was given" if max_size is None else f" within {max_size:,} bytes (packed)"
+    return replace(max(good, key=lambda point: point.miou), why=f"the greatest mIoU{limit}")
 
 
 def describe(point: Choice) -> str:
@@ -222,14 +208,8 @@ class Exporter:
     ) -> None:
         self.study, self.data, self.choice, self.form = study, data, choice, form
         self.source = folder / "models" / choice.trial_id / MODEL_FILE
-        try:
-            text = self.source.with_name(CONFIG_FILE).read_bytes()
-            self.config = TrialConfig.model_validate_json(text)
-        except ValidationError as error:
-            problem = first_problem(error)
-            raise ValueError(
-                f"{self.source.with_name(CONFIG_FILE)} is damaged: {problem}"
-            ) from error
+        self.config = read_config(self.source.with_name(CONFIG_FILE))
+        self.network = read_model(self.source)
 
     def export(self, out: Path) -> None:
         """Writes the file and its card.
@@ -250,7 +230,6 @@ class Exporter:
     def content(self) -> bytes:
         """The file's content."""
         if self.form == "packed":
-            read_model(self.source)  # a damaged one is named
             return self.source.read_bytes()
         import onnx
 
@@ -258,7 +237,7 @@ class Exporter:
 
         about = {"study": self.study.config.name, "trial": self.choice.trial_id}
         classes = {"classes": ",".join(self.data.class_names)}
-        model = to_onnx(read_model(self.source), self.form, about | classes)
+        model = to_onnx(self.network, self.form, about | classes)
         try:
             onnx.checker.check_model(model, full_check=True)
         except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
@@ -268,7 +247,7 @@ class Exporter:
 
     def check(self, aside: Path, path: Path, content: bytes) -> None:
         """Runs the file on the validation split and writes the card of what it will be."""
-        reference = module_network(read_model(self.source))
+        reference = module_network(self.network)
         try:
             agreement = compare(open_model(aside), reference, self.data)
         except ValueError as error:
@@ -294,7 +273,7 @@ class Exporter:
 
     def latencies(self, content: bytes) -> tuple[Latency, ...]:
         """Of an ONNX file on the CPU, and on a GPU where ONNX Runtime has one."""
-        if self.form == "packed" or not has_onnx():
+        if self.form == "packed":
             return ()
         height, width = self.data.height, self.data.width
         latencies = [measure_latency(content, height, width)]

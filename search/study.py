@@ -41,7 +41,7 @@ from trainables.probe import gpu_bytes
 from trainables.progress import track
 from trainables.quant.allocation import Allocation, Sensitivity, least_sensitive
 from trainables.quant.prepare import quantizable_names
-from trainables.recipes import Ptq, Qat, QatDistill
+from trainables.recipes import Ptq, Quantized
 from trainables.sensitivity import keep_sensitivity, read_sensitivity
 from trainables.size import count_macs, model_card, predict_size_bytes
 from trainables.teacher import check_teacher, prepare_teacher
@@ -65,8 +65,7 @@ class Study:
 
     def __init__(self, config: StudyConfig, resumed: bool) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        self.sensitivities: dict[UNetConfig, Sensitivity] = {}
-        self.looked_at_starts = False
+        self.sensitivities: dict[UNetConfig, Sensitivity] | None = None
         self.config = config
         self.named = load_space(config.space)
         self.defaults = defaults_for(config.data, config.device)
@@ -91,19 +90,17 @@ class Study:
         Until then `complete` gives allocations the fewest bits that they may come to.
         """
         drawn = draw(self.named.space, self.named.known_settings, self.config.seed)
-        failed: set[UNetConfig] = set()
-        for config in (config for config, _ in drawn if config.is_allocated):
-            if config.student not in failed | set(self.sensitivities):
-                progress.say(f"training and looking at the start of {config.student}")
-                start = self.complete(config).start
-                try:
-                    kept = cluster.run_remotely(self.config, run, keep_sensitivity, start)
-                except TrialFailed as failure:
-                    progress.say(f"no trials of {config.student}: {failure}")
-                    failed.add(config.student)
-                else:
-                    self.sensitivities[config.student] = read_sensitivity(kept)
-        self.looked_at_starts = True
+        allocated = {config.student: config for config, _ in drawn if config.is_allocated}
+        known: dict[UNetConfig, Sensitivity] = {}
+        for student, config in allocated.items():
+            progress.say(f"training and looking at the start of {student}")
+            start = self.complete(config).start
+            try:
+                kept = cluster.run_remotely(self.config, run, keep_sensitivity, start)
+                known[student] = read_sensitivity(kept)
+            except TrialFailed as failure:
+                progress.say(f"no trials of {student}: {failure}")
+        self.sensitivities = known
 
     @property
     def objectives(self) -> tuple[Objective, ...]:
@@ -138,16 +135,11 @@ class Study:
     def complete(self, trial: TrialConfig) -> TrialConfig:
         """Fills in what the study fixes for all its trials."""
         recipe = trial.recipe
-        if isinstance(recipe, Ptq | Qat | QatDistill):
+        if isinstance(recipe, Quantized):
             if recipe.start_epochs is None:
                 recipe = recipe.replace(start_epochs=START_LENGTH * self.config.epochs)
             if isinstance(recipe.quantizer, Allocation):
-                sensitivity = self.sensitivities.get(trial.student)
-                if sensitivity is None and self.looked_at_starts:
-                    raise TrialFailed(f"no sensitivity is known of {trial.student}")
-                if sensitivity is None:
-                    names = quantizable_names(trial.student.build(self.num_classes))
-                    sensitivity = least_sensitive(names)
+                sensitivity = self.sensitivity_of(trial.student)
                 recipe = recipe.replace(quantizer=recipe.quantizer.resolve(sensitivity))
         return trial.replace(
             recipe=recipe,
@@ -156,6 +148,18 @@ class Study:
             batch_size=self.defaults.batch_size,
             augmentation=self.defaults.augmentation,
         )
+
+    def sensitivity_of(self, student: UNetConfig) -> Sensitivity:
+        """What a student loses by few bits; before any was looked at, nothing.
+
+        Raises:
+            TrialFailed: its start learned nothing, or was not among those looked at.
+        """
+        if self.sensitivities is None:
+            return least_sensitive(quantizable_names(student.build(self.num_classes)))
+        if student not in self.sensitivities:
+            raise TrialFailed(f"no sensitivity is known of {student}")
+        return self.sensitivities[student]
 
     def canvas(self, source: Source) -> tuple[int, int]:
         """Height and width of every image, in pixels."""
@@ -267,7 +271,7 @@ class Study:
         )
 
     def report(self, tracking: Tracking, interrupted: bool) -> list[Record]:
-        """Writes tables, plots and the front's models; gives the front."""
+        """Writes tables, plots and the front's models; gives all trials as measured."""
         records, folder = self.measured_records(), self.config.folder
         front = pareto_front(records, self.objectives)
         keep_models(folder / "models", {record.trial_id for record in front})
@@ -288,7 +292,7 @@ class Study:
             },
             interrupted,
         )
-        return front
+        return records
 
 
 def run_study(study: Study) -> int:
@@ -317,13 +321,11 @@ def run_study(study: Study) -> int:
     study.close_running()
     for record in study.records():
         tracking.replay(record)
-    front = study.report(tracking, interrupted)
-    progress.conclude(
-        front_table(study.measured_records(), study.objectives), tracking.page, interrupted
-    )
+    records = study.report(tracking, interrupted)
+    progress.conclude(front_table(records, study.objectives), tracking.page, interrupted)
     if interrupted:
         return 130
-    return 0 if front else 1
+    return 0 if study.num_finished() else 1
 
 
 def search(study: Study, progress: Progress, tracking: Tracking) -> None:

@@ -1,6 +1,8 @@
 """One way to speak to the person at the terminal."""
 
 import argparse
+import sys
+from collections.abc import Callable
 from typing import NoReturn
 
 from pydantic import ValidationError
@@ -27,3 +29,16 @@ def first_problem(error: ValidationError) -> str:
     problem = error.errors()[0]
     path = ".".join(str(part) for part in problem["loc"])
     return f"{path}: {problem['msg']}, but got {problem['input']!r}"
+
+
+def report(command: Callable[[], None], failure: type[Exception]) -> int:
+    """Runs a command and gives its exit status: 0 done, 1 `failure`, 2 bad input, in one line."""
+    try:
+        command()
+    except failure as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0

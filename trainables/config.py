@@ -10,7 +10,7 @@ from trainables.frozen import Frozen
 from trainables.models.unet import UNetConfig
 from trainables.quant.allocation import Allocation
 from trainables.quant.prepare import Lsq
-from trainables.recipes import Distill, Ptq, Qat, QatDistill, Recipe
+from trainables.recipes import Distill, Ptq, Qat, QatDistill, Quantized, Recipe
 
 
 class TrialConfig(Frozen):
@@ -51,14 +51,12 @@ class TrialConfig(Frozen):
     @property
     def is_allocated(self) -> bool:
         """Whether its bits are still to be resolved, layer by layer."""
-        return isinstance(self.recipe, Ptq | Qat | QatDistill) and isinstance(
-            self.recipe.quantizer, Allocation
-        )
+        return isinstance(self.recipe, Quantized) and isinstance(self.recipe.quantizer, Allocation)
 
     @property
     def start(self) -> "TrialConfig":
         """The training of the full-precision student that a quantized one starts from."""
-        assert isinstance(self.recipe, Ptq | Qat | QatDistill)
+        assert isinstance(self.recipe, Quantized)
         num_epochs = self.recipe.start_epochs or self.num_epochs
         return self.replace(recipe=self.recipe.start, num_epochs=num_epochs)
 
@@ -69,7 +67,7 @@ class TrialConfig(Frozen):
         Raises:
             ValueError: it is an allocation.
         """
-        if not isinstance(self.recipe, Ptq | Qat | QatDistill):
+        if not isinstance(self.recipe, Quantized):
             return None
         if isinstance(self.recipe.quantizer, Allocation):
             raise ValueError(

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from trainables.config import RunConfig, TrialConfig
-from trainables.recipes import Batch, Ptq, Qat, QatDistill, train
+from trainables.recipes import Batch, QatDistill, Quantized, train
 from trainables.trial import Trial, give_memory_back
 
 STEPS = 2
@@ -49,7 +49,7 @@ def gpu_bytes(run: RunConfig, configs: Sequence[TrialConfig]) -> tuple[int, int]
     peaks = []
     for config in configs:
         stages = [config]
-        if isinstance(config.recipe, Ptq | Qat | QatDistill):
+        if isinstance(config.recipe, Quantized):
             stages.append(config.replace(recipe=config.recipe.start))
         for stage in stages:
             try:

@@ -12,7 +12,7 @@ import torch
 from pydantic import ValidationError
 
 from trainables.artifacts import ArtifactStore
-from trainables.command_line import Parser, first_problem
+from trainables.command_line import Parser, first_problem, report
 from trainables.config import RunConfig, TrialConfig
 from trainables.data.pack import find_pack, open_pack, pack
 from trainables.data.prepare import open_source
@@ -26,15 +26,7 @@ from trainables.trial import Trial, save
 def main(argv: list[str] | None = None) -> int:
     """Exit status 0: trained; 1: the trial failed; 2: bad input."""
     arguments = parse(argv)
-    try:
-        run(arguments)
-    except TrialFailed as failure:
-        print(f"error: {failure}", file=sys.stderr)
-        return 1
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return report(lambda: run(arguments), TrialFailed)
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:

@@ -115,9 +115,10 @@ class Graph:
         assert module.bits is not None
         codes, steps = as_convolution(layer, module.codes), as_array(module.step)
         steps = np.repeat(steps, len(codes) // len(steps))
-        if self.form == "onnx-int8" and layer.bias is not None and module.grid is not None:
-            codes, steps = without_dead_channels(codes, steps, module.grid, as_array(layer.bias))
         if self.form == "onnx-int8":
+            if layer.bias is not None and module.grid is not None:
+                bias = as_array(layer.bias)
+                codes, steps = without_dead_channels(codes, steps, module.grid, bias)
             # A power of two more of each code and less of each step: exact, and the bias,
             # which counts in these steps, gets finer
             extra = max(0, SAFE_BITS - module.bits)

@@ -19,6 +19,7 @@ __all__ = [
     "Ptq",
     "Qat",
     "QatDistill",
+    "Quantized",
     "Recipe",
     "Supervised",
     "Task",
@@ -26,7 +27,9 @@ __all__ = [
     "train",
 ]
 
-Recipe = Annotated[Supervised | Distill | Ptq | Qat | QatDistill, Field(discriminator="name")]
+Quantized = Ptq | Qat | QatDistill
+"""Recipes that start from a full-precision student and quantize it."""
+Recipe = Annotated[Supervised | Distill | Quantized, Field(discriminator="name")]
 
 
 def train(recipe: Recipe, task: Task) -> Iterator[Epoch]:

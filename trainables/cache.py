@@ -22,6 +22,8 @@ CONTENT = {
     "teacher": "teacher",
     "outputs": "the teacher's outputs",
     "student": "trained network",
+    "latency": "latency of a student",
+    "sensitivity": "sensitivity of a student's layers",
 }
 UNFINISHED = "unfinished, by a killed process or one still at work"
 

@@ -74,3 +74,14 @@ def test_bad_input_is_one_line_and_status_2(
     assert len(said) == 4
     assert all(line.startswith("error: ") for line in said)
     assert path.exists()
+
+
+@pytest.mark.parametrize("kind", ["latency", "sensitivity"])
+def test_every_kind_is_listed(
+    kind: str, store: ArtifactStore, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = store.get(kind, {}, build).path.name
+    assert call(store, "list") == 0
+    assert f"{kind} of a student" in next(
+        line for line in capsys.readouterr().out.splitlines() if line.startswith(name)
+    )

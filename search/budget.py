@@ -16,6 +16,10 @@ DRAWS = 64
 """Configurations drawn to see what a space holds."""
 
 
+class OverBudget(ValueError):
+    """No student of the space meets the budget; the message says what the cheapest costs."""
+
+
 class Costs(Frozen):
     """What a configuration will cost on the device, known before it is trained."""
 

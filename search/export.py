@@ -74,7 +74,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("study", type=Path, metavar="STUDY", help="the study's folder, such as studies/qkd-shapes")
     add("--trial", metavar="ID", help="export this point")
     add("--all", action="store_true", help="export every point of the front")
-    add("--max-size", metavar="SIZE", help="the best point whose packed file is at most this size")
+    add("--max-size", metavar="SIZE", help="the best point whose file is at most this large")
     add("--min-miou", type=float, metavar="SHARE", help="the smallest point of at least this mIoU")
     add(
         "--format",
@@ -94,8 +94,14 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.format != "packed":
         require_onnx(f"--format {arguments.format}")
     study = read_study_file(arguments.study, "STUDY")
-    chosen = choose(read_front(arguments.study), arguments)
+    points = read_points(arguments.study)
     data = validation_data(study, arguments.study)
+    if arguments.max_size is not None and arguments.format != "packed":
+        points = [
+            Exporter(study, arguments.study, data, point, arguments.format).sized()
+            for point in points
+        ]
+    chosen = choose(points, arguments)
     arguments.out.mkdir(parents=True, exist_ok=True)
     failures = 0
     for choice in chosen:
@@ -112,8 +118,8 @@ def run(arguments: argparse.Namespace) -> None:
         raise ExportFailed(f"{failures} of {len(chosen)} points were not exported")
 
 
-def read_front(folder: Path) -> list[dict[str, object]]:
-    """The rows of a study's front, smallest first.
+def read_points(folder: Path) -> list[Choice]:
+    """The points of a study's front with the sizes of their packed files, smallest first.
 
     Raises:
         ValueError: no trial of the study has finished.
@@ -124,19 +130,16 @@ def read_front(folder: Path) -> list[dict[str, object]]:
     rows = pq.read_table(path).to_pylist()
     if not rows:
         raise ValueError(f"a study must have finished trials to export, but {folder} has none")
-    return sorted(rows, key=lambda row: row["size_bytes"])
+    points = (Choice(row["trial_id"], row["miou"], row["size_bytes"], "asked") for row in rows)
+    return sorted(points, key=lambda point: point.size_bytes)
 
 
-def choose(front: list[dict[str, object]], arguments: argparse.Namespace) -> list[Choice]:
+def choose(points: list[Choice], arguments: argparse.Namespace) -> list[Choice]:
     """The points that the command line asks for.
 
     Raises:
         ValueError: there is none; the message says how close the nearest comes.
     """
-    points = [
-        Choice(str(row["trial_id"]), float(str(row["miou"])), int(str(row["size_bytes"])), "asked")
-        for row in front
-    ]
     if arguments.all:
         return points
     if arguments.trial is not None:
@@ -175,7 +178,7 @@ def best(points: Sequence[Choice], max_size: int | None, min_miou: float | None)
     if max_size is None and min_miou is not None:
         smallest = min(good, key=lambda point: point.size_bytes)
         return replace(smallest, why=f"the smallest of mIoU >= {min_miou:g}")
-    limit = "; no limit was given" if max_size is None else f" within {max_size:,} bytes (packed)"
+    limit = "; no limit was given" if max_size is None else f" within {max_size:,} bytes"
     return replace(max(good, key=lambda point: point.miou), why=f"the greatest mIoU{limit}")
 
 
@@ -226,6 +229,10 @@ class Exporter:
             os.replace(aside, path)
         finally:
             aside.unlink(missing_ok=True)
+
+    def sized(self) -> Choice:
+        """The point with the size that its file will have."""
+        return replace(self.choice, size_bytes=len(self.content()))
 
     def content(self) -> bytes:
         """The file's content."""

@@ -55,7 +55,11 @@ def main(argv: list[str] | None = None) -> int:
             print(f"error: an image must be readable, but {path} is not: {error}", file=sys.stderr)
             unread += 1
             continue
-        mask = segment(network, card, image)
+        try:
+            mask = segment(network, card, image)
+        except ValueError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 2
         try:
             mask.save(arguments.out / f"{path.stem}.png")
             overlay(image, mask).save(arguments.out / f"{path.stem}-overlay.jpg", quality=92)

@@ -1,8 +1,8 @@
 """The record of one trial: kept in the Optuna trial, shown in every table."""
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Literal
 
 from optuna.trial import FrozenTrial, TrialState
@@ -29,6 +29,7 @@ class Record:
     metrics: Metrics | None
     predicted_size_bytes: int | None = None
     latency_ms: float | None = None
+    params: Mapping[str, Leaf] = field(default_factory=dict)
 
     def values(self, objectives: Sequence[Objective] = MIOU_AND_SIZE) -> tuple[float, ...] | None:
         """The values of `objectives` for a COMPLETE trial."""
@@ -42,8 +43,9 @@ class Record:
         )
 
     def row(self) -> dict[str, Leaf]:
-        """The trial as one row of trials.parquet."""
+        """The trial as one row of trials.parquet; "asked.": sampled, and resolved to others."""
         measured = self.metrics.model_dump() if self.metrics else {}
+        leaves = self.config.leaves() if self.config else {}
         return {
             "trial_id": self.trial_id,
             "state": self.state,
@@ -54,7 +56,8 @@ class Record:
             **{name: measured.get(name) for name in MEASURED},
             PREDICTED_SIZE: self.predicted_size_bytes,
             LATENCY_MS: self.latency_ms,
-            **(self.config.leaves() if self.config else {}),
+            **leaves,
+            **{f"asked.{k}": v for k, v in self.params.items() if leaves.get(k) != v},
         }
 
 
@@ -78,6 +81,7 @@ def read_record(trial: FrozenTrial) -> Record:
         metrics=Metrics.model_validate(json.loads(metrics)) if metrics else None,
         predicted_size_bytes=attributes.get(PREDICTED_SIZE),
         latency_ms=attributes.get(LATENCY_MS),
+        params=trial.params,
     )
 
 

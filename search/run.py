@@ -13,6 +13,7 @@ from typing import Literal
 from pydantic import ValidationError
 
 import spaces
+from search.budget import OverBudget
 from search.environment import prepare_environment
 from search.study_config import FIXED, StudyConfig
 from search.units import parse_count, parse_duration, parse_size
@@ -61,6 +62,9 @@ def main(argv: list[str] | None = None) -> int:
     except TrialFailed as failure:
         print(f"error: the teacher failed: {failure}", file=sys.stderr)
         return 1
+    except OverBudget as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
 
 
 def make_parser() -> Parser:

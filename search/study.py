@@ -13,7 +13,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
 from search import cluster, resources
-from search.budget import Costs, draw, least
+from search.budget import Costs, OverBudget, draw, least
 from search.front import hypervolume, pareto_front, worst_of
 from search.objectives import Objective, named_objectives
 from search.observer import Observer
@@ -88,6 +88,9 @@ class Study:
         """Asks for the sensitivity of each student that the space allocates bits to.
 
         Until then `complete` gives allocations the fewest bits that they may come to.
+
+        Raises:
+            OverBudget: no student meets the budget with the bits that it really gets.
         """
         drawn = draw(self.named.space, self.named.known_settings, self.config.seed)
         allocated = {config.student: config for config, _ in drawn if config.is_allocated}
@@ -101,6 +104,7 @@ class Study:
             except TrialFailed as failure:
                 progress.say(f"no trials of {student}: {failure}")
         self.sensitivities = known
+        self.check_budget()
 
     @property
     def objectives(self) -> tuple[Objective, ...]:
@@ -197,6 +201,10 @@ class Study:
             require_onnx("--objectives latency, or --max-latency,")
             for trial in track(self.probe(), "measuring latency"):
                 self.foresee(trial)
+        self.check_budget()
+
+    def check_budget(self) -> None:
+        """Raises OverBudget where no student of the space meets the budget."""
         budget = self.config.budget
 
         def violation(trial: TrialConfig) -> float:
@@ -207,7 +215,7 @@ class Study:
             return
         best = self.complete(least(self.named.space, violation, self.named.known_settings))
         if violation(best) > 0:
-            raise ValueError(
+            raise OverBudget(
                 f"the budget must admit students of space {self.config.space}, but its cheapest "
                 f"has {budget.complaint(self.foresee(best))}"
             )
@@ -318,6 +326,9 @@ def run_study(study: Study) -> int:
             search(study, progress, tracking)
         except KeyboardInterrupt:
             interrupted = True
+        except (OverBudget, TrialFailed):
+            study.report(tracking, interrupted=True)
+            raise
     study.close_running()
     for record in study.records():
         tracking.replay(record)

@@ -1,6 +1,7 @@
 """Runs a shipped model, whatever its form: a model file by PyTorch, ONNX by ONNX Runtime."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from trainables.models.file import read_model
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 Floats = NDArray[np.float32]
 Network = Callable[[Floats], Floats]
-"""From normalised images (B,3,H,W) to logits (B,K,H,W)."""
+"""From normalised images (B,3,H,W) to logits (B,K,H,W); ValueError where it cannot take them."""
 
 
 def open_model(path: Path) -> Network:
@@ -48,10 +49,23 @@ def module_network(model: nn.Module) -> Network:
 
 def onnx_network(path: Path) -> Network:
     require_onnx("an .onnx model")
+    with onnx_errors(path):
+        network = session_network(open_session(path.read_bytes(), CPU, 0))
+
+    def run(images: Floats) -> Floats:
+        with onnx_errors(path):
+            return network(images)
+
+    return run
+
+
+@contextmanager
+def onnx_errors(path: Path) -> Iterator[None]:
+    """Turns what ONNX Runtime says of a model into a ValueError of one line."""
     from onnxruntime.capi import onnxruntime_pybind11_state as errors
 
     try:
-        return session_network(open_session(path.read_bytes(), CPU, 0))
+        yield
     except (
         errors.Fail,
         errors.InvalidArgument,

@@ -1,10 +1,22 @@
 """Limits and what a space can reach."""
 
+from pathlib import Path
+from typing import Any
+
+import optuna
 import pytest
 
-from search.budget import Budget, Costs, least
-from spaces import load_space, space_names
-from trainables.config import TrialConfig
+from search import cluster
+from search.budget import Budget, Costs, OverBudget, least
+from search.progress import Progress
+from search.study import Study
+from search.study_config import StudyConfig
+from spaces import NamedSpace, load_space, space_names
+from trainables.config import RunConfig, TrialConfig
+from trainables.models.unet import UNetConfig
+from trainables.quant.allocation import CHOICES, Allocation, least_sensitive
+from trainables.quant.prepare import quantizable_names
+from trainables.recipes import Qat
 from trainables.size import count_macs, predict_size_bytes
 
 
@@ -40,3 +52,47 @@ def test_the_least_of_a_space_is_at_its_corner(name: str) -> None:
         named.space, lambda config: count_macs(config.student, 5, 32, 32), named.known_settings
     )
     assert cheapest.student.width == 4
+
+
+def test_a_budget_is_checked_again_with_the_bits_that_layers_really_get(
+    blocks_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    student = UNetConfig(width=4, depth=2)
+
+    def space(trial: optuna.Trial) -> TrialConfig:
+        trial.suggest_float("recipe.quantizer.weight_bits", 6, 6)
+        return TrialConfig(student=student, recipe=Qat(quantizer=Allocation(weight_bits=6)))
+
+    monkeypatch.setattr(
+        "search.study.load_space", lambda name: NamedSpace(name, "six bits", space, ())
+    )
+    config = StudyConfig.model_validate(
+        {
+            "space": "six",
+            "data": str(blocks_folder),
+            "name": "six",
+            "storage": tmp_path,
+            "samples": 1,
+            "epochs": 2,
+            "image_size": 32,
+            "teacher": "auto",
+            "sampler": "tpe",
+            "seed": 0,
+            "max_size_bytes": 5000,
+            "gpus_per_trial": 0,
+            "tracking_uri": f"sqlite:///{tmp_path / 'mlflow.db'}",
+        }
+    )
+    study = Study(config, resumed=False)  # 2 bits would be within the budget
+    names = quantizable_names(student.build(5))
+    gains = {name: {bits: 1 / bits for bits in CHOICES} for name in names}
+    kept = tmp_path / "sensitivity.json"
+    kept.write_text(least_sensitive(names).replace(weights=gains).model_dump_json())
+
+    def fake(*args: Any, **kwargs: Any) -> Path:
+        return kept
+
+    monkeypatch.setattr(cluster, "run_remotely", fake)
+    run = RunConfig(data=study.data.path, artifacts=study.store.root)
+    with pytest.raises(OverBudget, match="its cheapest has size_bytes"):
+        study.measure_sensitivities(run, Progress(config, [], 1))

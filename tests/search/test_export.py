@@ -1,5 +1,6 @@
 """From a study's folder to files that do what the search measured, and to masks and overlays."""
 
+import hashlib
 import json
 import shutil
 import subprocess
@@ -150,7 +151,7 @@ def test_an_exported_network_takes_any_batch_and_size(study: Path, tmp_path: Pat
     ("flags", "trial", "why"),
     [
         ([], None, "no limit was given"),
-        (["--max-size", "9KB"], "0001", "the greatest mIoU within 9,000 bytes (packed)"),
+        (["--max-size", "9KB"], "0001", "the greatest mIoU within 9,000 bytes"),
         (["--min-miou", "0.1"], "0000", "the smallest of mIoU >= 0.1"),
         (["--trial", "0002"], "0002", "asked"),
     ],
@@ -166,6 +167,25 @@ def test_the_point_that_satisfies_the_limits_is_named(
     printed = answer(capsys, 0, study, *flags, "--out", tmp_path)
     assert why in printed
     assert trial is None or printed.startswith(f"trial {trial}: mIoU ")
+
+
+@pytest.mark.parametrize("form", ["onnx", "onnx-int8"])
+def test_the_limit_is_of_the_file_that_is_exported(
+    form: str, study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    answer(capsys, 0, study, "--all", "--format", form, "--out", tmp_path / "all")
+    sizes = sorted(path.stat().st_size for path in (tmp_path / "all").glob("*.onnx"))
+    limit = sizes[len(sizes) // 2]
+    printed = answer(
+        capsys, 0, study, "--max-size", f"{limit}B", "--format", form, "--out", tmp_path / "one"
+    )
+    (path,) = (tmp_path / "one").glob("*.onnx")
+    assert path.stat().st_size <= limit
+    assert f"within {limit:,} bytes" in printed
+    line = answer(
+        capsys, 2, study, "--max-size", "2KB", "--format", form, "--out", tmp_path / "none"
+    )
+    assert "--max-size must admit a point of the front" in line
 
 
 BAD: dict[str, tuple[list[str], str]] = {
@@ -362,3 +382,24 @@ def test_one_point_that_fails_does_not_keep_the_others(
     assert first.startswith("error: trial 0001: ")
     assert last == "error: 1 of 5 points were not exported"
     assert len(list(tmp_path.glob("*.safetensors"))) == 4
+
+
+def test_a_model_that_cannot_run_is_one_line(
+    exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    onnx = pytest.importorskip("onnx")
+    info = onnx.helper.make_tensor_value_info
+    four = info("images", onnx.TensorProto.FLOAT, [None, 4, None, None])
+    logits = info("logits", onnx.TensorProto.FLOAT, [None, 4, None, None])
+    node = onnx.helper.make_node("Identity", ["images"], ["logits"])
+    graph = onnx.helper.make_graph([node], "four channels", [four], [logits])
+    model = tmp_path / "four.onnx"
+    onnx.save(onnx.helper.make_model(graph, ir_version=10), model)
+    card = json.loads((exported / "blocks-0003.onnx.json").read_text())
+    card["sha256"] = hashlib.sha256(model.read_bytes()).hexdigest()
+    model.with_name("four.onnx.json").write_text(json.dumps(card))
+    image = tmp_path / "photo.png"
+    Image.new("RGB", (9, 9)).save(image)
+    assert predict.main([str(model), str(image), "--out", str(tmp_path / "out")]) == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "error" in line]
+    assert "four.onnx must be an intact ONNX model" in line

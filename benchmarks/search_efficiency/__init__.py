@@ -1,0 +1,1 @@
+"""How fast searches find the front, on recorded trainings and on analytic problems."""

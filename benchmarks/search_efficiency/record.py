@@ -1,0 +1,126 @@
+"""Trains many configurations of a space to their end and keeps their curves in a Parquet file.
+
+    python -m benchmarks.search_efficiency.record --data FOLDER --out curves.parquet
+
+Without Ray, so that it runs on GPU machines that have none. What is trained is drawn at random, so
+that the table favours no search. A killed run goes on where it stopped.
+"""
+
+import argparse
+import json
+import os
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from search.budget import configure
+from search.study import START_LENGTH
+from spaces import load_space
+from trainables.artifacts import ArtifactStore
+from trainables.config import RunConfig, TrialConfig
+from trainables.data.pack import pack
+from trainables.data.prepare import open_source
+from trainables.defaults import defaults_for
+from trainables.errors import TrialFailed
+from trainables.frozen import Leaf
+from trainables.recipes import Quantized
+from trainables.teacher import prepare_teacher
+from trainables.teacher_outputs import keep_outputs
+from trainables.trial import Trial
+
+Row = dict[str, Leaf | list[float]]
+
+
+def main() -> None:
+    arguments = parse()
+    torch.set_num_threads(os.cpu_count() or 1)
+    defaults = defaults_for(arguments.data, arguments.device)
+    store = ArtifactStore(arguments.storage)
+    data = pack(open_source(arguments.data, arguments.image_size, store.root), store)
+    run = RunConfig(data=data.path, artifacts=store.root, device=arguments.device)
+    run = run.replace(num_threads=os.cpu_count() or 1)
+    teacher = prepare_teacher(run, arguments.teacher, defaults.own_teacher())
+    print(f"teacher: {teacher.note}, mIoU {100 * teacher.miou:.1f} %", flush=True)
+    run = run.replace(teacher=teacher.file)
+    kept = keep_outputs(run, "maps", defaults.augmentation)
+    run = run.replace(teacher_outputs=kept, num_threads=1)
+    drawn = [draw(arguments.space, number, arguments.epochs) for number in range(arguments.count)]
+    log = arguments.out.with_suffix(".jsonl")
+    rows = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+    done = {row["number"] for row in rows}
+    spawn = get_context("spawn")
+    with (
+        ProcessPoolExecutor(arguments.workers, mp_context=spawn) as pool,
+        log.open("a") as kept_log,
+    ):
+        jobs = [
+            pool.submit(train_one, number, config, params, run)
+            for number, (config, params) in enumerate(drawn)
+            if number not in done
+        ]
+        for job in as_completed(jobs):
+            rows.append(job.result())
+            kept_log.write(json.dumps(rows[-1]) + "\n")
+            kept_log.flush()
+            print(f"{len(rows)} of {arguments.count}", flush=True)
+    rows.sort(key=lambda row: row["number"])
+    pq.write_table(pa.Table.from_pylist(rows), arguments.out, compression="zstd")
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    add = parser.add_argument
+    add("--data", required=True, help="shapes, or a folder in VOC layout")
+    add("--space", default="qkd")
+    add("--image-size", type=int, default=64)
+    add("--epochs", type=int, default=12)
+    add("--count", type=int, default=300, help="configurations")
+    add("--teacher", default="auto")
+    add("--storage", type=Path, default=Path("studies/artifacts"))
+    add("--device", choices=("cpu", "cuda"), default="cpu")
+    add("--workers", type=int, default=os.cpu_count())
+    add("--out", type=Path, required=True)
+    return parser.parse_args()
+
+
+def draw(space: str, number: int, epochs: int) -> tuple[TrialConfig, dict[str, Leaf]]:
+    """One configuration as a study would complete it, and its sampled parameters."""
+    config, trial = configure(load_space(space).space, {}, seed=number)
+    recipe = config.recipe
+    if isinstance(recipe, Quantized):
+        recipe = recipe.replace(start_epochs=START_LENGTH * epochs)
+    defaults = defaults_for("folder", "cpu")
+    config = config.replace(
+        recipe=recipe,
+        num_epochs=epochs,
+        batch_size=defaults.batch_size,
+        augmentation=defaults.augmentation,
+    )
+    return config, trial.params
+
+
+def train_one(number: int, config: TrialConfig, params: dict[str, Leaf], run: RunConfig) -> Row:
+    """The curve of one configuration; `failure` says why it has no end."""
+    curve, failure, last = [], "", None
+    try:
+        for last in Trial(config, run):
+            curve.append(last)
+    except TrialFailed as error:
+        failure = str(error)
+    return {
+        "number": number,
+        **params,
+        "miou": [round(metrics.miou, 5) for metrics in curve],
+        "seconds": [round(metrics.device_seconds, 3) for metrics in curve],
+        "size_bytes": last.predicted_size_bytes if last else None,
+        "macs": last.macs if last else None,
+        "failure": failure,
+    }
+
+
+if __name__ == "__main__":
+    main()

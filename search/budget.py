@@ -1,13 +1,12 @@
 """Hard limits, checked before any training is paid for."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any
 
-import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution
-from optuna.trial import FrozenTrial
 
+from search.drawing import Drawn, Params, configure
 from spaces import Settings, Space
 from trainables.config import TrialConfig
 from trainables.frozen import Frozen
@@ -49,18 +48,7 @@ class Budget(Frozen):
         )
 
 
-Params = Mapping[str, Any]
-
-
-def configure(space: Space, params: Params, seed: int = 0) -> tuple[TrialConfig, FrozenTrial]:
-    """What a space makes of parameters, those that are missing drawn at random."""
-    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=seed))
-    study.enqueue_trial(dict(params))
-    config = space(study.ask())
-    return config, study.get_trials(deepcopy=False)[0]
-
-
-def draw(space: Space, known: Settings, seed: int) -> list[tuple[TrialConfig, FrozenTrial]]:
+def draw(space: Space, known: Settings, seed: int) -> list[tuple[TrialConfig, Drawn]]:
     """Points of a space: its known settings, then random ones."""
     settings: list[Params] = [*known, *[{}] * (DRAWS - len(known))]
     return [configure(space, params, seed + index) for index, params in enumerate(settings)]

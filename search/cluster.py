@@ -3,16 +3,18 @@
 import logging
 import shutil
 import signal
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import ray
 from ray import tune
-from ray.tune import Stopper
+from ray.tune.schedulers import TrialScheduler
+from ray.tune.stopper import CombinedStopper, Stopper
 
-from search.resources import Share, fixed_share, num_cores, on_cluster
+from search.resources import Share, fixed_share, num_cores, num_parallel, on_cluster
 from search.searcher import OptunaSearcher
 from search.study_config import StudyConfig
 from trainables.config import RunConfig
@@ -20,11 +22,15 @@ from trainables.trainable import StudentTrainable
 
 Given = ParamSpec("Given")
 Result = TypeVar("Result")
+NEARLY_DONE = 0.8
+"""Share of a training after which it goes on when the time is over."""
+OVERTIME = 0.1
+"""Of the time budget, for that."""
 
 
 @contextmanager
-def connect(config: StudyConfig) -> Iterator[dict[str, float]]:
-    """Ray for as long as the block lasts; gives the resources there are now."""
+def connect(config: StudyConfig) -> Iterator[None]:
+    """Ray for as long as the block lasts."""
     logging.getLogger("ray").setLevel(logging.CRITICAL)
     local = not on_cluster()
     ray.init(
@@ -35,7 +41,7 @@ def connect(config: StudyConfig) -> Iterator[dict[str, float]]:
         logging_level=logging.CRITICAL,
     )
     try:
-        yield ray.cluster_resources()  # type: ignore[no-untyped-call]
+        yield
     finally:
         ray.shutdown()
 
@@ -60,31 +66,41 @@ def run_remotely(
     return result
 
 
+def capacity(share: Share) -> int:
+    """Trials that may be on their way at once now: as many as run, on a cluster some that wait."""
+    return num_parallel(share, ray.cluster_resources())  # type: ignore[no-untyped-call]
+
+
 def tune_trials(
-    searcher: OptunaSearcher, config: StudyConfig, share: Share, num_parallel: int
+    searcher: OptunaSearcher,
+    scheduler: TrialScheduler | None,
+    config: StudyConfig,
+    share: Share,
+    deadline: "Deadline",
 ) -> None:
-    """Trains trials, `num_parallel` at once, until there are no more or the time is over.
+    """Trains trials until there are no more or the time is over.
 
     Raises:
         KeyboardInterrupt: the user asked to stop; running trials were ended.
     """
     scratch = config.folder / "ray"
     interruption = Interruption()
+    deadline.start()
     resources = {"cpu": share.cpus, "gpu": share.gpus}
     tuner = tune.Tuner(
         tune.with_resources(StudentTrainable, resources),
         tune_config=tune.TuneConfig(
             search_alg=searcher,
+            scheduler=scheduler,
             num_samples=-1,
-            max_concurrent_trials=num_parallel,
             reuse_actors=True,
-            time_budget_s=config.time_budget_s,
+            time_budget_s=deadline.last_s,
         ),
         run_config=tune.RunConfig(
             name="trials",
             storage_path=str(scratch),
             verbose=0,
-            stop=interruption,
+            stop=CombinedStopper(interruption, deadline),
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
         ),
     )
@@ -108,6 +124,37 @@ class Interruption(Stopper):
 
     def stop_all(self) -> bool:
         return self.wanted
+
+
+class Deadline(Stopper):
+    """The end of the time budget: nothing is asked any more, and only what is nearly done goes on.
+
+    A trial that reports after it is stopped unless it has little left; all are after a tenth more.
+    """
+
+    def __init__(self, budget_s: float | None, num_epochs: int) -> None:
+        self.budget_s, self.num_epochs = budget_s, num_epochs
+        self.begin = time.monotonic()
+
+    def start(self) -> None:
+        """The time begins to count."""
+        self.begin = time.monotonic()
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the budget is spent."""
+        return self.budget_s is not None and time.monotonic() - self.begin >= self.budget_s
+
+    @property
+    def last_s(self) -> float | None:
+        """Seconds after which even what is nearly done is stopped."""
+        return None if self.budget_s is None else (1 + OVERTIME) * self.budget_s
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        return self.is_over and result["training_iteration"] < NEARLY_DONE * self.num_epochs
+
+    def stop_all(self) -> bool:
+        return False
 
 
 @contextmanager

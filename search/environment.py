@@ -13,6 +13,7 @@ def prepare_environment() -> None:
         "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
         "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
         "TUNE_DISABLE_SIGINT_HANDLER": "1",
+        "TUNE_MAX_PENDING_TRIALS_PG": "1000",  # the searcher itself says how many may wait
         # Workers share this environment; under uv, Ray would build each of them a new one
         "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
         "OMP_WAIT_POLICY": "passive",  # threads that spin starve the trials beside them

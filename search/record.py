@@ -5,8 +5,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, TrialState
 
+from search.halving import Arrival
 from search.objectives import MIOU_AND_SIZE, Objective
 from trainables.config import TrialConfig
 from trainables.frozen import Leaf
@@ -14,8 +16,11 @@ from trainables.metrics import Metrics
 
 State = Literal["RUNNING", "COMPLETE", "PRUNED", "FAIL"]
 CONFIG, METRICS, REASON, RAY_ID = "config", "metrics", "reason", "ray_trial_id"
+RUNGS, GAIN = "rungs", "expected_gain"
 PREDICTED_SIZE, LATENCY_MS = "predicted_size_bytes", "latency_ms"
 """User attributes of an Optuna trial."""
+INTERRUPTED = "interrupted"
+"""The reason of a trial that a driver left unfinished, and whose settings are tried again."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +35,9 @@ class Record:
     predicted_size_bytes: int | None = None
     latency_ms: float | None = None
     params: Mapping[str, Leaf] = field(default_factory=dict)
+    distributions: Mapping[str, BaseDistribution] = field(default_factory=dict)
+    arrivals: tuple[Arrival, ...] = ()
+    ray_id: str | None = None
 
     def values(self, objectives: Sequence[Objective] = MIOU_AND_SIZE) -> tuple[float, ...] | None:
         """The values of `objectives` for a COMPLETE trial."""
@@ -82,6 +90,19 @@ def read_record(trial: FrozenTrial) -> Record:
         predicted_size_bytes=attributes.get(PREDICTED_SIZE),
         latency_ms=attributes.get(LATENCY_MS),
         params=trial.params,
+        distributions=trial.distributions,
+        ray_id=attributes.get(RAY_ID),
+        arrivals=read_arrivals(trial),
+    )
+
+
+def read_arrivals(trial: FrozenTrial) -> tuple[Arrival, ...]:
+    """The rungs that a trial has reached, lowest first."""
+    return tuple(
+        Arrival(trial.user_attrs[RAY_ID], int(rung), place, tuple(losses), goes_on)
+        for rung, (place, goes_on, losses) in sorted(
+            trial.user_attrs.get(RUNGS, {}).items(), key=lambda item: int(item[0])
+        )
     )
 
 

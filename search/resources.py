@@ -9,7 +9,7 @@ from search.study_config import StudyConfig
 from trainables.data.loader import NUM_TABLES, RESIDENT_SHARE
 
 CLUSTER_ADDRESS = "RAY_ADDRESS"
-WAITING_ON_CLUSTER = 8
+WAITING_ON_CLUSTER = 4
 CONTEXT_BYTES = 600 << 20
 """What CUDA itself takes for each process, beside PyTorch's tensors."""
 MEMORY_SHARE = 0.9
@@ -78,11 +78,11 @@ def gpu_share(config: StudyConfig, peak_bytes: int, free_bytes: int) -> Share:
 
 
 def num_parallel(share: Share, available: dict[str, float]) -> int:
-    """Trials that run at once on `available` resources, at least one.
+    """Trials on their way at once on `available` resources, at least one.
 
-    On a cluster always several: its autoscaler adds nodes only for trials that wait.
+    On a cluster some more than it has room for: its autoscaler adds nodes only for those that wait.
     """
     fits = available.get("CPU", 0) / share.cpus
     if share.gpus:
         fits = min(fits, available.get("GPU", 0) / share.gpus + 1e-9)
-    return max(WAITING_ON_CLUSTER if on_cluster() else 1, int(fits))
+    return int(fits) + WAITING_ON_CLUSTER if on_cluster() else max(1, int(fits))

@@ -8,13 +8,14 @@ import os
 import re
 import sys
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from pydantic import ValidationError
 
 import spaces
 from search.budget import OverBudget
 from search.environment import prepare_environment
+from search.sampler import SamplerName
 from search.study_config import FIXED, StudyConfig
 from search.units import parse_count, parse_duration, parse_size
 from trainables.command_line import Parser, first_problem
@@ -112,7 +113,25 @@ def make_parser() -> Parser:
         metavar="N",
         help="length of one full training (default: shapes 8; else 60 on a GPU, 20 on a CPU)",
     )
-    how("--sampler", choices=("tpe", "nsga2", "random"), help="who proposes trials (default: tpe)")
+    how(
+        "--sampler",
+        choices=get_args(SamplerName),
+        help="who proposes trials: by expected hypervolume improvement (default: ehvi), or one of "
+        "Optuna's",
+    )
+    how(
+        "--scheduler",
+        choices=("halving", "none"),
+        help="halving (default): of the trials at a rung, those go on that no other dominates, and "
+        "one in so many; none: all are trained to their end",
+    )
+    how("--grace-epochs", type=int, metavar="N", help="epochs before the first rung (default: 1)")
+    how(
+        "--reduction",
+        type=float,
+        metavar="N",
+        help="one trial in so many passes a rung, and rungs are so far apart (default: 3)",
+    )
     how(
         "--seed",
         type=int,
@@ -139,7 +158,21 @@ def make_parser() -> Parser:
     how(
         "--time-budget",
         metavar="TIME",
-        help="end the search this long after its first trial, e.g. 30m",
+        help="end the search this long after its first trial, e.g. 30m; what is nearly trained may "
+        "take up to a tenth longer",
+    )
+    how(
+        "--stop-when-flat",
+        type=float,
+        metavar="SHARE",
+        help="end the search when trials are expected to enlarge the hypervolume by less, e.g. "
+        "0.002 (sampler ehvi)",
+    )
+    how(
+        "--warm-start",
+        metavar="NAME",
+        help="an earlier study in the same storage, also of another space: its front is tried "
+        "first, and the sampler learns from its trials",
     )
     where = parser.add_argument_group("where").add_argument
     where(
@@ -210,7 +243,8 @@ def read_config(arguments: argparse.Namespace) -> StudyConfig:
             "samples": 16,
             "epochs": defaults.num_epochs,
             "image_size": defaults.image_size,
-            "sampler": "tpe",
+            "sampler": "ehvi",
+            "scheduler": "halving",
             "seed": 0,
             "gpus_per_trial": gpus,
             "tracking_uri": f"sqlite:///{storage / 'mlflow.db'}",

@@ -4,29 +4,38 @@ Finished trials are COMPLETE, stopped ones PRUNED, failed ones FAIL with a reaso
 partly trained student is ever told as a result.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import optuna
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 from pydantic import ValidationError
 from ray.tune.search import Searcher
 
 from search.budget import Budget, Costs
+from search.gain import Proposal, propose
+from search.halving import Arrival
+from search.memory import Memory
 from search.objectives import Objective
+from search.observation import Observation
 from search.observer import Observer
 from search.record import (
     CONFIG,
+    GAIN,
     LATENCY_MS,
     METRICS,
     PREDICTED_SIZE,
     RAY_ID,
     REASON,
+    RUNGS,
     Record,
     read_record,
+    trial_name,
 )
-from search.sampler import SamplerName, make_sampler
+from search.sampler import SamplerName, make_sampler, make_seed
 from spaces import Space
 from trainables.command_line import first_problem
 from trainables.config import RunConfig, TrialConfig
@@ -36,6 +45,11 @@ from trainables.trainable import METRICS as RESULT
 
 MAX_REFUSALS = 1000
 """Suggestions in a row that may fail or break the budget before the search gives up."""
+REPEATED = "the same configuration as trial"
+MAX_REPEATS = 50
+"""Suggestions in a row that were trained already: then the space holds nothing new."""
+PATIENCE = 5
+"""Proposals in a row whose expected gain must be small before a search counts as flat."""
 
 
 class OptunaSearcher(Searcher):
@@ -47,7 +61,12 @@ class OptunaSearcher(Searcher):
         models: folder that gets a folder for each finished trial.
         objectives: what the study optimises, in its order.
         foresee: gives what a configuration will cost.
+        foresee_cheaply: the same, or None where it would have to be measured.
         budget: what is beyond it is told to the sampler, and never trained.
+        earlier: trials of another study, for the sampler to begin with.
+        flat: ends the search when proposals promise less, as a share of the hypervolume.
+        is_over: whether the time is over, so that nothing is asked any more.
+        capacity: trials that may be on their way at once.
     """
 
     def __init__(
@@ -57,6 +76,7 @@ class OptunaSearcher(Searcher):
         complete: Callable[[TrialConfig], TrialConfig],
         objectives: Sequence[Objective],
         foresee: Callable[[TrialConfig], Costs],
+        foresee_cheaply: Callable[[TrialConfig], Costs | None],
         budget: Budget,
         run: RunConfig,
         models: Path,
@@ -64,6 +84,10 @@ class OptunaSearcher(Searcher):
         sampler: SamplerName,
         seed: int,
         observers: Sequence[Observer] = (),
+        earlier: Sequence[Observation] = (),
+        flat: float | None = None,
+        is_over: Callable[[], bool] = lambda: False,
+        capacity: Callable[[], float] = lambda: math.inf,
     ) -> None:
         super().__init__()
         self.study, self.space, self.complete = study, space, complete
@@ -72,12 +96,23 @@ class OptunaSearcher(Searcher):
         self.trials_left = num_trials
         self.sampler, self.seed = sampler, seed
         self.observers = observers
+        self.earlier, self.flat = list(earlier), flat
+        self.is_over, self.capacity = is_over, capacity
         self.asked: dict[str, optuna.Trial] = {}
+        self.memory = Memory(objectives, foresee_cheaply)
+        for trial in study.get_trials(deepcopy=False):
+            if trial.state != TrialState.WAITING:
+                self.memory.learn(read_record(trial))
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | str:  # type: ignore[override]
-        refusals = 0
-        while self.trials_left and refusals < MAX_REFUSALS:
-            trial = self._ask()
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]
+        refusals = repeats = 0
+        while self.trials_left and refusals < MAX_REFUSALS and repeats < MAX_REPEATS:
+            if self.is_over():
+                break
+            if len(self.asked) >= self.capacity():
+                return None
+            if (trial := self._ask()) is None:
+                break
             state, reason = self._describe(trial)
             if state == TrialState.RUNNING:
                 self.trials_left -= 1
@@ -85,6 +120,7 @@ class OptunaSearcher(Searcher):
                 self.asked[trial_id] = trial
                 record = self._record(trial)
                 assert record.config
+                self.memory.learn(record)
                 for observer in self.observers:
                     observer.started(record)
                 return {
@@ -94,6 +130,7 @@ class OptunaSearcher(Searcher):
                 }
             self._tell(trial, state, reason)
             refusals += 1
+            repeats = repeats + 1 if REPEATED in reason else 0
         return Searcher.FINISHED
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
@@ -111,11 +148,11 @@ class OptunaSearcher(Searcher):
         failure = self._keep(trial, result or {}) or (result or {}).get(FAILURE)
         if error:
             failure = "its process died: out of memory, killed, or lost with its node"
-        metrics = self._record(trial).metrics
+        record = self._record(trial)
         if failure:
             self._tell(trial, TrialState.FAIL, failure)
-        elif metrics is None or not metrics.finished:
-            self._tell(trial, TrialState.PRUNED, "stopped before its last epoch")
+        elif record.metrics is None or not record.metrics.finished:
+            self._tell(trial, TrialState.PRUNED, why_stopped(record))
         else:
             self._tell(trial, TrialState.COMPLETE)
 
@@ -124,11 +161,61 @@ class OptunaSearcher(Searcher):
         for trial_id in list(self.asked):
             self.on_trial_complete(trial_id)
 
-    def _ask(self) -> optuna.Trial:
+    def losses(self, trial_id: str, result: dict[str, Any]) -> list[float]:
+        """The objectives of a running trial as the scheduler ranks them; costs are exact."""
+        try:
+            miou = Metrics.model_validate_json(result[RESULT]).miou
+        except ValidationError:
+            return [math.inf] * len(self.objectives)
+        trial = trial_name(self.asked[trial_id].number)
+        costs = iter(self.memory.observations[trial].costs)
+        return [o.sign * (miou if o.metric == "miou" else next(costs)) for o in self.objectives]
+
+    def keep_arrival(self, arrival: Arrival) -> None:
+        """Stores that a trial has reached a rung."""
+        trial = self.asked[arrival.trial_id]
+        rungs = {
+            str(each.rung): [each.place, each.goes_on, list(each.losses)]
+            for each in (*self._record(trial).arrivals, arrival)
+        }
+        trial.set_user_attr(RUNGS, rungs)
+        self.memory.learn(self._record(trial))
+
+    def _ask(self) -> optuna.Trial | None:
+        """The next trial, or None where none is worth its while."""
         trials = self.study.get_trials(deepcopy=False)
         number = sum(trial.state != TrialState.WAITING for trial in trials)
-        self.study.sampler = make_sampler(self.sampler, self.seed, number)
-        return self.study.ask()
+        seed = make_seed(self.seed, number)
+        proposal = Proposal({})
+        if self.sampler == "ehvi" and number == len(trials):
+            known, random = self.memory.known(), np.random.default_rng(seed)
+            proposal = propose(self.space, known, self.earlier, self._costs_of, random)
+            if self._is_flat(trials, proposal):
+                return None
+        self.study.sampler = make_sampler(self.sampler, seed, proposal.params)
+        trial = self.study.ask()
+        if proposal.gain is not None:
+            trial.set_user_attr(GAIN, proposal.gain)
+        return trial
+
+    def _costs_of(self, suggested: TrialConfig) -> tuple[float, ...] | None:
+        """The costs of a configuration that may be tried; None: unknown, too high, or trained."""
+        try:
+            config = self.complete(suggested)
+        except Exception:  # told where it is suggested
+            return None
+        foreseen = self.memory.foresee(config)
+        if foreseen is None or self.budget.complaint(foreseen):
+            return None
+        return None if config.digest() in self.memory.trained else self.memory.costs(config)
+
+    def _is_flat(self, trials: Sequence[FrozenTrial], proposal: Proposal) -> bool:
+        """Whether this proposal and those before it promise next to nothing."""
+        if self.flat is None or proposal.gain is None:
+            return False
+        gains = [trial.user_attrs[GAIN] for trial in trials if GAIN in trial.user_attrs]
+        last = [*gains, proposal.gain][-PATIENCE:]
+        return len(last) == PATIENCE and max(last) < self.flat
 
     def _describe(self, trial: optuna.Trial) -> tuple[TrialState, str]:
         """Stores the trial's configuration and costs; gives its state, and why it cannot run."""
@@ -145,6 +232,8 @@ class OptunaSearcher(Searcher):
             trial.set_constraint(name, excess)
         if complaint := self.budget.complaint(costs):
             return TrialState.PRUNED, f"over budget: {complaint}"
+        if same := self.memory.trained.get(config.digest()):
+            return TrialState.PRUNED, f"not trained again: {REPEATED} {same}"
         return TrialState.RUNNING, ""
 
     def _keep(self, trial: optuna.Trial, result: dict[str, Any]) -> str:
@@ -165,8 +254,10 @@ class OptunaSearcher(Searcher):
         else:
             trial.set_user_attr(REASON, reason)
         self.study.tell(trial, values, state)
+        record = self._record(trial)
+        self.memory.learn(record)
         for observer in self.observers:
-            observer.ended(self._record(trial))
+            observer.ended(record)
 
     def _record(self, trial: optuna.Trial) -> Record:
         return read_record(self.study.get_trials(deepcopy=False)[trial.number])
@@ -180,3 +271,10 @@ class OptunaSearcher(Searcher):
 
     def restore(self, checkpoint_path: str) -> None:
         raise NotImplementedError("a study is resumed from its journal")
+
+
+def why_stopped(record: Record) -> str:
+    """In words, why a trial was stopped before its last epoch."""
+    if record.arrivals and not record.arrivals[-1].goes_on:
+        return f"stopped after epoch {record.arrivals[-1].rung}: others promise more"
+    return "stopped before its last epoch"

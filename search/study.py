@@ -2,7 +2,7 @@
 
 import shutil
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -14,19 +14,23 @@ from optuna.trial import TrialState
 
 from search import cluster, resources
 from search.budget import Costs, OverBudget, draw, least
+from search.drawing import Params
 from search.front import hypervolume, pareto_front, worst_of
+from search.memory import Memory
 from search.objectives import Objective, named_objectives
 from search.observer import Observer
 from search.plots import draw_front, human_size
 from search.progress import Progress
-from search.record import RAY_ID, REASON, Record, read_record
+from search.record import INTERRUPTED, RAY_ID, REASON, Record, read_record
 from search.report import front_table, write_tables
-from search.resources import Share, num_parallel
+from search.resources import Share
+from search.scheduler import ParetoHalving
 from search.searcher import OptunaSearcher
 from search.study_config import StudyConfig
 from search.study_file import StudyFile, installed_versions, read_study_file, write_study_file
 from search.tracking import Tracking, check_tracking
-from spaces import NamedSpace, load_space
+from search.warm_start import first_settings, observe, read_earlier
+from spaces import load_space
 from trainables.artifacts import ArtifactStore
 from trainables.config import RunConfig, TrialConfig
 from trainables.data.pack import PackedData, find_pack, open_pack, pack
@@ -47,7 +51,6 @@ from trainables.size import count_macs, model_card, predict_size_bytes
 from trainables.teacher import check_teacher, prepare_teacher
 from trainables.teacher_outputs import DEFAULT_FORM, Form, find_outputs, foresee, keep_outputs
 
-INTERRUPTED = "interrupted"
 START_LENGTH = 2
 """Lengths of a trial that its full-precision start trains for: many trials share it."""
 DISK_SHARE = 0.25
@@ -66,7 +69,9 @@ class Study:
     def __init__(self, config: StudyConfig, resumed: bool) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.sensitivities: dict[UNetConfig, Sensitivity] | None = None
+        self.latencies: dict[str, float] = {}
         self.config = config
+        self.earlier = read_earlier(config.storage, config.warm_start) if config.warm_start else []
         self.named = load_space(config.space)
         self.defaults = defaults_for(config.data, config.device)
         self.store = ArtifactStore(config.storage / "artifacts")
@@ -82,7 +87,7 @@ class Study:
         self.data: PackedData = open_pack((self.found or pack(source, self.store)).path)
         self.file = self.describe()
         write_study_file(self.file)
-        self.optuna = open_journal(config, self.named)
+        self.optuna = self.open_journal()
 
     def measure_sensitivities(self, run: RunConfig, progress: Progress) -> None:
         """Asks for the sensitivity of each student that the space allocates bits to.
@@ -181,10 +186,23 @@ class Study:
             latency_ms=self.latency_ms(trial) if self.config.wants_latency else None,
         )
 
+    def foresee_cheaply(self, trial: TrialConfig) -> Costs | None:
+        """The same, or None where a latency would have to be measured."""
+        if self.config.wants_latency and self.card_of(trial) not in self.latencies:
+            return None
+        return self.foresee(trial)
+
     def latency_ms(self, trial: TrialConfig) -> float:
         """The latency of the fast export on this machine, measured where it is not known yet."""
-        card = model_card(trial, self.num_classes)
-        return foresee_latency(card, self.height, self.width, self.store).median_ms
+        key = self.card_of(trial)
+        if key not in self.latencies:
+            card = model_card(trial, self.num_classes)
+            latency = foresee_latency(card, self.height, self.width, self.store)
+            self.latencies[key] = latency.median_ms
+        return self.latencies[key]
+
+    def card_of(self, trial: TrialConfig) -> str:
+        return model_card(trial, self.num_classes).model_dump_json()
 
     def probe(self) -> list[TrialConfig]:
         """Configurations drawn from the space, the known settings among them."""
@@ -261,14 +279,58 @@ class Study:
             if settings:
                 self.optuna.enqueue_trial(settings)
 
-    def searcher(self, run: RunConfig, observers: Sequence[Observer]) -> OptunaSearcher:
+    def open_journal(self) -> optuna.Study:
+        """The Optuna study in the folder's journal; a new one begins with what is known to be good.
+
+        That is the front of an earlier study, or what the space itself states.
+        """
+        config = self.config
+        study = optuna.create_study(
+            storage=JournalStorage(JournalFileBackend(str(config.folder / "journal.log"))),
+            study_name=config.name,
+            directions=[objective.direction for objective in self.objectives],
+            load_if_exists=True,
+        )
+        if not study.get_trials(deepcopy=False):
+            first: Sequence[Params] = self.named.known_settings
+            if self.earlier:
+                first = first_settings(self.earlier, self.named.space, self.objectives)
+            for settings in first:
+                study.enqueue_trial(dict(settings))
+        return study
+
+    def scheduler(self, searcher: OptunaSearcher) -> ParetoHalving | None:
+        """What stops trials, with all that it has decided so far; None: nothing does."""
+        config = self.config
+        if config.scheduler == "none":
+            return None
+        scheduler = ParetoHalving(
+            {},
+            max_epochs=config.epochs,
+            grace_epochs=config.grace_epochs,
+            reduction=config.reduction,
+            read=searcher.losses,
+            keep=searcher.keep_arrival,
+        )
+        scheduler.halving.restore(a for record in self.records() for a in record.arrivals)
+        return scheduler
+
+    def searcher(
+        self,
+        run: RunConfig,
+        observers: Sequence[Observer],
+        is_over: Callable[[], bool],
+        capacity: Callable[[], int],
+    ) -> OptunaSearcher:
         """The searcher for the trials that are left."""
+        earlier = Memory(self.objectives, self.foresee_cheaply)
         return OptunaSearcher(
             study=self.optuna,
             space=self.named.space,
             complete=self.complete,
             objectives=self.objectives,
             foresee=self.foresee,
+            foresee_cheaply=self.foresee_cheaply,
             budget=self.config.budget,
             run=run,
             models=self.config.folder / "models",
@@ -276,6 +338,10 @@ class Study:
             sampler=self.config.sampler,
             seed=self.config.seed,
             observers=observers,
+            earlier=observe(self.earlier, earlier),
+            flat=self.config.stop_when_flat,
+            is_over=is_over,
+            capacity=capacity,
         )
 
     def report(self, tracking: Tracking, interrupted: bool) -> list[Record]:
@@ -343,7 +409,7 @@ def search(study: Study, progress: Progress, tracking: Tracking) -> None:
     """Prepares the teacher and trains the trials that are left."""
     config = study.config
     share = resources.fixed_share(config)
-    with cluster.connect(config) as available:
+    with cluster.connect(config):
         run = RunConfig(
             data=study.store.root / study.data.digest,
             artifacts=study.store.root,
@@ -360,8 +426,11 @@ def search(study: Study, progress: Progress, tracking: Tracking) -> None:
             share = share_gpu(study, progress, run)
         run = run.replace(num_threads=max(1, int(share.cpus)), gpu_share=min(1, share.gpus) or 1.0)
         with progress:
-            searcher = study.searcher(run, [tracking, progress])
-            cluster.tune_trials(searcher, config, share, num_parallel(share, available))
+            deadline = cluster.Deadline(config.time_budget_s, config.epochs)
+            searcher = study.searcher(
+                run, [tracking, progress], lambda: deadline.is_over, lambda: cluster.capacity(share)
+            )
+            cluster.tune_trials(searcher, study.scheduler(searcher), config, share, deadline)
 
 
 def keep_teacher_outputs(study: Study, progress: Progress, run: RunConfig) -> RunConfig:
@@ -398,20 +467,6 @@ def share_gpu(study: Study, progress: Progress, run: RunConfig) -> Share:
         f"largest takes {human_size(peak)}"
     )
     return share
-
-
-def open_journal(config: StudyConfig, named: NamedSpace) -> optuna.Study:
-    """The Optuna study in the folder's journal, with the known settings queued when it is new."""
-    study = optuna.create_study(
-        storage=JournalStorage(JournalFileBackend(str(config.folder / "journal.log"))),
-        study_name=config.name,
-        directions=[objective.direction for objective in named_objectives(config.objectives)],
-        load_if_exists=True,
-    )
-    if not study.get_trials(deepcopy=False):
-        for settings in named.known_settings:
-            study.enqueue_trial(dict(settings))
-    return study
 
 
 def keep_models(folder: Path, members: set[str]) -> None:

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from search.budget import Budget
 from search.objectives import ObjectiveName
@@ -24,6 +24,11 @@ class StudyConfig(Frozen):
     teacher: str
     teacher_outputs: Literal["auto", "live", "views", "maps"] = "auto"
     sampler: SamplerName
+    scheduler: Literal["halving", "none"] = "none"
+    grace_epochs: int = Field(1, ge=1)
+    reduction: float = Field(3.0, gt=1)
+    warm_start: str | None = None
+    stop_when_flat: Annotated[float, Field(gt=0, lt=1)] | None = None
     seed: int = Field(ge=0)
     objectives: tuple[ObjectiveName, ...] = ("miou", "size")
     max_size_bytes: Annotated[int, Field(gt=0)] | None = None
@@ -40,6 +45,12 @@ class StudyConfig(Frozen):
         if "miou" not in names or len(names) < 2 or len(set(names)) < len(names):
             raise ValueError("miou and at least one other must be named, each once")
         return names
+
+    @model_validator(mode="after")
+    def check_flat(self) -> "StudyConfig":
+        if self.stop_when_flat is not None and self.sampler != "ehvi":
+            raise ValueError(f"stop_when_flat needs sampler ehvi, but got {self.sampler}")
+        return self
 
     @property
     def budget(self) -> Budget:
@@ -78,6 +89,10 @@ FIXED = frozenset(
         "teacher",
         "teacher_outputs",
         "sampler",
+        "scheduler",
+        "grace_epochs",
+        "reduction",
+        "warm_start",
         "seed",
         "objectives",
     }

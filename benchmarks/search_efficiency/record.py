@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from search.budget import configure
+from search.drawing import configure
 from search.study import START_LENGTH
 from spaces import load_space
 from trainables.artifacts import ArtifactStore

@@ -1,0 +1,109 @@
+"""Points of a space without an Optuna study: drawn at random, or near others."""
+
+from collections.abc import Mapping
+from typing import Any, cast
+
+import numpy as np
+import optuna
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+
+from spaces import Space
+from trainables.config import TrialConfig
+
+Params = Mapping[str, Any]
+Distributions = Mapping[str, BaseDistribution]
+STEP = 0.15
+"""Standard deviation of a step to a neighbour, of a parameter's range."""
+CHANGED = 0.4
+"""Share of the parameters that a neighbour changes."""
+ABSENT = object()
+
+
+class Drawn(optuna.trial.FixedTrial):
+    """Stands in for a trial where a space is called: takes given values, or draws them.
+
+    A given value out of its range is drawn like an absent one.
+    """
+
+    def __init__(self, given: Params, random: np.random.Generator) -> None:
+        super().__init__(dict(given))
+        self.random = random
+
+    def _suggest(self, name: str, distribution: BaseDistribution) -> Any:
+        if name not in self._distributions:
+            given = self._params.get(name, ABSENT)
+            self._distributions[name] = distribution
+            self._suggested_params[name] = (
+                given if holds(distribution, given) else at(self.random.random(), distribution)
+            )
+        return self._suggested_params[name]
+
+
+def configure(space: Space, params: Params, seed: int = 0) -> tuple[TrialConfig, Drawn]:
+    """What a space makes of parameters, those that are missing drawn at random."""
+    drawn = Drawn(params, np.random.default_rng(seed))
+    return space(cast(optuna.Trial, drawn)), drawn
+
+
+def near(params: Params, distributions: Distributions, random: np.random.Generator) -> Params:
+    """A neighbour: some parameters a step further, at least one."""
+    names = list(distributions)
+    chosen = random.random(len(names)) < CHANGED
+    chosen[random.integers(len(names))] = True
+    changed = dict(params)
+    for name, change in zip(names, chosen, strict=True):
+        distribution = distributions[name]
+        if change and isinstance(distribution, CategoricalDistribution):
+            changed[name] = at(random.random(), distribution)
+        elif change:
+            further = place_of(params[name], distribution) + random.normal(0, STEP)
+            changed[name] = at(float(np.clip(further, 0, 1)), distribution)
+    return changed
+
+
+def holds(distribution: BaseDistribution, value: Any) -> bool:
+    """Whether a value is in a parameter's range."""
+    if isinstance(distribution, CategoricalDistribution):
+        return value in distribution.choices
+    assert isinstance(distribution, FloatDistribution | IntDistribution)
+    return isinstance(value, int | float) and distribution.low <= value <= distribution.high
+
+
+def place_of(value: Any, distribution: BaseDistribution) -> float:
+    """Where in its range a value lies, from 0 to 1; of choices, in their order."""
+    if isinstance(distribution, CategoricalDistribution):
+        return (distribution.choices.index(value) + 0.5) / len(distribution.choices)
+    low, high = bounds(distribution)
+    assert isinstance(distribution, FloatDistribution | IntDistribution)
+    value = np.log(value) if distribution.log else value
+    return float((value - low) / (high - low)) if high > low else 0.5
+
+
+def at(place: float, distribution: BaseDistribution) -> Any:
+    """The value at a place of its range; choices and whole numbers have equal shares of it."""
+    if isinstance(distribution, CategoricalDistribution):
+        count = len(distribution.choices)
+        return distribution.choices[min(int(place * count), count - 1)]
+    low, high = bounds(distribution)
+    assert isinstance(distribution, FloatDistribution | IntDistribution)
+    value = low + place * (high - low)
+    value = np.exp(value) if distribution.log else value
+    if distribution.step is not None:
+        value = distribution.low + distribution.step * round(
+            (value - distribution.low) / distribution.step
+        )
+    value = min(max(value, distribution.low), distribution.high)
+    return int(value) if isinstance(distribution, IntDistribution) else float(value)
+
+
+def bounds(distribution: BaseDistribution) -> tuple[float, float]:
+    """The ends of a range, half a step further out where it has steps, on its own scale."""
+    assert isinstance(distribution, FloatDistribution | IntDistribution)
+    margin = (distribution.step or 0) / 2
+    low, high = distribution.low - margin, distribution.high + margin
+    return (float(np.log(low)), float(np.log(high))) if distribution.log else (low, high)

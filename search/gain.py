@@ -1,0 +1,182 @@
+"""Proposes what is expected to enlarge the front most, the exact costs of proposals being known.
+
+mIoU is learned by a forest of extremely randomized trees (Geurts et al. 2006) over the parameters,
+much as SMAC does (Hutter et al. 2011); sizes, multiply-adds and latencies are exact. The trees'
+disagreement stands for uncertainty in the expected hypervolume improvement (Emmerich et al. 2006).
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import moocore
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.ensemble import ExtraTreesRegressor
+
+from search.drawing import Distributions, Drawn, Params, configure, near, place_of
+from search.observation import Floats, Observation, final_mious
+from spaces import Space
+from trainables.config import TrialConfig
+
+NUM_START = 8
+"""Trials with a value before proposals are more than random."""
+RANDOM_SHARE = 0.125
+"""Of proposals that stay random: no model is right everywhere."""
+NUM_CANDIDATES = 96
+NUM_TREES = 32
+NUM_QUANTILES = 8
+MAX_ROWS = 400
+"""Trials that are learned from at most, the latest: more take longer than they teach."""
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """Parameters to try, and the share by which they are expected to enlarge the hypervolume."""
+
+    params: Params
+    gain: float | None = None
+
+
+def propose(
+    space: Space,
+    observations: Sequence[Observation],
+    earlier: Sequence[Observation],
+    costs_of: Callable[[TrialConfig], tuple[float, ...] | None],
+    random: np.random.Generator,
+) -> Proposal:
+    """The candidate of largest expected gain; early, and now and then, just a random one.
+
+    `earlier` are finished trials of another study, which may have had other parameters and another
+    level of mIoU. `costs_of` gives the objectives but mIoU, or None for what must not be tried.
+    """
+    seed = int(random.integers(2**31))
+    estimates = final_mious(observations)
+    known = [o for o, miou in zip(observations, estimates, strict=True) if np.isfinite(miou)]
+    pending = [o for o, miou in zip(observations, estimates, strict=True) if np.isnan(miou)]
+    estimates = estimates[np.isfinite(estimates)]
+    if len(known) + len(earlier) < NUM_START or random.random() < RANDOM_SHARE:
+        return Proposal({})
+    names = sorted({name for o in (*known, *earlier) for name in o.params})
+    learned = [*earlier, *known][-MAX_ROWS:]
+    mious = np.concatenate([aligned(earlier, known, estimates, names, seed), estimates])[-MAX_ROWS:]
+    candidates, costs = draw_candidates(space, learned, mious, costs_of, random)
+    if not candidates:
+        return Proposal({})
+    forest = fit(learned, mious, names, seed)
+    fantasies = predict(forest, pending, names).mean(axis=1)
+    points = np.column_stack(
+        [
+            np.concatenate([estimates, fantasies]),
+            np.array([o.costs for o in [*known, *pending]]).reshape(-1, costs.shape[1]),
+        ]
+    )
+    gains = expected_gains(points, predict(forest, candidates, names), costs)
+    best = int(gains.argmax())
+    return Proposal(candidates[best].params, float(gains[best]))
+
+
+def aligned(
+    earlier: Sequence[Observation],
+    known: Sequence[Observation],
+    estimates: Floats,
+    names: Sequence[str],
+    seed: int,
+) -> Floats:
+    """mIoU of an earlier study's trials (N,) at the level of this one's, by their mean distance."""
+    mious = np.array([o.final for o in earlier], dtype=np.float64)
+    if not earlier or not known:
+        return mious
+    expected = predict(fit(earlier, mious, names, seed), known, names).mean(axis=1)
+    return mious + float((estimates - expected).sum()) / (len(known) + 1)
+
+
+def draw_candidates(
+    space: Space,
+    known: Sequence[Observation],
+    estimates: Floats,
+    costs_of: Callable[[TrialConfig], tuple[float, ...] | None],
+    random: np.random.Generator,
+) -> tuple[list[Drawn], Floats]:
+    """Half random points of the space, half neighbours of those that seem non-dominated."""
+    losses = np.column_stack([-estimates, [o.costs for o in known]])
+    parents = np.flatnonzero(moocore.is_nondominated(losses))
+    drawn, costs = [], []
+    for number in range(NUM_CANDIDATES):
+        given: Params = {}
+        if number % 2:
+            parent = known[random.choice(parents)]
+            given = near(parent.params, parent.distributions, random)
+        config, candidate = configure(space, given, int(random.integers(2**31)))
+        if (cost := costs_of(config)) is not None:
+            drawn.append(candidate)
+            costs.append(cost)
+    return drawn, np.array(costs, dtype=np.float64)
+
+
+class Point(Protocol):
+    """What a forest learns from or judges."""
+
+    @property
+    def params(self) -> Params: ...
+    @property
+    def distributions(self) -> Distributions: ...
+
+
+def fit(
+    points: Sequence[Point], mious: Floats, names: Sequence[str], seed: int
+) -> ExtraTreesRegressor:
+    """A forest that knows the mIoU (N,) of points."""
+    forest = ExtraTreesRegressor(NUM_TREES, min_samples_leaf=2, random_state=seed)
+    return forest.fit(encode(points, names), mious)
+
+
+def predict(forest: ExtraTreesRegressor, points: Sequence[Point], names: Sequence[str]) -> Floats:
+    """What each tree says of each point, (N, trees)."""
+    if not points:
+        return np.zeros((0, NUM_TREES))
+    rows = encode(points, names)
+    return np.column_stack([tree.predict(rows) for tree in forest.estimators_])
+
+
+def encode(points: Sequence[Point], names: Sequence[str]) -> NDArray[np.float32]:
+    """Places in the parameters' ranges (N,P), -1 where a point does not have one."""
+    return np.array(
+        [
+            [
+                place_of(point.params[name], point.distributions[name])
+                if name in point.params
+                else -1.0
+                for name in names
+            ]
+            for point in points
+        ],
+        dtype=np.float32,
+    )
+
+
+def expected_gains(points: Floats, spread: Floats, costs: Floats) -> Floats:
+    """Share by which each candidate is expected to enlarge the hypervolume of `points`.
+
+    `points` (N,D) are mIoU and costs, `spread` (C,S) samples of the candidates' mIoU, `costs`
+    (C,D-1). Costs count by their logarithm, from the least to the greatest there is.
+    """
+    logs = np.log(np.vstack([points[:, 1:], costs]))
+    low, high = logs.min(axis=0), logs.max(axis=0)
+    scaled = (logs - low) / np.where(high > low, high - low, 1)
+    front = np.column_stack([-points[:, 0], scaled[: len(points)]])
+    front = front[moocore.is_nondominated(front)] if len(front) else front
+    reference = np.array([0.0, *[1.0 + 1e-6] * costs.shape[1]])
+    before = moocore.hypervolume(front, ref=reference) if len(front) else 0.0
+    levels = (np.arange(NUM_QUANTILES) + 0.5) / NUM_QUANTILES
+    mious = np.quantile(spread, levels, axis=1).T
+    gains = [
+        np.mean(
+            [
+                moocore.hypervolume(np.vstack([front, [-miou, *place]]), ref=reference) - before
+                for miou in samples
+            ]
+        )
+        for samples, place in zip(mious, scaled[len(points) :], strict=True)
+    ]
+    return np.array(gains, dtype=np.float64) / (before or 1.0)

@@ -1,0 +1,113 @@
+"""Asynchronous successive halving ranked by non-domination, as a pure function of its log.
+
+ASHA (Li et al. 2020, arXiv 1810.05934) for several objectives, after MO-ASHA (Schmucker et al.
+2021, arXiv 2106.12639): trials at a rung are sorted by non-dominated rank, equal ranks by an
+epsilon-net. Unlike there no non-dominated trial is stopped, so that both ends of the front survive
+however long it is.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import moocore
+import numpy as np
+from numpy.typing import NDArray
+
+Losses = Sequence[float]
+"""Objective values, signed so that less is better; what is not finite is worse than all that is."""
+
+LEAST = 0.75
+"""Epochs that may be rounded up to one."""
+
+
+@dataclass(frozen=True)
+class Arrival:
+    """One trial at one rung: the `place`-th to arrive there, and whether it went on."""
+
+    trial_id: str
+    rung: int
+    place: int
+    losses: tuple[float, ...]
+    goes_on: bool
+
+
+def rungs_of(max_epochs: int, grace_epochs: int = 1, reduction: float = 3) -> tuple[int, ...]:
+    """Epochs after which trials are compared: a `reduction`-th, its square, ... of the whole.
+
+    Raises:
+        ValueError: a number is out of its range.
+    """
+    if reduction <= 1:
+        raise ValueError(f"reduction > 1 must hold, but got reduction={reduction}")
+    if grace_epochs < 1:
+        raise ValueError(f"grace_epochs >= 1 must hold, but got grace_epochs={grace_epochs}")
+    rungs: list[int] = []
+    epoch = max_epochs / reduction
+    while epoch > LEAST and round(epoch) >= grace_epochs:
+        rungs.append(round(epoch))
+        epoch /= reduction
+    return tuple(sorted(set(rungs) - {max_epochs}))
+
+
+class Halving:
+    """Says after each rung which trials go on.
+
+    At a rung about one in `reduction` of those that came so far goes on, and all that no other
+    dominates. Whoever passes the last rung is trained to the end.
+    """
+
+    def __init__(self, rungs: Iterable[int], reduction: float = 3) -> None:
+        self.reduction = reduction
+        self.arrivals: dict[int, list[Arrival]] = {rung: [] for rung in sorted(rungs, reverse=True)}
+
+    def report(self, trial_id: str, epoch: int, losses: Losses) -> Arrival | None:
+        """The trial's arrival at the highest rung that it has reached; None if that is not new.
+
+        A rung that a trial leapt over does not know it.
+        """
+        for rung, arrivals in self.arrivals.items():
+            if epoch < rung:
+                continue
+            if any(arrival.trial_id == trial_id for arrival in arrivals):
+                return None
+            before = [arrival.losses for arrival in arrivals]
+            goes_on = survives(tuple(losses), before, self.reduction)
+            arrivals.append(Arrival(trial_id, rung, len(arrivals), tuple(losses), goes_on))
+            return arrivals[-1]
+        return None
+
+    def restore(self, log: Iterable[Arrival]) -> None:
+        """Takes in what an earlier `Halving` answered, in any order."""
+        for arrival in sorted(log, key=lambda arrival: arrival.place):
+            if arrival.rung in self.arrivals:
+                self.arrivals[arrival.rung].append(arrival)
+
+
+def survives(own: Losses, others: Sequence[Losses], reduction: float) -> bool:
+    """Whether a trial is among the best of a rung, the first ceil(n / reduction) of n."""
+    if not np.isfinite(own).all():
+        return False
+    finite = [losses for losses in others if np.isfinite(losses).all()]
+    points = np.array([own, *finite], dtype=np.float64)
+    ranks = np.asarray(moocore.pareto_rank(points))
+    if ranks[0] == 0:
+        return True
+    room = math.ceil((1 + len(others)) / reduction) - int((ranks < ranks[0]).sum())
+    equals = np.flatnonzero(ranks == ranks[0])
+    if room >= len(equals):
+        return True
+    return room > 0 and 0 in equals[epsilon_net(points[equals], room)]
+
+
+def epsilon_net(points: NDArray[np.float64], count: int) -> list[int]:
+    """Rows of `points` (N,D) far apart: the end of each objective, then always the farthest.
+
+    Distances are between places in the order of each objective, so that units do not matter.
+    """
+    places = np.argsort(np.argsort(points, axis=0, kind="stable"), axis=0, kind="stable")
+    chosen = list(dict.fromkeys(int(row) for row in places.argmin(axis=0)))[:count]
+    while len(chosen) < count:
+        apart = np.abs(places[:, None] - places[chosen]).sum(axis=2).min(axis=1)
+        chosen.append(int(apart.argmax()))
+    return chosen

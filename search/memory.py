@@ -1,0 +1,56 @@
+"""What a searcher remembers of its trials, as the sampler and the search for repeats want it."""
+
+from collections.abc import Callable, Sequence
+
+from search.budget import Costs
+from search.objectives import Objective
+from search.observation import Observation
+from search.record import INTERRUPTED, Record
+from trainables.config import TrialConfig
+
+
+class Memory:
+    """Learns from records; `observations` are by trial, `trained` gives the trial of a digest."""
+
+    def __init__(
+        self, objectives: Sequence[Objective], foresee: Callable[[TrialConfig], Costs | None]
+    ) -> None:
+        self.objectives, self.foresee = objectives, foresee
+        self.observations: dict[str, Observation] = {}
+        self.trained: dict[str, str] = {}
+
+    def learn(self, record: Record) -> None:
+        """Takes in what is known of a trial now; one that was never launched teaches nothing."""
+        if record.ray_id is None or record.config is None:
+            return
+        self.observations.pop(record.trial_id, None)
+        if record.reason == INTERRUPTED:
+            self.trained.pop(record.config.digest(), None)
+            return
+        self.trained[record.config.digest()] = record.trial_id
+        costs = self.costs(record.config, record.latency_ms)
+        if record.state == "FAIL" or costs is None:
+            return
+        miou = next(i for i, o in enumerate(self.objectives) if o.metric == "miou")
+        self.observations[record.trial_id] = Observation(
+            params=record.params,
+            distributions=record.distributions,
+            costs=costs,
+            partial={a.rung: -a.losses[miou] for a in record.arrivals},
+            final=record.metrics.miou if record.state == "COMPLETE" and record.metrics else None,
+        )
+
+    def costs(
+        self, config: TrialConfig, latency_ms: float | None = None
+    ) -> tuple[float, ...] | None:
+        """The objectives but mIoU; None where one would have to be measured."""
+        foreseen = self.foresee(config)
+        if foreseen is None:
+            return None
+        known = foreseen if latency_ms is None else foreseen.replace(latency_ms=latency_ms)
+        values = [getattr(known, o.metric) for o in self.objectives if o.metric != "miou"]
+        return None if None in values else tuple(float(value) for value in values)
+
+    def known(self) -> list[Observation]:
+        """All observations, in the order in which trials were asked."""
+        return [self.observations[trial_id] for trial_id in sorted(self.observations)]

@@ -1,0 +1,72 @@
+"""Stops what cannot reach the front: multi-objective successive halving for Ray Tune.
+
+Usable with any trainable and searcher; objectives and their directions are those of the results:
+
+    scheduler = ParetoHalving({"miou": "max", "size_bytes": "min"}, max_epochs=27)
+    tune.Tuner(trainable, tune_config=tune.TuneConfig(scheduler=scheduler, num_samples=50))
+
+Objectives that do not change in training, as a model's size, are to be reported from the start.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+from ray.tune.experiment import Trial
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
+
+from search.halving import Arrival, Halving, Losses, rungs_of
+
+Mode = Literal["min", "max"]
+ReadLosses = Callable[[str, dict[str, Any]], Losses]
+KeepArrival = Callable[[Arrival], None]
+
+
+class ParetoHalving(FIFOScheduler):
+    """A Tune scheduler that stops trials by `Halving`.
+
+    Args:
+        objectives: the results' objectives and which way they are better, at least one.
+        max_epochs: results of a full training, counted by `time_attr`.
+        grace_epochs: no trial is stopped earlier.
+        reduction: about one trial in so many passes a rung.
+        read: instead of `objectives`: the losses of a trial, by its id and a result.
+        keep: hears of each decision; `self.halving.restore` takes them back after a restart, which
+            Ray's own snapshots leave out.
+    """
+
+    def __init__(
+        self,
+        objectives: Mapping[str, Mode],
+        max_epochs: int,
+        grace_epochs: int = 1,
+        reduction: float = 3,
+        time_attr: str = "training_iteration",
+        read: ReadLosses | None = None,
+        keep: KeepArrival | None = None,
+    ) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        if read is None and (not objectives or set(objectives.values()) - {"min", "max"}):
+            raise ValueError(f"objectives must be named, each min or max, but got {objectives}")
+        self.objectives, self.time_attr = dict(objectives), time_attr
+        self.halving = Halving(rungs_of(max_epochs, grace_epochs, reduction), reduction)
+        self.read, self.keep = read or self._losses, keep
+
+    def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
+        losses = self.read(trial.trial_id, result)
+        arrival = self.halving.report(trial.trial_id, int(result[self.time_attr]), losses)
+        if arrival and self.keep:
+            self.keep(arrival)
+        goes_on = arrival is None or arrival.goes_on
+        return TrialScheduler.CONTINUE if goes_on else TrialScheduler.STOP
+
+    def _losses(self, trial_id: str, result: dict[str, Any]) -> Losses:
+        absent = [name for name in self.objectives if name not in result]
+        if absent:
+            raise ValueError(
+                f"results must report all objectives, but {', '.join(absent)} is not among "
+                f"{', '.join(sorted(result))}"
+            )
+        return [
+            float(result[name]) if mode == "min" else -float(result[name])
+            for name, mode in self.objectives.items()
+        ]

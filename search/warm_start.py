@@ -1,0 +1,62 @@
+"""What an earlier study teaches a new one: trials for the sampler, and a front to try first."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import optuna
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import TrialState
+
+from search.drawing import Params, configure
+from search.front import pareto_front
+from search.memory import Memory
+from search.objectives import Objective
+from search.observation import Observation
+from search.record import Record, read_record
+from spaces import Space
+
+NUM_FIRST = 6
+"""Of the earlier front, tried first: evenly spread over it."""
+
+
+def read_earlier(storage: Path, name: str) -> list[Record]:
+    """The finished trials of a study.
+
+    Raises:
+        ValueError: there is no such study, or none of its trials has finished.
+    """
+    journal = storage / name / "journal.log"
+    if not journal.is_file():
+        raise ValueError(f"--warm-start must name a study in {storage}, but there is no {name}")
+    study = optuna.load_study(
+        study_name=name, storage=JournalStorage(JournalFileBackend(str(journal)))
+    )
+    trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    if not trials:
+        raise ValueError(
+            f"--warm-start must name a study with finished trials, but {name} has none"
+        )
+    return [read_record(trial) for trial in trials]
+
+
+def observe(records: Sequence[Record], memory: Memory) -> list[Observation]:
+    """The trials as observations with this study's objectives, where those are known of them."""
+    for record in records:
+        memory.learn(record)
+    return memory.known()
+
+
+def first_settings(
+    records: Sequence[Record], space: Space, objectives: Sequence[Objective]
+) -> list[Params]:
+    """Settings of the earlier front, as far as the new space has their parameters and values."""
+    front = pareto_front(records, objectives)
+    chosen = np.unique(np.linspace(0, len(front) - 1, NUM_FIRST).round().astype(int))
+    settings = []
+    for index in chosen:
+        wanted = front[index].params
+        _, drawn = configure(space, wanted)
+        settings.append({k: v for k, v in drawn.params.items() if wanted.get(k) == v})
+    return [params for params in settings if params]

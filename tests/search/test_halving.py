@@ -1,0 +1,147 @@
+"""Which trials go on after a rung: by hand, by properties, and replayed."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from search.halving import Arrival, Halving, epsilon_net, rungs_of
+
+SIZES = st.lists(
+    st.tuples(st.integers(0, 6), st.integers(0, 6)).map(lambda pair: (float(pair[0]), pair[1])),
+    min_size=1,
+    max_size=40,
+)
+
+
+def run(losses: list[tuple[float, ...]], reduction: float = 3) -> list[bool]:
+    """The decisions on trials that come to one rung in this order."""
+    halving = Halving([1], reduction)
+    arrivals = [halving.report(str(n), 1, each) for n, each in enumerate(losses)]
+    return [arrival.goes_on for arrival in arrivals if arrival]
+
+
+@pytest.mark.parametrize(
+    ("max_epochs", "grace", "reduction", "rungs"),
+    [
+        (27, 1, 3, (1, 3, 9)),
+        (9, 1, 3, (1, 3)),
+        (8, 1, 3, (1, 3)),
+        (20, 1, 3, (2, 7)),
+        (60, 1, 3, (2, 7, 20)),
+        (60, 5, 3, (7, 20)),
+        (16, 1, 2, (1, 2, 4, 8)),
+        (9, 9, 3, ()),
+        (2, 1, 3, ()),
+        (1, 1, 3, ()),
+    ],
+)
+def test_rungs(max_epochs: int, grace: int, reduction: float, rungs: tuple[int, ...]) -> None:
+    assert rungs_of(max_epochs, grace, reduction) == rungs
+
+
+@pytest.mark.parametrize(("grace", "reduction"), [(0, 3), (1, 1)])
+def test_numbers_out_of_range(grace: int, reduction: float) -> None:
+    with pytest.raises(ValueError, match="must hold, but got"):
+        rungs_of(9, grace, reduction)
+
+
+def test_one_trial_alone_goes_on() -> None:
+    assert run([(5.0, 5.0)]) == [True]
+
+
+def test_a_dominated_trial_is_stopped() -> None:
+    assert run([(1.0, 1.0), (2.0, 2.0), (1.0, 2.0)]) == [True, False, False]
+
+
+def test_both_ends_of_the_front_survive() -> None:
+    front = [(float(n), 9.0 - n) for n in range(10)]
+    assert run(front) == [True] * 10
+
+
+def test_equal_values_are_equal() -> None:
+    assert run([(1.0, 1.0)] * 5) == [True] * 5
+
+
+def test_a_third_goes_on_however_bad_where_few_are_dominated() -> None:
+    chain = [(float(n), float(n)) for n in range(9)]
+    assert run(chain) == [True] + [False] * 8
+    assert run(chain[::-1]) == [True] * 9
+    # of seven there is room for three: the best, and two of those that only it dominates
+    assert run([(0.0, 0.0), (9.0, 9.0), (8.0, 8.0), (7.0, 7.0), (6.0, 6.0), (5.0, 5.0)])[1:] == [
+        False,
+        False,
+        True,
+        True,
+        True,
+    ]
+
+
+def test_a_straggler_is_judged_among_all_before_it() -> None:
+    halving = Halving([1, 3])
+    for number in range(6):
+        halving.report(str(number), 1, (float(number), float(number)))
+        if number < 3:
+            halving.report(str(number), 3, (float(-number), float(-number)))
+    straggler = halving.report("5", 3, (0.5, 0.5))
+    assert straggler is not None
+    assert (straggler.rung, straggler.place, straggler.goes_on) == (3, 3, False)
+
+
+def test_a_rung_that_was_leapt_over_does_not_know_the_trial() -> None:
+    halving = Halving([1, 3])
+    assert halving.report("a", 4, (1.0, 1.0)) == Arrival("a", 3, 0, (1.0, 1.0), True)
+    assert halving.report("a", 5, (1.0, 1.0)) is None
+    assert halving.arrivals[1] == []
+    first = halving.report("b", 2, (2.0, 2.0))
+    assert first is not None
+    assert (first.rung, first.goes_on) == (1, True)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_what_is_not_finite_never_goes_on(bad: float) -> None:
+    assert run([(bad, 1.0), (1.0, 1.0), (bad, 0.0)]) == [False, True, False]
+
+
+def test_any_number_of_objectives() -> None:
+    assert run([(1.0,), (2.0,), (0.0,)]) == [True, False, True]
+    assert run([(1.0, 2.0, 3.0), (1.0, 2.0, 4.0), (9.0, 9.0, 0.0)]) == [True, False, True]
+
+
+@given(SIZES)
+def test_what_no_other_dominates_is_never_stopped(losses: list[tuple[float, ...]]) -> None:
+    for number, goes_on in enumerate(run(losses)):
+        own, before = np.array(losses[number]), np.array(losses[:number]).reshape(-1, 2)
+        dominated = ((before <= own).all(axis=1) & (before < own).any(axis=1)).any()
+        assert goes_on or dominated
+
+
+@given(SIZES)
+def test_what_goes_on_is_about_a_third_beside_the_front(losses: list[tuple[float, ...]]) -> None:
+    for number, goes_on in enumerate(run(losses)):
+        own, before = np.array(losses[number]), np.array(losses[:number]).reshape(-1, 2)
+        better = int(((before <= own).all(axis=1) & (before < own).any(axis=1)).sum())
+        assert not goes_on or better <= math.ceil((number + 1) / 3)
+
+
+@given(SIZES, st.integers(0, 40), st.randoms())
+def test_a_replayed_log_decides_as_the_live_one(
+    losses: list[tuple[float, ...]], cut: int, random: object
+) -> None:
+    live = Halving([1], 2)
+    log = [live.report(str(n), 1, each) for n, each in enumerate(losses)]
+    kept = [arrival for arrival in log[:cut] if arrival]
+    random.shuffle(kept)  # type: ignore[attr-defined]
+    again = Halving([1], 2)
+    again.restore(kept)
+    replayed = [again.report(str(n + cut), 1, each) for n, each in enumerate(losses[cut:])]
+    assert replayed == log[cut:]
+
+
+def test_an_epsilon_net_takes_the_ends_then_the_farthest() -> None:
+    line = np.array([(float(n), -float(n)) for n in range(9)])
+    assert epsilon_net(line, 3) == [0, 8, 4]
+    assert epsilon_net(line * (1000, 1), 3) == [0, 8, 4]
+    assert epsilon_net(line, 1) == [0]

@@ -10,6 +10,8 @@ from search.objectives import MIOU_AND_SIZE, Objective
 from search.record import Record
 
 Points = NDArray[np.float64]
+BEYOND = 1.1
+"""The reference point of a hypervolume, in ranges of each cost."""
 
 
 def pareto_front(
@@ -24,30 +26,36 @@ def pareto_front(
     return sorted(front, key=lambda record: record.metrics.size_bytes or 0 if record.metrics else 0)
 
 
-def hypervolume(
-    records: Sequence[Record], worst: Sequence[float], objectives: Sequence[Objective]
-) -> float:
-    """Share of the volume from the ideal point to `worst`, a value for each objective, dominated.
+def hypervolume(records: Sequence[Record], span: Points, objectives: Sequence[Objective]) -> float:
+    """Share of the volume between the best and the worst values that the front dominates.
 
-    Ideal is 1 where more is better and 0 where less is.
+    mIoU counts from 0 to 1, each cost by its logarithm between the two rows of `span`, (2, costs),
+    and a tenth beyond, so that the largest of all counts too.
     """
     finished = [record for record in records if record.state == "COMPLETE"]
     if not finished:
         return 0.0
-    ideal = np.array([1.0 if objective.sign < 0 else 0.0 for objective in objectives])
-    spans = np.abs(np.asarray(worst) - ideal)
-    signs = np.array([objective.sign for objective in objectives])
-    losses = (as_losses(finished, objectives) - ideal * signs) / spans
-    return float(moocore.hypervolume(losses, ref=np.ones(len(objectives))))
+    losses = as_losses(finished, objectives)
+    is_miou = np.array([objective.metric == "miou" for objective in objectives])
+    places = log_places(losses[:, ~is_miou], span)
+    reference = np.array([0.0] + [BEYOND] * places.shape[1])
+    volume = moocore.hypervolume(np.column_stack([losses[:, is_miou], places]), ref=reference)
+    return float(volume / BEYOND ** places.shape[1])
 
 
-def worst_of(records: Sequence[Record], objectives: Sequence[Objective]) -> list[float]:
-    """A point that no COMPLETE record is beyond: mIoU 0, and the most that any costs."""
-    values = [record.values(objectives) for record in records if record.state == "COMPLETE"]
-    return [
-        0.0 if objective.sign < 0 else max((value[i] for value in values if value), default=0.0)
-        for i, objective in enumerate(objectives)
-    ]
+def log_places(costs: Points, span: Points) -> Points:
+    """Where costs (N,C) lie between the rows of `span` (2,C), from 0 to 1, by their logarithms."""
+    low, high = np.log(span)
+    places: Points = (np.log(costs) - low) / np.where(high > low, high - low, 1.0)
+    return places
+
+
+def span_of(records: Sequence[Record], objectives: Sequence[Objective]) -> Points:
+    """The least and the greatest (2,C) of each cost among COMPLETE records, or else ones."""
+    costs = [objective for objective in objectives if objective.metric != "miou"]
+    values = [record.measured(costs) for record in records if record.state == "COMPLETE"]
+    points = np.array(values or [(1.0,) * len(costs)], dtype=np.float64)
+    return np.stack([points.min(axis=0), points.max(axis=0)])
 
 
 def as_losses(records: Sequence[Record], objectives: Sequence[Objective]) -> Points:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from sklearn.ensemble import ExtraTreesRegressor
 
 from search.drawing import Distributions, Drawn, Params, configure, near, place_of
+from search.front import BEYOND, log_places
 from search.observation import Floats, Observation, final_mious
 from spaces import Space
 from trainables.config import TrialConfig
@@ -161,12 +162,11 @@ def expected_gains(points: Floats, spread: Floats, costs: Floats) -> Floats:
     `points` (N,D) are mIoU and costs, `spread` (C,S) samples of the candidates' mIoU, `costs`
     (C,D-1). Costs count by their logarithm, from the least to the greatest there is.
     """
-    logs = np.log(np.vstack([points[:, 1:], costs]))
-    low, high = logs.min(axis=0), logs.max(axis=0)
-    scaled = (logs - low) / np.where(high > low, high - low, 1)
+    every = np.vstack([points[:, 1:], costs])
+    scaled = log_places(every, np.stack([every.min(axis=0), every.max(axis=0)]))
     front = np.column_stack([-points[:, 0], scaled[: len(points)]])
     front = front[moocore.is_nondominated(front)] if len(front) else front
-    reference = np.array([0.0, *[1.0 + 1e-6] * costs.shape[1]])
+    reference = np.array([0.0] + [BEYOND] * costs.shape[1])
     before = moocore.hypervolume(front, ref=reference) if len(front) else 0.0
     levels = (np.arange(NUM_QUANTILES) + 0.5) / NUM_QUANTILES
     mious = np.quantile(spread, levels, axis=1).T

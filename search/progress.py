@@ -114,7 +114,14 @@ class Progress:
         if self.num_refused:
             self._print(f"{self.num_refused} suggestions were refused before any training")
         self.console.print(front)
-        for name in ("front.png", "front.html", "front.parquet", "trials.parquet", "models"):
+        for name in (
+            "front.png",
+            "front.html",
+            "search.png",
+            "front.parquet",
+            "trials.parquet",
+            "models",
+        ):
             self._print(f"{name:15} {folder / name}")
         if config.tracking_uri.startswith("http"):
             self._print(f"compare runs:   {config.tracking_uri}/{page}")

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Literal
 
 from optuna.distributions import BaseDistribution
@@ -38,6 +39,7 @@ class Record:
     distributions: Mapping[str, BaseDistribution] = field(default_factory=dict)
     arrivals: tuple[Arrival, ...] = ()
     ray_id: str | None = None
+    ended_at: datetime | None = None
 
     def values(self, objectives: Sequence[Objective] = MIOU_AND_SIZE) -> tuple[float, ...] | None:
         """The values of `objectives` for a COMPLETE trial."""
@@ -92,6 +94,7 @@ def read_record(trial: FrozenTrial) -> Record:
         params=trial.params,
         distributions=trial.distributions,
         ray_id=attributes.get(RAY_ID),
+        ended_at=trial.datetime_complete,
         arrivals=read_arrivals(trial),
     )
 

@@ -3,6 +3,7 @@
 import shutil
 import uuid
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -14,8 +15,11 @@ from optuna.trial import TrialState
 
 from search import cluster, resources
 from search.budget import Costs, OverBudget, draw, least
+from search.delivery import Delivery
 from search.drawing import Params
-from search.front import hypervolume, pareto_front, worst_of
+from search.front import pareto_front
+from search.insight import look
+from search.insight_plot import draw_insight
 from search.memory import Memory
 from search.objectives import Objective, named_objectives
 from search.observer import Observer
@@ -352,18 +356,20 @@ class Study:
         write_tables(records, folder, self.objectives)
         title = f"{self.config.name}: mIoU against model size"
         draw_front(records, folder, title, self.objectives)
-        worst = worst_of(records, self.objectives)
+        insight = look(records, self.optuna, self.objectives)
+        draw_insight(insight, folder, f"{self.config.name}: the search")
         seconds = sum(record.metrics.device_seconds for record in records if record.metrics)
         tracking.finish(
             records,
             front,
             folder,
             {
-                "hypervolume": hypervolume(records, worst, self.objectives),
                 "trials_complete": self.num_finished(),
                 "front_size": len(front),
                 "device_seconds": seconds,
+                **insight.metrics,
             },
+            insight.steps,
             interrupted,
         )
         return records
@@ -425,10 +431,10 @@ def search(study: Study, progress: Progress, tracking: Tracking) -> None:
         if config.gpus_per_trial == "auto":
             share = share_gpu(study, progress, run)
         run = run.replace(num_threads=max(1, int(share.cpus)), gpu_share=min(1, share.gpus) or 1.0)
-        with progress:
+        with progress, closing(Delivery(tracking)) as delivery:
             deadline = cluster.Deadline(config.time_budget_s, config.epochs)
             searcher = study.searcher(
-                run, [tracking, progress], lambda: deadline.is_over, lambda: cluster.capacity(share)
+                run, [delivery, progress], lambda: deadline.is_over, lambda: cluster.capacity(share)
             )
             cluster.tune_trials(searcher, study.scheduler(searcher), config, share, deadline)
 

@@ -15,13 +15,15 @@ from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME
 from sqlalchemy.exc import SQLAlchemyError
 
+from search.delivery import Event
+from search.insight import Step
 from search.record import Record, State
 from trainables.metrics import Metrics
 
 logging.getLogger("mlflow").setLevel(logging.WARNING)  # not its database migrations
 
 STUDY_TAG, STUDY_ID_TAG, TRIAL_TAG = "paretoseg.study", "paretoseg.study_id", "paretoseg.trial"
-MAX_PARAMS = 100  # of one log_batch call
+MAX_PARAMS, MAX_METRICS = 100, 1000  # of one log_batch call
 STATUS: dict[State, str] = {
     "RUNNING": "RUNNING",
     "COMPLETE": "FINISHED",
@@ -42,7 +44,7 @@ def check_tracking(uri: str) -> None:
 
 
 class Tracking:
-    """An Observer that keeps one study in MLflow.
+    """Keeps one study in MLflow.
 
     Args:
         study_id: finds the study's runs again; a name may be used twice.
@@ -81,19 +83,19 @@ class Tracking:
         if record.state != "RUNNING":
             status = self.client.get_run(self._run(record)).info.status
             if status != STATUS[record.state]:
-                self.ended(record)
+                self.deliver([Event("ended", record)])
 
-    def started(self, record: Record) -> None:
-        self._log_params(record)
+    def deliver(self, events: Sequence[Event]) -> None:
+        """All that happened to one trial, in as few calls as possible."""
+        last = events[-1]
+        if {event.kind for event in events} & {"started", "ended"}:
+            self._log_params(last.record)
+        self._log_metrics([event.record for event in events if event.kind != "started"])
+        if last.kind == "ended":
+            self._end(last.record)
 
-    def reported(self, record: Record) -> None:
-        if record.metrics:
-            self.client.log_batch(self._run(record), metrics=list(as_mlflow(record.metrics)))
-
-    def ended(self, record: Record) -> None:
+    def _end(self, record: Record) -> None:
         run = self._run(record)
-        self._log_params(record)
-        self.reported(record)
         tags = {"state": record.state, "reason": record.reason}
         if record.config:
             tags["recipe"] = record.config.recipe.name
@@ -106,9 +108,13 @@ class Tracking:
         front: Sequence[Record],
         folder: Path,
         metrics: dict[str, float],
+        steps: Sequence[Step],
         interrupted: bool,
     ) -> None:
-        """Tags the front, attaches its models, and puts tables and plots on the study's run."""
+        """Tags the front, attaches its models, and puts tables and plots on the study's run.
+
+        The hypervolume's steps are device seconds; a resumed study writes the same ones again.
+        """
         members = {record.trial_id for record in front}
         for record in records:
             run = self._run(record)
@@ -118,13 +124,33 @@ class Tracking:
                 self.client.log_metric(run, "latency_ms", record.latency_ms)
             if is_member and not self.client.list_artifacts(run, "model"):
                 self.client.log_artifacts(run, str(folder / "models" / record.trial_id), "model")
-        for name in ("trials.parquet", "front.parquet", "front.png", "front.html", "study.json"):
+        for name in (
+            "trials.parquet",
+            "front.parquet",
+            "front.png",
+            "front.html",
+            "search.png",
+            "study.json",
+        ):
             self.client.log_artifact(self.study_run, str(folder / name))
         now = int(time.time() * 1000)
         self.client.log_batch(
             self.study_run, metrics=[Metric(name, value, now, 0) for name, value in metrics.items()]
         )
+        grown = [
+            Metric("hypervolume", step.hypervolume, step.time_ms, int(step.device_seconds))
+            for step in steps
+        ]
+        for first in range(0, len(grown), MAX_METRICS):
+            self.client.log_batch(self.study_run, metrics=grown[first : first + MAX_METRICS])
         self.client.set_terminated(self.study_run, "KILLED" if interrupted else "FINISHED")
+
+    def _log_metrics(self, records: Sequence[Record]) -> None:
+        by_epoch = {record.metrics.epoch: record.metrics for record in records if record.metrics}
+        metrics = [each for epoch in by_epoch.values() for each in as_mlflow(epoch)]
+        for first in range(0, len(metrics), MAX_METRICS):
+            batch = metrics[first : first + MAX_METRICS]
+            self.client.log_batch(self._run(records[-1]), metrics=batch)
 
     def _log_params(self, record: Record) -> None:
         leaves = record.config.leaves() if record.config else {}

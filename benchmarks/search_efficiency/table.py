@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from search.budget import Costs
 from search.drawing import Distributions, Params, configure, place_of
+from search.front import BEYOND
 from spaces import load_space
 from trainables.config import TrialConfig
 
@@ -89,4 +90,5 @@ class Table:
         inside = [point for point in points if point[1] <= largest]
         if not inside:
             return 0.0
-        return float(moocore.hypervolume(np.array(inside), ref=[0.0, largest + 1e-9]))
+        beyond = BEYOND if largest == 1 else largest
+        return float(moocore.hypervolume(np.array(inside), ref=[0.0, beyond]))

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from search.front import hypervolume, pareto_front, worst_of
+from search.front import hypervolume, pareto_front, span_of
 from search.objectives import MIOU_AND_SIZE, named_objectives
 from search.record import Record, State
 from trainables.config import TrialConfig
@@ -54,11 +54,12 @@ def test_front_equals_brute_force(points: list[tuple[int, int]]) -> None:
 
 @given(POINTS)
 def test_hypervolume_equals_counted_cells(points: list[tuple[int, int]]) -> None:
-    records = [record(i, miou / 8, size) for i, (miou, size) in enumerate(points)]
-    cells = np.zeros((8, 8))
+    records = [record(i, miou / 8, 2**size) for i, (miou, size) in enumerate(points)]
+    cells = np.zeros((8, 11))  # sizes from 2 to 2 ** 11 by their logarithm, and a tenth beyond
     for miou, size in points:
-        cells[:miou, size:] = 1
-    assert hypervolume(records, (0, 8), MIOU_AND_SIZE) == pytest.approx(cells.mean())
+        cells[:miou, size - 1 :] = 1
+    span = np.array([[2.0], [2.0**11]])
+    assert hypervolume(records, span, MIOU_AND_SIZE) == pytest.approx(cells.mean())
 
 
 def test_partly_trained_and_failed_trials_are_never_on_the_front() -> None:
@@ -70,7 +71,8 @@ def test_partly_trained_and_failed_trials_are_never_on_the_front() -> None:
     ]
     assert [r.trial_id for r in pareto_front(records)] == ["0000"]
     assert pareto_front(records[1:]) == []
-    assert hypervolume(records[1:], (0, 100), MIOU_AND_SIZE) == 0
+    assert hypervolume(records[1:], span_of(records[1:], MIOU_AND_SIZE), MIOU_AND_SIZE) == 0
+    assert hypervolume(records, span_of(records, MIOU_AND_SIZE), MIOU_AND_SIZE) == 0.5
 
 
 def test_a_third_objective_keeps_what_is_best_in_it_alone() -> None:
@@ -83,8 +85,8 @@ def test_a_third_objective_keeps_what_is_best_in_it_alone() -> None:
     ]
     assert [r.trial_id for r in pareto_front(records)] == ["0000"]
     assert [r.trial_id for r in pareto_front(records, objectives)] == ["0000", "0001"]
-    worst = worst_of(records, objectives)
-    assert worst == [0, 200, 9]
-    assert hypervolume(records, worst, objectives) == pytest.approx(0)
-    share = hypervolume(records, (0, 300, 10), objectives)
-    assert share == pytest.approx((0.5 * 200 * 1 + 0.4 * 100 * 7 - 0.4 * 100 * 1) / 3000)
+    span = span_of(records, objectives)
+    assert span.tolist() == [[100, 3], [200, 9]]
+    # of 1.1 by 1.1: all of one for the first but in latency, all of the other but in size
+    share = 0.5 * 1.1 * 0.1 + 0.4 * 0.1 * 1.1 - 0.4 * 0.1 * 0.1
+    assert hypervolume(records, span, objectives) == pytest.approx(share / 1.21)

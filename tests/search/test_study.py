@@ -113,7 +113,7 @@ def test_parquet_and_mlflow_agree_row_by_row(storage: Path) -> None:
         has_model = bool(client.list_artifacts(child.info.run_id, "model"))
         assert has_model >= (trial_id in front)
     names = {artifact.path for artifact in client.list_artifacts(parents[0].info.run_id)}
-    assert names >= {"front.png", "front.html", "trials.parquet", "front.parquet"}
+    assert names >= {"search.png", "front.png", "front.html", "trials.parquet", "front.parquet"}
 
 
 def test_the_front_s_models_are_the_files_that_were_measured(storage: Path) -> None:
@@ -148,6 +148,7 @@ def test_nothing_of_ray_is_left(storage: Path) -> None:
         "front.png",
         "journal.log",
         "models",
+        "search.png",
         "study.json",
         "trials.parquet",
     }

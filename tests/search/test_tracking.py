@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
+from search.delivery import Event, Kind
 from search.record import Record
 from search.tracking import Tracking
 from trainables.config import TrialConfig
@@ -40,8 +41,8 @@ def track(uri: str, study: str, tmp_path: Path) -> Tracking:
 
 def test_a_trial_is_one_run_across_drivers(uri: str, tmp_path: Path) -> None:
     first = track(uri, "one", tmp_path)
-    first.started(record(epoch=1, finished=False))
-    first.reported(record(epoch=1, finished=False))
+    first.deliver([Event("started", record(epoch=1, finished=False))])
+    first.deliver([Event("reported", record(epoch=1, finished=False))])
     second = track(uri, "one", tmp_path)  # the first driver died
     second.replay(record())
     second.replay(record())
@@ -72,3 +73,18 @@ def test_a_trial_that_died_before_its_configuration_is_a_run_too(uri: str, tmp_p
     (run,) = MlflowClient(uri).search_runs([tracking.experiment_id], query)
     assert run.info.status == "FAILED"
     assert run.data.tags["reason"] == "interrupted"
+
+
+def test_events_of_a_trial_are_delivered_together(uri: str, tmp_path: Path) -> None:
+    tracking = track(uri, "together", tmp_path)
+    epochs = [record(epoch=epoch, finished=epoch == 3) for epoch in (1, 2, 3)]
+    kinds: list[Kind] = ["started", "reported", "ended"]
+    tracking.deliver([Event(kind, each) for kind, each in zip(kinds, epochs, strict=True)])
+    client = MlflowClient(uri)
+    (run,) = client.search_runs(
+        [tracking.experiment_id],
+        "tags.`paretoseg.study` = 'together' and tags.`paretoseg.trial` = '0000'",
+    )
+    history = client.get_metric_history(run.info.run_id, "miou")
+    assert [metric.step for metric in history] == [1, 2, 3]
+    assert run.info.status == "FINISHED"

@@ -1,0 +1,134 @@
+"""Compares searches on recorded trainings: hypervolume against device seconds, in minutes on a CPU.
+
+    python -m benchmarks.search_efficiency --out docs/figures
+
+All methods see the same curves, the same clock and the same workers; each training is used once in
+a search. Hypervolume is above mIoU 0 and over the logarithm of the size, as a share of the table's.
+"""
+
+import argparse
+import logging
+import multiprocessing
+import os
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import optuna
+import torch
+from numpy.typing import NDArray
+
+from benchmarks.search_efficiency.methods import METHODS
+from benchmarks.search_efficiency.simulate import simulate
+from benchmarks.search_efficiency.table import Table
+from benchmarks.timing import describe_machine, markdown
+
+CURVES = Path(__file__).with_name("curves.parquet")
+SMALL = 1 / 3
+"""Of the range of log sizes: the small end of the front."""
+GRID = 200
+SHARES = (0.5, 0.9, 0.95, 0.99)
+Floats = NDArray[np.float64]
+
+
+def main() -> None:
+    arguments = parse()
+    table = Table(arguments.curves)
+    whole = float(np.mean([curve.seconds[-1] for curve in table.finished]))
+    budget = arguments.trainings * whole
+    names = arguments.methods or list(METHODS)
+    jobs = [(arguments.curves, name, seed, arguments.workers, budget) for name in names
+            for seed in range(arguments.seeds)]  # fmt: skip
+    with ProcessPoolExecutor(os.cpu_count(), multiprocessing.get_context("spawn")) as pool:
+        found = list(pool.map(run, jobs))
+    print(f"{describe_machine(torch.device('cpu'))}; {len(table.curves)} recorded trainings of "
+          f"{table.num_epochs} epochs; {arguments.seeds} seeds, {arguments.workers} workers, "
+          f"{arguments.trainings} trainings' device seconds")  # fmt: skip
+    curves = {
+        name: np.array(found[i * arguments.seeds : (i + 1) * arguments.seeds])
+        for i, name in enumerate(names)
+    }
+    print(summarize(curves))
+    if arguments.out:
+        draw({name: each[:, 0] for name, each in curves.items()}, arguments.trainings,
+             arguments.out / "search-efficiency.png")  # fmt: skip
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    add = parser.add_argument
+    add("--curves", type=Path, default=CURVES, help="as the recorder wrote them")
+    add("--seeds", type=int, default=20)
+    add("--workers", type=int, default=4)
+    add("--trainings", type=int, default=60, help="budget: device seconds of so many trainings")
+    add("--methods", nargs="*", choices=METHODS, help="default: all")
+    add("--out", type=Path, help="folder of the figure")
+    return parser.parse_args()
+
+
+def run(job: tuple[Path, str, int, int, float]) -> Floats:
+    """Hypervolume shares (2,GRID), whole and at the small end, at equal steps of the budget."""
+    path, name, seed, workers, budget = job
+    logging.disable(logging.WARNING)
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    torch.set_num_threads(1)
+    table = Table(path)
+    best_small = table.hypervolume([table.point(curve) for curve in table.finished], SMALL)
+    events = list(simulate(METHODS[name](table, seed), table, workers, budget))
+    shares = np.zeros((2, GRID))
+    for step in range(GRID):
+        spent = budget * (step + 1) / GRID
+        points = [event.point for event in events if event.seconds <= spent]
+        shares[0, step] = table.hypervolume(points) / table.best
+        shares[1, step] = table.hypervolume(points, SMALL) / best_small
+    return shares
+
+
+def summarize(curves: dict[str, Floats]) -> str:
+    """Shares reached at the end, and the part of the budget that levels take (medians)."""
+    random = np.median(curves["random"][:, 0, -1]) if "random" in curves else None
+    heading = ["search", "hypervolume at the end", "at its small end"]
+    heading += [f"to {share:.0%}" for share in SHARES]
+    heading += ["to the end of random", "of seeds"] if random is not None else []
+    rows: list[list[object]] = []
+    for name, each in curves.items():
+        low, middle, high = np.percentile(each[:, 0, -1], (25, 50, 75))
+        row: list[object] = [name, f"{middle:.4f} ({low:.4f} to {high:.4f})"]
+        row.append(f"{np.median(each[:, 1, -1]):.4f}")
+        row += [share_of_budget(each[:, 0], share) for share in SHARES]
+        if random is not None:
+            row.append(share_of_budget(each[:, 0], float(random)))
+            row.append(f"{(each[:, 0, -1] >= random).mean():.0%}")
+        rows.append(row)
+    return markdown(heading, rows)
+
+
+def share_of_budget(shares: Floats, level: float) -> str:
+    """Median part of the budget after which a level is reached; of too few seeds, a dash."""
+    steps = [
+        (np.argmax(each >= level) + 1) / GRID if (each >= level).any() else np.inf
+        for each in shares
+    ]
+    middle = float(np.median(steps))
+    return f"{middle:.3f}" if np.isfinite(middle) else "-"
+
+
+def draw(curves: dict[str, Floats], trainings: int, path: Path) -> None:
+    """Hypervolume against device seconds, medians and quartiles."""
+    figure, axes = plt.subplots(figsize=(8, 5), layout="constrained")
+    spent = trainings * (np.arange(GRID) + 1) / GRID
+    for number, (name, shares) in enumerate(curves.items()):
+        low, middle, high = np.percentile(shares, (25, 50, 75), axis=0)
+        color, style = f"C{number % 10}", "-" if number < 10 else "--"
+        axes.plot(spent, middle, style, color=color, label=name)
+        axes.fill_between(spent, low, high, color=color, alpha=0.1, linewidth=0)
+    axes.set(
+        xscale="log",
+        xlabel="device seconds, in full trainings",
+        ylabel="share of the best hypervolume",
+        ylim=(max(0.0, float(np.percentile(list(curves.values()), 12))), 1.005),
+    )
+    axes.legend(fontsize=8)
+    axes.grid(alpha=0.3)
+    figure.savefig(path, dpi=120)

@@ -1,0 +1,72 @@
+"""Events reach a slow or broken receiver in order, once, and nobody waits for it."""
+
+import threading
+import time
+from collections.abc import Sequence
+
+import pytest
+
+from search.delivery import Delivery, Event
+from search.record import Record
+
+
+def record(trial_id: str) -> Record:
+    return Record(trial_id, "RUNNING", "", None, None)
+
+
+class Slow:
+    """Takes nothing until it is told to, and fails as often as it is told."""
+
+    def __init__(self, failures: int = 0) -> None:
+        self.may_go, self.failures = threading.Event(), failures
+        self.got: list[Event] = []
+
+    def deliver(self, events: Sequence[Event]) -> None:
+        assert self.may_go.wait(10)
+        if self.failures:
+            self.failures -= 1
+            raise ConnectionError("nobody there")
+        self.got += events
+
+
+def test_nobody_waits_and_nothing_is_lost_or_told_twice() -> None:
+    receiver = Slow()
+    delivery = Delivery(receiver)
+    begin = time.monotonic()
+    for _ in range(100):
+        for trial in "ab":
+            delivery.reported(record(trial))
+    for trial in "ab":
+        delivery.ended(record(trial))
+    assert time.monotonic() - begin < 5  # the receiver has not even begun
+    assert not receiver.got
+    receiver.may_go.set()
+    delivery.close()
+    for trial in "ab":
+        kinds = [event.kind for event in receiver.got if event.record.trial_id == trial]
+        assert kinds == ["reported"] * 100 + ["ended"]
+
+
+def test_what_failed_is_delivered_again(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("search.delivery.PATIENCE_S", 0.05)
+    receiver = Slow(failures=2)
+    receiver.may_go.set()
+    delivery = Delivery(receiver)
+    delivery.started(record("a"))
+    time.sleep(0.5)
+    delivery.ended(record("a"))
+    delivery.close()
+    assert [event.kind for event in receiver.got] == ["started", "ended"]
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "behind and tried again: nobody there" in line
+
+
+def test_a_receiver_that_never_recovers_does_not_keep_the_driver() -> None:
+    receiver = Slow(failures=10**6)
+    receiver.may_go.set()
+    delivery = Delivery(receiver)
+    delivery.ended(record("a"))
+    delivery.close()
+    assert receiver.got == []

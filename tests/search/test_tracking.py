@@ -86,5 +86,5 @@ def test_events_of_a_trial_are_delivered_together(uri: str, tmp_path: Path) -> N
         "tags.`paretoseg.study` = 'together' and tags.`paretoseg.trial` = '0000'",
     )
     history = client.get_metric_history(run.info.run_id, "miou")
-    assert [metric.step for metric in history] == [1, 2, 3]
+    assert [metric.step for metric in history] == [2, 3]
     assert run.info.status == "FINISHED"

@@ -1,0 +1,122 @@
+"""What the sampler proposes on a problem whose answer is known."""
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import optuna
+import pytest
+
+from search.drawing import configure
+from search.gain import NUM_START, aligned, expected_gains, propose
+from search.observation import Observation
+from trainables.config import TrialConfig
+from trainables.models.unet import UNetConfig
+from trainables.recipes import Supervised
+from trainables.recipes.optimization import AdamW
+
+RATE, WIDTH = "recipe.optimizer.learning_rate", "student.width"
+
+
+def space(trial: optuna.Trial) -> TrialConfig:
+    return TrialConfig(
+        student=UNetConfig(width=trial.suggest_int(WIDTH, 2, 20)),
+        recipe=Supervised(
+            optimizer=AdamW(learning_rate=trial.suggest_float(RATE, 1e-5, 1e-1, log=True))
+        ),
+    )
+
+
+def cost(config: TrialConfig) -> tuple[float, ...]:
+    return (1000.0 * config.student.width,)
+
+
+def miou(config: TrialConfig) -> float:
+    """Best at a learning rate of 1e-3, and with width."""
+    rate = config.learning_rate or 1.0
+    return max(0.0, 0.5 + 0.01 * config.student.width - 0.1 * abs(math.log10(rate) + 3))
+
+
+def observations(count: int, level: float = 0.0, seed: int = 0) -> list[Observation]:
+    drawn = [configure(space, {}, seed + number) for number in range(count)]
+    return [Observation(d.params, d.distributions, cost(c), {}, miou(c) + level) for c, d in drawn]
+
+
+def proposals(known: list[Observation], earlier: list[Observation]) -> list[TrialConfig]:
+    found = []
+    for seed in range(30):
+        proposal = propose(space, known, earlier, cost, np.random.default_rng(seed))
+        if proposal.gain is not None:
+            assert proposal.gain >= 0
+            found.append(configure(space, proposal.params)[0])
+    assert len(found) > 20  # few stay random
+    return found
+
+
+def mean_distance(configs: list[TrialConfig]) -> float:
+    return float(np.mean([abs(math.log10(config.learning_rate or 1.0) + 3) for config in configs]))
+
+
+def test_the_first_proposals_are_random() -> None:
+    known = observations(NUM_START - 1)
+    assert propose(space, known, [], cost, np.random.default_rng(0)).params == {}
+
+
+def test_good_learning_rates_are_found() -> None:
+    assert mean_distance(proposals(observations(40), [])) < 0.6  # at random it is 1
+
+
+def test_what_is_found_moves_the_search_on_along_the_front() -> None:
+    known, widths = observations(20), set()
+    for seed in range(25):
+        proposal = propose(space, known, [], cost, np.random.default_rng(seed))
+        config, drawn = configure(space, proposal.params, seed)
+        known.append(Observation(drawn.params, drawn.distributions, cost(config), {}, miou(config)))
+        widths.add(config.student.width if proposal.gain else None)
+    assert len(widths) > 6
+
+
+def test_an_earlier_study_of_another_level_teaches_as_much() -> None:
+    assert mean_distance(proposals([], observations(40, level=-0.3))) < 0.6
+    both = proposals(observations(4, seed=100), observations(40, level=-0.3))
+    assert mean_distance(both) < 0.6
+
+
+def test_earlier_values_come_to_the_level_of_known_ones() -> None:
+    earlier, known = observations(200, level=-0.3), observations(50, seed=1000)
+    mious = np.array([each.final for each in known], dtype=np.float64)
+    shifted = aligned(earlier, known, mious, [RATE, WIDTH], 0)
+    before = np.array([each.final for each in earlier], dtype=np.float64)
+    assert shifted - before == pytest.approx(0.3, abs=0.03)
+    assert aligned(earlier, [], np.zeros(0), [RATE, WIDTH], 0) == pytest.approx(before)
+
+
+def test_what_must_not_be_tried_is_not_proposed() -> None:
+    def small(config: TrialConfig) -> tuple[float, ...] | None:
+        return cost(config) if config.student.width <= 5 else None
+
+    proposal = propose(space, observations(40), [], small, np.random.default_rng(0))
+    assert proposal.params[WIDTH] <= 5
+    nothing: Callable[[TrialConfig], None] = lambda config: None  # noqa: E731
+    assert propose(space, observations(40), [], nothing, np.random.default_rng(0)).params == {}
+
+
+def test_gains_are_areas_over_the_logarithm_of_cost() -> None:
+    front = np.array([[0.4, 100.0], [0.6, 10_000.0]])
+    spread = np.array([[0.5], [0.3], [0.7]])
+    costs = np.array([[1000.0], [1000.0], [10_000.0]])
+    before = 0.4 * 1.1 + 0.2 * 0.1
+    expected = [0.1 * 0.5, 0.0, 0.1 * 0.1]
+    assert expected_gains(front, spread, costs) == pytest.approx(np.array(expected) / before)
+
+
+def test_a_trial_that_runs_already_is_not_proposed_again() -> None:
+    known = observations(40)
+    best, drawn = configure(space, {WIDTH: 20, RATE: 1e-3})
+    pending = [Observation(drawn.params, drawn.distributions, cost(best))]
+    random = [np.random.default_rng(seed) for seed in (3, 3)]
+    alone = propose(space, known, [], cost, random[0])
+    beside = propose(space, [*known, *pending], [], cost, random[1])
+    assert alone.gain is not None
+    assert beside.gain is not None
+    assert beside.gain <= alone.gain + 1e-9

@@ -1,21 +1,26 @@
 """What the searcher tells Optuna about finished, stopped, crashed and refused trials."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, get_args
 
 import optuna
 import pytest
 from optuna.trial import TrialState
+from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
 from search.budget import Budget, Costs
 from search.objectives import MIOU_AND_SIZE
-from search.record import Record, read_record
+from search.record import INTERRUPTED, REASON, Record, read_record
 from search.sampler import SamplerName
+from search.scheduler import ParetoHalving
 from search.searcher import OptunaSearcher
 from spaces import Space, load_space
 from trainables.config import RunConfig, TrialConfig
 from trainables.metrics import Metrics
+from trainables.models.unet import UNetConfig
+from trainables.recipes import Supervised
 from trainables.trainable import FAILURE, METRICS
 
 QKD = load_space("qkd").space
@@ -269,3 +274,121 @@ def test_the_same_seed_suggests_the_same(sampler: SamplerName) -> None:
 
     assert configurations(0) == configurations(0)
     assert configurations(0) != configurations(1)
+
+
+def scheduled(searcher: OptunaSearcher) -> ParetoHalving:
+    return ParetoHalving({}, max_epochs=9, read=searcher.losses, keep=searcher.keep_arrival)
+
+
+def answer(
+    searcher: OptunaSearcher, scheduler: ParetoHalving, trial: str, epoch: int, miou: float
+) -> bool:
+    """What Tune does with a result; whether the trial goes on."""
+    result = {**report(epoch, miou), "training_iteration": epoch}
+    asked: Any = SimpleNamespace(trial_id=trial)
+    if scheduler.on_trial_result(None, asked, result) == TrialScheduler.STOP:
+        searcher.on_trial_complete(trial, result)
+        return False
+    searcher.on_trial_result(trial, result)
+    return True
+
+
+def test_a_halved_trial_is_pruned_with_its_rung_values() -> None:
+    searcher = make(space=load_space("supervised").space)
+    scheduler = scheduled(searcher)
+    for trial in "abc":
+        searcher.suggest(trial)
+    assert answer(searcher, scheduler, "a", 1, 0.9)
+    decisions = [answer(searcher, scheduler, trial, 1, 0.1) for trial in "bc"]
+    records = [read_record(trial) for trial in searcher.study.get_trials()]
+    width = [record.config.student.width if record.config else 0 for record in records]
+    assert decisions == [width[1] < width[0], width[2] < min(width[:2])]
+    for record, goes_on in zip(records[1:], decisions, strict=True):
+        (arrival,) = record.arrivals
+        assert arrival.losses[0] == -0.1
+        assert arrival.goes_on == goes_on
+        assert goes_on or (record.state, record.reason) == (
+            "PRUNED",
+            "stopped after epoch 1: others promise more",
+        )
+
+
+def test_a_resumed_searcher_and_scheduler_go_on_as_if_nothing_had_happened() -> None:
+    def fill(searcher: OptunaSearcher, scheduler: ParetoHalving, numbers: range) -> list[object]:
+        seen: list[object] = []
+        for number in numbers:
+            suggestion = searcher.suggest(str(number))
+            assert isinstance(suggestion, dict)
+            miou = 0.1 + 0.01 * (number * 7 % 13)
+            seen.append((suggestion["trial"], answer(searcher, scheduler, str(number), 1, miou)))
+            if seen[-1][1]:  # type: ignore[index]
+                answer(searcher, scheduler, str(number), 3, miou + 0.1)
+            if str(number) in searcher.asked:
+                searcher.on_trial_complete(str(number), report(9, miou + 0.2, size_bytes=1000))
+        return seen
+
+    whole = make(sampler="ehvi")
+    expected = fill(whole, scheduled(whole), range(24))
+    first = make(sampler="ehvi")
+    cut = fill(first, scheduled(first), range(12))
+    second = make(sampler="ehvi", study=first.study)
+    scheduler = scheduled(second)
+    records = [read_record(trial) for trial in first.study.get_trials()]
+    scheduler.halving.restore(arrival for record in records for arrival in record.arrivals)
+    assert cut + fill(second, scheduler, range(12, 24)) == expected
+
+
+def test_no_configuration_is_trained_twice() -> None:
+    def tiny(trial: optuna.Trial) -> TrialConfig:
+        width = trial.suggest_int("student.width", 2, 6)
+        return TrialConfig(student=UNetConfig(width=width), recipe=Supervised())
+
+    for sampler in get_args(SamplerName):
+        searcher = make(space=tiny, sampler=sampler)
+        widths = []
+        while isinstance(suggestion := searcher.suggest(str(len(widths))), dict):
+            widths.append(suggestion["trial"]["student"]["width"])
+            searcher.on_trial_complete(str(len(widths) - 1), report(2, 0.5, size_bytes=1000))
+        assert sorted(widths) == [2, 3, 4, 5, 6]  # and then the space holds nothing new
+        reasons = {read_record(t).reason for t in searcher.study.get_trials()} - {""}
+        assert all(reason.startswith("not trained again: the same") for reason in reasons)
+
+
+def test_an_interrupted_configuration_may_be_trained_again() -> None:
+    searcher = make()
+    suggestion = searcher.suggest("a")
+    trial = searcher.study.get_trials()[0]
+    searcher.study._storage.set_trial_user_attr(trial._trial_id, REASON, INTERRUPTED)
+    searcher.study.tell(0, state=TrialState.FAIL)
+    searcher.study.enqueue_trial(trial.params)
+    assert make(study=searcher.study).suggest("b") == {
+        **(suggestion if isinstance(suggestion, dict) else {}),
+        "out": "models/0001",
+    }
+
+
+def test_nothing_is_asked_when_the_time_is_over_or_the_cluster_full() -> None:
+    room, over = [2], [False]
+    searcher = make(capacity=lambda: room[0], is_over=lambda: over[0])
+    assert isinstance(searcher.suggest("a"), dict)
+    assert isinstance(searcher.suggest("b"), dict)
+    assert searcher.suggest("c") is None
+    room[0] = 3  # a node has joined
+    assert isinstance(searcher.suggest("c"), dict)
+    searcher.on_trial_complete("a", report(2, 0.5, size_bytes=1000))
+    over[0] = True
+    assert searcher.suggest("d") == Searcher.FINISHED
+    assert len(searcher.study.get_trials()) == 3
+
+
+def test_a_search_that_promises_nothing_more_ends() -> None:
+    def asked(flat: float | None) -> int:
+        searcher = make(sampler="ehvi", flat=flat, num_trials=60)
+        number = 0
+        while isinstance(searcher.suggest(str(number)), dict):
+            searcher.on_trial_complete(str(number), report(2, 0.5, size_bytes=4000))
+            number += 1
+        return number
+
+    assert 8 < asked(0.2) < 60
+    assert asked(None) == 60

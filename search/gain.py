@@ -20,6 +20,7 @@ from search.observation import Floats, Observation, final_mious
 from spaces import Space
 from trainables.config import TrialConfig
 
+CostsOf = Callable[[TrialConfig], tuple[float, ...] | None]
 NUM_START = 8
 """Trials with a value before proposals are more than random."""
 RANDOM_SHARE = 0.125
@@ -43,7 +44,7 @@ def propose(
     space: Space,
     observations: Sequence[Observation],
     earlier: Sequence[Observation],
-    costs_of: Callable[[TrialConfig], tuple[float, ...] | None],
+    costs_of: CostsOf,
     random: np.random.Generator,
 ) -> Proposal:
     """The candidate of largest expected gain; early, and now and then, just a random one.
@@ -56,7 +57,9 @@ def propose(
     known = [o for o, miou in zip(observations, estimates, strict=True) if np.isfinite(miou)]
     pending = [o for o, miou in zip(observations, estimates, strict=True) if np.isnan(miou)]
     estimates = estimates[np.isfinite(estimates)]
-    if len(known) + len(earlier) < NUM_START or random.random() < RANDOM_SHARE:
+    if len(observations) + len(earlier) < NUM_START or not (known or earlier):
+        return Proposal(explore(space, observations, costs_of, random))
+    if random.random() < RANDOM_SHARE:
         return Proposal({})
     names = sorted({name for o in (*known, *earlier) for name in o.params})
     learned = [*earlier, *known][-MAX_ROWS:]
@@ -75,6 +78,28 @@ def propose(
     gains = expected_gains(points, predict(forest, candidates, names), costs)
     best = int(gains.argmax())
     return Proposal(candidates[best].params, float(gains[best]))
+
+
+def explore(
+    space: Space,
+    observations: Sequence[Observation],
+    costs_of: CostsOf,
+    random: np.random.Generator,
+) -> Params:
+    """Before anything is learned: the cheapest of some random points, then those far from others.
+
+    Distances are between logarithms of costs.
+    """
+    drawn = [configure(space, {}, int(random.integers(2**31))) for _ in range(NUM_CANDIDATES)]
+    known = [(cost, point) for config, point in drawn if (cost := costs_of(config)) is not None]
+    if not known:
+        return {}
+    places = np.log([cost for cost, _ in known])
+    if not observations:
+        return known[int(places.sum(axis=1).argmin())][1].params
+    others = np.log([o.costs for o in observations])
+    apart = np.abs(places[:, None] - others).sum(axis=2).min(axis=1)
+    return known[int(apart.argmax())][1].params
 
 
 def aligned(
@@ -96,7 +121,7 @@ def draw_candidates(
     space: Space,
     known: Sequence[Observation],
     estimates: Floats,
-    costs_of: Callable[[TrialConfig], tuple[float, ...] | None],
+    costs_of: CostsOf,
     random: np.random.Generator,
 ) -> tuple[list[Drawn], Floats]:
     """Half random points of the space, half neighbours of those that seem non-dominated."""

@@ -3,7 +3,7 @@
 ASHA (Li et al. 2020, arXiv 1810.05934) for several objectives, after MO-ASHA (Schmucker et al.
 2021, arXiv 2106.12639): trials at a rung are sorted by non-dominated rank, equal ranks by an
 epsilon-net. Unlike there no non-dominated trial is stopped, so that both ends of the front survive
-however long it is.
+however long it is, and how far early values can be trusted is learned.
 """
 
 import math
@@ -17,6 +17,11 @@ from numpy.typing import NDArray
 Losses = Sequence[float]
 """Objective values, signed so that less is better; what is not finite is worse than all that is."""
 
+
+DOUBT = 2.0
+"""Standard deviations of what follows a rung by which a trial may be luckier than it looks."""
+MIN_FINISHED = 3
+"""Trials that must have passed a rung and finished before it is known what follows it."""
 LEAST = 0.75
 """Epochs that may be rounded up to one."""
 
@@ -55,11 +60,17 @@ class Halving:
 
     At a rung about one in `reduction` of those that came so far goes on, and all that no other
     dominates. Whoever passes the last rung is trained to the end.
+
+    How far a rung can be trusted is learned: a trial is ranked as if it were to end better than
+    others by `doubt` standard deviations of the change from this rung to the end, among finished
+    trials. Objectives that do not change are exact by themselves. Until some have finished, all go
+    on; with a `doubt` of 0 values at rungs are taken as they are, as in MO-ASHA.
     """
 
-    def __init__(self, rungs: Iterable[int], reduction: float = 3) -> None:
-        self.reduction = reduction
+    def __init__(self, rungs: Iterable[int], reduction: float = 3, doubt: float = DOUBT) -> None:
+        self.reduction, self.doubt = reduction, doubt
         self.arrivals: dict[int, list[Arrival]] = {rung: [] for rung in sorted(rungs, reverse=True)}
+        self.finals: dict[str, Losses] = {}
 
     def report(self, trial_id: str, epoch: int, losses: Losses) -> Arrival | None:
         """The trial's arrival at the highest rung that it has reached; None if that is not new.
@@ -71,11 +82,32 @@ class Halving:
                 continue
             if any(arrival.trial_id == trial_id for arrival in arrivals):
                 return None
-            before = [arrival.losses for arrival in arrivals]
-            goes_on = survives(tuple(losses), before, self.reduction)
+            goes_on = self._goes_on(rung, losses)
             arrivals.append(Arrival(trial_id, rung, len(arrivals), tuple(losses), goes_on))
             return arrivals[-1]
         return None
+
+    def finish(self, trial_id: str, losses: Losses) -> None:
+        """Takes in what a trial came to at its end."""
+        self.finals[trial_id] = tuple(losses)
+
+    def _goes_on(self, rung: int, losses: Losses) -> bool:
+        luck = self._deviation(rung)
+        if luck is None:
+            return bool(np.isfinite(losses).all())
+        hoped = tuple(np.array(losses) - self.doubt * luck)
+        return survives(hoped, [each.losses for each in self.arrivals[rung]], self.reduction)
+
+    def _deviation(self, rung: int) -> NDArray[np.float64] | None:
+        """By objective, how much what follows a rung differs among finished trials."""
+        changes = [
+            np.array(self.finals[arrival.trial_id]) - arrival.losses
+            for arrival in self.arrivals[rung]
+            if arrival.trial_id in self.finals
+        ]
+        if len(changes) >= MIN_FINISHED:
+            return np.asarray(np.std(changes, axis=0))
+        return None if self.doubt else np.zeros(1)
 
     def restore(self, log: Iterable[Arrival]) -> None:
         """Takes in what an earlier `Halving` answered, in any order."""

@@ -14,7 +14,7 @@ from typing import Any, Literal
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
-from search.halving import Arrival, Halving, Losses, rungs_of
+from search.halving import DOUBT, Arrival, Halving, Losses, rungs_of
 
 Mode = Literal["min", "max"]
 ReadLosses = Callable[[str, dict[str, Any]], Losses]
@@ -29,9 +29,10 @@ class ParetoHalving(FIFOScheduler):
         max_epochs: results of a full training, counted by `time_attr`.
         grace_epochs: no trial is stopped earlier.
         reduction: about one trial in so many passes a rung.
+        doubt: see `Halving`.
         read: instead of `objectives`: the losses of a trial, by its id and a result.
-        keep: hears of each decision; `self.halving.restore` takes them back after a restart, which
-            Ray's own snapshots leave out.
+        keep: hears of each decision; `halving.restore` and `halving.finish` take them and the ends
+            of trials back after a restart, which Ray's own snapshots leave out.
     """
 
     def __init__(
@@ -40,6 +41,7 @@ class ParetoHalving(FIFOScheduler):
         max_epochs: int,
         grace_epochs: int = 1,
         reduction: float = 3,
+        doubt: float = DOUBT,
         time_attr: str = "training_iteration",
         read: ReadLosses | None = None,
         keep: KeepArrival | None = None,
@@ -48,7 +50,8 @@ class ParetoHalving(FIFOScheduler):
         if read is None and (not objectives or set(objectives.values()) - {"min", "max"}):
             raise ValueError(f"objectives must be named, each min or max, but got {objectives}")
         self.objectives, self.time_attr = dict(objectives), time_attr
-        self.halving = Halving(rungs_of(max_epochs, grace_epochs, reduction), reduction)
+        self.halving = Halving(rungs_of(max_epochs, grace_epochs, reduction), reduction, doubt)
+        self.max_epochs = max_epochs
         self.read, self.keep = read or self._losses, keep
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
@@ -58,6 +61,10 @@ class ParetoHalving(FIFOScheduler):
             self.keep(arrival)
         goes_on = arrival is None or arrival.goes_on
         return TrialScheduler.CONTINUE if goes_on else TrialScheduler.STOP
+
+    def on_trial_complete(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> None:
+        if result.get(self.time_attr, 0) >= self.max_epochs:
+            self.halving.finish(trial.trial_id, self.read(trial.trial_id, result))
 
     def _losses(self, trial_id: str, result: dict[str, Any]) -> Losses:
         absent = [name for name in self.objectives if name not in result]

@@ -316,7 +316,13 @@ class Study:
             read=searcher.losses,
             keep=searcher.keep_arrival,
         )
-        scheduler.halving.restore(a for record in self.records() for a in record.arrivals)
+        records = self.records()
+        scheduler.halving.restore(a for record in records for a in record.arrivals)
+        for record in records:
+            if record.state == "COMPLETE" and record.ray_id:
+                values = record.measured(self.objectives)
+                losses = [o.sign * v for o, v in zip(self.objectives, values, strict=True)]
+                scheduler.halving.finish(record.ray_id, losses)
         return scheduler
 
     def searcher(

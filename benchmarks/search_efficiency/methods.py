@@ -15,6 +15,7 @@ from ray.tune.search.optuna import OptunaSearch
 from benchmarks.search_efficiency.simulate import Method
 from benchmarks.search_efficiency.table import Curve, Table
 from search.budget import Budget
+from search.halving import DOUBT
 from search.objectives import MIOU_AND_SIZE
 from search.sampler import SamplerName
 from search.scheduler import ParetoHalving
@@ -33,7 +34,7 @@ class Ours:
     """The product's searcher and scheduler, on an Optuna study in memory."""
 
     def __init__(
-        self, table: Table, seed: int, sampler: SamplerName, halving: bool, priors: bool
+        self, table: Table, seed: int, sampler: SamplerName, doubt: float | None, priors: bool
     ) -> None:
         self.table = table
         self.taken: set[int] = set()
@@ -61,10 +62,11 @@ class Ours:
                 {},
                 table.num_epochs,
                 reduction=REDUCTION,
+                doubt=doubt,
                 read=self.searcher.losses,
                 keep=self.searcher.keep_arrival,
             )
-            if halving
+            if doubt is not None
             else None
         )
 
@@ -89,7 +91,13 @@ class Ours:
         return True
 
     def complete(self, job: str, curve: Curve) -> None:
-        result = {METRICS: metrics_of(curve, len(curve.miou))}
+        result = {
+            METRICS: metrics_of(curve, len(curve.miou)),
+            "training_iteration": len(curve.miou),
+        }
+        if self.scheduler and not curve.failed:
+            trial: Any = SimpleNamespace(trial_id=job)
+            self.scheduler.on_trial_complete(None, trial, result)
         self.searcher.on_trial_complete(job, {FAILURE: "failed"} if curve.failed else result)
 
 
@@ -237,10 +245,12 @@ METHODS: dict[str, Callable[[Table, int], Method]] = {
     "Optuna NSGA-II": lambda table, seed: PlainOptuna(table, NSGAIISampler(seed=seed)),
     "Tune OptunaSearch + ASHA": TuneOptunaAsha,
     "Syne Tune MO-ASHA": SyneTuneMoasha,
-    "halving alone": lambda table, seed: Ours(table, seed, "random", halving=True, priors=False),
-    "sampler alone": lambda table, seed: Ours(table, seed, "ehvi", halving=False, priors=False),
-    "priors alone": lambda table, seed: Ours(table, seed, "random", halving=False, priors=True),
-    "halving + TPE": lambda table, seed: Ours(table, seed, "tpe", halving=True, priors=False),
-    "halving + sampler": lambda table, seed: Ours(table, seed, "ehvi", halving=True, priors=False),
-    "all (default)": lambda table, seed: Ours(table, seed, "ehvi", halving=True, priors=True),
+    "halving alone": lambda table, seed: Ours(table, seed, "random", DOUBT, priors=False),
+    "halving alone, doubt 0": lambda table, seed: Ours(table, seed, "random", 0, priors=False),
+    "sampler alone": lambda table, seed: Ours(table, seed, "ehvi", None, priors=False),
+    "priors alone": lambda table, seed: Ours(table, seed, "random", None, priors=True),
+    "halving + TPE": lambda table, seed: Ours(table, seed, "tpe", DOUBT, priors=False),
+    "halving + sampler": lambda table, seed: Ours(table, seed, "ehvi", DOUBT, priors=False),
+    "halving, doubt 0, + sampler": lambda table, seed: Ours(table, seed, "ehvi", 0, priors=False),
+    "all": lambda table, seed: Ours(table, seed, "ehvi", DOUBT, priors=True),
 }

@@ -57,9 +57,16 @@ def mean_distance(configs: list[TrialConfig]) -> float:
     return float(np.mean([abs(math.log10(config.learning_rate or 1.0) + 3) for config in configs]))
 
 
-def test_the_first_proposals_are_random() -> None:
-    known = observations(NUM_START - 1)
-    assert propose(space, known, [], cost, np.random.default_rng(0)).params == {}
+def test_the_first_proposals_are_the_cheapest_then_far_apart_in_cost() -> None:
+    known: list[Observation] = []
+    for seed in range(NUM_START):
+        proposal = propose(space, known, [], cost, np.random.default_rng(seed))
+        assert proposal.gain is None
+        config, drawn = configure(space, proposal.params, seed)
+        known.append(Observation(drawn.params, drawn.distributions, cost(config)))
+    widths = [each.costs[0] / 1000 for each in known]
+    assert widths[:2] == [2, 20]
+    assert len(set(widths)) == NUM_START
 
 
 def test_good_learning_rates_are_found() -> None:

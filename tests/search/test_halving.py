@@ -18,7 +18,7 @@ SIZES = st.lists(
 
 def run(losses: list[tuple[float, ...]], reduction: float = 3) -> list[bool]:
     """The decisions on trials that come to one rung in this order."""
-    halving = Halving([1], reduction)
+    halving = Halving([1], reduction, doubt=0)
     arrivals = [halving.report(str(n), 1, each) for n, each in enumerate(losses)]
     return [arrival.goes_on for arrival in arrivals if arrival]
 
@@ -80,7 +80,7 @@ def test_a_third_goes_on_however_bad_where_few_are_dominated() -> None:
 
 
 def test_a_straggler_is_judged_among_all_before_it() -> None:
-    halving = Halving([1, 3])
+    halving = Halving([1, 3], doubt=0)
     for number in range(6):
         halving.report(str(number), 1, (float(number), float(number)))
         if number < 3:
@@ -91,7 +91,7 @@ def test_a_straggler_is_judged_among_all_before_it() -> None:
 
 
 def test_a_rung_that_was_leapt_over_does_not_know_the_trial() -> None:
-    halving = Halving([1, 3])
+    halving = Halving([1, 3], doubt=0)
     assert halving.report("a", 4, (1.0, 1.0)) == Arrival("a", 3, 0, (1.0, 1.0), True)
     assert halving.report("a", 5, (1.0, 1.0)) is None
     assert halving.arrivals[1] == []
@@ -130,11 +130,11 @@ def test_what_goes_on_is_about_a_third_beside_the_front(losses: list[tuple[float
 def test_a_replayed_log_decides_as_the_live_one(
     losses: list[tuple[float, ...]], cut: int, random: object
 ) -> None:
-    live = Halving([1], 2)
+    live = Halving([1], 2, doubt=0)
     log = [live.report(str(n), 1, each) for n, each in enumerate(losses)]
     kept = [arrival for arrival in log[:cut] if arrival]
     random.shuffle(kept)  # type: ignore[attr-defined]
-    again = Halving([1], 2)
+    again = Halving([1], 2, doubt=0)
     again.restore(kept)
     replayed = [again.report(str(n + cut), 1, each) for n, each in enumerate(losses[cut:])]
     assert replayed == log[cut:]
@@ -145,3 +145,27 @@ def test_an_epsilon_net_takes_the_ends_then_the_farthest() -> None:
     assert epsilon_net(line, 3) == [0, 8, 4]
     assert epsilon_net(line * (1000, 1), 3) == [0, 8, 4]
     assert epsilon_net(line, 1) == [0]
+
+
+def test_until_some_have_finished_all_go_on() -> None:
+    halving = Halving([1])
+    decisions = [halving.report(str(n), 1, (float(n), 1.0)) for n in range(9)]
+    assert all(arrival and arrival.goes_on for arrival in decisions)
+    bad = halving.report("bad", 1, (math.nan, 1.0))
+    assert bad is not None
+    assert not bad.goes_on
+
+
+@pytest.mark.parametrize(("noise", "goes_on"), [(0.0, False), (0.01, False), (0.2, True)])
+def test_a_rung_is_trusted_as_far_as_it_foretells(noise: float, goes_on: bool) -> None:
+    halving = Halving([1])
+    for number in range(6):
+        value = 0.1 * number
+        halving.report(str(number), 1, (value, 100.0))
+        halving.finish(str(number), (value - 0.3 + noise * (-1) ** number, 100.0))
+    late = halving.report("late", 1, (0.25, 100.0))
+    assert late is not None
+    assert late.goes_on == goes_on
+    larger = halving.report("larger", 1, (0.9, 1000.0))  # beyond all luck, and size is exact
+    assert larger is not None
+    assert not larger.goes_on

@@ -21,7 +21,7 @@ def answer(scheduler: ParetoHalving, trial: str, *values: Any) -> str:
 
 
 def test_directions_are_those_of_the_objectives() -> None:
-    scheduler = ParetoHalving({"miou": "max", "size_bytes": "min"}, max_epochs=9)
+    scheduler = ParetoHalving({"miou": "max", "size_bytes": "min"}, max_epochs=9, doubt=0)
     assert answer(scheduler, "good", 1, 0.5, 100) == CONTINUE
     assert answer(scheduler, "larger", 1, 0.5, 200) == STOP
     assert answer(scheduler, "worse", 1, 0.4, 100) == STOP
@@ -42,11 +42,11 @@ def test_no_decision_between_rungs_or_in_the_grace_period() -> None:
 def test_decisions_are_kept_and_taken_back() -> None:
     kept: list[Any] = []
     objectives: Any = {"miou": "max", "size_bytes": "min"}
-    live = ParetoHalving(objectives, max_epochs=9, keep=kept.append)
+    live = ParetoHalving(objectives, max_epochs=9, doubt=0, keep=kept.append)
     answer(live, "a", 1, 0.5, 100)
     answer(live, "b", 1, 0.4, 200)
     assert [arrival.goes_on for arrival in kept] == [True, False]
-    again = ParetoHalving(objectives, max_epochs=9)
+    again = ParetoHalving(objectives, max_epochs=9, doubt=0)
     again.halving.restore(kept)
     assert answer(again, "c", 1, 0.45, 150) == answer(live, "c", 1, 0.45, 150) == STOP
 
@@ -57,3 +57,13 @@ def test_objectives_that_are_absent_are_named() -> None:
         answer(scheduler, "a", 1, 0.5, 100)
     with pytest.raises(ValueError, match="each min or max, but got"):
         ParetoHalving({"miou": "maximum"}, max_epochs=9)  # type: ignore[dict-item]
+
+
+def test_ends_of_trials_teach_what_rungs_are_worth() -> None:
+    scheduler = ParetoHalving({"miou": "max", "size_bytes": "min"}, max_epochs=9)
+    for number in range(4):
+        asked: Any = SimpleNamespace(trial_id=str(number))
+        assert answer(scheduler, str(number), 1, 0.1 * number, 100) == CONTINUE
+        scheduler.on_trial_complete(None, asked, result(9, 0.1 * number + 0.4, 100))
+    assert answer(scheduler, "low", 1, 0.1, 100) == STOP
+    assert answer(scheduler, "high", 1, 0.3, 100) == CONTINUE

@@ -277,7 +277,9 @@ def test_the_same_seed_suggests_the_same(sampler: SamplerName) -> None:
 
 
 def scheduled(searcher: OptunaSearcher) -> ParetoHalving:
-    return ParetoHalving({}, max_epochs=9, read=searcher.losses, keep=searcher.keep_arrival)
+    return ParetoHalving(
+        {}, max_epochs=9, doubt=0, read=searcher.losses, keep=searcher.keep_arrival
+    )
 
 
 def answer(

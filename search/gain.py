@@ -25,10 +25,10 @@ NUM_START = 8
 """Trials with a value before proposals are more than random."""
 RANDOM_SHARE = 0.125
 """Of proposals that stay random: no model is right everywhere."""
-NUM_CANDIDATES = 96
-NUM_TREES = 32
-NUM_QUANTILES = 8
-MAX_ROWS = 400
+NUM_CANDIDATES = 64
+NUM_TREES = 20
+NUM_QUANTILES = 5
+MAX_ROWS = 256
 """Trials that are learned from at most, the latest: more take longer than they teach."""
 
 

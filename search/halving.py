@@ -18,10 +18,10 @@ Losses = Sequence[float]
 """Objective values, signed so that less is better; what is not finite is worse than all that is."""
 
 
-DOUBT = 2.0
-"""Standard deviations of what follows a rung by which a trial may be luckier than it looks."""
-MIN_FINISHED = 3
-"""Trials that must have passed a rung and finished before it is known what follows it."""
+DOUBT = 1.0
+"""Standard deviations by which a trial may be better than it looks."""
+MIN_FINISHED = 4
+"""Trials that must have passed a rung and finished before it is known what it foretells."""
 LEAST = 0.75
 """Epochs that may be rounded up to one."""
 
@@ -61,10 +61,11 @@ class Halving:
     At a rung about one in `reduction` of those that came so far goes on, and all that no other
     dominates. Whoever passes the last rung is trained to the end.
 
-    How far a rung can be trusted is learned: a trial is ranked as if it were to end better than
-    others by `doubt` standard deviations of the change from this rung to the end, among finished
-    trials. Objectives that do not change are exact by themselves. Until some have finished, all go
-    on; with a `doubt` of 0 values at rungs are taken as they are, as in MO-ASHA.
+    How far a rung can be trusted is learned: by a straight line through the finished trials' values
+    at the rung and at their end, objective by objective. A trial is ranked as if its value were
+    better by `doubt` standard deviations of what the line leaves open; nothing is left open of an
+    objective that does not change. Until some have finished, all go on. With a `doubt` of 0 values
+    at rungs are taken as they are, as in MO-ASHA.
     """
 
     def __init__(self, rungs: Iterable[int], reduction: float = 3, doubt: float = DOUBT) -> None:
@@ -92,28 +93,46 @@ class Halving:
         self.finals[trial_id] = tuple(losses)
 
     def _goes_on(self, rung: int, losses: Losses) -> bool:
-        luck = self._deviation(rung)
-        if luck is None:
-            return bool(np.isfinite(losses).all())
-        hoped = tuple(np.array(losses) - self.doubt * luck)
-        return survives(hoped, [each.losses for each in self.arrivals[rung]], self.reduction)
+        if not np.isfinite(losses).all():
+            return False
+        hoped = np.array(losses) - (self.doubt * self._luck(rung) if self.doubt else 0.0)
+        if not np.isfinite(hoped).all():
+            return True
+        others = [arrival.losses for arrival in self.arrivals[rung]]
+        return survives(tuple(hoped), others, self.reduction)
 
-    def _deviation(self, rung: int) -> NDArray[np.float64] | None:
-        """By objective, how much what follows a rung differs among finished trials."""
-        changes = [
-            np.array(self.finals[arrival.trial_id]) - arrival.losses
+    def _luck(self, rung: int) -> NDArray[np.float64]:
+        """By objective, the standard deviation of a rung's values about what the ends say."""
+        pairs = [
+            (arrival.losses, self.finals[arrival.trial_id])
             for arrival in self.arrivals[rung]
             if arrival.trial_id in self.finals
         ]
-        if len(changes) >= MIN_FINISHED:
-            return np.asarray(np.std(changes, axis=0))
-        return None if self.doubt else np.zeros(1)
+        if len(pairs) < MIN_FINISHED:
+            return np.full(1, np.inf)
+        early, late = np.array(pairs).transpose(1, 2, 0)
+        return np.array([scatter(*values) for values in zip(early, late, strict=True)])
 
     def restore(self, log: Iterable[Arrival]) -> None:
         """Takes in what an earlier `Halving` answered, in any order."""
         for arrival in sorted(log, key=lambda arrival: arrival.place):
             if arrival.rung in self.arrivals:
                 self.arrivals[arrival.rung].append(arrival)
+
+
+def scatter(early: NDArray[np.float64], late: NDArray[np.float64]) -> float:
+    """Standard deviation (in units of `early`, (N,)) about the line from `early` to `late`.
+
+    Infinite where the line does not rise, so that `early` foretells nothing.
+    """
+    if (early == late).all():
+        return 0.0
+    run, rise = early - early.mean(), late - late.mean()
+    square, product = float((run**2).sum()), float((run * rise).sum())
+    if product <= 0:
+        return math.inf
+    slope = product / square
+    return math.sqrt(float(((rise - slope * run) ** 2).sum()) / (len(early) - 2)) / slope
 
 
 def survives(own: Losses, others: Sequence[Losses], reduction: float) -> bool:

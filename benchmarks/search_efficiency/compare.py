@@ -19,9 +19,10 @@ import optuna
 import torch
 from numpy.typing import NDArray
 
+from benchmarks.search_efficiency.analytic import PROBLEMS, make_table
 from benchmarks.search_efficiency.methods import METHODS
 from benchmarks.search_efficiency.simulate import simulate
-from benchmarks.search_efficiency.table import Table
+from benchmarks.search_efficiency.table import Table, read_table
 from benchmarks.timing import describe_machine, markdown
 
 CURVES = Path(__file__).with_name("curves.parquet")
@@ -34,11 +35,11 @@ Floats = NDArray[np.float64]
 
 def main() -> None:
     arguments = parse()
-    table = Table(arguments.curves)
+    table = open_table(arguments.problem)
     whole = float(np.mean([curve.seconds[-1] for curve in table.finished]))
     budget = arguments.trainings * whole
     names = arguments.methods or list(METHODS)
-    jobs = [(arguments.curves, name, seed, arguments.workers, budget) for name in names
+    jobs = [(arguments.problem, name, seed, arguments.workers, budget) for name in names
             for seed in range(arguments.seeds)]  # fmt: skip
     with ProcessPoolExecutor(os.cpu_count(), multiprocessing.get_context("spawn")) as pool:
         found = list(pool.map(run, jobs))
@@ -52,13 +53,13 @@ def main() -> None:
     print(summarize(curves))
     if arguments.out:
         draw({name: each[:, 0] for name, each in curves.items()}, arguments.trainings,
-             arguments.out / "search-efficiency.png")  # fmt: skip
+             arguments.out / f"search-efficiency-{Path(arguments.problem).stem}.png")  # fmt: skip
 
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     add = parser.add_argument
-    add("--curves", type=Path, default=CURVES, help="as the recorder wrote them")
+    add("--problem", default=str(CURVES), help="recorded curves, branin-currin or park")
     add("--seeds", type=int, default=20)
     add("--workers", type=int, default=4)
     add("--trainings", type=int, default=60, help="budget: device seconds of so many trainings")
@@ -67,13 +68,17 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def run(job: tuple[Path, str, int, int, float]) -> Floats:
+def open_table(problem: str) -> Table:
+    return make_table(problem) if problem in PROBLEMS else read_table(Path(problem))
+
+
+def run(job: tuple[str, str, int, int, float]) -> Floats:
     """Hypervolume shares (2,GRID), whole and at the small end, at equal steps of the budget."""
-    path, name, seed, workers, budget = job
+    problem, name, seed, workers, budget = job
     logging.disable(logging.WARNING)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     torch.set_num_threads(1)
-    table = Table(path)
+    table = open_table(problem)
     best_small = table.hypervolume([table.point(curve) for curve in table.finished], SMALL)
     events = list(simulate(METHODS[name](table, seed), table, workers, budget))
     shares = np.zeros((2, GRID))

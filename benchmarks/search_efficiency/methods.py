@@ -39,7 +39,7 @@ class Ours:
         self.table = table
         self.taken: set[int] = set()
         study = optuna.create_study(directions=DIRECTIONS)
-        for settings in table.named.known_settings if priors else ():
+        for settings in table.known_settings if priors else ():
             study.enqueue_trial(dict(settings))
         by_digest = {curve.config.digest(): curve.costs for curve in table.curves}
         self.rows = {curve.config.digest(): row for row, curve in enumerate(table.curves)}
@@ -246,11 +246,11 @@ METHODS: dict[str, Callable[[Table, int], Method]] = {
     "Tune OptunaSearch + ASHA": TuneOptunaAsha,
     "Syne Tune MO-ASHA": SyneTuneMoasha,
     "halving alone": lambda table, seed: Ours(table, seed, "random", DOUBT, priors=False),
-    "halving alone, doubt 0": lambda table, seed: Ours(table, seed, "random", 0, priors=False),
     "sampler alone": lambda table, seed: Ours(table, seed, "ehvi", None, priors=False),
     "priors alone": lambda table, seed: Ours(table, seed, "random", None, priors=True),
     "halving + TPE": lambda table, seed: Ours(table, seed, "tpe", DOUBT, priors=False),
     "halving + sampler": lambda table, seed: Ours(table, seed, "ehvi", DOUBT, priors=False),
-    "halving, doubt 0, + sampler": lambda table, seed: Ours(table, seed, "ehvi", 0, priors=False),
-    "all": lambda table, seed: Ours(table, seed, "ehvi", DOUBT, priors=True),
+    "doubt 0 + sampler": lambda table, seed: Ours(table, seed, "ehvi", 0, priors=False),
+    "doubt 2 + sampler": lambda table, seed: Ours(table, seed, "ehvi", 2, priors=False),
+    "all (default)": lambda table, seed: Ours(table, seed, "ehvi", DOUBT, priors=True),
 }

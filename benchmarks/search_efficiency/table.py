@@ -1,5 +1,6 @@
 """Recorded trainings as a problem: every point of the space is the nearest recorded one."""
 
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from search.budget import Costs
 from search.drawing import Distributions, Params, configure, place_of
 from search.front import BEYOND
-from spaces import load_space
+from spaces import Settings, load_space
 from trainables.config import TrialConfig
 
 Floats = NDArray[np.float64]
@@ -36,29 +37,41 @@ class Curve:
     failed: bool
 
 
-class Table:
-    """Recorded curves of a space, each to be used once in a search."""
+@dataclass(frozen=True)
+class Point:
+    """Parameters of a recorded training, and what they are drawn from."""
 
-    def __init__(self, path: Path, space: str = "qkd") -> None:
-        rows = pq.read_table(path).to_pylist()
-        self.named = load_space(space)
-        drawn = [configure(self.named.space, row) for row in rows]
-        self.distributions: Distributions = drawn[0][1].distributions
-        self.curves = [
-            Curve(
-                config.replace(num_epochs=max(len(each["miou"]) for each in rows), seed=number),
-                tuple(row["miou"]),
-                tuple(row["seconds"]),
-                Costs(size_bytes=row["size_bytes"], macs=row["macs"]),
-                bool(row["failure"]),
-            )
-            for number, ((config, _), row) in enumerate(zip(drawn, rows, strict=True))
-        ]
-        self.num_epochs = self.curves[0].config.num_epochs
-        self.weights = np.array([WEIGHT if name in COSTLY else 1.0 for name in self.distributions])
-        self.places = np.array([self.place(each.params) for _, each in drawn])
-        self.finished = [curve for curve in self.curves if not curve.failed]
-        sizes = np.log([curve.costs.size_bytes for curve in self.curves])
+    params: Params
+    distributions: Distributions
+
+
+class Table:
+    """Recorded curves of a space, each to be used once in a search.
+
+    Args:
+        points: of the curves, in their order.
+        costly: parameters that must match before others when the nearest is looked for.
+        known_settings: what the space states to be good.
+        floor: mIoU above which hypervolume counts.
+    """
+
+    def __init__(
+        self,
+        space: Callable[[optuna.Trial], object],
+        points: Sequence[Point],
+        curves: Sequence[Curve],
+        costly: Collection[str] = (),
+        known_settings: Settings = (),
+        floor: float = 0.0,
+    ) -> None:
+        self.floor = floor
+        self.space, self.curves, self.known_settings = space, list(curves), known_settings
+        self.distributions = points[0].distributions
+        self.num_epochs = max(len(curve.miou) for curve in curves)
+        self.weights = np.array([WEIGHT if name in costly else 1.0 for name in self.distributions])
+        self.places = np.array([self.place(point.params) for point in points])
+        self.finished = [curve for curve in curves if not curve.failed]
+        sizes = np.log([curve.costs.size_bytes for curve in curves])
         self.least, self.most = float(sizes.min()), float(sizes.max())
         self.best = self.hypervolume([self.point(curve) for curve in self.finished])
 
@@ -77,7 +90,7 @@ class Table:
 
     def params_of(self, trial: optuna.Trial) -> dict[str, Any]:
         """What the space samples in a trial."""
-        self.named.space(trial)
+        self.space(trial)
         return trial.params
 
     def point(self, curve: Curve) -> tuple[float, float]:
@@ -86,9 +99,34 @@ class Table:
         return -curve.miou[-1], float(size)
 
     def hypervolume(self, points: list[tuple[float, float]], largest: float = 1.0) -> float:
-        """Of points no larger than a place in the range of log sizes, above mIoU 0."""
+        """Of points no larger than a place in the range of log sizes, above the floor."""
         inside = [point for point in points if point[1] <= largest]
         if not inside:
             return 0.0
         beyond = BEYOND if largest == 1 else largest
-        return float(moocore.hypervolume(np.array(inside), ref=[0.0, beyond]))
+        return float(moocore.hypervolume(np.array(inside), ref=[-self.floor, beyond]))
+
+
+def read_table(path: Path, space: str = "qkd") -> Table:
+    """What `record` wrote."""
+    rows = pq.read_table(path).to_pylist()
+    named = load_space(space)
+    drawn = [configure(named.space, row) for row in rows]
+    num_epochs = max(len(row["miou"]) for row in rows)
+    curves = [
+        Curve(
+            config.replace(num_epochs=num_epochs, seed=number),
+            tuple(row["miou"]),
+            tuple(row["seconds"]),
+            Costs(size_bytes=row["size_bytes"], macs=row["macs"]),
+            bool(row["failure"]),
+        )
+        for number, ((config, _), row) in enumerate(zip(drawn, rows, strict=True))
+        if row["miou"]
+    ]
+    points = [
+        Point(each.params, each.distributions)
+        for (_, each), row in zip(drawn, rows, strict=True)
+        if row["miou"]
+    ]
+    return Table(named.space, points, curves, COSTLY, named.known_settings)

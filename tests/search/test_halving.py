@@ -166,6 +166,6 @@ def test_a_rung_is_trusted_as_far_as_it_foretells(noise: float, goes_on: bool) -
     late = halving.report("late", 1, (0.25, 100.0))
     assert late is not None
     assert late.goes_on == goes_on
-    larger = halving.report("larger", 1, (0.9, 1000.0))  # beyond all luck, and size is exact
+    larger = halving.report("larger", 1, (2.0, 1000.0))  # beyond all luck, and size is exact
     assert larger is not None
     assert not larger.goes_on

@@ -1,0 +1,209 @@
+"""What the driver costs: seconds from asking to launching, for each trial and result, and memory.
+
+    python -m benchmarks.search_efficiency.scale
+
+With Optuna's journal and MLflow's SQLite store on disk, as a study has them; trials are simulated.
+"""
+
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import optuna
+import psutil
+import torch
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+
+from benchmarks.timing import describe_machine, markdown
+from search.budget import Budget, Costs
+from search.delivery import Delivery
+from search.drawing import configure
+from search.objectives import MIOU_AND_SIZE
+from search.record import CONFIG, METRICS, PREDICTED_SIZE, RAY_ID, RUNGS
+from search.scheduler import ParetoHalving
+from search.searcher import OptunaSearcher
+from search.tracking import Tracking, check_tracking
+from spaces import load_space
+from trainables.config import RunConfig, TrialConfig
+from trainables.metrics import Metrics
+from trainables.size import count_macs, predict_size_bytes
+from trainables.trainable import METRICS as RESULT
+
+SPACE = load_space("qkd").space
+COUNTS = (100, 1000, 10_000)
+WORKERS = (1, 8, 64)
+NUM_ASKS, NUM_TRIALS, NUM_EPOCHS = 15, 192, 27
+
+
+def main() -> None:
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    torch.set_num_threads(1)
+    print(describe_machine(torch.device("cpu")))
+    rows: list[list[object]] = []
+    for count in COUNTS:
+        with tempfile.TemporaryDirectory() as folder:
+            study = open_study(Path(folder))
+            study.add_trials(list(finished(count)))
+            begin = time.perf_counter()
+            searcher = make_searcher(study, [])
+            opened = time.perf_counter() - begin
+            asks = [ask(searcher, f"new{number}") for number in range(NUM_ASKS)]
+            rss = psutil.Process().memory_info().rss
+            rows.append([
+                f"{count:,}", f"{1000 * statistics.median(asks):.0f}", f"{1000 * max(asks):.0f}",
+                f"{opened:.1f}", f"{rss / 1e6:.0f}",
+            ])  # fmt: skip
+    heading = ["finished trials", "ms from ask to launch", "slowest ms", "s to open"]
+    print(markdown([*heading, "driver's MB"], rows))
+    rows = [[workers, *drive(workers)] for workers in WORKERS]
+    print(markdown(["workers", "driver's s a trial", "ms a result", "results/s, delivered"], rows))
+
+
+def open_study(folder: Path) -> optuna.Study:
+    storage = JournalStorage(JournalFileBackend(str(folder / "journal.log")))
+    directions = [objective.direction for objective in MIOU_AND_SIZE]
+    return optuna.create_study(storage=storage, study_name="scale", directions=directions)
+
+
+def foresee(config: TrialConfig) -> Costs:
+    return Costs(
+        size_bytes=predict_size_bytes(config, 11), macs=count_macs(config.student, 11, 120, 160)
+    )
+
+
+def make_searcher(study: optuna.Study, observers: list[Delivery]) -> OptunaSearcher:
+    return OptunaSearcher(
+        study=study,
+        space=SPACE,
+        complete=lambda config: config.replace(num_epochs=NUM_EPOCHS),
+        objectives=MIOU_AND_SIZE,
+        foresee=foresee,
+        foresee_cheaply=foresee,
+        budget=Budget(),
+        run=RunConfig(data=Path("data"), artifacts=Path("artifacts")),
+        models=Path("models"),
+        num_trials=10**9,
+        sampler="ehvi",
+        seed=0,
+        observers=observers,
+    )
+
+
+def finished(count: int) -> Iterator[optuna.trial.FrozenTrial]:
+    """Trials as a study leaves them; one in three has come to its end."""
+    for number in range(count):
+        config, drawn = configure(SPACE, {}, number)
+        config = config.replace(num_epochs=NUM_EPOCHS)
+        size = foresee(config).size_bytes
+        done = number % 3 == 0
+        metrics = report(config, NUM_EPOCHS if done else 1)
+        yield optuna.trial.create_trial(
+            state=optuna.trial.TrialState.COMPLETE if done else optuna.trial.TrialState.PRUNED,
+            params=dict(drawn.params),
+            distributions=dict(drawn.distributions),
+            values=[metrics.miou, size] if done else None,
+            user_attrs={
+                CONFIG: config.model_dump_json(),
+                METRICS: metrics.model_dump_json(),
+                PREDICTED_SIZE: size,
+                RAY_ID: str(number),
+                RUNGS: {"1": [number, done, [-metrics.miou / 2, size]]},
+            },
+        )
+
+
+def report(config: TrialConfig, epoch: int) -> Metrics:
+    """Metrics of a training that knows no noise."""
+    size = foresee(config).size_bytes
+    miou = min(0.9, 0.1 + 0.02 * config.student.width + 40 * (config.learning_rate or 0))
+    return Metrics(
+        epoch=epoch,
+        losses={"cross_entropy": 1.0, "pixelwise": 1.0, "pairwise": 1.0},
+        miou=miou * (epoch / NUM_EPOCHS) ** 0.3,
+        pixel_accuracy=0.5,
+        size_bytes=size if epoch == NUM_EPOCHS else None,
+        predicted_size_bytes=size,
+        num_params=1,
+        macs=1,
+        device_seconds=float(epoch),
+        start_seconds=0.0,
+    )
+
+
+def drive(workers: int) -> list[object]:
+    """Driver seconds for each trial and each result, and results a second with tracking on."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        uri = f"sqlite:///{folder / 'mlflow.db'}"
+        check_tracking(uri)
+        tracking = Tracking(uri, "scale", "scale", "0", folder, {})
+        asking = reporting = 0.0
+        results = 0
+        begin = time.perf_counter()
+        with closing(Delivery(tracking)) as delivery:
+            searcher = make_searcher(open_study(folder), [delivery])
+            scheduler = ParetoHalving(
+                {}, NUM_EPOCHS, read=searcher.losses, keep=searcher.keep_arrival
+            )
+            running: dict[str, tuple[TrialConfig, int]] = {}
+            launched = 0
+            while launched < NUM_TRIALS or running:
+                while len(running) < workers and launched < NUM_TRIALS:
+                    start = time.perf_counter()
+                    suggestion = searcher.suggest(str(launched))
+                    asking += time.perf_counter() - start
+                    assert isinstance(suggestion, dict)
+                    running[str(launched)] = TrialConfig.model_validate(suggestion["trial"]), 1
+                    launched += 1
+                for job, (config, epoch) in list(running.items()):
+                    result = {
+                        RESULT: report(config, epoch).model_dump_json(),
+                        "training_iteration": epoch,
+                    }
+                    results += 1
+                    start = time.perf_counter()
+                    goes_on = tell(searcher, scheduler, job, epoch, result)
+                    reporting += time.perf_counter() - start
+                    if goes_on:
+                        running[job] = config, epoch + 1
+                    else:
+                        del running[job]
+        wall = time.perf_counter() - begin
+        return [
+            f"{(asking + reporting) / NUM_TRIALS:.3f}",
+            f"{1000 * reporting / results:.1f}",
+            f"{results / wall:.0f}",
+        ]
+
+
+def tell(
+    searcher: OptunaSearcher, scheduler: ParetoHalving, job: str, epoch: int, result: dict[str, Any]
+) -> bool:
+    """What Tune does with a result; whether the trial goes on."""
+    trial: Any = SimpleNamespace(trial_id=job)
+    if epoch == NUM_EPOCHS:
+        scheduler.on_trial_complete(None, trial, result)
+        searcher.on_trial_complete(job, result)
+        return False
+    if scheduler.on_trial_result(None, trial, result) == "STOP":
+        searcher.on_trial_complete(job, result)
+        return False
+    searcher.on_trial_result(job, result)
+    return True
+
+
+def ask(searcher: OptunaSearcher, job: str) -> float:
+    """Seconds until a trial can be launched."""
+    begin = time.perf_counter()
+    searcher.suggest(job)
+    return time.perf_counter() - begin
+
+
+if __name__ == "__main__":
+    main()

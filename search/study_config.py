@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator
 
 from search.budget import Budget
 from search.objectives import ObjectiveName
@@ -46,11 +46,12 @@ class StudyConfig(Frozen):
             raise ValueError("miou and at least one other must be named, each once")
         return names
 
-    @model_validator(mode="after")
-    def check_flat(self) -> "StudyConfig":
-        if self.stop_when_flat is not None and self.sampler != "ehvi":
-            raise ValueError(f"stop_when_flat needs sampler ehvi, but got {self.sampler}")
-        return self
+    @field_validator("stop_when_flat")
+    @classmethod
+    def check_flat(cls, share: float | None, info: ValidationInfo) -> float | None:
+        if share is not None and info.data.get("sampler") != "ehvi":
+            raise ValueError(f"it needs --sampler ehvi, not {info.data.get('sampler')}")
+        return share
 
     @property
     def budget(self) -> Budget:

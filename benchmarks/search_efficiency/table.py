@@ -66,6 +66,7 @@ class Table:
     ) -> None:
         self.floor = floor
         self.space, self.curves, self.known_settings = space, list(curves), known_settings
+        self.points = points
         self.distributions = points[0].distributions
         self.num_epochs = max(len(curve.miou) for curve in curves)
         self.weights = np.array([WEIGHT if name in costly else 1.0 for name in self.distributions])

@@ -60,6 +60,14 @@ CASES: dict[str, tuple[list[str], str]] = {
     "odd objective": (["--objectives", "miou,beauty"], "--objectives.1: .*beauty"),
     "one objective": (["--objectives", "miou"], "--objectives: .*miou and at least one other"),
     "objective twice": (["--objectives", "miou,size,size"], "--objectives: .*each once"),
+    "flat without ehvi": (
+        ["--sampler", "tpe", "--stop-when-flat", "0.01"],
+        "--stop-when-flat: .*needs --sampler ehvi, not tpe",
+    ),
+    "no share": (["--stop-when-flat", "3"], "--stop-when-flat: .*less than 1, but got 3"),
+    "no grace": (["--grace-epochs", "0"], "--grace-epochs: .*greater than or equal to 1"),
+    "no reduction": (["--reduction", "1"], "--reduction: .*greater than 1, but got 1"),
+    "no earlier study": (["--warm-start", "gone"], "must name a study in .*, but there is no gone"),
     "other classes": (
         ["--teacher", "lraspp_mobilenet_v3_large"],
         "must have the 7 classes of the data, but lraspp_mobilenet_v3_large has 21",

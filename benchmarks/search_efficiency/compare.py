@@ -30,7 +30,13 @@ SMALL = 1 / 3
 """Of the range of log sizes: the small end of the front."""
 GRID = 200
 SHARES = (0.5, 0.9, 0.95, 0.99)
-NOT_DRAWN = ("priors alone", "doubt 0 + sampler", "doubt 2 + sampler", "warm start")
+NOT_DRAWN = (
+    "priors alone",
+    "doubt 0 alone",
+    "doubt 0 + sampler",
+    "doubt 2 + sampler",
+    "warm start",
+)
 OURS = ("halving alone", "sampler alone", "halving + TPE", "halving + sampler", "all (default)")
 Floats = NDArray[np.float64]
 

@@ -271,6 +271,7 @@ METHODS: dict[str, Callable[[Table, int], Method]] = {
     "Tune OptunaSearch + ASHA": TuneOptunaAsha,
     "Syne Tune MO-ASHA": SyneTuneMoasha,
     "halving alone": lambda table, seed: Ours(table, seed, "random", DOUBT, priors=False),
+    "doubt 0 alone": lambda table, seed: Ours(table, seed, "random", 0, priors=False),
     "sampler alone": lambda table, seed: Ours(table, seed, "ehvi", None, priors=False),
     "priors alone": lambda table, seed: Ours(table, seed, "random", None, priors=True),
     "halving + TPE": lambda table, seed: Ours(table, seed, "tpe", DOUBT, priors=False),

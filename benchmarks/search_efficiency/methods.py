@@ -17,8 +17,8 @@ from benchmarks.search_efficiency.table import Curve, Table
 from search.budget import Budget
 from search.halving import DOUBT
 from search.objectives import MIOU_AND_SIZE
-from search.observation import Observation
-from search.sampler import SamplerName
+from search.observation import Observation, final_mious
+from search.sampler import SamplerName, make_seed
 from search.scheduler import ParetoHalving
 from search.searcher import OptunaSearcher
 from trainables.config import RunConfig, TrialConfig
@@ -109,6 +109,32 @@ class Ours:
             trial: Any = SimpleNamespace(trial_id=job)
             self.scheduler.on_trial_complete(None, trial, result)
         self.searcher.on_trial_complete(job, {FAILURE: "failed"} if curve.failed else result)
+
+
+class ExtrapolatingTpe(Ours):
+    """Halving, and TPE that sees stopped trials with the mIoU they would have ended with."""
+
+    def __init__(self, table: Table, seed: int) -> None:
+        super().__init__(table, seed, "random", DOUBT, priors=False)
+        self.seed = seed
+
+    def suggest(self, job: str, taken: set[int]) -> int | None:
+        known = self.searcher.memory.known()
+        shadow = optuna.create_study(
+            directions=DIRECTIONS, sampler=tpe(make_seed(self.seed, len(taken)))
+        )
+        for observation, miou in zip(known, final_mious(known), strict=True):
+            if np.isfinite(miou):
+                shadow.add_trial(
+                    optuna.trial.create_trial(
+                        params=dict(observation.params),
+                        distributions=dict(observation.distributions),
+                        values=[miou, *observation.costs],
+                    )
+                )
+        asked = shadow.ask(dict(self.table.distributions))
+        self.searcher.study.enqueue_trial(asked.params)
+        return super().suggest(job, taken)
 
 
 def earlier_study(table: Table, count: int, seed: int) -> list[Observation]:
@@ -275,6 +301,7 @@ METHODS: dict[str, Callable[[Table, int], Method]] = {
     "sampler alone": lambda table, seed: Ours(table, seed, "ehvi", None, priors=False),
     "priors alone": lambda table, seed: Ours(table, seed, "random", None, priors=True),
     "halving + TPE": lambda table, seed: Ours(table, seed, "tpe", DOUBT, priors=False),
+    "halving + extrapolating TPE": ExtrapolatingTpe,
     "halving + sampler": lambda table, seed: Ours(table, seed, "ehvi", DOUBT, priors=False),
     "doubt 0 + sampler": lambda table, seed: Ours(table, seed, "ehvi", 0, priors=False),
     "doubt 2 + sampler": lambda table, seed: Ours(table, seed, "ehvi", 2, priors=False),

@@ -3,6 +3,7 @@
 import queue
 import sys
 import threading
+import time
 from collections.abc import Sequence
 from typing import Literal, NamedTuple, Protocol
 
@@ -20,10 +21,16 @@ class Event(NamedTuple):
 
     kind: Kind
     record: Record
+    time_ms: int
+
+
+def now_ms() -> int:
+    """Milliseconds since 1970."""
+    return int(time.time() * 1000)
 
 
 class Receiver(Protocol):
-    """Takes all that happened to one trial at once; raises where it cannot, and is asked again."""
+    """Takes what happened to one trial, perhaps once more after having raised."""
 
     def deliver(self, events: Sequence[Event]) -> None: ...
 
@@ -39,18 +46,21 @@ class Delivery:
         self.thread.start()
 
     def started(self, record: Record) -> None:
-        self.events.put(Event("started", record))
+        self._put("started", record)
 
     def reported(self, record: Record) -> None:
-        self.events.put(Event("reported", record))
+        self._put("reported", record)
 
     def ended(self, record: Record) -> None:
-        self.events.put(Event("ended", record))
+        self._put("ended", record)
 
     def close(self) -> None:
         """Returns when all is delivered, or could not be at a last attempt."""
         self.events.put(None)
         self.thread.join()
+
+    def _put(self, kind: Kind, record: Record) -> None:
+        self.events.put(Event(kind, record, now_ms()))
 
     def _run(self) -> None:
         waiting: dict[str, list[Event]] = {}
@@ -66,8 +76,8 @@ class Delivery:
                     self.receiver.deliver(waiting[trial_id])
                 except Exception as error:  # whatever a store does, training goes on
                     self._complain(error)
-                    break
-                del waiting[trial_id]
+                else:
+                    del waiting[trial_id]
 
     def _next(self, timeout: float | None) -> list[Event | None]:
         """All that has come, once something has or the time is over."""

@@ -67,11 +67,20 @@ def near(params: Params, distributions: Distributions, random: np.random.Generat
 
 
 def holds(distribution: BaseDistribution, value: Any) -> bool:
-    """Whether a value is in a parameter's range."""
+    """Whether a value is one that a parameter may have."""
+    if not is_on(distribution, value):
+        return False
+    return bool(distribution._contains(distribution.to_internal_repr(value))) and not (
+        isinstance(distribution, IntDistribution) and value != int(value)
+    )
+
+
+def is_on(distribution: BaseDistribution, value: Any) -> bool:
+    """Whether a value has a place on a parameter's scale, be it beyond its range."""
     if isinstance(distribution, CategoricalDistribution):
         return value in distribution.choices
     assert isinstance(distribution, FloatDistribution | IntDistribution)
-    return isinstance(value, int | float) and distribution.low <= value <= distribution.high
+    return isinstance(value, int | float) and (value > 0 or not distribution.log)
 
 
 def place_of(value: Any, distribution: BaseDistribution) -> float:

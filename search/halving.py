@@ -28,7 +28,7 @@ LEAST = 0.75
 
 @dataclass(frozen=True)
 class Arrival:
-    """One trial at one rung: the `place`-th to arrive there, and whether it went on."""
+    """One trial at a rung or at its end: the `place`-th of all arrivals, and whether it went on."""
 
     trial_id: str
     rung: int
@@ -68,29 +68,37 @@ class Halving:
     at rungs are taken as they are, as in MO-ASHA.
     """
 
-    def __init__(self, rungs: Iterable[int], reduction: float = 3, doubt: float = DOUBT) -> None:
-        self.reduction, self.doubt = reduction, doubt
-        self.arrivals: dict[int, list[Arrival]] = {rung: [] for rung in sorted(rungs, reverse=True)}
-        self.finals: dict[str, Losses] = {}
+    def __init__(
+        self, rungs: Iterable[int], end: int, reduction: float = 3, doubt: float = DOUBT
+    ) -> None:
+        self.end, self.reduction, self.doubt = end, reduction, doubt
+        self.num_arrivals = 0
+        self.arrivals: dict[int, dict[str, Arrival]] = {
+            rung: {} for rung in sorted({*rungs, end}, reverse=True)
+        }
 
     def report(self, trial_id: str, epoch: int, losses: Losses) -> Arrival | None:
         """The trial's arrival at the highest rung that it has reached; None if that is not new.
 
-        A rung that a trial leapt over does not know it.
+        A rung that a trial leapt over does not know it. The last one, `end`, is the training's end.
         """
         for rung, arrivals in self.arrivals.items():
             if epoch < rung:
                 continue
-            if any(arrival.trial_id == trial_id for arrival in arrivals):
+            if trial_id in arrivals:
                 return None
-            goes_on = self._goes_on(rung, losses)
-            arrivals.append(Arrival(trial_id, rung, len(arrivals), tuple(losses), goes_on))
-            return arrivals[-1]
+            goes_on = rung == self.end or self._goes_on(rung, losses)
+            arrival = Arrival(trial_id, rung, self.num_arrivals, tuple(losses), goes_on)
+            arrivals[trial_id] = arrival
+            self.num_arrivals += 1
+            return arrival
         return None
 
-    def finish(self, trial_id: str, losses: Losses) -> None:
-        """Takes in what a trial came to at its end."""
-        self.finals[trial_id] = tuple(losses)
+    def replay(self, log: Iterable[Arrival]) -> None:
+        """Takes in what an earlier `Halving` answered, in any order, by deciding it again."""
+        for arrival in sorted(log, key=lambda arrival: arrival.place):
+            self.num_arrivals = arrival.place
+            self.report(arrival.trial_id, arrival.rung, arrival.losses)
 
     def _goes_on(self, rung: int, losses: Losses) -> bool:
         if not np.isfinite(losses).all():
@@ -98,26 +106,21 @@ class Halving:
         hoped = np.array(losses) - (self.doubt * self._luck(rung) if self.doubt else 0.0)
         if not np.isfinite(hoped).all():
             return True
-        others = [arrival.losses for arrival in self.arrivals[rung]]
+        others = [arrival.losses for arrival in self.arrivals[rung].values()]
         return survives(tuple(hoped), others, self.reduction)
 
     def _luck(self, rung: int) -> NDArray[np.float64]:
         """By objective, the standard deviation of a rung's values about what the ends say."""
+        ends = self.arrivals[self.end]
         pairs = [
-            (arrival.losses, self.finals[arrival.trial_id])
-            for arrival in self.arrivals[rung]
-            if arrival.trial_id in self.finals
+            (arrival.losses, ends[trial_id].losses)
+            for trial_id, arrival in self.arrivals[rung].items()
+            if trial_id in ends and np.isfinite(ends[trial_id].losses).all()
         ]
         if len(pairs) < MIN_FINISHED:
             return np.full(1, np.inf)
         early, late = np.array(pairs).transpose(1, 2, 0)
         return np.array([scatter(*values) for values in zip(early, late, strict=True)])
-
-    def restore(self, log: Iterable[Arrival]) -> None:
-        """Takes in what an earlier `Halving` answered, in any order."""
-        for arrival in sorted(log, key=lambda arrival: arrival.place):
-            if arrival.rung in self.arrivals:
-                self.arrivals[arrival.rung].append(arrival)
 
 
 def scatter(early: NDArray[np.float64], late: NDArray[np.float64]) -> float:

@@ -8,7 +8,7 @@ import optuna
 from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 from optuna.trial import TrialState
 
-from search.front import hypervolume, span_of
+from search.front import Points, hypervolume
 from search.objectives import Objective
 from search.record import Record
 
@@ -30,7 +30,7 @@ class Insight:
     """What a search did: how its hypervolume grew, seconds without a point, what mattered."""
 
     steps: list[Step]
-    stopped_share: float
+    unfinished_share: float
     importances: dict[str, dict[str, float]]
 
     @property
@@ -41,22 +41,29 @@ class Insight:
             for metric, by_name in self.importances.items()
             for name, share in by_name.items()
         }
-        return {"stopped_seconds_share": self.stopped_share, **shares}
+        return {"unfinished_seconds_share": self.unfinished_share, **shares}
 
 
 def look(
-    records: Sequence[Record], study: optuna.Study, objectives: Sequence[Objective]
+    records: Sequence[Record],
+    study: optuna.Study,
+    span: Points,
+    objectives: Sequence[Objective],
 ) -> Insight:
-    """All that is to be said of a search."""
+    """All that is to be said of a search; `span` (2, costs) is that of its space."""
     return Insight(
-        over_time(records, objectives), stopped_share(records), importances(study, objectives)
+        over_time(records, span, objectives),
+        unfinished_share(records),
+        importances(study, objectives),
     )
 
 
-def over_time(records: Sequence[Record], objectives: Sequence[Objective]) -> list[Step]:
+def over_time(
+    records: Sequence[Record], span: Points, objectives: Sequence[Objective]
+) -> list[Step]:
     """The hypervolume after each finished trial, in the order in which they ended."""
     ended = sorted((r for r in records if r.ended_at), key=lambda r: str(r.ended_at))
-    span, seconds, steps = span_of(records, objectives), 0.0, []
+    seconds, steps = 0.0, []
     for number, record in enumerate(ended):
         seconds += record.metrics.device_seconds if record.metrics else 0.0
         if record.state == "COMPLETE" and record.ended_at:
@@ -65,7 +72,7 @@ def over_time(records: Sequence[Record], objectives: Sequence[Objective]) -> lis
     return steps
 
 
-def stopped_share(records: Sequence[Record]) -> float:
+def unfinished_share(records: Sequence[Record]) -> float:
     """The part of the device seconds that went into trials which did not finish."""
     seconds = {True: 0.0, False: 0.0}
     for record in records:

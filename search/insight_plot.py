@@ -25,7 +25,7 @@ def draw_insight(insight: Insight, folder: Path, title: str) -> None:
     )
     widths = [1.6] + [1.0] * len(shown)
     panels = figure.subplots(1, len(widths), squeeze=False, width_ratios=widths)[0]
-    spent = f"{insight.stopped_share:.0%} of the device seconds for trials that did not finish"
+    spent = f"{insight.unfinished_share:.0%} of the device seconds for trials that did not finish"
     figure.suptitle(f"{title}; {spent}", x=0.01, ha="left", size=12, color=INK, parse_math=False)
     draw_steps(panels[0], insight)
     for axes, color, (metric, shares) in zip(panels[1:], COLORS, shown.items(), strict=False):

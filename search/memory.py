@@ -28,7 +28,7 @@ class Memory:
             self.trained.pop(record.config.digest(), None)
             return
         self.trained[record.config.digest()] = record.trial_id
-        costs = self.costs(record.config, record.latency_ms)
+        costs = self.costs(record.config)
         if record.state == "FAIL" or costs is None:
             return
         miou = next(i for i, o in enumerate(self.objectives) if o.metric == "miou")
@@ -36,21 +36,23 @@ class Memory:
             params=record.params,
             distributions=record.distributions,
             costs=costs,
-            partial={a.rung: -a.losses[miou] for a in record.arrivals},
+            partial={
+                a.rung: -a.losses[miou]
+                for a in record.arrivals
+                if a.rung < record.config.num_epochs
+            },
+            running=record.state == "RUNNING",
             final=record.metrics.miou if record.state == "COMPLETE" and record.metrics else None,
         )
 
-    def costs(
-        self, config: TrialConfig, latency_ms: float | None = None
-    ) -> tuple[float, ...] | None:
+    def costs(self, config: TrialConfig) -> tuple[float, ...] | None:
         """The objectives but mIoU; None where one would have to be measured."""
         foreseen = self.foresee(config)
         if foreseen is None:
             return None
-        known = foreseen if latency_ms is None else foreseen.replace(latency_ms=latency_ms)
-        values = [getattr(known, o.metric) for o in self.objectives if o.metric != "miou"]
+        values = [getattr(foreseen, o.metric) for o in self.objectives if o.metric != "miou"]
         return None if None in values else tuple(float(value) for value in values)
 
     def known(self) -> list[Observation]:
         """All observations, in the order in which trials were asked."""
-        return [self.observations[trial_id] for trial_id in sorted(self.observations)]
+        return [self.observations[trial_id] for trial_id in sorted(self.observations, key=int)]

@@ -19,7 +19,8 @@ SLOPE_PRIOR = 3 * 0.02**2
 class Observation:
     """One trial: its parameters, what it costs, its mIoU at rungs, and at its end if it got there.
 
-    `costs` holds the objectives but mIoU, each known before training; `partial` is by epoch.
+    `costs` holds the objectives but mIoU, each known before training; `partial` is by epoch. What
+    neither runs nor has come to its end was stopped.
     """
 
     params: Params
@@ -27,6 +28,7 @@ class Observation:
     costs: tuple[float, ...]
     partial: Mapping[int, float] = field(default_factory=dict)
     final: float | None = None
+    running: bool = False
 
 
 def final_mious(observations: Sequence[Observation]) -> Floats:

@@ -17,7 +17,7 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from search.halving import DOUBT, Arrival, Halving, Losses, rungs_of
 
 Mode = Literal["min", "max"]
-ReadLosses = Callable[[str, dict[str, Any]], Losses]
+ReadLosses = Callable[[str, dict[str, Any]], Losses | None]
 KeepArrival = Callable[[Arrival], None]
 
 
@@ -25,49 +25,61 @@ class ParetoHalving(FIFOScheduler):
     """A Tune scheduler that stops trials by `Halving`.
 
     Args:
-        objectives: the results' objectives and which way they are better, at least one.
+        objectives: the results' objectives and which way they are better; or a function that gives
+            the losses of a trial from its id and a result, None where that has none.
         max_epochs: results of a full training, counted by `time_attr`.
         grace_epochs: no trial is stopped earlier.
         reduction: about one trial in so many passes a rung.
         doubt: see `Halving`.
-        read: instead of `objectives`: the losses of a trial, by its id and a result.
-        keep: hears of each decision; `halving.restore` and `halving.finish` take them and the ends
-            of trials back after a restart, which Ray's own snapshots leave out.
+        keep: hears of each arrival; `halving.replay` takes them back after a restart, which Ray's
+            own snapshots leave out.
     """
 
     def __init__(
         self,
-        objectives: Mapping[str, Mode],
+        objectives: Mapping[str, Mode] | ReadLosses,
         max_epochs: int,
         grace_epochs: int = 1,
         reduction: float = 3,
         doubt: float = DOUBT,
         time_attr: str = "training_iteration",
-        read: ReadLosses | None = None,
         keep: KeepArrival | None = None,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        if read is None and (not objectives or set(objectives.values()) - {"min", "max"}):
-            raise ValueError(f"objectives must be named, each min or max, but got {objectives}")
-        self.objectives, self.time_attr = dict(objectives), time_attr
-        self.halving = Halving(rungs_of(max_epochs, grace_epochs, reduction), reduction, doubt)
-        self.max_epochs = max_epochs
-        self.read, self.keep = read or self._losses, keep
+        self.read = objectives if callable(objectives) else losses_of(objectives)
+        rungs = rungs_of(max_epochs, grace_epochs, reduction)
+        self.halving = Halving(rungs, max_epochs, reduction, doubt)
+        self.time_attr, self.keep = time_attr, keep
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
-        losses = self.read(trial.trial_id, result)
-        arrival = self.halving.report(trial.trial_id, int(result[self.time_attr]), losses)
-        if arrival and self.keep:
-            self.keep(arrival)
+        arrival = self._arrive(trial, result)
         goes_on = arrival is None or arrival.goes_on
         return TrialScheduler.CONTINUE if goes_on else TrialScheduler.STOP
 
     def on_trial_complete(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> None:
-        if result.get(self.time_attr, 0) >= self.max_epochs:
-            self.halving.finish(trial.trial_id, self.read(trial.trial_id, result))
+        self._arrive(trial, result)
 
-    def _losses(self, trial_id: str, result: dict[str, Any]) -> Losses:
-        absent = [name for name in self.objectives if name not in result]
+    def _arrive(self, trial: Trial, result: dict[str, Any]) -> Arrival | None:
+        losses = self.read(trial.trial_id, result)
+        if losses is None:
+            return None
+        arrival = self.halving.report(trial.trial_id, int(result[self.time_attr]), losses)
+        if arrival and self.keep:
+            self.keep(arrival)
+        return arrival
+
+
+def losses_of(objectives: Mapping[str, Mode]) -> ReadLosses:
+    """Reads objectives from results.
+
+    Raises:
+        ValueError: there is none, or one is neither min nor max; later, a result lacks one.
+    """
+    if not objectives or set(objectives.values()) - {"min", "max"}:
+        raise ValueError(f"objectives must be named, each min or max, but got {objectives}")
+
+    def read(trial_id: str, result: dict[str, Any]) -> Losses:
+        absent = [name for name in objectives if name not in result]
         if absent:
             raise ValueError(
                 f"results must report all objectives, but {', '.join(absent)} is not among "
@@ -75,5 +87,7 @@ class ParetoHalving(FIFOScheduler):
             )
         return [
             float(result[name]) if mode == "min" else -float(result[name])
-            for name, mode in self.objectives.items()
+            for name, mode in objectives.items()
         ]
+
+    return read

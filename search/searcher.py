@@ -67,6 +67,8 @@ class OptunaSearcher(Searcher):
         flat: ends the search when proposals promise less, as a share of the hypervolume.
         is_over: whether the time is over, so that nothing is asked any more.
         capacity: trials that may be on their way at once.
+
+    Once nothing more is asked although trials are left, `end` says why.
     """
 
     def __init__(
@@ -99,6 +101,7 @@ class OptunaSearcher(Searcher):
         self.earlier, self.flat = list(earlier), flat
         self.is_over, self.capacity = is_over, capacity
         self.asked: dict[str, optuna.Trial] = {}
+        self.end = ""
         self.memory = Memory(objectives, foresee_cheaply)
         for trial in study.get_trials(deepcopy=False):
             if trial.state != TrialState.WAITING:
@@ -108,10 +111,12 @@ class OptunaSearcher(Searcher):
         refusals = repeats = 0
         while self.trials_left and refusals < MAX_REFUSALS and repeats < MAX_REPEATS:
             if self.is_over():
+                self.end = "the time is over"
                 break
             if len(self.asked) >= self.capacity():
                 return None
-            if (trial := self._ask()) is None:
+            if (trial := self._ask(is_repeat=repeats > 0)) is None:
+                self.end = f"{PATIENCE} proposals in a row promise next to nothing"
                 break
             state, reason = self._describe(trial)
             if state == TrialState.RUNNING:
@@ -131,6 +136,10 @@ class OptunaSearcher(Searcher):
             self._tell(trial, state, reason)
             refusals += 1
             repeats = repeats + 1 if REPEATED in reason else 0
+        if repeats == MAX_REPEATS:
+            self.end = "the space seems to hold nothing that was not trained yet"
+        elif refusals == MAX_REFUSALS:
+            self.end = f"{MAX_REFUSALS} suggestions in a row could not be trained"
         return Searcher.FINISHED
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
@@ -161,14 +170,19 @@ class OptunaSearcher(Searcher):
         for trial_id in list(self.asked):
             self.on_trial_complete(trial_id)
 
-    def losses(self, trial_id: str, result: dict[str, Any]) -> list[float]:
-        """The objectives of a running trial as the scheduler ranks them; costs are exact."""
+    def losses(self, trial_id: str, result: dict[str, Any]) -> list[float] | None:
+        """The objectives of a running trial as the scheduler ranks them; costs are exact.
+
+        None where the result tells of a failure.
+        """
+        trial = self.asked.get(trial_id)
+        if trial is None or RESULT not in result:
+            return None
         try:
             miou = Metrics.model_validate_json(result[RESULT]).miou
         except ValidationError:
             return [math.inf] * len(self.objectives)
-        trial = trial_name(self.asked[trial_id].number)
-        costs = iter(self.memory.observations[trial].costs)
+        costs = iter(self.memory.observations[trial_name(trial.number)].costs)
         return [o.sign * (miou if o.metric == "miou" else next(costs)) for o in self.objectives]
 
     def keep_arrival(self, arrival: Arrival) -> None:
@@ -181,8 +195,8 @@ class OptunaSearcher(Searcher):
         trial.set_user_attr(RUNGS, rungs)
         self.memory.learn(self._record(trial))
 
-    def _ask(self) -> optuna.Trial | None:
-        """The next trial, or None where none is worth its while."""
+    def _ask(self, is_repeat: bool) -> optuna.Trial | None:
+        """The next trial, at random after a repeat; None where none is worth its while."""
         trials = self.study.get_trials(deepcopy=False)
         number = sum(trial.state != TrialState.WAITING for trial in trials)
         seed = make_seed(self.seed, number)
@@ -192,7 +206,8 @@ class OptunaSearcher(Searcher):
             proposal = propose(self.space, known, self.earlier, self._costs_of, random)
             if self._is_flat(trials, proposal):
                 return None
-        self.study.sampler = make_sampler(self.sampler, seed, proposal.params)
+        sampler = "random" if is_repeat and not proposal.params else self.sampler
+        self.study.sampler = make_sampler(sampler, seed, proposal.params)
         trial = self.study.ask()
         if proposal.gain is not None:
             trial.set_user_attr(GAIN, proposal.gain)
@@ -200,10 +215,7 @@ class OptunaSearcher(Searcher):
 
     def _costs_of(self, suggested: TrialConfig) -> tuple[float, ...] | None:
         """The costs of a configuration that may be tried; None: unknown, too high, or trained."""
-        try:
-            config = self.complete(suggested)
-        except Exception:  # told where it is suggested
-            return None
+        config = self.complete(suggested)
         foreseen = self.memory.foresee(config)
         if foreseen is None or self.budget.complaint(foreseen):
             return None

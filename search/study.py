@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import optuna
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
@@ -17,7 +18,7 @@ from search import cluster, resources
 from search.budget import Costs, OverBudget, draw, least
 from search.delivery import Delivery
 from search.drawing import Params
-from search.front import pareto_front
+from search.front import Points, pareto_front
 from search.insight import look
 from search.insight_plot import draw_insight
 from search.memory import Memory
@@ -75,7 +76,7 @@ class Study:
         self.sensitivities: dict[UNetConfig, Sensitivity] | None = None
         self.latencies: dict[str, float] = {}
         self.config = config
-        self.earlier = read_earlier(config.storage, config.warm_start) if config.warm_start else []
+        self.earlier = read_earlier(config.storage, config.warm_start, resumed)
         self.named = load_space(config.space)
         self.defaults = defaults_for(config.data, config.device)
         self.store = ArtifactStore(config.storage / "artifacts")
@@ -213,6 +214,12 @@ class Study:
         drawn = draw(self.named.space, self.named.known_settings, self.config.seed)
         return [self.complete(config) for config, _ in drawn]
 
+    def span(self) -> Points:
+        """The least and the greatest (2,C) of each cost among points drawn from the space."""
+        memory = Memory(self.objectives, self.foresee_cheaply)
+        costs = [cost for trial in self.probe() if (cost := memory.costs(trial)) is not None]
+        return np.stack([np.min(costs, axis=0), np.max(costs, axis=0)])
+
     def check_space(self) -> None:
         """Measures latencies while nothing else runs, where the study asks for them.
 
@@ -309,20 +316,13 @@ class Study:
         if config.scheduler == "none":
             return None
         scheduler = ParetoHalving(
-            {},
+            searcher.losses,
             max_epochs=config.epochs,
             grace_epochs=config.grace_epochs,
             reduction=config.reduction,
-            read=searcher.losses,
             keep=searcher.keep_arrival,
         )
-        records = self.records()
-        scheduler.halving.restore(a for record in records for a in record.arrivals)
-        for record in records:
-            if record.state == "COMPLETE" and record.ray_id:
-                values = record.measured(self.objectives)
-                losses = [o.sign * v for o, v in zip(self.objectives, values, strict=True)]
-                scheduler.halving.finish(record.ray_id, losses)
+        scheduler.halving.replay(a for record in self.records() for a in record.arrivals)
         return scheduler
 
     def searcher(
@@ -333,6 +333,9 @@ class Study:
         capacity: Callable[[], int],
     ) -> OptunaSearcher:
         """The searcher for the trials that are left."""
+        for record in (*self.records(), *self.earlier):
+            if record.config and record.latency_ms is not None:
+                self.latencies[self.card_of(record.config)] = record.latency_ms
         earlier = Memory(self.objectives, self.foresee_cheaply)
         return OptunaSearcher(
             study=self.optuna,
@@ -362,7 +365,7 @@ class Study:
         write_tables(records, folder, self.objectives)
         title = f"{self.config.name}: mIoU against model size"
         draw_front(records, folder, title, self.objectives)
-        insight = look(records, self.optuna, self.objectives)
+        insight = look(records, self.optuna, self.span(), self.objectives)
         draw_insight(insight, folder, f"{self.config.name}: the search")
         seconds = sum(record.metrics.device_seconds for record in records if record.metrics)
         tracking.finish(
@@ -443,6 +446,8 @@ def search(study: Study, progress: Progress, tracking: Tracking) -> None:
                 run, [delivery, progress], lambda: deadline.is_over, lambda: cluster.capacity(share)
             )
             cluster.tune_trials(searcher, study.scheduler(searcher), config, share, deadline)
+        if searcher.end:
+            progress.say(f"ended before all trials were asked: {searcher.end}")
 
 
 def keep_teacher_outputs(study: Study, progress: Progress, run: RunConfig) -> RunConfig:

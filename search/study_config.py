@@ -24,7 +24,7 @@ class StudyConfig(Frozen):
     teacher: str
     teacher_outputs: Literal["auto", "live", "views", "maps"] = "auto"
     sampler: SamplerName
-    scheduler: Literal["halving", "none"] = "none"
+    scheduler: Literal["halving", "none"] = "none"  # as of studies from before there was any
     grace_epochs: int = Field(1, ge=1)
     reduction: float = Field(3.0, gt=1)
     warm_start: str | None = None

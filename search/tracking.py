@@ -15,10 +15,9 @@ from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME
 from sqlalchemy.exc import SQLAlchemyError
 
-from search.delivery import Event
+from search.delivery import Event, now_ms
 from search.insight import Step
 from search.record import Record, State
-from trainables.metrics import Metrics
 
 logging.getLogger("mlflow").setLevel(logging.WARNING)  # not its database migrations
 
@@ -83,14 +82,14 @@ class Tracking:
         if record.state != "RUNNING":
             status = self.client.get_run(self._run(record)).info.status
             if status != STATUS[record.state]:
-                self.deliver([Event("ended", record)])
+                self.deliver([Event("ended", record, now_ms())])
 
     def deliver(self, events: Sequence[Event]) -> None:
         """All that happened to one trial, in as few calls as possible."""
         last = events[-1]
         if {event.kind for event in events} & {"started", "ended"}:
             self._log_params(last.record)
-        self._log_metrics([event.record for event in events if event.kind != "started"])
+        self._log_metrics([event for event in events if event.kind != "started"])
         if last.kind == "ended":
             self._end(last.record)
 
@@ -145,12 +144,12 @@ class Tracking:
             self.client.log_batch(self.study_run, metrics=grown[first : first + MAX_METRICS])
         self.client.set_terminated(self.study_run, "KILLED" if interrupted else "FINISHED")
 
-    def _log_metrics(self, records: Sequence[Record]) -> None:
-        by_epoch = {record.metrics.epoch: record.metrics for record in records if record.metrics}
-        metrics = [each for epoch in by_epoch.values() for each in as_mlflow(epoch)]
+    def _log_metrics(self, events: Sequence[Event]) -> None:
+        by_epoch = {e.record.metrics.epoch: e for e in events if e.record.metrics}
+        metrics = [metric for event in by_epoch.values() for metric in as_mlflow(event)]
         for first in range(0, len(metrics), MAX_METRICS):
             batch = metrics[first : first + MAX_METRICS]
-            self.client.log_batch(self._run(records[-1]), metrics=batch)
+            self.client.log_batch(self._run(events[-1].record), metrics=batch)
 
     def _log_params(self, record: Record) -> None:
         leaves = record.config.leaves() if record.config else {}
@@ -179,10 +178,11 @@ class Tracking:
         return str(self.client.create_run(self.experiment_id, tags=tags).info.run_id)
 
 
-def as_mlflow(metrics: Metrics) -> Iterator[Metric]:
-    """One epoch's metrics, with the epoch as step."""
-    now = int(time.time() * 1000)
+def as_mlflow(event: Event) -> Iterator[Metric]:
+    """One epoch's metrics, with the epoch as step; said twice they are the same to MLflow."""
+    metrics = event.record.metrics
+    assert metrics
     values = metrics.model_dump(exclude={"epoch", "losses"}, exclude_none=True)
     losses = {f"loss.{name}": value for name, value in metrics.losses.items()}
     for name, value in {**values, **losses}.items():
-        yield Metric(name, float(value), now, metrics.epoch)
+        yield Metric(name, float(value), event.time_ms, metrics.epoch)

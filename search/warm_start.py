@@ -21,14 +21,18 @@ NUM_FIRST = 6
 """Of the earlier front, tried first: evenly spread over it."""
 
 
-def read_earlier(storage: Path, name: str) -> list[Record]:
-    """The finished trials of a study.
+def read_earlier(storage: Path, name: str | None, resumed: bool) -> list[Record]:
+    """The finished trials of a study; a resumed one goes on without it where it is gone.
 
     Raises:
         ValueError: there is no such study, or none of its trials has finished.
     """
+    if name is None:
+        return []
     journal = storage / name / "journal.log"
     if not journal.is_file():
+        if resumed:
+            return []
         raise ValueError(f"--warm-start must name a study in {storage}, but there is no {name}")
     study = optuna.load_study(
         study_name=name, storage=JournalStorage(JournalFileBackend(str(journal)))

@@ -31,6 +31,8 @@ SMALL = 1 / 3
 GRID = 200
 SHARES = (0.5, 0.9, 0.95, 0.99)
 NOT_DRAWN = (
+    "sampler + priors",
+    "halving + extrapolating TPE",
     "priors alone",
     "doubt 0 alone",
     "doubt 0 + sampler",
@@ -70,7 +72,7 @@ def parse() -> argparse.Namespace:
     add("--problem", default=str(CURVES), help="recorded curves, branin-currin or park")
     add("--seeds", type=int, default=20)
     add("--workers", type=int, default=4)
-    add("--trainings", type=int, default=60, help="budget: device seconds of so many trainings")
+    add("--trainings", type=int, default=40, help="budget: device seconds of so many trainings")
     add("--methods", nargs="*", choices=METHODS, help="default: all")
     add("--out", type=Path, help="folder of the figure")
     return parser.parse_args()

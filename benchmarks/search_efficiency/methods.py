@@ -69,11 +69,10 @@ class Ours:
         )
         self.scheduler = (
             ParetoHalving(
-                {},
+                self.searcher.losses,
                 table.num_epochs,
                 reduction=REDUCTION,
                 doubt=doubt,
-                read=self.searcher.losses,
                 keep=self.searcher.keep_arrival,
             )
             if doubt is not None
@@ -139,14 +138,15 @@ class ExtrapolatingTpe(Ours):
 
 def earlier_study(table: Table, count: int, seed: int) -> list[Observation]:
     """What a study of random trials, trained to their end, would have left."""
-    rows = np.random.default_rng(seed).choice(len(table.finished), count, replace=False)
+    finished = [row for row, curve in enumerate(table.curves) if not curve.failed]
+    rows = np.random.default_rng(seed).choice(finished, count, replace=False)
     return [
         Observation(
             table.points[row].params,
             table.points[row].distributions,
-            (float(table.finished[row].costs.size_bytes),),
+            (float(table.curves[row].costs.size_bytes),),
             {},
-            table.finished[row].miou[-1] - EARLIER_LEVEL,
+            table.curves[row].miou[-1] - EARLIER_LEVEL,
         )
         for row in rows
     ]
@@ -300,6 +300,7 @@ METHODS: dict[str, Callable[[Table, int], Method]] = {
     "doubt 0 alone": lambda table, seed: Ours(table, seed, "random", 0, priors=False),
     "sampler alone": lambda table, seed: Ours(table, seed, "ehvi", None, priors=False),
     "priors alone": lambda table, seed: Ours(table, seed, "random", None, priors=True),
+    "sampler + priors": lambda table, seed: Ours(table, seed, "ehvi", None, priors=True),
     "halving + TPE": lambda table, seed: Ours(table, seed, "tpe", DOUBT, priors=False),
     "halving + extrapolating TPE": ExtrapolatingTpe,
     "halving + sampler": lambda table, seed: Ours(table, seed, "ehvi", DOUBT, priors=False),

@@ -148,9 +148,7 @@ def drive(workers: int) -> list[object]:
         begin = time.perf_counter()
         with closing(Delivery(tracking)) as delivery:
             searcher = make_searcher(open_study(folder), [delivery])
-            scheduler = ParetoHalving(
-                {}, NUM_EPOCHS, read=searcher.losses, keep=searcher.keep_arrival
-            )
+            scheduler = ParetoHalving(searcher.losses, NUM_EPOCHS, keep=searcher.keep_arrival)
             running: dict[str, tuple[TrialConfig, int]] = {}
             launched = 0
             while launched < NUM_TRIALS or running:

@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from ray.tune.schedulers import TrialScheduler
@@ -34,13 +34,21 @@ def test_directions_are_those_of_the_objectives() -> None:
 
 
 def test_no_decision_between_rungs_or_in_the_grace_period() -> None:
-    scheduler = ParetoHalving({"loss": "min"}, max_epochs=27, grace_epochs=2)
-    for epoch in (1, 2):
-        values = {"training_iteration": epoch, "loss": 1.0}
-        for trial in "abcdef":
-            asked: Any = SimpleNamespace(trial_id=trial)
-            values["loss"] += 1
-            assert scheduler.on_trial_result(None, asked, values) == CONTINUE
+    scheduler = ParetoHalving({"loss": "min"}, max_epochs=27, grace_epochs=2, doubt=0)
+    decisions = {
+        epoch: [
+            scheduler.on_trial_result(
+                None,
+                cast(Any, SimpleNamespace(trial_id=trial)),
+                {"training_iteration": epoch, "loss": float(number)},
+            )
+            for number, trial in enumerate("abcdef")
+        ]
+        for epoch in (1, 2, 3, 4)
+    }
+    assert decisions[3][0] == CONTINUE
+    assert STOP in decisions[3]
+    assert all(STOP not in decisions[epoch] for epoch in (1, 2, 4))
 
 
 def test_decisions_are_kept_and_taken_back() -> None:
@@ -51,7 +59,7 @@ def test_decisions_are_kept_and_taken_back() -> None:
     answer(live, "b", 1, 0.4, 200)
     assert [arrival.goes_on for arrival in kept] == [True, False]
     again = ParetoHalving(objectives, max_epochs=9, doubt=0)
-    again.halving.restore(kept)
+    again.halving.replay(kept)
     assert answer(again, "c", 1, 0.45, 150) == answer(live, "c", 1, 0.45, 150) == STOP
 
 
@@ -110,3 +118,4 @@ def test_the_example_runs_in_tune(tmp_path: Path) -> None:
     assert len(lines) == 12
     assert 27 in epochs["0.9"]
     assert min(epochs["0.1"]) == 1  # dominated at the first rung
+    assert sum(epochs["0.9"]) > sum(epochs["0.1"])

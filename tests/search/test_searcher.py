@@ -219,7 +219,8 @@ def test_the_sampler_learns_what_is_over_the_budget() -> None:
     assert wide(QKD, limit=4) < 0.6 * wide(QKD, limit=None)
 
 
-def test_a_space_that_raises_costs_its_trials_alone() -> None:
+@pytest.mark.parametrize("sampler", get_args(SamplerName))
+def test_a_space_that_raises_costs_its_trials_alone(sampler: SamplerName) -> None:
     working = load_space("supervised").space
     calls = []
 
@@ -276,10 +277,8 @@ def test_the_same_seed_suggests_the_same(sampler: SamplerName) -> None:
     assert configurations(0) != configurations(1)
 
 
-def scheduled(searcher: OptunaSearcher) -> ParetoHalving:
-    return ParetoHalving(
-        {}, max_epochs=9, doubt=0, read=searcher.losses, keep=searcher.keep_arrival
-    )
+def scheduled(searcher: OptunaSearcher, doubt: float = 0) -> ParetoHalving:
+    return ParetoHalving(searcher.losses, max_epochs=9, doubt=doubt, keep=searcher.keep_arrival)
 
 
 def answer(
@@ -315,7 +314,8 @@ def test_a_halved_trial_is_pruned_with_its_rung_values() -> None:
         )
 
 
-def test_a_resumed_searcher_and_scheduler_go_on_as_if_nothing_had_happened() -> None:
+@pytest.mark.parametrize("doubt", [0, 1])
+def test_a_resumed_searcher_and_scheduler_go_on_as_if_nothing_had_happened(doubt: float) -> None:
     def fill(searcher: OptunaSearcher, scheduler: ParetoHalving, numbers: range) -> list[object]:
         seen: list[object] = []
         for number in numbers:
@@ -326,17 +326,20 @@ def test_a_resumed_searcher_and_scheduler_go_on_as_if_nothing_had_happened() -> 
             if seen[-1][1]:  # type: ignore[index]
                 answer(searcher, scheduler, str(number), 3, miou + 0.1)
             if str(number) in searcher.asked:
-                searcher.on_trial_complete(str(number), report(9, miou + 0.2, size_bytes=1000))
+                end = {**report(9, miou + 0.2, size_bytes=1000), "training_iteration": 9}
+                asked: Any = SimpleNamespace(trial_id=str(number))
+                scheduler.on_trial_complete(None, asked, end)
+                searcher.on_trial_complete(str(number), end)
         return seen
 
     whole = make(sampler="ehvi")
-    expected = fill(whole, scheduled(whole), range(24))
+    expected = fill(whole, scheduled(whole, doubt), range(24))
     first = make(sampler="ehvi")
-    cut = fill(first, scheduled(first), range(12))
+    cut = fill(first, scheduled(first, doubt), range(12))
     second = make(sampler="ehvi", study=first.study)
-    scheduler = scheduled(second)
+    scheduler = scheduled(second, doubt)
     records = [read_record(trial) for trial in first.study.get_trials()]
-    scheduler.halving.restore(arrival for record in records for arrival in record.arrivals)
+    scheduler.halving.replay(arrival for record in records for arrival in record.arrivals)
     assert cut + fill(second, scheduler, range(12, 24)) == expected
 
 
@@ -394,3 +397,34 @@ def test_a_search_that_promises_nothing_more_ends() -> None:
 
     assert 8 < asked(0.2) < 60
     assert asked(None) == 60
+
+
+def test_a_failure_in_the_last_epoch_keeps_its_reason() -> None:
+    searcher = make()
+    scheduler = scheduled(searcher)
+    searcher.suggest("a")
+    result = {FAILURE: "not learning: mIoU 0.1", "training_iteration": 9, "done": True}
+    asked: Any = SimpleNamespace(trial_id="a")
+    scheduler.on_trial_complete(None, asked, result)
+    searcher.on_trial_complete("a", result)
+    assert only_record(searcher).reason == "not learning: mIoU 0.1"
+
+
+def test_a_space_that_raises_now_and_then_is_searched_to_the_end() -> None:
+    def moody(trial: optuna.Trial) -> TrialConfig:
+        config = QKD(trial)
+        if config.student.width == 6:
+            raise ValueError("not this width")
+        return config
+
+    searcher = make(space=moody, sampler="ehvi", num_trials=20)
+    for number in range(20):
+        assert isinstance(searcher.suggest(str(number)), dict)
+        searcher.on_trial_complete(str(number), report(9, 0.1 + 0.01 * number, size_bytes=1000))
+    assert searcher.suggest("20") == Searcher.FINISHED
+
+
+def test_why_nothing_more_is_asked_is_said() -> None:
+    searcher = make(is_over=lambda: True)
+    assert searcher.suggest("a") == Searcher.FINISHED
+    assert searcher.end == "the time is over"

@@ -41,8 +41,8 @@ def track(uri: str, study: str, tmp_path: Path) -> Tracking:
 
 def test_a_trial_is_one_run_across_drivers(uri: str, tmp_path: Path) -> None:
     first = track(uri, "one", tmp_path)
-    first.deliver([Event("started", record(epoch=1, finished=False))])
-    first.deliver([Event("reported", record(epoch=1, finished=False))])
+    first.deliver([Event("started", record(epoch=1, finished=False), 1)])
+    first.deliver([Event("reported", record(epoch=1, finished=False), 2)])
     second = track(uri, "one", tmp_path)  # the first driver died
     second.replay(record())
     second.replay(record())
@@ -79,7 +79,9 @@ def test_events_of_a_trial_are_delivered_together(uri: str, tmp_path: Path) -> N
     tracking = track(uri, "together", tmp_path)
     epochs = [record(epoch=epoch, finished=epoch == 3) for epoch in (1, 2, 3)]
     kinds: list[Kind] = ["started", "reported", "ended"]
-    tracking.deliver([Event(kind, each) for kind, each in zip(kinds, epochs, strict=True)])
+    events = [Event(*each) for each in zip(kinds, epochs, (1, 2, 3), strict=True)]
+    tracking.deliver(events)
+    tracking.deliver(events)  # as after a failure whose work was half done
     client = MlflowClient(uri)
     (run,) = client.search_runs(
         [tracking.experiment_id],

@@ -188,7 +188,7 @@ def expected_gains(mious: Floats, costs: Floats, new_mious: Floats, new_costs: F
         before = volume(front) if len(front) else 0.0
         total += before
         new = np.column_stack([-new_miou, places[len(costs) :]])
-        is_dominated = (front <= new[:, None]).all(axis=2).any(axis=1)
+        is_dominated = np.any(np.all(front <= new[:, None], axis=2), axis=1)
         for row in np.flatnonzero(~is_dominated):
             gains[row] += volume(np.vstack([front, new[row]])) - before
     return gains / (total or len(mious.T))

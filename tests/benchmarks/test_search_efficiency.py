@@ -1,0 +1,73 @@
+"""The simulated clock, and the shares that are read off it."""
+
+import numpy as np
+import pytest
+
+from benchmarks.search_efficiency.analytic import branin_currin, make_table, park
+from benchmarks.search_efficiency.compare import CURVES, GRID, share_of_budget
+from benchmarks.search_efficiency.methods import METHODS
+from benchmarks.search_efficiency.simulate import simulate
+from benchmarks.search_efficiency.table import Curve, Table, read_table
+
+
+@pytest.fixture(scope="module")
+def table() -> Table:
+    return read_table(CURVES)
+
+
+class InOrder:
+    """Trains one curve after the other, and stops those of odd numbers after an epoch."""
+
+    def suggest(self, job: str, taken: set[int]) -> int | None:
+        return len(taken)
+
+    def report(self, job: str, curve: Curve, epoch: int) -> bool:
+        return int(job) % 2 == 0
+
+    def complete(self, job: str, curve: Curve) -> None:
+        assert int(job) % 2 == 0
+
+
+def test_workers_share_the_budget(table: Table) -> None:
+    seconds = [c.seconds[-1] if n % 2 == 0 else c.seconds[0] for n, c in enumerate(table.curves)]
+    events = list(simulate(InOrder(), table, workers=1, budget_seconds=sum(seconds[:9]) + 1e-6))
+    assert [event.seconds for event in events] == pytest.approx(np.cumsum(seconds)[:9:2])
+    assert [event.point for event in events] == [table.point(c) for c in table.curves[:9:2]]
+    four = list(simulate(InOrder(), table, workers=4, budget_seconds=sum(seconds[:9])))
+    assert 0 < len(four) <= len(events) + 1
+    assert all(event.seconds <= sum(seconds[:9]) for event in four)
+
+
+def test_the_nearest_point_is_one_that_is_free(table: Table) -> None:
+    first = table.nearest(table.points[3].params, set())
+    assert first == 3
+    assert table.nearest(table.points[3].params, {3}) != 3
+
+
+@pytest.mark.parametrize("name", [name for name in METHODS if "Syne" not in name])
+def test_every_search_finds_something(name: str, table: Table) -> None:
+    budget = 6 * table.finished[0].seconds[-1]
+    events = list(simulate(METHODS[name](table, 0), table, 2, budget))
+    assert events
+    shares = table.hypervolume([event.point for event in events]) / table.best
+    assert 0 < shares <= 1
+
+
+def test_analytic_problems_at_known_points() -> None:
+    # The three minima of Branin's function are 0.397887: Branin 1972
+    x = np.array([[(np.pi + 5) / 15, 2.275 / 15], [(5 - np.pi) / 15, 12.275 / 15]])
+    branin, _ = branin_currin(x, np.ones(2))
+    assert branin == pytest.approx((21 - 0.397887) / 22, abs=1e-6)
+    _, currin = branin_currin(np.array([[0.0, 0.5]]), np.ones(1))
+    assert currin[0] == pytest.approx((14 - (1 - 0) * 60 / 20) / 15)
+    first, second = park(np.full((1, 4), 0.5), np.ones(1))
+    assert np.isfinite([first, second]).all()
+    made = make_table("park")
+    assert (len(made.curves), made.num_epochs) == (2000, 9)
+
+
+def test_a_level_that_most_seeds_miss_has_no_time() -> None:
+    rising = np.tile(np.linspace(0, 1, GRID), (4, 1))
+    assert share_of_budget(rising, 0.5) == "0.505"
+    rising[:3] = 0
+    assert share_of_budget(rising, 0.5) == "-"

@@ -1,0 +1,94 @@
+"""What is remembered of trials: observations for the sampler, digests against repeats."""
+
+from dataclasses import replace
+
+import pytest
+from optuna.distributions import IntDistribution
+
+from search.budget import Costs
+from search.halving import Arrival
+from search.memory import Memory
+from search.objectives import named_objectives
+from search.record import INTERRUPTED, Record
+from trainables.config import TrialConfig
+from trainables.metrics import Metrics
+from trainables.recipes import Supervised
+
+CONFIG = TrialConfig(recipe=Supervised(), num_epochs=9)
+METRICS = Metrics(
+    epoch=9,
+    miou=0.5,
+    pixel_accuracy=0.5,
+    losses={},
+    device_seconds=1,
+    start_seconds=0,
+    num_params=1,
+    macs=1,
+    predicted_size_bytes=100,
+    size_bytes=100,
+)
+RUNNING = Record(
+    "0007",
+    "RUNNING",
+    "",
+    CONFIG,
+    None,
+    params={"student.width": 4},
+    distributions={"student.width": IntDistribution(2, 8)},
+    ray_id="a",
+)
+
+
+def make(latency: float | None = 3.0) -> Memory:
+    objectives = named_objectives(("size", "miou", "latency"))
+    return Memory(objectives, lambda config: Costs(size_bytes=100, macs=7, latency_ms=latency))
+
+
+def test_a_trial_is_followed_from_its_launch_to_its_end() -> None:
+    memory = make()
+    memory.learn(RUNNING)
+    (observation,) = memory.known()
+    assert (observation.running, observation.final, observation.partial) == (True, None, {})
+    assert observation.costs == (100.0, 3.0)
+    rung = Arrival("a", 3, 0, (100.0, -0.4, 3.0), True)
+    end = Arrival("a", 9, 1, (100.0, -0.5, 3.0), True)
+    memory.learn(replace(RUNNING, arrivals=(rung,)))
+    assert memory.known()[0].partial == {3: 0.4}
+    memory.learn(replace(RUNNING, state="COMPLETE", metrics=METRICS, arrivals=(rung, end)))
+    (observation,) = memory.known()
+    assert (observation.running, observation.final) == (False, 0.5)
+    assert observation.partial == {3: 0.4}
+    assert memory.trained == {CONFIG.digest(): "0007"}
+
+
+@pytest.mark.parametrize(
+    ("record", "num_observations", "num_trained"),
+    [
+        (replace(RUNNING, state="PRUNED", reason="others promise more"), 1, 1),
+        (replace(RUNNING, state="FAIL", reason="not learning"), 0, 1),
+        (replace(RUNNING, state="FAIL", reason=INTERRUPTED), 0, 0),
+        (replace(RUNNING, state="PRUNED", reason="over budget", ray_id=None), 1, 1),
+    ],
+)
+def test_what_ended_otherwise(record: Record, num_observations: int, num_trained: int) -> None:
+    memory = make()
+    memory.learn(RUNNING)
+    memory.learn(record)
+    assert (len(memory.observations), len(memory.trained)) == (num_observations, num_trained)
+
+
+def test_what_was_refused_or_has_unknown_costs_teaches_nothing() -> None:
+    memory = make()
+    memory.learn(replace(RUNNING, ray_id=None))
+    assert memory.known() == []
+    unmeasured = make(latency=None)
+    unmeasured.learn(RUNNING)
+    assert unmeasured.known() == []
+
+
+def test_order_is_that_of_numbers() -> None:
+    memory = make()
+    for number, trial_id in enumerate(("10000", "9999", "0002")):
+        config = CONFIG.replace(seed=number)
+        memory.learn(replace(RUNNING, trial_id=trial_id, config=config, params={"n": number}))
+    assert [each.params["n"] for each in memory.known()] == [2, 1, 0]

@@ -8,6 +8,7 @@ import logging
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, RunTag
@@ -186,3 +187,36 @@ def as_mlflow(event: Event) -> Iterator[Metric]:
     losses = {f"loss.{name}": value for name, value in metrics.losses.items()}
     for name, value in {**values, **losses}.items():
         yield Metric(name, float(value), event.time_ms, metrics.epoch)
+
+
+class Run(NamedTuple):
+    """A trial as MLflow has it."""
+
+    trial: str
+    state: str | None
+    miou: float | None
+    epochs: tuple[int, ...]
+
+
+def read_runs(uri: str, study_id: str) -> list[Run]:
+    """The runs of all trials of a study."""
+    client = MlflowClient(uri)
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    found, token = [], None
+    while True:
+        page = client.search_runs(
+            experiments, f"tags.`{STUDY_ID_TAG}` = '{study_id}'", page_token=token
+        )
+        found += [run for run in page if run.data.tags[TRIAL_TAG] != "study"]
+        token = page.token
+        if not token:
+            break
+    return [
+        Run(
+            run.data.tags[TRIAL_TAG],
+            run.data.tags.get("state"),
+            run.data.metrics.get("miou"),
+            tuple(m.step for m in client.get_metric_history(run.info.run_id, "miou")),
+        )
+        for run in found
+    ]

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import optuna
 import psutil
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from mlflow import MlflowClient
@@ -17,6 +19,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
+from search import check
 from search.record import read_record
 from trainables.models.file import read_card, read_model
 
@@ -154,6 +157,56 @@ def test_nothing_of_ray_is_left(storage: Path) -> None:
     }
 
 
+def test_the_study_is_whole(storage: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert check.main([str(storage / "tiny")]) == 0
+    assert "is whole" in capsys.readouterr().out
+
+
+def spoil_table(folder: Path) -> None:
+    table = pq.read_table(folder / "trials.parquet").to_pylist()
+    table[0]["miou"] = 0.99
+    pq.write_table(pa.Table.from_pylist(table[:-1]), folder / "trials.parquet")
+
+
+def spoil_front(folder: Path) -> None:
+    table = pq.read_table(folder / "front.parquet")
+    pq.write_table(table.slice(1), folder / "front.parquet")
+
+
+def spoil_model(folder: Path) -> None:
+    model = next((folder / "models").glob("*/model.safetensors"))
+    model.write_bytes(model.read_bytes() + b"x")
+
+
+def spoil_journal(folder: Path) -> None:
+    journal(folder).ask()
+
+
+SPOILED = {
+    "table": (spoil_table, ["has miou 0.99 in trials.parquet", "is not in trials.parquet"]),
+    "front": (spoil_front, ["the front is"]),
+    "model": (spoil_model, ["bytes, not"]),
+    "journal": (spoil_journal, ["is RUNNING although", "has 0 runs in MLflow"]),
+    "leftover": (lambda folder: (folder / ".half").touch(), [".half is half-written"]),
+}
+
+
+@pytest.mark.parametrize("case", SPOILED)
+def test_what_disagrees_is_named(
+    case: str, storage: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spoil, messages = SPOILED[case]
+    copy = tmp_path / "tiny"
+    shutil.copytree(storage / "tiny", copy)
+    spoil(copy)
+    assert check.main([str(copy)]) == 1
+    printed = capsys.readouterr().err
+    assert "is not whole" in printed
+    for message in messages:
+        assert message in printed
+    assert check.main([str(tmp_path)]) == 2
+
+
 def mlflow_states(storage: Path) -> dict[str, str]:
     """The state tag of every trial's run."""
     client = MlflowClient(f"sqlite:///{storage / 'mlflow.db'}")
@@ -194,6 +247,7 @@ def test_an_interrupted_study_is_kept_and_resumed(common: list[str], tmp_path: P
     result = run("--space", "qkd", "--storage", str(tmp_path), "--resume", "cut")
     assert result.returncode == 0, result.stderr
     table = rows(tmp_path / "cut")
+    assert check.main([str(tmp_path / "cut")]) == 0
     assert sum(row["state"] == "COMPLETE" for row in table) == 6
     assert {row["reason"] for row in table if row["state"] == "FAIL"} <= {"interrupted"}
     assert mlflow_states(tmp_path) == {str(row["trial_id"]): row["state"] for row in table}
@@ -217,6 +271,7 @@ def test_a_killed_study_is_resumed_without_ghosts(common: list[str], tmp_path: P
         TrialState.FAIL,
     }
     table = rows(tmp_path / "dead")
+    assert check.main([str(tmp_path / "dead")]) == 0
     assert sum(row["state"] == "COMPLETE" for row in table) == 4
     assert mlflow_states(tmp_path) == {str(row["trial_id"]): row["state"] for row in table}
 

@@ -1,0 +1,177 @@
+"""Checks that the records of a study agree with each other: journal, tables, models and MLflow.
+
+python -m search.check studies/qkd-shapes
+"""
+
+import argparse
+import json
+import math
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import optuna
+import pyarrow.parquet as pq
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import TrialState
+
+from search.front import pareto_front
+from search.halving import Halving, rungs_of
+from search.objectives import Objective, named_objectives
+from search.record import Record, read_record
+from search.study_config import StudyConfig
+from search.study_file import StudyFile, read_study_file
+from search.tracking import Run, read_runs
+from trainables.command_line import Parser, report
+from trainables.frozen import Leaf
+from trainables.models.file import read_card
+from trainables.trial import METRICS_FILE, MODEL_FILE
+
+Row = dict[str, Leaf]
+
+
+class NotWhole(Exception):
+    """Records of a study disagree; each was named."""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Checks what the command line names and gives the exit status."""
+    arguments = parse(argv)
+
+    def check() -> None:
+        study = read_study_file(arguments.study, "STUDY")
+        found = list(violations(study, arguments.study))
+        for line in found:
+            print(f"error: {line}", file=sys.stderr)
+        if found:
+            raise NotWhole(f"{arguments.study} is not whole: {len(found)} disagreements")
+        print(f"{arguments.study} is whole")
+
+    return report(check, NotWhole)
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    parser = Parser(
+        "python -m search.check",
+        "Check that the records of a study that does not run agree with each other.",
+        "exit status: 0 the study is whole; 1 records disagree; 2 bad input.\n",
+    )
+    parser.add_argument("study", type=Path, metavar="STUDY", help="the study's folder")
+    return parser.parse_args(argv)
+
+
+def violations(file: StudyFile, folder: Path) -> Iterator[str]:
+    """All that is wrong with a study, in words."""
+    objectives = named_objectives(file.config.objectives)
+    journal = JournalStorage(JournalFileBackend(str(folder / "journal.log")))
+    study = optuna.load_study(study_name=file.config.name, storage=journal)
+    trials = [t for t in study.get_trials(deepcopy=False) if t.state != TrialState.WAITING]
+    records = [read_record(trial) for trial in trials]
+    rows = {name: read_rows(folder / f"{name}.parquet") for name in ("trials", "front")}
+    yield from check_journal(records, objectives)
+    yield from check_table(records, rows["trials"])
+    yield from check_front(records, rows["front"], folder, objectives)
+    yield from check_decisions(records, file.config)
+    yield from check_runs(records, read_runs(file.config.tracking_uri, file.id))
+    yield from (f"{path} is half-written" for path in folder.rglob(".*") if path.is_file())
+
+
+def read_rows(path: Path) -> dict[str, Row]:
+    rows = pq.read_table(path).to_pylist() if path.is_file() else []
+    return {row["trial_id"]: row for row in rows}
+
+
+def check_journal(records: Sequence[Record], objectives: Sequence[Objective]) -> Iterator[str]:
+    seen: dict[str, str] = {}
+    for record in records:
+        if record.state == "RUNNING":
+            yield f"trial {record.trial_id} is RUNNING although the study is not"
+        if record.state != "COMPLETE" or record.config is None:
+            continue
+        digest = record.config.digest()
+        if digest in seen:
+            yield f"trials {seen[digest]} and {record.trial_id} trained the same configuration"
+        seen[digest] = record.trial_id
+        if not all(math.isfinite(value) for value in record.measured(objectives)):
+            yield f"trial {record.trial_id} is COMPLETE with values that are not finite"
+
+
+def check_table(records: Sequence[Record], rows: dict[str, Row]) -> Iterator[str]:
+    for record in records:
+        row = rows.get(record.trial_id)
+        if row is None:
+            yield f"trial {record.trial_id} is not in trials.parquet"
+            continue
+        expected = record.row()
+        for name in ("state", "reason", "config_digest", "epochs", "miou", "size_bytes"):
+            if row[name] != expected[name]:
+                yield (
+                    f"trial {record.trial_id} has {name} {row[name]} in trials.parquet and "
+                    f"{expected[name]} in the journal"
+                )
+    for trial_id in rows.keys() - {record.trial_id for record in records}:
+        yield f"trial {trial_id} of trials.parquet is not in the journal"
+
+
+def check_front(
+    records: Sequence[Record],
+    rows: dict[str, Row],
+    folder: Path,
+    objectives: Sequence[Objective],
+) -> Iterator[str]:
+    front = {record.trial_id: record for record in pareto_front(records, objectives)}
+    if "latency_ms" not in {objective.metric for objective in objectives} and set(front) != set(
+        rows
+    ):
+        yield f"front.parquet holds {sorted(rows)}, the front is {sorted(front)}"
+    for trial_id, record in front.items():
+        assert record.metrics
+        model = folder / "models" / trial_id / MODEL_FILE
+        try:
+            read_card(model)
+        except ValueError as error:
+            yield str(error)
+            continue
+        if model.stat().st_size != record.metrics.size_bytes:
+            yield f"{model} has {model.stat().st_size} bytes, not {record.metrics.size_bytes}"
+        told = json.loads(model.with_name(METRICS_FILE).read_text())[-1]["miou"]
+        if told != record.metrics.miou:
+            yield f"{model} has mIoU {told}, not {record.metrics.miou}"
+
+
+def check_decisions(records: Sequence[Record], config: StudyConfig) -> Iterator[str]:
+    if config.scheduler == "none":
+        return
+    log = sorted((a for record in records for a in record.arrivals), key=lambda a: a.place)
+    rungs = rungs_of(config.epochs, config.grace_epochs, config.reduction)
+    again = Halving(rungs, config.epochs, config.reduction)
+    again.replay(log)
+    for arrival in log:
+        if again.arrivals[arrival.rung].get(arrival.trial_id) != arrival:
+            yield f"the decision on {arrival.trial_id} at epoch {arrival.rung} is another now"
+
+
+def check_runs(records: Sequence[Record], runs: Sequence[Run]) -> Iterator[str]:
+    by_trial: dict[str, list[Run]] = {}
+    for run in runs:
+        by_trial.setdefault(run.trial, []).append(run)
+    for record in records:
+        own = by_trial.pop(record.trial_id, [])
+        if len(own) != 1:
+            yield f"trial {record.trial_id} has {len(own)} runs in MLflow"
+            continue
+        (run,) = own
+        if run.state != record.state:
+            yield f"trial {record.trial_id} is {run.state} in MLflow and {record.state} here"
+        if record.state == "COMPLETE" and record.metrics:
+            if run.miou != record.metrics.miou:
+                yield f"trial {record.trial_id} has mIoU {run.miou} in MLflow"
+            if list(run.epochs) != list(range(1, record.metrics.epoch + 1)):
+                yield f"trial {record.trial_id} has epochs {list(run.epochs)} in MLflow"
+    for trial_id in by_trial:
+        yield f"trial {trial_id} of MLflow is not in the journal"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -35,7 +35,7 @@ def run(*argv: str) -> subprocess.CompletedProcess[str]:
 @pytest.fixture(scope="session")
 def common(blocks_folder: Path, teacher_file: Path) -> list[str]:
     argv = ["--space", "qkd", "--data", str(blocks_folder), "--image-size", "32"]
-    return [*argv, "--teacher", str(teacher_file), "--epochs", "3"]
+    return [*argv, "--teacher", str(teacher_file), "--epochs", "3", "--scheduler", "none"]
 
 
 @pytest.fixture(scope="session")
@@ -155,6 +155,29 @@ def test_nothing_of_ray_is_left(storage: Path) -> None:
         "study.json",
         "trials.parquet",
     }
+
+
+@pytest.fixture(scope="session")
+def warm(storage: Path, blocks_folder: Path) -> subprocess.CompletedProcess[str]:
+    """A study of another space that begins with what `tiny` found, until nothing more is gained."""
+    argv = ["--space", "qat", "--data", str(blocks_folder), "--image-size", "32", "--epochs", "3"]
+    argv += ["--storage", str(storage), "--name", "warm", "--warm-start", "tiny"]
+    result = run(*argv, "--samples", "40", "--stop-when-flat", "0.5")
+    assert result.returncode == 0, result.stderr
+    return result
+
+
+def test_a_warm_study_tries_the_earlier_front_first_and_ends_when_flat(
+    warm: subprocess.CompletedProcess[str], storage: Path
+) -> None:
+    tried = [row["student.width"] for row in rows(storage / "warm")]
+    front = [row["student.width"] for row in rows(storage / "tiny", "front")]
+    assert tried[: len(front)] == front
+    assert len(tried) < 40
+    assert "ended before all trials were asked: 5 proposals in a row" in warm.stdout
+    assert check.main([str(storage / "warm")]) == 0
+    states = {row["state"] for row in rows(storage / "warm")}
+    assert states <= {"COMPLETE", "PRUNED"}
 
 
 def test_the_study_is_whole(storage: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -312,7 +335,7 @@ def test_the_same_seed_gives_the_same_front(common: list[str], tmp_path: Path) -
     for name in ("first", "second"):
         storage = tmp_path / name  # apart: not even artifacts are shared
         argv = [*common, "--storage", str(storage), "--name", "same", "--samples", "5"]
-        result = run(*argv, "--cpus-per-trial", str(os.cpu_count()))
+        result = run(*argv, "--cpus-per-trial", str(os.cpu_count()), "--scheduler", "halving")
         assert result.returncode == 0, result.stderr
         table = rows(storage / "same", "front")
         fronts.append([{k: v for k, v in row.items() if k not in BY_THE_CLOCK} for row in table])

@@ -32,7 +32,13 @@ from search.resources import Share
 from search.scheduler import ParetoHalving
 from search.searcher import OptunaSearcher
 from search.study_config import StudyConfig
-from search.study_file import StudyFile, installed_versions, read_study_file, write_study_file
+from search.study_file import (
+    StudyFile,
+    installed_versions,
+    lock_study,
+    read_study_file,
+    write_study_file,
+)
 from search.tracking import Tracking, check_tracking
 from search.warm_start import first_settings, observe, read_earlier
 from spaces import load_space
@@ -91,6 +97,7 @@ class Study:
         self.known = read_study_file(config.folder) if resumed else None
         self.data: PackedData = open_pack((self.found or pack(source, self.store)).path)
         self.file = self.describe()
+        self.lock = lock_study(config)
         write_study_file(self.file)
         self.optuna = self.open_journal()
 

@@ -4,6 +4,7 @@ import platform
 from importlib.metadata import version
 from pathlib import Path
 
+from filelock import FileLock, Timeout
 from pydantic import ValidationError
 
 from search.study_config import StudyConfig
@@ -34,6 +35,23 @@ def installed_versions() -> dict[str, str]:
 def write_study_file(file: StudyFile) -> None:
     """Writes study.json into the study's folder."""
     replace_file(file.config.folder / STUDY_FILE, file.model_dump_json(indent=1))
+
+
+def lock_study(config: StudyConfig) -> FileLock:
+    """Keeps other drivers off a study for as long as this process lives, however it ends.
+
+    Raises:
+        ValueError: one runs it already.
+    """
+    config.storage.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(config.storage / f".{config.name}.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise ValueError(
+            f"a study must not run twice at once, but {config.name} is running"
+        ) from None
+    return lock
 
 
 def read_study_file(folder: Path, flag: str = "--resume") -> StudyFile:

@@ -1,6 +1,8 @@
 """Bad input: one line on stderr naming rule and value, exit status 2, nothing written."""
 
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,7 +10,7 @@ import pytest
 
 from search.run import main
 from search.study_config import StudyConfig
-from search.study_file import StudyFile, write_study_file
+from search.study_file import StudyFile, lock_study, read_study_file, write_study_file
 from spaces import space_names
 
 
@@ -206,3 +208,22 @@ def test_help_reads_like_documentation(capsys: pytest.CaptureFixture[str]) -> No
     printed = capsys.readouterr().out
     for flag in ("--space", "--data", "--max-size", "--resume", "--time-budget", "exit status"):
         assert flag in printed
+
+
+def test_a_study_is_not_run_twice_at_once(known_study: Path) -> None:
+    config = read_study_file(known_study / "known").config
+    code = (
+        "import sys; from pathlib import Path; "
+        "from search.study_file import lock_study, read_study_file; "
+        "lock = lock_study(read_study_file(Path(sys.argv[1])).config); "
+        "print('locked', flush=True); sys.stdin.read()"
+    )
+    argv = [sys.executable, "-c", code, str(known_study / "known")]
+    other = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert other.stdout is not None
+    assert other.stdout.readline() == "locked\n"
+    with pytest.raises(ValueError, match="must not run twice at once, but known is running"):
+        lock_study(config)
+    other.kill()
+    other.wait()
+    lock_study(config).release()  # a driver that was killed keeps nobody off

@@ -30,6 +30,7 @@ SMALL = 1 / 3
 """Of the range of log sizes: the small end of the front."""
 GRID = 200
 SHARES = (0.5, 0.9, 0.95, 0.99)
+ALL = [(str(CURVES), 40), (str(CURVES), 100), ("branin-currin", 40), ("park", 40)]
 NOT_DRAWN = (
     "sampler + priors",
     "halving + extrapolating TPE",
@@ -45,36 +46,43 @@ Floats = NDArray[np.float64]
 
 def main() -> None:
     arguments = parse()
-    table = open_table(arguments.problem)
-    whole = float(np.mean([curve.seconds[-1] for curve in table.finished]))
-    budget = arguments.trainings * whole
-    names = arguments.methods or list(METHODS)
-    jobs = [(arguments.problem, name, seed, arguments.workers, budget) for name in names
-            for seed in range(arguments.seeds)]  # fmt: skip
+    for problem, trainings in (
+        [(arguments.problem, arguments.trainings)] if arguments.problem else ALL
+    ):
+        compare(arguments, problem, trainings)
+
+
+def compare(arguments: argparse.Namespace, problem: str, trainings: int) -> None:
+    """One problem and one budget: a table, and a figure where a folder is given."""
+    table = open_table(problem)
+    names, seeds = arguments.methods or list(METHODS), arguments.seeds
+    budget = trainings * float(np.mean([curve.seconds[-1] for curve in table.finished]))
+    jobs = [
+        (problem, name, seed, arguments.workers, budget) for name in names for seed in range(seeds)
+    ]
     with ProcessPoolExecutor(os.cpu_count(), multiprocessing.get_context("spawn")) as pool:
         found = list(pool.map(run, jobs))
-    print(f"{describe_machine(torch.device('cpu'))}; {len(table.curves)} recorded trainings of "
-          f"{table.num_epochs} epochs; {arguments.seeds} seeds, {arguments.workers} workers, "
-          f"{arguments.trainings} trainings' device seconds")  # fmt: skip
-    curves = {
-        name: np.array(found[i * arguments.seeds : (i + 1) * arguments.seeds])
-        for i, name in enumerate(names)
-    }
-    print(summarize(curves))
+    print(
+        f"{describe_machine(torch.device('cpu'))}; {Path(problem).stem}: {len(table.curves)} "
+        f"trainings of {table.num_epochs} epochs; {seeds} seeds, {arguments.workers} workers, "
+        f"{trainings} trainings' device seconds\n"
+    )
+    curves = {name: np.array(found[i * seeds : (i + 1) * seeds]) for i, name in enumerate(names)}
+    print(summarize(curves), flush=True)
     if arguments.out:
-        draw({name: each[:, 0] for name, each in curves.items()}, arguments.trainings,
-             arguments.out / f"search-efficiency-{Path(arguments.problem).stem}.png")  # fmt: skip
+        path = arguments.out / f"search-efficiency-{Path(problem).stem}-{trainings}.png"
+        draw({name: each[:, 0] for name, each in curves.items()}, trainings, path)
 
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     add = parser.add_argument
-    add("--problem", default=str(CURVES), help="recorded curves, branin-currin or park")
+    add("--problem", help="recorded curves, branin-currin or park (default: all, at each budget)")
+    add("--trainings", type=int, default=40, help="of --problem: device seconds of so many")
     add("--seeds", type=int, default=20)
     add("--workers", type=int, default=4)
-    add("--trainings", type=int, default=40, help="budget: device seconds of so many trainings")
     add("--methods", nargs="*", choices=METHODS, help="default: all")
-    add("--out", type=Path, help="folder of the figure")
+    add("--out", type=Path, help="folder of the figures")
     return parser.parse_args()
 
 

@@ -10,14 +10,12 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import optuna
 import pyarrow.parquet as pq
-from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
 from search.front import pareto_front
 from search.halving import Halving, rungs_of
+from search.journal import read_journal
 from search.objectives import Objective, named_objectives
 from search.record import Record, read_record
 from search.study_config import StudyConfig
@@ -64,8 +62,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 def violations(file: StudyFile, folder: Path) -> Iterator[str]:
     """All that is wrong with a study, in words."""
     objectives = named_objectives(file.config.objectives)
-    journal = JournalStorage(JournalFileBackend(str(folder / "journal.log")))
-    study = optuna.load_study(study_name=file.config.name, storage=journal)
+    study = read_journal(folder, file.config.name)
     trials = [t for t in study.get_trials(deepcopy=False) if t.state != TrialState.WAITING]
     records = [read_record(trial) for trial in trials]
     rows = {name: read_rows(folder / f"{name}.parquet") for name in ("trials", "front")}

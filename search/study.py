@@ -10,8 +10,6 @@ from typing import Literal
 
 import numpy as np
 import optuna
-from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
 from search import cluster, resources
@@ -21,6 +19,7 @@ from search.drawing import Params
 from search.front import Points, pareto_front
 from search.insight import look
 from search.insight_plot import draw_insight
+from search.journal import open_journal
 from search.memory import Memory
 from search.objectives import Objective, named_objectives
 from search.observer import Observer
@@ -99,7 +98,7 @@ class Study:
         self.file = self.describe()
         self.lock = lock_study(config)
         write_study_file(self.file)
-        self.optuna = self.open_journal()
+        self.optuna = self.begin()
 
     def measure_sensitivities(self, run: RunConfig, progress: Progress) -> None:
         """Asks for the sensitivity of each student that the space allocates bits to.
@@ -297,18 +296,13 @@ class Study:
             if settings:
                 self.optuna.enqueue_trial(settings)
 
-    def open_journal(self) -> optuna.Study:
+    def begin(self) -> optuna.Study:
         """The Optuna study in the folder's journal; a new one begins with what is known to be good.
 
         That is the front of an earlier study, or what the space itself states.
         """
         config = self.config
-        study = optuna.create_study(
-            storage=JournalStorage(JournalFileBackend(str(config.folder / "journal.log"))),
-            study_name=config.name,
-            directions=[objective.direction for objective in self.objectives],
-            load_if_exists=True,
-        )
+        study = open_journal(config.folder, config.name, self.objectives)
         if not study.get_trials(deepcopy=False):
             first: Sequence[Params] = self.named.known_settings
             if self.earlier:

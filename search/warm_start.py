@@ -4,13 +4,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import optuna
-from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
 from search.drawing import Params, configure
 from search.front import pareto_front
+from search.journal import JOURNAL, read_journal
 from search.memory import Memory
 from search.objectives import Objective
 from search.observation import Observation
@@ -29,14 +27,11 @@ def read_earlier(storage: Path, name: str | None, resumed: bool) -> list[Record]
     """
     if name is None:
         return []
-    journal = storage / name / "journal.log"
-    if not journal.is_file():
+    if not (storage / name / JOURNAL).is_file():
         if resumed:
             return []
         raise ValueError(f"--warm-start must name a study in {storage}, but there is no {name}")
-    study = optuna.load_study(
-        study_name=name, storage=JournalStorage(JournalFileBackend(str(journal)))
-    )
+    study = read_journal(storage / name, name)
     trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     if not trials:
         raise ValueError(

@@ -1,0 +1,74 @@
+"""The journal of a study: Optuna's log of everything, one JSON document a line."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import optuna
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+
+from search.objectives import Objective
+
+JOURNAL = "journal.log"
+
+
+def open_journal(folder: Path, name: str, objectives: Sequence[Objective]) -> optuna.Study:
+    """The Optuna study in a folder, made where there is none; only for its one driver.
+
+    Raises:
+        ValueError: the journal is damaged.
+    """
+    repair(folder / JOURNAL)
+    return optuna.create_study(
+        storage=storage_of(folder),
+        study_name=name,
+        directions=[objective.direction for objective in objectives],
+        load_if_exists=True,
+    )
+
+
+def read_journal(folder: Path, name: str) -> optuna.Study:
+    """The Optuna study in a folder, to be read.
+
+    Raises:
+        ValueError: there is none.
+    """
+    try:
+        return optuna.load_study(study_name=name, storage=storage_of(folder))
+    except KeyError as error:
+        raise ValueError(f"{folder / JOURNAL} must hold study {name}, but does not") from error
+
+
+def storage_of(folder: Path) -> JournalStorage:
+    return JournalStorage(JournalFileBackend(str(folder / JOURNAL)))
+
+
+def repair(path: Path) -> None:
+    """Drops a last line that was cut off when a driver was killed while writing it.
+
+    Raises:
+        ValueError: another line is damaged.
+    """
+    if not path.is_file():
+        return
+    lines = path.read_bytes().splitlines(keepends=True)
+    length = 0
+    for number, line in enumerate(lines, start=1):
+        if not is_whole(line):
+            if number < len(lines):
+                raise ValueError(
+                    f"a journal must hold a JSON document in each line, but line {number} of "
+                    f"{path} is damaged"
+                )
+            with path.open("r+b") as file:
+                file.truncate(length)
+        length += len(line)
+
+
+def is_whole(line: bytes) -> bool:
+    try:
+        json.loads(line)
+    except ValueError:
+        return False
+    return line.endswith(b"\n")

@@ -1,0 +1,59 @@
+"""A journal that was cut off or damaged."""
+
+from pathlib import Path
+
+import optuna
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from search.journal import JOURNAL, open_journal, read_journal, repair
+from search.objectives import MIOU_AND_SIZE
+
+
+@pytest.fixture(scope="module")
+def content(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """The journal of three finished trials."""
+    folder = tmp_path_factory.mktemp("study")
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = open_journal(folder, "three", MIOU_AND_SIZE)
+    for number in range(3):
+        trial = study.ask()
+        trial.suggest_float("x", 0, 1)
+        study.tell(trial, [0.1 * number, 1.0])
+    return (folder / JOURNAL).read_bytes()
+
+
+@settings(max_examples=40)
+@given(place=st.floats(0, 1))
+def test_wherever_a_driver_was_killed_its_journal_goes_on(
+    content: bytes, place: float, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    cut = round(place * len(content))
+    folder = tmp_path_factory.mktemp("cut")
+    (folder / JOURNAL).write_bytes(content[:cut])
+    study = open_journal(folder, "three", MIOU_AND_SIZE)
+    before = len(study.get_trials())
+    assert before <= 3
+    study.tell(study.ask(), [0.5, 1.0])
+    again = read_journal(folder, "three").get_trials()
+    assert len(again) == before + 1
+    assert (folder / JOURNAL).read_bytes().startswith(content[: content[:cut].rfind(b"\n") + 1])
+
+
+def test_damage_elsewhere_is_named_and_left_alone(content: bytes, tmp_path: Path) -> None:
+    lines = content.splitlines(keepends=True)
+    lines[2] = b'{"op_code": 4, \n'
+    damaged = b"".join(lines)
+    (tmp_path / JOURNAL).write_bytes(damaged)
+    with pytest.raises(ValueError, match=r"line 3 of .*journal.log is damaged"):
+        open_journal(tmp_path, "three", MIOU_AND_SIZE)
+    assert (tmp_path / JOURNAL).read_bytes() == damaged
+
+
+def test_a_whole_journal_is_not_touched(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / JOURNAL).write_bytes(content)
+    repair(tmp_path / JOURNAL)
+    assert (tmp_path / JOURNAL).read_bytes() == content
+    with pytest.raises(ValueError, match="must hold study other, but does not"):
+        read_journal(tmp_path, "other")

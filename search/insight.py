@@ -12,7 +12,7 @@ from search.front import Points, hypervolume
 from search.objectives import Objective
 from search.record import Record
 
-MIN_TRIALS = 8
+MIN_TRIALS = 24
 """Finished trials without which importances would be noise."""
 
 

@@ -1,0 +1,65 @@
+"""The end of a time budget, and how many trials a cluster has room for."""
+
+import math
+import subprocess
+import sys
+
+import pytest
+
+from search import cluster
+from search.cluster import NEARLY_DONE, OVERTIME, Deadline
+
+
+def test_only_what_is_nearly_done_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr(cluster.time, "monotonic", lambda: now[0])
+    deadline = Deadline(60, num_epochs=10)
+    now[0] = 150.0
+    deadline.start()
+    now[0] = 209.0
+    assert not deadline.is_over
+    assert not deadline("a", {"training_iteration": 1})
+    now[0] = 210.0
+    assert deadline.is_over
+    last = math.ceil(10 * NEARLY_DONE)
+    assert deadline("a", {"training_iteration": last - 1})
+    assert not deadline("b", {"training_iteration": last})
+    assert deadline.last_s == pytest.approx(60 * (1 + OVERTIME))
+
+
+def test_without_a_budget_there_is_no_end() -> None:
+    deadline = Deadline(None, num_epochs=10)
+    assert not deadline.is_over
+    assert deadline.last_s is None
+    assert not deadline("a", {"training_iteration": 1})
+
+
+GROWING = """
+import os, time
+os.environ["RAY_ADDRESS"] = "of the cluster"
+import ray
+from ray.cluster_utils import Cluster
+from search import cluster
+from search.resources import WAITING_ON_CLUSTER, Share
+
+nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
+ray.init(address=nodes.address, log_to_driver=False)
+
+def wait_for(capacity):
+    for _ in range(120):
+        if cluster.capacity(Share(cpus=1, gpus=0)) == capacity + WAITING_ON_CLUSTER:
+            return
+        time.sleep(0.5)
+    raise SystemExit(f"there is no room for {capacity}")
+
+wait_for(2)
+node = nodes.add_node(num_cpus=4)
+wait_for(6)
+nodes.remove_node(node)
+wait_for(2)
+"""
+
+
+@pytest.mark.slow
+def test_capacity_follows_a_cluster_that_grows_and_shrinks() -> None:
+    subprocess.run([sys.executable, "-c", GROWING], check=True, timeout=300, capture_output=True)

@@ -50,12 +50,9 @@ def log_places(costs: Points, span: Points) -> Points:
     return places
 
 
-def span_of(records: Sequence[Record], objectives: Sequence[Objective]) -> Points:
-    """The least and the greatest (2,C) of each cost among COMPLETE records, or else ones."""
-    costs = [objective for objective in objectives if objective.metric != "miou"]
-    values = [record.measured(costs) for record in records if record.state == "COMPLETE"]
-    points = np.array(values or [(1.0,) * len(costs)], dtype=np.float64)
-    return np.stack([points.min(axis=0), points.max(axis=0)])
+def span_of(costs: Points) -> Points:
+    """The least and the greatest (2,C) of costs (N,C)."""
+    return np.stack([costs.min(axis=0), costs.max(axis=0)])
 
 
 def as_losses(records: Sequence[Record], objectives: Sequence[Objective]) -> Points:

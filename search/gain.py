@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from sklearn.ensemble import ExtraTreesRegressor
 
 from search.drawing import Distributions, Params, configure, is_on, near, place_of
-from search.front import BEYOND, log_places
+from search.front import BEYOND, log_places, span_of
 from search.observation import Floats, Observation, final_mious
 from spaces import Space
 from trainables.config import TrialConfig
@@ -179,7 +179,7 @@ def expected_gains(mious: Floats, costs: Floats, new_mious: Floats, new_costs: F
     by their logarithm, from the least to the greatest there is.
     """
     every = np.vstack([costs, new_costs])
-    places = log_places(every, np.stack([every.min(axis=0), every.max(axis=0)]))
+    places = log_places(every, span_of(every))
     volume = moocore.Hypervolume(ref=[0.0, *[BEYOND] * costs.shape[1]])
     total, gains = 0.0, np.zeros(len(new_costs))
     for miou, new_miou in zip(mious.T, new_mious.T, strict=True):

@@ -8,7 +8,7 @@ import optuna
 from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 from optuna.trial import TrialState
 
-from search.front import Points, hypervolume
+from search.front import Points, hypervolume, pareto_front
 from search.objectives import Objective
 from search.record import Record
 
@@ -64,10 +64,12 @@ def over_time(
     """The hypervolume after each finished trial, in the order in which they ended."""
     ended = sorted((r for r in records if r.ended_at), key=lambda r: str(r.ended_at))
     seconds, steps = 0.0, []
-    for number, record in enumerate(ended):
+    front: list[Record] = []
+    for record in ended:
         seconds += record.metrics.device_seconds if record.metrics else 0.0
         if record.state == "COMPLETE" and record.ended_at:
-            volume = hypervolume(ended[: number + 1], span, objectives)
+            front = pareto_front([*front, record], objectives)
+            volume = hypervolume(front, span, objectives)
             steps.append(Step(seconds, volume, int(record.ended_at.timestamp() * 1000)))
     return steps
 

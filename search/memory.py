@@ -48,8 +48,10 @@ class Memory:
     def costs(self, config: TrialConfig) -> tuple[float, ...] | None:
         """The objectives but mIoU; None where one would have to be measured."""
         foreseen = self.foresee(config)
-        if foreseen is None:
-            return None
+        return None if foreseen is None else self.values(foreseen)
+
+    def values(self, foreseen: Costs) -> tuple[float, ...] | None:
+        """The same of costs that are known already."""
         values = [getattr(foreseen, o.metric) for o in self.objectives if o.metric != "miou"]
         return None if None in values else tuple(float(value) for value in values)
 

@@ -219,7 +219,7 @@ class OptunaSearcher(Searcher):
         foreseen = self.memory.foresee(config)
         if foreseen is None or self.budget.complaint(foreseen):
             return None
-        return None if config.digest() in self.memory.trained else self.memory.costs(config)
+        return None if config.digest() in self.memory.trained else self.memory.values(foreseen)
 
     def _is_flat(self, trials: Sequence[FrozenTrial], proposal: Proposal) -> bool:
         """Whether this proposal and those before it promise next to nothing."""

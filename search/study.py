@@ -1,9 +1,10 @@
 """A study from its configuration to its report: new, or resumed from its journal."""
 
+import math
 import shutil
 import uuid
 from collections.abc import Callable, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -16,7 +17,7 @@ from search import cluster, resources
 from search.budget import Costs, OverBudget, draw, least
 from search.delivery import Delivery
 from search.drawing import Params
-from search.front import Points, pareto_front
+from search.front import Points, pareto_front, span_of
 from search.insight import look
 from search.insight_plot import draw_insight
 from search.journal import open_journal
@@ -55,14 +56,12 @@ from trainables.probe import gpu_bytes
 from trainables.progress import track
 from trainables.quant.allocation import Allocation, Sensitivity, least_sensitive
 from trainables.quant.prepare import quantizable_names
-from trainables.recipes import Ptq, Quantized
+from trainables.recipes import Quantized
 from trainables.sensitivity import keep_sensitivity, read_sensitivity
 from trainables.size import count_macs, model_card, predict_size_bytes
 from trainables.teacher import check_teacher, prepare_teacher
 from trainables.teacher_outputs import DEFAULT_FORM, Form, find_outputs, foresee, keep_outputs
 
-START_LENGTH = 2
-"""Lengths of a trial that its full-precision start trains for: many trials share it."""
 DISK_SHARE = 0.25
 """Of the free disk: teacher outputs that would take more are not kept unless asked for."""
 NUM_LARGEST = 3
@@ -155,19 +154,11 @@ class Study:
     def complete(self, trial: TrialConfig) -> TrialConfig:
         """Fills in what the study fixes for all its trials."""
         recipe = trial.recipe
-        if isinstance(recipe, Quantized):
-            if recipe.start_epochs is None:
-                recipe = recipe.replace(start_epochs=START_LENGTH * self.config.epochs)
-            if isinstance(recipe.quantizer, Allocation):
-                sensitivity = self.sensitivity_of(trial.student)
-                recipe = recipe.replace(quantizer=recipe.quantizer.resolve(sensitivity))
-        return trial.replace(
-            recipe=recipe,
-            num_epochs=1 if isinstance(recipe, Ptq) else self.config.epochs,
-            seed=self.config.seed,
-            batch_size=self.defaults.batch_size,
-            augmentation=self.defaults.augmentation,
-        )
+        if isinstance(recipe, Quantized) and isinstance(recipe.quantizer, Allocation):
+            sensitivity = self.sensitivity_of(trial.student)
+            resolved = recipe.quantizer.resolve(sensitivity)
+            trial = trial.replace(recipe=recipe.replace(quantizer=resolved))
+        return self.defaults.complete(trial, self.config.epochs, self.config.seed)
 
     def sensitivity_of(self, student: UNetConfig) -> Sensitivity:
         """What a student loses by few bits; before any was looked at, nothing.
@@ -216,15 +207,22 @@ class Study:
         return model_card(trial, self.num_classes).model_dump_json()
 
     def probe(self) -> list[TrialConfig]:
-        """Configurations drawn from the space, the known settings among them."""
+        """Configurations drawn from the space, the known settings among them.
+
+        Without those of students whose start learned nothing: no trial of them is trained.
+        """
         drawn = draw(self.named.space, self.named.known_settings, self.config.seed)
-        return [self.complete(config) for config, _ in drawn]
+        probed = []
+        for config, _ in drawn:
+            with suppress(TrialFailed):
+                probed.append(self.complete(config))
+        return probed
 
     def span(self) -> Points:
         """The least and the greatest (2,C) of each cost among points drawn from the space."""
         memory = Memory(self.objectives, self.foresee_cheaply)
         costs = [cost for trial in self.probe() if (cost := memory.costs(trial)) is not None]
-        return np.stack([np.min(costs, axis=0), np.max(costs, axis=0)])
+        return span_of(np.array(costs or [(1.0,) * (len(self.objectives) - 1)]))
 
     def check_space(self) -> None:
         """Measures latencies while nothing else runs, where the study asks for them.
@@ -243,7 +241,10 @@ class Study:
         budget = self.config.budget
 
         def violation(trial: TrialConfig) -> float:
-            excess = budget.excess(self.foresee(self.complete(trial)))
+            try:
+                excess = budget.excess(self.foresee(self.complete(trial)))
+            except TrialFailed:  # its start learned nothing: out of reach
+                return math.inf
             return sum(max(0.0, value) for value in excess.values())
 
         if not any(limit for _, limit in budget):

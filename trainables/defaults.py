@@ -5,9 +5,11 @@ from dataclasses import dataclass
 from trainables.config import TrialConfig
 from trainables.data.augmentation import Augmentation
 from trainables.models.unet import UNetConfig
-from trainables.recipes import Supervised
+from trainables.recipes import Ptq, Quantized, Supervised
 from trainables.recipes.optimization import AdamW
 
+START_LENGTH = 2
+"""Lengths of a trial that its full-precision start trains for: many trials share it."""
 FLIPS = Augmentation(min_scale=1, max_scale=1, color=0)
 
 
@@ -33,6 +35,19 @@ class Defaults:
             augmentation=self.augmentation,
             num_epochs=self.teacher_epochs,
             batch_size=self.batch_size,
+        )
+
+    def complete(self, trial: TrialConfig, num_epochs: int, seed: int) -> TrialConfig:
+        """What a space suggests with what is the same for all trials of a study."""
+        recipe = trial.recipe
+        if isinstance(recipe, Quantized) and recipe.start_epochs is None:
+            recipe = recipe.replace(start_epochs=START_LENGTH * num_epochs)
+        return trial.replace(
+            recipe=recipe,
+            num_epochs=1 if isinstance(recipe, Ptq) else num_epochs,
+            seed=seed,
+            batch_size=self.batch_size,
+            augmentation=self.augmentation,
         )
 
 

@@ -18,16 +18,14 @@ import pyarrow.parquet as pq
 import torch
 
 from search.drawing import configure
-from search.study import START_LENGTH
 from spaces import load_space
 from trainables.artifacts import ArtifactStore
 from trainables.config import RunConfig, TrialConfig
 from trainables.data.pack import pack
 from trainables.data.prepare import open_source
-from trainables.defaults import defaults_for
+from trainables.defaults import Defaults, defaults_for
 from trainables.errors import TrialFailed
 from trainables.frozen import Leaf
-from trainables.recipes import Quantized
 from trainables.teacher import prepare_teacher
 from trainables.teacher_outputs import keep_outputs
 from trainables.trial import Trial
@@ -48,7 +46,10 @@ def main() -> None:
     run = run.replace(teacher=teacher.file)
     kept = keep_outputs(run, "maps", defaults.augmentation)
     run = run.replace(teacher_outputs=kept, num_threads=1)
-    drawn = [draw(arguments.space, number, arguments.epochs) for number in range(arguments.count)]
+    drawn = [
+        draw(arguments.space, number, arguments.epochs, defaults)
+        for number in range(arguments.count)
+    ]
     log = arguments.out.with_suffix(".jsonl")
     rows = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
     done = {row["number"] for row in rows}
@@ -87,20 +88,12 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def draw(space: str, number: int, epochs: int) -> tuple[TrialConfig, dict[str, Leaf]]:
+def draw(
+    space: str, number: int, epochs: int, defaults: Defaults
+) -> tuple[TrialConfig, dict[str, Leaf]]:
     """One configuration as a study would complete it, and its sampled parameters."""
     config, trial = configure(load_space(space).space, {}, seed=number)
-    recipe = config.recipe
-    if isinstance(recipe, Quantized):
-        recipe = recipe.replace(start_epochs=START_LENGTH * epochs)
-    defaults = defaults_for("folder", "cpu")
-    config = config.replace(
-        recipe=recipe,
-        num_epochs=epochs,
-        batch_size=defaults.batch_size,
-        augmentation=defaults.augmentation,
-    )
-    return config, trial.params
+    return defaults.complete(config, epochs, seed=0), trial.params
 
 
 def train_one(number: int, config: TrialConfig, params: dict[str, Leaf], run: RunConfig) -> Row:

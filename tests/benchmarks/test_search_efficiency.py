@@ -1,5 +1,8 @@
 """The simulated clock, and the shares that are read off it."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -71,3 +74,8 @@ def test_a_level_that_most_seeds_miss_has_no_time() -> None:
     assert share_of_budget(rising, 0.5) == "0.505"
     rising[:3] = 0
     assert share_of_budget(rising, 0.5) == "-"
+
+
+def test_recording_needs_no_ray() -> None:
+    code = "import sys, benchmarks.search_efficiency.record; print('ray' in sys.modules)"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "False"

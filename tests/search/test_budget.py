@@ -96,3 +96,7 @@ def test_a_budget_is_checked_again_with_the_bits_that_layers_really_get(
     run = RunConfig(data=study.data.path, artifacts=study.store.root)
     with pytest.raises(OverBudget, match="its cheapest has size_bytes"):
         study.measure_sensitivities(run, Progress(config, [], 1))
+    assert len(study.probe()) > 0
+    study.sensitivities = {}  # had no start learned anything, the study could still be reported
+    assert study.probe() == []
+    assert study.span().tolist() == [[1.0], [1.0]]

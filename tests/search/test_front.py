@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from factories import make_metrics
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -11,23 +12,11 @@ from search.front import hypervolume, pareto_front, span_of
 from search.objectives import MIOU_AND_SIZE, named_objectives
 from search.record import Record, State
 from trainables.config import TrialConfig
-from trainables.metrics import Metrics
 from trainables.recipes import Supervised
 
 
 def record(number: int, miou: float, size_bytes: int | None, state: State = "COMPLETE") -> Record:
-    metrics = Metrics(
-        epoch=1,
-        miou=miou,
-        pixel_accuracy=0.5,
-        losses={},
-        device_seconds=1,
-        start_seconds=0,
-        num_params=1,
-        macs=1,
-        predicted_size_bytes=1,
-        size_bytes=size_bytes,
-    )
+    metrics = make_metrics(miou, size_bytes)
     return Record(f"{number:04d}", state, "", TrialConfig(recipe=Supervised()), metrics)
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import optuna
 import pytest
+from factories import make_metrics
 from PIL import Image
 
 from search.front import hypervolume
@@ -14,7 +15,6 @@ from search.insight_plot import draw_insight
 from search.objectives import MIOU_AND_SIZE
 from search.record import Record, State
 from trainables.config import TrialConfig
-from trainables.metrics import Metrics
 from trainables.recipes import Supervised
 
 SPAN = np.array([[100.0], [10_000.0]])
@@ -23,18 +23,7 @@ SPAN = np.array([[100.0], [10_000.0]])
 def record(
     number: int, miou: float, size: int, seconds: float, ended: int, state: State = "COMPLETE"
 ) -> Record:
-    metrics = Metrics(
-        epoch=1,
-        miou=miou,
-        pixel_accuracy=0.5,
-        losses={},
-        device_seconds=seconds,
-        start_seconds=0,
-        num_params=1,
-        macs=1,
-        predicted_size_bytes=size,
-        size_bytes=size if state == "COMPLETE" else None,
-    )
+    metrics = make_metrics(miou, size if state == "COMPLETE" else None, 1, seconds)
     at = datetime(2026, 1, 1) + timedelta(minutes=ended)
     config = TrialConfig(recipe=Supervised())
     return Record(f"{number:04d}", state, "", config, metrics, ended_at=at)

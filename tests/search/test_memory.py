@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import pytest
+from factories import make_metrics
 from optuna.distributions import IntDistribution
 
 from search.budget import Costs
@@ -11,22 +12,10 @@ from search.memory import Memory
 from search.objectives import named_objectives
 from search.record import INTERRUPTED, Record
 from trainables.config import TrialConfig
-from trainables.metrics import Metrics
 from trainables.recipes import Supervised
 
 CONFIG = TrialConfig(recipe=Supervised(), num_epochs=9)
-METRICS = Metrics(
-    epoch=9,
-    miou=0.5,
-    pixel_accuracy=0.5,
-    losses={},
-    device_seconds=1,
-    start_seconds=0,
-    num_params=1,
-    macs=1,
-    predicted_size_bytes=100,
-    size_bytes=100,
-)
+METRICS = make_metrics(0.5, 100, epoch=9)
 RUNNING = Record(
     "0007",
     "RUNNING",

@@ -3,29 +3,18 @@
 from pathlib import Path
 
 import pytest
+from factories import make_metrics
 from mlflow import MlflowClient
 
 from search.delivery import Event, Kind
 from search.record import Record
 from search.tracking import Tracking
 from trainables.config import TrialConfig
-from trainables.metrics import Metrics
 from trainables.recipes import Qat
 
 
 def record(trial_id: str = "0000", epoch: int = 2, finished: bool = True) -> Record:
-    metrics = Metrics(
-        epoch=epoch,
-        miou=0.1 * epoch,
-        pixel_accuracy=0.5,
-        losses={"cross_entropy": 1.0},
-        device_seconds=1,
-        start_seconds=0,
-        num_params=1,
-        macs=1,
-        predicted_size_bytes=1000,
-        size_bytes=1000 if finished else None,
-    )
+    metrics = make_metrics(0.1 * epoch, 1000 if finished else None, epoch)
     state = "COMPLETE" if finished else "RUNNING"
     return Record(trial_id, state, "", TrialConfig(recipe=Qat()), metrics)
 

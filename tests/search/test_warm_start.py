@@ -4,6 +4,7 @@ from pathlib import Path
 
 import optuna
 import pytest
+from factories import make_metrics
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
@@ -14,7 +15,6 @@ from search.objectives import MIOU_AND_SIZE
 from search.record import CONFIG, METRICS, RAY_ID
 from search.warm_start import NUM_FIRST, first_settings, observe, read_earlier
 from spaces import load_space
-from trainables.metrics import Metrics
 
 BITS = "recipe.quantizer.weight_bits"
 
@@ -32,18 +32,7 @@ def storage(tmp_path: Path) -> Path:
         _, drawn = configure(load_space("mixed").space, {}, number)
         config, _ = configure(space, {}, number)
         size = 1000 * (number + 1)
-        metrics = Metrics(
-            epoch=1,
-            miou=0.01 * number,
-            pixel_accuracy=0.5,
-            losses={},
-            device_seconds=1,
-            start_seconds=0,
-            num_params=1,
-            macs=1,
-            predicted_size_bytes=size,
-            size_bytes=size,
-        )
+        metrics = make_metrics(0.01 * number, size)
         done = number < 12
         study.add_trial(
             optuna.trial.create_trial(

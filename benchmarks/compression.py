@@ -10,7 +10,6 @@ recipe can afford is derived from the seconds of one epoch, measured one after a
 import argparse
 import json
 import statistics
-import time
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Literal
@@ -148,10 +147,10 @@ def epoch_seconds(base: TrialConfig, recipe: Recipe, run: RunConfig) -> float:
     if isinstance(recipe, Qat | QatDistill):
         recipe = recipe.replace(start_epochs=1)
     trial = Trial(base.replace(recipe=recipe, num_epochs=2), run)
-    begin = time.perf_counter()
+    trial.stopwatch.start()
     for _ in train(trial.config.recipe, trial):
         pass
-    return (time.perf_counter() - begin - trial.waited_seconds) / 2
+    return trial.stopwatch.seconds / 2
 
 
 def affordable(

@@ -60,7 +60,7 @@ class ArtifactStore:
             if path.is_dir():
                 print(f"building {path} again: {find_damage(path)}", file=sys.stderr, flush=True)
                 shutil.rmtree(path)
-            for killed in self.root.glob(f".{path.name}-*"):
+            for killed in set(self.root.glob(f".{path.name}-*")) - {unfinished(path)}:
                 shutil.rmtree(killed)
             self._build(path, key, build)
         return read_artifact(path)
@@ -84,6 +84,11 @@ class ArtifactStore:
             ) from error
         finally:
             shutil.rmtree(aside, ignore_errors=True)
+
+
+def unfinished(path: Path) -> Path:
+    """Where a build keeps what it would go on from after a kill."""
+    return path.with_name(f".{path.name}-checkpoints")
 
 
 def lock_file(path: Path) -> Path:

@@ -89,3 +89,8 @@ class RunConfig(Frozen):
     num_threads: int = Field(1, ge=1)
     gpu_share: float = Field(1.0, gt=0, le=1, description="of the GPU's memory that it may use")
     device: Literal["cpu", "cuda"] = "cpu"
+    checkpoint_every_s: float = Field(10.0, ge=0, description="seconds that a kill may cost")
+    stop_file: Path | None = Field(
+        None, description="once it exists, trainings keep where they stand and leave"
+    )
+    timeout_s: float | None = Field(None, gt=0, description="without progress, until it has failed")

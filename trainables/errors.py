@@ -7,3 +7,7 @@ class TrialFailed(Exception):
 
 class ExportFailed(Exception):
     """An exported file does not do what the search measured; the message says how."""
+
+
+class Interrupted(Exception):
+    """A training that was asked to leave, and has kept where it stands."""

@@ -3,6 +3,7 @@
 Shape suffixes: B batch, K classes, H height, W width.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -50,20 +51,28 @@ class Scores:
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, split: Loader, num_classes: int) -> Scores:
-    """Scores of `model`, in evaluation mode and full precision, on every sample of a split."""
+def evaluate(
+    model: nn.Module, split: Loader, num_classes: int, rest: Callable[[], None] = lambda: None
+) -> Scores:
+    """Scores of `model`, in evaluation mode and full precision, on every sample of a split.
+
+    `rest` is called after each batch.
+    """
     training = model.training
     model.eval()
     confusion = torch.zeros(num_classes, num_classes, dtype=torch.int64, device=split.device)
     for batch in split.in_order(BATCH_SIZE):
         predicted = model(normalize(images_of(batch))).argmax(1)
         confusion += confusion_matrix(predicted, batch["mask"], num_classes)
+        rest()
     model.train(training)
     return Scores(confusion.cpu())
 
 
 @torch.no_grad()
-def count_changed(first: nn.Module, second: nn.Module, split: Loader) -> int:
+def count_changed(
+    first: nn.Module, second: nn.Module, split: Loader, rest: Callable[[], None] = lambda: None
+) -> int:
     """Pixels of a split that two models, both evaluated as above, give different classes."""
     training = first.training
     first.eval(), second.eval()
@@ -71,6 +80,7 @@ def count_changed(first: nn.Module, second: nn.Module, split: Loader) -> int:
     for batch in split.in_order(BATCH_SIZE):
         images = normalize(images_of(batch))
         changed += (first(images).argmax(1) != second(images).argmax(1)).sum()
+        rest()
     first.train(training)
     return int(changed)
 

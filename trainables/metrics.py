@@ -6,6 +6,7 @@ from trainables.frozen import Frozen
 class Metrics(Frozen):
     """What a trial reports after each epoch; the last report is that of the file it leaves.
 
+    `time_ms` is when it was measured, in milliseconds since 1970.
     `miou` and `pixel_accuracy` are in [0,1], over the whole validation split. `losses` are means
     per labelled pixel over the epoch. `device_seconds` are the seconds this trial has trained and
     evaluated so far; `start_seconds` those of its shared full-precision start, whoever paid them.
@@ -16,6 +17,7 @@ class Metrics(Frozen):
     """
 
     epoch: int
+    time_ms: int
     losses: dict[str, float]
     miou: float
     pixel_accuracy: float

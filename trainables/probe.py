@@ -25,8 +25,8 @@ class Probe(Trial):
         if self.device.type == "cuda":
             torch.cuda.set_per_process_memory_fraction(1.0)  # the share is what is to be found out
 
-    def batches(self, epoch: int) -> Iterator[Batch]:
-        return islice(super().batches(epoch), STEPS)
+    def batches(self, epoch: int, first: int = 0) -> Iterator[Batch]:
+        return islice(super().batches(epoch, first), STEPS)
 
     def starting_student(self) -> nn.Module:
         return self.new_student()

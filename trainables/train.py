@@ -22,6 +22,9 @@ from trainables.teacher import check_teacher, prepare_teacher
 from trainables.teacher_outputs import Form, foresee, keep_outputs
 from trainables.trial import Trial, save
 
+CHECKPOINTS = ".checkpoints"
+"""In the folder of a training that was killed."""
+
 
 def main(argv: list[str] | None = None) -> int:
     """Exit status 0: trained; 1: the trial failed; 2: bad input."""
@@ -74,6 +77,13 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         choices=("live", "views", "maps"),
         help="as in search.run (default: live)",
     )
+    add(
+        "--checkpoint-every",
+        type=float,
+        default=10.0,
+        metavar="SECONDS",
+        help="that a kill may cost; the same command goes on (default: 10)",
+    )
     add("--threads", type=int, default=1, metavar="N", help="CPU threads (default: 1)")
     return parser.parse_args(argv)
 
@@ -82,6 +92,8 @@ def run(arguments: argparse.Namespace) -> None:
     config = read_config(arguments.config)
     if arguments.threads < 1:
         raise ValueError(f"--threads >= 1 must hold, but got {arguments.threads}")
+    if not arguments.checkpoint_every >= 0:
+        raise ValueError(f"--checkpoint-every >= 0 must hold, but got {arguments.checkpoint_every}")
     store = ArtifactStore(arguments.artifacts or arguments.out.parent / "artifacts")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     defaults = defaults_for(arguments.data, device)
@@ -97,6 +109,7 @@ def run(arguments: argparse.Namespace) -> None:
         artifacts=store.root,
         num_threads=arguments.threads,
         device=device,
+        checkpoint_every_s=arguments.checkpoint_every,
     )
     if config.needs_teacher:
         teacher = prepare_teacher(setting, arguments.teacher, defaults.own_teacher())
@@ -108,9 +121,11 @@ def run(arguments: argparse.Namespace) -> None:
             kept = keep_outputs(setting, form, config.augmentation)
             setting = setting.replace(teacher_outputs=kept)
     arguments.out.mkdir(parents=True, exist_ok=True)
-    for metrics in save(Trial(config, setting), arguments.out):
+    trial = Trial(config, setting, arguments.out / CHECKPOINTS)
+    for metrics in save(trial, arguments.out):
         losses = ", ".join(f"{name} {value:.4f}" for name, value in metrics.losses.items())
         print(f"epoch {metrics.epoch}: mIoU {metrics.miou:.4f}, {losses}", flush=True)
+    trial.keeper.clear()
     print(f"{arguments.out}: mIoU {metrics.miou:.4f}, {metrics.size_bytes} bytes")
 
 

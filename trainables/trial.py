@@ -2,6 +2,7 @@
 
 import gc
 import json
+import shutil
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -11,7 +12,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from trainables.artifacts import Artifact, ArtifactStore
+from trainables.artifacts import Artifact, ArtifactStore, unfinished
+from trainables.checkpoint import Checkpoints, Keeper, State
 from trainables.config import RunConfig, TrialConfig
 from trainables.data.augmentation import Transform
 from trainables.data.loader import Loader, shuffled
@@ -24,10 +26,12 @@ from trainables.gates import check_finite, check_learning
 from trainables.metrics import Metrics
 from trainables.models.file import compressed, deserialize, read_model, serialize, write_model
 from trainables.models.outputs import is_fast, place
-from trainables.recipes import Batch, Tutor, train
+from trainables.recipes import Batch, MeanLosses, Part, Tutor, train
 from trainables.size import count_macs, count_params, model_card, predict_size_bytes
+from trainables.stopwatch import Stopwatch
 from trainables.teacher_outputs import TeacherOutputs, fixed_views
 from trainables.tutors import CachedTutor, LiveTutor
+from trainables.watchdog import OnHang, Watchdog, die
 
 FORMAT = 4
 """Of trained students as artifacts: raise it whenever the same configuration trains otherwise."""
@@ -40,14 +44,24 @@ NETWORK_FILE = "network.safetensors"
 class Trial:
     """Iterate over it for the Metrics of each epoch; then `model_bytes` is the model file.
 
-    `student` is the trained network that the file was converted from.
+    `student` is the trained network that the file was converted from. With a folder for
+    `checkpoints` a training goes on where an earlier one of the same configuration was when its
+    process ended: it repeats the last report, and on a CPU gives the very numbers that it would
+    have given. `on_hang` ends the process when `run.timeout_s` pass without progress.
 
-    Iterating raises TrialFailed where the training gives nothing worth ranking.
+    Iterating raises TrialFailed where the training gives nothing worth ranking, and Interrupted,
+    having kept where it stands, once `run.stop_file` exists or `leave` was set.
     """
 
-    def __init__(self, config: TrialConfig, run: RunConfig) -> None:
+    def __init__(
+        self,
+        config: TrialConfig,
+        run: RunConfig,
+        checkpoints: Path | None = None,
+        on_hang: OnHang = die,
+    ) -> None:
         torch.set_num_threads(run.num_threads)
-        self.config, self.run = config, run
+        self.config, self.run, self.on_hang = config, run, on_hang
         self.data = open_pack(run.data)
         self.device = torch.device(run.device)
         if self.device.type == "cuda":
@@ -63,26 +77,46 @@ class Trial:
                 run.teacher_outputs, self.data.digest, teacher, config.augmentation
             )
             self.kept = Loader(self.outputs.table, self.device, run.gpu_share)
-        self.num_epochs = config.num_epochs
         self.num_steps = config.num_epochs * max(1, len(self.data.train) // config.batch_size)
         self.parts = 1
         self.start_seconds = 0.0
-        self.waited_seconds = 0.0
         self.student: nn.Module | None = None
         self.model_bytes: bytes | None = None
+        self.reports: list[Metrics] = []
+        self.stopwatch = Stopwatch()
+        self.watchdog = Watchdog(None)
+        kept = Checkpoints(checkpoints, training_key(config, run)) if checkpoints else None
+        self.keeper = Keeper(kept, run)
 
     def __iter__(self) -> Iterator[Metrics]:
+        self.watchdog = Watchdog(self.run.timeout_s, self.on_hang)
+        try:
+            for metrics in self._reports():
+                with self.watchdog.paused(), self.stopwatch.paused():
+                    yield metrics
+        finally:
+            self.watchdog.close()
+
+    def _reports(self) -> Iterator[Metrics]:
         config, reported = self.config, 0
+        if kept := self.keeper.restore():
+            self.parts, self.start_seconds = kept["parts"], kept["start_seconds"]
+            self.stopwatch = Stopwatch(kept["seconds"])
+            self.reports = [Metrics.model_validate_json(report) for report in kept["reports"]]
+            yield from self.reports[-1:]
         try:
             for metrics in self._train():
                 reported = metrics.epoch
                 yield metrics
             return
         except torch.OutOfMemoryError as error:
-            if config.batch_size < 4:
-                raise TrialFailed(f"out of memory with a batch of {config.batch_size}") from error
+            if config.batch_size < 4 or self.parts > 1:
+                images = config.batch_size // self.parts
+                raise TrialFailed(f"out of memory with batches of {images} images") from error
         # Once more from the beginning, outside the handler, which holds on to what filled memory
         self.parts = 2
+        self.reports = []
+        self.keeper.clear()
         give_memory_back()
         half = config.batch_size // 2
         print(f"out of memory: once more with 2 batches of {half} for a step", flush=True)
@@ -93,31 +127,31 @@ class Trial:
 
     def _train(self) -> Iterator[Metrics]:
         config, data = self.config, self.data
+        self.stopwatch.start()
         size = {
             "num_params": count_params(config.student, data.num_classes),
             "macs": count_macs(config.student, data.num_classes, data.height, data.width),
             "predicted_size_bytes": predict_size_bytes(config, data.num_classes),
         }
-        history: list[dict[str, float]] = []
-        best = 0.0
-        begin, idle = time.perf_counter(), 0.0
-        for epoch, (student, losses) in enumerate(train(config.recipe, self), start=1):
+        for student, losses in train(config.recipe, self):
+            epoch = len(self.reports) + 1
             check_finite(losses, epoch, config)
-            history.append(losses)
             changed = None
-            if epoch == self.num_epochs:
+            if epoch == config.num_epochs:
                 shipped = self._pack(student)
-                changed = count_changed(student, shipped, self.val)
+                changed = count_changed(student, shipped, self.val, self._rest)
                 student = shipped
-            scores = evaluate(student, self.val, data.num_classes)
-            best = max(best, scores.miou)
+            scores = evaluate(student, self.val, data.num_classes, self._rest)
+            best = max(scores.miou, *(report.miou for report in self.reports), 0.0)
+            history = [*(report.losses for report in self.reports), losses]
             check_learning(best, scores, history, config, self.num_steps)
             metrics = Metrics(
                 epoch=epoch,
+                time_ms=int(time.time() * 1000),
                 miou=scores.miou,
                 pixel_accuracy=scores.pixel_accuracy,
                 losses=losses,
-                device_seconds=time.perf_counter() - begin - idle - self.waited_seconds,
+                device_seconds=self.stopwatch.seconds,
                 start_seconds=self.start_seconds,
                 parts=self.parts,
                 size_bytes=len(self.model_bytes) if self.model_bytes else None,
@@ -125,9 +159,8 @@ class Trial:
                 changed_pixels=changed,
                 **size,
             )
-            reported = time.perf_counter()
+            self.reports.append(metrics)
             yield metrics
-            idle += time.perf_counter() - reported
 
     def _pack(self, student: nn.Module) -> nn.Module:
         """Turns the student into a file and gives back what the file holds."""
@@ -135,11 +168,51 @@ class Trial:
         self.model_bytes = serialize(student, model_card(self.config, self.data.num_classes))
         return place(deserialize(self.model_bytes), self.device)
 
-    def batches(self, epoch: int) -> Iterator[Batch]:
+    def epochs(self, **parts: Part) -> Iterator[tuple[Iterator[Batch], MeanLosses]]:
+        losses, done = MeanLosses(), 0
+        if kept := self.keeper.kept:
+            losses.load_state_dict(kept["losses"])
+            done = kept["done"]
+            for name, part in parts.items():
+                part.load_state_dict(kept["recipe"][name])
+            self.keeper.kept = None
+
+        def state() -> State:
+            return {
+                "parts": self.parts,
+                "start_seconds": self.start_seconds,
+                "seconds": self.stopwatch.seconds,
+                "reports": [report.model_dump_json() for report in self.reports],
+                "losses": losses.state_dict(),
+                "done": done,
+                "recipe": {name: part.state_dict() for name, part in parts.items()},
+            }
+
+        def batches(epoch: int) -> Iterator[Batch]:
+            nonlocal done
+            for batch in self.batches(epoch, done):
+                yield batch
+                done += 1
+                if done % self.parts == 0:  # a step was taken
+                    self._rest()
+
+        self.keeper.state = state
+        for epoch in range(len(self.reports) + 1, self.config.num_epochs + 1):
+            yield batches(epoch), losses
+            losses, done = MeanLosses(), 0
+
+    def _rest(self) -> None:
+        """Between two steps: shows life, keeps a checkpoint that is due, leaves when asked to."""
+        self.watchdog.beat()
+        self.keeper.rest()
+
+    def batches(self, epoch: int, first: int = 0) -> Iterator[Batch]:
+        """The batches of one epoch from the `first` on."""
         config, count = self.config, len(self.train)
         rows = shuffled(count, config.batch_size, config.seed, epoch)
         if self.parts > 1:
             rows = [half for batch in rows for half in halves(batch)]
+        rows = rows[first:]
         views = config.augmentation.views(count, config.seed, epoch)
         cached: Iterator[Tensors] = repeat({})
         if self.outputs is not None:
@@ -159,13 +232,12 @@ class Trial:
         return place(student, self.device).train()
 
     def starting_student(self) -> nn.Module:
-        begin = time.perf_counter()
-        try:
-            start = trained(self.config.start, self.run)
-        except TrialFailed as failure:
-            raise TrialFailed(f"{failure} (its full-precision start)") from failure
+        with self.watchdog.paused(), self.stopwatch.paused():
+            try:
+                start = trained(self.config.start, self.run, self.on_hang)
+            except TrialFailed as failure:
+                raise TrialFailed(f"{failure} (its full-precision start)") from failure
         self.start_seconds = start.seconds
-        self.waited_seconds = time.perf_counter() - begin
         return place(read_model(start.path / NETWORK_FILE), self.device).train()
 
     def teacher(self) -> Tutor:
@@ -189,8 +261,29 @@ def give_memory_back() -> None:
         torch.cuda.empty_cache()
 
 
-def trained(config: TrialConfig, run: RunConfig) -> Artifact:
+def trained(config: TrialConfig, run: RunConfig, on_hang: OnHang = die) -> Artifact:
     """The artifact of a full-precision trial: what `save` leaves, and the network to train on."""
+    store, key = ArtifactStore(run.artifacts), training_facts(config, run)
+    checkpoints = unfinished(store.path("student", key))
+
+    def build(folder: Path) -> None:
+        trial = Trial(config, run, checkpoints, on_hang)
+        try:
+            deque(save(trial, folder), maxlen=0)
+        except TrialFailed:
+            trial.keeper.clear()
+            raise
+        assert trial.student is not None
+        card = model_card(config, trial.data.num_classes).replace(folded=False)
+        write_model(folder / NETWORK_FILE, trial.student, card)
+
+    artifact = store.get("student", key, build)
+    shutil.rmtree(checkpoints, ignore_errors=True)
+    return artifact
+
+
+def training_facts(config: TrialConfig, run: RunConfig) -> dict[str, object]:
+    """All that determines the outcome of a training."""
     key: dict[str, object] = {
         "format": FORMAT,
         "config": config.model_dump(mode="json"),
@@ -200,23 +293,19 @@ def trained(config: TrialConfig, run: RunConfig) -> Artifact:
     if config.needs_teacher and run.teacher:
         key["teacher"] = run.teacher.parent.name
         key["teacher_outputs"] = run.teacher_outputs and run.teacher_outputs.name
+    return key
 
-    def build(folder: Path) -> None:
-        trial = Trial(config, run)
-        deque(save(trial, folder), maxlen=0)
-        assert trial.student is not None
-        card = model_card(config, trial.data.num_classes).replace(folded=False)
-        write_model(folder / NETWORK_FILE, trial.student, card)
 
-    return ArtifactStore(run.artifacts).get("student", key, build)
+def training_key(config: TrialConfig, run: RunConfig) -> str:
+    """The same as a text."""
+    return json.dumps(training_facts(config, run), sort_keys=True)
 
 
 def save(trial: Trial, folder: Path) -> Iterator[Metrics]:
     """Passes a trial's metrics on; before the last, writes model file, configuration, metrics."""
-    history = []
     for metrics in trial:
-        history.append(metrics.model_dump(mode="json"))
         if trial.model_bytes:
+            history = [report.model_dump(mode="json") for report in trial.reports]
             replace_file(folder / CONFIG_FILE, trial.config.model_dump_json(indent=1))
             replace_file(folder / METRICS_FILE, json.dumps(history, indent=1))
             replace_file(folder / MODEL_FILE, trial.model_bytes)

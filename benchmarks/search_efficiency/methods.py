@@ -157,6 +157,7 @@ def metrics_of(curve: Curve, epoch: int) -> str:
     last = epoch == len(curve.miou) and not curve.failed
     return Metrics(
         epoch=epoch,
+        time_ms=0,
         losses={},
         miou=curve.miou[epoch - 1],
         pixel_accuracy=0.0,

@@ -10,12 +10,14 @@ from trainables.recipes.ptq import Ptq, train_ptq
 from trainables.recipes.qat import Qat, train_qat
 from trainables.recipes.qat_distill import QatDistill, train_qat_distill
 from trainables.recipes.supervised import Supervised, train_supervised
-from trainables.recipes.task import Batch, Epoch, Task, Tutor
+from trainables.recipes.task import Batch, Epoch, MeanLosses, Part, Task, Tutor
 
 __all__ = [
     "Batch",
     "Distill",
     "Epoch",
+    "MeanLosses",
+    "Part",
     "Ptq",
     "Qat",
     "QatDistill",

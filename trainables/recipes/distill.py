@@ -10,7 +10,7 @@ from trainables.losses import DistillationLosses
 from trainables.losses.cross_entropy import cross_entropy
 from trainables.models.outputs import forward_features
 from trainables.recipes.optimization import AdamW, Stepper
-from trainables.recipes.task import Epoch, MeanLosses, Task, total
+from trainables.recipes.task import Epoch, Task, total
 
 
 class Distill(Frozen):
@@ -25,9 +25,8 @@ def train_distill(recipe: Distill, task: Task) -> Iterator[Epoch]:
     """Yields the student after each epoch."""
     student, teacher = task.new_student(), task.teacher()
     stepper = Stepper(student, recipe.optimizer, task.num_steps, task.parts)
-    for epoch in range(1, task.num_epochs + 1):
-        losses = MeanLosses()
-        for batch in task.batches(epoch):
+    for batches, losses in task.epochs(student=student, stepper=stepper):
+        for batch in batches:
             with torch.no_grad():
                 taught = teacher(batch)
             outputs = forward_features(student, batch.images)

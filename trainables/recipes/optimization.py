@@ -51,6 +51,19 @@ class Stepper:
             self.schedule.step()
             self.optimizer.zero_grad()
 
+    def state_dict(self) -> dict[str, Any]:
+        """What goes on after a checkpoint."""
+        return {
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "num_losses": self.num_losses,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
+        self.num_losses = state["num_losses"]
+
     @property
     def num_taken(self) -> int:
         """Updates so far."""

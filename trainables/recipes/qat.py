@@ -15,7 +15,7 @@ from trainables.quant.prepare import Lsq, calibrate, prepare
 from trainables.recipes.distill import Distill
 from trainables.recipes.optimization import AdamW, Stepper, StepRates
 from trainables.recipes.supervised import Supervised
-from trainables.recipes.task import Epoch, MeanLosses, Task
+from trainables.recipes.task import Epoch, Task
 
 Start = Annotated[Supervised | Distill, Field(discriminator="name")]
 
@@ -50,9 +50,8 @@ def train_qat(recipe: Qat, task: Task) -> Iterator[Epoch]:
     student = quantized_start(recipe, task)
     rates = recipe.step_learning_rate
     stepper = Stepper(student, recipe.optimizer, task.num_steps, task.parts, rates)
-    for epoch in range(1, task.num_epochs + 1):
-        losses = MeanLosses()
-        for batch in task.batches(epoch):
+    for batches, losses in task.epochs(student=student, stepper=stepper):
+        for batch in batches:
             loss = cross_entropy(forward_features(student, batch.images).logits, batch.labels)
             stepper.step(loss)
             losses.add({"cross_entropy": loss})

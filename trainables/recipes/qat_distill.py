@@ -1,7 +1,7 @@
 """Quantization-aware knowledge distillation, QKD (Kim et al. 2019, arXiv 1911.12491)."""
 
 from collections.abc import Iterator
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import Field, model_validator
@@ -17,7 +17,7 @@ from trainables.quant.prepare import Lsq
 from trainables.recipes.optimization import AdamW, Stepper, StepRates
 from trainables.recipes.qat import Start, quantized_start
 from trainables.recipes.supervised import Supervised
-from trainables.recipes.task import Epoch, MeanLosses, Task, total
+from trainables.recipes.task import Epoch, Task, total
 
 TEACHER_LOSS = "teacher"
 """Name of the loss that the teacher learns by in co-study."""
@@ -66,9 +66,8 @@ def train_qat_distill(recipe: QatDistill, task: Task) -> Iterator[Epoch]:
     co_study_from = round(recipe.self_study * task.num_steps)
     tutoring_from = round((recipe.self_study + recipe.co_study) * task.num_steps)
     co_teacher = CoTeacher(teacher.network, recipe, tutoring_from - co_study_from, task.parts)
-    for epoch in range(1, task.num_epochs + 1):
-        losses = MeanLosses()
-        for batch in task.batches(epoch):
+    for batches, losses in task.epochs(student=student, stepper=stepper, co_teacher=co_teacher):
+        for batch in batches:
             outputs = forward_features(student, batch.images)
             terms = {"cross_entropy": cross_entropy(outputs.logits, batch.labels)}
             if stepper.num_taken >= co_study_from:
@@ -92,6 +91,8 @@ class CoTeacher:
 
     def __init__(self, teacher: nn.Module, recipe: QatDistill, num_steps: int, parts: int) -> None:
         self.temperature = (recipe.losses.pixelwise or Pixelwise()).temperature
+        self.teacher = teacher
+        self.stepper: Stepper | None = None
         if num_steps:
             teacher.requires_grad_(True)
             adamw = AdamW(learning_rate=recipe.teacher_learning_rate)
@@ -102,5 +103,17 @@ class CoTeacher:
         loss = cross_entropy(teacher.logits, labels) + pixelwise_loss(
             teacher.logits, student.logits, labels, self.temperature
         )
+        assert self.stepper, "there is a co-study"
         self.stepper.step(loss)
         return loss
+
+    def state_dict(self) -> dict[str, Any]:
+        """What goes on after a checkpoint; nothing of a teacher that never learns."""
+        if self.stepper is None:
+            return {}
+        return {"teacher": self.teacher.state_dict(), "stepper": self.stepper.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        if self.stepper is not None:
+            self.teacher.load_state_dict(state["teacher"])
+            self.stepper.load_state_dict(state["stepper"])

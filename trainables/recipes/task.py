@@ -1,7 +1,7 @@
 """What a recipe is given and what it gives back."""
 
 from collections.abc import Iterator
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -31,17 +31,30 @@ class Tutor(Protocol):
         ...
 
 
+class Part(Protocol):
+    """Of a recipe, what changes in training, as checkpoints keep it."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+    def load_state_dict(self, state_dict: dict[str, Any], /) -> Any: ...
+
+
 class Task(Protocol):
     """Data, networks and length of one training, whatever the recipe."""
 
-    num_epochs: int
     num_steps: int
     """Optimizer steps in all epochs together."""
     parts: int
     """Batches for one optimizer step: more than 1 where a whole one does not fit into memory."""
 
+    def epochs(self, **parts: Part) -> Iterator[tuple[Iterator[Batch], "MeanLosses"]]:
+        """For each epoch its batches, and what the losses of its steps are added to.
+
+        Begins where a checkpoint of `parts`, which it then restores, was taken.
+        """
+        ...
+
     def batches(self, epoch: int) -> Iterator[Batch]:
-        """The batches of one epoch, counted from 1."""
+        """The batches of one epoch, counted from 1, to look at."""
         ...
 
     def new_student(self) -> nn.Module:
@@ -75,6 +88,12 @@ class MeanLosses:
         for name, value in terms.items():
             self.sums[name] = self.sums.get(name, torch.zeros(())) + value.detach()
             self.counts[name] = self.counts.get(name, 0) + 1
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"sums": self.sums, "counts": self.counts}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.sums, self.counts = dict(state["sums"]), dict(state["counts"])
 
     def mean(self) -> dict[str, float]:
         return {name: float(total) / self.counts[name] for name, total in self.sums.items()}

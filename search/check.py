@@ -11,13 +11,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pyarrow.parquet as pq
-from optuna.trial import TrialState
 
 from search.front import pareto_front
-from search.halving import Halving, rungs_of
 from search.journal import read_journal
 from search.objectives import Objective, named_objectives
-from search.record import Record, read_record
+from search.record import Record, asked_trials, read_record
+from search.recovery import replayed
 from search.study_config import StudyConfig
 from search.study_file import StudyFile, read_study_file
 from search.tracking import Run, read_runs
@@ -63,8 +62,7 @@ def violations(file: StudyFile, folder: Path) -> Iterator[str]:
     """All that is wrong with a study, in words."""
     objectives = named_objectives(file.config.objectives)
     study = read_journal(folder, file.config.name)
-    trials = [t for t in study.get_trials(deepcopy=False) if t.state != TrialState.WAITING]
-    records = [read_record(trial) for trial in trials]
+    records = [read_record(trial) for trial in asked_trials(study)]
     rows = {name: read_rows(folder / f"{name}.parquet") for name in ("trials", "front")}
     yield from check_journal(records, objectives)
     yield from check_table(records, rows["trials"])
@@ -81,7 +79,13 @@ def read_rows(path: Path) -> dict[str, Row]:
 
 def check_journal(records: Sequence[Record], objectives: Sequence[Objective]) -> Iterator[str]:
     seen: dict[str, str] = {}
+    ray_ids: dict[str, str] = {}
     for record in records:
+        if record.ray_id and record.ray_id in ray_ids:
+            yield f"trials {ray_ids[record.ray_id]} and {record.trial_id} are one trial of Ray's"
+        ray_ids[record.ray_id or ""] = record.trial_id
+        if list(record.reports) != list(range(1, len(record.reports) + 1)):
+            yield f"trial {record.trial_id} has epochs {list(record.reports)} in the journal"
         if record.state == "RUNNING":
             yield f"trial {record.trial_id} is RUNNING although the study is not"
         if record.state != "COMPLETE" or record.config is None:
@@ -138,12 +142,10 @@ def check_front(
 
 
 def check_decisions(records: Sequence[Record], config: StudyConfig) -> Iterator[str]:
-    if config.scheduler == "none":
+    again = replayed(config, records)
+    if again is None:
         return
     log = sorted((a for record in records for a in record.arrivals), key=lambda a: a.place)
-    rungs = rungs_of(config.epochs, config.grace_epochs, config.reduction)
-    again = Halving(rungs, config.epochs, config.reduction)
-    again.replay(log)
     for arrival in log:
         if again.arrivals[arrival.rung].get(arrival.trial_id) != arrival:
             yield f"the decision on {arrival.trial_id} at epoch {arrival.rung} is another now"
@@ -161,11 +163,10 @@ def check_runs(records: Sequence[Record], runs: Sequence[Run]) -> Iterator[str]:
         (run,) = own
         if run.state != record.state:
             yield f"trial {record.trial_id} is {run.state} in MLflow and {record.state} here"
-        if record.state == "COMPLETE" and record.metrics:
-            if run.miou != record.metrics.miou:
-                yield f"trial {record.trial_id} has mIoU {run.miou} in MLflow"
-            if list(run.epochs) != list(range(1, record.metrics.epoch + 1)):
-                yield f"trial {record.trial_id} has epochs {list(run.epochs)} in MLflow"
+        if record.metrics and run.miou != record.metrics.miou:
+            yield f"trial {record.trial_id} has mIoU {run.miou} in MLflow"
+        if list(run.epochs) != list(record.reports):
+            yield f"trial {record.trial_id} has epochs {list(run.epochs)} in MLflow"
     for trial_id in by_trial:
         yield f"trial {trial_id} of MLflow is not in the journal"
 

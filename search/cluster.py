@@ -1,11 +1,15 @@
 """Ray, on this machine or on the cluster at RAY_ADDRESS."""
 
 import logging
+import math
+import os
 import shutil
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from types import FrameType
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
@@ -14,14 +18,22 @@ from ray import tune
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.stopper import CombinedStopper, Stopper
 
+from search.litter import SCRATCH
 from search.resources import Share, fixed_share, num_cores, num_parallel, on_cluster
 from search.searcher import OptunaSearcher
 from search.study_config import StudyConfig
 from trainables.config import RunConfig
-from trainables.trainable import StudentTrainable
+from trainables.errors import Interrupted, TrialFailed
+from trainables.trainable import EPOCH, StudentTrainable
 
 Given = ParamSpec("Given")
 Result = TypeVar("Result")
+MAX_RETRIES = 3
+"""Times that a trial is started again because its process died."""
+PATIENCE_S = 8.0
+"""For trainings to leave: a node that is taken away gives 30 s, of which the report needs some."""
+TELLING = ("exit detail", "out of memory", "OOM", "node", "Error")
+SHOW_CURSOR = b"\x1b[?25h"
 NEARLY_DONE = 0.8
 """Share of a training after which it goes on when the time is over."""
 OVERTIME = 0.1
@@ -46,24 +58,45 @@ def connect(config: StudyConfig) -> Iterator[None]:
         ray.shutdown()
 
 
-def run_remotely(
-    config: StudyConfig,
-    run: RunConfig,
-    prepare: Callable[Concatenate[RunConfig, Given], Result],
-    *given: Given.args,
-    **named: Given.kwargs,
-) -> Result:
-    """`prepare(run, *given)` where trials run; on a CPU without a cluster, with all its cores."""
-    cpus, gpus = fixed_share(config)
-    if not gpus and not on_cluster():
-        cpus = num_cores()
-    task = ray.remote(num_cpus=cpus, num_gpus=gpus)(prepare)
-    run = run.replace(num_threads=max(1, int(cpus)))
-    try:
-        result: Result = ray.get(task.remote(run, *given, **named))
-    except ray.exceptions.RayTaskError as error:
-        raise error.cause from None
-    return result
+class Remote:
+    """Runs a preparation where trials run; on a CPU without a cluster, with all its cores."""
+
+    def __init__(self, config: StudyConfig, interruption: "Interruption") -> None:
+        self.interruption = interruption
+        self.cpus, self.gpus = fixed_share(config)
+        if not self.gpus and not on_cluster():
+            self.cpus = num_cores()
+
+    def __call__(
+        self,
+        run: RunConfig,
+        prepare: Callable[Concatenate[RunConfig, Given], Result],
+        *given: Given.args,
+        **named: Given.kwargs,
+    ) -> Result:
+        """`prepare(run, *given)`, started again by Ray where its process dies.
+
+        Raises:
+            KeyboardInterrupt: the user asked to stop, and it did or took too long.
+            TrialFailed: its process died again and again.
+        """
+        task = ray.remote(num_cpus=self.cpus, num_gpus=self.gpus, max_retries=MAX_RETRIES)(prepare)
+        run = run.replace(num_threads=max(1, int(self.cpus)))
+        waiting = task.remote(run, *given, **named)
+        while not ray.wait([waiting], timeout=0.2)[0]:
+            if self.interruption.is_over:
+                raise KeyboardInterrupt
+        try:
+            result: Result = ray.get(waiting)
+        except ray.exceptions.RayTaskError as error:
+            if isinstance(error.cause, Interrupted):
+                raise KeyboardInterrupt from None
+            raise error.cause from None
+        except ray.exceptions.RayError as error:
+            raise TrialFailed(f"its process died: {first_line(error)}") from error
+        if self.interruption.wanted:
+            raise KeyboardInterrupt
+        return result
 
 
 def capacity(share: Share) -> int:
@@ -77,14 +110,18 @@ def tune_trials(
     config: StudyConfig,
     share: Share,
     deadline: "Deadline",
+    interruption: "Interruption",
+    say: Callable[[str], None],
 ) -> None:
     """Trains trials until there are no more or the time is over.
 
+    A trial whose process dies is started again, at most `MAX_RETRIES` times, and goes on from its
+    checkpoint.
+
     Raises:
-        KeyboardInterrupt: the user asked to stop; running trials were ended.
+        KeyboardInterrupt: the user asked to stop; running trials have left.
     """
-    scratch = config.folder / "ray"
-    interruption = Interruption()
+    scratch = config.folder / SCRATCH
     deadline.start()
     resources = {"cpu": share.cpus, "gpu": share.gpus}
     tuner = tune.Tuner(
@@ -101,12 +138,13 @@ def tune_trials(
             storage_path=str(scratch),
             verbose=0,
             stop=CombinedStopper(interruption, deadline),
+            callbacks=[Deaths(searcher, say)],
+            failure_config=tune.FailureConfig(max_failures=MAX_RETRIES),
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
         ),
     )
     try:
-        with first_signal(interruption):
-            tuner.fit()
+        tuner.fit()
     finally:
         shutil.rmtree(scratch, ignore_errors=True)  # the journal holds all that is worth keeping
     if interruption.wanted:
@@ -114,16 +152,69 @@ def tune_trials(
     searcher.close()
 
 
-class Interruption(Stopper):
-    """Ends all trials once it is wanted."""
+class Deaths(tune.Callback):
+    """Says when a trial's process has died, and ends the trial when that was once too often."""
 
-    wanted = False
+    def __init__(self, searcher: OptunaSearcher, say: Callable[[str], None]) -> None:
+        self.searcher, self.say = searcher, say
+
+    def on_trial_recover(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+        name = self.searcher.name_of(trial.trial_id)
+        self.say(f"trial {name} goes on from its checkpoint: {cause_of(trial)}")
+
+    def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+        self.searcher.bury(trial.trial_id, f"its process died too often: {cause_of(trial)}")
+
+    # Ray's snapshots have nothing to keep
+    def __reduce__(self) -> tuple[type[tune.Callback], tuple[()]]:
+        return tune.Callback, ()
+
+
+def cause_of(trial: Any) -> str:
+    """In a line, what Ray says of the last death of a trial's process."""
+    try:
+        return first_line(Path(trial.error_file).read_text().split("Failure #")[-1])
+    except OSError:
+        return "killed, out of memory, or lost with its node"
+
+
+def first_line(error: object) -> str:
+    """What matters in Ray's account of a death, whose first lines name actors and addresses."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    telling = [line for line in lines if any(word in line for word in TELLING)]
+    return (telling or lines or [type(error).__name__])[0]
+
+
+class Interruption(Stopper):
+    """Asks trainings to leave once it is `wanted`; then ends those that have not.
+
+    A file is what asks them, since they may run on other machines.
+    """
+
+    def __init__(self, stop_file: Path) -> None:
+        self.stop_file = stop_file
+        self.since: float | None = None
+
+    @property
+    def wanted(self) -> bool:
+        """Whether the study is to end."""
+        return self.since is not None
+
+    @property
+    def is_over(self) -> bool:
+        """Whether trainings have had the time to leave."""
+        return self.since is not None and time.monotonic() - self.since > PATIENCE_S
+
+    def ask(self) -> None:
+        self.since = time.monotonic()
+        with suppress(OSError):  # a full disk: then the patience ends it
+            self.stop_file.touch()
 
     def __call__(self, trial_id: str, result: dict[str, object]) -> bool:
         return False
 
     def stop_all(self) -> bool:
-        return self.wanted
+        return self.is_over
 
 
 class Deadline(Stopper):
@@ -151,23 +242,27 @@ class Deadline(Stopper):
         return None if self.budget_s is None else (1 + OVERTIME) * self.budget_s
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
-        return self.is_over and result["training_iteration"] < NEARLY_DONE * self.num_epochs
+        return self.is_over and result.get(EPOCH, math.inf) < NEARLY_DONE * self.num_epochs
 
     def stop_all(self) -> bool:
         return False
 
 
 @contextmanager
-def first_signal(interruption: Interruption) -> Iterator[None]:
-    """Turns the first Ctrl-C or SIGTERM into an orderly end; the second Ctrl-C is Python's own."""
+def interruptible(stop_file: Path) -> Iterator[Interruption]:
+    """Turns the first Ctrl-C or SIGTERM into an orderly end; with the second the process goes."""
+    interruption = Interruption(stop_file)
 
     def handle(number: int, frame: FrameType | None) -> None:
-        interruption.wanted = True
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        if interruption.wanted:
+            os.write(sys.stdout.fileno(), SHOW_CURSOR if sys.stdout.isatty() else b"")
+            os._exit(130)
+        interruption.ask()
 
     before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield
+        yield interruption
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+        stop_file.unlink(missing_ok=True)

@@ -3,7 +3,6 @@
 import queue
 import sys
 import threading
-import time
 from collections.abc import Sequence
 from typing import Literal, NamedTuple, Protocol
 
@@ -13,7 +12,8 @@ PATIENCE_S = 5.0
 """Until what could not be delivered is tried again."""
 
 
-Kind = Literal["started", "reported", "ended"]
+Kind = Literal["started", "reported", "ended", "replayed"]
+"""Replayed is what an earlier driver may have left out."""
 
 
 class Event(NamedTuple):
@@ -21,12 +21,6 @@ class Event(NamedTuple):
 
     kind: Kind
     record: Record
-    time_ms: int
-
-
-def now_ms() -> int:
-    """Milliseconds since 1970."""
-    return int(time.time() * 1000)
 
 
 class Receiver(Protocol):
@@ -36,7 +30,10 @@ class Receiver(Protocol):
 
 
 class Delivery:
-    """An Observer that never blocks: a thread of its own delivers, in order for each trial."""
+    """An Observer that never blocks: a thread of its own delivers, in order for each trial.
+
+    What cannot be delivered is tried again, and by the next driver as the last resort.
+    """
 
     def __init__(self, receiver: Receiver) -> None:
         self.receiver = receiver
@@ -54,13 +51,17 @@ class Delivery:
     def ended(self, record: Record) -> None:
         self._put("ended", record)
 
+    def replayed(self, record: Record) -> None:
+        """Hands on a trial that an earlier driver may not have."""
+        self._put("replayed", record)
+
     def close(self) -> None:
         """Returns when all is delivered, or could not be at a last attempt."""
         self.events.put(None)
         self.thread.join()
 
     def _put(self, kind: Kind, record: Record) -> None:
-        self.events.put(Event(kind, record, now_ms()))
+        self.events.put(Event(kind, record))
 
     def _run(self) -> None:
         waiting: dict[str, list[Event]] = {}
@@ -72,12 +73,13 @@ class Delivery:
                 else:
                     waiting.setdefault(event.record.trial_id, []).append(event)
             for trial_id in list(waiting):
+                events = waiting.pop(trial_id)
                 try:
-                    self.receiver.deliver(waiting[trial_id])
+                    self.receiver.deliver(events)
                 except Exception as error:  # whatever a store does, training goes on
+                    waiting[trial_id] = events  # behind the others, which may fare better
                     self._complain(error)
-                else:
-                    del waiting[trial_id]
+                    break
 
     def _next(self, timeout: float | None) -> list[Event | None]:
         """All that has come, once something has or the time is over."""

@@ -20,6 +20,8 @@ def open_journal(folder: Path, name: str, objectives: Sequence[Objective]) -> op
         ValueError: the journal is damaged.
     """
     repair(folder / JOURNAL)
+    for lock in folder.glob(f"{JOURNAL}.lock*"):  # of a driver that was killed while it wrote
+        lock.unlink()
     return optuna.create_study(
         storage=storage_of(folder),
         study_name=name,

@@ -5,8 +5,9 @@ from collections.abc import Callable, Sequence
 from search.budget import Costs
 from search.objectives import Objective
 from search.observation import Observation
-from search.record import INTERRUPTED, Record
+from search.record import Record
 from trainables.config import TrialConfig
+from trainables.metrics import Metrics
 
 
 class Memory:
@@ -24,9 +25,6 @@ class Memory:
         if record.ray_id is None or record.config is None:
             return
         self.observations.pop(record.trial_id, None)
-        if record.reason == INTERRUPTED:
-            self.trained.pop(record.config.digest(), None)
-            return
         self.trained[record.config.digest()] = record.trial_id
         costs = self.costs(record.config)
         if record.state == "FAIL" or costs is None:
@@ -41,7 +39,7 @@ class Memory:
                 for a in record.arrivals
                 if a.rung < record.config.num_epochs
             },
-            running=record.state == "RUNNING",
+            running=record.state in ("RUNNING", "PAUSED"),
             final=record.metrics.miou if record.state == "COMPLETE" and record.metrics else None,
         )
 
@@ -49,6 +47,13 @@ class Memory:
         """The objectives but mIoU; None where one would have to be measured."""
         foreseen = self.foresee(config)
         return None if foreseen is None else self.values(foreseen)
+
+    def losses(self, trial_id: str, metrics: Metrics) -> list[float]:
+        """The objectives of a trial as a scheduler ranks them; costs are exact."""
+        costs = iter(self.observations[trial_id].costs)
+        return [
+            o.sign * (metrics.miou if o.metric == "miou" else next(costs)) for o in self.objectives
+        ]
 
     def values(self, foreseen: Costs) -> tuple[float, ...] | None:
         """The same of costs that are known already."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal
 
+import optuna
 from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, TrialState
 
@@ -15,18 +16,22 @@ from trainables.config import TrialConfig
 from trainables.frozen import Leaf
 from trainables.metrics import Metrics
 
-State = Literal["RUNNING", "COMPLETE", "PRUNED", "FAIL"]
-CONFIG, METRICS, REASON, RAY_ID = "config", "metrics", "reason", "ray_trial_id"
+State = Literal["RUNNING", "PAUSED", "COMPLETE", "PRUNED", "FAIL"]
+"""PAUSED: begun, and the first to go on when the study is resumed."""
+CONFIG, REASON, RAY_ID = "config", "reason", "ray_trial_id"
 RUNGS, GAIN = "rungs", "expected_gain"
 PREDICTED_SIZE, LATENCY_MS = "predicted_size_bytes", "latency_ms"
 """User attributes of an Optuna trial."""
-INTERRUPTED = "interrupted"
-"""The reason of a trial that a driver left unfinished, and whose settings are tried again."""
+METRICS = "metrics."
+"""What the attribute of each epoch's Metrics begins with; the epoch follows."""
 
 
 @dataclass(frozen=True)
 class Record:
-    """One trial; without `config` where the space failed, without `metrics` before an epoch."""
+    """One trial; without `config` where the space failed, without `metrics` before an epoch.
+
+    `reports` holds what was reported after each epoch, as JSON.
+    """
 
     trial_id: str
     state: State
@@ -40,6 +45,12 @@ class Record:
     arrivals: tuple[Arrival, ...] = ()
     ray_id: str | None = None
     ended_at: datetime | None = None
+    reports: Mapping[int, str] = field(default_factory=dict)
+
+    @property
+    def history(self) -> list[Metrics]:
+        """What was reported after each epoch."""
+        return [Metrics.model_validate_json(report) for report in self.reports.values()]
 
     def values(self, objectives: Sequence[Objective] = MIOU_AND_SIZE) -> tuple[float, ...] | None:
         """The values of `objectives` for a COMPLETE trial."""
@@ -71,7 +82,9 @@ class Record:
         }
 
 
-MEASURED = tuple(name for name in Metrics.model_fields if name not in ("epoch", "losses"))
+MEASURED = tuple(
+    name for name in Metrics.model_fields if name not in ("epoch", "time_ms", "losses")
+)
 
 
 def trial_name(number: int) -> str:
@@ -79,16 +92,33 @@ def trial_name(number: int) -> str:
     return f"{number:04d}"
 
 
+def trial_number(name: str) -> int:
+    """The inverse of `trial_name`."""
+    return int(name)
+
+
+def asked_trials(study: optuna.Study) -> list[FrozenTrial]:
+    """All trials that were asked for, but not those that only wait to be."""
+    trials = study.get_trials(deepcopy=False)
+    return [t for t in trials if t.state != TrialState.WAITING or RAY_ID in t.user_attrs]
+
+
+def metrics_key(epoch: int) -> str:
+    """The attribute of an epoch's Metrics."""
+    return f"{METRICS}{epoch}"
+
+
 def read_record(trial: FrozenTrial) -> Record:
     """The record that an Optuna trial carries."""
     attributes = trial.user_attrs
-    config, metrics = attributes.get(CONFIG), attributes.get(METRICS)
+    config, reports = attributes.get(CONFIG), read_reports(trial)
+    metrics = reports[max(reports)] if reports else None
     return Record(
         trial_id=trial_name(trial.number),
         state=read_state(trial.state),
         reason=attributes.get(REASON, ""),
         config=TrialConfig.model_validate(json.loads(config)) if config else None,
-        metrics=Metrics.model_validate(json.loads(metrics)) if metrics else None,
+        metrics=Metrics.model_validate_json(metrics) if metrics else None,
         predicted_size_bytes=attributes.get(PREDICTED_SIZE),
         latency_ms=attributes.get(LATENCY_MS),
         params=trial.params,
@@ -96,13 +126,24 @@ def read_record(trial: FrozenTrial) -> Record:
         ray_id=attributes.get(RAY_ID),
         ended_at=trial.datetime_complete,
         arrivals=read_arrivals(trial),
+        reports=reports,
     )
+
+
+def read_reports(trial: FrozenTrial) -> dict[int, str]:
+    """What a trial reported by epoch, the first first."""
+    texts = {
+        int(name.removeprefix(METRICS)): text
+        for name, text in trial.user_attrs.items()
+        if name.startswith(METRICS)
+    }
+    return dict(sorted(texts.items()))
 
 
 def read_arrivals(trial: FrozenTrial) -> tuple[Arrival, ...]:
     """The rungs that a trial has reached, lowest first."""
     return tuple(
-        Arrival(trial.user_attrs[RAY_ID], int(rung), place, tuple(losses), goes_on)
+        Arrival(trial_name(trial.number), int(rung), place, tuple(losses), goes_on)
         for rung, (place, goes_on, losses) in sorted(
             trial.user_attrs.get(RUNGS, {}).items(), key=lambda item: int(item[0])
         )
@@ -117,6 +158,8 @@ def read_state(state: TrialState) -> State:
             return "PRUNED"
         case TrialState.FAIL:
             return "FAIL"
+        case TrialState.WAITING:
+            return "PAUSED"
         case _:
             assert state == TrialState.RUNNING, state
             return "RUNNING"

@@ -162,6 +162,17 @@ def make_parser() -> Parser:
         "take up to a tenth longer",
     )
     how(
+        "--trial-timeout",
+        metavar="TIME",
+        help="a trial that makes no progress for so long, as in a read that hangs, has failed "
+        "(default: 30m)",
+    )
+    how(
+        "--checkpoint-every",
+        metavar="TIME",
+        help="how much of a trial's training a kill may cost (default: 10s)",
+    )
+    how(
         "--stop-when-flat",
         type=float,
         metavar="SHARE",
@@ -247,7 +258,7 @@ def read_config(arguments: argparse.Namespace) -> StudyConfig:
             "scheduler": "halving",
             "seed": 0,
             "gpus_per_trial": gpus,
-            "tracking_uri": f"sqlite:///{storage / 'mlflow.db'}",
+            "tracking_uri": own_store(storage),
         }
         config = validate({**values, **given, "storage": storage})
         if config.folder.exists():
@@ -282,8 +293,9 @@ def given_fields(arguments: argparse.Namespace) -> dict[str, object]:
         given["max_latency_ms"] = 1000 * parse_duration(arguments.max_latency)
     if arguments.objectives is not None:
         given["objectives"] = tuple(arguments.objectives.split(","))
-    if arguments.time_budget is not None:
-        given["time_budget_s"] = parse_duration(arguments.time_budget)
+    for name in ("time_budget", "trial_timeout", "checkpoint_every"):
+        if (text := getattr(arguments, name)) is not None:
+            given[f"{name}_s"] = parse_duration(text)
     return given
 
 
@@ -298,7 +310,10 @@ def resumed_config(storage: Path, name: str, given: dict[str, object]) -> StudyC
     if "name" in given:
         raise ValueError(f"--name cannot change a resumed study's, but got {given['name']}")
     kept = read_study_file(storage / name).config
-    changed = validate({**dict(kept), **given, "storage": storage, "name": name})
+    values = {**dict(kept), **given, "storage": storage, "name": name}
+    if "tracking_uri" not in given and kept.tracking_uri == own_store(kept.storage):
+        values["tracking_uri"] = own_store(storage)  # which may have moved
+    changed = validate(values)
     if kept.device != changed.device:
         raise ValueError(
             f"a resumed study must keep its kind of device, but {name} ran on {kept.device} and "
@@ -312,6 +327,11 @@ def resumed_config(storage: Path, name: str, given: dict[str, object]) -> StudyC
                 f"a resumed study must keep its --{flag}, but {name} has {before} and got {after}"
             )
     return changed
+
+
+def own_store(storage: Path) -> str:
+    """The MLflow store of a folder of studies."""
+    return f"sqlite:///{storage / 'mlflow.db'}"
 
 
 def validate(values: dict[str, object]) -> StudyConfig:

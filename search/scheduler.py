@@ -33,6 +33,7 @@ class ParetoHalving(FIFOScheduler):
         doubt: see `Halving`.
         keep: hears of each arrival; `halving.replay` takes them back after a restart, which Ray's
             own snapshots leave out.
+        name_of: gives a trial's own name by Ray's id, where it outlives Ray's trials.
     """
 
     def __init__(
@@ -44,12 +45,13 @@ class ParetoHalving(FIFOScheduler):
         doubt: float = DOUBT,
         time_attr: str = "training_iteration",
         keep: KeepArrival | None = None,
+        name_of: Callable[[str], str] = str,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.read = objectives if callable(objectives) else losses_of(objectives)
         rungs = rungs_of(max_epochs, grace_epochs, reduction)
         self.halving = Halving(rungs, max_epochs, reduction, doubt)
-        self.time_attr, self.keep = time_attr, keep
+        self.time_attr, self.keep, self.name_of = time_attr, keep, name_of
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
         arrival = self._arrive(trial, result)
@@ -63,7 +65,8 @@ class ParetoHalving(FIFOScheduler):
         losses = self.read(trial.trial_id, result)
         if losses is None:
             return None
-        arrival = self.halving.report(trial.trial_id, int(result[self.time_attr]), losses)
+        name = self.name_of(trial.trial_id)
+        arrival = self.halving.report(name, int(result[self.time_attr]), losses)
         if arrival and self.keep:
             self.keep(arrival)
         return arrival

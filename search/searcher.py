@@ -26,21 +26,23 @@ from search.record import (
     CONFIG,
     GAIN,
     LATENCY_MS,
-    METRICS,
     PREDICTED_SIZE,
     RAY_ID,
     REASON,
-    RUNGS,
     Record,
+    asked_trials,
+    metrics_key,
     read_record,
     trial_name,
+    trial_number,
 )
+from search.recovery import keep_arrival, pause, why_stopped
 from search.sampler import SamplerName, make_sampler, make_seed
 from spaces import Space
 from trainables.command_line import first_problem
 from trainables.config import RunConfig, TrialConfig
 from trainables.metrics import Metrics
-from trainables.trainable import FAILURE
+from trainables.trainable import FAILURE, NO_ROOM, PAUSE
 from trainables.trainable import METRICS as RESULT
 
 MAX_REFUSALS = 1000
@@ -58,7 +60,7 @@ class OptunaSearcher(Searcher):
     Args:
         study: on durable storage; everything about a trial is kept there.
         complete: fills in what the study fixes for all trials (epochs, seed, ...).
-        models: folder that gets a folder for each finished trial.
+        folder: the study's; gets a folder for each trial's checkpoints and for each model.
         objectives: what the study optimises, in its order.
         foresee: gives what a configuration will cost.
         foresee_cheaply: the same, or None where it would have to be measured.
@@ -68,7 +70,9 @@ class OptunaSearcher(Searcher):
         is_over: whether the time is over, so that nothing is asked any more.
         capacity: trials that may be on their way at once.
 
-    Once nothing more is asked although trials are left, `end` says why.
+    Once nothing more is asked although trials are left, `end` says why, or `no_room` which disk is
+    full. Trials that a driver
+    before this one had begun are WAITING in the study and are the first to be suggested.
     """
 
     def __init__(
@@ -81,7 +85,7 @@ class OptunaSearcher(Searcher):
         foresee_cheaply: Callable[[TrialConfig], Costs | None],
         budget: Budget,
         run: RunConfig,
-        models: Path,
+        folder: Path,
         num_trials: int,
         sampler: SamplerName,
         seed: int,
@@ -94,22 +98,23 @@ class OptunaSearcher(Searcher):
         super().__init__()
         self.study, self.space, self.complete = study, space, complete
         self.objectives, self.foresee, self.budget = objectives, foresee, budget
-        self.run, self.models = run, models
+        self.run, self.folder = run, folder
         self.trials_left = num_trials
         self.sampler, self.seed = sampler, seed
         self.observers = observers
         self.earlier, self.flat = list(earlier), flat
         self.is_over, self.capacity = is_over, capacity
         self.asked: dict[str, optuna.Trial] = {}
-        self.end = ""
+        self.end = self.no_room = ""
         self.memory = Memory(objectives, foresee_cheaply)
-        for trial in study.get_trials(deepcopy=False):
-            if trial.state != TrialState.WAITING:
-                self.memory.learn(read_record(trial))
+        for trial in asked_trials(study):
+            self.memory.learn(read_record(trial))
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]
         refusals = repeats = 0
         while self.trials_left and refusals < MAX_REFUSALS and repeats < MAX_REPEATS:
+            if self.no_room:
+                break
             if self.is_over():
                 self.end = "the time is over"
                 break
@@ -131,7 +136,8 @@ class OptunaSearcher(Searcher):
                 return {
                     "trial": record.config.model_dump(mode="json"),
                     "run": self.run.model_dump(mode="json"),
-                    "out": str(self.models / record.trial_id),
+                    "out": str(self.folder / "models" / record.trial_id),
+                    "checkpoints": str(self.folder / "checkpoints" / record.trial_id),
                 }
             self._tell(trial, state, reason)
             refusals += 1
@@ -143,32 +149,42 @@ class OptunaSearcher(Searcher):
         return Searcher.FINISHED
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        trial = self.asked[trial_id]
-        self._keep(trial, result)
-        for observer in self.observers:
-            observer.reported(self._record(trial))
+        self._keep(self.asked[trial_id], result)
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
+        if error:
+            return  # `bury` follows, and knows why
         trial = self.asked.pop(trial_id, None)
         if trial is None:
             return
-        failure = self._keep(trial, result or {}) or (result or {}).get(FAILURE)
-        if error:
-            failure = "its process died: out of memory, killed, or lost with its node"
+        result = result or {}
+        failure = self._keep(trial, result) or result.get(FAILURE)
         record = self._record(trial)
         if failure:
             self._tell(trial, TrialState.FAIL, failure)
+        elif PAUSE in result:
+            self.no_room = result.get(NO_ROOM, self.no_room)
+            self._pause(trial)
         elif record.metrics is None or not record.metrics.finished:
             self._tell(trial, TrialState.PRUNED, why_stopped(record))
         else:
             self._tell(trial, TrialState.COMPLETE)
 
+    def bury(self, trial_id: str, reason: str) -> None:
+        """Tells that a trial's process died too often."""
+        if (trial := self.asked.pop(trial_id, None)) is not None:
+            self._tell(trial, TrialState.FAIL, reason)
+
     def close(self) -> None:
         """Tells the trials that Ray ended without a word, as it does when the time is over."""
         for trial_id in list(self.asked):
             self.on_trial_complete(trial_id)
+
+    def name_of(self, trial_id: str) -> str:
+        """The name, in the study, of the trial that Ray knows by an id."""
+        return trial_name(self.asked[trial_id].number)
 
     def losses(self, trial_id: str, result: dict[str, Any]) -> list[float] | None:
         """The objectives of a running trial as the scheduler ranks them; costs are exact.
@@ -178,40 +194,43 @@ class OptunaSearcher(Searcher):
         trial = self.asked.get(trial_id)
         if trial is None or RESULT not in result:
             return None
-        try:
-            miou = Metrics.model_validate_json(result[RESULT]).miou
-        except ValidationError:
+        if self._keep(trial, result):
             return [math.inf] * len(self.objectives)
-        costs = iter(self.memory.observations[trial_name(trial.number)].costs)
-        return [o.sign * (miou if o.metric == "miou" else next(costs)) for o in self.objectives]
+        metrics = Metrics.model_validate_json(result[RESULT])
+        return self.memory.losses(trial_name(trial.number), metrics)
 
     def keep_arrival(self, arrival: Arrival) -> None:
         """Stores that a trial has reached a rung."""
-        trial = self.asked[arrival.trial_id]
-        rungs = {
-            str(each.rung): [each.place, each.goes_on, list(each.losses)]
-            for each in (*self._record(trial).arrivals, arrival)
-        }
-        trial.set_user_attr(RUNGS, rungs)
-        self.memory.learn(self._record(trial))
+        keep_arrival(self.study, arrival)
+        trials = self.study.get_trials(deepcopy=False)
+        self.memory.learn(read_record(trials[trial_number(arrival.trial_id)]))
 
     def _ask(self, is_repeat: bool) -> optuna.Trial | None:
         """The next trial, at random after a repeat; None where none is worth its while."""
         trials = self.study.get_trials(deepcopy=False)
-        number = sum(trial.state != TrialState.WAITING for trial in trials)
-        seed = make_seed(self.seed, number)
+        first = next((trial for trial in trials if trial.state == TrialState.WAITING), None)
+        seed = make_seed(self.seed, len(trials) if first is None else first.number)
         proposal = Proposal({})
-        if self.sampler == "ehvi" and number == len(trials):
+        if self.sampler == "ehvi" and first is None:
             known, random = self.memory.known(), np.random.default_rng(seed)
             proposal = propose(self.space, known, self.earlier, self._costs_of, random)
             if self._is_flat(trials, proposal):
                 return None
+            if proposal.params:  # queued: a driver that dies before asking has lost nothing
+                gain = {} if proposal.gain is None else {GAIN: proposal.gain}
+                self.study.enqueue_trial(dict(proposal.params), user_attrs=gain)
         sampler = "random" if is_repeat and not proposal.params else self.sampler
-        self.study.sampler = make_sampler(sampler, seed, proposal.params)
-        trial = self.study.ask()
-        if proposal.gain is not None:
-            trial.set_user_attr(GAIN, proposal.gain)
-        return trial
+        self.study.sampler = make_sampler(sampler, seed)
+        if first is not None:
+            self._skip_drawn(first)
+        return self.study.ask()
+
+    def _skip_drawn(self, trial: FrozenTrial) -> None:
+        """Brings the sampler to where it was when a driver died half-way through a space."""
+        fixed = trial.system_attrs.get("fixed_params", {})
+        for name, distribution in trial.distributions.items():
+            if name not in fixed:
+                self.study.sampler.sample_independent(self.study, trial, name, distribution)
 
     def _costs_of(self, suggested: TrialConfig) -> tuple[float, ...] | None:
         """The costs of a configuration that may be tried; None: unknown, too high, or trained."""
@@ -232,8 +251,11 @@ class OptunaSearcher(Searcher):
     def _describe(self, trial: optuna.Trial) -> tuple[TrialState, str]:
         """Stores the trial's configuration and costs; gives its state, and why it cannot run."""
         try:
-            config = self.complete(self.space(trial))
-            trial.set_user_attr(CONFIG, config.model_dump_json())
+            if (kept := self._record(trial).config) is None:
+                config = self.complete(self.space(trial))
+                trial.set_user_attr(CONFIG, config.model_dump_json())
+            else:
+                config = kept  # begun by a driver before this one
             costs = self.foresee(config)
         except Exception as error:  # whatever a user's space raises costs one trial, not the study
             return TrialState.FAIL, f"the space failed: {type(error).__name__}: {error}"
@@ -244,20 +266,37 @@ class OptunaSearcher(Searcher):
             trial.set_constraint(name, excess)
         if complaint := self.budget.complaint(costs):
             return TrialState.PRUNED, f"over budget: {complaint}"
-        if same := self.memory.trained.get(config.digest()):
+        same = self.memory.trained.get(config.digest())
+        if same and same != trial_name(trial.number):
             return TrialState.PRUNED, f"not trained again: {REPEATED} {same}"
         return TrialState.RUNNING, ""
 
     def _keep(self, trial: optuna.Trial, result: dict[str, Any]) -> str:
-        """Stores the Metrics in a Ray result; gives what is wrong with them, if anything is."""
+        """Stores the Metrics in a Ray result; gives what is wrong with them, if anything is.
+
+        Those that are known already, as a training repeats them after its process died, are not
+        stored again.
+        """
         if RESULT not in result:
             return ""
         try:
             metrics = Metrics.model_validate_json(result[RESULT])
         except ValidationError as error:
             return f"not finite: {first_problem(error)}"
-        trial.set_user_attr(METRICS, metrics.model_dump_json())
+        known = self._record(trial).metrics
+        if known is None or metrics.epoch > known.epoch:
+            trial.set_user_attr(metrics_key(metrics.epoch), metrics.model_dump_json())
+            for observer in self.observers:
+                observer.reported(self._record(trial))
         return ""
+
+    def _pause(self, trial: optuna.Trial) -> None:
+        """Puts a trial back into the queue, to go on when the study is resumed."""
+        pause(self.study, trial.number)
+        self.trials_left += 1
+        self.memory.learn(self._record(trial))
+        for observer in self.observers:
+            observer.ended(self._record(trial))
 
     def _tell(self, trial: optuna.Trial, state: TrialState, reason: str = "") -> None:
         values = None
@@ -283,10 +322,3 @@ class OptunaSearcher(Searcher):
 
     def restore(self, checkpoint_path: str) -> None:
         raise NotImplementedError("a study is resumed from its journal")
-
-
-def why_stopped(record: Record) -> str:
-    """In words, why a trial was stopped before its last epoch."""
-    if record.arrivals and not record.arrivals[-1].goes_on:
-        return f"stopped after epoch {record.arrivals[-1].rung}: others promise more"
-    return "stopped before its last epoch"

@@ -2,6 +2,7 @@
 
 import math
 import shutil
+import sys
 import uuid
 from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
@@ -21,12 +22,14 @@ from search.front import Points, pareto_front, span_of
 from search.insight import look
 from search.insight_plot import draw_insight
 from search.journal import open_journal
+from search.litter import Litter, sweep, tidy
 from search.memory import Memory
 from search.objectives import Objective, named_objectives
 from search.observer import Observer
 from search.plots import draw_front, human_size
 from search.progress import Progress
-from search.record import INTERRUPTED, RAY_ID, REASON, Record, read_record
+from search.record import RAY_ID, Record, asked_trials, read_record
+from search.recovery import recover, replayed
 from search.report import front_table, write_tables
 from search.resources import Share
 from search.scheduler import ParetoHalving
@@ -50,6 +53,7 @@ from trainables.data.source import Source
 from trainables.defaults import defaults_for
 from trainables.errors import TrialFailed
 from trainables.extras import has_onnx, require_onnx
+from trainables.files import hash_file
 from trainables.latency import foresee_latency
 from trainables.models.unet import UNetConfig
 from trainables.probe import gpu_bytes
@@ -61,7 +65,10 @@ from trainables.sensitivity import keep_sensitivity, read_sensitivity
 from trainables.size import count_macs, model_card, predict_size_bytes
 from trainables.teacher import check_teacher, prepare_teacher
 from trainables.teacher_outputs import DEFAULT_FORM, Form, find_outputs, foresee, keep_outputs
+from trainables.trainable import EPOCH
 
+STOP_FILE = ".stop"
+"""In the study's folder: asks its trainings to keep where they stand and to leave."""
 DISK_SHARE = 0.25
 """Of the free disk: teacher outputs that would take more are not kept unless asked for."""
 NUM_LARGEST = 3
@@ -96,10 +103,13 @@ class Study:
         self.data: PackedData = open_pack((self.found or pack(source, self.store)).path)
         self.file = self.describe()
         self.lock = lock_study(config)
+        tidy(config.folder)
         write_study_file(self.file)
         self.optuna = self.begin()
 
-    def measure_sensitivities(self, run: RunConfig, progress: Progress) -> None:
+    def measure_sensitivities(
+        self, run: RunConfig, progress: Progress, remote: cluster.Remote
+    ) -> None:
         """Asks for the sensitivity of each student that the space allocates bits to.
 
         Until then `complete` gives allocations the fewest bits that they may come to.
@@ -114,7 +124,7 @@ class Study:
             progress.say(f"training and looking at the start of {student}")
             start = self.complete(config).start
             try:
-                kept = cluster.run_remotely(self.config, run, keep_sensitivity, start)
+                kept = remote(run, keep_sensitivity, start)
                 known[student] = read_sensitivity(kept)
             except TrialFailed as failure:
                 progress.say(f"no trials of {student}: {failure}")
@@ -130,18 +140,28 @@ class Study:
         """The content of study.json.
 
         Raises:
-            ValueError: the data is not what the resumed study began with.
+            ValueError: data or teacher are not what the resumed study began with.
         """
-        if self.known and self.known.data_digest != self.data.digest:
+        config, known = self.config, self.known
+        teacher = Path(config.teacher)
+        teacher_digest = hash_file(teacher) if teacher.is_file() else None
+        if known and known.data_digest != self.data.digest:
             raise ValueError(
-                f"a resumed study must keep its data, but {self.config.data} has changed: it is "
-                f"now {self.data.digest}, {self.config.name} began with {self.known.data_digest}"
+                f"a resumed study must keep its data, but {config.data} has changed: it is "
+                f"now {self.data.digest}, {config.name} began with {known.data_digest}"
+            )
+        began = known and (known.teacher_digest or known.config.teacher)
+        if began and began != (teacher_digest or config.teacher):
+            raise ValueError(
+                f"a resumed study must keep its teacher, but {config.teacher} is not that of "
+                f"{config.name}, which began with {known.config.teacher if known else began}"
             )
         return StudyFile(
             id=self.known.id if self.known else uuid.uuid4().hex,
             config=self.config,
             versions=installed_versions(),
             data_digest=self.data.digest,
+            teacher_digest=teacher_digest,
             class_names=self.data.class_names,
         )
 
@@ -258,8 +278,7 @@ class Study:
 
     def records(self) -> list[Record]:
         """All trials that were asked for so far."""
-        trials = self.optuna.get_trials(deepcopy=False)
-        return [read_record(trial) for trial in trials if trial.state != TrialState.WAITING]
+        return [read_record(trial) for trial in asked_trials(self.optuna)]
 
     def measured_records(self) -> list[Record]:
         """All trials, those of the front with a latency where ONNX Runtime is installed."""
@@ -280,22 +299,22 @@ class Study:
         return sum(record.state == "COMPLETE" for record in self.records())
 
     def samples_left(self) -> int:
-        """Trials still to be trained; refused and interrupted ones do not count."""
+        """Trials still to be trained to their end; refused ones do not count."""
         launched = [
             trial
             for trial in self.optuna.get_trials(deepcopy=False)
-            if RAY_ID in trial.user_attrs and trial.user_attrs.get(REASON) != INTERRUPTED
+            if RAY_ID in trial.user_attrs and trial.state != TrialState.WAITING
         ]
         return max(0, self.config.samples - len(launched))
 
-    def close_running(self) -> None:
-        """Ends trials that an interruption left RUNNING and queues their settings again."""
-        for trial in self.optuna.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            self.optuna._storage.set_trial_user_attr(trial._trial_id, REASON, INTERRUPTED)
-            self.optuna.tell(trial.number, state=TrialState.FAIL)
-            settings = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
-            if settings:
-                self.optuna.enqueue_trial(settings)
+    def recover(self) -> None:
+        """Ends what had come to its end when a driver died, and queues what is to go on."""
+        for record in (*self.records(), *self.earlier):
+            if record.config and record.latency_ms is not None:
+                self.latencies[self.card_of(record.config)] = record.latency_ms
+        memory = Memory(self.objectives, self.foresee_cheaply)
+        halving = replayed(self.config, self.records())
+        recover(self.optuna, halving, memory, self.objectives)
 
     def begin(self) -> optuna.Study:
         """The Optuna study in the folder's journal; a new one begins with what is known to be good.
@@ -314,17 +333,19 @@ class Study:
 
     def scheduler(self, searcher: OptunaSearcher) -> ParetoHalving | None:
         """What stops trials, with all that it has decided so far; None: nothing does."""
-        config = self.config
-        if config.scheduler == "none":
+        config, halving = self.config, replayed(self.config, self.records())
+        if halving is None:
             return None
         scheduler = ParetoHalving(
             searcher.losses,
             max_epochs=config.epochs,
             grace_epochs=config.grace_epochs,
             reduction=config.reduction,
+            time_attr=EPOCH,
             keep=searcher.keep_arrival,
+            name_of=searcher.name_of,
         )
-        scheduler.halving.replay(a for record in self.records() for a in record.arrivals)
+        scheduler.halving = halving
         return scheduler
 
     def searcher(
@@ -335,9 +356,6 @@ class Study:
         capacity: Callable[[], int],
     ) -> OptunaSearcher:
         """The searcher for the trials that are left."""
-        for record in (*self.records(), *self.earlier):
-            if record.config and record.latency_ms is not None:
-                self.latencies[self.card_of(record.config)] = record.latency_ms
         earlier = Memory(self.objectives, self.foresee_cheaply)
         return OptunaSearcher(
             study=self.optuna,
@@ -348,7 +366,7 @@ class Study:
             foresee_cheaply=self.foresee_cheaply,
             budget=self.config.budget,
             run=run,
-            models=self.config.folder / "models",
+            folder=self.config.folder,
             num_trials=self.samples_left(),
             sampler=self.config.sampler,
             seed=self.config.seed,
@@ -363,26 +381,28 @@ class Study:
         """Writes tables, plots and the front's models; gives all trials as measured."""
         records, folder = self.measured_records(), self.config.folder
         front = pareto_front(records, self.objectives)
-        keep_models(folder / "models", {record.trial_id for record in front})
+        sweep(folder, records, self.objectives)
         write_tables(records, folder, self.objectives)
         title = f"{self.config.name}: mIoU against model size"
         draw_front(records, folder, title, self.objectives)
         insight = look(records, self.optuna, self.span(), self.objectives)
         draw_insight(insight, folder, f"{self.config.name}: the search")
         seconds = sum(record.metrics.device_seconds for record in records if record.metrics)
-        tracking.finish(
-            records,
-            front,
-            folder,
-            {
-                "trials_complete": self.num_finished(),
-                "front_size": len(front),
-                "device_seconds": seconds,
-                **insight.metrics,
-            },
-            insight.steps,
-            interrupted,
-        )
+        numbers = {
+            "trials_complete": self.num_finished(),
+            "front_size": len(front),
+            "device_seconds": seconds,
+            **insight.metrics,
+        }
+        try:
+            tracking.finish(records, front, folder, numbers, insight.steps, interrupted)
+        except Exception as error:  # whatever a store does, the study is whole without it
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            print(
+                f"MLflow lacks part of the record, --resume {self.config.name} delivers it: "
+                f"{reason}",
+                file=sys.stderr,
+            )
         return records
 
 
@@ -398,23 +418,21 @@ def run_study(study: Study) -> int:
         artifact_root=config.storage / "mlartifacts",
         tags={"space": config.space},
     )
-    study.close_running()
+    study.recover()
     progress = Progress(config, study.records(), study.samples_left())
     progress.say(f"data: {study.data}, {'found' if study.found else 'packed'} in {study.data.path}")
-    for record in study.records():
-        tracking.replay(record)
     interrupted = False
     if study.samples_left():
         try:
-            search(study, progress, tracking)
+            with cluster.interruptible(config.folder / STOP_FILE) as interruption:
+                search(study, progress, tracking, interruption)
         except KeyboardInterrupt:
             interrupted = True
         except (OverBudget, TrialFailed):
             study.report(tracking, interrupted=True)
             raise
-    study.close_running()
-    for record in study.records():
-        tracking.replay(record)
+        finally:
+            study.recover()
     records = study.report(tracking, interrupted)
     progress.conclude(front_table(records, study.objectives), tracking.page, interrupted)
     if interrupted:
@@ -422,8 +440,14 @@ def run_study(study: Study) -> int:
     return 0 if study.num_finished() else 1
 
 
-def search(study: Study, progress: Progress, tracking: Tracking) -> None:
-    """Prepares the teacher and trains the trials that are left."""
+def search(
+    study: Study, progress: Progress, tracking: Tracking, interruption: cluster.Interruption
+) -> None:
+    """Prepares the teacher and trains the trials that are left.
+
+    Raises:
+        DiskFull: there is no room to go on.
+    """
     config = study.config
     share = resources.fixed_share(config)
     with cluster.connect(config):
@@ -431,28 +455,44 @@ def search(study: Study, progress: Progress, tracking: Tracking) -> None:
             data=study.store.root / study.data.digest,
             artifacts=study.store.root,
             device=config.device,
+            checkpoint_every_s=config.checkpoint_every_s,
+            stop_file=interruption.stop_file,
+            timeout_s=config.trial_timeout_s,
         )
+        remote = cluster.Remote(config, interruption)
         if any(trial.needs_teacher for trial in study.probe()):
             progress.say("preparing the teacher (made once for this data, then reused)")
             own = study.defaults.own_teacher()
-            teacher = cluster.run_remotely(config, run, prepare_teacher, config.teacher, own)
+            teacher = remote(run, prepare_teacher, config.teacher, own)
             progress.say(f"teacher: {teacher.note}, mIoU {100 * teacher.miou:.1f} %")
-            run = keep_teacher_outputs(study, progress, run.replace(teacher=teacher.file))
-        study.measure_sensitivities(run, progress)
+            run = keep_teacher_outputs(study, progress, remote, run.replace(teacher=teacher.file))
+        study.measure_sensitivities(run, progress, remote)
         if config.gpus_per_trial == "auto":
-            share = share_gpu(study, progress, run)
+            share = share_gpu(study, progress, remote, run)
         run = run.replace(num_threads=max(1, int(share.cpus)), gpu_share=min(1, share.gpus) or 1.0)
         with progress, closing(Delivery(tracking)) as delivery:
+            for record in study.records():
+                delivery.replayed(record)
             deadline = cluster.Deadline(config.time_budget_s, config.epochs)
             searcher = study.searcher(
-                run, [delivery, progress], lambda: deadline.is_over, lambda: cluster.capacity(share)
+                run,
+                [delivery, progress, Litter(config.folder, study.objectives, study.records())],
+                lambda: deadline.is_over or interruption.wanted,
+                lambda: cluster.capacity(share),
             )
-            cluster.tune_trials(searcher, study.scheduler(searcher), config, share, deadline)
+            scheduler = study.scheduler(searcher)
+            cluster.tune_trials(
+                searcher, scheduler, config, share, deadline, interruption, progress.say
+            )
+        if searcher.no_room:
+            raise OSError(searcher.no_room)
         if searcher.end:
             progress.say(f"ended before all trials were asked: {searcher.end}")
 
 
-def keep_teacher_outputs(study: Study, progress: Progress, run: RunConfig) -> RunConfig:
+def keep_teacher_outputs(
+    study: Study, progress: Progress, remote: cluster.Remote, run: RunConfig
+) -> RunConfig:
     """`run` with the teacher's outputs where they are kept, having said how much that takes."""
     wanted, augmentation = study.config.teacher_outputs, study.defaults.augmentation
     if wanted == "live":
@@ -460,7 +500,7 @@ def keep_teacher_outputs(study: Study, progress: Progress, run: RunConfig) -> Ru
     form: Form = DEFAULT_FORM if wanted == "auto" else wanted
     kept = find_outputs(run, form, augmentation)
     if kept is None:
-        size = cluster.run_remotely(study.config, run, foresee, form, augmentation)
+        size = remote(run, foresee, form, augmentation)
         progress.say(f"keeping the teacher's outputs as {form}: {size}")
         room = shutil.disk_usage(study.store.root).free
         if wanted == "auto" and size.num_bytes > DISK_SHARE * room:
@@ -470,26 +510,19 @@ def keep_teacher_outputs(study: Study, progress: Progress, run: RunConfig) -> Ru
             )
             study.settle_teacher_outputs("live")
             return run
-        kept = cluster.run_remotely(study.config, run, keep_outputs, form, augmentation)
+        kept = remote(run, keep_outputs, form, augmentation)
     study.settle_teacher_outputs(form)
     return run.replace(teacher_outputs=kept)
 
 
-def share_gpu(study: Study, progress: Progress, run: RunConfig) -> Share:
+def share_gpu(study: Study, progress: Progress, remote: cluster.Remote, run: RunConfig) -> Share:
     """How many trials share a GPU, by the memory that the largest of the space take."""
     drawn = sorted(study.probe(), key=lambda t: (t.needs_teacher, t.student.width))[-NUM_LARGEST:]
     crowded = run.replace(gpu_share=1 / resources.MOST_TRIALS)
-    peak, free = cluster.run_remotely(study.config, crowded, gpu_bytes, drawn)
+    peak, free = remote(crowded, gpu_bytes, drawn)
     share = resources.gpu_share(study.config, peak, free)
     progress.say(
         f"{round(1 / share.gpus)} trials at once on a GPU with {human_size(free)} free: the "
         f"largest takes {human_size(peak)}"
     )
     return share
-
-
-def keep_models(folder: Path, members: set[str]) -> None:
-    """Deletes the models of trials that are not on the front."""
-    for path in folder.glob("*"):
-        if path.name not in members:
-            shutil.rmtree(path)

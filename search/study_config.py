@@ -35,6 +35,8 @@ class StudyConfig(Frozen):
     max_macs: Annotated[int, Field(gt=0)] | None = None
     max_latency_ms: Annotated[float, Field(gt=0)] | None = None
     time_budget_s: float | None = None
+    trial_timeout_s: Annotated[float, Field(gt=0)] = 1800.0
+    checkpoint_every_s: Annotated[float, Field(gt=0)] = 10.0
     cpus_per_trial: Annotated[float, Field(gt=0)] | None = None
     gpus_per_trial: Annotated[float, Field(ge=0)] | Literal["auto"]
     tracking_uri: str
@@ -84,10 +86,8 @@ class StudyConfig(Frozen):
 FIXED = frozenset(
     {
         "space",
-        "data",
         "epochs",
         "image_size",
-        "teacher",
         "teacher_outputs",
         "sampler",
         "scheduler",

@@ -24,6 +24,8 @@ class StudyFile(Frozen):
     config: StudyConfig
     versions: dict[str, str]
     data_digest: str
+    teacher_digest: str | None = None
+    """Of the teacher's file, where it is one."""
     class_names: tuple[str, ...]
 
 

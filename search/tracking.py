@@ -5,20 +5,27 @@ where it stopped.
 """
 
 import logging
+import sqlite3
+import sys
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import closing
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
+from urllib.parse import unquote, urlparse
 
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, RunTag
+from mlflow.entities import Run as MlflowRun
 from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME
 from sqlalchemy.exc import SQLAlchemyError
 
-from search.delivery import Event, now_ms
+from search.delivery import Event
 from search.insight import Step
 from search.record import Record, State
+from trainables.metrics import Metrics
 
 logging.getLogger("mlflow").setLevel(logging.WARNING)  # not its database migrations
 
@@ -26,25 +33,39 @@ STUDY_TAG, STUDY_ID_TAG, TRIAL_TAG = "paretoseg.study", "paretoseg.study_id", "p
 MAX_PARAMS, MAX_METRICS = 100, 1000  # of one log_batch call
 STATUS: dict[State, str] = {
     "RUNNING": "RUNNING",
+    "PAUSED": "SCHEDULED",
     "COMPLETE": "FINISHED",
     "PRUNED": "KILLED",
     "FAIL": "FAILED",
 }
 
 
+SQLITE = "sqlite:///"
+PASSING = ("database is locked", "Max retries exceeded", "Connection", "timed out")
+"""What errors say that may be over later."""
+
+
 def check_tracking(uri: str) -> None:
-    """Raises ValueError where there is no MLflow store, and makes an absent SQLite one."""
+    """Makes an absent SQLite store; says so where a store does not answer, which may pass.
+
+    Raises:
+        ValueError: `uri` names no MLflow store.
+    """
     try:
         MlflowClient(uri).search_experiments(max_results=1)
     except (MlflowException, SQLAlchemyError) as error:  # the latter where its disk is full
-        raise ValueError(
-            f"--tracking-uri must name an MLflow store, but {uri} is none: "
-            f"{str(error).splitlines()[0]}"
-        ) from error
+        reason = str(error).splitlines()[0]
+        if not any(words in reason for words in PASSING):
+            raise ValueError(
+                f"--tracking-uri must name an MLflow store, but {uri} is none: {reason}"
+            ) from error
+        print(f"MLflow does not answer now and is tried again later: {reason}", file=sys.stderr)
 
 
 class Tracking:
-    """Keeps one study in MLflow.
+    """Keeps one study in MLflow, which it connects to at first need.
+
+    Whatever is written twice, as after a failure half-way, is there once.
 
     Args:
         study_id: finds the study's runs again; a name may be used twice.
@@ -62,37 +83,67 @@ class Tracking:
         tags: dict[str, str],
     ) -> None:
         self.client = MlflowClient(tracking_uri)
+        self.experiment, self.artifact_root = experiment, artifact_root
+        local = tracking_uri.startswith(SQLITE)
+        self.database = Path(tracking_uri.removeprefix(SQLITE)) if local else None
         self.study_name, self.study_id = study_name, study_id
         self.tags = {STUDY_TAG: study_name, STUDY_ID_TAG: study_id, **tags}
-        known = self.client.get_experiment_by_name(experiment)
-        location = artifact_root.resolve().as_uri() if tracking_uri.startswith("sqlite") else None
-        self.experiment_id = (
-            known.experiment_id if known else self.client.create_experiment(experiment, location)
-        )
-        self.study_run = self._find("study") or self._create("study", {})
-        self.client.update_run(self.study_run, status="RUNNING")
-        self.runs: dict[str, str] = {}
+        self.statuses: dict[str, str] = {}
+        self.logged: dict[str, int] = {}
+
+    @cached_property
+    def experiment_id(self) -> str:
+        """Of the data set; made where it is not there yet."""
+        known = self.client.get_experiment_by_name(self.experiment)
+        location = self.artifact_root.resolve().as_uri() if self.database else None
+        if known is None:
+            return str(self.client.create_experiment(self.experiment, location))
+        before = known.artifact_location
+        if self.database and before != location and is_gone(before):
+            move_artifacts(self.database, before, str(location))
+        return str(known.experiment_id)
+
+    @cached_property
+    def runs(self) -> dict[str, str]:
+        """The ids of the study's runs by trial, its own by "study"."""
+        found = {}
+        for run in search_runs(self.client, [self.experiment_id], self.study_id):
+            trial = run.data.tags[TRIAL_TAG]
+            found[trial] = run.info.run_id
+            self.statuses[trial] = run.info.status
+        return found
+
+    @cached_property
+    def study_run(self) -> str:
+        """The id of the study's own run."""
+        if "study" not in self.runs:
+            self.runs["study"] = self._create("study", {})
+        self.client.update_run(self.runs["study"], status="RUNNING")
+        return self.runs["study"]
 
     @property
     def page(self) -> str:
         """The runs' place in MLflow's pages, which otherwise open on traces of language models."""
-        return f"#/experiments/{self.experiment_id}/runs?workflowType=machine_learning"
-
-    def replay(self, record: Record) -> None:
-        """Writes what a driver that died may have left out; nothing where the run is complete."""
-        if record.state != "RUNNING":
-            status = self.client.get_run(self._run(record)).info.status
-            if status != STATUS[record.state]:
-                self.deliver([Event("ended", record, now_ms())])
+        experiment_id = vars(self).get("experiment_id")  # asked for now, it might not answer
+        if experiment_id is None:
+            return ""
+        return f"#/experiments/{experiment_id}/runs?workflowType=machine_learning"
 
     def deliver(self, events: Sequence[Event]) -> None:
         """All that happened to one trial, in as few calls as possible."""
-        last = events[-1]
-        if {event.kind for event in events} & {"started", "ended"}:
+        last, kinds = events[-1], {event.kind for event in events}
+        trial_id, status = last.record.trial_id, STATUS[last.record.state]
+        run = self._run(last.record)
+        if kinds == {"replayed"} and self.statuses.get(trial_id) == status:
+            return
+        if kinds != {"reported"}:
             self._log_params(last.record)
-        self._log_metrics([event for event in events if event.kind != "started"])
-        if last.kind == "ended":
+        self._log_metrics(last.record)
+        if last.record.state != "RUNNING":
             self._end(last.record)
+        elif self.statuses.get(trial_id) != status:
+            self.client.update_run(run, status)
+        self.statuses[trial_id] = status
 
     def _end(self, record: Record) -> None:
         run = self._run(record)
@@ -100,7 +151,10 @@ class Tracking:
         if record.config:
             tags["recipe"] = record.config.recipe.name
         self.client.log_batch(run, tags=[RunTag(k, v) for k, v in tags.items()])
-        self.client.set_terminated(run, STATUS[record.state])
+        if record.state == "PAUSED":
+            self.client.update_run(run, STATUS[record.state])
+        else:
+            self.client.set_terminated(run, STATUS[record.state])
 
     def finish(
         self,
@@ -117,11 +171,13 @@ class Tracking:
         """
         members = {record.trial_id for record in front}
         for record in records:
+            self.deliver([Event("replayed", record)])
             run = self._run(record)
             is_member = record.trial_id in members
             self.client.set_tag(run, "front", str(is_member).lower())
-            if record.latency_ms is not None:
-                self.client.log_metric(run, "latency_ms", record.latency_ms)
+            if record.latency_ms is not None and record.metrics:
+                now = record.metrics.time_ms
+                self.client.log_metric(run, "latency_ms", record.latency_ms, now)
             if is_member and not self.client.list_artifacts(run, "model"):
                 self.client.log_artifacts(run, str(folder / "models" / record.trial_id), "model")
         for name in (
@@ -145,12 +201,16 @@ class Tracking:
             self.client.log_batch(self.study_run, metrics=grown[first : first + MAX_METRICS])
         self.client.set_terminated(self.study_run, "KILLED" if interrupted else "FINISHED")
 
-    def _log_metrics(self, events: Sequence[Event]) -> None:
-        by_epoch = {e.record.metrics.epoch: e for e in events if e.record.metrics}
-        metrics = [metric for event in by_epoch.values() for metric in as_mlflow(event)]
+    def _log_metrics(self, record: Record) -> None:
+        """Those of the epochs that this driver has not logged yet."""
+        logged = self.logged.get(record.trial_id, 0)
+        reports = [report for report in record.history if report.epoch > logged]
+        metrics = [metric for report in reports for metric in as_mlflow(report)]
         for first in range(0, len(metrics), MAX_METRICS):
             batch = metrics[first : first + MAX_METRICS]
-            self.client.log_batch(self._run(events[-1].record), metrics=batch)
+            self.client.log_batch(self._run(record), metrics=batch)
+        if reports:
+            self.logged[record.trial_id] = reports[-1].epoch
 
     def _log_params(self, record: Record) -> None:
         leaves = record.config.leaves() if record.config else {}
@@ -162,16 +222,14 @@ class Tracking:
     def _run(self, record: Record) -> str:
         """The id of the trial's run, made at first need."""
         if record.trial_id not in self.runs:
-            self.runs[record.trial_id] = self._find(record.trial_id) or self._create(
-                record.trial_id, {MLFLOW_PARENT_RUN_ID: self.study_run}
-            )
+            parent = {MLFLOW_PARENT_RUN_ID: self.study_run}
+            try:
+                self.runs[record.trial_id] = self._create(record.trial_id, parent)
+            except Exception:  # it may be there all the same: look again before the next attempt
+                del self.runs
+                raise
+            self.statuses[record.trial_id] = "RUNNING"
         return self.runs[record.trial_id]
-
-    def _find(self, trial: str) -> str | None:
-        wanted = {STUDY_ID_TAG: self.study_id, TRIAL_TAG: trial}
-        query = " and ".join(f"tags.`{tag}` = '{value}'" for tag, value in wanted.items())
-        found = self.client.search_runs([self.experiment_id], query, max_results=1)
-        return found[0].info.run_id if found else None
 
     def _create(self, trial: str, extra: dict[str, str]) -> str:
         name = self.study_name if trial == "study" else f"{self.study_name}/{trial}"
@@ -179,14 +237,41 @@ class Tracking:
         return str(self.client.create_run(self.experiment_id, tags=tags).info.run_id)
 
 
-def as_mlflow(event: Event) -> Iterator[Metric]:
+def as_mlflow(metrics: Metrics) -> Iterator[Metric]:
     """One epoch's metrics, with the epoch as step; said twice they are the same to MLflow."""
-    metrics = event.record.metrics
-    assert metrics
-    values = metrics.model_dump(exclude={"epoch", "losses"}, exclude_none=True)
+    values = metrics.model_dump(exclude={"epoch", "time_ms", "losses"}, exclude_none=True)
     losses = {f"loss.{name}": value for name, value in metrics.losses.items()}
     for name, value in {**values, **losses}.items():
-        yield Metric(name, float(value), event.time_ms, metrics.epoch)
+        yield Metric(name, float(value), metrics.time_ms, metrics.epoch)
+
+
+def is_gone(uri: str) -> bool:
+    """Whether a folder for files is no more, as after its storage has moved."""
+    path = Path(unquote(urlparse(uri).path))
+    return uri.startswith("file:") and not path.exists()
+
+
+def move_artifacts(database: Path, before: str, after: str) -> None:
+    """Tells a SQLite store where its files are now: MLflow itself knows absolute paths alone."""
+    with closing(sqlite3.connect(database)) as connection, connection:
+        for table, column in (("experiments", "artifact_location"), ("runs", "artifact_uri")):
+            connection.execute(
+                f"UPDATE {table} SET {column} = ? || substr({column}, ?) "
+                f"WHERE substr({column}, 1, ?) = ?",
+                (after, len(before) + 1, len(before), before),
+            )
+
+
+def search_runs(client: MlflowClient, experiments: list[str], study_id: str) -> list[MlflowRun]:
+    """All runs of a study, its own among them."""
+    found: list[MlflowRun] = []
+    query, token = f"tags.`{STUDY_ID_TAG}` = '{study_id}'", None
+    while True:
+        page = client.search_runs(experiments, query, page_token=token)
+        found += page
+        token = page.token
+        if not token:
+            return found
 
 
 class Run(NamedTuple):
@@ -202,15 +287,6 @@ def read_runs(uri: str, study_id: str) -> list[Run]:
     """The runs of all trials of a study."""
     client = MlflowClient(uri)
     experiments = [experiment.experiment_id for experiment in client.search_experiments()]
-    found, token = [], None
-    while True:
-        page = client.search_runs(
-            experiments, f"tags.`{STUDY_ID_TAG}` = '{study_id}'", page_token=token
-        )
-        found += [run for run in page if run.data.tags[TRIAL_TAG] != "study"]
-        token = page.token
-        if not token:
-            break
     return [
         Run(
             run.data.tags[TRIAL_TAG],
@@ -218,5 +294,6 @@ def read_runs(uri: str, study_id: str) -> list[Run]:
             run.data.metrics.get("miou"),
             tuple(m.step for m in client.get_metric_history(run.info.run_id, "miou")),
         )
-        for run in found
+        for run in search_runs(client, experiments, study_id)
+        if run.data.tags[TRIAL_TAG] != "study"
     ]

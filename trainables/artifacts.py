@@ -1,6 +1,5 @@
 """Expensive things, made once and shared by all trials, nodes and later studies."""
 
-import errno
 import json
 import os
 import shutil
@@ -13,11 +12,11 @@ from tempfile import mkdtemp
 
 from filelock import FileLock
 
-from trainables.files import hash_file
+from trainables.errors import DiskFull
+from trainables.files import hash_file, is_full_disk
 from trainables.frozen import digest
 
 RECORD = "artifact.json"
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
 @dataclass(frozen=True)
@@ -77,11 +76,9 @@ class ArtifactStore:
             aside.chmod(0o755)
             os.replace(aside, path)
         except OSError as error:
-            if error.errno not in NO_ROOM:
+            if not is_full_disk(error):
                 raise
-            raise OSError(
-                f"the disk of {self.root} must have room for {path.name}, but {error.strerror}"
-            ) from error
+            raise DiskFull(self.root, path.name) from error
         finally:
             shutil.rmtree(aside, ignore_errors=True)
 

@@ -1,8 +1,21 @@
 """The expected ways to fail, for reasons that a person can act on."""
 
+from pathlib import Path
+
 
 class TrialFailed(Exception):
     """A trial that cannot give a point, for a reason a person can act on (its message)."""
+
+
+class DiskFull(OSError):
+    """There is no room on a disk; what was to be written is not there, what was there still is."""
+
+    def __init__(self, folder: Path, name: str) -> None:
+        super().__init__(f"the disk of {folder} must have room for {name}, but it is full")
+        self.folder, self.name = folder, name
+
+    def __reduce__(self) -> tuple[type["DiskFull"], tuple[Path, str]]:
+        return DiskFull, (self.folder, self.name)
 
 
 class ExportFailed(Exception):

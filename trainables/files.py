@@ -1,15 +1,18 @@
 """Files that are whole or absent, and what they hold."""
 
+import errno
 import hashlib
 import os
 from pathlib import Path
+
+from trainables.errors import DiskFull
 
 
 def replace_file(path: Path, content: bytes | str) -> None:
     """Writes a file aside and renames it, so that nobody ever reads half of it.
 
     Raises:
-        OSError: the disk is full, or the like; then the file is as it was.
+        DiskFull: then the file is as it was.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{os.getpid()}")
@@ -19,9 +22,18 @@ def replace_file(path: Path, content: bytes | str) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(aside, path)
-    except OSError:
+    except OSError as error:
         aside.unlink(missing_ok=True)
+        if is_full_disk(error):
+            raise DiskFull(path.parent, path.name) from error
         raise
+
+
+def is_full_disk(error: BaseException) -> bool:
+    """Whether there was no room on a disk, or no more for this user."""
+    return isinstance(error, DiskFull) or (
+        isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    )
 
 
 def hash_file(path: Path) -> str:

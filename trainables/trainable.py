@@ -1,5 +1,7 @@
 """The thin Ray adapter round a trial."""
 
+import signal
+import threading
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,24 +9,35 @@ from typing import Any
 
 from ray import tune
 
+from trainables.checkpoint import leave
 from trainables.config import RunConfig, TrialConfig
-from trainables.errors import TrialFailed
+from trainables.errors import DiskFull, Interrupted, TrialFailed
+from trainables.files import replace_file
 from trainables.metrics import Metrics
 from trainables.trial import Trial, give_memory_back, save
+from trainables.watchdog import die
 
-FAILURE, METRICS = "failure", "metrics"
-"""Keys of a result: why the trial failed, or the epoch's Metrics as JSON."""
+METRICS, EPOCH = "metrics", "epoch"
+"""Keys of a result: the epoch's Metrics as JSON, and which epoch."""
+FAILURE, PAUSE, NO_ROOM = "failure", "pause", "no_room"
+"""Others: why the trial failed, is to go on later, or why no other would fare better."""
+LAST_WORDS = "last-words.txt"
+"""Beside a trial's checkpoints, why its process ended itself."""
 
 
 class StudentTrainable(tune.Trainable):
     """Trains `config["trial"]` where `config["run"]` says and leaves its files in `config["out"]`.
 
-    A failed trial reports its reason as its last result: Ray hands no exception to a searcher.
+    A failed trial reports its reason as its last result: Ray hands no exception to a searcher. One
+    whose process died goes on from its last state in `config["checkpoints"]` when it is started
+    again, and repeats its last report. SIGTERM, as of a node that is taken away, makes it leave.
     """
 
     def setup(self, config: dict[str, Any]) -> None:
         self.epochs: Iterator[Metrics] | None = None
         self.healthy = True
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, lambda *_: leave.set())
 
     def step(self) -> dict[str, Any]:
         try:
@@ -32,21 +45,37 @@ class StudentTrainable(tune.Trainable):
             metrics = next(self.epochs)
         except TrialFailed as failure:
             return {FAILURE: str(failure), "done": True}
+        except Interrupted as reason:
+            return {PAUSE: str(reason), "done": True}
+        except DiskFull as error:
+            return {PAUSE: str(error), NO_ROOM: str(error), "done": True}
         except Exception as error:
             traceback.print_exc()  # into the worker's own log
             self.healthy = False
             return {FAILURE: f"{type(error).__name__}: {error}", "done": True}
-        return {METRICS: metrics.model_dump_json(), "done": metrics.finished}
+        report = metrics.model_dump_json()
+        return {METRICS: report, EPOCH: metrics.epoch, "done": metrics.finished}
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         self.epochs = None
         give_memory_back()
-        return self.healthy  # after an unforeseen error, a device may be beyond use
+        # After an unforeseen error a device may be beyond use; who was asked to leave goes
+        return self.healthy and not leave.is_set()
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
-        pass  # the finished model lies in the study's folder
+        pass  # a training keeps its own, between any two steps
 
 
 def start(config: dict[str, Any]) -> Iterator[Metrics]:
+    checkpoints = Path(config["checkpoints"])
+    last_words = checkpoints / LAST_WORDS
+    if last_words.is_file():
+        raise TrialFailed(last_words.read_text())
+
+    def on_hang(reason: str) -> None:
+        replace_file(last_words, reason)
+        die(reason)
+
     trial = TrialConfig.model_validate(config["trial"])
-    return save(Trial(trial, RunConfig.model_validate(config["run"])), Path(config["out"]))
+    run = RunConfig.model_validate(config["run"])
+    return save(Trial(trial, run, checkpoints, on_hang), Path(config["out"]))

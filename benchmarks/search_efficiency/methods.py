@@ -61,7 +61,7 @@ class Ours:
             foresee_cheaply=lambda config: by_digest[config.digest()],
             budget=Budget(),
             run=RunConfig(data=Path("data"), artifacts=Path("artifacts")),
-            models=Path("models"),
+            folder=Path("."),
             num_trials=10**9,
             sampler=sampler,
             seed=seed,
@@ -74,6 +74,7 @@ class Ours:
                 reduction=REDUCTION,
                 doubt=doubt,
                 keep=self.searcher.keep_arrival,
+                name_of=self.searcher.name_of,
             )
             if doubt is not None
             else None

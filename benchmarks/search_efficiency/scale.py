@@ -25,7 +25,7 @@ from search.budget import Budget, Costs
 from search.delivery import Delivery
 from search.drawing import configure
 from search.objectives import MIOU_AND_SIZE
-from search.record import CONFIG, METRICS, PREDICTED_SIZE, RAY_ID, RUNGS
+from search.record import CONFIG, PREDICTED_SIZE, RAY_ID, RUNGS, metrics_key
 from search.scheduler import ParetoHalving
 from search.searcher import OptunaSearcher
 from search.tracking import Tracking, check_tracking
@@ -87,7 +87,7 @@ def make_searcher(study: optuna.Study, observers: list[Delivery]) -> OptunaSearc
         foresee_cheaply=foresee,
         budget=Budget(),
         run=RunConfig(data=Path("data"), artifacts=Path("artifacts")),
-        models=Path("models"),
+        folder=Path("."),
         num_trials=10**9,
         sampler="ehvi",
         seed=0,
@@ -110,7 +110,7 @@ def finished(count: int) -> Iterator[optuna.trial.FrozenTrial]:
             values=[metrics.miou, size] if done else None,
             user_attrs={
                 CONFIG: config.model_dump_json(),
-                METRICS: metrics.model_dump_json(),
+                metrics_key(metrics.epoch): metrics.model_dump_json(),
                 PREDICTED_SIZE: size,
                 RAY_ID: str(number),
                 RUNGS: {"1": [number, done, [-metrics.miou / 2, size]]},
@@ -149,7 +149,12 @@ def drive(workers: int) -> list[object]:
         begin = time.perf_counter()
         with closing(Delivery(tracking)) as delivery:
             searcher = make_searcher(open_study(folder), [delivery])
-            scheduler = ParetoHalving(searcher.losses, NUM_EPOCHS, keep=searcher.keep_arrival)
+            scheduler = ParetoHalving(
+                searcher.losses,
+                NUM_EPOCHS,
+                keep=searcher.keep_arrival,
+                name_of=searcher.name_of,
+            )
             running: dict[str, tuple[TrialConfig, int]] = {}
             launched = 0
             while launched < NUM_TRIALS or running:

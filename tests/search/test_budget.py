@@ -1,7 +1,7 @@
 """Limits and what a space can reach."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import optuna
 import pytest
@@ -92,10 +92,9 @@ def test_a_budget_is_checked_again_with_the_bits_that_layers_really_get(
     def fake(*args: Any, **kwargs: Any) -> Path:
         return kept
 
-    monkeypatch.setattr(cluster, "run_remotely", fake)
     run = RunConfig(data=study.data.path, artifacts=study.store.root)
     with pytest.raises(OverBudget, match="its cheapest has size_bytes"):
-        study.measure_sensitivities(run, Progress(config, [], 1))
+        study.measure_sensitivities(run, Progress(config, [], 1), cast(cluster.Remote, fake))
     assert len(study.probe()) > 0
     study.sensitivities = {}  # had no start learned anything, the study could still be reported
     assert study.probe() == []

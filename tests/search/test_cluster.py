@@ -18,12 +18,12 @@ def test_only_what_is_nearly_done_goes_on(monkeypatch: pytest.MonkeyPatch) -> No
     deadline.start()
     now[0] = 209.0
     assert not deadline.is_over
-    assert not deadline("a", {"training_iteration": 1})
+    assert not deadline("a", {"epoch": 1})
     now[0] = 210.0
     assert deadline.is_over
     last = math.ceil(10 * NEARLY_DONE)
-    assert deadline("a", {"training_iteration": last - 1})
-    assert not deadline("b", {"training_iteration": last})
+    assert deadline("a", {"epoch": last - 1})
+    assert not deadline("b", {"epoch": last})
     assert deadline.last_s == pytest.approx(60 * (1 + OVERTIME))
 
 
@@ -31,7 +31,7 @@ def test_without_a_budget_there_is_no_end() -> None:
     deadline = Deadline(None, num_epochs=10)
     assert not deadline.is_over
     assert deadline.last_s is None
-    assert not deadline("a", {"training_iteration": 1})
+    assert not deadline("a", {"epoch": 1})
 
 
 GROWING = """

@@ -10,7 +10,7 @@ from search.budget import Costs
 from search.halving import Arrival
 from search.memory import Memory
 from search.objectives import named_objectives
-from search.record import INTERRUPTED, Record
+from search.record import Record
 from trainables.config import TrialConfig
 from trainables.recipes import Supervised
 
@@ -55,7 +55,7 @@ def test_a_trial_is_followed_from_its_launch_to_its_end() -> None:
     [
         (replace(RUNNING, state="PRUNED", reason="others promise more"), 1, 1),
         (replace(RUNNING, state="FAIL", reason="not learning"), 0, 1),
-        (replace(RUNNING, state="FAIL", reason=INTERRUPTED), 0, 0),
+        (replace(RUNNING, state="PAUSED"), 1, 1),
         (replace(RUNNING, state="PRUNED", reason="over budget", ray_id=None), 1, 1),
     ],
 )

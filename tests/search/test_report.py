@@ -43,6 +43,7 @@ FAILED = Record("0000", "FAIL", "the space failed", None, None)
 def metrics(miou: float, size_bytes: int | None, epoch: int = 60) -> Metrics:
     return Metrics(
         epoch=epoch,
+        time_ms=0,
         miou=miou,
         pixel_accuracy=0.9,
         losses={"cross_entropy": 0.4},

@@ -11,8 +11,12 @@ from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
 from search.budget import Budget, Costs
+from search.halving import Halving
+from search.journal import open_journal
+from search.memory import Memory
 from search.objectives import MIOU_AND_SIZE
-from search.record import INTERRUPTED, REASON, Record, read_record
+from search.record import Record, read_record
+from search.recovery import recover
 from search.sampler import SamplerName
 from search.scheduler import ParetoHalving
 from search.searcher import OptunaSearcher
@@ -21,7 +25,7 @@ from trainables.config import RunConfig, TrialConfig
 from trainables.metrics import Metrics
 from trainables.models.unet import UNetConfig
 from trainables.recipes import Supervised
-from trainables.trainable import FAILURE, METRICS
+from trainables.trainable import FAILURE, METRICS, NO_ROOM, PAUSE
 
 QKD = load_space("qkd").space
 
@@ -56,7 +60,7 @@ def make(
         "foresee_cheaply": foresee,
         "budget": Budget(size_bytes=limit and 1000 * limit),
         "run": RunConfig(data=Path("data"), artifacts=Path("artifacts")),
-        "models": Path("models"),
+        "folder": Path("study"),
         "num_trials": num_trials,
         "sampler": sampler,
         "seed": 0,
@@ -71,6 +75,7 @@ def foresee(config: TrialConfig) -> Costs:
 def report(epoch: int, miou: float = 0.5, size_bytes: int | None = None) -> dict[str, Any]:
     metrics = Metrics.model_construct(
         epoch=epoch,
+        time_ms=epoch,
         miou=miou,
         pixel_accuracy=0.5,
         losses={"cross_entropy": 1.0},
@@ -84,6 +89,18 @@ def report(epoch: int, miou: float = 0.5, size_bytes: int | None = None) -> dict
     return {METRICS: metrics.model_dump_json()}
 
 
+def durable(folder: Path) -> optuna.Study:
+    """A study on a disk; the one in memory skips trials that were paused."""
+    return open_journal(folder, "study", MIOU_AND_SIZE)
+
+
+def end(searcher: OptunaSearcher, trial_id: str, result: dict[str, Any] | None) -> None:
+    """What Tune does when a trial ends; None: its process died once too often."""
+    searcher.on_trial_complete(trial_id, result, error=result is None)
+    if result is None:
+        searcher.bury(trial_id, "its process died too often")
+
+
 def only_record(searcher: OptunaSearcher) -> Record:
     (trial,) = searcher.study.get_trials()
     return read_record(trial)
@@ -94,7 +111,8 @@ def test_a_suggestion_is_what_the_trainable_parses() -> None:
     assert isinstance(suggestion, dict)
     assert TrialConfig.model_validate(suggestion["trial"]).recipe.name == "qat_distill"
     assert RunConfig.model_validate(suggestion["run"]).artifacts == Path("artifacts")
-    assert suggestion["out"] == "models/0000"
+    assert suggestion["out"] == "study/models/0000"
+    assert suggestion["checkpoints"] == "study/checkpoints/0000"
 
 
 def test_a_finished_trial_is_complete_with_its_last_values() -> None:
@@ -129,20 +147,18 @@ def test_a_trial_that_ray_ended_without_a_word_is_pruned() -> None:
 
 
 @pytest.mark.parametrize(
-    ("result", "error", "reason"),
+    ("result", "reason"),
     [
-        (None, True, "its process died"),
-        ({FAILURE: "not learning: mIoU 0.1"}, False, "not learning: mIoU 0.1"),
-        ({FAILURE: "RuntimeError: boom"}, False, "RuntimeError: boom"),
+        (None, "its process died"),
+        ({FAILURE: "not learning: mIoU 0.1"}, "not learning: mIoU 0.1"),
+        ({FAILURE: "RuntimeError: boom"}, "RuntimeError: boom"),
     ],
 )
-def test_a_failed_trial_has_its_reason(
-    result: dict[str, Any] | None, error: bool, reason: str
-) -> None:
+def test_a_failed_trial_has_its_reason(result: dict[str, Any] | None, reason: str) -> None:
     searcher = make()
     searcher.suggest("a")
     searcher.on_trial_result("a", report(1, 0.9))
-    searcher.on_trial_complete("a", result, error)
+    end(searcher, "a", result)
     record = only_record(searcher)
     assert record.state == "FAIL"
     assert record.reason.startswith(reason)
@@ -173,14 +189,14 @@ def test_no_trial_stays_running_past_the_sampler_s_start_up(sampler: SamplerName
     log = Log()
     searcher = make(num_trials=40, sampler=sampler, observers=[log])
     endings = [
-        (report(2, 0.5, size_bytes=1000), False),
-        (report(1), False),
-        (None, True),
-        ({FAILURE: "not finite: loss"}, False),
+        report(2, 0.5, size_bytes=1000),
+        report(1),
+        None,
+        {FAILURE: "not finite: loss"},
     ]
     for number in range(40):
         assert isinstance(searcher.suggest(str(number)), dict)
-        searcher.on_trial_complete(str(number), *endings[number % 4])
+        end(searcher, str(number), endings[number % 4])
     assert searcher.suggest("40") == Searcher.FINISHED
     states = [trial.state for trial in searcher.study.get_trials()]
     assert states == 10 * [
@@ -189,7 +205,8 @@ def test_no_trial_stays_running_past_the_sampler_s_start_up(sampler: SamplerName
         TrialState.FAIL,
         TrialState.FAIL,
     ]
-    assert len(log.events) == 80
+    assert [kind for kind, _ in log.events].count("started") == 40
+    assert len(log.events) == 40 + 20 + 40
 
 
 def test_a_configuration_over_budget_is_never_suggested() -> None:
@@ -278,7 +295,13 @@ def test_the_same_seed_suggests_the_same(sampler: SamplerName) -> None:
 
 
 def scheduled(searcher: OptunaSearcher, doubt: float = 0) -> ParetoHalving:
-    return ParetoHalving(searcher.losses, max_epochs=9, doubt=doubt, keep=searcher.keep_arrival)
+    return ParetoHalving(
+        searcher.losses,
+        max_epochs=9,
+        doubt=doubt,
+        keep=searcher.keep_arrival,
+        name_of=searcher.name_of,
+    )
 
 
 def answer(
@@ -359,17 +382,101 @@ def test_no_configuration_is_trained_twice() -> None:
         assert all(reason.startswith("not trained again: the same") for reason in reasons)
 
 
-def test_an_interrupted_configuration_may_be_trained_again() -> None:
-    searcher = make()
-    suggestion = searcher.suggest("a")
-    trial = searcher.study.get_trials()[0]
-    searcher.study._storage.set_trial_user_attr(trial._trial_id, REASON, INTERRUPTED)
-    searcher.study.tell(0, state=TrialState.FAIL)
-    searcher.study.enqueue_trial(trial.params)
-    assert make(study=searcher.study).suggest("b") == {
-        **(suggestion if isinstance(suggestion, dict) else {}),
-        "out": "models/0001",
-    }
+@pytest.mark.parametrize("sampler", get_args(SamplerName))
+def test_a_paused_trial_is_the_first_to_go_on(sampler: SamplerName, tmp_path: Path) -> None:
+    log = Log()
+    first = make(sampler=sampler, observers=[log], study=durable(tmp_path))
+    suggestions = [first.suggest(trial_id) for trial_id in "ab"]
+    first.on_trial_result("b", report(1, 0.9))
+    first.on_trial_complete("a", {PAUSE: "asked to leave", "done": True})
+    first.on_trial_complete("b", {PAUSE: "asked to leave", "done": True})
+    assert log.events[-2:] == [("PAUSED", "0000"), ("PAUSED", "0001")]
+    assert first.trials_left == 100
+    second = make(sampler=sampler, study=first.study)
+    assert [second.suggest(trial_id) for trial_id in "cd"] == suggestions
+    second.on_trial_result("d", report(1, 0.1))  # repeated
+    second.on_trial_result("d", report(2, 0.8))
+    record = read_record(first.study.get_trials()[1])
+    assert [metrics.miou for metrics in record.history] == [0.9, 0.8]
+    assert record.ray_id == "d"
+
+
+@pytest.mark.parametrize("sampler", get_args(SamplerName))
+@pytest.mark.parametrize("num_params", [0, 2, 5])
+def test_a_driver_that_dies_while_asking_changes_nothing(
+    sampler: SamplerName, num_params: int, tmp_path: Path
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    def deadly(trial: optuna.Trial) -> TrialConfig:
+        if not num_params:
+            raise Killed
+        config = QKD(trial)
+        raise AssertionError(config)
+
+    def ask(searcher: OptunaSearcher, numbers: range) -> list[object]:
+        asked: list[object] = []
+        for number in numbers:
+            suggestion = searcher.suggest(str(number))
+            assert isinstance(suggestion, dict)
+            asked.append(suggestion["trial"])
+            searcher.on_trial_complete(str(number), report(2, 0.1 * (number % 3), 1000))
+        return asked
+
+    expected = ask(make(sampler=sampler), range(6))
+    first = make(sampler=sampler, study=durable(tmp_path))
+    begun = ask(first, range(3))
+    storage: Any = first.study._storage
+    with pytest.MonkeyPatch.context() as patch:
+        set_param, left = storage.set_trial_param, [num_params]
+
+        def counted(*args: Any) -> None:
+            left[0] -= 1
+            if left[0] < 0:
+                raise Killed
+            set_param(*args)
+
+        patch.setattr(storage, "set_trial_param", counted)
+        first.space = deadly if not num_params else QKD
+        with pytest.raises(Killed):
+            first.suggest("3")
+    recover(first.study, None, first.memory, MIOU_AND_SIZE)
+    again = make(sampler=sampler, study=first.study)
+    assert begun + ask(again, range(3, 6)) == expected
+
+
+def test_a_full_disk_ends_the_search_and_loses_nothing(tmp_path: Path) -> None:
+    searcher = make(study=durable(tmp_path))
+    searcher.suggest("a")
+    searcher.on_trial_complete("a", {PAUSE: "the disk is full", NO_ROOM: "the disk is full"})
+    assert searcher.suggest("b") == Searcher.FINISHED
+    assert searcher.no_room == "the disk is full"
+    assert only_record(searcher).state == "PAUSED"
+
+
+def test_what_a_dead_driver_left_is_ended_or_queued(tmp_path: Path) -> None:
+    """Each trial as it is between two steps of the driver, and as it would have gone on."""
+    searcher = make(sampler="random", study=durable(tmp_path))
+    scheduler = scheduled(searcher, doubt=0)
+    for trial_id in "abcde":
+        searcher.suggest(trial_id)
+    searcher.on_trial_result("a", report(9, 0.9, size_bytes=1000))  # not told yet
+    answer(searcher, scheduler, "b", 1, 0.9)
+    searcher.on_trial_result("c", report(1, 0.0))  # the scheduler was not asked yet
+    searcher.losses("d", report(1, 0.0))
+    halving = Halving((1, 3), 9, 3, doubt=0)
+    records = [read_record(trial) for trial in searcher.study.get_trials()]
+    halving.replay(arrival for record in records for arrival in record.arrivals)
+    memory = Memory(MIOU_AND_SIZE, foresee)
+    recover(searcher.study, halving, memory, MIOU_AND_SIZE)
+    records = [read_record(trial) for trial in searcher.study.get_trials()]
+    states = [record.state for record in records]
+    assert (states[0], states[1], states[4]) == ("COMPLETE", "PAUSED", "PAUSED")
+    for record in records[2:4]:  # all that is left of two trials without any mIoU: the smaller
+        (arrival,) = record.arrivals
+        assert record.state == ("PAUSED" if arrival.goes_on else "PRUNED")
+    assert searcher.study.get_trials()[0].values == [0.9, 1000]
 
 
 def test_nothing_is_asked_when_the_time_is_over_or_the_cluster_full() -> None:

@@ -265,14 +265,16 @@ def test_an_interrupted_study_is_kept_and_resumed(common: list[str], tmp_path: P
     assert "Traceback" not in errors
     assert f"--storage {tmp_path} --resume cut" in printed
     states = {str(row["trial_id"]): row["state"] for row in rows(tmp_path / "cut")}
-    assert "RUNNING" not in states.values()
+    assert set(states.values()) <= {"COMPLETE", "PAUSED"}
     assert mlflow_states(tmp_path) == states
+    assert check.main([str(tmp_path / "cut")]) == 0
     result = run("--space", "qkd", "--storage", str(tmp_path), "--resume", "cut")
     assert result.returncode == 0, result.stderr
     table = rows(tmp_path / "cut")
     assert check.main([str(tmp_path / "cut")]) == 0
     assert sum(row["state"] == "COMPLETE" for row in table) == 6
-    assert {row["reason"] for row in table if row["state"] == "FAIL"} <= {"interrupted"}
+    assert len(table) == 6
+    assert not (tmp_path / "cut" / "checkpoints").exists()
     assert mlflow_states(tmp_path) == {str(row["trial_id"]): row["state"] for row in table}
 
 
@@ -289,28 +291,23 @@ def test_a_killed_study_is_resumed_without_ghosts(common: list[str], tmp_path: P
     time.sleep(5)
     result = run("--space", "qkd", "--storage", str(tmp_path), "--resume", "dead")
     assert result.returncode == 0, result.stderr
-    assert {trial.state for trial in journal(tmp_path / "dead").get_trials()} <= {
-        TrialState.COMPLETE,
-        TrialState.FAIL,
-    }
     table = rows(tmp_path / "dead")
     assert check.main([str(tmp_path / "dead")]) == 0
-    assert sum(row["state"] == "COMPLETE" for row in table) == 4
+    assert [row["state"] for row in table] == ["COMPLETE"] * 4
     assert mlflow_states(tmp_path) == {str(row["trial_id"]): row["state"] for row in table}
 
 
 @pytest.mark.slow
-def test_a_killed_worker_costs_its_trial_alone(common: list[str], tmp_path: Path) -> None:
+def test_a_killed_worker_costs_nothing(common: list[str], tmp_path: Path) -> None:
     argv = [*common, "--storage", str(tmp_path), "--name", "hurt", "--samples", "4"]
     process = subprocess.Popen(command(*argv), stdout=subprocess.PIPE, text=True)
     victim = wait_for_worker(process.pid)
     victim.kill()
-    process.communicate(timeout=300)
+    printed, _ = process.communicate(timeout=300)
     assert process.returncode == 0
-    table = rows(tmp_path / "hurt")
-    assert [row["state"] for row in table].count("COMPLETE") == 3
-    (failed,) = (row for row in table if row["state"] == "FAIL")
-    assert str(failed["reason"]).startswith("its process died")
+    assert "goes on from its checkpoint: " in printed
+    assert [row["state"] for row in rows(tmp_path / "hurt")] == ["COMPLETE"] * 4
+    assert check.main([str(tmp_path / "hurt")]) == 0
 
 
 def wait_for_worker(driver: int) -> psutil.Process:

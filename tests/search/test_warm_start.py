@@ -12,7 +12,7 @@ from search.budget import Costs
 from search.drawing import configure
 from search.memory import Memory
 from search.objectives import MIOU_AND_SIZE
-from search.record import CONFIG, METRICS, RAY_ID
+from search.record import CONFIG, RAY_ID, metrics_key
 from search.warm_start import NUM_FIRST, first_settings, observe, read_earlier
 from spaces import load_space
 
@@ -42,7 +42,7 @@ def storage(tmp_path: Path) -> Path:
                 values=[metrics.miou, size] if done else None,
                 user_attrs={
                     CONFIG: config.model_dump_json(),
-                    METRICS: metrics.model_dump_json(),
+                    metrics_key(metrics.epoch): metrics.model_dump_json(),
                     RAY_ID: str(number),
                 },
             )

@@ -107,7 +107,7 @@ def test_a_full_disk_is_named_and_leaves_nothing(tmp_path: Path) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     store = ArtifactStore(tmp_path)
-    with pytest.raises(OSError, match=r"must have room for thing-\w+, but No space left") as caught:
+    with pytest.raises(OSError, match=r"must have room for thing-\w+, but it is full") as caught:
         store.get("thing", {}, fill)
     assert "\n" not in str(caught.value)
     assert [path for path in tmp_path.iterdir() if path.is_dir()] == []

@@ -1,0 +1,122 @@
+"""When a driver is killed: at a moment that its files and its words tell, or at any."""
+
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+
+from optuna.trial import TrialState
+
+from search.journal import JOURNAL, read_journal
+
+RANDOM = "any moment"
+POLL_S = 0.001
+PATIENCE_S = 300.0
+
+
+class Watched:
+    """A driver's process, what it has said so far, and what its folders hold."""
+
+    def __init__(self, argv: list[str], folder: Path, resumed: bool) -> None:
+        self.folder, self.resumed, self.begin = folder, resumed, time.time()
+        self.lines: list[str] = []
+        self.errors: list[str] = []
+        self.process = subprocess.Popen(
+            argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        self.readers = [
+            threading.Thread(target=lambda pipe=pipe, kept=kept: kept.extend(pipe), daemon=True)
+            for pipe, kept in (
+                (self.process.stdout, self.lines),
+                (self.process.stderr, self.errors),
+            )
+        ]
+        for reader in self.readers:
+            reader.start()
+
+    def kill_at(self, moment: str, delay_s: float) -> bool:
+        """Kills it at a moment, at any after `delay_s`; whether it had not ended before."""
+        deadline = time.time() + (delay_s if moment == RANDOM else PATIENCE_S)
+        while self.process.poll() is None and time.time() < deadline:
+            if moment != RANDOM and IS_NOW[moment](self):
+                break
+            time.sleep(POLL_S)
+        if self.process.poll() is not None:
+            self.finish()
+            return False
+        os.kill(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+        return True
+
+    def finish(self) -> None:
+        """Waits for its end."""
+        self.process.wait()
+        for reader in self.readers:
+            reader.join()
+
+    def problems(self) -> list[str]:
+        """What is wrong with how it ended."""
+        if self.process.returncode == 0:
+            return []
+        return [f"exit status {self.process.returncode}: {''.join(self.errors).strip()}"]
+
+    def said(self, words: str) -> bool:
+        return any(words in line for line in list(self.lines))
+
+    def holds(self, pattern: str) -> bool:
+        """Whether a file of this name is in the storage now."""
+        return any(True for _ in self.folder.parent.glob(pattern))
+
+    def is_new(self, name: str) -> bool:
+        """Whether this driver has written a file of the study."""
+        try:
+            return (self.folder / name).stat().st_mtime > self.begin
+        except OSError:
+            return False
+
+
+IS_NOW: dict[str, Callable[[Watched], bool]] = {
+    "start-up": lambda driver: driver.folder.exists() and time.time() - driver.begin > 5,
+    "packing": lambda driver: driver.holds("artifacts/.data-*-*"),
+    "the teacher's training": lambda driver: driver.holds("artifacts/.student-*-checkpoints/*"),
+    "a trial's first epochs": lambda driver: driver.said("trial 0000"),
+    "a checkpoint": lambda driver: driver.holds(f"{driver.folder.name}/checkpoints/*/.*"),
+    "the journal": lambda driver: os.path.lexists(driver.folder / f"{JOURNAL}.lock"),
+    "the final report": lambda driver: driver.is_new("trials.parquet"),
+    "MLflow's last words": lambda driver: driver.is_new("search.png"),
+    "a resume": lambda driver: driver.resumed and driver.said("data:"),
+}
+"""Each within milliseconds of being true."""
+EARLY = {"start-up", "packing", "the teacher's training"}
+MOMENTS = [*IS_NOW, RANDOM, RANDOM, RANDOM]
+
+
+def possible(resumed: bool) -> list[str]:
+    """The moments that a driver has before it, the likelier ones more than once."""
+    return [m for m in MOMENTS if (m not in EARLY and m != "a resume") or (m in EARLY) != resumed]
+
+
+def seconds_lost(folder: Path, now: float) -> float:
+    """Seconds that trainings had run since their last checkpoints, when their driver was killed.
+
+    An upper bound: it counts a trial's whole time until its first checkpoint.
+    """
+    kept = list(folder.parent.glob("artifacts/.student-*-checkpoints"))
+    lost = [now - newest(path) for path in kept if newest(path)]
+    if not (folder / JOURNAL).exists():
+        return max(lost, default=0.0)
+    trials = read_journal(folder, folder.name).get_trials(states=(TrialState.RUNNING,))
+    for trial in trials:
+        begun = trial.datetime_start or datetime.now()
+        last = newest(folder / "checkpoints" / f"{trial.number:04d}")
+        lost.append(now - max(begun.timestamp(), last))
+    return sum(lost)
+
+
+def newest(folder: Path) -> float:
+    """When the last checkpoint in a folder was written; 0 where there is none."""
+    return max((path.stat().st_mtime for path in folder.glob("*.ckpt")), default=0.0)

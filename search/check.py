@@ -58,8 +58,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def violations(file: StudyFile, folder: Path) -> Iterator[str]:
-    """All that is wrong with a study, in words."""
+def violations(file: StudyFile, folder: Path, with_mlflow: bool = True) -> Iterator[str]:
+    """All that is wrong with a study that does not run, in words."""
     objectives = named_objectives(file.config.objectives)
     study = read_journal(folder, file.config.name)
     records = [read_record(trial) for trial in asked_trials(study)]
@@ -68,7 +68,8 @@ def violations(file: StudyFile, folder: Path) -> Iterator[str]:
     yield from check_table(records, rows["trials"])
     yield from check_front(records, rows["front"], folder, objectives)
     yield from check_decisions(records, file.config)
-    yield from check_runs(records, read_runs(file.config.tracking_uri, file.id))
+    if with_mlflow:
+        yield from check_runs(records, read_runs(file.config.tracking_uri, file.id))
     yield from (f"{path} is half-written" for path in folder.rglob(".*") if path.is_file())
 
 

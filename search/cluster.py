@@ -33,6 +33,7 @@ MAX_RETRIES = 3
 PATIENCE_S = 8.0
 """For trainings to leave: a node that is taken away gives 30 s, of which the report needs some."""
 TELLING = ("exit detail", "out of memory", "OOM", "node", "Error")
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
 SHOW_CURSOR = b"\x1b[?25h"
 NEARLY_DONE = 0.8
 """Share of a training after which it goes on when the time is over."""
@@ -205,7 +206,15 @@ class Interruption(Stopper):
         """Whether trainings have had the time to leave."""
         return self.since is not None and time.monotonic() - self.since > PATIENCE_S
 
-    def ask(self) -> None:
+    def listen(self) -> None:
+        """Takes the signals, also from Ray, which takes them when it starts."""
+        for number in SIGNALS:
+            signal.signal(number, self._hear)
+
+    def _hear(self, number: int, frame: FrameType | None) -> None:
+        if self.wanted:
+            os.write(sys.stdout.fileno(), SHOW_CURSOR if sys.stdout.isatty() else b"")
+            os._exit(130)
         self.since = time.monotonic()
         with suppress(OSError):  # a full disk: then the patience ends it
             self.stop_file.touch()
@@ -252,14 +261,8 @@ class Deadline(Stopper):
 def interruptible(stop_file: Path) -> Iterator[Interruption]:
     """Turns the first Ctrl-C or SIGTERM into an orderly end; with the second the process goes."""
     interruption = Interruption(stop_file)
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        if interruption.wanted:
-            os.write(sys.stdout.fileno(), SHOW_CURSOR if sys.stdout.isatty() else b"")
-            os._exit(130)
-        interruption.ask()
-
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    interruption.listen()
     try:
         yield interruption
     finally:

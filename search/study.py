@@ -16,6 +16,7 @@ from optuna.trial import TrialState
 
 from search import cluster, resources
 from search.budget import Costs, OverBudget, draw, least
+from search.check import violations
 from search.delivery import Delivery
 from search.drawing import Params
 from search.front import Points, pareto_front, span_of
@@ -397,6 +398,7 @@ class Study:
         try:
             tracking.finish(records, front, folder, numbers, insight.steps, interrupted)
         except Exception as error:  # whatever a store does, the study is whole without it
+            tracking.is_behind = True
             reason = (str(error) or type(error).__name__).splitlines()[0]
             print(
                 f"MLflow lacks part of the record, --resume {self.config.name} delivers it: "
@@ -435,9 +437,18 @@ def run_study(study: Study) -> int:
             study.recover()
     records = study.report(tracking, interrupted)
     progress.conclude(front_table(records, study.objectives), tracking.page, interrupted)
+    whole = study.known is None or is_whole(study.file, tracking.is_behind)
     if interrupted:
         return 130
-    return 0 if study.num_finished() else 1
+    return 0 if whole and study.num_finished() else 1
+
+
+def is_whole(file: StudyFile, is_behind: bool) -> bool:
+    """Whether all records of a study agree, but for those of MLflow where it `is_behind`."""
+    found = list(violations(file, file.config.folder, with_mlflow=not is_behind))
+    for line in found:
+        print(f"error: {line}", file=sys.stderr)
+    return not found
 
 
 def search(
@@ -451,6 +462,7 @@ def search(
     config = study.config
     share = resources.fixed_share(config)
     with cluster.connect(config):
+        interruption.listen()
         run = RunConfig(
             data=study.store.root / study.data.digest,
             artifacts=study.store.root,

@@ -88,6 +88,8 @@ class Tracking:
         self.database = Path(tracking_uri.removeprefix(SQLITE)) if local else None
         self.study_name, self.study_id = study_name, study_id
         self.tags = {STUDY_TAG: study_name, STUDY_ID_TAG: study_id, **tags}
+        self.is_behind = False
+        """Whether the store could not be told all."""
         self.statuses: dict[str, str] = {}
         self.logged: dict[str, int] = {}
 

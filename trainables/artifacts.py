@@ -1,6 +1,5 @@
 """Expensive things, made once and shared by all trials, nodes and later studies."""
 
-import json
 import os
 import shutil
 import sys
@@ -11,10 +10,11 @@ from pathlib import Path
 from tempfile import mkdtemp
 
 from filelock import FileLock
+from pydantic import JsonValue, ValidationError
 
 from trainables.errors import DiskFull
 from trainables.files import hash_file, is_full_disk
-from trainables.frozen import digest
+from trainables.frozen import Frozen, digest
 
 RECORD = "artifact.json"
 
@@ -71,8 +71,8 @@ class ArtifactStore:
             build(aside)
             seconds = time.perf_counter() - start
             files = {name: describe_file(aside / name) for name in content(aside)}
-            record = {"key": key, "seconds": seconds, "files": files}
-            (aside / RECORD).write_text(json.dumps(record, indent=1))
+            record = ArtifactRecord(key=dict(key), seconds=seconds, files=files)
+            (aside / RECORD).write_text(record.model_dump_json(indent=1))
             aside.chmod(0o755)
             os.replace(aside, path)
         except OSError as error:
@@ -94,9 +94,34 @@ def lock_file(path: Path) -> Path:
     return path.with_name(f".{kind}-{name}.lock")
 
 
+class ArtifactRecord(Frozen):
+    """The content of artifact.json: of each file its length and its SHA-256."""
+
+    key: dict[str, JsonValue]
+    seconds: float
+    files: dict[str, tuple[int, str]]
+
+
+def read_record(path: Path) -> ArtifactRecord:
+    """The record of an artifact.
+
+    Raises:
+        ValueError: it is damaged, or there is none.
+    """
+    try:
+        return ArtifactRecord.model_validate_json((path / RECORD).read_bytes())
+    except (OSError, ValidationError) as error:
+        raise ValueError(f"{path} has no readable {RECORD}") from error
+
+
 def read_artifact(path: Path) -> Artifact:
-    record = json.loads((path / RECORD).read_text())
-    return Artifact(path, record["key"], record["seconds"])
+    """The artifact in a folder.
+
+    Raises:
+        ValueError: it is none.
+    """
+    record = read_record(path)
+    return Artifact(path, record.key, record.seconds)
 
 
 def check_artifact(path: Path, kind: str, form: int) -> None:
@@ -116,8 +141,8 @@ def find_damage(path: Path, deep: bool = True) -> str | None:
     Unless `deep`, contents are not read, and changes of the same length not seen.
     """
     try:
-        recorded = json.loads((path / RECORD).read_text())["files"]
-    except (OSError, ValueError, KeyError):
+        recorded = read_record(path).files
+    except ValueError:
         return f"it has no readable {RECORD}"
     for name, (length, checksum) in recorded.items():
         file = path / name

@@ -3,22 +3,32 @@
 Shape suffixes: B batch, C channels, H height, W width.
 """
 
-import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from pydantic import Field, ValidationError
 from torch import Tensor
 
 from trainables.artifacts import Artifact, ArtifactStore, check_artifact
+from trainables.command_line import first_problem
 from trainables.data.source import SPLITS, Source, Split
 from trainables.data.table import Arrays, Table, Tensors, chunks_of, write_table
+from trainables.frozen import Frozen
 from trainables.progress import track
 
-FORMAT = 3
+FORMAT = 4
 META = "data.json"
+
+
+class Meta(Frozen):
+    """The content of data.json; sizes in pixels."""
+
+    class_names: tuple[str, ...]
+    height: int = Field(ge=1)
+    width: int = Field(ge=1)
 
 
 def pack(source: Source, store: ArtifactStore) -> Artifact:
@@ -32,8 +42,8 @@ def pack(source: Source, store: ArtifactStore) -> Artifact:
         height, width = source.canvas()
         for split in SPLITS:
             write_table(folder / f"{split}.arrow", decoded(source, split))
-        meta = {"class_names": source.class_names, "height": height, "width": width}
-        (folder / META).write_text(json.dumps(meta))
+        meta = Meta(class_names=source.class_names, height=height, width=width)
+        (folder / META).write_text(meta.model_dump_json())
 
     return store.get("data", pack_key(source), build)
 
@@ -98,13 +108,16 @@ def open_pack(folder: Path) -> PackedData:
         ValueError: it is none, or one of another format, or a file of it was cut off.
     """
     check_artifact(folder, "data", FORMAT)
-    meta = json.loads((folder / META).read_text())
+    try:
+        meta = Meta.model_validate_json((folder / META).read_bytes())
+    except ValidationError as error:
+        raise ValueError(f"{folder / META} is damaged: {first_problem(error)}") from error
     tables = {split: Table(folder / f"{split}.arrow") for split in SPLITS}
     return PackedData(
         folder,
-        tuple(meta["class_names"]),
-        meta["height"],
-        meta["width"],
+        meta.class_names,
+        meta.height,
+        meta.width,
         tables["train"],
         tables["val"],
     )

@@ -58,12 +58,25 @@ def chunks_of(num_rows: int, row_bytes: int) -> list[range]:
 
 
 class Table:
-    """The rows that `write_table` wrote, read in place from the memory-mapped file."""
+    """The rows that `write_table` wrote, read in place from the memory-mapped file.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
 
     def __init__(self, path: Path) -> None:
+        try:
+            self._open(path)
+        except (OSError, LookupError, TypeError, ValueError, AttributeError) as error:
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            raise ValueError(f"{path} must be an intact table, but is not: {reason}") from error
+
+    def _open(self, path: Path) -> None:
         with pa.memory_map(str(path)) as file:
             reader = pa.ipc.open_file(file)
             batches = [reader.get_batch(i) for i in range(reader.num_record_batches)]
+        for batch in batches:
+            batch.validate(full=True)
         layout = json.loads(reader.schema.metadata[b"layout"])
         self.chunks: dict[str, list[NDArray[Any]]] = {
             name: [view(batch.column(name), dtype, shape) for batch in batches]
@@ -71,6 +84,8 @@ class Table:
         }
         self.num_rows: int = sum(batch.num_rows for batch in batches)
         self.chunk_rows: int = batches[0].num_rows
+        if any(batch.num_rows != self.chunk_rows for batch in batches[:-1]):
+            raise ValueError("its chunks differ in length")
         self.num_bytes = sum(chunk.nbytes for chunks in self.chunks.values() for chunk in chunks)
 
     def __len__(self) -> int:
@@ -86,7 +101,8 @@ class Table:
 
 
 def view(column: "pa.FixedSizeBinaryArray", dtype: str, shape: Sequence[int]) -> NDArray[Any]:
-    assert column.offset == 0
     rows = len(column)
+    if column.offset or min(shape, default=1) < 0:
+        raise ValueError("a column is not laid out as it was written")
     count = rows * int(np.prod(shape))
     return np.frombuffer(column.buffers()[1], dtype, count).reshape(rows, *shape)

@@ -8,7 +8,7 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageOps
 
 from trainables.data.labels import IGNORE, VOC_CLASSES
 from trainables.data.source import SPLITS, Sample, Split
@@ -175,16 +175,25 @@ def find_root(folder: Path) -> Path:
 def read_list(path: Path) -> list[str]:
     if not path.is_file():
         raise ValueError(f"the list of a split must exist, but there is no {path}")
-    try:
-        names = [line.strip() for line in path.read_text("utf-8").splitlines() if line.strip()]
-    except UnicodeDecodeError as error:
-        raise ValueError(f"a list must be text in UTF-8, but {path} is not: {error}") from error
+    names = read_lines(path)
     if not names:
         raise ValueError(f"a split must list at least one image, but {path} is empty")
     if len(set(names)) != len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise ValueError(f"a split must list an image once, but {path} lists {twice!r} twice")
+    for name in names:
+        if Path(name).is_absolute() or ".." in Path(name).parts or "\0" in name:
+            raise ValueError(f"a listed image must lie in its folder, but {path} lists {name!r}")
     return names
+
+
+def read_lines(path: Path) -> list[str]:
+    """The lines of a text that are not empty."""
+    try:
+        text = path.read_text("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"a list must be text in UTF-8, but {path} is not: {error}") from error
+    return [line.strip() for line in text.splitlines() if line.strip()]
 
 
 def present(path: Path) -> Path:
@@ -194,10 +203,11 @@ def present(path: Path) -> Path:
 
 
 def open_image(path: Path) -> Image.Image:
+    """The image, turned as its EXIF data says: masks are drawn on what people see."""
     try:
-        image = Image.open(present(path))
+        image = ImageOps.exif_transpose(Image.open(present(path)))
         image.load()
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ValueError(
             f"every file must be a readable image, but {path} is not: {error}"
         ) from error
@@ -219,7 +229,12 @@ def class_names(root: Path, first_file: dict[int, Path]) -> tuple[str, ...]:
     listing = root / CLASSES
     highest = max(first_file, default=-1)
     if listing.is_file():
-        names = tuple(line.strip() for line in listing.read_text().splitlines() if line.strip())
+        names = tuple(read_lines(listing))
+        if len(set(names)) < len(names):
+            twice = next(name for name in names if names.count(name) > 1)
+            raise ValueError(
+                f"classes must have different names, but {listing} has {twice!r} twice"
+            )
         if highest >= len(names):
             raise ValueError(
                 f"mask values must be below the {len(names)} classes of {listing}, or 255, but "
@@ -235,8 +250,8 @@ def class_names(root: Path, first_file: dict[int, Path]) -> tuple[str, ...]:
         names = tuple(f"class {index}" for index in range(highest + 1))
         if root.name == VOC_FOLDER and len(names) == len(VOC_CLASSES):
             names = VOC_CLASSES
-    if len(names) < 2:
-        raise ValueError(f"a data set must have at least 2 classes, but {root} has {len(names)}")
+    if not 2 <= len(names) <= IGNORE:
+        raise ValueError(f"a data set must have 2 to {IGNORE} classes, but {root} has {len(names)}")
     return names
 
 

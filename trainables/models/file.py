@@ -27,6 +27,8 @@ from trainables.quant.packing import pack_bits, packed_length, unpack_bits
 from trainables.quant.prepare import Lsq, prepare
 
 HEADER_LIMIT = 1 << 20
+FEWEST_BITS = 2
+"""Of a weight."""
 
 
 class ModelCard(Frozen):
@@ -124,6 +126,7 @@ def deserialize(content: bytes) -> nn.Module:
         codes, floats = Reader(tensors["codes"]), Reader(tensors["floats"])
     except (safetensors.SafetensorError, KeyError) as error:
         raise ValueError(f"it is damaged ({error})") from error
+    check_length(card, len(content))
     model = card.convert(card.build())
     with torch.no_grad():
         for module in leaves(model):
@@ -131,6 +134,15 @@ def deserialize(content: bytes) -> nn.Module:
     if codes.left or floats.left:
         raise ValueError("it holds more values than its network has")
     return model.eval()
+
+
+def check_length(card: ModelCard, num_bytes: int) -> None:
+    """Raises ValueError before a network is built that so few bytes cannot fill."""
+    with torch.device("meta"):
+        model = card.model.build(card.num_classes)
+    num_params = sum(parameter.numel() for parameter in model.parameters())
+    if num_bytes < num_params * FEWEST_BITS // 8:
+        raise ValueError("it holds fewer values than its network has")
 
 
 def parse_card(header: bytes) -> ModelCard:

@@ -20,10 +20,12 @@ from ray.tune.stopper import CombinedStopper, Stopper
 
 from search.litter import SCRATCH
 from search.resources import Share, fixed_share, num_cores, num_parallel, on_cluster
+from search.revival import Revival
 from search.searcher import OptunaSearcher
 from search.study_config import StudyConfig
 from trainables.config import RunConfig
 from trainables.errors import Interrupted, TrialFailed
+from trainables.files import is_full_disk
 from trainables.trainable import EPOCH, StudentTrainable
 
 Given = ParamSpec("Given")
@@ -53,10 +55,20 @@ def connect(config: StudyConfig) -> Iterator[None]:
         log_to_driver=False,
         logging_level=logging.CRITICAL,
     )
+    node: Any = ray._private.worker._global_node
+    revival = Revival(node, resume_command(config)) if local else None
     try:
         yield
     finally:
+        if revival:
+            revival.close()
         ray.shutdown()
+
+
+def resume_command(config: StudyConfig) -> list[str]:
+    """What goes on with a study."""
+    command = [sys.executable, "-m", "search.run", "--space", config.space]
+    return [*command, "--storage", str(config.storage), "--resume", config.name]
 
 
 class Remote:
@@ -121,6 +133,7 @@ def tune_trials(
 
     Raises:
         KeyboardInterrupt: the user asked to stop; running trials have left.
+        DiskFull: the journal could not be written.
     """
     scratch = config.folder / SCRATCH
     deadline.start()
@@ -146,11 +159,23 @@ def tune_trials(
     )
     try:
         tuner.fit()
+    except Exception as error:
+        raise expected_cause(error) from error
     finally:
         shutil.rmtree(scratch, ignore_errors=True)  # the journal holds all that is worth keeping
     if interruption.wanted:
         raise KeyboardInterrupt
     searcher.close()
+
+
+def expected_cause(error: BaseException) -> BaseException:
+    """What Tune wraps, where that is an error that we expect; else the error itself."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if is_full_disk(cause):
+            return cause
+        cause = cause.__cause__ or cause.__context__
+    return error
 
 
 class Deaths(tune.Callback):

@@ -13,7 +13,6 @@ from contextlib import closing
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
-from urllib.parse import unquote, urlparse
 
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, RunTag
@@ -101,7 +100,8 @@ class Tracking:
         if known is None:
             return str(self.client.create_experiment(self.experiment, location))
         before = known.artifact_location
-        if self.database and before != location and is_gone(before):
+        is_own = self.database and self.database.parent == self.artifact_root.parent
+        if self.database and is_own and before != location:  # the storage has moved
             move_artifacts(self.database, before, str(location))
         return str(known.experiment_id)
 
@@ -245,12 +245,6 @@ def as_mlflow(metrics: Metrics) -> Iterator[Metric]:
     losses = {f"loss.{name}": value for name, value in metrics.losses.items()}
     for name, value in {**values, **losses}.items():
         yield Metric(name, float(value), metrics.time_ms, metrics.epoch)
-
-
-def is_gone(uri: str) -> bool:
-    """Whether a folder for files is no more, as after its storage has moved."""
-    path = Path(unquote(urlparse(uri).path))
-    return uri.startswith("file:") and not path.exists()
 
 
 def move_artifacts(database: Path, before: str, after: str) -> None:

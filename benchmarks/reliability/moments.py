@@ -107,10 +107,11 @@ def seconds_lost(folder: Path, now: float) -> float:
     """
     kept = list(folder.parent.glob("artifacts/.student-*-checkpoints"))
     lost = [now - newest(path) for path in kept if newest(path)]
-    if not (folder / JOURNAL).exists():
-        return max(lost, default=0.0)
-    trials = read_journal(folder, folder.name).get_trials(states=(TrialState.RUNNING,))
-    for trial in trials:
+    try:
+        study = read_journal(folder, folder.name)
+    except ValueError:  # killed before there was a trial
+        return sum(lost)
+    for trial in study.get_trials(states=(TrialState.RUNNING,)):
         begun = trial.datetime_start or datetime.now()
         last = newest(folder / "checkpoints" / f"{trial.number:04d}")
         lost.append(now - max(begun.timestamp(), last))

@@ -81,7 +81,7 @@ def search(folder: Path, workers: int) -> None:
                     checkpoint=tune.Checkpoint.from_directory(kept),
                 )
 
-    ray.init(num_cpus=workers, include_dashboard=False, log_to_driver=False)
+    ray.init("local", num_cpus=workers, include_dashboard=False, log_to_driver=False)
     if tune.Tuner.can_restore(str(folder / TRIALS)):
         tuner = tune.Tuner.restore(
             str(folder / TRIALS), trainable=train, resume_unfinished=True, resume_errored=True

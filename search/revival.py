@@ -1,0 +1,61 @@
+"""Begins again, as a resume of the study, when Ray's own processes on this machine have died.
+
+Ray itself would wait for ever, or end the driver after a minute. Whatever the driver is waiting for
+cannot be woken, so the process becomes another program: that of the resumed study.
+"""
+
+import os
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+LOOK_EVERY_S = 0.5
+DEATHS = "PARETOSEG_RAY_DEATHS"
+"""Environment variable that counts them from one program to the next."""
+MOST_DEATHS = 3
+
+
+class Process(Protocol):
+    """One of Ray's."""
+
+    def kill(self) -> None: ...
+
+
+class Node(Protocol):
+    """Ray on this machine."""
+
+    def dead_processes(self) -> Sequence[tuple[str, Process]]: ...
+    def live_processes(self) -> Sequence[tuple[str, Process]]: ...
+
+
+class Revival:
+    """Watches the processes of a node until it is closed; `command` resumes the study."""
+
+    def __init__(self, node: Node, command: Sequence[str], replace: Callable[..., None] = os.execv):
+        self.node, self.command, self.replace = node, list(command), replace
+        self.closed = threading.Event()
+        self.thread = threading.Thread(target=self._watch, name="revival", daemon=True)
+        self.thread.start()
+
+    def close(self) -> None:
+        """Watches no longer; to be called before Ray is ended on purpose."""
+        self.closed.set()
+        self.thread.join()
+
+    def _watch(self) -> None:
+        while not self.closed.wait(LOOK_EVERY_S):
+            if dead := [name for name, _ in self.node.dead_processes()]:
+                self._begin_again(", ".join(dead))
+                return
+
+    def _begin_again(self, dead: str) -> None:
+        deaths = 1 + int(os.environ.get(DEATHS, "0"))
+        for _, process in self.node.live_processes():
+            process.kill()
+        if deaths > MOST_DEATHS:
+            print(f"error: Ray must not die again and again, but {dead} did", file=sys.stderr)
+            os._exit(1)
+        os.environ[DEATHS] = str(deaths)
+        print(f"Ray is started again, its {dead} has died: the study is resumed", flush=True)
+        self.replace(self.command[0], self.command)

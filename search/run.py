@@ -16,7 +16,7 @@ import spaces
 from search.budget import OverBudget
 from search.environment import prepare_environment
 from search.sampler import SamplerName
-from search.study_config import FIXED, StudyConfig
+from search.study_config import FIXED, StudyConfig, own_store
 from search.units import parse_count, parse_duration, parse_size
 from trainables.command_line import Parser, first_problem
 from trainables.errors import TrialFailed
@@ -63,7 +63,7 @@ def main(argv: list[str] | None = None) -> int:
     except TrialFailed as failure:
         print(f"error: the teacher failed: {failure}", file=sys.stderr)
         return 1
-    except OverBudget as error:
+    except (OverBudget, OSError) as error:  # the latter where a disk is full
         print(f"error: {error}", file=sys.stderr)
         return 2
 
@@ -310,10 +310,9 @@ def resumed_config(storage: Path, name: str, given: dict[str, object]) -> StudyC
     if "name" in given:
         raise ValueError(f"--name cannot change a resumed study's, but got {given['name']}")
     kept = read_study_file(storage / name).config
-    values = {**dict(kept), **given, "storage": storage, "name": name}
-    if "tracking_uri" not in given and kept.tracking_uri == own_store(kept.storage):
-        values["tracking_uri"] = own_store(storage)  # which may have moved
-    changed = validate(values)
+    if kept.name != name:
+        raise ValueError(f"a study's folder must keep its name, but {name} holds {kept.name}")
+    changed = validate({**dict(kept.moved_to(storage)), **given, "storage": storage})
     if kept.device != changed.device:
         raise ValueError(
             f"a resumed study must keep its kind of device, but {name} ran on {kept.device} and "
@@ -327,11 +326,6 @@ def resumed_config(storage: Path, name: str, given: dict[str, object]) -> StudyC
                 f"a resumed study must keep its --{flag}, but {name} has {before} and got {after}"
             )
     return changed
-
-
-def own_store(storage: Path) -> str:
-    """The MLflow store of a folder of studies."""
-    return f"sqlite:///{storage / 'mlflow.db'}"
 
 
 def validate(values: dict[str, object]) -> StudyConfig:

@@ -67,6 +67,12 @@ class StudyConfig(Frozen):
         """Whether latencies must be known before students are trained."""
         return "latency" in self.objectives or self.max_latency_ms is not None
 
+    def moved_to(self, storage: Path) -> "StudyConfig":
+        """The same study in another storage, and its store there if it was its storage's own."""
+        is_own = self.tracking_uri == own_store(self.storage)
+        uri = own_store(storage) if is_own else self.tracking_uri
+        return self.replace(storage=storage, tracking_uri=uri)
+
     @property
     def folder(self) -> Path:
         """Where the study leaves everything."""
@@ -81,6 +87,11 @@ class StudyConfig(Frozen):
     def max_gpus_per_trial(self) -> float:
         """What a trial gets where nobody knows yet how little it needs."""
         return 1.0 if self.gpus_per_trial == "auto" else self.gpus_per_trial
+
+
+def own_store(storage: Path) -> str:
+    """The MLflow store of a folder of studies, where no other is named."""
+    return f"sqlite:///{storage / 'mlflow.db'}"
 
 
 FIXED = frozenset(

@@ -57,7 +57,7 @@ def lock_study(config: StudyConfig) -> FileLock:
 
 
 def read_study_file(folder: Path, flag: str = "--resume") -> StudyFile:
-    """The study of a folder, which `flag` of the command line named.
+    """The study of a folder, which `flag` of the command line named, wherever it lies now.
 
     Raises:
         ValueError: there is none.
@@ -66,6 +66,7 @@ def read_study_file(folder: Path, flag: str = "--resume") -> StudyFile:
     if not path.is_file():
         raise ValueError(f"{flag} must name an existing study, but there is no {path}")
     try:
-        return StudyFile.model_validate_json(path.read_bytes())
+        file = StudyFile.model_validate_json(path.read_bytes())
     except ValidationError as error:
         raise ValueError(f"{path} is damaged: {first_problem(error)}") from error
+    return file.replace(config=file.config.moved_to(folder.resolve().parent))

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from factories import make_finished_study
 from PIL import Image
 
 from trainables.artifacts import ArtifactStore
@@ -98,3 +99,9 @@ def teacher_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("teacher") / "teacher.safetensors"
     write_model(path, card.build(), card)
     return path
+
+
+@pytest.fixture(scope="session")
+def study(tmp_path_factory: pytest.TempPathFactory, blocks_folder: Path) -> Path:
+    """A finished study of five trials, as a search leaves it."""
+    return make_finished_study(tmp_path_factory.mktemp("finished"), blocks_folder)

@@ -1,6 +1,36 @@
 """Parts that many tests build alike."""
 
+import shutil
+from pathlib import Path
+
+from search.record import Record
+from search.report import write_tables
+from search.study_config import StudyConfig
+from search.study_file import StudyFile, write_study_file
+from trainables.artifacts import ArtifactStore
+from trainables.config import RunConfig, TrialConfig
+from trainables.data.augmentation import Augmentation
+from trainables.data.pack import open_pack, pack
+from trainables.data.prepare import open_source
 from trainables.metrics import Metrics
+from trainables.models.unet import UNetConfig
+from trainables.quant.prepare import Lsq
+from trainables.recipes import Ptq, Recipe, Supervised
+from trainables.recipes.optimization import AdamW
+from trainables.trial import Trial, save
+
+PLAIN = Supervised(optimizer=AdamW(learning_rate=1e-2))
+FINISHED: dict[str, tuple[Recipe, str]] = {
+    "0000": (Ptq(start=PLAIN, start_epochs=8, quantizer=Lsq(weight_bits=2)), "transposed"),
+    "0001": (Ptq(start=PLAIN, start_epochs=8, quantizer=Lsq(weight_bits=3)), "bilinear"),
+    "0002": (Ptq(start=PLAIN, start_epochs=8, quantizer=Lsq(activation_bits=8)), "transposed"),
+    "0003": (
+        Ptq(start=PLAIN, start_epochs=8, quantizer=Lsq(weight_bits=8, activation_bits=8)),
+        "transposed",
+    ),
+    "0004": (PLAIN, "bilinear"),
+}
+"""All of them are taken for the front."""
 
 
 def make_metrics(
@@ -20,3 +50,48 @@ def make_metrics(
         predicted_size_bytes=size_bytes or 1000,
         size_bytes=size_bytes,
     )
+
+
+def make_finished_study(storage: Path, data_folder: Path) -> Path:
+    """The folder of a finished study of five trials, as a search leaves it."""
+    store = ArtifactStore(storage / "artifacts")
+    config = StudyConfig.model_validate(
+        {
+            "space": "ptq",
+            "data": str(data_folder),
+            "name": "blocks",
+            "storage": storage,
+            "samples": 5,
+            "epochs": 8,
+            "image_size": 32,
+            "teacher": "auto",
+            "sampler": "tpe",
+            "seed": 0,
+            "gpus_per_trial": 0,
+            "tracking_uri": "sqlite:///unused.db",
+        }
+    )
+    data = open_pack(pack(open_source(config.data, 32, store.root), store).path)
+    run = RunConfig(data=data.path, artifacts=store.root)
+    records = []
+    for trial_id, (recipe, upsampling) in FINISHED.items():
+        trial = TrialConfig(
+            student=UNetConfig.model_validate({"width": 6, "depth": 2, "upsampling": upsampling}),
+            recipe=recipe,
+            augmentation=Augmentation(min_scale=1, max_scale=1, color=0),
+            num_epochs=8 if recipe is PLAIN else 1,
+        )
+        metrics = list(save(Trial(trial, run), config.folder / "models" / trial_id))[-1]
+        records.append(Record(trial_id, "COMPLETE", "", trial, metrics))
+    write_study_file(
+        StudyFile(
+            id="1",
+            config=config,
+            versions={},
+            data_digest=data.digest,
+            class_names=data.class_names,
+        )
+    )
+    write_tables(records, config.folder)
+    shutil.copy(config.folder / "trials.parquet", config.folder / "front.parquet")
+    return config.folder

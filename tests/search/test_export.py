@@ -11,84 +11,12 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from factories import FINISHED
 from PIL import Image
 
 from search import export, predict
 from search.model_card import ExportCard
-from search.record import Record
 from search.report import write_tables
-from search.study_config import StudyConfig
-from search.study_file import StudyFile, write_study_file
-from trainables.artifacts import ArtifactStore
-from trainables.config import RunConfig, TrialConfig
-from trainables.data.augmentation import Augmentation
-from trainables.data.pack import open_pack, pack
-from trainables.data.prepare import open_source
-from trainables.models.unet import UNetConfig
-from trainables.quant.prepare import Lsq
-from trainables.recipes import Ptq, Recipe, Supervised
-from trainables.recipes.optimization import AdamW
-from trainables.trial import Trial, save
-
-PLAIN = Supervised(optimizer=AdamW(learning_rate=1e-2))
-RECIPES: dict[str, tuple[Recipe, str]] = {
-    "0000": (Ptq(start=PLAIN, start_epochs=8, quantizer=Lsq(weight_bits=2)), "transposed"),
-    "0001": (Ptq(start=PLAIN, start_epochs=8, quantizer=Lsq(weight_bits=3)), "bilinear"),
-    "0002": (Ptq(start=PLAIN, start_epochs=8, quantizer=Lsq(activation_bits=8)), "transposed"),
-    "0003": (
-        Ptq(start=PLAIN, start_epochs=8, quantizer=Lsq(weight_bits=8, activation_bits=8)),
-        "transposed",
-    ),
-    "0004": (PLAIN, "bilinear"),
-}
-"""All of them are taken for the front."""
-
-
-@pytest.fixture(scope="module")
-def study(tmp_path_factory: pytest.TempPathFactory, blocks_folder: Path) -> Path:
-    """A finished study of five trials, as a search leaves it."""
-    storage = tmp_path_factory.mktemp("studies")
-    store = ArtifactStore(storage / "artifacts")
-    config = StudyConfig.model_validate(
-        {
-            "space": "ptq",
-            "data": str(blocks_folder),
-            "name": "blocks",
-            "storage": storage,
-            "samples": 5,
-            "epochs": 8,
-            "image_size": 32,
-            "teacher": "auto",
-            "sampler": "tpe",
-            "seed": 0,
-            "gpus_per_trial": 0,
-            "tracking_uri": "sqlite:///unused.db",
-        }
-    )
-    data = open_pack(pack(open_source(config.data, 32, store.root), store).path)
-    run = RunConfig(data=data.path, artifacts=store.root)
-    records = []
-    for trial_id, (recipe, upsampling) in RECIPES.items():
-        trial = TrialConfig(
-            student=UNetConfig.model_validate({"width": 6, "depth": 2, "upsampling": upsampling}),
-            recipe=recipe,
-            augmentation=Augmentation(min_scale=1, max_scale=1, color=0),
-            num_epochs=8 if recipe is PLAIN else 1,
-        )
-        metrics = list(save(Trial(trial, run), config.folder / "models" / trial_id))[-1]
-        records.append(Record(trial_id, "COMPLETE", "", trial, metrics))
-    write_study_file(
-        StudyFile(
-            id="1",
-            config=config,
-            versions={},
-            data_digest=data.digest,
-            class_names=data.class_names,
-        )
-    )
-    write_tables(records, config.folder)
-    shutil.copy(config.folder / "trials.parquet", config.folder / "front.parquet")
-    return config.folder
 
 
 def answer(capsys: pytest.CaptureFixture[str], status: int, *argv: object) -> str:
@@ -108,7 +36,7 @@ def test_every_point_is_exported_and_does_what_was_measured(
 ) -> None:
     printed = answer(capsys, 0, study, "--all", "--format", form, "--out", tmp_path)
     cards = [ExportCard.model_validate_json(path.read_bytes()) for path in tmp_path.glob("*.json")]
-    assert len(cards) == len(RECIPES)
+    assert len(cards) == len(FINISHED)
     for card in cards:
         path = tmp_path / card.file
         assert path.stat().st_size == card.size_bytes

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import get_args
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from search.model_card import ExportCard, ExportFormat, Preprocessing, card_file
@@ -127,10 +128,13 @@ def read_points(folder: Path) -> list[Choice]:
     path = folder / "front.parquet"
     if not path.is_file():
         raise ValueError(f"a study must have ended or been interrupted, but there is no {path}")
-    rows = pq.read_table(path).to_pylist()
-    if not rows:
+    try:
+        rows = pq.read_table(path).to_pylist()
+        points = [Choice(row["trial_id"], row["miou"], row["size_bytes"], "asked") for row in rows]
+    except (pa.ArrowInvalid, KeyError) as error:
+        raise ValueError(f"{path} must be the table of a front, but it lacks {error}") from error
+    if not points:
         raise ValueError(f"a study must have finished trials to export, but {folder} has none")
-    points = (Choice(row["trial_id"], row["miou"], row["size_bytes"], "asked") for row in rows)
     return sorted(points, key=lambda point: point.size_bytes)
 
 

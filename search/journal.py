@@ -1,7 +1,8 @@
 """The journal of a study: Optuna's log of everything, one JSON document a line."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import optuna
@@ -22,24 +23,37 @@ def open_journal(folder: Path, name: str, objectives: Sequence[Objective]) -> op
     repair(folder / JOURNAL)
     for lock in folder.glob(f"{JOURNAL}.lock*"):  # of a driver that was killed while it wrote
         lock.unlink()
-    return optuna.create_study(
-        storage=storage_of(folder),
-        study_name=name,
-        directions=[objective.direction for objective in objectives],
-        load_if_exists=True,
-    )
+    directions = [objective.direction for objective in objectives]
+    with replaying(folder):
+        return optuna.create_study(
+            storage=storage_of(folder), study_name=name, directions=directions, load_if_exists=True
+        )
 
 
 def read_journal(folder: Path, name: str) -> optuna.Study:
     """The Optuna study in a folder, to be read.
 
     Raises:
-        ValueError: there is none.
+        ValueError: there is none, or the journal is damaged.
     """
+    with replaying(folder):
+        storage = storage_of(folder)
     try:
-        return optuna.load_study(study_name=name, storage=storage_of(folder))
+        return optuna.load_study(study_name=name, storage=storage)
     except KeyError as error:
         raise ValueError(f"{folder / JOURNAL} must hold study {name}, but does not") from error
+
+
+@contextmanager
+def replaying(folder: Path) -> Iterator[None]:
+    """Says which journal it is that Optuna cannot make sense of."""
+    try:
+        yield
+    except (OSError, optuna.exceptions.OptunaError):
+        raise
+    except Exception as error:  # lines of the right form can say anything
+        reason = f"{type(error).__name__}: {error}"
+        raise ValueError(f"{folder / JOURNAL} must be Optuna's journal, but {reason}") from error
 
 
 def storage_of(folder: Path) -> JournalStorage:

@@ -18,7 +18,7 @@ from search.environment import prepare_environment
 from search.sampler import SamplerName
 from search.study_config import FIXED, StudyConfig, own_store
 from search.units import parse_count, parse_duration, parse_size
-from trainables.command_line import Parser, first_problem
+from trainables.command_line import Parser, first_problem, one_line
 from trainables.errors import TrialFailed
 
 EXAMPLES = """examples:
@@ -53,7 +53,7 @@ def main(argv: list[str] | None = None) -> int:
 
         study = Study(config, resumed=arguments.resume is not None)
     except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {one_line(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted before the study began", file=sys.stderr)

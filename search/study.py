@@ -22,7 +22,7 @@ from search.drawing import Params
 from search.front import Points, pareto_front, span_of
 from search.insight import look
 from search.insight_plot import draw_insight
-from search.journal import open_journal
+from search.journal import JOURNAL, open_journal, repair
 from search.litter import Litter, sweep, tidy
 from search.memory import Memory
 from search.objectives import Objective, named_objectives
@@ -105,6 +105,7 @@ class Study:
         self.file = self.describe()
         self.lock = lock_study(config)
         tidy(config.folder)
+        repair(config.folder / JOURNAL)  # or refuse, before anything is written
         write_study_file(self.file)
         self.optuna = self.begin()
 

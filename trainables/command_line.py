@@ -31,6 +31,13 @@ def first_problem(error: ValidationError) -> str:
     return f"{path}: {problem['msg']}, but got {problem['input']!r}"
 
 
+def one_line(error: Exception) -> str:
+    """What an error says, in a line."""
+    if isinstance(error, ValidationError):
+        return first_problem(error)
+    return " ".join(str(error).split("\n")) or type(error).__name__
+
+
 def report(command: Callable[[], None], failure: type[Exception]) -> int:
     """Runs a command and gives its exit status: 0 done, 1 `failure`, 2 bad input, in one line."""
     try:
@@ -39,6 +46,6 @@ def report(command: Callable[[], None], failure: type[Exception]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {one_line(error)}", file=sys.stderr)
         return 2
     return 0

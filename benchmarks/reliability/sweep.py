@@ -30,7 +30,7 @@ NAME = "killed"
 SAMPLES = 5
 LONGEST_S = 45.0
 """Until a kill that no moment is waited for."""
-STUDY = ["--space", "qkd", "--image-size", "32", "--epochs", "3", "--samples", str(SAMPLES)]
+STUDY = ["--space", "qkd", "--image-size", "16", "--epochs", "3", "--samples", str(SAMPLES)]
 STUDY += ["--name", NAME, "--checkpoint-every", "500ms"]
 MODES = {"one at a time": ["--cpus-per-trial", "2"], "in parallel": ["--cpus-per-trial", "1"]}
 

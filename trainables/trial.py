@@ -90,6 +90,7 @@ class Trial:
 
     def __iter__(self) -> Iterator[Metrics]:
         self.watchdog = Watchdog(self.run.timeout_s, self.on_hang)
+        self.watchdog.beat()
         try:
             for metrics in self._reports():
                 with self.watchdog.paused(), self.stopwatch.paused():

@@ -1,0 +1,133 @@
+"""The Ray adapter: how a trial's end reaches the driver, without a cluster."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from trainables import checkpoint
+from trainables.config import RunConfig, TrialConfig
+from trainables.errors import DiskFull
+from trainables.metrics import Metrics
+from trainables.models.unet import UNetConfig
+from trainables.recipes import Supervised
+from trainables.recipes.optimization import AdamW
+from trainables.trainable import (
+    EPOCH,
+    FAILURE,
+    LAST_WORDS,
+    METRICS,
+    NO_ROOM,
+    PAUSE,
+    StudentTrainable,
+)
+
+
+@pytest.fixture
+def wanted(blocks_run: RunConfig, tmp_path: Path) -> dict[str, Any]:
+    """What a searcher suggests."""
+    trial = TrialConfig(
+        student=UNetConfig(width=6, depth=2),
+        recipe=Supervised(optimizer=AdamW(learning_rate=1e-2)),
+        num_epochs=3,
+    )
+    return {
+        "trial": trial.model_dump(mode="json"),
+        "run": blocks_run.replace(checkpoint_every_s=0).model_dump(mode="json"),
+        "out": str(tmp_path / "models/0000"),
+        "checkpoints": str(tmp_path / "checkpoints/0000"),
+    }
+
+
+@pytest.fixture(autouse=True)
+def as_before() -> Iterator[None]:
+    handler = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, handler)
+    checkpoint.leave.clear()
+
+
+def steps(trainable: StudentTrainable) -> list[dict[str, Any]]:
+    """Its results until it is done."""
+    results = [trainable.step()]
+    while not results[-1]["done"]:
+        results.append(trainable.step())
+    return results
+
+
+def test_a_restarted_trial_repeats_its_last_report(wanted: dict[str, Any]) -> None:
+    whole = steps(StudentTrainable({**wanted, "checkpoints": wanted["checkpoints"] + "-other"}))
+    first = StudentTrainable(wanted)
+    before = [first.step(), first.step()]
+    after = steps(StudentTrainable(wanted))  # the first one's process died
+    assert [result[EPOCH] for result in before] == [1, 2]
+    assert [result[EPOCH] for result in after] == [1, 2, 3]
+    ours, theirs = (Metrics.model_validate_json(r[-1][METRICS]) for r in (after, whole))
+    assert (ours.miou, ours.losses) == (theirs.miou, theirs.losses)
+
+
+def test_sigterm_makes_it_leave_with_a_checkpoint(wanted: dict[str, Any]) -> None:
+    trainable = StudentTrainable(wanted)
+    trainable.step()
+    os.kill(os.getpid(), signal.SIGTERM)
+    assert trainable.step() == {PAUSE: "asked to leave", "done": True}
+    assert not trainable.reset_config(wanted)  # Ray is not to use this process again
+    checkpoint.leave.clear()
+    assert [result[EPOCH] for result in steps(StudentTrainable(wanted))][-1] == 3
+
+
+def test_a_full_disk_pauses(wanted: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*args: Any) -> None:
+        raise DiskFull(Path("models"), "model.safetensors")
+
+    monkeypatch.setattr("trainables.trial.replace_file", full)
+    last = steps(StudentTrainable(wanted))[-1]
+    assert "the disk of models must have room for model.safetensors" in last[NO_ROOM]
+    assert PAUSE in last
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (MemoryError("no more"), "MemoryError: no more"),
+        (OSError(5, "Input/output error"), "OSError: [Errno 5] Input/output error"),
+    ],
+)
+def test_an_unforeseen_error_fails_one_trial(
+    error: Exception, reason: str, wanted: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*args: Any) -> None:
+        raise error
+
+    monkeypatch.setattr("trainables.data.table.Table.take", broken)
+    trainable = StudentTrainable(wanted)
+    assert trainable.step() == {FAILURE: reason, "done": True}
+    assert not trainable.reset_config(wanted)
+
+
+HANGING = """
+import json, sys, time
+from trainables.data.table import Table
+from trainables.trainable import StudentTrainable
+Table.take = lambda *_: time.sleep(60)
+StudentTrainable(json.load(sys.stdin)).step()
+"""
+
+
+def test_a_read_that_hangs_fails_its_trial_with_last_words(wanted: dict[str, Any]) -> None:
+    wanted["run"]["timeout_s"] = 1.0
+    program = [sys.executable, "-c", HANGING]
+    ended = subprocess.run(
+        program, input=json.dumps(wanted), text=True, capture_output=True, timeout=60, check=False
+    )
+    assert ended.returncode == 1
+    assert "hung: no progress for 1 s" in ended.stderr
+    assert (Path(wanted["checkpoints"]) / LAST_WORDS).is_file()
+    again = StudentTrainable(wanted)  # as Ray starts it after its process died
+    assert again.step() == {FAILURE: "hung: no progress for 1 s", "done": True}

@@ -14,6 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
+from filelock import FileLock
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, RunTag
 from mlflow.entities import Run as MlflowRun
@@ -51,6 +52,7 @@ def check_tracking(uri: str) -> None:
         ValueError: `uri` names no MLflow store.
     """
     try:
+        make_store(uri)
         MlflowClient(uri).search_experiments(max_results=1)
     except (MlflowException, SQLAlchemyError) as error:  # the latter where its disk is full
         reason = str(error).splitlines()[0]
@@ -59,6 +61,20 @@ def check_tracking(uri: str) -> None:
                 f"--tracking-uri must name an MLflow store, but {uri} is none: {reason}"
             ) from error
         print(f"MLflow does not answer now and is tried again later: {reason}", file=sys.stderr)
+
+
+def make_store(uri: str) -> None:
+    """Makes an absent SQLite store aside: one killed half-way could never be opened again."""
+    path = Path(uri.removeprefix(SQLITE))
+    if not uri.startswith(SQLITE) or path.exists():
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.new")
+    with FileLock(path.with_name(f".{path.name}.lock")):
+        if not path.exists():
+            aside.unlink(missing_ok=True)
+            MlflowClient(f"{SQLITE}{aside}").search_experiments(max_results=1)
+            aside.rename(path)
 
 
 class Tracking:

@@ -24,6 +24,7 @@ from mlflow import MlflowClient
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
+from sqlalchemy.exc import SQLAlchemyError
 
 from benchmarks.reliability.moments import RANDOM, Watched
 
@@ -130,7 +131,11 @@ def run_study(number: int, num_kills: int) -> dict[str, Any]:
                 break
             kills += 1
             time.sleep(3)
-        problems = [*driver.problems(), *violations(folder)]
+        problems = driver.problems()
+        try:
+            problems += violations(folder)
+        except SQLAlchemyError as error:
+            problems.append(f"MLflow's store cannot be opened any more: {error}")
         return {"study": number, "workers": workers, "kills": kills, "problems": problems}
     finally:
         shutil.rmtree(folder, ignore_errors=True)

@@ -42,10 +42,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
     log: Path = arguments.out
+    kept = log.with_suffix(".reference.json")
     rows = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
     while count(rows) < arguments.kills:
         number, mode = len(rows), list(MODES)[len(rows) % len(MODES)]
-        rows.append(run_study(number, mode, arguments.kills_per_study))
+        rows.append(run_study(number, mode, arguments.kills_per_study, kept))
         with log.open("a") as file:
             file.write(json.dumps(rows[-1]) + "\n")
         print(json.dumps(rows[-1]), flush=True)
@@ -58,14 +59,17 @@ def count(rows: list[dict[str, Any]]) -> int:
     return sum(len(row["kills"]) for row in rows)
 
 
-def run_study(number: int, mode: str, num_kills: int) -> dict[str, Any]:
-    """One study, killed so many times, and all that is wrong with it."""
+def run_study(number: int, mode: str, num_kills: int, kept: Path) -> dict[str, Any]:
+    """One study, killed so many times, and all that is wrong with it.
+
+    What it is when nobody kills it is in the file `kept`, or comes there.
+    """
     random_ = random.Random(number)
     storage = Path(tempfile.mkdtemp(prefix="sweep-"))
     folder, resumed, kills = storage / NAME, False, list[dict[str, Any]]()
     try:
         while True:
-            argv = [*STUDY, *MODES[mode], "--seed", str(number), "--storage", str(storage)]
+            argv = [*STUDY, *MODES[mode], "--storage", str(storage)]
             if resumed:
                 argv = [*argv[:2], "--resume", NAME, "--storage", str(storage)]
             watched = Watched([sys.executable, "-m", "search.run", *argv], folder, resumed)
@@ -80,7 +84,9 @@ def run_study(number: int, mode: str, num_kills: int) -> dict[str, Any]:
             time.sleep(3)  # for Ray's processes to follow their driver
         problems = [*watched.problems(), *violations(folder, mode)]
         if mode == "one at a time":
-            problems += differences(folder, reference(number, mode))
+            if not kept.exists():
+                kept.write_text(json.dumps(reference(mode)))
+            problems += differences(folder, json.loads(kept.read_text()))
         return {"study": number, "mode": mode, "kills": kills, "problems": problems}
     finally:
         shutil.rmtree(storage, ignore_errors=True)
@@ -114,10 +120,10 @@ def outcome(folder: Path) -> list[list[object]]:
     ]
 
 
-def reference(number: int, mode: str) -> list[list[object]]:
+def reference(mode: str) -> list[list[object]]:
     """The outcome of the same study when nobody kills it."""
     with tempfile.TemporaryDirectory() as storage:
-        argv = [*STUDY, *MODES[mode], "--seed", str(number), "--storage", storage]
+        argv = [*STUDY, *MODES[mode], "--storage", storage]
         subprocess.run([sys.executable, "-m", "search.run", *argv], check=True, capture_output=True)
         return outcome(Path(storage) / NAME)
 

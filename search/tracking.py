@@ -296,7 +296,9 @@ class Run(NamedTuple):
 
 
 def read_runs(uri: str, study_id: str) -> list[Run]:
-    """The runs of all trials of a study."""
+    """The runs of all trials of a study; none where there is no store."""
+    if uri.startswith(SQLITE) and not Path(uri.removeprefix(SQLITE)).exists():
+        return []  # which asking for them would make
     client = MlflowClient(uri)
     experiments = [experiment.experiment_id for experiment in client.search_experiments()]
     return [

@@ -68,7 +68,7 @@ def make_finished_study(storage: Path, data_folder: Path) -> Path:
             "sampler": "tpe",
             "seed": 0,
             "gpus_per_trial": 0,
-            "tracking_uri": "sqlite:///unused.db",
+            "tracking_uri": f"sqlite:///{storage / 'mlflow.db'}",
         }
     )
     data = open_pack(pack(open_source(config.data, 32, store.root), store).path)

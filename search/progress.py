@@ -78,8 +78,9 @@ class Progress:
         self.records[record.trial_id] = record
         if self.live:
             assert record.config
-            total = record.config.num_epochs
-            task = self.bars.add_task(f"  trial {record.trial_id}", total=total)
+            total, name = record.config.num_epochs, f"  trial {record.trial_id}"
+            done = record.metrics.epoch if record.metrics else 0
+            task = self.bars.add_task(name, total=total, completed=done)
             self.epochs[record.trial_id] = task
         self._refresh()
 
@@ -102,6 +103,10 @@ class Progress:
             return
         if record.trial_id in self.epochs:
             self.bars.remove_task(self.epochs.pop(record.trial_id))
+        if record.state == "PAUSED":
+            epochs = record.metrics.epoch if record.metrics else 0
+            self.say(f"trial {record.trial_id} paused after {epochs} epochs")
+            return
         self.num_done += 1
         self.bars.update(self.trials, completed=self.num_done)
         self.say(f"trial {record.trial_id} {describe(record)}")

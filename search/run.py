@@ -60,11 +60,14 @@ def main(argv: list[str] | None = None) -> int:
         return 130
     try:
         return run_study(study)
+    except KeyboardInterrupt:
+        print(f"interrupted; go on with --resume {config.name}", file=sys.stderr)
+        return 130
     except TrialFailed as failure:
         print(f"error: the teacher failed: {failure}", file=sys.stderr)
         return 1
     except (OverBudget, OSError) as error:  # the latter where a disk is full
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {one_line(error)}", file=sys.stderr)
         return 2
 
 

@@ -39,7 +39,10 @@ def one_line(error: Exception) -> str:
 
 
 def report(command: Callable[[], None], failure: type[Exception]) -> int:
-    """Runs a command and gives its exit status: 0 done, 1 `failure`, 2 bad input, in one line."""
+    """Runs a command and gives its exit status, with one line on stderr unless all went well.
+
+    0 done, 1 `failure`, 2 bad input, 130 interrupted.
+    """
     try:
         command()
     except failure as error:
@@ -48,4 +51,7 @@ def report(command: Callable[[], None], failure: type[Exception]) -> int:
     except (ValueError, OSError) as error:
         print(f"error: {one_line(error)}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
     return 0

@@ -92,12 +92,14 @@ IS_NOW: dict[str, Callable[[Watched], bool]] = {
 }
 """Each within milliseconds of being true."""
 EARLY = {"start-up", "packing", "the teacher's training"}
+LATE = {"the final report", "MLflow's last words"}
 MOMENTS = [*IS_NOW, RANDOM, RANDOM, RANDOM]
 
 
-def possible(resumed: bool) -> list[str]:
-    """The moments that a driver has before it, the likelier ones more than once."""
-    return [m for m in MOMENTS if (m not in EARLY and m != "a resume") or (m in EARLY) != resumed]
+def possible(resumed: bool, is_late: bool) -> list[str]:
+    """Moments to wait for, the likelier ones more than once."""
+    barred = EARLY if resumed else {"a resume"}
+    return [m for m in MOMENTS if m not in barred and (is_late or m not in LATE)]
 
 
 def seconds_lost(folder: Path, now: float) -> float:

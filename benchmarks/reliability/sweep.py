@@ -28,7 +28,9 @@ from search.record import asked_trials, read_record
 
 NAME = "killed"
 SAMPLES = 5
-LONGEST_S = 45.0
+NUM_LATE = 2
+"""The last kills of a study, which alone may be near its end."""
+LONGEST_S = 30.0
 """Until a kill that no moment is waited for."""
 STUDY = ["--space", "qkd", "--image-size", "16", "--epochs", "3", "--samples", str(SAMPLES)]
 STUDY += ["--name", NAME, "--checkpoint-every", "500ms"]
@@ -76,7 +78,8 @@ def run_study(number: int, mode: str, num_kills: int, kept: Path) -> dict[str, A
             if len(kills) == num_kills:
                 watched.finish()
                 break
-            moment = random_.choice(possible(resumed))
+            is_late = len(kills) >= num_kills - NUM_LATE
+            moment = random_.choice(possible(resumed, is_late))
             if not watched.kill_at(moment, random_.uniform(0, LONGEST_S)):
                 break
             kills.append({"moment": moment, "seconds_lost": seconds_lost(folder, time.time())})

@@ -1,0 +1,116 @@
+"""Disk that models and checkpoints take, by number of trials, with litter cleared and without.
+
+    python -m benchmarks.reliability.disk
+
+Files have the sizes of real ones (of a checkpoint: as measured on one training), but no content.
+Which trials are on the front follows from their sizes and a mIoU that grows with size, with noise.
+"""
+
+import random
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+from benchmarks.timing import describe_machine, markdown
+from search.drawing import configure
+from search.litter import CHECKPOINTS, MODELS, Litter
+from search.objectives import MIOU_AND_SIZE
+from search.record import Record, trial_name
+from spaces import load_space
+from trainables.artifacts import ArtifactStore
+from trainables.checkpoint import NUM_KEPT
+from trainables.config import RunConfig, TrialConfig
+from trainables.data.pack import pack
+from trainables.data.prepare import ShapesSource
+from trainables.data.shapes import CLASS_NAMES
+from trainables.metrics import Metrics
+from trainables.recipes import Supervised
+from trainables.size import count_params, predict_size_bytes
+from trainables.trial import Trial
+
+COUNTS = (10, 100, 1000, 10000)
+PARALLEL = 4
+CLASSES = len(CLASS_NAMES)
+
+
+def main() -> None:
+    bytes_per_param = measure()
+    print(f"Measured on: {describe_machine(torch.device('cpu'))}. A checkpoint takes ")
+    print(f"{bytes_per_param:.1f} bytes for each weight; {PARALLEL} trials run at once.\n")
+    rows: list[list[object]] = []
+    for count in COUNTS:
+        with tempfile.TemporaryDirectory() as folder:
+            rows.append([count, *map(megabytes, simulate(count, bytes_per_param, Path(folder)))])
+    print(markdown(["trials", "front", "most at once, MB", "at the end", "were all kept"], rows))
+
+
+def measure() -> float:
+    """Bytes of a checkpoint for each weight of its student."""
+    with tempfile.TemporaryDirectory() as folder:
+        store = ArtifactStore(Path(folder))
+        data = pack(ShapesSource(32, num_train=16, num_val=8), store)
+        run = RunConfig(data=data.path, artifacts=store.root, checkpoint_every_s=0)
+        config = TrialConfig(recipe=Supervised(), num_epochs=2)
+        next(iter(Trial(config, run, Path(folder) / "kept")))
+        size = next((Path(folder) / "kept").iterdir()).stat().st_size
+    return size / count_params(config.student, CLASSES)
+
+
+def simulate(count: int, bytes_per_param: float, folder: Path) -> Iterator[float]:
+    """Members of the front, then bytes: the most at once, at the end, and all that was written."""
+    chance = random.Random(count)
+    litter = Litter(folder, MIOU_AND_SIZE, [])
+    running: list[Record] = []
+    most = written = 0.0
+    for number in range(count):
+        config, _ = configure(load_space("qkd").space, {}, seed=number)
+        size = predict_size_bytes(config, CLASSES)
+        weights = count_params(config.student, CLASSES)
+        name = trial_name(number)
+        for place in range(NUM_KEPT):
+            write(folder / CHECKPOINTS / name / f"{place}.ckpt", int(bytes_per_param * weights))
+        write(folder / MODELS / name / "model.safetensors", size)
+        written += size + NUM_KEPT * int(bytes_per_param * weights)
+        miou = 0.9 - 30 / size**0.5 + chance.gauss(0, 0.02)
+        metrics = Metrics(
+            epoch=1,
+            time_ms=0,
+            losses={},
+            miou=min(1.0, max(0.0, miou)),
+            pixel_accuracy=0.0,
+            size_bytes=size,
+            predicted_size_bytes=size,
+            num_params=weights,
+            macs=0,
+            device_seconds=1.0,
+            start_seconds=0.0,
+        )
+        running.append(Record(name, "COMPLETE", "", config, metrics))
+        if len(running) == PARALLEL:
+            most = max(most, used(folder))
+            litter.ended(running.pop(chance.randrange(PARALLEL)))
+    for record in running:
+        litter.ended(record)
+    yield from (len(litter.front), most, used(folder), written)
+
+
+def write(path: Path, size: int) -> None:
+    """A file of a length, which takes no room."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("wb") as file:
+        file.truncate(size)
+
+
+def used(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def megabytes(value: float) -> str:
+    """Bytes as MB; small numbers are counts."""
+    return f"{value / 1e6:,.1f}" if value > 1e4 else f"{value:.0f}"
+
+
+if __name__ == "__main__":
+    main()

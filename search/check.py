@@ -12,15 +12,16 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from search.front import pareto_front
 from search.journal import read_journal
+from search.litter import MODELS
 from search.objectives import Objective, named_objectives
-from search.record import Record, asked_trials, read_record
+from search.record import LATENCY_MS, Record, asked_trials, read_record
 from search.recovery import replayed
 from search.study_config import StudyConfig
 from search.study_file import StudyFile, read_study_file
 from search.tracking import Run, read_runs
-from trainables.command_line import Parser, report
+from trainables.command_line import Parser, one_line, report
+from trainables.files import hash_file
 from trainables.frozen import Leaf
 from trainables.models.file import read_card
 from trainables.trial import METRICS_FILE, MODEL_FILE
@@ -69,7 +70,10 @@ def violations(file: StudyFile, folder: Path, with_mlflow: bool = True) -> Itera
     yield from check_front(records, rows["front"], folder, objectives)
     yield from check_decisions(records, file.config)
     if with_mlflow:
-        yield from check_runs(records, read_runs(file.config.tracking_uri, file.id))
+        try:
+            yield from check_runs(records, read_runs(file.config.tracking_uri, file.id))
+        except ValueError as error:
+            yield str(error)
     yield from (f"{path} is half-written" for path in folder.rglob(".*") if path.is_file())
 
 
@@ -89,13 +93,14 @@ def check_journal(records: Sequence[Record], objectives: Sequence[Objective]) ->
             yield f"trial {record.trial_id} has epochs {list(record.reports)} in the journal"
         if record.state == "RUNNING":
             yield f"trial {record.trial_id} is RUNNING although the study is not"
-        if record.state != "COMPLETE" or record.config is None:
-            continue
-        digest = record.config.digest()
-        if digest in seen:
-            yield f"trials {seen[digest]} and {record.trial_id} trained the same configuration"
-        seen[digest] = record.trial_id
-        if not all(math.isfinite(value) for value in record.measured(objectives)):
+        if record.config and record.ray_id:
+            digest = record.config.digest()
+            if digest in seen:
+                yield f"trials {seen[digest]} and {record.trial_id} trained the same configuration"
+            seen[digest] = record.trial_id
+        if record.state == "COMPLETE" and not all(
+            math.isfinite(value) for value in record.measured(objectives)
+        ):
             yield f"trial {record.trial_id} is COMPLETE with values that are not finite"
 
 
@@ -105,12 +110,11 @@ def check_table(records: Sequence[Record], rows: dict[str, Row]) -> Iterator[str
         if row is None:
             yield f"trial {record.trial_id} is not in trials.parquet"
             continue
-        expected = record.row()
-        for name in ("state", "reason", "config_digest", "epochs", "miou", "size_bytes"):
-            if row[name] != expected[name]:
+        for name, value in record.row().items():
+            if name != LATENCY_MS and row.get(name) not in (value, str(value)):
                 yield (
-                    f"trial {record.trial_id} has {name} {row[name]} in trials.parquet and "
-                    f"{expected[name]} in the journal"
+                    f"trial {record.trial_id} has {name} {row.get(name)} in trials.parquet and "
+                    f"{value} in the journal"
                 )
     for trial_id in rows.keys() - {record.trial_id for record in records}:
         yield f"trial {trial_id} of trials.parquet is not in the journal"
@@ -122,24 +126,51 @@ def check_front(
     folder: Path,
     objectives: Sequence[Objective],
 ) -> Iterator[str]:
-    front = {record.trial_id: record for record in pareto_front(records, objectives)}
-    if "latency_ms" not in {objective.metric for objective in objectives} and set(front) != set(
-        rows
-    ):
+    if LATENCY_MS in {objective.metric for objective in objectives}:
+        front = {record.trial_id: record for record in records if record.trial_id in rows}
+    else:
+        front = {record.trial_id: record for record in undominated(records, objectives)}
+    if set(front) != set(rows):
         yield f"front.parquet holds {sorted(rows)}, the front is {sorted(front)}"
     for trial_id, record in front.items():
         assert record.metrics
-        model = folder / "models" / trial_id / MODEL_FILE
+        model = folder / MODELS / trial_id / MODEL_FILE
         try:
             read_card(model)
-        except ValueError as error:
-            yield str(error)
-            continue
-        if model.stat().st_size != record.metrics.size_bytes:
-            yield f"{model} has {model.stat().st_size} bytes, not {record.metrics.size_bytes}"
-        told = json.loads(model.with_name(METRICS_FILE).read_text())[-1]["miou"]
-        if told != record.metrics.miou:
-            yield f"{model} has mIoU {told}, not {record.metrics.miou}"
+            told = json.loads(model.with_name(METRICS_FILE).read_text())[-1]["miou"]
+            if model.stat().st_size != record.metrics.size_bytes:
+                yield f"{model} has {model.stat().st_size} bytes, not {record.metrics.size_bytes}"
+            elif hash_file(model) != (record.metrics.model_sha256 or hash_file(model)):
+                yield f"{model} is not the file that was measured"
+            if told != record.metrics.miou:
+                yield f"{model} has mIoU {told}, not {record.metrics.miou}"
+        except (OSError, ValueError, LookupError, TypeError) as error:
+            yield f"{model} cannot be read: {one_line(error)}"
+    for path in (folder / MODELS).glob("*"):
+        if path.name not in front:
+            yield f"{path} is not on the front"
+
+
+def undominated(records: Sequence[Record], objectives: Sequence[Objective]) -> list[Record]:
+    """The front by comparing all pairs; of equal trials the first."""
+    losses = {
+        record.trial_id: [o.sign * v for o, v in zip(objectives, values, strict=True)]
+        for record in records
+        if (values := record.values(objectives)) is not None
+    }
+
+    def is_beaten(trial_id: str) -> bool:
+        own = losses[trial_id]
+        return any(
+            all(a <= b for a, b in zip(other, own, strict=True))
+            and (other != own or name < trial_id)
+            for name, other in losses.items()
+            if name != trial_id
+        )
+
+    return [
+        record for record in records if record.trial_id in losses and not is_beaten(record.trial_id)
+    ]
 
 
 def check_decisions(records: Sequence[Record], config: StudyConfig) -> Iterator[str]:
@@ -164,8 +195,16 @@ def check_runs(records: Sequence[Record], runs: Sequence[Run]) -> Iterator[str]:
         (run,) = own
         if run.state != record.state:
             yield f"trial {record.trial_id} is {run.state} in MLflow and {record.state} here"
-        if record.metrics and run.miou != record.metrics.miou:
-            yield f"trial {record.trial_id} has mIoU {run.miou} in MLflow"
+        if record.metrics:
+            for name, value in (
+                ("miou", record.metrics.miou),
+                ("size_bytes", record.metrics.size_bytes),
+            ):
+                if run.metrics.get(name) != value:
+                    yield f"trial {record.trial_id} has {name} {run.metrics.get(name)} in MLflow"
+        leaves = record.config.leaves() if record.config else {}
+        if run.params != {name: str(value) for name, value in leaves.items()}:
+            yield f"trial {record.trial_id} has other parameters in MLflow"
         if list(run.epochs) != list(record.reports):
             yield f"trial {record.trial_id} has epochs {list(run.epochs)} in MLflow"
     for trial_id in by_trial:

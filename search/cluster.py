@@ -32,7 +32,7 @@ Given = ParamSpec("Given")
 Result = TypeVar("Result")
 MAX_RETRIES = 3
 """Times that a trial is started again because its process died."""
-PATIENCE_S = 8.0
+PATIENCE_S = 7.0
 """For trainings to leave: a node that is taken away gives 30 s, of which the report needs some."""
 TELLING = ("exit detail", "out of memory", "OOM", "node", "Error")
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -44,7 +44,7 @@ OVERTIME = 0.1
 
 
 @contextmanager
-def connect(config: StudyConfig) -> Iterator[None]:
+def connect(config: StudyConfig, interruption: "Interruption") -> Iterator[None]:
     """Ray for as long as the block lasts."""
     logging.getLogger("ray").setLevel(logging.CRITICAL)
     local = not on_cluster()
@@ -56,7 +56,8 @@ def connect(config: StudyConfig) -> Iterator[None]:
         logging_level=logging.CRITICAL,
     )
     node: Any = ray._private.worker._global_node
-    revival = Revival(node, resume_command(config)) if local else None
+    stops = lambda: interruption.wanted  # noqa: E731
+    revival = Revival(node, resume_command(config), stops) if local else None
     try:
         yield
     finally:

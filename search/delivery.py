@@ -3,10 +3,11 @@
 import queue
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple, Protocol
 
 from search.record import Record
+from trainables.command_line import one_line
 
 PATIENCE_S = 5.0
 """Until what could not be delivered is tried again."""
@@ -39,6 +40,7 @@ class Delivery:
         self.receiver = receiver
         self.events: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
         self.complained = False
+        self.waiting: dict[str, list[Event]] = {}
         self.thread = threading.Thread(target=self._run, name="delivery", daemon=True)
         self.thread.start()
 
@@ -55,17 +57,17 @@ class Delivery:
         """Hands on a trial that an earlier driver may not have."""
         self._put("replayed", record)
 
-    def close(self) -> None:
-        """Returns when all is delivered, or could not be at a last attempt."""
+    def close(self, patience_s: float) -> bool:
+        """Returns whether all is delivered, after a last attempt or when the patience is over."""
         self.events.put(None)
-        self.thread.join()
+        self.thread.join(patience_s)
+        return not self.thread.is_alive() and not self.waiting
 
     def _put(self, kind: Kind, record: Record) -> None:
         self.events.put(Event(kind, record))
 
     def _run(self) -> None:
-        waiting: dict[str, list[Event]] = {}
-        is_open = True
+        waiting, is_open = self.waiting, True
         while is_open:
             for event in self._next(PATIENCE_S if waiting else None):
                 if event is None:
@@ -96,3 +98,20 @@ class Delivery:
             reason = (str(error) or type(error).__name__).splitlines()[0]
             print(f"the record in MLflow is behind and tried again: {reason}", file=sys.stderr)
             self.complained = True
+
+
+def in_time(tell: Callable[[], None], patience_s: float) -> bool:
+    """Whether a store was told all, without an error, before the patience was over."""
+    done = threading.Event()
+
+    def run() -> None:
+        try:
+            tell()
+            done.set()
+        except Exception as error:  # whatever a store does, a study is whole without it
+            print(f"MLflow could not be told the end: {one_line(error)}", file=sys.stderr)
+
+    thread = threading.Thread(target=run, name="last words", daemon=True)
+    thread.start()
+    thread.join(patience_s)
+    return done.is_set()

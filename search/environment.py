@@ -1,4 +1,4 @@
-"""Environment variables that Ray reads when it is imported and hands to its workers."""
+"""Environment variables that Ray and MLflow read, of which Ray hands its own to its workers."""
 
 import os
 
@@ -18,6 +18,9 @@ def prepare_environment() -> None:
         "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
         "OMP_WAIT_POLICY": "passive",  # threads that spin starve the trials beside them
     }
+    # A silent MLflow is tried again by Delivery, which nobody waits for
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
     if not on_cluster():
         os.environ["RAY_AUTH_MODE"] = "token"
         # Without the ability to form a cluster, every socket of Ray is bound to 127.0.0.1

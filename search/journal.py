@@ -1,15 +1,19 @@
 """The journal of a study: Optuna's log of everything, one JSON document a line."""
 
 import json
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import optuna
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
 from search.objectives import Objective
+from trainables.errors import DiskFull
+from trainables.files import is_full_disk
 
 JOURNAL = "journal.log"
 
@@ -36,6 +40,8 @@ def read_journal(folder: Path, name: str) -> optuna.Study:
     Raises:
         ValueError: there is none, or the journal is damaged.
     """
+    if not (folder / JOURNAL).is_file():
+        raise ValueError(f"{folder / JOURNAL} must hold study {name}, but is not there")
     with replaying(folder):
         storage = storage_of(folder)
     try:
@@ -56,8 +62,26 @@ def replaying(folder: Path) -> Iterator[None]:
         raise ValueError(f"{folder / JOURNAL} must be Optuna's journal, but {reason}") from error
 
 
+class WholeLines(JournalFileBackend):
+    """A journal in which a full disk leaves no half of a line."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(str(path))
+        self.path = path
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        length = self.path.stat().st_size
+        try:
+            super().append_logs(logs)
+        except OSError as error:
+            os.truncate(self.path, length)
+            if is_full_disk(error):
+                raise DiskFull(self.path.parent, self.path.name) from error
+            raise
+
+
 def storage_of(folder: Path) -> JournalStorage:
-    return JournalStorage(JournalFileBackend(str(folder / JOURNAL)))
+    return JournalStorage(WholeLines(folder / JOURNAL))
 
 
 def repair(path: Path) -> None:
@@ -85,6 +109,6 @@ def repair(path: Path) -> None:
 def is_whole(line: bytes) -> bool:
     try:
         json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
     return line.endswith(b"\n")

@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from search.front import pareto_front
@@ -32,7 +33,8 @@ class Litter:
             return
         before = {each.trial_id for each in self.front}
         if record.state == "COMPLETE":
-            self.front = pareto_front([*self.front, record], self.objectives)
+            known = sorted([*self.front, record], key=lambda each: each.trial_id)
+            self.front = pareto_front(known, self.objectives)  # of equals the first, as at the end
         members = {each.trial_id for each in self.front}
         for trial_id in (before | {record.trial_id}) - members:
             shutil.rmtree(self.folder / MODELS / trial_id, ignore_errors=True)
@@ -56,4 +58,5 @@ def tidy(folder: Path) -> None:
     shutil.rmtree(folder / SCRATCH, ignore_errors=True)
     for path in list(folder.rglob(".*")):
         if path.is_file() or path.is_symlink():
-            path.unlink()
+            with suppress(OSError):  # a worker that outlives its driver may have been quicker
+                path.unlink()

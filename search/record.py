@@ -82,9 +82,9 @@ class Record:
         }
 
 
-MEASURED = tuple(
-    name for name in Metrics.model_fields if name not in ("epoch", "time_ms", "losses")
-)
+UNLISTED = {"epoch", "time_ms", "losses", "model_sha256"}
+"""Of Metrics, what tables have no column of that name for."""
+MEASURED = tuple(name for name in Metrics.model_fields if name not in UNLISTED)
 
 
 def trial_name(number: int) -> str:

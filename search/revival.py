@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 LOOK_EVERY_S = 0.5
-DEATHS = "PARETOSEG_RAY_DEATHS"
-"""Environment variable that counts them from one program to the next."""
+DEATHS, STOP = "PARETOSEG_RAY_DEATHS", "PARETOSEG_STOP"
+"""Environment variables from one program to the next: how many there were, and whether to stop."""
 MOST_DEATHS = 3
 
 
@@ -29,11 +29,25 @@ class Node(Protocol):
     def live_processes(self) -> Sequence[tuple[str, Process]]: ...
 
 
-class Revival:
-    """Watches the processes of a node until it is closed; `command` resumes the study."""
+def is_to_stop() -> bool:
+    """Whether this program was begun to end a study that a signal had told to stop."""
+    return os.environ.pop(STOP, "") != ""
 
-    def __init__(self, node: Node, command: Sequence[str], replace: Callable[..., None] = os.execv):
-        self.node, self.command, self.replace = node, list(command), replace
+
+class Revival:
+    """Watches the processes of a node until it is closed; `command` resumes the study.
+
+    Where the study `stops`, that is no more than its report.
+    """
+
+    def __init__(
+        self,
+        node: Node,
+        command: Sequence[str],
+        stops: Callable[[], bool],
+        replace: Callable[..., None] = os.execv,
+    ) -> None:
+        self.node, self.command, self.stops, self.replace = node, list(command), stops, replace
         self.closed = threading.Event()
         self.thread = threading.Thread(target=self._watch, name="revival", daemon=True)
         self.thread.start()
@@ -57,5 +71,7 @@ class Revival:
             print(f"error: Ray must not die again and again, but {dead} did", file=sys.stderr)
             os._exit(1)
         os.environ[DEATHS] = str(deaths)
+        if self.stops():  # the signal went to Ray, too
+            os.environ[STOP] = "yes"
         print(f"Ray is started again, its {dead} has died: the study is resumed", flush=True)
         self.replace(self.command[0], self.command)

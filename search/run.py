@@ -264,7 +264,7 @@ def read_config(arguments: argparse.Namespace) -> StudyConfig:
             "tracking_uri": own_store(storage),
         }
         config = validate({**values, **given, "storage": storage})
-        if config.folder.exists():
+        if is_taken(config.folder):
             raise ValueError(
                 f"a new study must have a new name, but {config.folder} exists: choose another "
                 f"--name, or go on with it by --resume {config.name}"
@@ -354,7 +354,14 @@ def plain(text: str) -> str:
 def free_name(storage: Path, wanted: str) -> str:
     """`wanted`, or the first of wanted-2, wanted-3, ... that no study has."""
     names = (wanted if n == 1 else f"{wanted}-{n}" for n in range(1, 10**6))
-    return next(name for name in names if not (storage / name).exists())
+    return next(name for name in names if not is_taken(storage / name))
+
+
+def is_taken(folder: Path) -> bool:
+    """Whether a folder holds anything but the beginnings of a study.json."""
+    if not folder.is_dir():
+        return folder.exists()
+    return any(not path.name.startswith(".study.json.") for path in folder.iterdir())
 
 
 if __name__ == "__main__":

@@ -112,6 +112,8 @@ class OptunaSearcher(Searcher):
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]
         refusals = repeats = 0
+        if not self.trials_left and self.asked and not (self.no_room or self.is_over()):
+            return None  # one of them may be paused and go on elsewhere
         while self.trials_left and refusals < MAX_REFUSALS and repeats < MAX_REPEATS:
             if self.no_room:
                 break
@@ -226,7 +228,10 @@ class OptunaSearcher(Searcher):
         return self.study.ask()
 
     def _skip_drawn(self, trial: FrozenTrial) -> None:
-        """Brings the sampler to where it was when a driver died half-way through a space."""
+        """Brings the sampler to where it was when a driver died half-way through a space.
+
+        But for TPE past its first trials, which draws parameters together.
+        """
         fixed = trial.system_attrs.get("fixed_params", {})
         for name, distribution in trial.distributions.items():
             if name not in fixed:

@@ -5,8 +5,9 @@ import shutil
 import sys
 import uuid
 from collections.abc import Callable, Sequence
-from contextlib import closing, suppress
+from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -17,7 +18,7 @@ from optuna.trial import TrialState
 from search import cluster, resources
 from search.budget import Costs, OverBudget, draw, least
 from search.check import violations
-from search.delivery import Delivery
+from search.delivery import Delivery, in_time
 from search.drawing import Params
 from search.front import Points, pareto_front, span_of
 from search.insight import look
@@ -33,6 +34,7 @@ from search.record import RAY_ID, Record, asked_trials, read_record
 from search.recovery import recover, replayed
 from search.report import front_table, write_tables
 from search.resources import Share
+from search.revival import is_to_stop
 from search.scheduler import ParetoHalving
 from search.searcher import OptunaSearcher
 from search.study_config import StudyConfig
@@ -70,6 +72,8 @@ from trainables.trainable import EPOCH
 
 STOP_FILE = ".stop"
 """In the study's folder: asks its trainings to keep where they stand and to leave."""
+IN_A_HURRY_S, LAST_WORDS_S = 3.0, 600.0
+"""For MLflow to hear the end of a study, when that was interrupted and when not."""
 DISK_SHARE = 0.25
 """Of the free disk: teacher outputs that would take more are not kept unless asked for."""
 NUM_LARGEST = 3
@@ -325,12 +329,12 @@ class Study:
         """
         config = self.config
         study = open_journal(config.folder, config.name, self.objectives)
-        if not study.get_trials(deepcopy=False):
+        if not asked_trials(study):  # a driver may have died between two of them
             first: Sequence[Params] = self.named.known_settings
             if self.earlier:
                 first = first_settings(self.earlier, self.named.space, self.objectives)
             for settings in first:
-                study.enqueue_trial(dict(settings))
+                study.enqueue_trial(dict(settings), skip_if_exists=True)
         return study
 
     def scheduler(self, searcher: OptunaSearcher) -> ParetoHalving | None:
@@ -396,16 +400,15 @@ class Study:
             "device_seconds": seconds,
             **insight.metrics,
         }
-        try:
-            tracking.finish(records, front, folder, numbers, insight.steps, interrupted)
-        except Exception as error:  # whatever a store does, the study is whole without it
-            tracking.is_behind = True
-            reason = (str(error) or type(error).__name__).splitlines()[0]
-            print(
-                f"MLflow lacks part of the record, --resume {self.config.name} delivers it: "
-                f"{reason}",
-                file=sys.stderr,
+        patience_s = IN_A_HURRY_S if interrupted else LAST_WORDS_S
+        if not tracking.is_behind:
+            told = partial(
+                tracking.finish, records, front, folder, numbers, insight.steps, interrupted
             )
+            tracking.is_behind = not in_time(told, patience_s)
+        if tracking.is_behind:
+            delivers = f"--resume {self.config.name} delivers it"
+            print(f"MLflow lacks part of the record, {delivers}", file=sys.stderr)
         return records
 
 
@@ -424,15 +427,16 @@ def run_study(study: Study) -> int:
     study.recover()
     progress = Progress(config, study.records(), study.samples_left())
     progress.say(f"data: {study.data}, {'found' if study.found else 'packed'} in {study.data.path}")
-    interrupted = False
-    if study.samples_left():
+    interrupted = is_to_stop()
+    if study.samples_left() and not interrupted:
         try:
             with cluster.interruptible(config.folder / STOP_FILE) as interruption:
                 search(study, progress, tracking, interruption)
         except KeyboardInterrupt:
             interrupted = True
-        except (OverBudget, TrialFailed):
-            study.report(tracking, interrupted=True)
+        except (OverBudget, TrialFailed, OSError):
+            with suppress(OSError):  # the journal has it all
+                study.report(tracking, interrupted=True)
             raise
         finally:
             study.recover()
@@ -462,7 +466,7 @@ def search(
     """
     config = study.config
     share = resources.fixed_share(config)
-    with cluster.connect(config):
+    with cluster.connect(config, interruption):
         interruption.listen()
         run = RunConfig(
             data=study.store.root / study.data.digest,
@@ -483,20 +487,25 @@ def search(
         if config.gpus_per_trial == "auto":
             share = share_gpu(study, progress, remote, run)
         run = run.replace(num_threads=max(1, int(share.cpus)), gpu_share=min(1, share.gpus) or 1.0)
-        with progress, closing(Delivery(tracking)) as delivery:
-            for record in study.records():
-                delivery.replayed(record)
-            deadline = cluster.Deadline(config.time_budget_s, config.epochs)
-            searcher = study.searcher(
-                run,
-                [delivery, progress, Litter(config.folder, study.objectives, study.records())],
-                lambda: deadline.is_over or interruption.wanted,
-                lambda: cluster.capacity(share),
-            )
-            scheduler = study.scheduler(searcher)
-            cluster.tune_trials(
-                searcher, scheduler, config, share, deadline, interruption, progress.say
-            )
+        delivery = Delivery(tracking)
+        for record in study.records():
+            delivery.replayed(record)
+        deadline = cluster.Deadline(config.time_budget_s, config.epochs)
+        searcher = study.searcher(
+            run,
+            [delivery, progress, Litter(config.folder, study.objectives, study.records())],
+            lambda: deadline.is_over or interruption.wanted,
+            lambda: cluster.capacity(share),
+        )
+        scheduler = study.scheduler(searcher)
+        try:
+            with progress:
+                cluster.tune_trials(
+                    searcher, scheduler, config, share, deadline, interruption, progress.say
+                )
+        finally:
+            patience_s = IN_A_HURRY_S if interruption.wanted else LAST_WORDS_S
+            tracking.is_behind = not delivery.close(patience_s)
         if searcher.no_room:
             raise OSError(searcher.no_room)
         if searcher.end:

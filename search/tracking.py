@@ -24,7 +24,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from search.delivery import Event
 from search.insight import Step
-from search.record import Record, State
+from search.record import UNLISTED, Record, State
 from trainables.metrics import Metrics
 
 logging.getLogger("mlflow").setLevel(logging.WARNING)  # not its database migrations
@@ -241,23 +241,23 @@ class Tracking:
         """The id of the trial's run, made at first need."""
         if record.trial_id not in self.runs:
             parent = {MLFLOW_PARENT_RUN_ID: self.study_run}
-            try:
-                self.runs[record.trial_id] = self._create(record.trial_id, parent)
-            except Exception:  # it may be there all the same: look again before the next attempt
-                del self.runs
-                raise
+            self.runs[record.trial_id] = self._create(record.trial_id, parent)
             self.statuses[record.trial_id] = "RUNNING"
         return self.runs[record.trial_id]
 
     def _create(self, trial: str, extra: dict[str, str]) -> str:
         name = self.study_name if trial == "study" else f"{self.study_name}/{trial}"
         tags = {**self.tags, TRIAL_TAG: trial, MLFLOW_RUN_NAME: name, **extra}
-        return str(self.client.create_run(self.experiment_id, tags=tags).info.run_id)
+        try:
+            return str(self.client.create_run(self.experiment_id, tags=tags).info.run_id)
+        except Exception:  # it may be there all the same: look again before the next attempt
+            del self.runs
+            raise
 
 
 def as_mlflow(metrics: Metrics) -> Iterator[Metric]:
     """One epoch's metrics, with the epoch as step; said twice they are the same to MLflow."""
-    values = metrics.model_dump(exclude={"epoch", "time_ms", "losses"}, exclude_none=True)
+    values = metrics.model_dump(exclude=UNLISTED, exclude_none=True)
     losses = {f"loss.{name}": value for name, value in metrics.losses.items()}
     for name, value in {**values, **losses}.items():
         yield Metric(name, float(value), metrics.time_ms, metrics.epoch)
@@ -291,23 +291,36 @@ class Run(NamedTuple):
 
     trial: str
     state: str | None
-    miou: float | None
+    metrics: dict[str, float]
+    params: dict[str, str]
     epochs: tuple[int, ...]
 
 
 def read_runs(uri: str, study_id: str) -> list[Run]:
-    """The runs of all trials of a study; none where there is no store."""
+    """The runs of all trials of a study; none where there is no store.
+
+    Raises:
+        ValueError: the store does not answer.
+    """
     if uri.startswith(SQLITE) and not Path(uri.removeprefix(SQLITE)).exists():
         return []  # which asking for them would make
-    client = MlflowClient(uri)
+    try:
+        return list(find_runs(MlflowClient(uri), study_id))
+    except (MlflowException, SQLAlchemyError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"MLflow at {uri} cannot be asked: {reason}") from error
+
+
+def find_runs(client: MlflowClient, study_id: str) -> Iterator[Run]:
     experiments = [experiment.experiment_id for experiment in client.search_experiments()]
-    return [
+    return (
         Run(
             run.data.tags[TRIAL_TAG],
             run.data.tags.get("state"),
-            run.data.metrics.get("miou"),
+            run.data.metrics,
+            run.data.params,
             tuple(m.step for m in client.get_metric_history(run.info.run_id, "miou")),
         )
         for run in search_runs(client, experiments, study_id)
         if run.data.tags[TRIAL_TAG] != "study"
-    ]
+    )

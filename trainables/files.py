@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import os
+import uuid
 from pathlib import Path
 
 from trainables.errors import DiskFull
@@ -15,7 +16,7 @@ def replace_file(path: Path, content: bytes | str) -> None:
         DiskFull: then the file is as it was.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}")
     try:
         with aside.open("wb") as file:
             file.write(content.encode() if isinstance(content, str) else content)

@@ -24,6 +24,7 @@ class Metrics(Frozen):
     size_bytes: int | None = None
     compressed_bytes: int | None = None
     changed_pixels: int | None = None
+    model_sha256: str | None = None
     predicted_size_bytes: int
     num_params: int
     macs: int

@@ -6,6 +6,7 @@ import shutil
 import time
 from collections import deque
 from collections.abc import Iterator
+from hashlib import sha256
 from itertools import repeat
 from pathlib import Path
 
@@ -61,7 +62,9 @@ class Trial:
         on_hang: OnHang = die,
     ) -> None:
         torch.set_num_threads(run.num_threads)
-        self.config, self.run, self.on_hang = config, run, on_hang
+        self.config, self.run = config, run
+        self.watchdog = Watchdog(run.timeout_s, on_hang)
+        self.watchdog.beat()
         self.data = open_pack(run.data)
         self.device = torch.device(run.device)
         if self.device.type == "cuda":
@@ -84,12 +87,10 @@ class Trial:
         self.model_bytes: bytes | None = None
         self.reports: list[Metrics] = []
         self.stopwatch = Stopwatch()
-        self.watchdog = Watchdog(None)
         kept = Checkpoints(checkpoints, training_key(config, run)) if checkpoints else None
         self.keeper = Keeper(kept, run)
 
     def __iter__(self) -> Iterator[Metrics]:
-        self.watchdog = Watchdog(self.run.timeout_s, self.on_hang)
         self.watchdog.beat()
         try:
             for metrics in self._reports():
@@ -158,6 +159,7 @@ class Trial:
                 size_bytes=len(self.model_bytes) if self.model_bytes else None,
                 compressed_bytes=compressed(self.model_bytes) if self.model_bytes else None,
                 changed_pixels=changed,
+                model_sha256=sha256(self.model_bytes).hexdigest() if self.model_bytes else None,
                 **size,
             )
             self.reports.append(metrics)
@@ -235,7 +237,7 @@ class Trial:
     def starting_student(self) -> nn.Module:
         with self.watchdog.paused(), self.stopwatch.paused():
             try:
-                start = trained(self.config.start, self.run, self.on_hang)
+                start = trained(self.config.start, self.run, self.watchdog.on_hang)
             except TrialFailed as failure:
                 raise TrialFailed(f"{failure} (its full-precision start)") from failure
         self.start_seconds = start.seconds

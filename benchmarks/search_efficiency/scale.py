@@ -9,7 +9,6 @@ import statistics
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -147,37 +146,38 @@ def drive(workers: int) -> list[object]:
         asking = reporting = 0.0
         results = 0
         begin = time.perf_counter()
-        with closing(Delivery(tracking)) as delivery:
-            searcher = make_searcher(open_study(folder), [delivery])
-            scheduler = ParetoHalving(
-                searcher.losses,
-                NUM_EPOCHS,
-                keep=searcher.keep_arrival,
-                name_of=searcher.name_of,
-            )
-            running: dict[str, tuple[TrialConfig, int]] = {}
-            launched = 0
-            while launched < NUM_TRIALS or running:
-                while len(running) < workers and launched < NUM_TRIALS:
-                    start = time.perf_counter()
-                    suggestion = searcher.suggest(str(launched))
-                    asking += time.perf_counter() - start
-                    assert isinstance(suggestion, dict)
-                    running[str(launched)] = TrialConfig.model_validate(suggestion["trial"]), 1
-                    launched += 1
-                for job, (config, epoch) in list(running.items()):
-                    result = {
-                        RESULT: report(config, epoch).model_dump_json(),
-                        "training_iteration": epoch,
-                    }
-                    results += 1
-                    start = time.perf_counter()
-                    goes_on = tell(searcher, scheduler, job, epoch, result)
-                    reporting += time.perf_counter() - start
-                    if goes_on:
-                        running[job] = config, epoch + 1
-                    else:
-                        del running[job]
+        delivery = Delivery(tracking)
+        searcher = make_searcher(open_study(folder), [delivery])
+        scheduler = ParetoHalving(
+            searcher.losses,
+            NUM_EPOCHS,
+            keep=searcher.keep_arrival,
+            name_of=searcher.name_of,
+        )
+        running: dict[str, tuple[TrialConfig, int]] = {}
+        launched = 0
+        while launched < NUM_TRIALS or running:
+            while len(running) < workers and launched < NUM_TRIALS:
+                start = time.perf_counter()
+                suggestion = searcher.suggest(str(launched))
+                asking += time.perf_counter() - start
+                assert isinstance(suggestion, dict)
+                running[str(launched)] = TrialConfig.model_validate(suggestion["trial"]), 1
+                launched += 1
+            for job, (config, epoch) in list(running.items()):
+                result = {
+                    RESULT: report(config, epoch).model_dump_json(),
+                    "training_iteration": epoch,
+                }
+                results += 1
+                start = time.perf_counter()
+                goes_on = tell(searcher, scheduler, job, epoch, result)
+                reporting += time.perf_counter() - start
+                if goes_on:
+                    running[job] = config, epoch + 1
+                else:
+                    del running[job]
+        delivery.close(600)
         wall = time.perf_counter() - begin
         return [
             f"{(asking + reporting) / NUM_TRIALS:.3f}",

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from search.delivery import Delivery, Event
+from search.delivery import Delivery, Event, in_time
 from search.record import Record
 
 
@@ -41,7 +41,7 @@ def test_nobody_waits_and_nothing_is_lost_or_told_twice() -> None:
     assert time.monotonic() - begin < 5  # the receiver has not even begun
     assert not receiver.got
     receiver.may_go.set()
-    delivery.close()
+    assert delivery.close(30)
     for trial in "ab":
         kinds = [event.kind for event in receiver.got if event.record.trial_id == trial]
         assert kinds == ["reported"] * 100 + ["ended"]
@@ -57,7 +57,7 @@ def test_what_failed_is_delivered_again(
     delivery.started(record("a"))
     time.sleep(0.5)
     delivery.ended(record("a"))
-    delivery.close()
+    assert delivery.close(30)
     assert [event.kind for event in receiver.got] == ["started", "ended"]
     (line,) = capsys.readouterr().err.splitlines()
     assert "behind and tried again: nobody there" in line
@@ -68,5 +68,23 @@ def test_a_receiver_that_never_recovers_does_not_keep_the_driver() -> None:
     receiver.may_go.set()
     delivery = Delivery(receiver)
     delivery.ended(record("a"))
-    delivery.close()
+    assert not delivery.close(30)
     assert receiver.got == []
+
+
+def test_nobody_waits_for_one_that_hangs() -> None:
+    delivery = Delivery(Slow())
+    delivery.ended(record("a"))
+    begin = time.monotonic()
+    assert not delivery.close(0.2)
+    assert time.monotonic() - begin < 5
+
+
+def test_last_words_are_told_in_time_or_not_at_all(capsys: pytest.CaptureFixture[str]) -> None:
+    def fail() -> None:
+        raise ConnectionError("nobody there")
+
+    assert in_time(lambda: None, 5)
+    assert not in_time(lambda: time.sleep(2), 0.1)
+    assert not in_time(fail, 5)
+    assert "could not be told the end: nobody there" in capsys.readouterr().err

@@ -46,7 +46,7 @@ def test_the_study_is_resumed_once_the_rest_is_dead_too(
         heard.append((command, node.processes["gcs_server"].killed))
         done.set()
 
-    watching = Revival(node, ["python", "-m", "search.run"], replace)
+    watching = Revival(node, ["python", "-m", "search.run"], lambda: False, replace)
     node.dead = ["raylet"]
     assert done.wait(5)
     watching.close()
@@ -70,7 +70,7 @@ def test_it_gives_up_when_that_happens_again_and_again(
     monkeypatch.setattr(revival.os, "_exit", leave)
     node = Node()
     node.dead = ["raylet"]
-    watching = Revival(node, ["python"], lambda *_: left.append(0))
+    watching = Revival(node, ["python"], lambda: True, lambda *_: left.append(0))
     assert done.wait(5)
     watching.close()
     assert left == [1]
@@ -79,7 +79,7 @@ def test_it_gives_up_when_that_happens_again_and_again(
 
 def test_nothing_happens_to_a_ray_that_is_ended_on_purpose() -> None:
     node = Node()
-    watching = Revival(node, ["python"], lambda *_: pytest.fail("began again"))
+    watching = Revival(node, ["python"], lambda: True, lambda *_: pytest.fail("began again"))
     watching.close()
     node.dead = ["raylet"]
     assert not watching.thread.is_alive()

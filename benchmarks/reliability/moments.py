@@ -103,21 +103,24 @@ def possible(resumed: bool, is_late: bool) -> list[str]:
 
 
 def seconds_lost(folder: Path, now: float) -> float:
-    """Seconds that trainings had run since their last checkpoints, when their driver was killed.
+    """Seconds that trainings had run since they were last kept, when their driver was killed.
 
-    An upper bound: it counts a trial's whole time until its first checkpoint.
+    An upper bound: until its first checkpoint it counts a trial from its beginning, or from when
+    the start that it waits for was kept.
     """
-    kept = list(folder.parent.glob("artifacts/.student-*-checkpoints"))
-    lost = [now - newest(path) for path in kept if newest(path)]
+    store = folder.parent / "artifacts"
+    starts = [newest(path) for path in store.glob(".student-*-checkpoints")]
+    made = [path.stat().st_mtime for path in store.glob("student-*")]
     try:
-        study = read_journal(folder, folder.name)
+        running = read_journal(folder, folder.name).get_trials(states=(TrialState.RUNNING,))
     except ValueError:  # killed before there was a trial
-        return sum(lost)
-    for trial in study.get_trials(states=(TrialState.RUNNING,)):
-        begun = trial.datetime_start or datetime.now()
-        last = newest(folder / "checkpoints" / f"{trial.number:04d}")
-        lost.append(now - max(begun.timestamp(), last))
-    return sum(lost)
+        return sum(now - kept for kept in starts if kept)
+    lost = 0.0
+    for trial in running:
+        begun = (trial.datetime_start or datetime.now()).timestamp()
+        own = newest(folder / "checkpoints" / f"{trial.number:04d}")
+        lost += now - max(own, begun, *starts, *made)
+    return lost
 
 
 def newest(folder: Path) -> float:

@@ -22,6 +22,7 @@ from search import check
 pytestmark = pytest.mark.slow
 
 
+EPOCHS = 8
 TRAINING = "Trainable.train"
 """In the command line of a process that trains, which Ray names so."""
 
@@ -69,7 +70,7 @@ class Driver:
 
 @pytest.fixture
 def argv(blocks_folder: Path, tmp_path: Path) -> list[str]:
-    argv = ["--data", str(blocks_folder), "--image-size", "32", "--epochs", "20"]
+    argv = ["--data", str(blocks_folder), "--image-size", "32", "--epochs", str(EPOCHS)]
     argv += ["--scheduler", "none", "--checkpoint-every", "100ms", "--name", "hurt"]
     return [*argv, "--storage", str(tmp_path), "--samples", "3"]
 
@@ -97,7 +98,7 @@ def resume(folder: Path, *argv: str) -> Driver:
 def assert_whole(folder: Path, num_complete: int = 3) -> None:
     assert check.main([str(folder)]) == 0
     assert [row["state"] for row in rows(folder)] == ["COMPLETE"] * num_complete
-    assert {row["epochs"] for row in rows(folder)} == {20}
+    assert {row["epochs"] for row in rows(folder)} == {EPOCHS}
 
 
 def test_sigterm_leaves_in_time_with_checkpoints(argv: list[str], tmp_path: Path) -> None:
@@ -147,11 +148,10 @@ def test_a_trial_that_always_dies_costs_itself_alone(argv: list[str], tmp_path: 
     assert check.main([str(folder)]) == 0
 
 
-@pytest.mark.parametrize("process", ["raylet/raylet", "gcs_server"])
-def test_a_process_of_ray_s_may_die(process: str, argv: list[str], tmp_path: Path) -> None:
+def test_ray_s_head_may_die(argv: list[str], tmp_path: Path) -> None:
     folder, driver = tmp_path / "hurt", Driver(argv)
     wait_until(lambda: has_checkpoint(folder))
-    driver.children(process)[0].kill()
+    driver.children("gcs_server")[0].kill()
     driver.end()
     assert "has died: the study is resumed" in driver.said
     assert_whole(folder)

@@ -10,7 +10,6 @@ import time
 from pathlib import Path
 
 import optuna
-import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -295,32 +294,6 @@ def test_a_killed_study_is_resumed_without_ghosts(common: list[str], tmp_path: P
     assert check.main([str(tmp_path / "dead")]) == 0
     assert [row["state"] for row in table] == ["COMPLETE"] * 4
     assert mlflow_states(tmp_path) == {str(row["trial_id"]): row["state"] for row in table}
-
-
-@pytest.mark.slow
-def test_a_killed_worker_costs_nothing(common: list[str], tmp_path: Path) -> None:
-    argv = [*common, "--storage", str(tmp_path), "--name", "hurt", "--samples", "4"]
-    process = subprocess.Popen(command(*argv), stdout=subprocess.PIPE, text=True)
-    victim = wait_for_worker(process.pid)
-    victim.kill()
-    printed, _ = process.communicate(timeout=300)
-    assert process.returncode == 0
-    assert "goes on from its checkpoint: " in printed
-    assert [row["state"] for row in rows(tmp_path / "hurt")] == ["COMPLETE"] * 4
-    assert check.main([str(tmp_path / "hurt")]) == 0
-
-
-def wait_for_worker(driver: int) -> psutil.Process:
-    """A process of the driver's that trains, once there is one."""
-    for _ in range(600):
-        for process in psutil.Process(driver).children(recursive=True):
-            try:
-                if "Trainable.train" in " ".join(process.cmdline()):
-                    return process
-            except psutil.NoSuchProcess:
-                continue
-        time.sleep(0.2)
-    raise AssertionError("no worker began to train")
 
 
 BY_THE_CLOCK = ("device_seconds", "start_seconds", "latency_ms")

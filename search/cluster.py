@@ -56,20 +56,14 @@ def connect(config: StudyConfig, interruption: "Interruption") -> Iterator[None]
         logging_level=logging.CRITICAL,
     )
     node: Any = ray._private.worker._global_node
-    stops = lambda: interruption.wanted  # noqa: E731
-    revival = Revival(node, resume_command(config), stops) if local else None
+    command = [sys.executable, *config.resume_arguments]
+    revival = Revival(node, command, lambda: interruption.wanted) if local else None
     try:
         yield
     finally:
         if revival:
             revival.close()
         ray.shutdown()
-
-
-def resume_command(config: StudyConfig) -> list[str]:
-    """What goes on with a study."""
-    command = [sys.executable, "-m", "search.run", "--space", config.space]
-    return [*command, "--storage", str(config.storage), "--resume", config.name]
 
 
 class Remote:
@@ -107,7 +101,7 @@ class Remote:
                 raise KeyboardInterrupt from None
             raise error.cause from None
         except ray.exceptions.RayError as error:
-            raise TrialFailed(f"its process died: {first_line(error)}") from error
+            raise TrialFailed(f"its process died: {telling_line(error)}") from error
         if self.interruption.wanted:
             raise KeyboardInterrupt
         return result
@@ -200,12 +194,12 @@ class Deaths(tune.Callback):
 def cause_of(trial: Any) -> str:
     """In a line, what Ray says of the last death of a trial's process."""
     try:
-        return first_line(Path(trial.error_file).read_text().split("Failure #")[-1])
+        return telling_line(Path(trial.error_file).read_text().split("Failure #")[-1])
     except OSError:
         return "killed, out of memory, or lost with its node"
 
 
-def first_line(error: object) -> str:
+def telling_line(error: object) -> str:
     """What matters in Ray's account of a death, whose first lines name actors and addresses."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     telling = [line for line in lines if any(word in line for word in TELLING)]

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple, Protocol
 
 from search.record import Record
-from trainables.command_line import one_line
+from trainables.command_line import first_line
 
 PATIENCE_S = 5.0
 """Until what could not be delivered is tried again."""
@@ -95,7 +95,7 @@ class Delivery:
 
     def _complain(self, error: Exception) -> None:
         if not self.complained:
-            reason = (str(error) or type(error).__name__).splitlines()[0]
+            reason = first_line(error)
             print(f"the record in MLflow is behind and tried again: {reason}", file=sys.stderr)
             self.complained = True
 
@@ -109,7 +109,7 @@ def in_time(tell: Callable[[], None], patience_s: float) -> bool:
             tell()
             done.set()
         except Exception as error:  # whatever a store does, a study is whole without it
-            print(f"MLflow could not be told the end: {one_line(error)}", file=sys.stderr)
+            print(f"MLflow could not be told the end: {first_line(error)}", file=sys.stderr)
 
     thread = threading.Thread(target=run, name="last words", daemon=True)
     thread.start()

@@ -135,8 +135,7 @@ class Progress:
             self._print(f"compare runs:   {launcher()}mlflow ui --backend-store-uri {store}")
             self._print(f"                and open http://127.0.0.1:5000/{page}")
         if interrupted:
-            command = [*launcher().split(), "python", "-m", "search.run", "--space", config.space]
-            command += ["--storage", str(config.storage), "--resume", config.name]
+            command = [*launcher().split(), "python", *config.resume_arguments]
             self._print(f"interrupted; go on with: {shlex.join(command)}")
 
     def _print(self, line: str) -> None:

@@ -103,6 +103,11 @@ def asked_trials(study: optuna.Study) -> list[FrozenTrial]:
     return [t for t in trials if t.state != TrialState.WAITING or RAY_ID in t.user_attrs]
 
 
+def record_of(study: optuna.Study, number: int) -> Record:
+    """The record of one trial as it is now."""
+    return read_record(study.get_trials(deepcopy=False)[number])
+
+
 def metrics_key(epoch: int) -> str:
     """The attribute of an epoch's Metrics."""
     return f"{METRICS}{epoch}"

@@ -14,6 +14,7 @@ from search.record import (
     Record,
     asked_trials,
     read_record,
+    record_of,
     trial_number,
 )
 from search.study_config import StudyConfig
@@ -37,7 +38,7 @@ def recover(
             losses = memory.losses(record.trial_id, record.metrics)
             if arrival := halving.report(record.trial_id, record.metrics.epoch, losses):
                 keep_arrival(study, arrival)
-                record = read_record(study.get_trials(deepcopy=False)[trial.number])
+                record = record_of(study, trial.number)
         if record.metrics and record.metrics.finished:
             study.tell(trial.number, record.measured(objectives), TrialState.COMPLETE)
         elif record.arrivals and not record.arrivals[-1].goes_on:
@@ -66,10 +67,9 @@ def pause(study: optuna.Study, number: int) -> None:
 def keep_arrival(study: optuna.Study, arrival: Arrival) -> None:
     """Stores that a trial has reached a rung."""
     number = trial_number(arrival.trial_id)
-    record = read_record(study.get_trials(deepcopy=False)[number])
     rungs = {
         str(each.rung): [each.place, each.goes_on, list(each.losses)]
-        for each in (*record.arrivals, arrival)
+        for each in (*record_of(study, number).arrivals, arrival)
     }
     set_attribute(study, number, RUNGS, rungs)
 

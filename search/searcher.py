@@ -18,6 +18,7 @@ from ray.tune.search import Searcher
 from search.budget import Budget, Costs
 from search.gain import Proposal, propose
 from search.halving import Arrival
+from search.litter import CHECKPOINTS, MODELS
 from search.memory import Memory
 from search.objectives import Objective
 from search.observation import Observation
@@ -33,6 +34,8 @@ from search.record import (
     asked_trials,
     metrics_key,
     read_record,
+    read_reports,
+    record_of,
     trial_name,
     trial_number,
 )
@@ -138,8 +141,8 @@ class OptunaSearcher(Searcher):
                 return {
                     "trial": record.config.model_dump(mode="json"),
                     "run": self.run.model_dump(mode="json"),
-                    "out": str(self.folder / "models" / record.trial_id),
-                    "checkpoints": str(self.folder / "checkpoints" / record.trial_id),
+                    "out": str(self.folder / MODELS / record.trial_id),
+                    "checkpoints": str(self.folder / CHECKPOINTS / record.trial_id),
                 }
             self._tell(trial, state, reason)
             refusals += 1
@@ -204,8 +207,7 @@ class OptunaSearcher(Searcher):
     def keep_arrival(self, arrival: Arrival) -> None:
         """Stores that a trial has reached a rung."""
         keep_arrival(self.study, arrival)
-        trials = self.study.get_trials(deepcopy=False)
-        self.memory.learn(read_record(trials[trial_number(arrival.trial_id)]))
+        self.memory.learn(record_of(self.study, trial_number(arrival.trial_id)))
 
     def _ask(self, is_repeat: bool) -> optuna.Trial | None:
         """The next trial, at random after a repeat; None where none is worth its while."""
@@ -288,8 +290,8 @@ class OptunaSearcher(Searcher):
             metrics = Metrics.model_validate_json(result[RESULT])
         except ValidationError as error:
             return f"not finite: {first_problem(error)}"
-        known = self._record(trial).metrics
-        if known is None or metrics.epoch > known.epoch:
+        known = read_reports(self.study.get_trials(deepcopy=False)[trial.number])
+        if metrics.epoch > max(known, default=0):
             trial.set_user_attr(metrics_key(metrics.epoch), metrics.model_dump_json())
             for observer in self.observers:
                 observer.reported(self._record(trial))
@@ -316,7 +318,7 @@ class OptunaSearcher(Searcher):
             observer.ended(record)
 
     def _record(self, trial: optuna.Trial) -> Record:
-        return read_record(self.study.get_trials(deepcopy=False)[trial.number])
+        return record_of(self.study, trial.number)
 
     # All state is in Optuna's storage: Ray's own snapshots have nothing to keep.
     def __reduce__(self) -> tuple[type[Searcher], tuple[()]]:

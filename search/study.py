@@ -315,11 +315,12 @@ class Study:
 
     def recover(self) -> None:
         """Ends what had come to its end when a driver died, and queues what is to go on."""
-        for record in (*self.records(), *self.earlier):
+        records = self.records()
+        for record in (*records, *self.earlier):
             if record.config and record.latency_ms is not None:
                 self.latencies[self.card_of(record.config)] = record.latency_ms
         memory = Memory(self.objectives, self.foresee_cheaply)
-        halving = replayed(self.config, self.records())
+        halving = replayed(self.config, records)
         recover(self.optuna, halving, memory, self.objectives)
 
     def begin(self) -> optuna.Study:
@@ -488,12 +489,13 @@ def search(
             share = share_gpu(study, progress, remote, run)
         run = run.replace(num_threads=max(1, int(share.cpus)), gpu_share=min(1, share.gpus) or 1.0)
         delivery = Delivery(tracking)
-        for record in study.records():
+        records = study.records()
+        for record in records:
             delivery.replayed(record)
         deadline = cluster.Deadline(config.time_budget_s, config.epochs)
         searcher = study.searcher(
             run,
-            [delivery, progress, Litter(config.folder, study.objectives, study.records())],
+            [delivery, progress, Litter(config.folder, study.objectives, records)],
             lambda: deadline.is_over or interruption.wanted,
             lambda: cluster.capacity(share),
         )

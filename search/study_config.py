@@ -74,6 +74,12 @@ class StudyConfig(Frozen):
         return self.replace(storage=storage, tracking_uri=uri)
 
     @property
+    def resume_arguments(self) -> list[str]:
+        """What Python is given to go on with the study."""
+        arguments = ["-m", "search.run", "--space", self.space]
+        return [*arguments, "--storage", str(self.storage), "--resume", self.name]
+
+    @property
     def folder(self) -> Path:
         """Where the study leaves everything."""
         return self.storage / self.name

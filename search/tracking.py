@@ -24,7 +24,9 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from search.delivery import Event
 from search.insight import Step
+from search.litter import MODELS
 from search.record import UNLISTED, Record, State
+from trainables.command_line import first_line
 from trainables.metrics import Metrics
 
 logging.getLogger("mlflow").setLevel(logging.WARNING)  # not its database migrations
@@ -55,7 +57,7 @@ def check_tracking(uri: str) -> None:
         make_store(uri)
         MlflowClient(uri).search_experiments(max_results=1)
     except (MlflowException, SQLAlchemyError) as error:  # the latter where its disk is full
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         if not any(words in reason for words in PASSING):
             raise ValueError(
                 f"--tracking-uri must name an MLflow store, but {uri} is none: {reason}"
@@ -197,7 +199,7 @@ class Tracking:
                 now = record.metrics.time_ms
                 self.client.log_metric(run, "latency_ms", record.latency_ms, now)
             if is_member and not self.client.list_artifacts(run, "model"):
-                self.client.log_artifacts(run, str(folder / "models" / record.trial_id), "model")
+                self.client.log_artifacts(run, str(folder / MODELS / record.trial_id), "model")
         for name in (
             "trials.parquet",
             "front.parquet",
@@ -307,7 +309,7 @@ def read_runs(uri: str, study_id: str) -> list[Run]:
     try:
         return list(find_runs(MlflowClient(uri), study_id))
     except (MlflowException, SQLAlchemyError) as error:
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         raise ValueError(f"MLflow at {uri} cannot be asked: {reason}") from error
 
 

@@ -38,6 +38,11 @@ def one_line(error: Exception) -> str:
     return " ".join(str(error).split("\n")) or type(error).__name__
 
 
+def first_line(error: Exception) -> str:
+    """The first line of what an error of some library says; the others are for its makers."""
+    return (str(error) or type(error).__name__).splitlines()[0]
+
+
 def report(command: Callable[[], None], failure: type[Exception]) -> int:
     """Runs a command and gives its exit status, with one line on stderr unless all went well.
 

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from trainables.command_line import first_line
 from trainables.extras import require_onnx
 from trainables.models.file import read_model
 
@@ -74,7 +75,7 @@ def onnx_errors(path: Path) -> Iterator[None]:
         errors.NotImplemented,
         errors.RuntimeException,
     ) as error:
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         raise ValueError(f"{path} must be an intact ONNX model, but: {reason}") from error
 
 

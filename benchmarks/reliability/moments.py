@@ -12,6 +12,8 @@ from pathlib import Path
 from optuna.trial import TrialState
 
 from search.journal import JOURNAL, read_journal
+from search.litter import CHECKPOINTS
+from search.record import trial_name
 
 RANDOM = "any moment"
 POLL_S = 0.001
@@ -118,7 +120,7 @@ def seconds_lost(folder: Path, now: float) -> float:
     lost = 0.0
     for trial in running:
         begun = (trial.datetime_start or datetime.now()).timestamp()
-        own = newest(folder / "checkpoints" / f"{trial.number:04d}")
+        own = newest(folder / CHECKPOINTS / trial_name(trial.number))
         lost += now - max(own, begun, *starts, *made)
     return lost
 

@@ -14,6 +14,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from trainables.command_line import first_line
+
 MAX_ROWS, MAX_BYTES = 64, 1 << 26
 """Of a chunk, which is an Arrow record batch; all chunks but the last have as many rows."""
 
@@ -68,7 +70,7 @@ class Table:
         try:
             self._open(path)
         except (OSError, LookupError, TypeError, ValueError, AttributeError) as error:
-            reason = (str(error) or type(error).__name__).splitlines()[0]
+            reason = first_line(error)
             raise ValueError(f"{path} must be an intact table, but is not: {reason}") from error
 
     def _open(self, path: Path) -> None:

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
@@ -95,20 +96,23 @@ IS_NOW: dict[str, Callable[[Watched], bool]] = {
 """Each within milliseconds of being true."""
 EARLY = {"start-up", "packing", "the teacher's training"}
 LATE = {"the final report", "MLflow's last words"}
-MOMENTS = [*IS_NOW, RANDOM, RANDOM, RANDOM]
+MOMENTS = [*IS_NOW, RANDOM]
+WEIGHTS = {RANDOM: 3}
+"""Kills at a moment for one at any other."""
 
 
-def possible(resumed: bool, is_late: bool) -> list[str]:
-    """Moments to wait for, the likelier ones more than once."""
+def rarest(kills: Counter[str], resumed: bool, is_late: bool) -> str:
+    """Of the moments that may still come, the one with the fewest kills so far."""
     barred = EARLY if resumed else {"a resume"}
-    return [m for m in MOMENTS if m not in barred and (is_late or m not in LATE)]
+    possible = [m for m in MOMENTS if m not in barred and (is_late or m not in LATE)]
+    return min(possible, key=lambda moment: kills[moment] / WEIGHTS.get(moment, 1))
 
 
-def seconds_lost(folder: Path, now: float) -> float:
-    """Seconds that trainings had run since they were last kept, when their driver was killed.
+def seconds_lost(folder: Path, begin: float, now: float) -> float:
+    """Seconds that trainings had run since they were last kept, in a driver's life.
 
     An upper bound: until its first checkpoint it counts a trial from its beginning, or from when
-    the start that it waits for was kept.
+    the start that it waits for was kept, its process's start-up included.
     """
     store = folder.parent / "artifacts"
     starts = [newest(path) for path in store.glob(".student-*-checkpoints")]
@@ -116,12 +120,12 @@ def seconds_lost(folder: Path, now: float) -> float:
     try:
         running = read_journal(folder, folder.name).get_trials(states=(TrialState.RUNNING,))
     except ValueError:  # killed before there was a trial
-        return sum(now - kept for kept in starts if kept)
+        return sum(now - max(kept, begin) for kept in starts if kept)
     lost = 0.0
     for trial in running:
         begun = (trial.datetime_start or datetime.now()).timestamp()
         own = newest(folder / CHECKPOINTS / trial_name(trial.number))
-        lost += now - max(own, begun, *starts, *made)
+        lost += now - max(begin, own, begun, *starts, *made)
     return lost
 
 

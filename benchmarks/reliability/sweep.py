@@ -15,13 +15,14 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from benchmarks.reliability.moments import MOMENTS, RANDOM, Watched, possible, seconds_lost
+from benchmarks.reliability.moments import MOMENTS, Watched, rarest, seconds_lost
 from benchmarks.timing import describe_machine
 from search.journal import read_journal
 from search.record import asked_trials, read_record
@@ -47,8 +48,8 @@ def main() -> None:
     kept = log.with_suffix(".reference.json")
     rows = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
     while count(rows) < arguments.kills:
-        number, mode = len(rows), list(MODES)[len(rows) % len(MODES)]
-        rows.append(run_study(number, mode, arguments.kills_per_study, kept))
+        mode = list(MODES)[len(rows) % len(MODES)]
+        rows.append(run_study(rows, mode, arguments.kills_per_study, kept))
         with log.open("a") as file:
             file.write(json.dumps(rows[-1]) + "\n")
         print(json.dumps(rows[-1]), flush=True)
@@ -61,12 +62,15 @@ def count(rows: list[dict[str, Any]]) -> int:
     return sum(len(row["kills"]) for row in rows)
 
 
-def run_study(number: int, mode: str, num_kills: int, kept: Path) -> dict[str, Any]:
+def run_study(rows: list[dict[str, Any]], mode: str, num_kills: int, kept: Path) -> dict[str, Any]:
     """One study, killed so many times, and all that is wrong with it.
 
-    What it is when nobody kills it is in the file `kept`, or comes there.
+    It is killed at the moments at which those before it were not. What it is when nobody kills it
+    is in the file `kept`, or comes there.
     """
+    number, resumes = len(rows), 0
     random_ = random.Random(number)
+    moments = Counter(kill["moment"] for row in rows for kill in row["kills"])
     storage = Path(tempfile.mkdtemp(prefix="sweep-"))
     folder, resumed, kills = storage / NAME, False, list[dict[str, Any]]()
     try:
@@ -74,15 +78,18 @@ def run_study(number: int, mode: str, num_kills: int, kept: Path) -> dict[str, A
             argv = [*STUDY, *MODES[mode], "--storage", str(storage)]
             if resumed:
                 argv = [*argv[:2], "--resume", NAME, "--storage", str(storage)]
+                resumes += 1
             watched = Watched([sys.executable, "-m", "search.run", *argv], folder, resumed)
             if len(kills) == num_kills:
                 watched.finish()
                 break
             is_late = len(kills) >= num_kills - NUM_LATE
-            moment = random_.choice(possible(resumed, is_late))
+            moment = rarest(moments, resumed, is_late)
             if not watched.kill_at(moment, random_.uniform(0, LONGEST_S)):
                 break
-            kills.append({"moment": moment, "seconds_lost": seconds_lost(folder, time.time())})
+            lost = seconds_lost(folder, watched.begin, time.time())
+            kills.append({"moment": moment, "seconds_lost": lost})
+            moments[moment] += 1
             resumed = (folder / "study.json").exists()
             time.sleep(3)  # for Ray's processes to follow their driver
         problems = [*watched.problems(), *violations(folder, mode)]
@@ -90,7 +97,13 @@ def run_study(number: int, mode: str, num_kills: int, kept: Path) -> dict[str, A
             if not kept.exists():
                 kept.write_text(json.dumps(reference(mode)))
             problems += differences(folder, json.loads(kept.read_text()))
-        return {"study": number, "mode": mode, "kills": kills, "problems": problems}
+        return {
+            "study": number,
+            "mode": mode,
+            "kills": kills,
+            "resumes": resumes,
+            "problems": problems,
+        }
     finally:
         shutil.rmtree(storage, ignore_errors=True)
 
@@ -142,7 +155,7 @@ def table(rows: list[dict[str, Any]]) -> Iterator[str]:
     kills = [kill for row in rows for kill in row["kills"]]
     yield "| killed during | kills | seconds of training lost: mean | most |"
     yield "|---|---|---|---|"
-    for moment in sorted({kill["moment"] for kill in kills}, key=[*MOMENTS, RANDOM].index):
+    for moment in sorted({kill["moment"] for kill in kills}, key=MOMENTS.index):
         lost = [kill["seconds_lost"] for kill in kills if kill["moment"] == moment]
         yield f"| {moment} | {len(lost)} | {sum(lost) / len(lost):.1f} | {max(lost):.1f} |"
     lost = [kill["seconds_lost"] for kill in kills]
@@ -154,7 +167,7 @@ def table(rows: list[dict[str, Any]]) -> Iterator[str]:
         problems = [problem for row in own for problem in row["problems"]]
         yield (
             f"Trials {mode}: {len(own)} studies of {SAMPLES} trials, {num_kills} kills, "
-            f"{len(problems)} violations."
+            f"{sum(row['resumes'] for row in own)} resumes, {len(problems)} violations."
         )
         yield from (f"- {problem}" for problem in problems)
 

@@ -17,6 +17,7 @@ from search.litter import MODELS
 from search.objectives import Objective, named_objectives
 from search.record import LATENCY_MS, Record, asked_trials, read_record
 from search.recovery import replayed
+from search.replay import check_proposals, why_not
 from search.study_config import StudyConfig
 from search.study_file import StudyFile, read_study_file
 from search.tracking import Run, read_runs
@@ -39,11 +40,13 @@ def main(argv: list[str] | None = None) -> int:
 
     def check() -> None:
         study = read_study_file(arguments.study, "STUDY")
-        found = list(violations(study, arguments.study))
+        found = [*violations(study, arguments.study), *check_proposals(study, arguments.study)]
         for line in found:
             print(f"error: {line}", file=sys.stderr)
         if found:
             raise NotWhole(f"{arguments.study} is not whole: {len(found)} disagreements")
+        if reason := why_not(study):
+            print(f"the sampler was not asked again: {reason}")
         print(f"{arguments.study} is whole")
 
     return report(check, NotWhole)

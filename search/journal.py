@@ -9,7 +9,7 @@ from typing import Any
 
 import optuna
 from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
+from optuna.storages.journal import BaseJournalBackend, JournalFileBackend
 
 from search.objectives import Objective
 from trainables.errors import DiskFull
@@ -82,6 +82,29 @@ class WholeLines(JournalFileBackend):
 
 def storage_of(folder: Path) -> JournalStorage:
     return JournalStorage(WholeLines(folder / JOURNAL))
+
+
+class Beginning(BaseJournalBackend):
+    """A journal in memory, which goes on from the first lines of another."""
+
+    def __init__(self, lines: Sequence[dict[str, Any]]) -> None:
+        self.lines = list(lines)
+
+    def read_logs(self, log_number_from: int) -> list[dict[str, Any]]:
+        return self.lines[log_number_from:]
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        self.lines += json.loads(json.dumps(logs))
+
+
+def study_at(lines: Sequence[dict[str, Any]], name: str) -> optuna.Study:
+    """The Optuna study as it was after these lines of its journal; a copy, to be tried on."""
+    return optuna.load_study(study_name=name, storage=JournalStorage(Beginning(lines)))
+
+
+def read_lines(folder: Path) -> list[dict[str, Any]]:
+    """All lines of a study's journal."""
+    return [json.loads(line) for line in (folder / JOURNAL).read_text().splitlines()]
 
 
 def repair(path: Path) -> None:

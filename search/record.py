@@ -22,6 +22,8 @@ CONFIG, REASON, RAY_ID = "config", "reason", "ray_trial_id"
 RUNGS, GAIN = "rungs", "expected_gain"
 PREDICTED_SIZE, LATENCY_MS = "predicted_size_bytes", "latency_ms"
 """User attributes of an Optuna trial."""
+VERSIONS = "versions"
+"""The Optuna study's: what proposes its trials from here on."""
 METRICS = "metrics."
 """What the attribute of each epoch's Metrics begins with; the epoch follows."""
 

@@ -9,23 +9,21 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import optuna
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import TrialState
 from pydantic import ValidationError
 from ray.tune.search import Searcher
 
 from search.budget import Budget, Costs
-from search.gain import Proposal, propose
 from search.halving import Arrival
 from search.litter import CHECKPOINTS, MODELS
 from search.memory import Memory
 from search.objectives import Objective
 from search.observation import Observation
 from search.observer import Observer
+from search.proposer import PATIENCE, REPEATED, Proposer
 from search.record import (
     CONFIG,
-    GAIN,
     LATENCY_MS,
     PREDICTED_SIZE,
     RAY_ID,
@@ -40,7 +38,7 @@ from search.record import (
     trial_number,
 )
 from search.recovery import keep_arrival, pause, why_stopped
-from search.sampler import SamplerName, make_sampler, make_seed
+from search.sampler import SamplerName
 from spaces import Space
 from trainables.command_line import first_problem
 from trainables.config import RunConfig, TrialConfig
@@ -50,11 +48,8 @@ from trainables.trainable import METRICS as RESULT
 
 MAX_REFUSALS = 1000
 """Suggestions in a row that may fail or break the budget before the search gives up."""
-REPEATED = "the same configuration as trial"
 MAX_REPEATS = 50
 """Suggestions in a row that were trained already: then the space holds nothing new."""
-PATIENCE = 5
-"""Proposals in a row whose expected gain must be small before a search counts as flat."""
 
 
 class OptunaSearcher(Searcher):
@@ -74,8 +69,8 @@ class OptunaSearcher(Searcher):
         capacity: trials that may be on their way at once.
 
     Once nothing more is asked although trials are left, `end` says why, or `no_room` which disk is
-    full. Trials that a driver
-    before this one had begun are WAITING in the study and are the first to be suggested.
+    full. Trials that a driver before this one had begun are WAITING in the study and are the first
+    to be suggested.
     """
 
     def __init__(
@@ -103,15 +98,16 @@ class OptunaSearcher(Searcher):
         self.objectives, self.foresee, self.budget = objectives, foresee, budget
         self.run, self.folder = run, folder
         self.trials_left = num_trials
-        self.sampler, self.seed = sampler, seed
         self.observers = observers
-        self.earlier, self.flat = list(earlier), flat
         self.is_over, self.capacity = is_over, capacity
         self.asked: dict[str, optuna.Trial] = {}
         self.end = self.no_room = ""
         self.memory = Memory(objectives, foresee_cheaply)
         for trial in asked_trials(study):
             self.memory.learn(read_record(trial))
+        self.proposer = Proposer(
+            study, space, complete, budget, self.memory, sampler, seed, earlier, flat
+        )
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]
         refusals = repeats = 0
@@ -125,7 +121,7 @@ class OptunaSearcher(Searcher):
                 break
             if len(self.asked) >= self.capacity():
                 return None
-            if (trial := self._ask(is_repeat=repeats > 0)) is None:
+            if (trial := self.proposer.ask(is_repeat=repeats > 0)) is None:
                 self.end = f"{PATIENCE} proposals in a row promise next to nothing"
                 break
             state, reason = self._describe(trial)
@@ -209,52 +205,6 @@ class OptunaSearcher(Searcher):
         keep_arrival(self.study, arrival)
         self.memory.learn(record_of(self.study, trial_number(arrival.trial_id)))
 
-    def _ask(self, is_repeat: bool) -> optuna.Trial | None:
-        """The next trial, at random after a repeat; None where none is worth its while."""
-        trials = self.study.get_trials(deepcopy=False)
-        first = next((trial for trial in trials if trial.state == TrialState.WAITING), None)
-        seed = make_seed(self.seed, len(trials) if first is None else first.number)
-        proposal = Proposal({})
-        if self.sampler == "ehvi" and first is None:
-            known, random = self.memory.known(), np.random.default_rng(seed)
-            proposal = propose(self.space, known, self.earlier, self._costs_of, random)
-            if self._is_flat(trials, proposal):
-                return None
-            if proposal.params:  # queued: a driver that dies before asking has lost nothing
-                gain = {} if proposal.gain is None else {GAIN: proposal.gain}
-                self.study.enqueue_trial(dict(proposal.params), user_attrs=gain)
-        sampler = "random" if is_repeat and not proposal.params else self.sampler
-        self.study.sampler = make_sampler(sampler, seed)
-        if first is not None:
-            self._skip_drawn(first)
-        return self.study.ask()
-
-    def _skip_drawn(self, trial: FrozenTrial) -> None:
-        """Brings the sampler to where it was when a driver died half-way through a space.
-
-        But for TPE past its first trials, which draws parameters together.
-        """
-        fixed = trial.system_attrs.get("fixed_params", {})
-        for name, distribution in trial.distributions.items():
-            if name not in fixed:
-                self.study.sampler.sample_independent(self.study, trial, name, distribution)
-
-    def _costs_of(self, suggested: TrialConfig) -> tuple[float, ...] | None:
-        """The costs of a configuration that may be tried; None: unknown, too high, or trained."""
-        config = self.complete(suggested)
-        foreseen = self.memory.foresee(config)
-        if foreseen is None or self.budget.complaint(foreseen):
-            return None
-        return None if config.digest() in self.memory.trained else self.memory.values(foreseen)
-
-    def _is_flat(self, trials: Sequence[FrozenTrial], proposal: Proposal) -> bool:
-        """Whether this proposal and those before it promise next to nothing."""
-        if self.flat is None or proposal.gain is None:
-            return False
-        gains = [trial.user_attrs[GAIN] for trial in trials if GAIN in trial.user_attrs]
-        last = [*gains, proposal.gain][-PATIENCE:]
-        return len(last) == PATIENCE and max(last) < self.flat
-
     def _describe(self, trial: optuna.Trial) -> tuple[TrialState, str]:
         """Stores the trial's configuration and costs; gives its state, and why it cannot run."""
         try:
@@ -270,7 +220,8 @@ class OptunaSearcher(Searcher):
         if costs.latency_ms is not None:
             trial.set_user_attr(LATENCY_MS, costs.latency_ms)
         for name, excess in self.budget.excess(costs).items():
-            trial.set_constraint(name, excess)
+            if name not in trial.constraints:  # as it is in a trial that was paused
+                trial.set_constraint(name, excess)
         if complaint := self.budget.complaint(costs):
             return TrialState.PRUNED, f"over budget: {complaint}"
         same = self.memory.trained.get(config.digest())

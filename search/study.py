@@ -1,6 +1,5 @@
 """A study from its configuration to its report: new, or resumed from its journal."""
 
-import math
 import shutil
 import sys
 import uuid
@@ -11,26 +10,26 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 import optuna
 from optuna.trial import TrialState
 
 from search import cluster, resources
-from search.budget import Costs, OverBudget, draw, least
+from search.budget import OverBudget
 from search.check import violations
 from search.delivery import Delivery, in_time
 from search.drawing import Params
-from search.front import Points, pareto_front, span_of
+from search.foresight import Foresight
+from search.front import pareto_front
 from search.insight import look
 from search.insight_plot import draw_insight
 from search.journal import JOURNAL, open_journal, repair
 from search.litter import Litter, sweep, tidy
 from search.memory import Memory
-from search.objectives import Objective, named_objectives
+from search.objectives import named_objectives
 from search.observer import Observer
 from search.plots import draw_front, human_size
 from search.progress import Progress
-from search.record import RAY_ID, Record, asked_trials, read_record
+from search.record import RAY_ID, VERSIONS, Record, asked_trials, read_record
 from search.recovery import recover, replayed
 from search.report import front_table, write_tables
 from search.resources import Share
@@ -47,25 +46,17 @@ from search.study_file import (
 )
 from search.tracking import Tracking, check_tracking
 from search.warm_start import first_settings, observe, read_earlier
-from spaces import load_space
 from trainables.artifacts import ArtifactStore
-from trainables.config import RunConfig, TrialConfig
+from trainables.config import RunConfig
 from trainables.data.pack import PackedData, find_pack, open_pack, pack
 from trainables.data.prepare import open_source
-from trainables.data.source import Source
-from trainables.defaults import defaults_for
 from trainables.errors import TrialFailed
-from trainables.extras import has_onnx, require_onnx
+from trainables.extras import has_onnx
 from trainables.files import hash_file
-from trainables.latency import foresee_latency
 from trainables.models.unet import UNetConfig
 from trainables.probe import gpu_bytes
-from trainables.progress import track
-from trainables.quant.allocation import Allocation, Sensitivity, least_sensitive
-from trainables.quant.prepare import quantizable_names
-from trainables.recipes import Quantized
+from trainables.quant.allocation import Sensitivity
 from trainables.sensitivity import keep_sensitivity, read_sensitivity
-from trainables.size import count_macs, model_card, predict_size_bytes
 from trainables.teacher import check_teacher, prepare_teacher
 from trainables.teacher_outputs import DEFAULT_FORM, Form, find_outputs, foresee, keep_outputs
 from trainables.trainable import EPOCH
@@ -89,20 +80,19 @@ class Study:
 
     def __init__(self, config: StudyConfig, resumed: bool) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        self.sensitivities: dict[UNetConfig, Sensitivity] | None = None
-        self.latencies: dict[str, float] = {}
         self.config = config
+        self.objectives = named_objectives(config.objectives)
         self.earlier = read_earlier(config.storage, config.warm_start, resumed)
-        self.named = load_space(config.space)
-        self.defaults = defaults_for(config.data, config.device)
         self.store = ArtifactStore(config.storage / "artifacts")
         source = open_source(config.data, config.image_size, self.store.root)
         self.found = find_pack(source, self.store)
-        names = open_pack(self.found.path).class_names if self.found else source.class_names
-        self.num_classes = len(names)
-        check_teacher(config.teacher, self.num_classes)
-        self.height, self.width = self.canvas(source)
-        self.check_space()
+        found = open_pack(self.found.path) if self.found else None
+        names = (found or source).class_names
+        check_teacher(config.teacher, len(names))
+        canvas = (found.height, found.width) if found else source.canvas()
+        self.foresight = Foresight(config, len(names), canvas, self.store)
+        self.foresight.measure_latencies()
+        self.foresight.check_budget()
         check_tracking(config.tracking_uri)
         self.known = read_study_file(config.folder) if resumed else None
         self.data: PackedData = open_pack((self.found or pack(source, self.store)).path)
@@ -118,29 +108,22 @@ class Study:
     ) -> None:
         """Asks for the sensitivity of each student that the space allocates bits to.
 
-        Until then `complete` gives allocations the fewest bits that they may come to.
-
         Raises:
             OverBudget: no student meets the budget with the bits that it really gets.
         """
-        drawn = draw(self.named.space, self.named.known_settings, self.config.seed)
-        allocated = {config.student: config for config, _ in drawn if config.is_allocated}
+        drawn = self.foresight.drawn()
+        allocated = {config.student: config for config in drawn if config.is_allocated}
         known: dict[UNetConfig, Sensitivity] = {}
         for student, config in allocated.items():
             progress.say(f"training and looking at the start of {student}")
-            start = self.complete(config).start
+            start = self.foresight.complete(config).start
             try:
                 kept = remote(run, keep_sensitivity, start)
                 known[student] = read_sensitivity(kept)
             except TrialFailed as failure:
                 progress.say(f"no trials of {student}: {failure}")
-        self.sensitivities = known
-        self.check_budget()
-
-    @property
-    def objectives(self) -> tuple[Objective, ...]:
-        """What the study optimises."""
-        return named_objectives(self.config.objectives)
+        self.foresight.sensitivities = known
+        self.foresight.check_budget()
 
     def describe(self) -> StudyFile:
         """The content of study.json.
@@ -177,111 +160,6 @@ class Study:
         self.file = self.file.replace(config=self.config)
         write_study_file(self.file)
 
-    def complete(self, trial: TrialConfig) -> TrialConfig:
-        """Fills in what the study fixes for all its trials."""
-        recipe = trial.recipe
-        if isinstance(recipe, Quantized) and isinstance(recipe.quantizer, Allocation):
-            sensitivity = self.sensitivity_of(trial.student)
-            resolved = recipe.quantizer.resolve(sensitivity)
-            trial = trial.replace(recipe=recipe.replace(quantizer=resolved))
-        return self.defaults.complete(trial, self.config.epochs, self.config.seed)
-
-    def sensitivity_of(self, student: UNetConfig) -> Sensitivity:
-        """What a student loses by few bits; before any was looked at, nothing.
-
-        Raises:
-            TrialFailed: its start learned nothing, or was not among those looked at.
-        """
-        if self.sensitivities is None:
-            return least_sensitive(quantizable_names(student.build(self.num_classes)))
-        if student not in self.sensitivities:
-            raise TrialFailed(f"no sensitivity is known of {student}")
-        return self.sensitivities[student]
-
-    def canvas(self, source: Source) -> tuple[int, int]:
-        """Height and width of every image, in pixels."""
-        if self.found is None:
-            return source.canvas()
-        data = open_pack(self.found.path)
-        return data.height, data.width
-
-    def foresee(self, trial: TrialConfig) -> Costs:
-        """What a configuration will cost; its latency only where the study asks for it."""
-        student, classes = trial.student, self.num_classes
-        return Costs(
-            size_bytes=predict_size_bytes(trial, classes),
-            macs=count_macs(student, classes, self.height, self.width),
-            latency_ms=self.latency_ms(trial) if self.config.wants_latency else None,
-        )
-
-    def foresee_cheaply(self, trial: TrialConfig) -> Costs | None:
-        """The same, or None where a latency would have to be measured."""
-        if self.config.wants_latency and self.card_of(trial) not in self.latencies:
-            return None
-        return self.foresee(trial)
-
-    def latency_ms(self, trial: TrialConfig) -> float:
-        """The latency of the fast export on this machine, measured where it is not known yet."""
-        key = self.card_of(trial)
-        if key not in self.latencies:
-            card = model_card(trial, self.num_classes)
-            latency = foresee_latency(card, self.height, self.width, self.store)
-            self.latencies[key] = latency.median_ms
-        return self.latencies[key]
-
-    def card_of(self, trial: TrialConfig) -> str:
-        return model_card(trial, self.num_classes).model_dump_json()
-
-    def probe(self) -> list[TrialConfig]:
-        """Configurations drawn from the space, the known settings among them.
-
-        Without those of students whose start learned nothing: no trial of them is trained.
-        """
-        drawn = draw(self.named.space, self.named.known_settings, self.config.seed)
-        probed = []
-        for config, _ in drawn:
-            with suppress(TrialFailed):
-                probed.append(self.complete(config))
-        return probed
-
-    def span(self) -> Points:
-        """The least and the greatest (2,C) of each cost among points drawn from the space."""
-        memory = Memory(self.objectives, self.foresee_cheaply)
-        costs = [cost for trial in self.probe() if (cost := memory.costs(trial)) is not None]
-        return span_of(np.array(costs or [(1.0,) * (len(self.objectives) - 1)]))
-
-    def check_space(self) -> None:
-        """Measures latencies while nothing else runs, where the study asks for them.
-
-        Raises:
-            ValueError: no student of the space meets the budget, or latency cannot be measured.
-        """
-        if self.config.wants_latency:
-            require_onnx("--objectives latency, or --max-latency,")
-            for trial in track(self.probe(), "measuring latency"):
-                self.foresee(trial)
-        self.check_budget()
-
-    def check_budget(self) -> None:
-        """Raises OverBudget where no student of the space meets the budget."""
-        budget = self.config.budget
-
-        def violation(trial: TrialConfig) -> float:
-            try:
-                excess = budget.excess(self.foresee(self.complete(trial)))
-            except TrialFailed:  # its start learned nothing: out of reach
-                return math.inf
-            return sum(max(0.0, value) for value in excess.values())
-
-        if not any(limit for _, limit in budget):
-            return
-        best = self.complete(least(self.named.space, violation, self.named.known_settings))
-        if violation(best) > 0:
-            raise OverBudget(
-                f"the budget must admit students of space {self.config.space}, but its cheapest "
-                f"has {budget.complaint(self.foresee(best))}"
-            )
-
     def records(self) -> list[Record]:
         """All trials that were asked for so far."""
         return [read_record(trial) for trial in asked_trials(self.optuna)]
@@ -291,7 +169,7 @@ class Study:
         records = self.records()
         members = {record.trial_id for record in pareto_front(records, self.objectives)}
         return [
-            replace(record, latency_ms=self.latency_ms(record.config))
+            replace(record, latency_ms=self.foresight.latency_ms(record.config))
             if record.trial_id in members
             and record.latency_ms is None
             and record.config
@@ -318,8 +196,9 @@ class Study:
         records = self.records()
         for record in (*records, *self.earlier):
             if record.config and record.latency_ms is not None:
-                self.latencies[self.card_of(record.config)] = record.latency_ms
-        memory = Memory(self.objectives, self.foresee_cheaply)
+                card = self.foresight.card_of(record.config)
+                self.foresight.latencies[card] = record.latency_ms
+        memory = Memory(self.objectives, self.foresight.costs_cheaply)
         halving = replayed(self.config, records)
         recover(self.optuna, halving, memory, self.objectives)
 
@@ -331,11 +210,13 @@ class Study:
         config = self.config
         study = open_journal(config.folder, config.name, self.objectives)
         if not asked_trials(study):  # a driver may have died between two of them
-            first: Sequence[Params] = self.named.known_settings
+            first: Sequence[Params] = self.foresight.named.known_settings
             if self.earlier:
-                first = first_settings(self.earlier, self.named.space, self.objectives)
+                first = first_settings(self.earlier, self.foresight.named.space, self.objectives)
             for settings in first:
                 study.enqueue_trial(dict(settings), skip_if_exists=True)
+        if study.user_attrs.get(VERSIONS) != self.file.versions:
+            study.set_user_attr(VERSIONS, self.file.versions)
         return study
 
     def scheduler(self, searcher: OptunaSearcher) -> ParetoHalving | None:
@@ -363,14 +244,14 @@ class Study:
         capacity: Callable[[], int],
     ) -> OptunaSearcher:
         """The searcher for the trials that are left."""
-        earlier = Memory(self.objectives, self.foresee_cheaply)
+        earlier = Memory(self.objectives, self.foresight.costs_cheaply)
         return OptunaSearcher(
             study=self.optuna,
-            space=self.named.space,
-            complete=self.complete,
+            space=self.foresight.named.space,
+            complete=self.foresight.complete,
             objectives=self.objectives,
-            foresee=self.foresee,
-            foresee_cheaply=self.foresee_cheaply,
+            foresee=self.foresight.costs,
+            foresee_cheaply=self.foresight.costs_cheaply,
             budget=self.config.budget,
             run=run,
             folder=self.config.folder,
@@ -392,7 +273,7 @@ class Study:
         write_tables(records, folder, self.objectives)
         title = f"{self.config.name}: mIoU against model size"
         draw_front(records, folder, title, self.objectives)
-        insight = look(records, self.optuna, self.span(), self.objectives)
+        insight = look(records, self.optuna, self.foresight.span(), self.objectives)
         draw_insight(insight, folder, f"{self.config.name}: the search")
         seconds = sum(record.metrics.device_seconds for record in records if record.metrics)
         numbers = {
@@ -478,9 +359,9 @@ def search(
             timeout_s=config.trial_timeout_s,
         )
         remote = cluster.Remote(config, interruption)
-        if any(trial.needs_teacher for trial in study.probe()):
+        if any(trial.needs_teacher for trial in study.foresight.probe()):
             progress.say("preparing the teacher (made once for this data, then reused)")
-            own = study.defaults.own_teacher()
+            own = study.foresight.defaults.own_teacher()
             teacher = remote(run, prepare_teacher, config.teacher, own)
             progress.say(f"teacher: {teacher.note}, mIoU {100 * teacher.miou:.1f} %")
             run = keep_teacher_outputs(study, progress, remote, run.replace(teacher=teacher.file))
@@ -518,7 +399,7 @@ def keep_teacher_outputs(
     study: Study, progress: Progress, remote: cluster.Remote, run: RunConfig
 ) -> RunConfig:
     """`run` with the teacher's outputs where they are kept, having said how much that takes."""
-    wanted, augmentation = study.config.teacher_outputs, study.defaults.augmentation
+    wanted, augmentation = study.config.teacher_outputs, study.foresight.defaults.augmentation
     if wanted == "live":
         return run
     form: Form = DEFAULT_FORM if wanted == "auto" else wanted
@@ -541,9 +422,9 @@ def keep_teacher_outputs(
 
 def share_gpu(study: Study, progress: Progress, remote: cluster.Remote, run: RunConfig) -> Share:
     """How many trials share a GPU, by the memory that the largest of the space take."""
-    drawn = sorted(study.probe(), key=lambda t: (t.needs_teacher, t.student.width))[-NUM_LARGEST:]
+    largest = sorted(study.foresight.probe(), key=lambda t: (t.needs_teacher, t.student.width))
     crowded = run.replace(gpu_share=1 / resources.MOST_TRIALS)
-    peak, free = remote(crowded, gpu_bytes, drawn)
+    peak, free = remote(crowded, gpu_bytes, largest[-NUM_LARGEST:])
     share = resources.gpu_share(study.config, peak, free)
     progress.say(
         f"{round(1 / share.gpus)} trials at once on a GPU with {human_size(free)} free: the "

@@ -18,7 +18,7 @@ from trainables.progress import track
 from trainables.quant.allocation import CHOICES, Sensitivity
 from trainables.quant.layers import OFF
 from trainables.quant.prepare import LayerBits, Lsq, calibrate, prepare, quantizable_names
-from trainables.trial import NETWORK_FILE, trained
+from trainables.trial import NETWORK_FILE, trained, training_facts
 
 FORMAT = 2
 NUM_IMAGES = 8
@@ -31,17 +31,28 @@ def keep_sensitivity(run: RunConfig, start: TrialConfig) -> Path:
     Raises:
         TrialFailed: the start learned nothing.
     """
-    network = trained(start, run)
+    network = trained(start, run).path
 
     def build(folder: Path) -> None:
         data, device = open_pack(run.data), torch.device(run.device)
         images = normalize(images_of(next(Loader(data.train, device).in_order(NUM_IMAGES))))
-        student = place(read_model(network.path / NETWORK_FILE), device)
+        student = place(read_model(network / NETWORK_FILE), device)
         measured = measure_sensitivity(student, images)
         (folder / FILE).write_text(measured.model_dump_json(indent=1))
 
-    key: dict[str, object] = {"format": FORMAT, "start": network.path.name}
-    return ArtifactStore(run.artifacts).get("sensitivity", key, build).path / FILE
+    return ArtifactStore(run.artifacts).get("sensitivity", key_of(network), build).path / FILE
+
+
+def find_sensitivity(run: RunConfig, start: TrialConfig) -> Path | None:
+    """The same where it is kept already, and the start was not in vain."""
+    store = ArtifactStore(run.artifacts)
+    network = store.path("student", training_facts(start, run))
+    found = store.find("sensitivity", key_of(network))
+    return found.path / FILE if found else None
+
+
+def key_of(network: Path) -> dict[str, object]:
+    return {"format": FORMAT, "start": network.name}
 
 
 def read_sensitivity(path: Path) -> Sensitivity:

@@ -64,7 +64,7 @@ def test_a_budget_is_checked_again_with_the_bits_that_layers_really_get(
         return TrialConfig(student=student, recipe=Qat(quantizer=Allocation(weight_bits=6)))
 
     monkeypatch.setattr(
-        "search.study.load_space", lambda name: NamedSpace(name, "six bits", space, ())
+        "search.foresight.load_space", lambda name: NamedSpace(name, "six bits", space, ())
     )
     config = StudyConfig.model_validate(
         {
@@ -95,7 +95,7 @@ def test_a_budget_is_checked_again_with_the_bits_that_layers_really_get(
     run = RunConfig(data=study.data.path, artifacts=study.store.root)
     with pytest.raises(OverBudget, match="its cheapest has size_bytes"):
         study.measure_sensitivities(run, Progress(config, [], 1), cast(cluster.Remote, fake))
-    assert len(study.probe()) > 0
-    study.sensitivities = {}  # had no start learned anything, the study could still be reported
-    assert study.probe() == []
-    assert study.span().tolist() == [[1.0], [1.0]]
+    assert len(study.foresight.probe()) > 0
+    study.foresight.sensitivities = {}  # had no start learned anything, it could still be reported
+    assert study.foresight.probe() == []
+    assert study.foresight.span().tolist() == [[1.0], [1.0]]

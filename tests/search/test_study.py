@@ -3,10 +3,8 @@
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import optuna
@@ -229,14 +227,6 @@ def test_what_disagrees_is_named(
     assert check.main([str(tmp_path)]) == 2
 
 
-def mlflow_states(storage: Path) -> dict[str, str]:
-    """The state tag of every trial's run."""
-    client = MlflowClient(f"sqlite:///{storage / 'mlflow.db'}")
-    runs = client.search_runs([e.experiment_id for e in client.search_experiments()])
-    tags = [run.data.tags for run in runs if run.data.tags["paretoseg.trial"] != "study"]
-    return {tag["paretoseg.trial"]: tag["state"] for tag in tags}
-
-
 @pytest.mark.slow
 def test_no_trial_finished_is_exit_status_1(
     blocks_folder: Path, tmp_path: Path, common: list[str]
@@ -246,54 +236,6 @@ def test_no_trial_finished_is_exit_status_1(
     assert result.returncode == 1, result.stderr
     assert (tmp_path / "qkd-blocks/trials.parquet").is_file()
     assert {row["state"] for row in rows(tmp_path / "qkd-blocks")} <= {"PRUNED"}
-
-
-@pytest.mark.slow
-def test_an_interrupted_study_is_kept_and_resumed(common: list[str], tmp_path: Path) -> None:
-    argv = [*common, "--storage", str(tmp_path), "--name", "cut", "--samples", "6"]
-    process = subprocess.Popen(
-        command(*argv), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    assert process.stdout is not None
-    for line in process.stdout:
-        if "trial 0000" in line:
-            break
-    os.kill(process.pid, signal.SIGINT)
-    printed, errors = process.communicate(timeout=120)
-    assert process.returncode == 130, errors
-    assert "Traceback" not in errors
-    assert f"--storage {tmp_path} --resume cut" in printed
-    states = {str(row["trial_id"]): row["state"] for row in rows(tmp_path / "cut")}
-    assert set(states.values()) <= {"COMPLETE", "PAUSED"}
-    assert mlflow_states(tmp_path) == states
-    assert check.main([str(tmp_path / "cut")]) == 0
-    result = run("--space", "qkd", "--storage", str(tmp_path), "--resume", "cut")
-    assert result.returncode == 0, result.stderr
-    table = rows(tmp_path / "cut")
-    assert check.main([str(tmp_path / "cut")]) == 0
-    assert sum(row["state"] == "COMPLETE" for row in table) == 6
-    assert len(table) == 6
-    assert not (tmp_path / "cut" / "checkpoints").exists()
-    assert mlflow_states(tmp_path) == {str(row["trial_id"]): row["state"] for row in table}
-
-
-@pytest.mark.slow
-def test_a_killed_study_is_resumed_without_ghosts(common: list[str], tmp_path: Path) -> None:
-    argv = [*common, "--storage", str(tmp_path), "--name", "dead", "--samples", "4"]
-    process = subprocess.Popen(command(*argv), stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    for line in process.stdout:
-        if "trial 0000" in line:
-            break
-    process.kill()
-    process.wait()
-    time.sleep(5)
-    result = run("--space", "qkd", "--storage", str(tmp_path), "--resume", "dead")
-    assert result.returncode == 0, result.stderr
-    table = rows(tmp_path / "dead")
-    assert check.main([str(tmp_path / "dead")]) == 0
-    assert [row["state"] for row in table] == ["COMPLETE"] * 4
-    assert mlflow_states(tmp_path) == {str(row["trial_id"]): row["state"] for row in table}
 
 
 BY_THE_CLOCK = ("device_seconds", "start_seconds", "latency_ms")

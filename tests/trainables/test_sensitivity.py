@@ -10,7 +10,12 @@ from trainables.quant.allocation import CHOICES, Allocation
 from trainables.quant.prepare import prepare, quantizable_names
 from trainables.recipes import Supervised
 from trainables.recipes.optimization import AdamW
-from trainables.sensitivity import keep_sensitivity, measure_sensitivity, read_sensitivity
+from trainables.sensitivity import (
+    find_sensitivity,
+    keep_sensitivity,
+    measure_sensitivity,
+    read_sensitivity,
+)
 
 STUDENT = UNetConfig(width=4, depth=2)
 
@@ -24,7 +29,9 @@ def test_a_start_is_looked_at_once(
         augmentation=Augmentation(min_scale=1, max_scale=1, color=0),
         num_epochs=4,
     )
+    assert find_sensitivity(blocks_run, start) is None
     path = keep_sensitivity(blocks_run, start)
+    assert find_sensitivity(blocks_run, start) == path
     known = read_sensitivity(path)
     modified = path.stat().st_mtime_ns
     assert keep_sensitivity(blocks_run, start).stat().st_mtime_ns == modified

@@ -1,0 +1,152 @@
+"""What the configurations of a study come to, and will cost, before any of them is trained."""
+
+import math
+from contextlib import suppress
+
+import numpy as np
+
+from search.budget import Costs, OverBudget, draw, least
+from search.front import Points, span_of
+from search.memory import Memory
+from search.objectives import named_objectives
+from search.study_config import StudyConfig
+from spaces import load_space
+from trainables.artifacts import ArtifactStore
+from trainables.config import TrialConfig
+from trainables.defaults import defaults_for
+from trainables.errors import TrialFailed
+from trainables.extras import require_onnx
+from trainables.latency import foresee_latency
+from trainables.models.unet import UNetConfig
+from trainables.progress import track
+from trainables.quant.allocation import Allocation, Sensitivity, least_sensitive
+from trainables.quant.prepare import quantizable_names
+from trainables.recipes import Quantized
+from trainables.size import count_macs, model_card, predict_size_bytes
+
+
+class Foresight:
+    """Completes and foresees what the space of a study suggests.
+
+    Args:
+        canvas: height and width of every image, in pixels.
+        store: keeps the latencies that were measured.
+
+    `sensitivities` are those of each student that the space allocates bits to. As long as they are
+    None, `complete` gives allocations the fewest bits that they may come to.
+
+    Raises:
+        ValueError: there is no such space, or it is broken.
+    """
+
+    def __init__(
+        self, config: StudyConfig, num_classes: int, canvas: tuple[int, int], store: ArtifactStore
+    ) -> None:
+        self.config, self.num_classes, self.store = config, num_classes, store
+        self.height, self.width = canvas
+        self.named = load_space(config.space)
+        self.defaults = defaults_for(config.data, config.device)
+        self.sensitivities: dict[UNetConfig, Sensitivity] | None = None
+        self.latencies: dict[str, float] = {}
+
+    def complete(self, trial: TrialConfig) -> TrialConfig:
+        """Fills in what the study fixes for all its trials.
+
+        Raises:
+            TrialFailed: the sensitivity of its student is not known.
+        """
+        recipe = trial.recipe
+        if isinstance(recipe, Quantized) and isinstance(recipe.quantizer, Allocation):
+            sensitivity = self._sensitivity_of(trial.student)
+            resolved = recipe.quantizer.resolve(sensitivity)
+            trial = trial.replace(recipe=recipe.replace(quantizer=resolved))
+        return self.defaults.complete(trial, self.config.epochs, self.config.seed)
+
+    def _sensitivity_of(self, student: UNetConfig) -> Sensitivity:
+        if self.sensitivities is None:
+            return least_sensitive(quantizable_names(student.build(self.num_classes)))
+        if student not in self.sensitivities:
+            raise TrialFailed(f"no sensitivity is known of {student}")
+        return self.sensitivities[student]
+
+    def costs(self, trial: TrialConfig) -> Costs:
+        """What a configuration will cost; its latency only where the study asks for it."""
+        student, classes = trial.student, self.num_classes
+        return Costs(
+            size_bytes=predict_size_bytes(trial, classes),
+            macs=count_macs(student, classes, self.height, self.width),
+            latency_ms=self.latency_ms(trial) if self.config.wants_latency else None,
+        )
+
+    def costs_cheaply(self, trial: TrialConfig) -> Costs | None:
+        """The same, or None where a latency would have to be measured."""
+        if self.config.wants_latency and self.card_of(trial) not in self.latencies:
+            return None
+        return self.costs(trial)
+
+    def latency_ms(self, trial: TrialConfig) -> float:
+        """The latency of the fast export on this machine, measured where it is not known yet."""
+        key = self.card_of(trial)
+        if key not in self.latencies:
+            card = model_card(trial, self.num_classes)
+            latency = foresee_latency(card, self.height, self.width, self.store)
+            self.latencies[key] = latency.median_ms
+        return self.latencies[key]
+
+    def card_of(self, trial: TrialConfig) -> str:
+        """What tells trials apart whose latencies differ."""
+        return model_card(trial, self.num_classes).model_dump_json()
+
+    def drawn(self) -> list[TrialConfig]:
+        """What the space suggests, its known settings among it, as it suggests it."""
+        drawn = draw(self.named.space, self.named.known_settings, self.config.seed)
+        return [config for config, _ in drawn]
+
+    def probe(self) -> list[TrialConfig]:
+        """The same, completed.
+
+        Without those of students whose start learned nothing: no trial of them is trained.
+        """
+        probed = []
+        for config in self.drawn():
+            with suppress(TrialFailed):
+                probed.append(self.complete(config))
+        return probed
+
+    def span(self) -> Points:
+        """The least and the greatest (2,C) of each cost among points drawn from the space."""
+        objectives = named_objectives(self.config.objectives)
+        memory = Memory(objectives, self.costs_cheaply)
+        costs = [cost for trial in self.probe() if (cost := memory.costs(trial)) is not None]
+        return span_of(np.array(costs or [(1.0,) * (len(objectives) - 1)]))
+
+    def measure_latencies(self) -> None:
+        """Measures those of the space while nothing else runs, where the study asks for them.
+
+        Raises:
+            ValueError: ONNX Runtime is not installed.
+        """
+        if self.config.wants_latency:
+            require_onnx("--objectives latency, or --max-latency,")
+            for trial in track(self.probe(), "measuring latency"):
+                self.costs(trial)
+
+    def check_budget(self) -> None:
+        """Raises OverBudget where no student of the space meets the budget."""
+        budget = self.config.budget
+
+        def violation(trial: TrialConfig) -> float:
+            try:
+                excess = budget.excess(self.costs(self.complete(trial)))
+            except TrialFailed:  # its start learned nothing: out of reach
+                return math.inf
+            return sum(max(0.0, value) for value in excess.values())
+
+        if not any(limit for _, limit in budget):
+            return
+        best = self.complete(least(self.named.space, violation, self.named.known_settings))
+        if violation(best) > 0:
+            raise OverBudget(
+                f"the budget must admit students of space {self.config.space}, but its cheapest "
+                f"has {budget.complaint(self.costs(best))}"
+            )

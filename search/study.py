@@ -317,11 +317,11 @@ def run_study(study: Study) -> int:
         except KeyboardInterrupt:
             interrupted = True
         except (OverBudget, TrialFailed, OSError):
-            with suppress(OSError):  # the journal has it all
+            with suppress(OSError):  # a full disk: the journal has it all
+                study.recover()
                 study.report(tracking, interrupted=True)
             raise
-        finally:
-            study.recover()
+        study.recover()
     records = study.report(tracking, interrupted)
     progress.conclude(front_table(records, study.objectives), tracking.page, interrupted)
     whole = study.known is None or is_whole(study.file, tracking.is_behind)

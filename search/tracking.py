@@ -29,7 +29,7 @@ from search.record import UNLISTED, Record, State
 from trainables.command_line import first_line
 from trainables.metrics import Metrics
 
-logging.getLogger("mlflow").setLevel(logging.WARNING)  # not its database migrations
+logging.getLogger("mlflow").setLevel(logging.CRITICAL)  # errors are told here, in a line
 
 STUDY_TAG, STUDY_ID_TAG, TRIAL_TAG = "paretoseg.study", "paretoseg.study_id", "paretoseg.trial"
 MAX_PARAMS, MAX_METRICS = 100, 1000  # of one log_batch call

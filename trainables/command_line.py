@@ -31,6 +31,10 @@ def first_problem(error: ValidationError) -> str:
     return f"{path}: {problem['msg']}, but got {problem['input']!r}"
 
 
+ASIDE = "(raised as a result of Query-invoked autoflush"
+"""What SQLAlchemy may say before it says what is wrong."""
+
+
 def one_line(error: Exception) -> str:
     """What an error says, in a line."""
     if isinstance(error, ValidationError):
@@ -40,7 +44,8 @@ def one_line(error: Exception) -> str:
 
 def first_line(error: Exception) -> str:
     """The first line of what an error of some library says; the others are for its makers."""
-    return (str(error) or type(error).__name__).splitlines()[0]
+    lines = str(error).splitlines() or [type(error).__name__]
+    return next((line for line in lines if not line.startswith(ASIDE)), lines[0])
 
 
 def report(command: Callable[[], None], failure: type[Exception]) -> int:

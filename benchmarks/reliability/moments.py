@@ -7,10 +7,11 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
-from datetime import datetime
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from search.journal import JOURNAL, read_journal
 from search.litter import CHECKPOINTS
@@ -108,25 +109,28 @@ def rarest(kills: Counter[str], resumed: bool, is_late: bool) -> str:
     return min(possible, key=lambda moment: kills[moment] / WEIGHTS.get(moment, 1))
 
 
-def seconds_lost(folder: Path, begin: float, now: float) -> float:
-    """Seconds that trainings had run since they were last kept, in a driver's life.
+@dataclass(frozen=True)
+class Loss:
+    """What a kill costs.
 
-    An upper bound: until its first checkpoint it counts a trial from its beginning, or from when
-    the start that it waits for was kept, its process's start-up included.
+    `seconds` have passed, in all, since each training was last kept; `num_unkept` trainings were
+    asked for and not kept yet in their driver's life: they wait for a process or for their start,
+    or have run for less than a checkpoint's time.
     """
-    store = folder.parent / "artifacts"
-    starts = [newest(path) for path in store.glob(".student-*-checkpoints")]
-    made = [path.stat().st_mtime for path in store.glob("student-*")]
-    try:
-        running = read_journal(folder, folder.name).get_trials(states=(TrialState.RUNNING,))
-    except ValueError:  # killed before there was a trial
-        return sum(now - max(kept, begin) for kept in starts if kept)
-    lost = 0.0
-    for trial in running:
-        begun = (trial.datetime_start or datetime.now()).timestamp()
-        own = newest(folder / CHECKPOINTS / trial_name(trial.number))
-        lost += now - max(begin, own, begun, *starts, *made)
-    return lost
+
+    seconds: float
+    num_unkept: int
+
+
+def loss(folder: Path, begin: float, now: float) -> Loss:
+    """What is lost when a driver that began then is killed now."""
+    unfinished = [newest(p) for p in (folder.parent / "artifacts").glob(".student-*-checkpoints")]
+    trials: list[FrozenTrial] = []
+    with suppress(ValueError):  # killed before there was a trial
+        trials = read_journal(folder, folder.name).get_trials(states=(TrialState.RUNNING,))
+    own = [newest(folder / CHECKPOINTS / trial_name(trial.number)) for trial in trials]
+    kept = [time for time in (*unfinished, *own) if time > begin]
+    return Loss(sum(now - time for time in kept), sum(time <= begin for time in own))
 
 
 def newest(folder: Path) -> float:

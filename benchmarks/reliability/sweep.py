@@ -17,12 +17,13 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from benchmarks.reliability.moments import MOMENTS, Watched, rarest, seconds_lost
+from benchmarks.reliability.moments import MOMENTS, Watched, loss, rarest
 from benchmarks.timing import describe_machine
 from search.journal import read_journal
 from search.record import asked_trials, read_record
@@ -87,8 +88,8 @@ def run_study(rows: list[dict[str, Any]], mode: str, num_kills: int, kept: Path)
             moment = rarest(moments, resumed, is_late)
             if not watched.kill_at(moment, random_.uniform(0, LONGEST_S)):
                 break
-            lost = seconds_lost(folder, watched.begin, time.time())
-            kills.append({"moment": moment, "seconds_lost": lost})
+            lost = loss(folder, watched.begin, time.time())
+            kills.append({"moment": moment, **asdict(lost)})
             moments[moment] += 1
             resumed = (folder / "study.json").exists()
             time.sleep(3)  # for Ray's processes to follow their driver
@@ -153,13 +154,16 @@ def differences(folder: Path, expected: list[list[object]]) -> Iterator[str]:
 def table(rows: list[dict[str, Any]]) -> Iterator[str]:
     """Kills by moment, and what was wrong."""
     kills = [kill for row in rows for kill in row["kills"]]
-    yield "| killed during | kills | seconds of training lost: mean | most |"
-    yield "|---|---|---|---|"
-    for moment in sorted({kill["moment"] for kill in kills}, key=MOMENTS.index):
-        lost = [kill["seconds_lost"] for kill in kills if kill["moment"] == moment]
-        yield f"| {moment} | {len(lost)} | {sum(lost) / len(lost):.1f} | {max(lost):.1f} |"
-    lost = [kill["seconds_lost"] for kill in kills]
-    yield f"| all | {len(lost)} | {sum(lost) / len(lost):.1f} | {max(lost):.1f} |"
+    yield "| killed during | kills | seconds since last kept: mean | most | not kept yet |"
+    yield "|---|---|---|---|---|"
+    for moment in [*MOMENTS, "all"]:
+        own = [kill for kill in kills if moment in ("all", kill["moment"])]
+        lost = [kill["seconds"] for kill in own]
+        if own:
+            yield (
+                f"| {moment} | {len(own)} | {sum(lost) / len(own):.1f} | {max(lost):.1f} | "
+                f"{sum(kill['num_unkept'] for kill in own)} |"
+            )
     yield ""
     for mode in MODES:
         own = [row for row in rows if row["mode"] == mode]

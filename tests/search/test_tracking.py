@@ -10,9 +10,10 @@ from factories import make_metrics
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from search.delivery import Event, Kind
+from search.delivery import Delivery, Event, Kind
 from search.record import Record, State
 from search.tracking import Tracking, check_tracking
+from trainables.command_line import ASIDE, first_line
 from trainables.config import TrialConfig
 from trainables.recipes import Qat
 
@@ -158,3 +159,25 @@ def test_what_is_no_store_is_refused(tmp_path: Path) -> None:
     for uri in ("ftp://x", f"sqlite:///{tmp_path / 'mlflow.db'}"):
         with pytest.raises(ValueError, match="must name an MLflow store"):
             check_tracking(uri)
+
+
+def test_what_a_broken_store_says_is_one_line(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    database = tmp_path / "mlflow.db"
+    check_tracking(f"sqlite:///{database}")
+    tracking = track(f"sqlite:///{database}", "broken", tmp_path)
+    tracking.deliver([Event("started", record(epoch=0, state="RUNNING"))])
+    with closing(sqlite3.connect(database)) as connection, connection:
+        connection.execute("DROP TABLE metrics")
+    delivery = Delivery(tracking)
+    delivery.reported(record(epoch=1, state="RUNNING"))
+    assert not delivery.close(10)
+    error = "(sqlite3.OperationalError) no such table: metrics"
+    assert capfd.readouterr().err == f"the record in MLflow is behind and tried again: {error}\n"
+
+
+def test_the_line_that_tells_is_found() -> None:
+    error = ValueError(f"{ASIDE}; consider something else)\ndatabase or disk is full\n[SQL: ...]")
+    assert first_line(error) == "database or disk is full"
+    assert first_line(ValueError()) == "ValueError"

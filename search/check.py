@@ -1,4 +1,4 @@
-"""Checks that the records of a study agree with each other: journal, tables, models and MLflow.
+"""Checks that the records of a study agree: journal, tables, models, MLflow and the sampler.
 
 python -m search.check studies/qkd-shapes
 """
@@ -7,7 +7,7 @@ import argparse
 import json
 import math
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -17,7 +17,7 @@ from search.litter import MODELS
 from search.objectives import Objective, named_objectives
 from search.record import LATENCY_MS, Record, asked_trials, read_record
 from search.recovery import replayed
-from search.replay import check_proposals, why_not
+from search.replay import Unknown, replay
 from search.study_config import StudyConfig
 from search.study_file import StudyFile, read_study_file
 from search.tracking import Run, read_runs
@@ -40,16 +40,27 @@ def main(argv: list[str] | None = None) -> int:
 
     def check() -> None:
         study = read_study_file(arguments.study, "STUDY")
-        found = [*violations(study, arguments.study), *check_proposals(study, arguments.study)]
-        for line in found:
-            print(f"error: {line}", file=sys.stderr)
-        if found:
-            raise NotWhole(f"{arguments.study} is not whole: {len(found)} disagreements")
-        if reason := why_not(study):
-            print(f"the sampler was not asked again: {reason}")
+        num_found = complain(violations(study, arguments.study))
+        try:
+            again = replay(study, arguments.study)
+            num_trials = f"{again.num_compared} of {again.num_trials} trials"
+            print(f"the sampler was asked again for {num_trials}")
+            num_found += complain(again.differences)
+        except Unknown as unknown:
+            print(f"the sampler was not asked again: {unknown}")
+        if num_found:
+            raise NotWhole(f"{arguments.study} is not whole: {num_found} disagreements")
         print(f"{arguments.study} is whole")
 
     return report(check, NotWhole)
+
+
+def complain(found: Iterable[str]) -> int:
+    """Says what is wrong, and gives how much."""
+    lines = list(found)
+    for line in lines:
+        print(f"error: {line}", file=sys.stderr)
+    return len(lines)
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:

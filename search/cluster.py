@@ -7,7 +7,7 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
@@ -147,7 +147,7 @@ def tune_trials(
             storage_path=str(scratch),
             verbose=0,
             stop=CombinedStopper(interruption, deadline),
-            callbacks=[Deaths(searcher, say)],
+            callbacks=[Deaths(searcher, interruption, say)],
             failure_config=tune.FailureConfig(max_failures=MAX_RETRIES),
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
         ),
@@ -174,10 +174,18 @@ def expected_cause(error: BaseException) -> BaseException:
 
 
 class Deaths(tune.Callback):
-    """Says when a trial's process has died, and ends the trial when that was once too often."""
+    """Says when a trial's process has died, and ends the trial when that was once too often.
 
-    def __init__(self, searcher: OptunaSearcher, say: Callable[[str], None]) -> None:
-        self.searcher, self.say = searcher, say
+    Lets the interruption know of the trials whose processes it may have to end.
+    """
+
+    def __init__(
+        self, searcher: OptunaSearcher, interruption: "Interruption", say: Callable[[str], None]
+    ) -> None:
+        self.searcher, self.interruption, self.say = searcher, interruption, say
+
+    def on_step_begin(self, iteration: int, trials: Any, **info: Any) -> None:
+        self.interruption.trials = trials
 
     def on_trial_recover(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
         name = self.searcher.name_of(trial.trial_id)
@@ -215,6 +223,8 @@ class Interruption(Stopper):
     def __init__(self, stop_file: Path) -> None:
         self.stop_file = stop_file
         self.since: float | None = None
+        self.trials: Sequence[Any] = ()
+        """Ray's."""
 
     @property
     def wanted(self) -> bool:
@@ -243,6 +253,10 @@ class Interruption(Stopper):
         return False
 
     def stop_all(self) -> bool:
+        if self.is_over:  # Ray would wait for them for another 10 s
+            for trial in self.trials:
+                if actor := trial.temporary_state.ray_actor:
+                    ray.kill(actor)
         return self.is_over
 
 

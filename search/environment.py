@@ -18,6 +18,7 @@ def prepare_environment() -> None:
         "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
         "OMP_WAIT_POLICY": "passive",  # threads that spin starve the trials beside them
     }
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     # A silent MLflow is tried again by Delivery, which nobody waits for
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")

@@ -102,6 +102,11 @@ class Foresight:
         drawn = draw(self.named.space, self.named.known_settings, self.config.seed)
         return [config for config, _ in drawn]
 
+    def starts(self) -> dict[UNetConfig, TrialConfig]:
+        """The start of each student that the space allocates bits to."""
+        drawn = {config.student: config for config in self.drawn() if config.is_allocated}
+        return {student: self.complete(config).start for student, config in drawn.items()}
+
     def probe(self) -> list[TrialConfig]:
         """The same, completed.
 

@@ -103,8 +103,9 @@ def study_at(lines: Sequence[dict[str, Any]], name: str) -> optuna.Study:
 
 
 def read_lines(folder: Path) -> list[dict[str, Any]]:
-    """All lines of a study's journal."""
-    return [json.loads(line) for line in (folder / JOURNAL).read_text().splitlines()]
+    """All whole lines of a study's journal."""
+    lines = (folder / JOURNAL).read_bytes().splitlines(keepends=True)
+    return [json.loads(line) for line in lines if is_whole(line)]
 
 
 def repair(path: Path) -> None:

@@ -10,7 +10,7 @@ from search.budget import Budget
 from search.gain import Proposal, propose
 from search.memory import Memory
 from search.observation import Observation
-from search.record import GAIN
+from search.record import GAIN, read_reason
 from search.sampler import SamplerName, make_sampler, make_seed
 from spaces import Space
 from trainables.config import TrialConfig
@@ -49,7 +49,7 @@ class Proposer:
         self.sampler, self.seed = sampler, seed
         self.earlier, self.flat = list(earlier), flat
 
-    def ask(self, is_repeat: bool = False) -> optuna.Trial | None:
+    def ask(self) -> optuna.Trial | None:
         """The next trial, at random after a repeat; None where none is worth its while."""
         trials = self.study.get_trials(deepcopy=False)
         first = next((trial for trial in trials if trial.state == TrialState.WAITING), None)
@@ -62,6 +62,7 @@ class Proposer:
                 return None
             if proposal.params:  # queued: a driver that dies before asking has lost nothing
                 self.study.enqueue_trial(dict(proposal.params), user_attrs={GAIN: proposal.gain})
+        is_repeat = first is None and bool(trials) and REPEATED in read_reason(trials[-1])
         sampler = "random" if is_repeat and not proposal.params else self.sampler
         self.study.sampler = make_sampler(sampler, seed)
         if first is not None:

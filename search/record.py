@@ -22,8 +22,8 @@ CONFIG, REASON, RAY_ID = "config", "reason", "ray_trial_id"
 RUNGS, GAIN = "rungs", "expected_gain"
 PREDICTED_SIZE, LATENCY_MS = "predicted_size_bytes", "latency_ms"
 """User attributes of an Optuna trial."""
-VERSIONS = "versions"
-"""The Optuna study's: what proposes its trials from here on."""
+PROPOSED_BY = "proposed_by"
+"""The Optuna study's: all but its trials that decides what is proposed from here on."""
 METRICS = "metrics."
 """What the attribute of each epoch's Metrics begins with; the epoch follows."""
 
@@ -123,7 +123,7 @@ def read_record(trial: FrozenTrial) -> Record:
     return Record(
         trial_id=trial_name(trial.number),
         state=read_state(trial.state),
-        reason=attributes.get(REASON, ""),
+        reason=read_reason(trial),
         config=TrialConfig.model_validate(json.loads(config)) if config else None,
         metrics=Metrics.model_validate_json(metrics) if metrics else None,
         predicted_size_bytes=attributes.get(PREDICTED_SIZE),
@@ -135,6 +135,11 @@ def read_record(trial: FrozenTrial) -> Record:
         arrivals=read_arrivals(trial),
         reports=reports,
     )
+
+
+def read_reason(trial: FrozenTrial) -> str:
+    """Why a trial was not trained to its end; else ""."""
+    return str(trial.user_attrs.get(REASON, ""))
 
 
 def read_reports(trial: FrozenTrial) -> dict[int, str]:

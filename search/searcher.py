@@ -121,7 +121,7 @@ class OptunaSearcher(Searcher):
                 break
             if len(self.asked) >= self.capacity():
                 return None
-            if (trial := self.proposer.ask(is_repeat=repeats > 0)) is None:
+            if (trial := self.proposer.ask()) is None:
                 self.end = f"{PATIENCE} proposals in a row promise next to nothing"
                 break
             state, reason = self._describe(trial)

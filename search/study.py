@@ -15,7 +15,7 @@ from optuna.trial import TrialState
 
 from search import cluster, resources
 from search.budget import OverBudget
-from search.check import violations
+from search.check import complain, violations
 from search.delivery import Delivery, in_time
 from search.drawing import Params
 from search.foresight import Foresight
@@ -29,7 +29,7 @@ from search.objectives import named_objectives
 from search.observer import Observer
 from search.plots import draw_front, human_size
 from search.progress import Progress
-from search.record import RAY_ID, VERSIONS, Record, asked_trials, read_record
+from search.record import PROPOSED_BY, RAY_ID, Record, asked_trials, read_record
 from search.recovery import recover, replayed
 from search.report import front_table, write_tables
 from search.resources import Share
@@ -41,6 +41,7 @@ from search.study_file import (
     StudyFile,
     installed_versions,
     lock_study,
+    proposed_by,
     read_study_file,
     write_study_file,
 )
@@ -111,12 +112,9 @@ class Study:
         Raises:
             OverBudget: no student meets the budget with the bits that it really gets.
         """
-        drawn = self.foresight.drawn()
-        allocated = {config.student: config for config in drawn if config.is_allocated}
         known: dict[UNetConfig, Sensitivity] = {}
-        for student, config in allocated.items():
+        for student, start in self.foresight.starts().items():
             progress.say(f"training and looking at the start of {student}")
-            start = self.foresight.complete(config).start
             try:
                 kept = remote(run, keep_sensitivity, start)
                 known[student] = read_sensitivity(kept)
@@ -215,8 +213,8 @@ class Study:
                 first = first_settings(self.earlier, self.foresight.named.space, self.objectives)
             for settings in first:
                 study.enqueue_trial(dict(settings), skip_if_exists=True)
-        if study.user_attrs.get(VERSIONS) != self.file.versions:
-            study.set_user_attr(VERSIONS, self.file.versions)
+        if study.user_attrs.get(PROPOSED_BY) != (now := proposed_by(config)):
+            study.set_user_attr(PROPOSED_BY, now)
         return study
 
     def scheduler(self, searcher: OptunaSearcher) -> ParetoHalving | None:
@@ -313,15 +311,16 @@ def run_study(study: Study) -> int:
     if study.samples_left() and not interrupted:
         try:
             with cluster.interruptible(config.folder / STOP_FILE) as interruption:
-                search(study, progress, tracking, interruption)
+                try:
+                    search(study, progress, tracking, interruption)
+                finally:
+                    study.recover()
         except KeyboardInterrupt:
             interrupted = True
         except (OverBudget, TrialFailed, OSError):
             with suppress(OSError):  # a full disk: the journal has it all
-                study.recover()
                 study.report(tracking, interrupted=True)
             raise
-        study.recover()
     records = study.report(tracking, interrupted)
     progress.conclude(front_table(records, study.objectives), tracking.page, interrupted)
     whole = study.known is None or is_whole(study.file, tracking.is_behind)
@@ -332,10 +331,7 @@ def run_study(study: Study) -> int:
 
 def is_whole(file: StudyFile, is_behind: bool) -> bool:
     """Whether all records of a study agree, but for those of MLflow where it `is_behind`."""
-    found = list(violations(file, file.config.folder, with_mlflow=not is_behind))
-    for line in found:
-        print(f"error: {line}", file=sys.stderr)
-    return not found
+    return not complain(violations(file, file.config.folder, with_mlflow=not is_behind))
 
 
 def search(

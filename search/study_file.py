@@ -7,13 +7,15 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 from pydantic import ValidationError
 
+import spaces
 from search.study_config import StudyConfig
 from trainables.command_line import first_problem
-from trainables.files import replace_file
-from trainables.frozen import Frozen
+from trainables.files import hash_file, replace_file
+from trainables.frozen import Frozen, digest
 
 STUDY_FILE = "study.json"
 PACKAGES = ("paretoseg", "torch", "torchvision", "ray", "optuna", "mlflow")
+PROPOSING = ("optuna", "scikit-learn", "moocore", "numpy")
 
 
 class StudyFile(Frozen):
@@ -32,6 +34,16 @@ class StudyFile(Frozen):
 def installed_versions() -> dict[str, str]:
     """Of Python and of the packages that decide results."""
     return {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
+
+
+def proposed_by(config: StudyConfig) -> dict[str, str]:
+    """What decides, beside its trials, what a study proposes: packages, spaces and limits."""
+    files = sorted(Path(spaces.__file__).parent.glob("*.py"))
+    return {
+        **{name: version(name) for name in ("paretoseg", *PROPOSING)},
+        "spaces": digest([hash_file(file) for file in files]),
+        "limits": str(config.budget),
+    }
 
 
 def write_study_file(file: StudyFile) -> None:

@@ -42,19 +42,24 @@ class Watched:
         for reader in self.readers:
             reader.start()
 
-    def kill_at(self, moment: str, delay_s: float) -> bool:
-        """Kills it at a moment, at any after `delay_s`; whether it had not ended before."""
-        deadline = time.time() + (delay_s if moment == RANDOM else PATIENCE_S)
+    def kill_at(self, wanted: str, delay_s: float) -> str | None:
+        """Kills it at a moment, at any after `delay_s` or after the patience.
+
+        Gives the moment at which it was, None where it had ended before.
+        """
+        moment = RANDOM
+        deadline = time.time() + (delay_s if wanted == RANDOM else PATIENCE_S)
         while self.process.poll() is None and time.time() < deadline:
-            if moment != RANDOM and IS_NOW[moment](self):
+            if wanted != RANDOM and IS_NOW[wanted](self):
+                moment = wanted
                 break
             time.sleep(POLL_S)
         if self.process.poll() is not None:
             self.finish()
-            return False
+            return None
         os.kill(self.process.pid, signal.SIGKILL)
         self.process.wait()
-        return True
+        return moment
 
     def finish(self) -> None:
         """Waits for its end."""
@@ -130,9 +135,14 @@ def loss(folder: Path, begin: float, now: float) -> Loss:
         trials = read_journal(folder, folder.name).get_trials(states=(TrialState.RUNNING,))
     own = [newest(folder / CHECKPOINTS / trial_name(trial.number)) for trial in trials]
     kept = [time for time in (*unfinished, *own) if time > begin]
-    return Loss(sum(now - time for time in kept), sum(time <= begin for time in own))
+    seconds = sum(max(0.0, now - time) for time in kept)  # a training outlives its driver a moment
+    return Loss(seconds, sum(time <= begin for time in own))
 
 
 def newest(folder: Path) -> float:
     """When the last checkpoint in a folder was written; 0 where there is none."""
-    return max((path.stat().st_mtime for path in folder.glob("*.ckpt")), default=0.0)
+    times = [0.0]
+    for path in folder.glob("*.ckpt"):
+        with suppress(FileNotFoundError):  # the third newest is deleted
+            times.append(path.stat().st_mtime)
+    return max(times)

@@ -71,7 +71,7 @@ def run_study(rows: list[dict[str, Any]], mode: str, num_kills: int, kept: Path)
     """
     number, resumes = len(rows), 0
     random_ = random.Random(number)
-    moments = Counter(kill["moment"] for row in rows for kill in row["kills"])
+    before, wanted = Counter(m for row in rows for m in row["wanted"]), list[str]()
     storage = Path(tempfile.mkdtemp(prefix="sweep-"))
     folder, resumed, kills = storage / NAME, False, list[dict[str, Any]]()
     try:
@@ -85,12 +85,12 @@ def run_study(rows: list[dict[str, Any]], mode: str, num_kills: int, kept: Path)
                 watched.finish()
                 break
             is_late = len(kills) >= num_kills - NUM_LATE
-            moment = rarest(moments, resumed, is_late)
-            if not watched.kill_at(moment, random_.uniform(0, LONGEST_S)):
+            wanted.append(rarest(before + Counter(wanted), resumed, is_late))
+            moment = watched.kill_at(wanted[-1], random_.uniform(0, LONGEST_S))
+            if moment is None:
                 break
             lost = loss(folder, watched.begin, time.time())
             kills.append({"moment": moment, **asdict(lost)})
-            moments[moment] += 1
             resumed = (folder / "study.json").exists()
             time.sleep(3)  # for Ray's processes to follow their driver
         problems = [*watched.problems(), *violations(folder, mode)]
@@ -102,6 +102,7 @@ def run_study(rows: list[dict[str, Any]], mode: str, num_kills: int, kept: Path)
             "study": number,
             "mode": mode,
             "kills": kills,
+            "wanted": wanted,
             "resumes": resumes,
             "problems": problems,
         }

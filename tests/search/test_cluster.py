@@ -3,11 +3,15 @@
 import math
 import subprocess
 import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
 from search import cluster
-from search.cluster import NEARLY_DONE, OVERTIME, Deadline
+from search.cluster import NEARLY_DONE, OVERTIME, PATIENCE_S, Deadline, Deaths, Interruption
 
 
 def test_only_what_is_nearly_done_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -32,6 +36,23 @@ def test_without_a_budget_there_is_no_end() -> None:
     assert not deadline.is_over
     assert deadline.last_s is None
     assert not deadline("a", {"epoch": 1})
+
+
+def test_trainings_that_do_not_leave_are_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    killed: list[str] = []
+    monkeypatch.setattr(cluster.ray, "kill", killed.append)
+    interruption = Interruption(tmp_path / ".stop")
+    deaths = Deaths(cast(Any, None), interruption, print)
+    trials = [SimpleNamespace(temporary_state=SimpleNamespace(ray_actor=a)) for a in ("a", None)]
+    deaths.on_step_begin(1, trials)
+    assert not interruption.stop_all()
+    interruption.since = time.monotonic()
+    assert not interruption.stop_all()
+    interruption.since -= PATIENCE_S + 1
+    assert interruption.stop_all()
+    assert killed == ["a"]
 
 
 GROWING = """

@@ -22,7 +22,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from search import check
+from search.check import violations
 from search.cluster import MAX_RETRIES
+from search.study_file import read_study_file
 
 pytestmark = pytest.mark.slow
 
@@ -107,7 +109,7 @@ def states(folder: Path) -> list[object]:
 
 def test_a_study_that_everything_happens_to_is_whole(blocks_folder: Path, tmp_path: Path) -> None:
     port, before, after = free_port(), tmp_path / "before", tmp_path / "after"
-    folder = before / "hurt"
+    folder = after / "hurt"
     argv = ["--data", str(blocks_folder), "--image-size", "32", "--epochs", str(EPOCHS)]
     argv += ["--scheduler", "none", "--checkpoint-every", "500ms", "--name", "hurt"]
     argv += ["--space", "qat", "--storage", str(before), "--samples", "5"]
@@ -117,20 +119,15 @@ def test_a_study_that_everything_happens_to_is_whole(blocks_folder: Path, tmp_pa
         driver = Driver(argv, RAY_ADDRESS=address, RAY_AUTH_MODE="disabled")
 
         # one of the two nodes is lost
-        wait_for_checkpoint(folder, driver.begin)
+        wait_for_checkpoint(before / "hurt", driver.begin)
         tell(cluster)
         driver.wait_for("goes on from its checkpoint")
 
-        # SIGTERM
-        driver.signal(signal.SIGTERM)
-        begin = time.monotonic()
-        errors = driver.end(130)
-        assert time.monotonic() - begin < 20  # a promise, not a speed
+        # kill -9 of the driver, and the storage is moved
+        driver.signal(signal.SIGKILL)
+        driver.process.wait()
         tell(cluster)
-    assert f"--storage {before} --resume hurt" in driver.said
-    assert "MLflow does not answer now and is tried again later" in errors
-    assert "--resume hurt delivers it" in errors
-    assert "PAUSED" in states(folder)
+    shutil.move(before, after)
 
     # kill -9 of each process of two trials
     driver = resume(folder)
@@ -141,12 +138,16 @@ def test_a_study_that_everything_happens_to_is_whole(blocks_folder: Path, tmp_pa
         time.sleep(1)
     wait_for_checkpoint(folder, time.time())
 
-    # kill -9 of the driver, and the storage is moved
-    driver.signal(signal.SIGKILL)
-    driver.process.wait()
-    time.sleep(3)  # for Ray's processes to follow
-    shutil.move(before, after)
-    folder = after / "hurt"
+    # SIGTERM
+    driver.signal(signal.SIGTERM)
+    begin = time.monotonic()
+    errors = driver.end(130)
+    assert time.monotonic() - begin < 20  # a promise, not a speed
+    assert f"--storage {after} --resume hurt" in driver.said
+    assert "MLflow does not answer now and is tried again later" in errors
+    assert "--resume hurt delivers it" in errors
+    assert "PAUSED" in states(folder)
+    assert list(violations(read_study_file(folder), folder, with_mlflow=False)) == []
 
     # Ctrl-C twice, the first of which cannot be obeyed
     driver = resume(folder)
@@ -157,16 +158,19 @@ def test_a_study_that_everything_happens_to_is_whole(blocks_folder: Path, tmp_pa
         driver.signal(signal.SIGINT)
         time.sleep(0.5)
     driver.end(130, seconds=5)
-    time.sleep(3)
+    time.sleep(3)  # for Ray's processes to follow
 
-    # kill -9 of Ray's head; MLflow is there at last
+    # kill -9 of Ray's head
+    driver = resume(folder, "--samples", "6")
+    wait_for_checkpoint(folder, driver.begin)
+    (head,) = children(driver.process.pid, "gcs_server")
+    head.kill()
+    assert "--resume hurt delivers it" in driver.end()
+    assert "has died: the study is resumed" in driver.said
+
+    # MLflow is there at last
     with mlflow_server(port, tmp_path):
-        driver = resume(folder, "--samples", "6")
-        wait_for_checkpoint(folder, driver.begin)
-        (head,) = children(driver.process.pid, "gcs_server")
-        head.kill()
-        assert driver.end() == ""
-        assert "has died: the study is resumed" in driver.said
+        assert resume(folder).end() == ""
         assert check.main([str(folder)]) == 0
     failed = [row for row in rows(folder) if row["state"] == "FAIL"]
     finished = [row for row in rows(folder) if row["state"] == "COMPLETE"]

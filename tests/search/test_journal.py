@@ -1,5 +1,6 @@
 """A journal that was cut off or damaged."""
 
+import errno
 from pathlib import Path
 
 import optuna
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 
 from search.journal import JOURNAL, open_journal, read_journal, repair
 from search.objectives import MIOU_AND_SIZE
+from trainables.errors import DiskFull
 
 
 @pytest.fixture(scope="module")
@@ -57,3 +59,21 @@ def test_a_whole_journal_is_not_touched(content: bytes, tmp_path: Path) -> None:
     assert (tmp_path / JOURNAL).read_bytes() == content
     with pytest.raises(ValueError, match="must hold study other, but does not"):
         read_journal(tmp_path, "other")
+
+
+def test_a_full_disk_leaves_no_half_of_a_line(
+    content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / JOURNAL).write_bytes(content)
+    study = open_journal(tmp_path, "three", MIOU_AND_SIZE)
+
+    def fail(file: int) -> None:  # what was written before it is on the disk in part
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as full:
+        full.setattr("os.fsync", fail)
+        with pytest.raises(DiskFull, match="must have room for journal"):
+            study.ask()
+    assert (tmp_path / JOURNAL).read_bytes() == content
+    study.tell(study.ask(), [0.5, 1.0])
+    assert len(read_journal(tmp_path, "three").get_trials()) == 4

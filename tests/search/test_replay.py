@@ -8,9 +8,12 @@ from typing import Any, get_args
 
 import pytest
 
+from search.halving import Halving
 from search.journal import JOURNAL
-from search.replay import MOST, check_proposals, why_not
+from search.recovery import replayed
+from search.replay import Unknown, decided_at, replay
 from search.sampler import SamplerName
+from search.searcher import OptunaSearcher
 from search.study import Study
 from search.study_config import StudyConfig
 from tests.search.test_searcher import report
@@ -22,90 +25,133 @@ pytestmark = pytest.mark.filterwarnings("error:The constraint value is ignored")
 NUM_TRIALS, EPOCHS = 16, 3
 
 
-@pytest.fixture
-def study(request: pytest.FixtureRequest, blocks_folder: Path, tmp_path: Path) -> Study:
-    """One whose trials end at random, two at a time, with a pause in the middle."""
-    sampler = getattr(request, "param", "ehvi")
-    config = StudyConfig.model_validate(
-        {
-            "space": "supervised",
-            "data": str(blocks_folder),
-            "name": "again",
-            "storage": tmp_path,
-            "samples": NUM_TRIALS,
-            "epochs": EPOCHS,
-            "image_size": 32,
-            "teacher": "auto",
-            "scheduler": "none",
-            "sampler": sampler,
-            "seed": 0,
-            "max_size_bytes": 400_000,
-            "gpus_per_trial": 0,
-            "tracking_uri": f"sqlite:///{tmp_path / 'mlflow.db'}",
-        }
-    )
-    study = Study(config, resumed=False)
+def config_of(storage: Path, data: Path, **changes: object) -> StudyConfig:
+    fixed = {
+        "space": "supervised",
+        "data": str(data),
+        "name": "again",
+        "storage": storage,
+        "samples": NUM_TRIALS,
+        "epochs": EPOCHS,
+        "image_size": 32,
+        "teacher": "auto",
+        "seed": 0,
+        "sampler": "ehvi",
+        "max_size_bytes": 400_000,
+        "gpus_per_trial": 0,
+        "tracking_uri": f"sqlite:///{storage / 'mlflow.db'}",
+    }
+    return StudyConfig.model_validate({**fixed, **changes})
+
+
+def trained(config: StudyConfig, later: StudyConfig | None = None) -> Study:
+    """A study whose trials end at random, two at a time, resumed in the middle."""
     draw = random.Random(0)
-    drive(study, draw, PAUSE)
+    study = Study(config, resumed=False)
+    drive(study, draw, NUM_TRIALS // 2)
+    study.lock.release()
+    study = Study(later or config, resumed=True)
     study.recover()
-    drive(study, draw, None)
+    drive(study, draw, NUM_TRIALS)
     return study
 
 
-def drive(study: Study, draw: random.Random, last_word: str | None) -> None:
-    """Trains in two places; half-way through with a last word that is not None."""
+def drive(study: Study, draw: random.Random, num_trials: int) -> None:
+    """Trains so many trials in two places, and pauses what then runs."""
     run = RunConfig(data=study.data.path, artifacts=study.store.root)
     searcher = study.searcher(run, [], lambda: False, lambda: math.inf)
+    halving = replayed(study.config, study.records())
     running: list[str] = []
-    for number in range(NUM_TRIALS):
-        while len(running) < 2:
-            trial_id = f"{last_word}{number}{len(running)}"
-            if not isinstance(searcher.suggest(trial_id), dict):
-                break
-            running.append(trial_id)
+    for number in range(num_trials):
+        while len(running) < 2 and searcher.trials_left:
+            running.append(f"{study.lock}{number}{len(running)}")
+            assert isinstance(searcher.suggest(running[-1]), dict)
         if not running:
-            break
-        trial_id = running.pop(draw.randrange(len(running)))
-        miou = draw.uniform(0.2, 0.8)
-        for epoch in range(1, EPOCHS):
-            searcher.on_trial_result(trial_id, report(epoch, miou))
-        ends: list[dict[str, Any]] = [report(EPOCHS, miou, draw.randrange(100_000, 300_000))] * 6
-        searcher.on_trial_complete(trial_id, draw.choice([*ends, {FAILURE: "out of memory"}]))
-        if last_word and number == NUM_TRIALS // 2:
-            for trial_id in running:
-                searcher.on_trial_complete(trial_id, {last_word: True})
             return
+        train(searcher, halving, running.pop(draw.randrange(len(running))), draw)
+    for trial_id in running:
+        searcher.on_trial_complete(trial_id, {PAUSE: True})
 
 
-@pytest.mark.parametrize("study", get_args(SamplerName), indirect=True)
-def test_every_proposal_is_the_same_again(study: Study) -> None:
-    assert why_not(study.file) == ""
-    assert len(study.records()) >= NUM_TRIALS
-    assert len(study.records()) <= MOST
-    assert list(check_proposals(study.file, study.config.folder)) == []
+def train(
+    searcher: OptunaSearcher, halving: Halving | None, trial_id: str, draw: random.Random
+) -> None:
+    """To the end, to a failure, or to a rung that it does not pass."""
+    miou, size, name = draw.uniform(0.2, 0.8), draw.randrange(10**5), searcher.name_of(trial_id)
+    for epoch in range(1, EPOCHS):
+        result = report(epoch, miou)
+        losses = searcher.losses(trial_id, result)
+        assert losses
+        if halving and (arrival := halving.report(name, epoch, losses)):
+            searcher.keep_arrival(arrival)
+            if not arrival.goes_on:
+                searcher.on_trial_complete(trial_id, result)
+                return
+    fails = draw.random() < 0.15
+    last: dict[str, Any] = {FAILURE: "out of memory"} if fails else report(EPOCHS, miou, size)
+    searcher.on_trial_complete(trial_id, last)
 
 
-def test_another_proposal_is_noticed(study: Study) -> None:
+@pytest.mark.parametrize("scheduler", ["halving", "none"])
+@pytest.mark.parametrize("sampler", get_args(SamplerName))
+def test_every_proposal_is_the_same_again(
+    sampler: str, scheduler: str, blocks_folder: Path, tmp_path: Path
+) -> None:
+    study = trained(config_of(tmp_path, blocks_folder, sampler=sampler, scheduler=scheduler))
+    again = replay(study.file, study.config.folder)
+    assert again.differences == []
+    assert again.num_compared == again.num_trials == len(study.records()) >= NUM_TRIALS
+    arrivals = [arrival for record in study.records() for arrival in record.arrivals]
+    assert bool(arrivals) == (scheduler == "halving")
+
+
+def test_another_proposal_is_noticed(blocks_folder: Path, tmp_path: Path) -> None:
+    study = trained(config_of(tmp_path, blocks_folder))
     last, path = study.records()[-1].trial_id, study.config.folder / JOURNAL
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     rates = [line for line in lines if "learning_rate" in line.get("param_name", "")]
     rates[-1]["param_value_internal"] *= 1.001
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    (found,) = check_proposals(study.file, study.config.folder)
+    (found,) = replay(study.file, study.config.folder).differences
     assert found.startswith(f"trial {last} was asked for with ")
 
 
-def test_what_cannot_be_asked_again_is_not(
-    study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_trials_of_other_limits_or_versions_are_not_asked_for_again(
+    blocks_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = study.config
-    monkeypatch.setattr("search.replay.ask_again", pytest.fail)
-    monkeypatch.setattr("search.replay.installed_versions", lambda: {"optuna": "another"})
-    assert list(check_proposals(study.file, config.folder)) == []
-    assert "earlier study first" in why_not(
-        study.file.replace(config=config.replace(warm_start="first"))
-    )
-    assert "latencies" in why_not(study.file.replace(config=config.replace(max_latency_ms=1.0)))
-    assert "no packed data" in why_not(
-        study.file.replace(config=config.replace(storage=tmp_path / "elsewhere"))
-    )
+    config = config_of(tmp_path, blocks_folder)
+    study = trained(config, config.replace(max_size_bytes=300_000))
+    again = replay(study.file, config.folder)
+    assert again.differences == []
+    assert 0 < again.num_compared < again.num_trials
+    monkeypatch.setattr("search.replay.proposed_by", lambda config: {"optuna": "another"})
+    assert replay(study.file, config.folder).num_compared == 0
+
+
+def test_one_that_was_asked_for_twice_is_not_asked_for_again() -> None:
+    queued: dict[str, Any] = {"op_code": 4, "state": 4}
+    asked = {"op_code": 6, "trial_id": 0, "state": 0}
+    described = {"op_code": 8, "trial_id": 0, "user_attr": {"config": "{}"}}
+    assert decided_at([queued, asked, described, asked]) == {0: 1}
+    assert decided_at([queued, asked, asked, described]) == {}
+    proposed = {**queued, "user_attrs": {"expected_gain": None}}
+    assert decided_at([proposed, asked, described]) == {0: 0}
+    at_once = {"op_code": 4}
+    assert decided_at([at_once, described]) == {0: 0}
+    assert decided_at([at_once, asked, described]) == {}
+
+
+def test_why_a_sampler_cannot_be_asked_again(blocks_folder: Path, tmp_path: Path) -> None:
+    study = Study(config_of(tmp_path, blocks_folder), resumed=False)
+
+    def reason(**changes: object) -> str:
+        file = study.file.replace(config=study.config.replace(**changes))
+        with pytest.raises(Unknown) as unknown:
+            replay(file, study.config.folder)
+        return str(unknown.value)
+
+    assert "earlier study first" in reason(warm_start="first")
+    assert "latencies" in reason(max_latency_ms=1.0)
+    assert "elsewhere/artifacts/data-" in reason(storage=tmp_path / "elsewhere")
+    assert "--space must name" in reason(space="gone")
+    assert "no sensitivity is kept of" in reason(space="mixed")

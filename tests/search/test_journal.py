@@ -66,6 +66,7 @@ def test_a_full_disk_leaves_no_half_of_a_line(
 ) -> None:
     (tmp_path / JOURNAL).write_bytes(content)
     study = open_journal(tmp_path, "three", MIOU_AND_SIZE)
+    before = (tmp_path / JOURNAL).read_bytes()
 
     def fail(file: int) -> None:  # what was written before it is on the disk in part
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -74,6 +75,6 @@ def test_a_full_disk_leaves_no_half_of_a_line(
         full.setattr("os.fsync", fail)
         with pytest.raises(DiskFull, match="must have room for journal"):
             study.ask()
-    assert (tmp_path / JOURNAL).read_bytes() == content
+    assert (tmp_path / JOURNAL).read_bytes() == before
     study.tell(study.ask(), [0.5, 1.0])
     assert len(read_journal(tmp_path, "three").get_trials()) == 4

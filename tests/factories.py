@@ -52,25 +52,29 @@ def make_metrics(
     )
 
 
+def make_config(storage: Path, data: Path | str, **changes: object) -> StudyConfig:
+    """What a command line asks for, but for `changes`."""
+    fixed = {
+        "space": "supervised",
+        "data": str(data),
+        "name": "study",
+        "storage": storage,
+        "samples": 1,
+        "epochs": 2,
+        "image_size": 32,
+        "teacher": "auto",
+        "sampler": "tpe",
+        "seed": 0,
+        "gpus_per_trial": 0,
+        "tracking_uri": f"sqlite:///{storage / 'mlflow.db'}",
+    }
+    return StudyConfig.model_validate({**fixed, **changes})
+
+
 def make_finished_study(storage: Path, data_folder: Path) -> Path:
     """The folder of a finished study of five trials, as a search leaves it."""
     store = ArtifactStore(storage / "artifacts")
-    config = StudyConfig.model_validate(
-        {
-            "space": "ptq",
-            "data": str(data_folder),
-            "name": "blocks",
-            "storage": storage,
-            "samples": 5,
-            "epochs": 8,
-            "image_size": 32,
-            "teacher": "auto",
-            "sampler": "tpe",
-            "seed": 0,
-            "gpus_per_trial": 0,
-            "tracking_uri": f"sqlite:///{storage / 'mlflow.db'}",
-        }
-    )
+    config = make_config(storage, data_folder, space="ptq", name="blocks", samples=5, epochs=8)
     data = open_pack(pack(open_source(config.data, 32, store.root), store).path)
     run = RunConfig(data=data.path, artifacts=store.root)
     records = []

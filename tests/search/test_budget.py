@@ -5,12 +5,12 @@ from typing import Any, cast
 
 import optuna
 import pytest
+from factories import make_config
 
 from search import cluster
 from search.budget import Budget, Costs, OverBudget, least
 from search.progress import Progress
 from search.study import Study
-from search.study_config import StudyConfig
 from spaces import NamedSpace, load_space, space_names
 from trainables.config import RunConfig, TrialConfig
 from trainables.models.unet import UNetConfig
@@ -66,23 +66,7 @@ def test_a_budget_is_checked_again_with_the_bits_that_layers_really_get(
     monkeypatch.setattr(
         "search.foresight.load_space", lambda name: NamedSpace(name, "six bits", space, ())
     )
-    config = StudyConfig.model_validate(
-        {
-            "space": "six",
-            "data": str(blocks_folder),
-            "name": "six",
-            "storage": tmp_path,
-            "samples": 1,
-            "epochs": 2,
-            "image_size": 32,
-            "teacher": "auto",
-            "sampler": "tpe",
-            "seed": 0,
-            "max_size_bytes": 5000,
-            "gpus_per_trial": 0,
-            "tracking_uri": f"sqlite:///{tmp_path / 'mlflow.db'}",
-        }
-    )
+    config = make_config(tmp_path, blocks_folder, space="six", max_size_bytes=5000)
     study = Study(config, resumed=False)  # 2 bits would be within the budget
     names = quantizable_names(student.build(5))
     gains = {name: {bits: 1 / bits for bits in CHOICES} for name in names}

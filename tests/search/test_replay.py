@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pytest
+from factories import make_config
 
 from search.halving import Halving
 from search.journal import JOURNAL
@@ -26,22 +27,8 @@ NUM_TRIALS, EPOCHS = 16, 3
 
 
 def config_of(storage: Path, data: Path, **changes: object) -> StudyConfig:
-    fixed = {
-        "space": "supervised",
-        "data": str(data),
-        "name": "again",
-        "storage": storage,
-        "samples": NUM_TRIALS,
-        "epochs": EPOCHS,
-        "image_size": 32,
-        "teacher": "auto",
-        "seed": 0,
-        "sampler": "ehvi",
-        "max_size_bytes": 400_000,
-        "gpus_per_trial": 0,
-        "tracking_uri": f"sqlite:///{storage / 'mlflow.db'}",
-    }
-    return StudyConfig.model_validate({**fixed, **changes})
+    fixed: dict[str, object] = {"samples": NUM_TRIALS, "epochs": EPOCHS, "sampler": "ehvi"}
+    return make_config(storage, data, **{**fixed, "max_size_bytes": 400_000, **changes})
 
 
 def trained(config: StudyConfig, later: StudyConfig | None = None) -> Study:

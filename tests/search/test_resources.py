@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from factories import make_config
 
 from search import resources
 from search.resources import Share, fixed_share, gpu_share, num_parallel
@@ -21,23 +22,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def config(gpus: object, cpus: float | None = None) -> StudyConfig:
-    return StudyConfig.model_validate(
-        {
-            "space": "qkd",
-            "data": "shapes",
-            "name": "n",
-            "storage": Path("/s"),
-            "samples": 1,
-            "epochs": 1,
-            "image_size": 32,
-            "teacher": "auto",
-            "sampler": "tpe",
-            "seed": 0,
-            "cpus_per_trial": cpus,
-            "gpus_per_trial": gpus,
-            "tracking_uri": "sqlite:///x",
-        }
-    )
+    return make_config(Path("/s"), "shapes", cpus_per_trial=cpus, gpus_per_trial=gpus)
 
 
 @pytest.mark.parametrize(

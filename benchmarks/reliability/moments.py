@@ -16,6 +16,7 @@ from optuna.trial import FrozenTrial, TrialState
 from search.journal import JOURNAL, read_journal
 from search.litter import CHECKPOINTS
 from search.record import trial_name
+from search.study_file import STUDY_FILE
 
 RANDOM = "any moment"
 POLL_S = 0.001
@@ -100,16 +101,19 @@ IS_NOW: dict[str, Callable[[Watched], bool]] = {
     "a resume": lambda driver: driver.resumed and driver.said("data:"),
 }
 """Each within milliseconds of being true."""
-EARLY = {"start-up", "packing", "the teacher's training"}
 LATE = {"the final report", "MLflow's last words"}
 MOMENTS = [*IS_NOW, RANDOM]
 WEIGHTS = {RANDOM: 3}
 """Kills at a moment for one at any other."""
 
 
-def rarest(kills: Counter[str], resumed: bool, is_late: bool) -> str:
+def rarest(kills: Counter[str], folder: Path, is_late: bool) -> str:
     """Of the moments that may still come, the one with the fewest kills so far."""
-    barred = EARLY if resumed else {"a resume"}
+    barred = {"start-up"} if (folder / STUDY_FILE).exists() else {"a resume"}
+    if any(folder.parent.glob("artifacts/data-*")):
+        barred |= {"packing"}
+    if any(folder.parent.glob("artifacts/student-*")):
+        barred |= {"the teacher's training"}
     possible = [m for m in MOMENTS if m not in barred and (is_late or m not in LATE)]
     return min(possible, key=lambda moment: kills[moment] / WEIGHTS.get(moment, 1))
 

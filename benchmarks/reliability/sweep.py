@@ -27,6 +27,7 @@ from benchmarks.reliability.moments import MOMENTS, Watched, loss, rarest
 from benchmarks.timing import describe_machine
 from search.journal import read_journal
 from search.record import asked_trials, read_record
+from search.study_file import STUDY_FILE
 
 NAME = "killed"
 SAMPLES = 5
@@ -85,13 +86,13 @@ def run_study(rows: list[dict[str, Any]], mode: str, num_kills: int, kept: Path)
                 watched.finish()
                 break
             is_late = len(kills) >= num_kills - NUM_LATE
-            wanted.append(rarest(before + Counter(wanted), resumed, is_late))
+            wanted.append(rarest(before + Counter(wanted), folder, is_late))
             moment = watched.kill_at(wanted[-1], random_.uniform(0, LONGEST_S))
             if moment is None:
                 break
             lost = loss(folder, watched.begin, time.time())
             kills.append({"moment": moment, **asdict(lost)})
-            resumed = (folder / "study.json").exists()
+            resumed = (folder / STUDY_FILE).exists()
             time.sleep(3)  # for Ray's processes to follow their driver
         problems = [*watched.problems(), *violations(folder, mode)]
         if mode == "one at a time":

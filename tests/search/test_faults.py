@@ -150,6 +150,7 @@ def test_a_study_that_everything_happens_to_is_whole(blocks_folder: Path, tmp_pa
     # kill -9 of Ray's own processes
     driver = resume(folder, "--samples", "7")
     for name in ("raylet", "gcs_server"):
+        driver.wait_for("data: ")  # it has begun again, and what trained before is gone
         wait_for_checkpoint(folder, time.time())
         for process in children(driver.process.pid, name):
             if process.name() == name:
@@ -157,6 +158,7 @@ def test_a_study_that_everything_happens_to_is_whole(blocks_folder: Path, tmp_pa
         driver.wait_for(f"{name}.* has died: the study is resumed")
 
     # SIGTERM
+    driver.wait_for("data: ")
     wait_for_checkpoint(folder, time.time())
     driver.signal(signal.SIGTERM)
     begin = time.monotonic()

@@ -98,14 +98,9 @@ class Foresight:
         return model_card(trial, self.num_classes).model_dump_json()
 
     def drawn(self) -> list[TrialConfig]:
-        """What the space suggests, its known settings among it, as it suggests it."""
+        """Configurations as the space suggests them, its known settings among them."""
         drawn = draw(self.named.space, self.named.known_settings, self.config.seed)
         return [config for config, _ in drawn]
-
-    def starts(self) -> dict[UNetConfig, TrialConfig]:
-        """The start of each student that the space allocates bits to."""
-        drawn = {config.student: config for config in self.drawn() if config.is_allocated}
-        return {student: self.complete(config).start for student, config in drawn.items()}
 
     def probe(self) -> list[TrialConfig]:
         """The same, completed.
@@ -117,6 +112,11 @@ class Foresight:
             with suppress(TrialFailed):
                 probed.append(self.complete(config))
         return probed
+
+    def starts(self) -> dict[UNetConfig, TrialConfig]:
+        """The start of each student that the space allocates bits to."""
+        drawn = {config.student: config for config in self.drawn() if config.is_allocated}
+        return {student: self.complete(config).start for student, config in drawn.items()}
 
     def span(self) -> Points:
         """The least and the greatest (2,C) of each cost among points drawn from the space."""

@@ -2,10 +2,12 @@
 
 from collections.abc import Callable, Sequence
 
+import optuna
+
 from search.budget import Costs
 from search.objectives import Objective
 from search.observation import Observation
-from search.record import Record
+from search.record import Record, asked_trials, read_record
 from trainables.config import TrialConfig
 from trainables.metrics import Metrics
 
@@ -42,6 +44,11 @@ class Memory:
             running=record.state in ("RUNNING", "PAUSED"),
             final=record.metrics.miou if record.state == "COMPLETE" and record.metrics else None,
         )
+
+    def learn_all(self, study: optuna.Study) -> None:
+        """Takes in all trials of a study that were asked for."""
+        for trial in asked_trials(study):
+            self.learn(read_record(trial))
 
     def costs(self, config: TrialConfig) -> tuple[float, ...] | None:
         """The objectives but mIoU; None where one would have to be measured."""

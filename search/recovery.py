@@ -12,7 +12,6 @@ from search.record import (
     REASON,
     RUNGS,
     Record,
-    asked_trials,
     read_record,
     record_of,
     trial_number,
@@ -30,8 +29,7 @@ def recover(
 
     `halving` has replayed the journal; what the dead driver would have asked it next is asked now.
     """
-    for trial in asked_trials(study):
-        memory.learn(read_record(trial))
+    memory.learn_all(study)
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         record = read_record(trial)
         if halving and record.metrics and record.trial_id in memory.observations:

@@ -15,7 +15,7 @@ from search.journal import read_lines, study_at
 from search.memory import Memory
 from search.objectives import named_objectives
 from search.proposer import Proposer
-from search.record import CONFIG, GAIN, PROPOSED_BY, asked_trials, read_record, trial_name
+from search.record import CONFIG, GAIN, PROPOSED_BY, asked_trials, trial_name
 from search.study_file import StudyFile, proposed_by
 from trainables.artifacts import ArtifactStore
 from trainables.command_line import one_line
@@ -102,8 +102,7 @@ def ask_again(then: optuna.Study, file: StudyFile, foresight: Foresight) -> Mapp
     """The parameters of the next trial of a study as it was then."""
     config = file.config
     memory = Memory(named_objectives(config.objectives), foresight.costs_cheaply)
-    for trial in asked_trials(then):
-        memory.learn(read_record(trial))
+    memory.learn_all(then)
     space, complete = foresight.named.space, foresight.complete
     proposer = Proposer(then, space, complete, config.budget, memory, config.sampler, config.seed)
     again = proposer.ask()

@@ -29,9 +29,7 @@ from search.record import (
     RAY_ID,
     REASON,
     Record,
-    asked_trials,
     metrics_key,
-    read_record,
     read_reports,
     record_of,
     trial_name,
@@ -103,8 +101,7 @@ class OptunaSearcher(Searcher):
         self.asked: dict[str, optuna.Trial] = {}
         self.end = self.no_room = ""
         self.memory = Memory(objectives, foresee_cheaply)
-        for trial in asked_trials(study):
-            self.memory.learn(read_record(trial))
+        self.memory.learn_all(study)
         self.proposer = Proposer(
             study, space, complete, budget, self.memory, sampler, seed, earlier, flat
         )

@@ -21,6 +21,7 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 
+from benchmarks.reliability.moments import newest
 from search import check
 from search.check import violations
 from search.cluster import MAX_RETRIES
@@ -64,9 +65,6 @@ class Driver:
         assert "Traceback" not in errors
         return errors
 
-    def signal(self, number: signal.Signals) -> None:
-        os.kill(self.process.pid, number)
-
 
 def children(pid: int, words: str) -> list[psutil.Process]:
     """Processes that came of one, with these words in their command lines."""
@@ -89,14 +87,7 @@ def wait_until(is_so: Callable[[], object], seconds: float = 120) -> None:
 
 def wait_for_checkpoint(folder: Path, since: float) -> None:
     """Until some trial has one that was written since then."""
-
-    def is_new(path: Path) -> bool:
-        try:
-            return path.stat().st_mtime > since
-        except FileNotFoundError:  # the third newest is deleted
-            return False
-
-    wait_until(lambda: any(is_new(path) for path in folder.glob("checkpoints/*/*.ckpt")))
+    wait_until(lambda: any(newest(trial) > since for trial in folder.glob("checkpoints/*")))
 
 
 def rows(folder: Path) -> list[dict[str, object]]:
@@ -124,7 +115,7 @@ def test_a_study_that_everything_happens_to_is_whole(blocks_folder: Path, tmp_pa
         driver.wait_for("goes on from its checkpoint")
 
         # kill -9 of the driver, and the storage is moved
-        driver.signal(signal.SIGKILL)
+        driver.process.send_signal(signal.SIGKILL)
         driver.process.wait()
         tell(cluster)
     shutil.move(before, after)
@@ -142,7 +133,7 @@ def test_a_study_that_everything_happens_to_is_whole(blocks_folder: Path, tmp_pa
     for worker in children(driver.process.pid, TRAINING):
         worker.suspend()
     for _ in range(2):
-        driver.signal(signal.SIGINT)
+        driver.process.send_signal(signal.SIGINT)
         time.sleep(0.5)
     driver.end(130, seconds=5)
     time.sleep(3)  # for Ray's processes to follow
@@ -160,7 +151,7 @@ def test_a_study_that_everything_happens_to_is_whole(blocks_folder: Path, tmp_pa
     # SIGTERM
     driver.wait_for("data: ")
     wait_for_checkpoint(folder, time.time())
-    driver.signal(signal.SIGTERM)
+    driver.process.send_signal(signal.SIGTERM)
     begin = time.monotonic()
     errors = driver.end(130)
     assert time.monotonic() - begin < 20  # a promise, not a speed

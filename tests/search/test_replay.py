@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pytest
-from factories import make_config
+from factories import make_config, make_metrics
 
 from search.halving import Halving
 from search.journal import JOURNAL
@@ -17,9 +17,8 @@ from search.sampler import SamplerName
 from search.searcher import OptunaSearcher
 from search.study import Study
 from search.study_config import StudyConfig
-from tests.search.test_searcher import report
 from trainables.config import RunConfig
-from trainables.trainable import FAILURE, PAUSE
+from trainables.trainable import FAILURE, METRICS, PAUSE
 
 pytestmark = pytest.mark.filterwarnings("error:The constraint value is ignored")
 
@@ -66,7 +65,7 @@ def train(
     """To the end, to a failure, or to a rung that it does not pass."""
     miou, size, name = draw.uniform(0.2, 0.8), draw.randrange(10**5), searcher.name_of(trial_id)
     for epoch in range(1, EPOCHS):
-        result = report(epoch, miou)
+        result = {METRICS: make_metrics(miou, None, epoch).model_dump_json()}
         losses = searcher.losses(trial_id, result)
         assert losses
         if halving and (arrival := halving.report(name, epoch, losses)):
@@ -75,8 +74,8 @@ def train(
                 searcher.on_trial_complete(trial_id, result)
                 return
     fails = draw.random() < 0.15
-    last: dict[str, Any] = {FAILURE: "out of memory"} if fails else report(EPOCHS, miou, size)
-    searcher.on_trial_complete(trial_id, last)
+    finished = {METRICS: make_metrics(miou, size, EPOCHS).model_dump_json()}
+    searcher.on_trial_complete(trial_id, {FAILURE: "out of memory"} if fails else finished)
 
 
 @pytest.mark.parametrize("scheduler", ["halving", "none"])

@@ -44,6 +44,8 @@ EXAMPLES = """formats:
   packed      the search's own file: bit-packed codes in safetensors, the smallest
   onnx        small: weights stored in INT2, INT4 or INT8; ONNX Runtime 1.31 or newer
   onnx-int8   fast: weights widened to INT8, integer convolutions in ONNX Runtime
+              (in your own program on an x86 processor without VNNI, set the session option
+              session.x64quantprecision to 1: 8-bit products overflow there otherwise)
 
 exit status: 0 exported; 1 a file failed its checks and was deleted; 2 bad input.
 """

@@ -15,6 +15,9 @@ from trainables.extras import require_onnx
 from trainables.models.file import read_model
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
+PRECISION = "session.x64quantprecision"
+"""ONNX Runtime's setting without which processors that have AVX2 but not VNNI saturate the sums of
+8-bit products at 16 bits, so that a network computes other classes there."""
 Floats = NDArray[np.float32]
 Network = Callable[[Floats], Floats]
 """From normalised images (B,3,H,W) to logits (B,K,H,W); ValueError where it cannot take them."""
@@ -101,6 +104,7 @@ def open_session(content: bytes, provider: str, num_threads: int) -> Any:
     options.intra_op_num_threads = num_threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
+    options.add_session_config_entry(PRECISION, "1")
     session = onnxruntime.InferenceSession(content, options, providers=[provider])
     if session.get_providers()[0] != provider:
         raise ValueError(f"ONNX Runtime must be able to use {provider}, but it cannot here")

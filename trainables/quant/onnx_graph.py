@@ -127,8 +127,10 @@ class Graph:
             codes, self.opset = codes.astype(int2), max(self.opset, 25)
         elif module.bits <= 4:
             codes = codes.astype(int4)
-        stored, scale = self.constant(codes), self.constant(steps)
-        return self.add("DequantizeLinear", stored, scale, axis=0), steps
+        parts = [codes, steps]
+        if codes.dtype == np.int8:  # ONNX Runtime's precise mode takes an absent one for a scalar
+            parts.append(np.zeros(len(codes), np.int8))
+        return self.add("DequantizeLinear", *map(self.constant, parts), axis=0), steps
 
     def _bias(
         self, layer: nn.Conv2d | nn.ConvTranspose2d, steps: Array | None, grid: Grid | None

@@ -5,25 +5,25 @@ python -m search.predict MODEL IMAGE|FOLDER --out DIR
 
 import argparse
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
 from search.model_card import ExportCard, read_export_card
 from trainables.command_line import Parser
 from trainables.data.augmentation import normalize
+from trainables.data.image_file import IMAGE_ENDINGS, read_image
+from trainables.data.labels import voc_palette
 from trainables.data.voc import scaled
 from trainables.progress import track
 from trainables.runtime import Network, open_model
 
-ENDINGS = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp"}
-UNREADABLE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
 OPACITY = 0.55
 """Of the colours on an overlay."""
 EXAMPLES = """For IMAGE.jpg, DIR gets IMAGE.png (one class index per pixel, in VOC's palette) and
@@ -51,8 +51,8 @@ def main(argv: list[str] | None = None) -> int:
     for path in track(images, "segmenting"):
         try:
             image = read_image(path)
-        except UNREADABLE as error:
-            print(f"error: an image must be readable, but {path} is not: {error}", file=sys.stderr)
+        except ValueError as error:
+            print(f"error: {error}", file=sys.stderr)
             unread += 1
             continue
         try:
@@ -67,6 +67,8 @@ def main(argv: list[str] | None = None) -> int:
             print(f"error: --out must be writable, but: {error}", file=sys.stderr)
             return 2
     print(f"{len(images) - unread} of {len(images)} images segmented in {arguments.out}")
+    if others := left_out(arguments.images):
+        print(f"left out, because they are no images: {others}")
     return 1 if unread else 0
 
 
@@ -93,10 +95,11 @@ def find_images(path: Path) -> Sequence[Path]:
         return [path]
     if not path.is_dir():
         raise ValueError(f"images must be a file or a folder, but there is no {path}")
-    found = sorted(file for file in path.iterdir() if file.suffix.lower() in ENDINGS)
+    found = sorted(file for file in visible(path) if file.suffix.lower() in IMAGE_ENDINGS)
     if not found:
+        holds = f", which holds {others}" if (others := left_out(path)) else ""
         raise ValueError(
-            f"a folder must hold images ({', '.join(sorted(ENDINGS))}), but got {path}"
+            f"a folder must hold images ({', '.join(IMAGE_ENDINGS)}), but got {path}{holds}"
         )
     stems: dict[str, Path] = {}
     for file in found:
@@ -107,16 +110,17 @@ def find_images(path: Path) -> Sequence[Path]:
     return found
 
 
-def read_image(path: Path) -> Image.Image:
-    """An image in RGB, turned as its EXIF data says.
+def visible(folder: Path) -> list[Path]:
+    """The files of a folder that are not hidden."""
+    return [path for path in folder.iterdir() if path.is_file() and path.name[0] != "."]
 
-    Raises:
-        OSError, ValueError, SyntaxError, DecompressionBombError: it cannot be read.
-    """
-    with Image.open(path) as image:
-        if image.mode == "F" or image.mode.startswith("I"):
-            raise ValueError(f"it must have 8 bits a channel, but its mode is {image.mode}")
-        return ImageOps.exif_transpose(image).convert("RGB")
+
+def left_out(path: Path) -> str:
+    """How many files of each ending a folder holds that are not taken for images, in words."""
+    files = visible(path) if path.is_dir() else []
+    endings = Counter(file.suffix.lower() or "without ending" for file in files)
+    others = {ending: count for ending, count in endings.items() if ending not in IMAGE_ENDINGS}
+    return ", ".join(f"{count} {ending}" for ending, count in sorted(others.items()))
 
 
 def segment(network: Network, card: ExportCard, image: Image.Image) -> Image.Image:
@@ -145,16 +149,6 @@ def classes_at(logits_1Khw: Tensor, size: tuple[int, int]) -> Tensor:
 def overlay(image: Image.Image, mask: Image.Image) -> Image.Image:
     """The image under the colours of its classes."""
     return Image.blend(image, mask.convert("RGB"), OPACITY)
-
-
-def voc_palette() -> NDArray[np.uint8]:
-    """The 256 colours (256,3) of PASCAL VOC's masks: the bits of an index, spread over RGB."""
-    index = np.arange(256)
-    colors = np.zeros((256, 3), np.int64)
-    for place in range(8):
-        for channel in range(3):
-            colors[:, channel] |= (index >> 3 * place + channel & 1) << 7 - place
-    return colors.astype(np.uint8)
 
 
 if __name__ == "__main__":

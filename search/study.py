@@ -96,7 +96,7 @@ class Study:
         self.foresight.check_budget()
         check_tracking(config.tracking_uri)
         self.known = read_study_file(config.folder) if resumed else None
-        self.data: PackedData = open_pack((self.found or pack(source, self.store)).path)
+        self.data: PackedData = found or open_pack(pack(source, self.store).path)
         self.file = self.describe()
         self.lock = lock_study(config)
         tidy(config.folder)
@@ -307,6 +307,8 @@ def run_study(study: Study) -> int:
     study.recover()
     progress = Progress(config, study.records(), study.samples_left())
     progress.say(f"data: {study.data}, {'found' if study.found else 'packed'} in {study.data.path}")
+    for note in study.data.notes:
+        progress.say(f"note on the data: {note}")
     interrupted = is_to_stop()
     if study.samples_left() and not interrupted:
         try:

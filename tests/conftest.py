@@ -53,6 +53,7 @@ def blocks_run(tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
 class Blocks:
     """Images of 32 px in four blocks, whose colour is their class, one of five."""
 
+    notes = ()
     class_names = ("black", "red", "green", "blue", "white")
     colors = np.array([(0, 0, 0), (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)])
 

@@ -104,6 +104,8 @@ def run(arguments: argparse.Namespace) -> None:
     data = found or pack(source, store)
     packed = open_pack(data.path)
     print(f"data: {packed}, {'found' if found else 'packed'} in {data.path}", flush=True)
+    for note in packed.notes:
+        print(f"note: {note}", flush=True)
     setting = RunConfig(
         data=data.path,
         artifacts=store.root,

@@ -1,5 +1,8 @@
 """Label conventions of PASCAL VOC."""
 
+import numpy as np
+from numpy.typing import NDArray
+
 IGNORE = 255
 """The mask value of pixels that neither train nor count."""
 
@@ -8,3 +11,13 @@ VOC_CLASSES = (
     "cow", "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa",
     "train", "tvmonitor",
 )  # fmt: skip
+
+
+def voc_palette() -> NDArray[np.uint8]:
+    """The 256 colours (256,3) of PASCAL VOC's masks: the bits of an index, spread over RGB."""
+    index = np.arange(256)
+    colors = np.zeros((256, 3), np.int64)
+    for place in range(8):
+        for channel in range(3):
+            colors[:, channel] |= (index >> 3 * place + channel & 1) << 7 - place
+    return colors.astype(np.uint8)

@@ -29,6 +29,8 @@ class Meta(Frozen):
     class_names: tuple[str, ...]
     height: int = Field(ge=1)
     width: int = Field(ge=1)
+    notes: tuple[str, ...] = ()
+    """What the data set's source has to say of it; none in packs of earlier releases."""
 
 
 def pack(source: Source, store: ArtifactStore) -> Artifact:
@@ -42,7 +44,7 @@ def pack(source: Source, store: ArtifactStore) -> Artifact:
         height, width = source.canvas()
         for split in SPLITS:
             write_table(folder / f"{split}.arrow", decoded(source, split))
-        meta = Meta(class_names=source.class_names, height=height, width=width)
+        meta = Meta(class_names=source.class_names, height=height, width=width, notes=source.notes)
         (folder / META).write_text(meta.model_dump_json())
 
     return store.get("data", pack_key(source), build)
@@ -80,6 +82,7 @@ class PackedData:
     width: int
     train: Table
     val: Table
+    notes: tuple[str, ...] = ()
 
     @property
     def digest(self) -> str:
@@ -120,4 +123,5 @@ def open_pack(folder: Path) -> PackedData:
         meta.width,
         tables["train"],
         tables["val"],
+        meta.notes,
     )

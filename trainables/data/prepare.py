@@ -20,6 +20,7 @@ class ShapesSource:
 
     image_size: int
     class_names: tuple[str, ...] = shapes.CLASS_NAMES
+    notes: tuple[str, ...] = ()
     seed: int = 0
     num_train: int = 256
     num_val: int = 96

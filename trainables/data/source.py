@@ -19,11 +19,16 @@ class Sample(NamedTuple):
 class Source(Protocol):
     """A labelled data set whose samples all come out at one canvas size.
 
-    `class_names`, `canvas` and `sample` raise ValueError where the data breaks a rule.
+    `class_names`, `notes`, `canvas` and `sample` raise ValueError where the data breaks a rule.
     """
 
     @property
     def class_names(self) -> tuple[str, ...]: ...
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a person should know of the data before training on them, a line each."""
+        ...
 
     def digest(self) -> str:
         """Names the content: equal digests mean equal samples."""

@@ -1,5 +1,6 @@
 """Labelled images in the layout of PASCAL VOC (Everingham et al. 2010)."""
 
+import hashlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
@@ -8,20 +9,43 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 
+from trainables.data.class_list import ClassList, read_classes
+from trainables.data.dataset_checks import (
+    Fit,
+    Look,
+    check_palettes,
+    check_splits,
+    images_as_stored,
+    notes_on,
+)
+from trainables.data.image_file import (
+    DEEP_GREY_MODES,
+    check_image_mode,
+    check_mask_format,
+    load,
+    load_mask,
+    orientation_of,
+    read_header,
+    read_image,
+    read_labels,
+    used_colors,
+)
 from trainables.data.labels import IGNORE, VOC_CLASSES
 from trainables.data.source import SPLITS, Sample, Split
+from trainables.data.split_list import IMAGES, Entry, read_split
 from trainables.files import hash_file
 from trainables.frozen import digest
 from trainables.progress import track
 
 Answer = TypeVar("Answer")
 
-LISTS, IMAGES, MASKS = "ImageSets/Segmentation", "JPEGImages", "SegmentationClass"
-CLASSES, VOC_FOLDER = "classes.txt", "VOC2012"
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
+LISTS, MASKS = "ImageSets/Segmentation", "SegmentationClass"
+CLASSES, LABEL_MAP, VOC_FOLDER = "classes.txt", "labelmap.txt", "VOC2012"
 PAD_RGB = (124, 116, 104)  # ImageNet's mean, 0 after normalisation
+FIRST_SWAPPED = 5
+"""From this EXIF orientation on, turning an image swaps its sides."""
 
 
 class VocFolder:
@@ -41,15 +65,14 @@ class VocFolder:
         augmented = (self.root / f"{MASKS}Aug").is_dir() and (
             self.root / LISTS / "train_aug.txt"
         ).is_file()
-        self.masks: dict[Split, str] = {
-            "train": f"{MASKS}Aug" if augmented else MASKS,
-            "val": MASKS,
-        }
+        masks: dict[Split, str] = {"train": f"{MASKS}Aug" if augmented else MASKS, "val": MASKS}
         lists: dict[Split, str] = {"train": "train_aug" if augmented else "train", "val": "val"}
-        self.names = {
-            split: read_list(self.root / LISTS / f"{lists[split]}.txt") for split in SPLITS
+        self.entries = {
+            split: read_split(self.root, self.root / LISTS / f"{lists[split]}.txt", masks[split])
+            for split in SPLITS
         }
-        if shared := sorted(set(self.names["train"]) & set(self.names["val"])):
+        train = {entry.image for entry in self.entries["train"]}
+        if shared := sorted(e.name for e in self.entries["val"] if e.image in train):
             raise ValueError(
                 f"train and val must not share images, but {self.root / LISTS} lists "
                 f"{shared[0]!r} in both"
@@ -67,89 +90,143 @@ class VocFolder:
         """
         listing = self.root / CLASSES
         classes = hash_file(listing) if listing.is_file() else self.root.name == VOC_FOLDER
-        return digest([self.image_size, classes, list(self._each("reading", self._hashes))])
+        content = [self.image_size, classes, list(self._each("reading", self._hashes))]
+        if (colors := self.root / LABEL_MAP).is_file():
+            content.append(hash_file(colors))
+        return digest(content)
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        return self._scanned[0]
+        return self._scan.class_names
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        return self._scan.notes
 
     def canvas(self) -> tuple[int, int]:
-        return self._scanned[1]
+        return self._scan.canvas
 
     def num_samples(self, split: Split) -> int:
-        return len(self.names[split])
+        return len(self.entries[split])
 
     def sample(self, split: Split, index: int) -> Sample:
-        image_path, mask_path = self._files(split, self.names[split][index])
-        image, mask = open_image(image_path).convert("RGB"), open_mask(mask_path)
-        size, canvas = scaled(image.size, self.image_size), self.canvas()
+        entry, canvas = self.entries[split][index], self.canvas()
+        image = read_image(entry.image, turned=entry.image not in self._scan.as_stored)
+        labels = read_labels(entry.mask, load_mask(entry.mask), self.classes.colors)
+        size = scaled(image.size, self.image_size)
         return Sample(
             pad(np.asarray(image.resize(size, Image.Resampling.BILINEAR)), canvas, PAD_RGB),
-            pad(np.asarray(mask.resize(size, Image.Resampling.NEAREST)), canvas, IGNORE),
+            pad(shrink(labels, size), canvas, IGNORE),
         )
 
-    def _each(self, doing: str, look: Callable[[Split, str], Answer]) -> Iterator[Answer]:
+    def _each(self, doing: str, look: Callable[[Split, Entry], Answer]) -> Iterator[Answer]:
         """What `look` says of every sample, in order; all cores look."""
-        samples = [(split, name) for split in SPLITS for name in self.names[split]]
+        samples = [(split, entry) for split in SPLITS for entry in self.entries[split]]
         with ThreadPoolExecutor() as pool:
-            answers = [pool.submit(look, split, name) for split, name in samples]
+            answers = [pool.submit(look, split, entry) for split, entry in samples]
             try:
                 for answer in track(answers, doing):
                     yield answer.result()
             finally:
                 pool.shutdown(cancel_futures=True)
 
-    def _hashes(self, split: Split, name: str) -> list[str]:
-        image, mask = self._files(split, name)
-        return [split, name, hash_file(present(image)), hash_file(present(mask))]
-
-    def _files(self, split: Split, name: str) -> tuple[Path, Path]:
-        images = [self.root / IMAGES / f"{name}{suffix}" for suffix in IMAGE_SUFFIXES]
-        image = next((path for path in images if path.is_file()), images[0])
-        return image, self.root / self.masks[split] / f"{name}.png"
+    def _hashes(self, split: Split, entry: Entry) -> list[str]:
+        """Split, name and SHA-256 of both files, and what else decides how they are read."""
+        image, mask = (present(path).read_bytes() for path in (entry.image, entry.mask))
+        mode = read_header(entry.image, image).mode
+        check_image_mode(entry.image, mode)
+        check_mask_format(entry.mask, read_header(entry.mask, mask))
+        hashes = [hashlib.sha256(content).hexdigest() for content in (image, mask)]
+        return [split, entry.name, *hashes, *([mode] if mode in DEEP_GREY_MODES else [])]
 
     @cached_property
-    def _scanned(self) -> tuple[tuple[str, ...], tuple[int, int]]:
-        """Class names and canvas, from one look at everything."""
-        first_file: dict[int, Path] = {}
-        labelled: set[Split] = set()
-        heights, widths = set(), set()
-        for look in self._each("checking", self._look):
-            width, height = scaled(look.size, self.image_size)
-            heights.add(height)
-            widths.add(width)
-            for value in look.values:
-                first_file.setdefault(value, look.mask)
-            if look.values - {IGNORE}:
-                labelled.add(look.split)
-        for split in SPLITS:
-            if split not in labelled:
-                raise ValueError(
-                    f"a split must have a labelled pixel, but every mask that {split} lists in "
-                    f"{self.root / self.masks[split]} holds nothing but {IGNORE}"
-                )
-        first_file.pop(IGNORE, None)
-        return class_names(self.root, first_file), (max(heights), max(widths))
+    def classes(self) -> ClassList:
+        """What classes.txt or labelmap.txt lists; no names where there is neither.
 
-    def _look(self, split: Split, name: str) -> "Look":
-        image_path, mask_path = self._files(split, name)
-        image, mask = open_image(image_path), open_mask(mask_path)
-        if image.size != mask.size:
+        Raises:
+            ValueError: one cannot be read, or they have different names.
+        """
+        names, colors = self.root / CLASSES, self.root / LABEL_MAP
+        if not colors.is_file():
+            return read_classes(names) if names.is_file() else ClassList(())
+        mapped = read_classes(colors)
+        if names.is_file() and (listed := read_classes(names)).names != mapped.names:
             raise ValueError(
-                f"image and mask must have one size, but {image_path} is {image.size} and "
-                f"{mask_path} is {mask.size} (width, height)"
+                f"{CLASSES} and {LABEL_MAP} must list the same classes in the same order, but "
+                f"{names} has {', '.join(listed.names)} and {colors} {', '.join(mapped.names)}"
             )
-        values = {int(value) for value in np.unique(np.asarray(mask))}
-        return Look(split, mask_path, image.size, values)
+        return mapped
+
+    @cached_property
+    def _scan(self) -> "Scan":
+        """What one look at everything says."""
+        looks = list(self._each("checking", self._look))
+        check_splits(looks, self.root)
+        check_palettes(looks)
+        first_file: dict[int, Path] = {}
+        for look in looks:
+            for value in look.values - {IGNORE}:
+                first_file.setdefault(value, look.mask)
+        names = class_names(self.root, self.classes.names, first_file)
+        widths, heights = zip(*(scaled(look.size, self.image_size) for look in looks), strict=True)
+        return Scan(
+            names,
+            (max(heights), max(widths)),
+            images_as_stored(looks),
+            tuple(notes_on(looks, names)),
+        )
+
+    def _look(self, split: Split, entry: Entry) -> Look:
+        image, mask = load(present(entry.image)), load_mask(present(entry.mask))
+        labels = read_labels(entry.mask, mask, self.classes.colors)
+        values = values_of(labels)
+        colors = used_colors(mask, values)
+        if self.classes.colors and set(colors.values()) <= set(self.classes.colors):
+            colors = {}
+        kept = values_of(shrink(labels, scaled(mask.size, self.image_size)))
+        fit = fit_of(entry, image, mask)
+        return Look(split, entry.image, entry.mask, mask.size, fit, values, kept, colors)
 
 
-class Look(NamedTuple):
-    """What a sample's files hold: size as (width, height), and the mask's values."""
+class Scan(NamedTuple):
+    """What all files of a folder say together; `canvas` is (height, width) in pixels."""
 
-    split: Split
-    mask: Path
-    size: tuple[int, int]
-    values: set[int]
+    class_names: tuple[str, ...]
+    canvas: tuple[int, int]
+    as_stored: frozenset[Path]
+    notes: tuple[str, ...]
+
+
+def fit_of(entry: Entry, image: Image.Image, mask: Image.Image) -> Fit:
+    """How an image fits its mask.
+
+    Raises:
+        ValueError: their sizes differ, whether the image is turned or not.
+    """
+    orientation, turned = orientation_of(image), image.size
+    if orientation >= FIRST_SWAPPED:
+        turned = (image.height, image.width)
+    if mask.size not in (image.size, turned):
+        also = f", {turned} as its EXIF orientation turns it," if turned != image.size else ""
+        raise ValueError(
+            f"image and mask must have one size, but {entry.image} is {image.size}{also} and "
+            f"{entry.mask} is {mask.size} (width, height)"
+        )
+    if orientation == 1:
+        return "plain"
+    if image.size == turned:
+        return "either"
+    return "turned" if mask.size == turned else "stored"
+
+
+def values_of(labels: NDArray[np.uint8]) -> frozenset[int]:
+    """The values that occur in a mask."""
+    return frozenset(np.flatnonzero(np.bincount(labels.ravel(), minlength=256)).tolist())
+
+
+def shrink(labels: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+    """A mask at another size (width, height), by the nearest pixel."""
+    return np.asarray(Image.fromarray(labels).resize(size, Image.Resampling.NEAREST))
 
 
 def find_root(folder: Path) -> Path:
@@ -172,85 +249,36 @@ def find_root(folder: Path) -> Path:
     return roots[0]
 
 
-def read_list(path: Path) -> list[str]:
-    if not path.is_file():
-        raise ValueError(f"the list of a split must exist, but there is no {path}")
-    names = read_lines(path)
-    if not names:
-        raise ValueError(f"a split must list at least one image, but {path} is empty")
-    if len(set(names)) != len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"a split must list an image once, but {path} lists {twice!r} twice")
-    for name in names:
-        if Path(name).is_absolute() or ".." in Path(name).parts or "\0" in name:
-            raise ValueError(f"a listed image must lie in its folder, but {path} lists {name!r}")
-    return names
-
-
-def read_lines(path: Path) -> list[str]:
-    """The lines of a text that are not empty."""
-    try:
-        text = path.read_text("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"a list must be text in UTF-8, but {path} is not: {error}") from error
-    return [line.strip() for line in text.splitlines() if line.strip()]
-
-
 def present(path: Path) -> Path:
     if not path.is_file():
         raise ValueError(f"every listed image must exist, but there is no {path}")
     return path
 
 
-def open_image(path: Path) -> Image.Image:
-    """The image, turned as its EXIF data says: masks are drawn on what people see."""
-    try:
-        image = ImageOps.exif_transpose(Image.open(present(path)))
-        image.load()
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(
-            f"every file must be a readable image, but {path} is not: {error}"
-        ) from error
-    return image
+def class_names(root: Path, names: tuple[str, ...], first_file: dict[int, Path]) -> tuple[str, ...]:
+    """The names that were listed, else as many as the masks use.
 
-
-def open_mask(path: Path) -> Image.Image:
-    mask = open_image(path)
-    if mask.mode not in ("P", "L"):
+    `first_file` maps each value that occurs to a mask.
+    """
+    highest = max(first_file)
+    if names and highest >= len(names):
+        listing = root / (CLASSES if (root / CLASSES).is_file() else LABEL_MAP)
         raise ValueError(
-            f"a mask must hold one class index per pixel (8-bit palette or grey), but {path} is "
-            f"{mask.mode}"
+            f"mask values must be below the {len(names)} classes of {listing}, or {IGNORE}, but "
+            f"{first_file[highest]} holds {highest}"
         )
-    return mask
-
-
-def class_names(root: Path, first_file: dict[int, Path]) -> tuple[str, ...]:
-    """From classes.txt, else as many as the masks use; `first_file` maps each value to a mask."""
-    listing = root / CLASSES
-    highest = max(first_file, default=-1)
-    if listing.is_file():
-        names = tuple(read_lines(listing))
-        if len(set(names)) < len(names):
-            twice = next(name for name in names if names.count(name) > 1)
-            raise ValueError(
-                f"classes must have different names, but {listing} has {twice!r} twice"
-            )
-        if highest >= len(names):
-            raise ValueError(
-                f"mask values must be below the {len(names)} classes of {listing}, or 255, but "
-                f"{first_file[highest]} holds {highest}"
-            )
-    else:
+    if not names:
         missing = sorted(set(range(highest)) - set(first_file))
         if missing:
             raise ValueError(
-                f"without {listing}, mask values must be 0, 1, 2, ... without gaps, or 255, but no "
-                f"mask holds {missing[0]} and {first_file[highest]} holds {highest}"
+                f"without {root / CLASSES}, mask values must be 0, 1, 2, ... without gaps, or "
+                f"{IGNORE}, but no mask holds {missing[0]} and {first_file[highest]} holds "
+                f"{highest}; python -m trainables.convert --values renumbers them"
             )
         names = tuple(f"class {index}" for index in range(highest + 1))
         if root.name == VOC_FOLDER and len(names) == len(VOC_CLASSES):
             names = VOC_CLASSES
-    if not 2 <= len(names) <= IGNORE:
+    if len(names) > IGNORE:
         raise ValueError(f"a data set must have 2 to {IGNORE} classes, but {root} has {len(names)}")
     return names
 

@@ -73,8 +73,10 @@ def test_sbd_augments_training_alone(voc_folder: Path) -> None:
     lists = voc_folder / "ImageSets/Segmentation"
     (lists / "train_aug.txt").write_text("image0\nimage1\n")
     source = VocFolder(voc_folder, 32)
-    assert source.names == {"train": ["image0", "image1"], "val": ["image6", "image7"]}
-    assert source.masks == {"train": "SegmentationClassAug", "val": "SegmentationClass"}
+    names = {split: [entry.name for entry in source.entries[split]] for split in SPLITS}
+    assert names == {"train": ["image0", "image1"], "val": ["image6", "image7"]}
+    folders = {split: source.entries[split][0].mask.parent.name for split in SPLITS}
+    assert folders == {"train": "SegmentationClassAug", "val": "SegmentationClass"}
 
 
 def rewrite(path: Path, change: Callable[[np.ndarray], np.ndarray]) -> None:
@@ -145,7 +147,9 @@ def test_one_class_alone_is_refused(voc_folder: Path) -> None:
     (voc_folder / "classes.txt").unlink()
     for path in (voc_folder / "SegmentationClass").iterdir():
         rewrite(path, np.zeros_like)
-    with pytest.raises(ValueError, match=r"2 to 255 classes, but .* has 1"):
+    with pytest.raises(
+        ValueError, match=r"at least two classes, but the masks that train .* hold 0 alone"
+    ):
         look_at_everything(voc_folder)
 
 

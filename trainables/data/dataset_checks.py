@@ -1,0 +1,128 @@
+"""What the files of a data set say together, and where they contradict each other."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from trainables.data.image_file import Color
+from trainables.data.labels import IGNORE
+from trainables.data.source import SPLITS, Split
+
+Fit = Literal["plain", "stored", "turned", "either"]
+"""How an image fits its mask: it has no EXIF orientation; or only as stored; or only turned as its
+orientation says; or both ways."""
+
+
+class Look(NamedTuple):
+    """What the two files of a sample hold.
+
+    `size` is (width, height) of the mask, in pixels; `values` are the mask's, `kept` those that are
+    left of them at the size of training; `colors` are what a palette gives to values.
+    """
+
+    split: Split
+    image: Path
+    mask: Path
+    size: tuple[int, int]
+    fit: Fit
+    values: frozenset[int]
+    kept: frozenset[int]
+    colors: dict[int, Color]
+
+
+def check_splits(looks: Sequence[Look], root: Path) -> None:
+    """Raises ValueError where a split has fewer than two classes to tell apart."""
+    for split in SPLITS:
+        own = [look for look in looks if look.split == split]
+        values = set().union(*(look.values for look in own))
+        kept = set().union(*(look.kept for look in own))
+        if len(kept - {IGNORE}) >= 2:
+            continue
+        held = f"the masks that {split} lists in {own[0].mask.parent} hold {listed(values)} alone"
+        if len(values - {IGNORE}) >= 2:
+            reason = f"{held}, and {listed(kept)} at this image size: choose a larger --image-size"
+        elif IGNORE in values and len(values) == 2:
+            other = min(values)
+            reason = (
+                f"{held}, and {IGNORE} marks pixels that are ignored: write 1 for the foreground, "
+                f"as python -m trainables.convert {root} --out DIR --values "
+                f"{other}=background,{IGNORE}=foreground does"
+            )
+        else:
+            reason = f"{held}: write 0 for the background and 1, 2, ... for the classes"
+        raise ValueError(f"a split must have pixels of at least two classes, but {reason}")
+
+
+def check_palettes(looks: Iterable[Look]) -> None:
+    """Raises ValueError where the palettes of two masks give one value different colours."""
+    first: dict[int, tuple[Color, Path]] = {}
+    for look in looks:
+        for value, color in look.colors.items():
+            before, mask = first.setdefault(value, (color, look.mask))
+            if before != color and value != IGNORE:
+                raise ValueError(
+                    f"masks with palettes must give a value one colour, but {value} is {before} in "
+                    f"{mask} and {color} in {look.mask}, so that it may mean different classes: "
+                    "save all masks with one palette, or in grey"
+                )
+
+
+def images_as_stored(looks: Sequence[Look]) -> frozenset[Path]:
+    """The images that are not turned although they have an EXIF orientation.
+
+    Those whose masks fit only so; and those that fit both ways, where sizes tell of others that
+    they are not turned, and of none that it is.
+    """
+    fits = {look.fit for look in looks}
+    kept = {"stored", "either"} if "stored" in fits and "turned" not in fits else {"stored"}
+    return frozenset(look.image for look in looks if look.fit in kept)
+
+
+def notes_on(looks: Sequence[Look], class_names: Sequence[str]) -> list[str]:
+    """What a person should know of a data set before training on it, a line each."""
+    return [*notes_on_orientation(looks), *notes_on_classes(looks, class_names)]
+
+
+def notes_on_orientation(looks: Sequence[Look]) -> list[str]:
+    oriented = [look for look in looks if look.fit != "plain"]
+    if not oriented:
+        return []
+    stored = len(images_as_stored(looks))
+    note = f"{len(oriented)} images have an EXIF orientation: {len(oriented) - stored} are turned"
+    note += f" as viewers show them, {stored} are not; the sizes of their masks say which"
+    if ambiguous := sum(look.fit == "either" for look in looks):
+        kind = "not turned, as the others" if stored else "turned"
+        note += f", but for {ambiguous} that fit both ways and are taken to be {kind}"
+    return [note]
+
+
+def notes_on_classes(looks: Sequence[Look], class_names: Sequence[str]) -> list[str]:
+    used: dict[Split, set[int]] = {
+        split: set().union(*(look.values for look in looks if look.split == split))
+        for split in SPLITS
+    }
+    notes = []
+    for described, values in (
+        ("no mask uses", set(range(len(class_names))) - used["train"] - used["val"]),
+        ("val alone, which no training can learn, uses", used["val"] - used["train"]),
+        ("train alone, which no mIoU counts, uses", used["train"] - used["val"]),
+    ):
+        if names := [class_names[value] for value in sorted(values - {IGNORE})]:
+            notes.append(f"{described} {len(names)} of {len(class_names)} classes: {shown(names)}")
+    binary = [look for look in looks if look.values == {0, IGNORE}]
+    if binary:
+        notes.append(
+            f"{len(binary)} masks hold 0 and {IGNORE} alone, such as {binary[0].mask}: "
+            f"{IGNORE} is ignored, not a class"
+        )
+    return notes
+
+
+def shown(names: Sequence[str], most: int = 6) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
+def listed(values: Iterable[int]) -> str:
+    texts = [str(value) for value in sorted(values)]
+    return " and ".join(texts) if len(texts) < 3 else shown(texts)

@@ -1,0 +1,1 @@
+"""Labelled images as labelling tools export them."""

@@ -1,0 +1,120 @@
+"""COCO's annotations drawn as a mask of class indices."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trainables.data.label_formats.coco_file import CocoImage, Runs, Segmentation
+from trainables.data.label_formats.export import Drawing
+from trainables.data.labels import IGNORE
+
+NOT_DRAWN = -1
+MIN_NUMBERS = 6
+"""Of a polygon; fewer are no area, and four would be a box to pycocotools."""
+FIRST_CHARACTER, VALUE_BITS, SIGN_BIT, MORE_BIT = ord("0"), 5, 16, 32
+"""Of packed run lengths."""
+
+Outline = tuple[int, Segmentation]
+"""A class index and where the class is."""
+
+
+def has_area(segmentation: Segmentation | None) -> bool:
+    """Whether an annotation is more than a box, points or a line."""
+    if isinstance(segmentation, Runs):
+        return True
+    return any(len(polygon) >= MIN_NUMBERS for polygon in segmentation or [])
+
+
+def draw_outlines(file: Path, image: CocoImage, outlines: Sequence[Outline]) -> Drawing:
+    """The mask of an image; pixels of two different classes are ignored, the others background.
+
+    Raises:
+        ValueError: an outline does not fit the image.
+    """
+    labels = np.full((image.height, image.width), NOT_DRAWN, np.int16)
+    overlap = np.zeros(labels.shape, np.bool_)
+    for index, segmentation in outlines:
+        try:
+            area = draw_area(segmentation, image.height, image.width)
+        except ValueError as error:
+            raise ValueError(
+                f"an annotation must fit its image, but {file} has one of {image.file_name!r} "
+                f"({image.width} x {image.height} pixels) with {error}"
+            ) from error
+        overlap |= area & (labels != NOT_DRAWN) & (labels != index)
+        labels[area] = index
+    labels[labels == NOT_DRAWN] = 0
+    labels[overlap] = IGNORE
+    return Drawing(labels.astype(np.uint8), int(overlap.sum()))
+
+
+def draw_area(segmentation: Segmentation, height: int, width: int) -> NDArray[np.bool_]:
+    from pycocotools import mask  # an extra that only this format needs
+
+    if isinstance(segmentation, Runs):
+        counts = checked_runs(segmentation, height, width)
+        encoded = mask.frPyObjects({"size": [height, width], "counts": counts}, height, width)
+    else:
+        polygons = [polygon for polygon in segmentation if len(polygon) >= MIN_NUMBERS]
+        for polygon in polygons:
+            check_polygon(polygon, height, width)
+        encoded = mask.merge(mask.frPyObjects(polygons, height, width))
+    area: NDArray[np.bool_] = mask.decode(encoded).astype(np.bool_)
+    return area
+
+
+def check_polygon(polygon: Sequence[float], height: int, width: int) -> None:
+    """Raises ValueError where a polygon is not of its image.
+
+    Points may lie outside the image, since augmentation moves them, but no farther than its size.
+    """
+    if len(polygon) % 2:
+        raise ValueError(f"a polygon of {len(polygon)} numbers, which are no pairs of x and y")
+    for numbers, size in ((polygon[::2], width), (polygon[1::2], height)):
+        far = [number for number in numbers if not -size <= number <= 2 * size]
+        if far:
+            raise ValueError(f"a point at {far[0]:g}, far outside")
+
+
+def checked_runs(runs: Runs, height: int, width: int) -> list[int]:
+    """The run lengths, which fill the image.
+
+    pycocotools does not check them: it reads and writes beyond its memory where they are wrong.
+
+    Raises:
+        ValueError: they do not fill the image.
+    """
+    if runs.size != (height, width):
+        raise ValueError(f"a run-length mask of {runs.size[1]} x {runs.size[0]} pixels")
+    counts = unpack(runs.counts) if isinstance(runs.counts, str) else runs.counts
+    if min(counts, default=0) < 0 or sum(counts) != math.prod(runs.size):
+        raise ValueError(f"run lengths of {sum(counts)} pixels")
+    return counts
+
+
+def unpack(text: str) -> list[int]:
+    """Run lengths from COCO's text: five bits a character, from the fourth on as differences.
+
+    Raises:
+        ValueError: it is no such text.
+    """
+    counts: list[int] = []
+    value = shift = 0
+    for character in text:
+        bits = ord(character) - FIRST_CHARACTER
+        if not 0 <= bits < 2 * MORE_BIT:
+            raise ValueError(f"run lengths that contain {character!r}")
+        value |= bits % MORE_BIT << shift
+        shift += VALUE_BITS
+        if bits & MORE_BIT:
+            continue
+        if bits & SIGN_BIT:
+            value -= 1 << shift
+        counts.append(value + (counts[-2] if len(counts) > 2 else 0))
+        value = shift = 0
+    if shift:
+        raise ValueError("run lengths that are cut off")
+    return counts

@@ -1,0 +1,143 @@
+"""Masks whose values or colours stand for classes."""
+
+from collections.abc import Iterable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from trainables.data.class_list import ClassList
+from trainables.data.image_file import DEEP_GREY_MODES, Labels, load_mask, read_labels
+from trainables.data.label_formats.pairs import ReadMask
+from trainables.data.labels import IGNORE
+
+MAX_VALUE = 65535
+IGNORED = "ignore"
+"""The name of values that neither train nor count."""
+VALUE_MODES = ("1", "L", "P", "I", *DEEP_GREY_MODES)
+"""Pillow's modes of masks with one whole number per pixel."""
+MOST_SHOWN = 6
+
+
+class Values(NamedTuple):
+    """Class names in the order of their indices, and the index of each value of a mask."""
+
+    names: tuple[str, ...]
+    indices: Mapping[int, int]
+    origin: str
+
+
+ONE_BIT = Values(("background", "foreground"), {0: 0, 1: 1}, "a 1-bit mask")
+
+
+def parse_values(text: str) -> Values:
+    """What `0=background,255=crack` says.
+
+    Raises:
+        ValueError: it is no such list.
+    """
+    entries = [entry.partition("=") for entry in text.split(",")]
+    for value, _, name in entries:
+        if not value.strip().isdecimal() or not name.strip():
+            raise ValueError(
+                "--values must be a list such as 0=background,255=crack, but got "
+                f"{value + (name and '=' + name)!r}"
+            )
+    return make_values([(int(value), name.strip()) for value, _, name in entries], "--values")
+
+
+def make_values(entries: Iterable[tuple[int, str]], origin: str) -> Values:
+    """Values in the order given; those named `ignore` are ignored.
+
+    Raises:
+        ValueError: a value is too large, or there twice.
+    """
+    names: list[str] = []
+    indices: dict[int, int] = {}
+    for value, name in entries:
+        if value > MAX_VALUE:
+            raise ValueError(f"values must be 0 to {MAX_VALUE}, but {origin} has {value}")
+        if value in indices:
+            raise ValueError(f"a value must have one class, but {origin} has {value} twice")
+        indices[value] = IGNORE if name == IGNORED else len(names)
+        if name != IGNORED:
+            names.append(name)
+    return Values(tuple(names), indices, origin)
+
+
+def by_values(values: Values) -> ReadMask:
+    return partial(read_valued, values)
+
+
+def by_colors(classes: ClassList, origin: Path) -> ReadMask:
+    return partial(read_colored, classes, origin)
+
+
+def read_valued(values: Values, path: Path) -> Labels:
+    """The class indices of a mask with one value per pixel.
+
+    Raises:
+        ValueError: it has colours, or a value of no class.
+    """
+    image = load_mask(path)
+    if image.mode not in VALUE_MODES:
+        raise ValueError(
+            f"a mask must hold one value per pixel (1-bit, grey or palette), but {path} is "
+            f"{image.mode}: colour masks need a labelmap.txt in the data folder, with lines of "
+            "NAME:RED,GREEN,BLUE::"
+        )
+    return indices_of(pixels_of(image), values, path)
+
+
+def read_one_bit(path: Path) -> Labels:
+    """The class indices of a mask of one bit per pixel.
+
+    Raises:
+        ValueError: it has more.
+    """
+    image = load_mask(path)
+    if image.mode in VALUE_MODES[1:]:
+        held = np.unique(pixels_of(image)).tolist()
+        more = ", ..." if len(held) > MOST_SHOWN else ""
+        raise ValueError(
+            f"masks other than 1-bit ones must have their values named, but {path} is "
+            f"{image.mode} and holds {', '.join(map(str, held[:MOST_SHOWN]))}{more}: say "
+            "--values VALUE=NAME,VALUE=NAME,..."
+        )
+    return read_valued(ONE_BIT, path)
+
+
+def read_colored(classes: ClassList, origin: Path, path: Path) -> Labels:
+    """The class indices of a mask in the colours of a label map.
+
+    Raises:
+        ValueError: a colour is of no class.
+    """
+    image = load_mask(path)
+    if image.mode not in ("1", "L", "P", "RGB"):
+        raise ValueError(f"a mask must be RGB, palette or 8-bit grey, but {path} is {image.mode}")
+    if image.mode == "RGB" and classes.colors is None:
+        raise ValueError(
+            f"a label map must give each class a colour, but {origin} does not, and {path} is RGB"
+        )
+    return read_labels(path, image, classes.colors)
+
+
+def pixels_of(image: Image.Image) -> NDArray[Any]:
+    pixels = np.asarray(image)
+    return pixels.astype(np.uint8) if image.mode == "1" else pixels
+
+
+def indices_of(pixels: NDArray[Any], values: Values, path: Path) -> Labels:
+    held, places = np.unique(pixels, return_inverse=True)
+    unknown = [value for value in held.tolist() if value not in values.indices]
+    if unknown:
+        raise ValueError(
+            f"every value of a mask must be that of a class, but {path} holds {unknown[0]}, which "
+            f"{values.origin} does not list"
+        )
+    table = np.array([values.indices[value] for value in held.tolist()], np.uint8)
+    return table[places].reshape(pixels.shape)

@@ -98,7 +98,8 @@ def make_parser() -> Parser:
         "--teacher",
         metavar="auto|NAME|FILE",
         help="auto (default): DeepLabV3-ResNet101 for VOC classes, else a wide U-Net trained once "
-        "on the data; the name of a torchvision segmentation network; or a model file",
+        "on the data; the name of a torchvision segmentation network; a model file; or the state "
+        "dict (.pth, .safetensors) of one of these networks, of as many classes as the data",
     )
     what(
         "--teacher-outputs",

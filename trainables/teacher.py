@@ -1,6 +1,7 @@
 """The teacher as an artifact: a model file and its own mIoU on the validation split."""
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from trainables.evaluation import evaluate
 from trainables.files import hash_file
 from trainables.models.file import ModelCard, read_card, read_model, write_model
 from trainables.models.outputs import place
+from trainables.models.state_dict import is_model_file, read_state_dict
 from trainables.models.torchvision_model import (
     PRETRAINED_CLASSES,
     TORCHVISION_NAMES,
@@ -46,12 +48,12 @@ def check_teacher(spec: str, num_classes: int) -> None:
         return
     if spec in TORCHVISION_NAMES:
         found = PRETRAINED_CLASSES
-    elif Path(spec).is_file():
-        found = read_card(Path(spec)).num_classes
+    elif named_file(spec).is_file():
+        found = count_classes(named_file(spec))
     else:
         raise ValueError(
-            f"the teacher must be auto, a model file or one of {', '.join(TORCHVISION_NAMES)}, "
-            f"but got {spec}"
+            "the teacher must be auto, a model file, a state dict of a torchvision network, or one "
+            f"of {', '.join(TORCHVISION_NAMES)}, but got {spec}"
         )
     if found != num_classes:
         raise ValueError(
@@ -80,7 +82,7 @@ def prepare_teacher(run: RunConfig, spec: str, own: TrialConfig) -> Teacher:
         return own_teacher(run, own, "trained on the data")
     if spec in TORCHVISION_NAMES:
         return torchvision_teacher(spec, run, data)
-    return file_teacher(Path(spec), run, data)
+    return file_teacher(named_file(spec), run, data)
 
 
 def own_teacher(run: RunConfig, own: TrialConfig, note: str) -> Teacher:
@@ -104,12 +106,33 @@ def torchvision_teacher(name: str, run: RunConfig, data: PackedData) -> Teacher:
 
 def file_teacher(file: Path, run: RunConfig, data: PackedData) -> Teacher:
     def build(folder: Path) -> None:
-        (folder / MODEL_FILE).write_bytes(file.read_bytes())
+        copy_model(file, folder / MODEL_FILE)
         measure(folder, run, data)
 
     key = {"file": hash_file(file), "data": data.digest}
     folder = ArtifactStore(run.artifacts).get("teacher", key, build).path
-    return Teacher(folder / MODEL_FILE, read_miou(folder), str(file))
+    name = read_card(folder / MODEL_FILE).model.name
+    return Teacher(folder / MODEL_FILE, read_miou(folder), f"{name} of {file}")
+
+
+def named_file(spec: str) -> Path:
+    return Path(os.path.expanduser(spec))
+
+
+def count_classes(file: Path) -> int:
+    """Of the network in a model file or in a state dict."""
+    if is_model_file(file):
+        return read_card(file).num_classes
+    return read_state_dict(file).num_classes
+
+
+def copy_model(file: Path, to: Path) -> None:
+    """Writes the network in a model file or in a state dict as a model file."""
+    if is_model_file(file):
+        to.write_bytes(file.read_bytes())
+        return
+    state = read_state_dict(file)
+    write_model(to, state.build(), state.card)
 
 
 def measure(folder: Path, run: RunConfig, data: PackedData) -> None:

@@ -47,7 +47,7 @@ CASES: dict[str, tuple[list[str], str]] = {
     "too many GPUs": (["--gpus-per-trial", "99"], "--gpus-per-trial must not exceed the .*got 99"),
     "too many CPUs": (["--cpus-per-trial", "9999"], "--cpus-per-trial must not exceed .*got 9999"),
     "no such data": (["--data", "/no/where"], "data folder must exist, but got /no/where"),
-    "no such teacher": (["--teacher", "/no/file"], "the teacher must be auto, a model file or"),
+    "no such teacher": (["--teacher", "/no/file"], "the teacher must be auto, a model file, a state dict"),
     "odd store": (["--tracking-uri", "ftp://x"], "--tracking-uri must name an MLflow store"),
     "nothing fits": (
         ["--max-size", "1KB"],

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.models import get_model, get_model_weights
 
+from trainables.command_line import first_line
 from trainables.frozen import Frozen
 from trainables.models.outputs import Outputs
 
@@ -16,8 +17,10 @@ TorchvisionName = Literal[
     "deeplabv3_resnet50",
     "deeplabv3_mobilenet_v3_large",
     "lraspp_mobilenet_v3_large",
+    "fcn_resnet101",
+    "fcn_resnet50",
 ]
-TORCHVISION_NAMES: tuple[str, ...] = get_args(TorchvisionName)
+TORCHVISION_NAMES: tuple[TorchvisionName, ...] = get_args(TorchvisionName)
 PRETRAINED_CLASSES = 21
 
 
@@ -65,14 +68,17 @@ def load_pretrained(name: TorchvisionName) -> TorchvisionModel:
     except OSError as error:
         file = weights_file(weights.url)
         raise ConnectionError(
-            f"the weights of {name} must be downloadable or present, but there is no network and "
-            f"no file {file}: put {file.name} there, or choose another --teacher"
+            f"the weights of {name} must be downloadable or present, but {first_line(error)} and "
+            f"there is no file {file}: put {file.name} there, or choose another --teacher"
         ) from error
     model = TorchvisionModel(name, PRETRAINED_CLASSES)
-    model.network.load_state_dict(
-        {key: value for key, value in state.items() if not key.startswith("aux_classifier.")}
-    )
+    model.network.load_state_dict(without_auxiliary_head(state))
     return model
+
+
+def without_auxiliary_head(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The same state dict without the head that serves training alone."""
+    return {key: value for key, value in state.items() if not key.startswith("aux_classifier.")}
 
 
 def weights_file(url: str) -> Path:

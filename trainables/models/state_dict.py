@@ -1,0 +1,207 @@
+"""State dicts of torchvision's segmentation networks, recognised by their keys and shapes."""
+
+import re
+import warnings
+from argparse import Namespace
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TypeGuard
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from trainables.models.file import ModelCard
+from trainables.models.torchvision_model import (
+    TORCHVISION_NAMES,
+    TorchvisionConfig,
+    TorchvisionModel,
+    TorchvisionName,
+    without_auxiliary_head,
+)
+
+WRAPPINGS = (
+    "model",
+    "state_dict",
+    "model_state_dict",
+    "net",
+    "network",
+    "teacher",
+    "ema",
+    "model_ema",
+)
+"""Where a checkpoint of a training keeps the weights; the first that holds any counts."""
+PREFIXES = ("module.", "model.", "_orig_mod.", "network.", "net.")
+"""What wrappers of a module put before each of its keys."""
+HEADS = ("classifier.4.", "classifier.low_classifier.", "classifier.high_classifier.")
+"""The convolutions that have one output channel for each class."""
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class StateDict:
+    """The weights of one of torchvision's networks, in float32, without its auxiliary head."""
+
+    name: TorchvisionName
+    num_classes: int
+    weights: Mapping[str, Tensor]
+
+    @property
+    def card(self) -> ModelCard:
+        """The card of the model file that `build` gives."""
+        config = TorchvisionConfig(name=self.name)
+        return ModelCard(model=config, num_classes=self.num_classes, folded=False)
+
+    def build(self) -> TorchvisionModel:
+        """The network with these weights, in evaluation mode."""
+        model = TorchvisionModel(self.name, self.num_classes)
+        model.network.load_state_dict(self.weights)
+        return model.eval()
+
+
+def is_model_file(path: Path) -> bool:
+    """Whether a file is one of this project's own, of whatever version."""
+    try:
+        with safetensors.safe_open(path, "np") as file:
+            return "paretoseg" in (file.metadata() or {})
+    except safetensors.SafetensorError:
+        return False
+
+
+def read_state_dict(path: Path) -> StateDict:
+    """A file of tensors in the format of safetensors or of `torch.save`.
+
+    The weights may be wrapped in the checkpoint of a training, and their keys may have prefixes.
+    Only floating-point tensors count: what else is there (counters, the optimizer) does not change
+    what the network computes.
+
+    Raises:
+        ValueError: it holds other things than tensors, or no intact network of torchvision's.
+    """
+    weights = find_weights(load(path))
+    if not weights:
+        raise ValueError(f"a state dict must hold floating-point tensors, but {path} holds none")
+    weights = without_auxiliary_head(strip_prefixes(weights))
+    num_classes = count_classes(weights)
+    name = recognize(path, weights, num_classes)
+    if not 2 <= num_classes <= 255:
+        raise ValueError(f"a network must have 2 to 255 classes, but {path} has {num_classes}")
+    weights = {key: tensor.detach().float() for key, tensor in weights.items()}
+    for key, tensor in weights.items():
+        if not tensor.isfinite().all():
+            raise ValueError(f"weights must be finite, but {key} in {path} holds NaN or infinity")
+    return StateDict(name, num_classes, weights)
+
+
+def load(path: Path) -> object:
+    """What a file holds, whose content and not whose ending says of which format it is."""
+    with path.open("rb") as file, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's, on old formats
+        is_safetensors = file.read(9)[8:] == b"{"
+        file.seek(0)
+        try:
+            if is_safetensors:
+                return safetensors.torch.load_file(path)
+            with torch.serialization.safe_globals([Namespace]):  # torchvision's training keeps one
+                return torch.load(file, map_location="cpu", weights_only=True)
+        except Exception as error:  # damaged files make torch raise anything
+            raise ValueError(
+                f"a state dict must be an intact file of tensors alone, but {path} "
+                f"{describe(error)}: write it by torch.save(model.state_dict(), FILE) or "
+                "safetensors.torch.save_file"
+            ) from error
+
+
+def describe(error: Exception) -> str:
+    """What is wrong with a file, without torch's advice to trust it."""
+    if found := re.search(r"GLOBAL (\S+)", str(error)):
+        return f"holds {found[1]!r}"
+    if "TorchScript" in str(error):
+        return "is a TorchScript archive"
+    return "is damaged or of another format"
+
+
+def find_weights(content: object, depth: int = 2) -> dict[str, Tensor]:
+    """The floating-point tensors of a checkpoint, which may be wrapped `depth` times."""
+    if not isinstance(content, Mapping):
+        return {}
+    for name in WRAPPINGS if depth else ():
+        if found := find_weights(content.get(name), depth - 1):
+            return found
+    return {
+        key: value for key, value in content.items() if isinstance(key, str) and is_weight(value)
+    }
+
+
+def is_weight(value: object) -> TypeGuard[Tensor]:
+    """Whether it is an ordinary tensor, neither sparse nor without values, that can be float32."""
+    return (
+        isinstance(value, Tensor)
+        and value.dtype in FLOATS
+        and value.layout == torch.strided
+        and not value.is_meta
+    )
+
+
+def strip_prefixes(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The same without prefixes that all keys have."""
+    assert weights
+    for prefix in PREFIXES:
+        if all(key.startswith(prefix) for key in weights):
+            return strip_prefixes({key[len(prefix) :]: weights[key] for key in weights})
+    return weights
+
+
+def count_classes(weights: Mapping[str, Tensor]) -> int:
+    """The output channels of the last convolution; none where there is no such convolution."""
+    heads = (tensor for key, tensor in weights.items() if key.startswith(HEADS) and tensor.ndim)
+    return next((len(tensor) for tensor in heads), 0)
+
+
+def recognize(path: Path, weights: Mapping[str, Tensor], num_classes: int) -> TorchvisionName:
+    """The network that has exactly these keys and shapes.
+
+    Raises:
+        ValueError: there is none; the message says how the nearest differs.
+    """
+    found = {key: tuple(tensor.shape) for key, tensor in weights.items()}
+    known = {name: shapes(name, num_classes) for name in TORCHVISION_NAMES}
+    matching = {name: len(known[name].items() & found.items()) for name in known}
+    # a network of ResNet-101 has all weights of that of ResNet-50: the smaller wins a tie
+    nearest = max(known, key=lambda name: (matching[name], -len(known[name])))
+    if known[nearest] == found:
+        return nearest
+    raise ValueError(
+        f"a state dict must be that of one of {', '.join(TORCHVISION_NAMES)}, but {path} is not: "
+        f"it has {matching[nearest]} of the {len(known[nearest])} weights of the nearest, "
+        f"{nearest}, and differs first in {difference(known[nearest], found)}"
+    )
+
+
+def difference(expected: Shapes, found: Shapes) -> str:
+    for key, shape in expected.items():
+        if key not in found:
+            return f"{key!r}, which is missing"
+        if found[key] != shape:
+            return f"{key!r}, whose shape is {found[key]} and not {shape}"
+    return f"{next(key for key in found if key not in expected)!r}, which is not known there"
+
+
+def shapes(name: TorchvisionName, num_classes: int) -> Shapes:
+    """Of the weights of a network for `num_classes` classes."""
+    return {
+        key: (num_classes, *shape[1:]) if key.startswith(HEADS) else shape
+        for key, shape in shapes_of_two_classes(name).items()
+    }
+
+
+@cache
+def shapes_of_two_classes(name: TorchvisionName) -> Shapes:
+    with torch.device("meta"):
+        state = TorchvisionModel(name, num_classes=2).network.state_dict()
+    return {key: tuple(tensor.shape) for key, tensor in state.items() if tensor.dtype in FLOATS}

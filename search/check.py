@@ -21,7 +21,8 @@ from search.replay import Unknown, replay
 from search.study_config import StudyConfig
 from search.study_file import StudyFile, read_study_file
 from search.tracking import Run, read_runs
-from trainables.command_line import Parser, one_line, report
+from trainables import terminal
+from trainables.command_line import Parser, as_path, one_line, report
 from trainables.files import hash_file
 from trainables.frozen import Leaf
 from trainables.models.file import read_card
@@ -59,7 +60,7 @@ def complain(found: Iterable[str]) -> int:
     """Says what is wrong, and gives how much."""
     lines = list(found)
     for line in lines:
-        print(f"error: {line}", file=sys.stderr)
+        terminal.complain(f"error: {line}")
     return len(lines)
 
 
@@ -69,7 +70,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         "Check that the records of a study that does not run agree with each other.",
         "exit status: 0 the study is whole; 1 records disagree; 2 bad input.\n",
     )
-    parser.add_argument("study", type=Path, metavar="STUDY", help="the study's folder")
+    parser.add_argument("study", type=as_path, metavar="STUDY", help="the study's folder")
     return parser.parse_args(argv)
 
 

@@ -4,25 +4,32 @@ import logging
 import math
 import os
 import shutil
-import signal
 import sys
+import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
-from types import FrameType
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import ray
+from pyarrow.fs import LocalFileSystem
 from ray import tune
+from ray._private import services
 from ray.tune.schedulers import TrialScheduler
-from ray.tune.stopper import CombinedStopper, Stopper
+from ray.tune.stopper import CombinedStopper, NoopStopper, Stopper
 
+from search.cluster_address import CLUSTER_ADDRESS, cluster_address, on_cluster
+from search.interruption import Interruption
 from search.litter import SCRATCH
-from search.resources import Share, fixed_share, num_cores, num_parallel, on_cluster
+from search.resources import Share, fixed_share, num_cores, num_parallel
 from search.revival import Revival
 from search.searcher import OptunaSearcher
 from search.study_config import StudyConfig
+from trainables import terminal
+from trainables.command_line import first_line
 from trainables.config import RunConfig
 from trainables.errors import Interrupted, TrialFailed
 from trainables.files import is_full_disk
@@ -30,13 +37,13 @@ from trainables.trainable import EPOCH, StudentTrainable
 
 Given = ParamSpec("Given")
 Result = TypeVar("Result")
+ANSWER_S = 60.0
+"""For a cluster to answer; a port where something else listens never does."""
+NUM_STARTS, PAUSE_S = 3, 2.0
+"""Attempts to start Ray, and seconds between the first two: on a busy machine it is often late."""
 MAX_RETRIES = 3
 """Times that a trial is started again because its process died."""
-PATIENCE_S = 7.0
-"""For trainings to leave: a node that is taken away gives 30 s, of which the report needs some."""
 TELLING = ("exit detail", "out of memory", "OOM", "node", "Error")
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
-SHOW_CURSOR = b"\x1b[?25h"
 NEARLY_DONE = 0.8
 """Share of a training after which it goes on when the time is over."""
 OVERTIME = 0.1
@@ -44,21 +51,25 @@ OVERTIME = 0.1
 
 
 @contextmanager
-def connect(config: StudyConfig, interruption: "Interruption") -> Iterator[None]:
-    """Ray for as long as the block lasts."""
+def connect(config: StudyConfig, interruption: Interruption) -> Iterator[None]:
+    """Ray for as long as the block lasts.
+
+    Raises:
+        RayUnavailable: it does not start here, or no cluster answers.
+        KeyboardInterrupt: the user asked to stop while it started.
+    """
     logging.getLogger("ray").setLevel(logging.CRITICAL)
-    local = not on_cluster()
-    ray.init(
-        "local" if local else None,
-        num_cpus=num_cores() if local else None,
-        include_dashboard=False if local else None,
-        log_to_driver=False,
-        logging_level=logging.CRITICAL,
-    )
-    node: Any = ray._private.worker._global_node
-    command = [sys.executable, *config.resume_arguments]
-    revival = Revival(node, command, lambda: interruption.wanted) if local else None
+    revival = None
     try:
+        with patient() if on_cluster() else nullcontext():
+            start_ray(interruption)
+        interruption.listen()
+        if interruption.wanted:
+            raise KeyboardInterrupt
+        if not on_cluster():
+            node: Any = ray._private.worker._global_node
+            command = [sys.executable, *config.resume_arguments]
+            revival = Revival(node, command, lambda: interruption.wanted)
         yield
     finally:
         if revival:
@@ -66,10 +77,77 @@ def connect(config: StudyConfig, interruption: "Interruption") -> Iterator[None]
         ray.shutdown()
 
 
+@contextmanager
+def patient() -> Iterator[None]:
+    """Ends the process where a cluster takes longer to answer: Ray waits for many minutes."""
+
+    def end() -> None:
+        terminal.complain(
+            f"error: {CLUSTER_ADDRESS} must be the address of a cluster's head, but nothing that "
+            f"Ray understands came from {cluster_address()} in {ANSWER_S:g} s"
+        )
+        os._exit(2)
+
+    timer = threading.Timer(ANSWER_S, end)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+class RayUnavailable(OSError):
+    """Ray does not start on this machine, or the cluster does not answer."""
+
+
+def start_ray(interruption: Interruption) -> None:
+    """Starts Ray, or connects to the cluster; once more where that takes Ray too long."""
+    local = not on_cluster()
+    for attempt in range(1, NUM_STARTS + 1):
+        try:
+            with processes_in_own_group():
+                ray.init(
+                    "local" if local else None,
+                    num_cpus=num_cores() if local else None,
+                    include_dashboard=False if local else None,
+                    log_to_driver=False,
+                    logging_level=logging.CRITICAL,
+                )
+            return
+        except (Exception, SystemExit) as error:  # it runs a dozen processes, each may be late
+            ray.shutdown()
+            if interruption.wanted:
+                raise KeyboardInterrupt from None
+            reason, last = first_line(error), attempt == NUM_STARTS
+        if not last:
+            time.sleep(attempt * PAUSE_S)
+    place = "on this machine" if local else f"from the cluster at {cluster_address()}"
+    raise RayUnavailable(
+        f"Ray must answer {place}, but it did not in {NUM_STARTS} attempts: {reason}"
+    )
+
+
+@contextmanager
+def processes_in_own_group() -> Iterator[None]:
+    """Lets Ray start its processes outside the driver's process group.
+
+    A signal to that group, as `timeout` and terminals send it, then reaches the driver alone, which
+    ends the others in good order. Ray has no setting for it.
+    """
+    module: Any = services
+    popen = module.ConsolePopen
+    module.ConsolePopen = partial(popen, process_group=0)
+    try:
+        yield
+    finally:
+        module.ConsolePopen = popen
+
+
 class Remote:
     """Runs a preparation where trials run; on a CPU without a cluster, with all its cores."""
 
-    def __init__(self, config: StudyConfig, interruption: "Interruption") -> None:
+    def __init__(self, config: StudyConfig, interruption: Interruption) -> None:
         self.interruption = interruption
         self.cpus, self.gpus = fixed_share(config)
         if not self.gpus and not on_cluster():
@@ -118,7 +196,7 @@ def tune_trials(
     config: StudyConfig,
     share: Share,
     deadline: "Deadline",
-    interruption: "Interruption",
+    interruption: Interruption,
     say: Callable[[str], None],
 ) -> None:
     """Trains trials until there are no more or the time is over.
@@ -132,6 +210,7 @@ def tune_trials(
     """
     scratch = config.folder / SCRATCH
     deadline.start()
+    stop_all = StopAll(interruption)
     resources = {"cpu": share.cpus, "gpu": share.gpus}
     tuner = tune.Tuner(
         tune.with_resources(StudentTrainable, resources),
@@ -145,9 +224,10 @@ def tune_trials(
         run_config=tune.RunConfig(
             name="trials",
             storage_path=str(scratch),
+            storage_filesystem=LocalFileSystem(),  # else the path is taken for part of an address
             verbose=0,
-            stop=CombinedStopper(interruption, deadline),
-            callbacks=[Deaths(searcher, interruption, say)],
+            stop=CombinedStopper(stop_all, deadline),
+            callbacks=[Watch(searcher, stop_all, say)],
             failure_config=tune.FailureConfig(max_failures=MAX_RETRIES),
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
         ),
@@ -173,19 +253,24 @@ def expected_cause(error: BaseException) -> BaseException:
     return error
 
 
-class Deaths(tune.Callback):
-    """Says when a trial's process has died, and ends the trial when that was once too often.
+class Watch(tune.Callback):
+    """Sees what Tune does not tell a searcher: processes that died, and trials that are lost.
 
-    Lets the interruption know of the trials whose processes it may have to end.
+    Tune ends a trial without a word where the process that it was given to is not to be used again,
+    as after a SIGTERM or an unforeseen error in the trial before. Such a trial is asked again.
     """
 
     def __init__(
-        self, searcher: OptunaSearcher, interruption: "Interruption", say: Callable[[str], None]
+        self, searcher: OptunaSearcher, stop_all: "StopAll", say: Callable[[str], None]
     ) -> None:
-        self.searcher, self.interruption, self.say = searcher, interruption, say
+        self.searcher, self.stop_all, self.say = searcher, stop_all, say
+        self.num_lost: Counter[str] = Counter()
 
     def on_step_begin(self, iteration: int, trials: Any, **info: Any) -> None:
-        self.interruption.trials = trials
+        self.stop_all.trials = trials
+        running = {trial.trial_id for trial in trials if not trial.is_finished()}
+        for trial_id in set(self.searcher.asked) - running:
+            self._lost(trial_id)
 
     def on_trial_recover(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
         name = self.searcher.name_of(trial.trial_id)
@@ -193,6 +278,17 @@ class Deaths(tune.Callback):
 
     def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
         self.searcher.bury(trial.trial_id, f"its process died too often: {cause_of(trial)}")
+
+    def _lost(self, trial_id: str) -> None:
+        name = self.searcher.name_of(trial_id)
+        self.num_lost[name] += 1
+        if self.num_lost[name] > MAX_RETRIES:
+            self.searcher.bury(
+                trial_id, f"Ray Tune ended it {MAX_RETRIES + 1} times without a word"
+            )
+        else:
+            self.say(f"trial {name} is asked again: Ray Tune ended it without a word")
+            self.searcher.requeue(trial_id)
 
     # Ray's snapshots have nothing to keep
     def __reduce__(self) -> tuple[type[tune.Callback], tuple[()]]:
@@ -214,50 +310,27 @@ def telling_line(error: object) -> str:
     return (telling or lines or [type(error).__name__])[0]
 
 
-class Interruption(Stopper):
-    """Asks trainings to leave once it is `wanted`; then ends those that have not.
+class StopAll(Stopper):
+    """Ends the trainings that have not left although they were asked to."""
 
-    A file is what asks them, since they may run on other machines.
-    """
-
-    def __init__(self, stop_file: Path) -> None:
-        self.stop_file = stop_file
-        self.since: float | None = None
+    def __init__(self, interruption: Interruption) -> None:
+        self.interruption = interruption
         self.trials: Sequence[Any] = ()
         """Ray's."""
-
-    @property
-    def wanted(self) -> bool:
-        """Whether the study is to end."""
-        return self.since is not None
-
-    @property
-    def is_over(self) -> bool:
-        """Whether trainings have had the time to leave."""
-        return self.since is not None and time.monotonic() - self.since > PATIENCE_S
-
-    def listen(self) -> None:
-        """Takes the signals, also from Ray, which takes them when it starts."""
-        for number in SIGNALS:
-            signal.signal(number, self._hear)
-
-    def _hear(self, number: int, frame: FrameType | None) -> None:
-        if self.wanted:
-            os.write(sys.stdout.fileno(), SHOW_CURSOR if sys.stdout.isatty() else b"")
-            os._exit(130)
-        self.since = time.monotonic()
-        with suppress(OSError):  # a full disk: then the patience ends it
-            self.stop_file.touch()
 
     def __call__(self, trial_id: str, result: dict[str, object]) -> bool:
         return False
 
     def stop_all(self) -> bool:
-        if self.is_over:  # Ray would wait for them for another 10 s
+        if self.interruption.is_over:  # Ray would wait for them for another 10 s
             for trial in self.trials:
                 if actor := trial.temporary_state.ray_actor:
                     ray.kill(actor)
-        return self.is_over
+        return self.interruption.is_over
+
+    # Ray's snapshots have nothing to keep
+    def __reduce__(self) -> tuple[type[Stopper], tuple[()]]:
+        return NoopStopper, ()
 
 
 class Deadline(Stopper):
@@ -289,17 +362,3 @@ class Deadline(Stopper):
 
     def stop_all(self) -> bool:
         return False
-
-
-@contextmanager
-def interruptible(stop_file: Path) -> Iterator[Interruption]:
-    """Turns the first Ctrl-C or SIGTERM into an orderly end; with the second the process goes."""
-    interruption = Interruption(stop_file)
-    before = {number: signal.getsignal(number) for number in SIGNALS}
-    interruption.listen()
-    try:
-        yield interruption
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        stop_file.unlink(missing_ok=True)

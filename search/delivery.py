@@ -1,12 +1,12 @@
 """Hands what happens to trials on to a slow observer, so that no training waits for it."""
 
 import queue
-import sys
 import threading
 from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple, Protocol
 
 from search.record import Record
+from trainables import terminal
 from trainables.command_line import first_line
 
 PATIENCE_S = 5.0
@@ -96,7 +96,7 @@ class Delivery:
     def _complain(self, error: Exception) -> None:
         if not self.complained:
             reason = first_line(error)
-            print(f"the record in MLflow is behind and tried again: {reason}", file=sys.stderr)
+            terminal.complain(f"the record in MLflow is behind and tried again: {reason}")
             self.complained = True
 
 
@@ -109,7 +109,7 @@ def in_time(tell: Callable[[], None], patience_s: float) -> bool:
             tell()
             done.set()
         except Exception as error:  # whatever a store does, a study is whole without it
-            print(f"MLflow could not be told the end: {first_line(error)}", file=sys.stderr)
+            terminal.complain(f"MLflow could not be told the end: {first_line(error)}")
 
     thread = threading.Thread(target=run, name="last words", daemon=True)
     thread.start()

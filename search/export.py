@@ -21,7 +21,7 @@ from search.study_file import StudyFile, installed_versions, read_study_file
 from search.units import parse_size
 from trainables.agreement import Agreement, compare
 from trainables.artifacts import ArtifactStore
-from trainables.command_line import Parser, report
+from trainables.command_line import Parser, as_path, report
 from trainables.data.pack import PackedData, open_pack, pack
 from trainables.data.prepare import open_source
 from trainables.errors import ExportFailed
@@ -74,7 +74,12 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         EXAMPLES,
     )
     add = parser.add_argument
-    add("study", type=Path, metavar="STUDY", help="the study's folder, such as studies/qkd-shapes")
+    add(
+        "study",
+        type=as_path,
+        metavar="STUDY",
+        help="the study's folder, such as studies/qkd-shapes",
+    )
     add("--trial", metavar="ID", help="export this point")
     add("--all", action="store_true", help="export every point of the front")
     add("--max-size", metavar="SIZE", help="the best point whose file is at most this large")
@@ -85,7 +90,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         default="packed",
         help="of the files (default: packed)",
     )
-    add("--out", type=Path, required=True, metavar="DIR", help="gets the files")
+    add("--out", type=as_path, required=True, metavar="DIR", help="gets the files")
     arguments = parser.parse_args(argv)
     limited = arguments.max_size is not None or arguments.min_miou is not None
     if (arguments.trial is not None) + arguments.all + limited > 1:

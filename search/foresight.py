@@ -48,6 +48,13 @@ class Foresight:
         self.defaults = defaults_for(config.data, config.device)
         self.sensitivities: dict[UNetConfig, Sensitivity] | None = None
         self.latencies: dict[str, float] = {}
+        self.commonest_miou = 0.0
+        """Of predicting the commonest class; known once data are packed."""
+
+    def new_memory(self) -> Memory:
+        """What is remembered of a study without trials."""
+        objectives = named_objectives(self.config.objectives)
+        return Memory(objectives, self.costs_cheaply, self.commonest_miou)
 
     def complete(self, trial: TrialConfig) -> TrialConfig:
         """Fills in what the study fixes for all its trials.
@@ -120,10 +127,9 @@ class Foresight:
 
     def span(self) -> Points:
         """The least and the greatest (2,C) of each cost among points drawn from the space."""
-        objectives = named_objectives(self.config.objectives)
-        memory = Memory(objectives, self.costs_cheaply)
+        memory = self.new_memory()
         costs = [cost for trial in self.probe() if (cost := memory.costs(trial)) is not None]
-        return span_of(np.array(costs or [(1.0,) * (len(objectives) - 1)]))
+        return span_of(np.array(costs or [(1.0,) * (len(memory.objectives) - 1)]))
 
     def measure_latencies(self) -> None:
         """Measures those of the space while nothing else runs, where the study asks for them.

@@ -65,18 +65,21 @@ def propose(
     distributions = {n: d for each in (*earlier, *known) for n, d in each.distributions.items()}
     distributions |= drawn[0].distributions  # the space's own, which may differ from an earlier one
     learned = [*earlier, *known][-MAX_ROWS:]
-    mious = np.concatenate([aligned(earlier, known, estimates, distributions, seed), estimates])
-    mious = mious[-MAX_ROWS:]
+    learners = [not o.failed for o in known]
+    levels = [o for o, learns in zip(known, learners, strict=True) if learns]
+    shifted = aligned(earlier, levels, estimates[learners], distributions, seed)
+    mious = np.concatenate([shifted, estimates])[-MAX_ROWS:]
     candidates = [*drawn, *draw_candidates(space, parents_of(learned, mious), costs_of, random)]
     forest = fit(learned, mious, distributions, seed)
     # Only what has a model, or may yet get one, is a point to be improved upon
-    alive = [o for o in observations if o.running or o.final is not None]
+    alive = [o for o in observations if o.running or (o.final is not None and not o.failed)]
     guessed = predict(forest, alive, distributions)
     finals = np.array([np.nan if o.final is None else o.final for o in alive]).reshape(-1, 1)
+    expected = predict(forest, candidates, distributions)
     gains = expected_gains(
         np.where(np.isnan(finals), guessed, finals),
         np.array([o.costs for o in alive]).reshape(-1, len(drawn[0].costs)),
-        predict(forest, candidates, distributions),
+        np.where(predict_failures(learned, candidates, distributions, seed), 0.0, expected),
         np.array([candidate.costs for candidate in candidates]),
     )
     best = int(gains.argmax())
@@ -107,9 +110,12 @@ def draw_candidates(
 
 
 def parents_of(learned: Sequence[Observation], mious: Floats) -> list[Observation]:
-    """Those that seem non-dominated."""
-    losses = np.column_stack([-mious, np.array([o.costs for o in learned])])
-    return [learned[int(row)] for row in np.flatnonzero(moocore.is_nondominated(losses))]
+    """Those that seem non-dominated, of those that may have a model."""
+    rows = [row for row, o in enumerate(learned) if not o.failed]
+    if not rows:
+        return []
+    losses = np.column_stack([-mious[rows], np.array([learned[row].costs for row in rows])])
+    return [learned[rows[int(row)]] for row in np.flatnonzero(moocore.is_nondominated(losses))]
 
 
 def most_distant(drawn: Sequence[Observation], others: Sequence[Observation]) -> Observation:
@@ -155,6 +161,19 @@ def predict(
         return np.zeros((0, NUM_TREES))
     rows = encode(points, distributions)
     return np.column_stack([tree.predict(rows) for tree in forest.estimators_])
+
+
+def predict_failures(
+    learned: Sequence[Observation],
+    candidates: Sequence[Observation],
+    distributions: Distributions,
+    seed: int,
+) -> NDArray[np.bool_]:
+    """Whether each candidate fails, and so leaves no model, as each tree says, (C, trees)."""
+    failed = np.array([float(o.failed) for o in learned])
+    if not failed.any():
+        return np.zeros((len(candidates), NUM_TREES), np.bool_)
+    return predict(fit(learned, failed, distributions, seed), candidates, distributions) >= 0.5
 
 
 def encode(points: Sequence[Observation], distributions: Distributions) -> NDArray[np.float32]:

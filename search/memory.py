@@ -9,6 +9,7 @@ from search.objectives import Objective
 from search.observation import Observation
 from search.record import Record, asked_trials, read_record
 from trainables.config import TrialConfig
+from trainables.errors import NOT_FINITE, NOT_LEARNING
 from trainables.metrics import Metrics
 
 
@@ -16,9 +17,14 @@ class Memory:
     """Learns from records; `observations` are by trial, `trained` gives the trial of a digest."""
 
     def __init__(
-        self, objectives: Sequence[Objective], foresee: Callable[[TrialConfig], Costs | None]
+        self,
+        objectives: Sequence[Objective],
+        foresee: Callable[[TrialConfig], Costs | None],
+        commonest_miou: float = 0.0,
     ) -> None:
+        """`commonest_miou` is that of predicting the commonest class, as a failed training has."""
         self.objectives, self.foresee = objectives, foresee
+        self.commonest_miou = commonest_miou
         self.observations: dict[str, Observation] = {}
         self.trained: dict[str, str] = {}
 
@@ -29,7 +35,8 @@ class Memory:
         self.observations.pop(record.trial_id, None)
         self.trained[record.config.digest()] = record.trial_id
         costs = self.costs(record.config)
-        if record.state == "FAIL" or costs is None:
+        failed = record.state == "FAIL"
+        if costs is None or (failed and not record.reason.startswith((NOT_LEARNING, NOT_FINITE))):
             return
         miou = next(i for i, o in enumerate(self.objectives) if o.metric == "miou")
         self.observations[record.trial_id] = Observation(
@@ -39,11 +46,17 @@ class Memory:
             partial={
                 a.rung: -a.losses[miou]
                 for a in record.arrivals
-                if a.rung < record.config.num_epochs
+                if a.rung < record.config.num_epochs and not failed
             },
             running=record.state in ("RUNNING", "PAUSED"),
-            final=record.metrics.miou if record.state == "COMPLETE" and record.metrics else None,
+            final=self._final(record),
+            failed=failed,
         )
+
+    def _final(self, record: Record) -> float | None:
+        if record.state == "FAIL":
+            return self.commonest_miou
+        return record.metrics.miou if record.state == "COMPLETE" and record.metrics else None
 
     def learn_all(self, study: optuna.Study) -> None:
         """Takes in all trials of a study that were asked for."""

@@ -20,7 +20,8 @@ class Observation:
     """One trial: its parameters, what it costs, its mIoU at rungs, and at its end if it got there.
 
     `costs` holds the objectives but mIoU, each known before training; `partial` is by epoch. What
-    neither runs nor has come to its end was stopped.
+    neither runs nor has come to its end was stopped. What `failed` has no model, and as its final
+    mIoU that of the commonest class.
     """
 
     params: Params
@@ -29,6 +30,7 @@ class Observation:
     partial: Mapping[int, float] = field(default_factory=dict)
     final: float | None = None
     running: bool = False
+    failed: bool = False
 
 
 def final_mious(observations: Sequence[Observation]) -> Floats:

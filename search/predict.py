@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from search.model_card import ExportCard, read_export_card
-from trainables.command_line import Parser
+from trainables.command_line import Parser, as_path
 from trainables.data.augmentation import normalize
 from trainables.data.image_file import IMAGE_ENDINGS, read_image
 from trainables.data.labels import voc_palette
@@ -79,9 +79,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         EXAMPLES,
     )
     add = parser.add_argument
-    add("model", type=Path, metavar="MODEL", help=".safetensors or .onnx, its card beside it")
-    add("images", type=Path, metavar="IMAGE|FOLDER", help="an image, or a folder of images")
-    add("--out", type=Path, required=True, metavar="DIR", help="gets masks and overlays")
+    add("model", type=as_path, metavar="MODEL", help=".safetensors or .onnx, its card beside it")
+    add("images", type=as_path, metavar="IMAGE|FOLDER", help="an image, or a folder of images")
+    add("--out", type=as_path, required=True, metavar="DIR", help="gets masks and overlays")
     return parser.parse_args(argv)
 
 

@@ -2,7 +2,6 @@
 
 import os
 import shlex
-import sys
 import time
 from collections.abc import Sequence
 from types import TracebackType
@@ -13,6 +12,7 @@ from rich.live import Live
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
+    ProgressColumn,
     TaskID,
     TextColumn,
     TimeElapsedColumn,
@@ -21,11 +21,13 @@ from rich.progress import (
 from rich.progress import Progress as Bars
 from rich.table import Table
 
+from search.front import pareto_front
 from search.objectives import named_objectives
 from search.plots import human_size
 from search.record import Record
 from search.report import front_table
-from search.study_config import StudyConfig
+from search.study_config import LOG, StudyConfig
+from trainables import terminal
 
 LOG_WIDTH = 120
 
@@ -38,18 +40,11 @@ class Progress:
         self.objectives = named_objectives(config.objectives)
         self.records = {record.trial_id: record for record in records}
         self.num_done = self.num_refused = 0
-        self.console = Console(highlight=False, width=None if sys.stdout.isatty() else LOG_WIDTH)
+        width = None if terminal.out().isatty() else LOG_WIDTH
+        self.console = Console(file=terminal.out(), highlight=False, width=width)
         self.live: Live | None = None
         self.begin = time.monotonic()
-        self.bars = Bars(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(elapsed_when_finished=True),
-            console=self.console,
-        )
+        self.bars = Bars(*bar_columns(self.console.width), console=self.console)
         self.trials = self.bars.add_task("trials", total=num_left)
         self.epochs: dict[str, TaskID] = {}
 
@@ -112,13 +107,13 @@ class Progress:
         self.say(f"trial {record.trial_id} {describe(record)}")
         self._refresh()
 
-    def conclude(self, front: Table, page: str, interrupted: bool) -> None:
+    def conclude(self, records: Sequence[Record], page: str, interrupted: bool) -> None:
         """The front, where everything lies, and what to type next."""
         config = self.config
         folder = config.folder
         if self.num_refused:
             self._print(f"{self.num_refused} suggestions were refused before any training")
-        self.console.print(front)
+        self.console.print(self._table(records))
         for name in (
             "front.png",
             "front.html",
@@ -126,27 +121,53 @@ class Progress:
             "front.parquet",
             "trials.parquet",
             "models",
+            LOG,
         ):
-            self._print(f"{name:15} {folder / name}")
+            if (folder / name).exists():
+                self._print(f"{name:15} {folder / name}")
         if config.tracking_uri.startswith("http"):
             self._print(f"compare runs:   {config.tracking_uri}/{page}")
         else:
             store = shlex.quote(config.tracking_uri)
             self._print(f"compare runs:   {launcher()}mlflow ui --backend-store-uri {store}")
             self._print(f"                and open http://127.0.0.1:5000/{page}")
+        if front := pareto_front(records, self.objectives):
+            self._say_export(max(front, key=lambda r: r.metrics.miou if r.metrics else 0).trial_id)
         if interrupted:
             command = [*launcher().split(), "python", *config.resume_arguments]
             self._print(f"interrupted; go on with: {shlex.join(command)}")
+
+    def _say_export(self, trial_id: str) -> None:
+        """How a point becomes a file, and how that is used."""
+        folder, python = self.config.folder, [*launcher().split(), "python", "-m"]
+        export = ["search.export", str(folder), "--trial", trial_id, "--out", "exported"]
+        model = f"exported/{folder.name}-{trial_id}.safetensors"
+        predict = ["search.predict", model, "IMAGES", "--out", "masks"]
+        self._print(f"export a point: {shlex.join([*python, *export])}")
+        self._print(f"and use it:     {shlex.join([*python, *predict])}")
 
     def _print(self, line: str) -> None:
         self.console.print(line, markup=False, soft_wrap=True)
 
     def _view(self) -> Group:
-        return Group(front_table(list(self.records.values()), self.objectives), self.bars)
+        return Group(self._table(list(self.records.values())), self.bars)
+
+    def _table(self, records: Sequence[Record]) -> Table:
+        return front_table(records, self.objectives, self.console.width)
 
     def _refresh(self) -> None:
         if self.live:
             self.live.update(self._view())
+
+
+def bar_columns(width: int) -> list[ProgressColumn]:
+    """What a line of progress has room for."""
+    columns: list[ProgressColumn] = [TextColumn("{task.description}"), MofNCompleteColumn()]
+    if width >= 60:
+        columns += [TextColumn("left"), TimeRemainingColumn()]
+    if width >= 80:
+        columns[1:1] = [BarColumn(), TimeElapsedColumn()]
+    return columns
 
 
 def launcher() -> str:

@@ -12,8 +12,6 @@ from optuna.trial import TrialState
 
 from search.foresight import Foresight
 from search.journal import read_lines, study_at
-from search.memory import Memory
-from search.objectives import named_objectives
 from search.proposer import Proposer
 from search.record import CONFIG, GAIN, PROPOSED_BY, asked_trials, trial_name
 from search.study_file import StudyFile, proposed_by
@@ -21,6 +19,7 @@ from trainables.artifacts import ArtifactStore
 from trainables.command_line import one_line
 from trainables.config import RunConfig
 from trainables.data.pack import open_pack
+from trainables.evaluation import commonest_miou
 from trainables.frozen import Leaf
 from trainables.models.unet import UNetConfig
 from trainables.quant.allocation import Sensitivity
@@ -101,7 +100,7 @@ def decided_at(lines: list[dict[str, Any]]) -> dict[int, int]:
 def ask_again(then: optuna.Study, file: StudyFile, foresight: Foresight) -> Mapping[str, Leaf]:
     """The parameters of the next trial of a study as it was then."""
     config = file.config
-    memory = Memory(named_objectives(config.objectives), foresight.costs_cheaply)
+    memory = foresight.new_memory()
     memory.learn_all(then)
     space, complete = foresight.named.space, foresight.complete
     proposer = Proposer(then, space, complete, config.budget, memory, config.sampler, config.seed)
@@ -138,6 +137,7 @@ def known_foresight(file: StudyFile) -> Foresight:
     try:
         data = open_pack(store.root / file.data_digest)
         foresight = Foresight(config, data.num_classes, (data.height, data.width), store)
+        foresight.commonest_miou = commonest_miou(data)
         starts = foresight.starts()
     except (ValueError, OSError) as error:
         raise Unknown(one_line(error)) from error

@@ -1,16 +1,17 @@
 """What a study leaves for people: tables of its trials and its front, and the front drawn."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from rich.console import JustifyMethod
 from rich.table import Table
 
 from search.front import pareto_front
 from search.objectives import MIOU_AND_SIZE, Objective
-from search.plots import human_size, read_points
+from search.plots import Point, human_size, read_points
 from search.record import Record
 from trainables.files import replace_file
 from trainables.frozen import Leaf
@@ -84,29 +85,55 @@ def cast(value: Leaf, kind: pa.DataType) -> Leaf:
 
 
 def front_table(
-    records: Sequence[Record], objectives: Sequence[Objective] = MIOU_AND_SIZE
+    records: Sequence[Record],
+    objectives: Sequence[Objective] = MIOU_AND_SIZE,
+    width: int | None = None,
 ) -> Table:
-    """The front as a table for the terminal, smallest first."""
+    """The front as a table for the terminal, smallest first.
+
+    In fewer than `width` characters, as far as trial, mIoU and size allow.
+    """
     points = read_points(records, objectives)
     front = [point for point in points if point.on_front]
     latencies = {record.trial_id: record.latency_ms for record in records}
+    columns = fitting({name: [cell(p, latencies) for p in front] for name, cell in CELLS}, width)
     table = Table(title=f"Pareto front: {len(front)} of {len(points)} finished trials")
-    for name in ("trial", "mIoU %", "size", "latency", "bits W/A", "width"):
-        table.add_column(name, justify="left" if name == "trial" else "right", no_wrap=True)
-    table.add_column("recipe")
-    table.add_column("epochs", justify="right", no_wrap=True)
-    table.add_column("device s", justify="right", no_wrap=True)
-    for point in front:
-        latency = latencies[point.trial_id]
-        table.add_row(
-            point.trial_id,
-            f"{point.y:.1f}",
-            human_size(point.size_bytes),
-            "" if latency is None else f"{latency:.3g} ms",
-            point.bits,
-            str(point.config.student.width),
-            point.config.recipe.name,
-            str(point.metrics.epoch),
-            f"{point.metrics.device_seconds:,.0f}",
-        )
+    for name in columns:
+        justify: JustifyMethod = "left" if name in ("trial", "recipe") else "right"
+        table.add_column(name, justify=justify, no_wrap=True)
+    for row in zip(*columns.values(), strict=True):
+        table.add_row(*row)
     return table
+
+
+def latency_cell(point: Point, latencies: Mapping[str, float | None]) -> str:
+    latency = latencies[point.trial_id]
+    return "" if latency is None else f"{latency:.3g} ms"
+
+
+CELLS: tuple[tuple[str, Callable[[Point, Mapping[str, float | None]], str]], ...] = (
+    ("trial", lambda point, _: point.trial_id),
+    ("mIoU %", lambda point, _: f"{point.y:.1f}"),
+    ("size", lambda point, _: human_size(point.size_bytes)),
+    ("latency", latency_cell),
+    ("bits W/A", lambda point, _: point.bits),
+    ("width", lambda point, _: str(point.config.student.width)),
+    ("recipe", lambda point, _: point.config.recipe.name),
+    ("epochs", lambda point, _: str(point.metrics.epoch)),
+    ("device s", lambda point, _: f"{point.metrics.device_seconds:,.0f}"),
+)
+"""The table's columns: their names, and what they say of a point."""
+DROPPED = ("device s", "epochs", "recipe", "width", "latency", "bits W/A")
+"""Columns that a narrow terminal goes without, the first one first."""
+FRAME = 3
+"""Characters that a column takes beside its text; the table takes one more."""
+
+
+def fitting(columns: Mapping[str, list[str]], width: int | None) -> dict[str, list[str]]:
+    """The columns that a table of a width has room for."""
+    kept = dict(columns)
+    for name in DROPPED if width is not None else ():
+        if 1 + sum(FRAME + max(map(len, [n, *cells])) for n, cells in kept.items()) <= (width or 0):
+            break
+        del kept[name]
+    return kept

@@ -5,10 +5,10 @@ from typing import Literal, NamedTuple
 
 import torch
 
+from search.cluster_address import on_cluster
 from search.study_config import StudyConfig
 from trainables.data.loader import NUM_TABLES, RESIDENT_SHARE
 
-CLUSTER_ADDRESS = "RAY_ADDRESS"
 WAITING_ON_CLUSTER = 4
 CONTEXT_BYTES = 600 << 20
 """What CUDA itself takes for each process, beside PyTorch's tensors."""
@@ -16,11 +16,6 @@ MEMORY_SHARE = 0.9
 """Of a GPU's memory, for all trials on it together."""
 MOST_TRIALS = 8
 """On one GPU, however small they are."""
-
-
-def on_cluster() -> bool:
-    """Whether Ray's address is set: then the driver's own hardware says nothing about workers."""
-    return CLUSTER_ADDRESS in os.environ
 
 
 def num_cores() -> int:

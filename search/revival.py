@@ -5,12 +5,15 @@ cannot be woken, so the process becomes another program: that of the resumed stu
 """
 
 import os
-import sys
 import threading
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from trainables import terminal
+
 LOOK_EVERY_S = 0.5
+GRACE_S = 1.0
+"""After a death, for a signal that was sent to all processes to arrive here, too."""
 DEATHS, STOP = "PARETOSEG_RAY_DEATHS", "PARETOSEG_STOP"
 """Environment variables from one program to the next: how many there were, and whether to stop."""
 MOST_DEATHS = 3
@@ -67,11 +70,16 @@ class Revival:
         deaths = 1 + int(os.environ.get(DEATHS, "0"))
         for _, process in self.node.live_processes():
             process.kill()
-        if deaths > MOST_DEATHS:
-            print(f"error: Ray must not die again and again, but {dead} did", file=sys.stderr)
-            os._exit(1)
-        os.environ[DEATHS] = str(deaths)
-        if self.stops():  # the signal went to Ray, too
+        if self.closed.wait(GRACE_S) and self.stops():
+            return
+        if self.stops():  # the signal went to Ray, too: what is left to do needs none
             os.environ[STOP] = "yes"
-        print(f"Ray is started again, its {dead} has died: the study is resumed", flush=True)
+        elif deaths > MOST_DEATHS:
+            terminal.complain(f"error: Ray must not die again and again, but {dead} did")
+            os._exit(1)
+        else:
+            line = f"Ray is started again, its {dead} has died: the study is resumed"
+            print(line, file=terminal.out(), flush=True)
+            os.environ[DEATHS] = str(deaths)
+        terminal.give_back()
         self.replace(self.command[0], self.command)

@@ -8,24 +8,29 @@ import os
 import re
 import sys
 from pathlib import Path
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 from pydantic import ValidationError
 
-import spaces
-from search.budget import OverBudget
+from search.cluster_address import check_cluster
 from search.environment import prepare_environment
+from search.interruption import INTERRUPTED
 from search.sampler import SamplerName
-from search.study_config import FIXED, StudyConfig, own_store
+from search.store_uri import from_anywhere, own_store
 from search.units import parse_count, parse_duration, parse_size
-from trainables.command_line import Parser, first_problem, one_line
+from trainables.command_line import Parser, as_path, first_problem, one_line
 from trainables.errors import TrialFailed
+from trainables.files import is_writable, nearest
+from trainables.terminal import complain, own_terminal
+
+if TYPE_CHECKING:  # with it comes torch, which takes longer than a wrong argument should
+    from search.study_config import StudyConfig
 
 EXAMPLES = """examples:
   python -m search.run --space qkd                          built-in data, a front in minutes
   python -m search.run --space qkd --data ~/my-images       your own images, in VOC layout
   python -m search.run --space qat --max-size 300KB         nothing larger is ever trained
-  python -m search.run --space qkd --resume qkd-shapes --samples 64
+  python -m search.run --resume qkd-shapes --samples 64      a study goes on, with more trials
 
 Your own data: a folder with JPEGImages/*.jpg, SegmentationClass/*.png (one class index per pixel,
 255 = ignore) and ImageSets/Segmentation/{train,val}.txt; optionally classes.txt, a name per line.
@@ -34,6 +39,8 @@ exit status: 0 done; 1 no trial finished; 2 bad input; 130 interrupted, the stud
 """
 
 
+STORE = "MLFLOW_TRACKING_URI"
+"""MLflow's environment variable, which names the store of new studies where no flag does."""
 PARSED = {"max_macs", "objectives"}
 """Fields whose flags of the same name are texts."""
 
@@ -42,32 +49,40 @@ def main(argv: list[str] | None = None) -> int:
     """Runs or resumes a study and gives the exit status."""
     arguments = make_parser().parse_args(argv)
     if arguments.list_spaces:
+        import spaces
+
         for name in spaces.space_names():
             print(f"{name:12} {spaces.load_space(name).description}")
         return 0
+    with own_terminal():
+        return run(arguments)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """The same, of a command line that was understood."""
     try:
-        named_space(arguments.space)
-        config = read_config(arguments)
         prepare_environment()
-        from search.study import Study, run_study  # imports Ray
+        check_cluster()
+        config = read_config(arguments)
+        from search.study import Study, kept_log, run_study  # imports Ray
 
         study = Study(config, resumed=arguments.resume is not None)
     except (ValueError, OSError) as error:
-        print(f"error: {one_line(error)}", file=sys.stderr)
+        complain(f"error: {one_line(error)}")
         return 2
     except KeyboardInterrupt:
-        print("interrupted before the study began", file=sys.stderr)
-        return 130
+        complain("interrupted before the study began")
+        return INTERRUPTED
     try:
         return run_study(study)
     except KeyboardInterrupt:
-        print(f"interrupted; go on with --resume {config.name}", file=sys.stderr)
-        return 130
+        complain(study.last_words())
+        return INTERRUPTED
     except TrialFailed as failure:
-        print(f"error: the teacher failed: {failure}", file=sys.stderr)
+        complain(f"error: the teacher failed: {failure}{kept_log(study)}")
         return 1
-    except (OverBudget, OSError) as error:  # the latter where a disk is full
-        print(f"error: {one_line(error)}", file=sys.stderr)
+    except (ValueError, OSError) as error:  # no student in budget; a full disk
+        complain(f"error: {one_line(error)}")
         return 2
 
 
@@ -79,7 +94,11 @@ def make_parser() -> Parser:
         EXAMPLES,
     )
     what = parser.add_argument_group("what to search").add_argument
-    what("--space", metavar="NAME", help="the search space: a file under spaces/ (required)")
+    what(
+        "--space",
+        metavar="NAME",
+        help="the search space: a file under spaces/ (required, but for --resume)",
+    )
     what(
         "--list-spaces", action="store_true", help="show every space with its description, and exit"
     )
@@ -192,7 +211,7 @@ def make_parser() -> Parser:
     where = parser.add_argument_group("where").add_argument
     where(
         "--storage",
-        type=Path,
+        type=as_path,
         metavar="DIR",
         help="folder of studies and shared artifacts (default: studies)",
     )
@@ -216,7 +235,9 @@ def make_parser() -> Parser:
         "holds, by a measured probe (default: auto if there is a GPU, else 0)",
     )
     where(
-        "--tracking-uri", metavar="URI", help="MLflow store (default: sqlite:///STORAGE/mlflow.db)"
+        "--tracking-uri",
+        metavar="URI",
+        help="MLflow store (default: $MLFLOW_TRACKING_URI, else sqlite:///STORAGE/mlflow.db)",
     )
     return parser
 
@@ -229,24 +250,25 @@ def number_or_auto(text: str) -> float | Literal["auto"]:
         raise argparse.ArgumentTypeError(f"must be a number or auto, but got {text!r}") from None
 
 
-def named_space(name: str | None) -> None:
-    if name is None:
-        raise ValueError(f"--space must be given: one of {', '.join(spaces.space_names())}")
-    spaces.load_space(name)
-
-
-def read_config(arguments: argparse.Namespace) -> StudyConfig:
+def read_config(arguments: argparse.Namespace) -> "StudyConfig":
     """The study that the command line describes, new or resumed."""
+    import spaces
     from search.resources import check_resources, default_gpus
     from trainables.defaults import defaults_for
 
     given = given_fields(arguments)
     storage = given.get("storage", Path("studies"))
     assert isinstance(storage, Path)
-    storage = Path(os.path.abspath(storage.expanduser()))
+    storage = Path(os.path.abspath(storage))
     check_writable(storage)
+    if arguments.space is not None:
+        spaces.load_space(arguments.space)
+    elif arguments.resume is None:
+        raise ValueError(f"--space must be given: one of {', '.join(spaces.space_names())}")
     if arguments.resume is not None:
         config = resumed_config(storage, arguments.resume, given)
+        if (store := os.environ.get(STORE)) and from_anywhere(store) != config.tracking_uri:
+            complain(f"{STORE} is not used: the study keeps {config.tracking_uri}")
     else:
         gpus = default_gpus() if arguments.gpus_per_trial is None else arguments.gpus_per_trial
         data = str(given.get("data", "shapes"))
@@ -262,7 +284,7 @@ def read_config(arguments: argparse.Namespace) -> StudyConfig:
             "scheduler": "halving",
             "seed": 0,
             "gpus_per_trial": gpus,
-            "tracking_uri": own_store(storage),
+            "tracking_uri": from_anywhere(os.environ.get(STORE) or own_store(storage)),
         }
         config = validate({**values, **given, "storage": storage})
         if is_taken(config.folder):
@@ -276,15 +298,20 @@ def read_config(arguments: argparse.Namespace) -> StudyConfig:
 
 def given_fields(arguments: argparse.Namespace) -> dict[str, object]:
     """The fields of StudyConfig that were set on the command line."""
+    from search.study_config import StudyConfig
+
     given = {
         k: v
         for k, v in vars(arguments).items()
         if v is not None and k in StudyConfig.model_fields and k not in PARSED
     }
     if arguments.data not in (None, "shapes", "voc"):
-        given["data"] = os.path.abspath(os.path.expanduser(arguments.data))
-    if arguments.teacher is not None and os.path.exists(arguments.teacher):
-        given["teacher"] = os.path.abspath(arguments.teacher)
+        given["data"] = os.path.abspath(path_of("--data", arguments.data))
+    if arguments.teacher is not None:
+        teacher = os.path.expanduser(arguments.teacher)
+        given["teacher"] = os.path.abspath(teacher) if os.path.exists(teacher) else teacher
+    if arguments.tracking_uri is not None:
+        given["tracking_uri"] = from_anywhere(arguments.tracking_uri)
     if arguments.max_size is not None:
         given["max_size_bytes"] = parse_size(arguments.max_size)
     if arguments.max_macs is not None:
@@ -303,12 +330,13 @@ def given_fields(arguments: argparse.Namespace) -> dict[str, object]:
     return given
 
 
-def resumed_config(storage: Path, name: str, given: dict[str, object]) -> StudyConfig:
+def resumed_config(storage: Path, name: str, given: dict[str, object]) -> "StudyConfig":
     """The stored study with what may change changed.
 
     Raises:
         ValueError: there is no such study, or a field that it must keep was given another value.
     """
+    from search.study_config import FIXED
     from search.study_file import read_study_file
 
     if "name" in given:
@@ -332,7 +360,17 @@ def resumed_config(storage: Path, name: str, given: dict[str, object]) -> StudyC
     return changed
 
 
-def validate(values: dict[str, object]) -> StudyConfig:
+def path_of(flag: str, text: str) -> Path:
+    """The path that a flag names, which may also name other things."""
+    try:
+        return as_path(text)
+    except argparse.ArgumentTypeError as error:
+        raise ValueError(f"{flag} {error}") from error
+
+
+def validate(values: dict[str, object]) -> "StudyConfig":
+    from search.study_config import StudyConfig
+
     try:
         return StudyConfig.model_validate(values)
     except ValidationError as error:
@@ -342,9 +380,8 @@ def validate(values: dict[str, object]) -> StudyConfig:
 
 def check_writable(storage: Path) -> None:
     """Raises ValueError where no folder can be made or written."""
-    nearest = next(path for path in (storage, *storage.parents) if path.exists())
-    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
-        raise ValueError(f"--storage must be a writable folder, but {nearest} is not")
+    if not is_writable(storage):
+        raise ValueError(f"--storage must be a writable folder, but {nearest(storage)} is not")
 
 
 def plain(text: str) -> str:

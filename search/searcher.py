@@ -4,6 +4,7 @@ Finished trials are COMPLETE, stopped ones PRUNED, failed ones FAIL with a reaso
 partly trained student is ever told as a result.
 """
 
+import logging
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -40,10 +41,12 @@ from search.sampler import SamplerName
 from spaces import Space
 from trainables.command_line import first_problem
 from trainables.config import RunConfig, TrialConfig
+from trainables.errors import NOT_FINITE
 from trainables.metrics import Metrics
-from trainables.trainable import FAILURE, NO_ROOM, PAUSE
+from trainables.trainable import FAILURE, NO_ROOM, PAUSE, TRACE
 from trainables.trainable import METRICS as RESULT
 
+log = logging.getLogger(__name__)
 MAX_REFUSALS = 1000
 """Suggestions in a row that may fail or break the budget before the search gives up."""
 MAX_REPEATS = 50
@@ -59,7 +62,7 @@ class OptunaSearcher(Searcher):
         folder: the study's; gets a folder for each trial's checkpoints and for each model.
         objectives: what the study optimises, in its order.
         foresee: gives what a configuration will cost.
-        foresee_cheaply: the same, or None where it would have to be measured.
+        memory: of an empty study.
         budget: what is beyond it is told to the sampler, and never trained.
         earlier: trials of another study, for the sampler to begin with.
         flat: ends the search when proposals promise less, as a share of the hypervolume.
@@ -78,7 +81,7 @@ class OptunaSearcher(Searcher):
         complete: Callable[[TrialConfig], TrialConfig],
         objectives: Sequence[Objective],
         foresee: Callable[[TrialConfig], Costs],
-        foresee_cheaply: Callable[[TrialConfig], Costs | None],
+        memory: Memory,
         budget: Budget,
         run: RunConfig,
         folder: Path,
@@ -100,7 +103,7 @@ class OptunaSearcher(Searcher):
         self.is_over, self.capacity = is_over, capacity
         self.asked: dict[str, optuna.Trial] = {}
         self.end = self.no_room = ""
-        self.memory = Memory(objectives, foresee_cheaply)
+        self.memory = memory
         self.memory.learn_all(study)
         self.proposer = Proposer(
             study, space, complete, budget, self.memory, sampler, seed, earlier, flat
@@ -160,6 +163,8 @@ class OptunaSearcher(Searcher):
         result = result or {}
         failure = self._keep(trial, result) or result.get(FAILURE)
         record = self._record(trial)
+        if TRACE in result:
+            log.error("trial %s: %s", record.trial_id, result[TRACE])
         if failure:
             self._tell(trial, TrialState.FAIL, failure)
         elif PAUSE in result:
@@ -169,6 +174,10 @@ class OptunaSearcher(Searcher):
             self._tell(trial, TrialState.PRUNED, why_stopped(record))
         else:
             self._tell(trial, TrialState.COMPLETE)
+
+    def requeue(self, trial_id: str) -> None:
+        """Puts a trial back that Ray has ended without a word: it is the next that is asked."""
+        self._pause(self.asked.pop(trial_id))
 
     def bury(self, trial_id: str, reason: str) -> None:
         """Tells that a trial's process died too often."""
@@ -237,7 +246,7 @@ class OptunaSearcher(Searcher):
         try:
             metrics = Metrics.model_validate_json(result[RESULT])
         except ValidationError as error:
-            return f"not finite: {first_problem(error)}"
+            return f"{NOT_FINITE}: {first_problem(error)}"
         known = read_reports(self.study.get_trials(deepcopy=False)[trial.number])
         if metrics.epoch > max(known, default=0):
             trial.set_user_attr(metrics_key(metrics.epoch), metrics.model_dump_json())

@@ -1,42 +1,43 @@
 """A study from its configuration to its report: new, or resumed from its journal."""
 
 import shutil
-import sys
 import uuid
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 import optuna
+from optuna.study import Study as OptunaStudy
 from optuna.trial import TrialState
 
 from search import cluster, resources
 from search.budget import OverBudget
 from search.check import complain, violations
+from search.cluster_address import on_cluster
 from search.delivery import Delivery, in_time
 from search.drawing import Params
 from search.foresight import Foresight
 from search.front import pareto_front
 from search.insight import look
 from search.insight_plot import draw_insight
+from search.interruption import Interruption, interruptible
 from search.journal import JOURNAL, open_journal, repair
 from search.litter import Litter, sweep, tidy
-from search.memory import Memory
 from search.objectives import named_objectives
 from search.observer import Observer
 from search.plots import draw_front, human_size
 from search.progress import Progress
 from search.record import PROPOSED_BY, RAY_ID, Record, asked_trials, read_record
 from search.recovery import recover, replayed
-from search.report import front_table, write_tables
+from search.report import write_tables
 from search.resources import Share
 from search.revival import is_to_stop
 from search.scheduler import ParetoHalving
 from search.searcher import OptunaSearcher
-from search.study_config import StudyConfig
+from search.study_config import LOG, StudyConfig
 from search.study_file import (
     StudyFile,
     installed_versions,
@@ -47,11 +48,13 @@ from search.study_file import (
 )
 from search.tracking import Tracking, check_tracking
 from search.warm_start import first_settings, observe, read_earlier
+from trainables import terminal
 from trainables.artifacts import ArtifactStore
 from trainables.config import RunConfig
 from trainables.data.pack import PackedData, find_pack, open_pack, pack
 from trainables.data.prepare import open_source
 from trainables.errors import TrialFailed
+from trainables.evaluation import commonest_miou
 from trainables.extras import has_onnx
 from trainables.files import hash_file
 from trainables.models.unet import UNetConfig
@@ -73,10 +76,10 @@ NUM_LARGEST = 3
 
 
 class Study:
-    """One study on its storage.
+    """One study on its storage, of which nothing is written before `open`.
 
     Raises:
-        ValueError: data, teacher or budget break a rule; nothing was written then.
+        ValueError: data, teacher or budget break a rule.
     """
 
     def __init__(self, config: StudyConfig, resumed: bool) -> None:
@@ -94,15 +97,39 @@ class Study:
         self.foresight = Foresight(config, len(names), canvas, self.store)
         self.foresight.measure_latencies()
         self.foresight.check_budget()
-        check_tracking(config.tracking_uri)
+        check_tracking(config.tracking_uri, config.storage)
         self.known = read_study_file(config.folder) if resumed else None
         self.data: PackedData = found or open_pack(pack(source, self.store).path)
+        self.foresight.commonest_miou = commonest_miou(self.data)
         self.file = self.describe()
         self.lock = lock_study(config)
-        tidy(config.folder)
-        repair(config.folder / JOURNAL)  # or refuse, before anything is written
+        self.journal: OptunaStudy | None = None
+        """Once it is open."""
+
+    def open(self) -> Self:
+        """Begins the study on disk, or goes on with it.
+
+        Raises:
+            ValueError: its journal is damaged.
+        """
+        folder = self.config.folder
+        tidy(folder)
+        repair(folder / JOURNAL)  # or refuse, before anything is written
         write_study_file(self.file)
-        self.optuna = self.begin()
+        terminal.log_to(folder / LOG)
+        self.journal = self.begin()
+        return self
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it has begun on disk."""
+        return self.journal is not None
+
+    @property
+    def optuna(self) -> OptunaStudy:
+        """The Optuna study of an open one."""
+        assert self.journal is not None
+        return self.journal
 
     def measure_sensitivities(
         self, run: RunConfig, progress: Progress, remote: cluster.Remote
@@ -158,8 +185,21 @@ class Study:
         self.file = self.file.replace(config=self.config)
         write_study_file(self.file)
 
+    def last_words(self) -> str:
+        """What is said where the driver ends without a report."""
+        return f"interrupted; {self.way_on}"
+
+    @property
+    def way_on(self) -> str:
+        """What to type when the study was interrupted."""
+        if self.is_open:
+            return f"go on with --resume {self.config.name}"
+        return f"study {self.config.name} has not begun: the same command begins it"
+
     def records(self) -> list[Record]:
         """All trials that were asked for so far."""
+        if not self.is_open:
+            return []
         return [read_record(trial) for trial in asked_trials(self.optuna)]
 
     def measured_records(self) -> list[Record]:
@@ -182,6 +222,8 @@ class Study:
 
     def samples_left(self) -> int:
         """Trials still to be trained to their end; refused ones do not count."""
+        if not self.is_open:
+            return self.config.samples
         launched = [
             trial
             for trial in self.optuna.get_trials(deepcopy=False)
@@ -196,11 +238,11 @@ class Study:
             if record.config and record.latency_ms is not None:
                 card = self.foresight.card_of(record.config)
                 self.foresight.latencies[card] = record.latency_ms
-        memory = Memory(self.objectives, self.foresight.costs_cheaply)
+        memory = self.foresight.new_memory()
         halving = replayed(self.config, records)
         recover(self.optuna, halving, memory, self.objectives)
 
-    def begin(self) -> optuna.Study:
+    def begin(self) -> OptunaStudy:
         """The Optuna study in the folder's journal; a new one begins with what is known to be good.
 
         That is the front of an earlier study, or what the space itself states.
@@ -242,14 +284,13 @@ class Study:
         capacity: Callable[[], int],
     ) -> OptunaSearcher:
         """The searcher for the trials that are left."""
-        earlier = Memory(self.objectives, self.foresight.costs_cheaply)
         return OptunaSearcher(
             study=self.optuna,
             space=self.foresight.named.space,
             complete=self.foresight.complete,
             objectives=self.objectives,
             foresee=self.foresight.costs,
-            foresee_cheaply=self.foresight.costs_cheaply,
+            memory=self.foresight.new_memory(),
             budget=self.config.budget,
             run=run,
             folder=self.config.folder,
@@ -257,7 +298,7 @@ class Study:
             sampler=self.config.sampler,
             seed=self.config.seed,
             observers=observers,
-            earlier=observe(self.earlier, earlier),
+            earlier=observe(self.earlier, self.foresight.new_memory()),
             flat=self.config.stop_when_flat,
             is_over=is_over,
             capacity=capacity,
@@ -288,7 +329,7 @@ class Study:
             tracking.is_behind = not in_time(told, patience_s)
         if tracking.is_behind:
             delivers = f"--resume {self.config.name} delivers it"
-            print(f"MLflow lacks part of the record, {delivers}", file=sys.stderr)
+            terminal.complain(f"MLflow lacks part of the record, {delivers}")
         return records
 
 
@@ -304,7 +345,8 @@ def run_study(study: Study) -> int:
         artifact_root=config.storage / "mlartifacts",
         tags={"space": config.space},
     )
-    study.recover()
+    if study.known:
+        study.open().recover()
     progress = Progress(config, study.records(), study.samples_left())
     progress.say(f"data: {study.data}, {'found' if study.found else 'packed'} in {study.data.path}")
     for note in study.data.notes:
@@ -312,23 +354,36 @@ def run_study(study: Study) -> int:
     interrupted = is_to_stop()
     if study.samples_left() and not interrupted:
         try:
-            with cluster.interruptible(config.folder / STOP_FILE) as interruption:
+            with interruptible(config.folder / STOP_FILE, study.last_words) as interruption:
                 try:
                     search(study, progress, tracking, interruption)
                 finally:
-                    study.recover()
+                    if study.is_open:
+                        study.recover()
         except KeyboardInterrupt:
             interrupted = True
+        except cluster.RayUnavailable as error:
+            raise OSError(f"{error}; {study.way_on}{kept_log(study)}") from error
         except (OverBudget, TrialFailed, OSError):
             with suppress(OSError):  # a full disk: the journal has it all
                 study.report(tracking, interrupted=True)
             raise
+    if not study.is_open:
+        raise KeyboardInterrupt
     records = study.report(tracking, interrupted)
-    progress.conclude(front_table(records, study.objectives), tracking.page, interrupted)
+    progress.conclude(records, tracking.page, interrupted)
     whole = study.known is None or is_whole(study.file, tracking.is_behind)
     if interrupted:
         return 130
     return 0 if whole and study.num_finished() else 1
+
+
+def kept_log(study: Study) -> str:
+    """Where the words of libraries are kept, also of a study that has not begun, in words."""
+    if not study.is_open:
+        terminal.log_to(study.config.storage / f".{study.config.name}.log")
+    path = terminal.log_file()
+    return f" (what libraries said is in {path})" if path and path.stat().st_size else ""
 
 
 def is_whole(file: StudyFile, is_behind: bool) -> bool:
@@ -337,7 +392,7 @@ def is_whole(file: StudyFile, is_behind: bool) -> bool:
 
 
 def search(
-    study: Study, progress: Progress, tracking: Tracking, interruption: cluster.Interruption
+    study: Study, progress: Progress, tracking: Tracking, interruption: Interruption
 ) -> None:
     """Prepares the teacher and trains the trials that are left.
 
@@ -346,8 +401,12 @@ def search(
     """
     config = study.config
     share = resources.fixed_share(config)
+    progress.say("starting Ray" if not on_cluster() else "connecting to the cluster")
     with cluster.connect(config, interruption):
-        interruption.listen()
+        if not study.is_open:
+            study.open()
+        if interruption.wanted:
+            raise KeyboardInterrupt
         run = RunConfig(
             data=study.store.root / study.data.digest,
             artifacts=study.store.root,

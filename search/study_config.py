@@ -8,7 +8,11 @@ from pydantic import Field, ValidationInfo, field_validator
 from search.budget import Budget
 from search.objectives import ObjectiveName
 from search.sampler import SamplerName
+from search.store_uri import own_store
 from trainables.frozen import Frozen
+
+LOG = "log.txt"
+"""In a study's folder: what libraries say while it runs."""
 
 
 class StudyConfig(Frozen):
@@ -39,7 +43,7 @@ class StudyConfig(Frozen):
     checkpoint_every_s: Annotated[float, Field(gt=0)] = 10.0
     cpus_per_trial: Annotated[float, Field(gt=0)] | None = None
     gpus_per_trial: Annotated[float, Field(ge=0)] | Literal["auto"]
-    tracking_uri: str
+    tracking_uri: str = Field(min_length=1)
 
     @field_validator("objectives")
     @classmethod
@@ -76,8 +80,7 @@ class StudyConfig(Frozen):
     @property
     def resume_arguments(self) -> list[str]:
         """What Python is given to go on with the study."""
-        arguments = ["-m", "search.run", "--space", self.space]
-        return [*arguments, "--storage", str(self.storage), "--resume", self.name]
+        return ["-m", "search.run", "--storage", str(self.storage), "--resume", self.name]
 
     @property
     def folder(self) -> Path:
@@ -93,11 +96,6 @@ class StudyConfig(Frozen):
     def max_gpus_per_trial(self) -> float:
         """What a trial gets where nobody knows yet how little it needs."""
         return 1.0 if self.gpus_per_trial == "auto" else self.gpus_per_trial
-
-
-def own_store(storage: Path) -> str:
-    """The MLflow store of a folder of studies, where no other is named."""
-    return f"sqlite:///{storage / 'mlflow.db'}"
 
 
 FIXED = frozenset(

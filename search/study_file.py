@@ -1,7 +1,7 @@
 """study.json: what a study was asked for and what it ran with."""
 
 import platform
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -33,14 +33,22 @@ class StudyFile(Frozen):
 
 def installed_versions() -> dict[str, str]:
     """Of Python and of the packages that decide results."""
-    return {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
+    return {"python": platform.python_version(), **{name: version_of(name) for name in PACKAGES}}
+
+
+def version_of(package: str) -> str:
+    """The version of an installed package; a checkout of this project may run without."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
 
 
 def proposed_by(config: StudyConfig) -> dict[str, str]:
     """What decides, beside its trials, what a study proposes: packages, spaces and limits."""
     files = sorted(Path(spaces.__file__).parent.glob("*.py"))
     return {
-        **{name: version(name) for name in ("paretoseg", *PROPOSING)},
+        **{name: version_of(name) for name in ("paretoseg", *PROPOSING)},
         "spaces": digest([hash_file(file) for file in files]),
         "limits": str(config.budget),
     }

@@ -6,7 +6,6 @@ where it stopped.
 
 import logging
 import sqlite3
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing
@@ -16,7 +15,7 @@ from typing import NamedTuple
 
 from filelock import FileLock
 from mlflow import MlflowClient
-from mlflow.entities import Metric, Param, RunTag
+from mlflow.entities import LifecycleStage, Metric, Param, RunTag
 from mlflow.entities import Run as MlflowRun
 from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME
@@ -26,6 +25,8 @@ from search.delivery import Event
 from search.insight import Step
 from search.litter import MODELS
 from search.record import UNLISTED, Record, State
+from search.store_uri import database_of, store_at
+from trainables import terminal
 from trainables.command_line import first_line
 from trainables.metrics import Metrics
 
@@ -42,40 +43,47 @@ STATUS: dict[State, str] = {
 }
 
 
-SQLITE = "sqlite:///"
 PASSING = ("database is locked", "Max retries exceeded", "Connection", "timed out")
 """What errors say that may be over later."""
 
 
-def check_tracking(uri: str) -> None:
+def check_tracking(uri: str, storage: Path) -> None:
     """Makes an absent SQLite store; says so where a store does not answer, which may pass.
 
     Raises:
-        ValueError: `uri` names no MLflow store.
+        ValueError: `uri` names no MLflow store, or a database in a folder that does not exist and
+            is not `storage`.
     """
+    database = database_of(uri)
+    if database and database.parent != storage and not database.parent.is_dir():
+        raise ValueError(
+            f"the folder of --tracking-uri's database must exist, but there is no {database.parent}"
+        )
     try:
         make_store(uri)
         MlflowClient(uri).search_experiments(max_results=1)
-    except (MlflowException, SQLAlchemyError) as error:  # the latter where its disk is full
+    except Exception as error:  # of MLflow, of SQLAlchemy, or of a driver that is not installed
         reason = first_line(error)
+        if isinstance(error, ImportError):
+            reason += ", which this kind of store needs: install it"
         if not any(words in reason for words in PASSING):
             raise ValueError(
                 f"--tracking-uri must name an MLflow store, but {uri} is none: {reason}"
             ) from error
-        print(f"MLflow does not answer now and is tried again later: {reason}", file=sys.stderr)
+        terminal.complain(f"MLflow does not answer now and is tried again later: {reason}")
 
 
 def make_store(uri: str) -> None:
     """Makes an absent SQLite store aside: one killed half-way could never be opened again."""
-    path = Path(uri.removeprefix(SQLITE))
-    if not uri.startswith(SQLITE) or path.exists():
+    path = database_of(uri)
+    if path is None or path.exists():
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.new")
     with FileLock(path.with_name(f".{path.name}.lock")):
         if not path.exists():
             aside.unlink(missing_ok=True)
-            MlflowClient(f"{SQLITE}{aside}").search_experiments(max_results=1)
+            MlflowClient(store_at(aside)).search_experiments(max_results=1)
             aside.rename(path)
 
 
@@ -101,8 +109,7 @@ class Tracking:
     ) -> None:
         self.client = MlflowClient(tracking_uri)
         self.experiment, self.artifact_root = experiment, artifact_root
-        local = tracking_uri.startswith(SQLITE)
-        self.database = Path(tracking_uri.removeprefix(SQLITE)) if local else None
+        self.database = database_of(tracking_uri)
         self.study_name, self.study_id = study_name, study_id
         self.tags = {STUDY_TAG: study_name, STUDY_ID_TAG: study_id, **tags}
         self.is_behind = False
@@ -112,11 +119,13 @@ class Tracking:
 
     @cached_property
     def experiment_id(self) -> str:
-        """Of the data set; made where it is not there yet."""
+        """Of the data set; made where it is not there yet, restored where it was deleted."""
         known = self.client.get_experiment_by_name(self.experiment)
         location = self.artifact_root.resolve().as_uri() if self.database else None
         if known is None:
             return str(self.client.create_experiment(self.experiment, location))
+        if known.lifecycle_stage == LifecycleStage.DELETED:  # in MLflow's pages: takes no runs then
+            self.client.restore_experiment(known.experiment_id)
         before = known.artifact_location
         is_own = self.database and self.database.parent == self.artifact_root.parent
         if self.database and is_own and before != location:  # the storage has moved
@@ -304,7 +313,8 @@ def read_runs(uri: str, study_id: str) -> list[Run]:
     Raises:
         ValueError: the store does not answer.
     """
-    if uri.startswith(SQLITE) and not Path(uri.removeprefix(SQLITE)).exists():
+    database = database_of(uri)
+    if database and not database.exists():
         return []  # which asking for them would make
     try:
         return list(find_runs(MlflowClient(uri), study_id))

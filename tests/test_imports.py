@@ -15,6 +15,7 @@ ONLY_IN = {
     "ray": {
         "trainables/trainable.py",
         "search/cluster.py",
+        "search/cluster_address.py",
         "search/scheduler.py",
         "search/searcher.py",
     },

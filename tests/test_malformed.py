@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
 from PIL import Image
 
 from search import check, export, predict, run
@@ -94,6 +95,40 @@ def bomb(world: Path) -> None:
     path.write_bytes(bytes(content))
 
 
+def all_masks(change: Callable[[np.ndarray], np.ndarray]) -> Callable[[Path], object]:
+    def rewrite(world: Path) -> None:
+        for path in (world / "data/SegmentationClass").iterdir():
+            Image.fromarray(change(np.asarray(Image.open(path))).astype(np.uint8)).save(path)
+
+    return rewrite
+
+
+def palettes(world: Path) -> None:
+    """Two masks whose palettes give value 1 different colours."""
+    for name, color in (("train3", (200, 0, 0)), ("train4", (0, 200, 0))):
+        path = world / "data/SegmentationClass" / f"{name}.png"
+        mask = Image.fromarray(np.ones((32, 32), np.uint8)).convert("P")
+        mask.putpalette([0, 0, 0, *color])
+        mask.putdata([1] * 32 * 32)
+        mask.save(path)
+
+
+def float_image(world: Path) -> None:
+    drop("data/JPEGImages/train3.png")(world)
+    Image.new("F", (32, 32), 0.5).save(world / "data/JPEGImages/train3.tif")
+
+
+def turned_image(world: Path) -> None:
+    drop("data/JPEGImages/train3.png")(world)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (20, 30)).save(world / "data/JPEGImages/train3.jpg", exif=exif)
+
+
+def save_as(name: str, form: str) -> Callable[[Path], object]:
+    return lambda world: Image.open(world / name).convert("L").save(world / name, form)
+
+
 def labels(value: int) -> Callable[[Path], object]:
     path = "data/SegmentationClass/train3.png"
     return lambda world: Image.fromarray(np.full((32, 32), value, np.uint8)).save(world / path)
@@ -159,6 +194,25 @@ CASES: dict[str, Case] = {
         f"{DATA} --warm-start ../studies/blocks", nothing, "--warm-start"
     ),
     "image size is no number": Case(f"{DATA} --image-size large", nothing, "invalid int value"),
+    "storage of another kind": Case(
+        "run --space qat --storage s3://bucket/x",
+        nothing,
+        "--storage: must be a path on this machine",
+    ),
+    "storage is empty": Case("run --space qat --storage=", nothing, "--storage: must be a path"),
+    "data of another kind": Case(
+        "run --space qat --storage {}/new --data https://host/x", nothing, "--data must be a path"
+    ),
+    "output of another kind": Case(
+        EXPORT.replace("{}/new", "gs://b/x"), nothing, "--out: must be a path"
+    ),
+    "store is empty": Case(f"{DATA} --tracking-uri=", nothing, "--tracking-uri: .*but got ''"),
+    "store in no folder": Case(
+        f"{DATA} --tracking-uri sqlite:///{{}}/gone/x.db", nothing, "must exist, but there is no"
+    ),
+    "store without its driver": Case(
+        f"{DATA} --tracking-uri postgresql://127.0.0.1/x", nothing, "needs: install it"
+    ),
     "infinite seconds": Case(f"{DATA} --time-budget inf", nothing, "a time must be a positive"),
     "no trial timeout": Case(f"{DATA} --trial-timeout 0s", nothing, "a time must be a positive"),
     "checkpoints never": Case(f"{DATA} --checkpoint-every x", nothing, "a time must be a positive"),
@@ -200,9 +254,47 @@ CASES: dict[str, Case] = {
     "mask of 32 bits": Case(DATA, mask("I"), "one class index per pixel"),
     "mask in colours": Case(DATA, mask("RGB"), "one class index per pixel"),
     "mask with transparency": Case(DATA, mask("LA"), "one class index per pixel"),
-    "mask of one bit": Case(DATA, mask("1"), "one class index per pixel"),
     "mask of another size": Case(DATA, mask("L", (1, 1)), "one size, but .*train3"),
     "mask is gone": Case(DATA, drop("data/SegmentationClass/train3.png"), "must exist"),
+    "image of floats": Case(DATA, float_image, r"16-bit grey, but .*train3\.tif has mode F"),
+    "image turned to no size of its mask": Case(
+        DATA, turned_image, r"is \(20, 30\), \(30, 20\) as its EXIF orientation turns it, and"
+    ),
+    "two images of one name": Case(
+        DATA, write("data/JPEGImages/train3.JPG", b""), r"train3\.JPG and .*train3\.png"
+    ),
+    "mask stored as JPEG": Case(
+        DATA,
+        save_as("data/SegmentationClass/train3.png", "JPEG"),
+        r"train3\.png is stored as JPEG, which changes labels",
+    ),
+    "binary masks": Case(
+        DATA,
+        all_masks(lambda mask: np.where(mask > 0, 255, 0)),
+        "hold 0 and 255 alone, and 255 marks .* write 1 for the foreground, as .*convert",
+    ),
+    "binary masks with class names": Case(
+        DATA,
+        lambda world: (
+            all_masks(lambda mask: np.where(mask > 0, 255, 0))(world),
+            write("data/classes.txt", "background\ncrack\n")(world),
+        ),
+        "hold 0 and 255 alone",
+    ),
+    "masks of one class": Case(
+        DATA, all_masks(np.zeros_like), "hold 0 alone: write 0 for the back"
+    ),
+    "palettes that contradict each other": Case(DATA, palettes, "masks with palettes must give"),
+    "list of a single class": Case(
+        DATA,
+        write(f"{LISTS}/val.txt", "val0 -1\nval1 1\n"),
+        "'val0 -1', as VOC's lists of a single",
+    ),
+    "pairs that leave the folder": Case(
+        DATA,
+        write(f"{LISTS}/val.txt", "/JPEGImages/../../a.jpg /SegmentationClass/val0.png"),
+        "must lie in its folder",
+    ),
     "class without neighbours": Case(DATA, labels(200), "without gaps.*holds 200"),
     # class files
     "class file is binary": Case(DATA, write("data/classes.txt", b"\xff"), "text in UTF-8"),
@@ -210,6 +302,29 @@ CASES: dict[str, Case] = {
     "too few classes": Case(DATA, write("data/classes.txt", "a\nb"), "below the 2 classes"),
     "too many classes": Case(
         DATA, write("data/classes.txt", "\n".join(map(str, range(300)))), "2 to 255 classes"
+    ),
+    "class file is a comment": Case(
+        DATA, write("data/classes.txt", "# classes\na\nb\nc\nd\ne"), "one name a line.*'# classes'"
+    ),
+    "class numbers begin at one": Case(
+        DATA, write("data/classes.txt", "1 a\n2 b\n3 c\n4 d\n5 e"), "must be 0, 1, 2"
+    ),
+    "class list and label map differ": Case(
+        DATA,
+        lambda world: (
+            write("data/classes.txt", "a\nb\nc\nd\ne")(world),
+            write("data/labelmap.txt", "a:0,0,0::\nb:1,0,0::")(world),
+        ),
+        "same classes in the same order",
+    ),
+    "colour of no class": Case(
+        DATA,
+        lambda world: (
+            write("data/labelmap.txt", "a:0,0,0::\nb:1,0,0::")(world),
+            mask("RGB")(world),
+            Image.new("RGB", (32, 32), (9, 9, 9)).save(world / "data/SegmentationClass/train3.png"),
+        ),
+        r"train3\.png holds \(9, 9, 9\)",
     ),
     # TrialConfig
     "config is gone": Case(TRAIN, drop("config.json"), "the configuration must exist"),
@@ -265,6 +380,16 @@ CASES: dict[str, Case] = {
         f"{EXPORT} --trial 0003", write(MODEL, b"\xff" * 64), "intact .safetensors"
     ),
     "teacher is a folder": Case(f"{DATA} --teacher {{}}/data", nothing, "the teacher must be"),
+    "teacher of pickled objects": Case(
+        f"{DATA} --teacher {{}}/teacher.pth",
+        lambda world: torch.save(torch.nn.Linear(1, 1), world / "teacher.pth"),
+        r"file of tensors alone, but .*torch\.save\(model\.state_dict\(\), FILE\)",
+    ),
+    "teacher of another architecture": Case(
+        f"{DATA} --teacher {{}}/teacher.pth",
+        lambda world: torch.save({"fc.weight": torch.zeros(2, 2)}, world / "teacher.pth"),
+        "must be that of one of deeplabv3_resnet101, ",
+    ),
     "teacher of other classes": Case(
         "run --space qkd --storage {}/new --teacher {}/model.safetensors", nothing, "7 classes"
     ),

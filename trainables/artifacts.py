@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from tempfile import mkdtemp
 from filelock import FileLock
 from pydantic import JsonValue, ValidationError
 
+from trainables import terminal
 from trainables.errors import DiskFull
 from trainables.files import hash_file, is_full_disk
 from trainables.frozen import Frozen, digest
@@ -57,7 +57,7 @@ class ArtifactStore:
             if (found := self.find(kind, key)) is not None:
                 return found
             if path.is_dir():
-                print(f"building {path} again: {find_damage(path)}", file=sys.stderr, flush=True)
+                terminal.complain(f"building {path} again: {find_damage(path)}")
                 shutil.rmtree(path)
             for killed in set(self.root.glob(f".{path.name}-*")) - {unfinished(path)}:
                 shutil.rmtree(killed)

@@ -15,7 +15,7 @@ from rich.filesize import decimal
 from rich.table import Table
 
 from trainables.artifacts import find_damage, lock_file, read_artifact
-from trainables.command_line import Parser
+from trainables.command_line import Parser, as_path
 
 CONTENT = {
     "data": "packed data set",
@@ -48,7 +48,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("names", nargs="*", metavar="NAME", help="artifacts (default: all of them)")
     parser.add_argument(
         "--artifacts",
-        type=Path,
+        type=as_path,
         default=Path("studies/artifacts"),
         metavar="DIR",
         help="their folder (default: studies/artifacts)",

@@ -1,8 +1,11 @@
 """One way to speak to the person at the terminal."""
 
 import argparse
+import os
+import re
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import NoReturn
 
 from pydantic import ValidationError
@@ -24,6 +27,24 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"error: {message} (see {self.prog} --help)\n")
 
 
+SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+
+
+def as_path(text: str) -> Path:
+    """A path that a flag or an argument names; `~` is the home folder, also after `=`.
+
+    Raises:
+        argparse.ArgumentTypeError: it is empty, or the address of something else than a file.
+    """
+    if not text or "\0" in text:
+        raise argparse.ArgumentTypeError(f"must be a path, but got {text!r}")
+    if SCHEME.match(text):
+        raise argparse.ArgumentTypeError(
+            f"must be a path on this machine, such as that of a mounted folder, but got {text!r}"
+        )
+    return Path(os.path.expanduser(text))
+
+
 def first_problem(error: ValidationError) -> str:
     """The first of pydantic's complaints in one line: path, rule and value."""
     problem = error.errors()[0]
@@ -42,7 +63,7 @@ def one_line(error: Exception) -> str:
     return " ".join(str(error).split("\n")) or type(error).__name__
 
 
-def first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
     """The first line of what an error of some library says; the others are for its makers."""
     lines = str(error).splitlines() or [type(error).__name__]
     return next((line for line in lines if not line.startswith(ASIDE)), lines[0])

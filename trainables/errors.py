@@ -2,6 +2,9 @@
 
 from pathlib import Path
 
+NOT_LEARNING, NOT_FINITE = "not learning", "not finite"
+"""How the reason of a failure begins that its configuration is to blame for, and no machine."""
+
 
 class TrialFailed(Exception):
     """A trial that cannot give a point, for a reason a person can act on (its message)."""

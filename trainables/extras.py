@@ -2,6 +2,7 @@
 
 from importlib.util import find_spec
 
+COCO_EXTRA = ("pycocotools",)
 ONNX_EXTRA = ("onnx", "onnxruntime")
 
 
@@ -16,4 +17,13 @@ def require_onnx(purpose: str) -> None:
         raise ValueError(
             f"{purpose} needs {' and '.join(ONNX_EXTRA)}, which are not installed: "
             "pip install 'paretoseg[onnx]', or uv sync --extra onnx"
+        )
+
+
+def require_coco(purpose: str) -> None:
+    """Raises ValueError, with the remedy, where pycocotools is not installed."""
+    if not all(find_spec(name) for name in COCO_EXTRA):
+        raise ValueError(
+            f"{purpose} needs {' and '.join(COCO_EXTRA)}, which is not installed: "
+            "pip install 'paretoseg[coco]', or uv sync --extra coco"
         )

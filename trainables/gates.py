@@ -2,13 +2,20 @@
 
 import math
 
+import numpy as np
+
 from trainables.config import TrialConfig
-from trainables.errors import TrialFailed
+from trainables.data.labels import IGNORE
+from trainables.data.pack import PackedData
+from trainables.data.table import Table
+from trainables.errors import NOT_FINITE, NOT_LEARNING, TrialFailed
 from trainables.evaluation import Scores
 from trainables.recipes.qat_distill import TEACHER_LOSS, QatDistill
 
 GRACE_STEPS = 100
 NOT_TRAINED = "calibration alone does not suit so few bits"
+LEARNED = 0.05
+"""Cross-entropy of a training split that was learned by heart."""
 MARGIN = 0.005
 """mIoU by which a student must beat the commonest class alone."""
 
@@ -21,7 +28,7 @@ def check_finite(losses: dict[str, float], epoch: int, config: TrialConfig) -> N
             if name == TEACHER_LOSS and isinstance(config.recipe, QatDistill):
                 rate = config.recipe.teacher_learning_rate
             cause = f"the learning rate {rate:g} is likely too high" if rate else NOT_TRAINED
-            raise TrialFailed(f"not finite: loss {name} is {value} in epoch {epoch}; {cause}")
+            raise TrialFailed(f"{NOT_FINITE}: loss {name} is {value} in epoch {epoch}; {cause}")
 
 
 def grace_epochs(config: TrialConfig, num_steps: int) -> int:
@@ -40,6 +47,7 @@ def check_learning(
     losses: list[dict[str, float]],
     config: TrialConfig,
     num_steps: int,
+    data: PackedData,
 ) -> None:
     """Raises TrialFailed where predicting the commonest class alone does as well.
 
@@ -50,16 +58,26 @@ def check_learning(
     if epoch < grace_epochs(config, num_steps) or judged > baseline + MARGIN:
         return
     raise TrialFailed(
-        f"not learning: mIoU {scores.miou:.3f} after epoch {epoch}, predicting the commonest class "
-        f"alone gives {baseline:.3f}; {likely_cause(scores, losses, config)}"
+        f"{NOT_LEARNING}: mIoU {scores.miou:.3f} after epoch {epoch}, predicting the commonest "
+        f"class alone gives {baseline:.3f}; {likely_cause(scores, losses, config, data)}"
     )
 
 
-def likely_cause(scores: Scores, losses: list[dict[str, float]], config: TrialConfig) -> str:
+def likely_cause(
+    scores: Scores, losses: list[dict[str, float]], config: TrialConfig, data: PackedData
+) -> str:
     rate = config.learning_rate
+    for split, table in (("training", data.train), ("validation", data.val)):
+        if cause := fault_of(table):
+            return f"{cause} in the {split} split"
     if rate is None:
         return NOT_TRAINED
     first, last = losses[0]["cross_entropy"], losses[-1]["cross_entropy"]
+    if last < LEARNED:
+        return (
+            f"cross-entropy fell to {last:.3f} in training: validation images or labels that are "
+            "unlike those, or far too few training images"
+        )
     if last > 1.1 * first or (last > 0.95 * first and rate > 1e-2):
         return f"cross-entropy went from {first:.3f} to {last:.3f}: learning rate {rate:g} too high"
     if last > 0.95 * first:
@@ -71,3 +89,17 @@ def likely_cause(scores: Scores, losses: list[dict[str, float]], config: TrialCo
     if share > 0.95:
         return f"{share:.0%} of its pixels are class {common}: too few steps for rare classes"
     return f"cross-entropy only fell from {first:.3f} to {last:.3f}: too few steps"
+
+
+def fault_of(table: Table) -> str:
+    """What keeps any network from learning the rows of a split, in words; "" if nothing does."""
+    values: set[int] = set()
+    for masks in table.chunks["mask"]:
+        values |= set(np.flatnonzero(np.bincount(masks.ravel(), minlength=256)).tolist())
+    if len(values - {IGNORE}) < 2:
+        return "there is one labelled class"
+    images = table.chunks["image"]
+    first = images[0][:1]
+    if len(table) > 1 and all((chunk == first).all() for chunk in images):
+        return "all images are equal"
+    return ""

@@ -6,12 +6,14 @@ from typing import TypeVar
 from rich.console import Console
 from rich.progress import track as rich_track
 
+from trainables import terminal
+
 Item = TypeVar("Item")
 
 
 def track(items: Sequence[Item], description: str) -> Iterator[Item]:
     """Yields `items` behind a progress bar on stderr, which logs do not get."""
-    console = Console(stderr=True)
+    console = Console(file=terminal.err())
     yield from rich_track(
         items, description, console=console, transient=True, disable=not console.is_terminal
     )

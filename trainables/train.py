@@ -12,7 +12,7 @@ import torch
 from pydantic import ValidationError
 
 from trainables.artifacts import ArtifactStore
-from trainables.command_line import Parser, first_problem, report
+from trainables.command_line import Parser, as_path, first_problem, report
 from trainables.config import RunConfig, TrialConfig
 from trainables.data.pack import find_pack, open_pack, pack
 from trainables.data.prepare import open_source
@@ -39,7 +39,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add(
         "config",
-        type=Path,
+        type=as_path,
         metavar="CONFIG.json",
         help="a TrialConfig, e.g. a front member's config.json",
     )
@@ -51,7 +51,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     )
     add(
         "--out",
-        type=Path,
+        type=as_path,
         required=True,
         metavar="DIR",
         help="gets model.safetensors, config.json, metrics.json",
@@ -69,7 +69,10 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         help="as in search.run; used where the recipe has one",
     )
     add(
-        "--artifacts", type=Path, metavar="DIR", help="shared store (default: artifacts beside DIR)"
+        "--artifacts",
+        type=as_path,
+        metavar="DIR",
+        help="shared store (default: artifacts beside DIR)",
     )
     add(
         "--teacher-outputs",

@@ -21,6 +21,8 @@ METRICS, EPOCH = "metrics", "epoch"
 """Keys of a result: the epoch's Metrics as JSON, and which epoch."""
 FAILURE, PAUSE, NO_ROOM = "failure", "pause", "no_room"
 """Others: why the trial failed, is to go on later, or why no other would fare better."""
+TRACE = "trace"
+"""Where in the code an unforeseen error arose, for the study's log."""
 LAST_WORDS = "last-words.txt"
 """Beside a trial's checkpoints, why its process ended itself."""
 
@@ -50,9 +52,9 @@ class StudentTrainable(tune.Trainable):
         except DiskFull as error:
             return {PAUSE: str(error), NO_ROOM: str(error), "done": True}
         except Exception as error:
-            traceback.print_exc()  # into the worker's own log
             self.healthy = False
-            return {FAILURE: f"{type(error).__name__}: {error}", "done": True}
+            named = f"{type(error).__name__}: {error}"
+            return {FAILURE: named, TRACE: traceback.format_exc(), "done": True}
         report = metrics.model_dump_json()
         return {METRICS: report, EPOCH: metrics.epoch, "done": metrics.finished}
 

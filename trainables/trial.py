@@ -146,7 +146,7 @@ class Trial:
             scores = evaluate(student, self.val, data.num_classes, self._rest)
             best = max(scores.miou, *(report.miou for report in self.reports), 0.0)
             history = [*(report.losses for report in self.reports), losses]
-            check_learning(best, scores, history, config, self.num_steps)
+            check_learning(best, scores, history, config, self.num_steps, data)
             metrics = Metrics(
                 epoch=epoch,
                 time_ms=int(time.time() * 1000),

@@ -16,6 +16,7 @@ from benchmarks.search_efficiency.simulate import Method
 from benchmarks.search_efficiency.table import Curve, Table
 from search.budget import Budget
 from search.halving import DOUBT
+from search.memory import Memory
 from search.objectives import MIOU_AND_SIZE
 from search.observation import Observation, final_mious
 from search.sampler import SamplerName, make_seed
@@ -58,7 +59,7 @@ class Ours:
             complete=lambda config: config,
             objectives=MIOU_AND_SIZE,
             foresee=lambda config: by_digest[config.digest()],
-            foresee_cheaply=lambda config: by_digest[config.digest()],
+            memory=Memory(MIOU_AND_SIZE, lambda config: by_digest[config.digest()]),
             budget=Budget(),
             run=RunConfig(data=Path("data"), artifacts=Path("artifacts")),
             folder=Path("."),

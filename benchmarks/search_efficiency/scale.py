@@ -23,6 +23,7 @@ from benchmarks.timing import describe_machine, markdown
 from search.budget import Budget, Costs
 from search.delivery import Delivery
 from search.drawing import configure
+from search.memory import Memory
 from search.objectives import MIOU_AND_SIZE
 from search.record import CONFIG, PREDICTED_SIZE, RAY_ID, RUNGS, metrics_key
 from search.scheduler import ParetoHalving
@@ -83,7 +84,7 @@ def make_searcher(study: optuna.Study, observers: list[Delivery]) -> OptunaSearc
         complete=lambda config: config.replace(num_epochs=NUM_EPOCHS),
         objectives=MIOU_AND_SIZE,
         foresee=foresee,
-        foresee_cheaply=foresee,
+        memory=Memory(MIOU_AND_SIZE, foresee),
         budget=Budget(),
         run=RunConfig(data=Path("data"), artifacts=Path("artifacts")),
         folder=Path("."),
@@ -141,7 +142,7 @@ def drive(workers: int) -> list[object]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         uri = f"sqlite:///{folder / 'mlflow.db'}"
-        check_tracking(uri)
+        check_tracking(uri, folder)
         tracking = Tracking(uri, "scale", "scale", "0", folder, {})
         asking = reporting = 0.0
         results = 0

@@ -47,7 +47,10 @@ CASES: dict[str, tuple[list[str], str]] = {
     "too many GPUs": (["--gpus-per-trial", "99"], "--gpus-per-trial must not exceed the .*got 99"),
     "too many CPUs": (["--cpus-per-trial", "9999"], "--cpus-per-trial must not exceed .*got 9999"),
     "no such data": (["--data", "/no/where"], "data folder must exist, but got /no/where"),
-    "no such teacher": (["--teacher", "/no/file"], "the teacher must be auto, a model file, a state dict"),
+    "no such teacher": (
+        ["--teacher", "/no/file"],
+        "the teacher must be auto, a model file, a state dict",
+    ),
     "odd store": (["--tracking-uri", "ftp://x"], "--tracking-uri must name an MLflow store"),
     "nothing fits": (
         ["--max-size", "1KB"],
@@ -124,7 +127,7 @@ def test_a_damaged_teacher(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     file.write_bytes(b"nothing of the kind")
     storage = tmp_path / "studies"
     line = answer(capsys, "--space", "qkd", "--teacher", str(file), "--storage", str(storage))
-    assert f"{file} is not" in line
+    assert f"{file} is damaged or of another format" in line
     assert not storage.exists()
 
 
@@ -171,7 +174,8 @@ RESUMES: dict[str, tuple[list[str], str]] = {
         ["--space", "qkd", "--resume", "known"],
         "keep its --space, .* qat and got qkd",
     ),
-    "new name": (["--space", "qat", "--resume", "known", "--name", "x"], "--name cannot change"),
+    "new name": (["--resume", "known", "--name", "x"], "--name cannot change"),
+    "other grace": (["--resume", "known", "--grace-epochs", "2"], "keep its --grace-epochs"),
     "other epochs": (
         ["--space", "qat", "--resume", "known", "--epochs", "5"],
         "keep its --epochs, but known has 2 and got 5",

@@ -67,7 +67,7 @@ def test_a_budget_is_checked_again_with_the_bits_that_layers_really_get(
         "search.foresight.load_space", lambda name: NamedSpace(name, "six bits", space, ())
     )
     config = make_config(tmp_path, blocks_folder, space="six", max_size_bytes=5000)
-    study = Study(config, resumed=False)  # 2 bits would be within the budget
+    study = Study(config, resumed=False).open()  # 2 bits would be within the budget
     names = quantizable_names(student.build(5))
     gains = {name: {bits: 1 / bits for bits in CHOICES} for name in names}
     kept = tmp_path / "sensitivity.json"

@@ -11,7 +11,8 @@ from typing import Any, cast
 import pytest
 
 from search import cluster
-from search.cluster import NEARLY_DONE, OVERTIME, PATIENCE_S, Deadline, Deaths, Interruption
+from search.cluster import MAX_RETRIES, NEARLY_DONE, OVERTIME, Deadline, StopAll, Watch
+from search.interruption import PATIENCE_S, Interruption
 
 
 def test_only_what_is_nearly_done_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -44,15 +45,49 @@ def test_trainings_that_do_not_leave_are_ended(
     killed: list[str] = []
     monkeypatch.setattr(cluster.ray, "kill", killed.append)
     interruption = Interruption(tmp_path / ".stop")
-    deaths = Deaths(cast(Any, None), interruption, print)
+    stop_all = StopAll(interruption)
     trials = [SimpleNamespace(temporary_state=SimpleNamespace(ray_actor=a)) for a in ("a", None)]
-    deaths.on_step_begin(1, trials)
-    assert not interruption.stop_all()
+    stop_all.trials = trials
+    assert not stop_all.stop_all()
     interruption.since = time.monotonic()
-    assert not interruption.stop_all()
+    assert not stop_all.stop_all()
     interruption.since -= PATIENCE_S + 1
-    assert interruption.stop_all()
+    assert stop_all.stop_all()
     assert killed == ["a"]
+
+
+def test_a_trial_that_tune_ended_without_a_word_is_asked_again(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    log: list[str] = []
+    asked = {"a", "b"}
+    searcher = SimpleNamespace(
+        asked=asked,
+        name_of=lambda trial_id: f"000{trial_id}",
+        requeue=lambda trial_id: log.append(f"requeue {trial_id}"),
+        bury=lambda trial_id, reason: log.append(f"bury {trial_id}: {reason}"),
+    )
+    stop_all = StopAll(Interruption(tmp_path / ".stop"))
+    watch = Watch(cast(Any, searcher), stop_all, log.append)
+    trials = [trial("a", finished=False), trial("b", finished=False), trial("c", finished=True)]
+    watch.on_step_begin(1, trials)
+    assert log == []
+    assert stop_all.trials is trials
+    trials[1] = trial("b", finished=True)
+    watch.on_step_begin(2, trials)
+    assert log == ["trial 000b is asked again: Ray Tune ended it without a word", "requeue b"]
+    for step in range(MAX_RETRIES):
+        trials[1] = trial("b", finished=True)
+        watch.on_step_begin(3 + step, trials)
+    assert log[-1] == f"bury b: Ray Tune ended it {MAX_RETRIES + 1} times without a word"
+    log.clear()
+    watch.on_step_begin(9, trials[1:])  # that Tune does not know of at all
+    assert "requeue a" in log
+
+
+def trial(trial_id: str, finished: bool) -> SimpleNamespace:
+    """One of Ray's."""
+    return SimpleNamespace(trial_id=trial_id, is_finished=lambda: finished)
 
 
 GROWING = """

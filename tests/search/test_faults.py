@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from urllib.request import urlopen
 
@@ -38,7 +38,7 @@ TRAINING = "Trainable.train"
 class Driver:
     """A search in a process of its own, whose words are read as it says them."""
 
-    def __init__(self, argv: list[str], **environment: str) -> None:
+    def __init__(self, argv: list[str], own_group: bool = False, **environment: str) -> None:
         self.begin = time.time()
         self.process = subprocess.Popen(
             [sys.executable, "-m", "search.run", *argv],
@@ -46,6 +46,7 @@ class Driver:
             stderr=subprocess.PIPE,
             text=True,
             env={**os.environ, **environment},
+            start_new_session=own_group,
         )
         self.said = ""
 
@@ -177,8 +178,68 @@ def test_a_study_that_everything_happens_to_is_whole(blocks_folder: Path, tmp_pa
 
 
 def resume(folder: Path, *argv: str) -> Driver:
-    where = ["--space", "qat", "--storage", str(folder.parent), "--resume", folder.name]
-    return Driver([*where, *argv])
+    return Driver(["--storage", str(folder.parent), "--resume", folder.name, *argv])
+
+
+@pytest.mark.parametrize("where", ["this machine", "cluster"])
+def test_the_next_trial_of_a_process_that_is_not_to_be_used_again(
+    where: str, blocks_folder: Path, tmp_path: Path
+) -> None:
+    argv = ["--data", str(blocks_folder), "--image-size", "32", "--epochs", str(EPOCHS)]
+    argv += ["--scheduler", "none", "--checkpoint-every", "500ms", "--name", "next"]
+    argv += ["--space", "supervised", "--storage", str(tmp_path), "--samples", "5"]
+    folder = tmp_path / "next"
+    with ExitStack() as stack:
+        environment = {}
+        if where == "cluster":
+            _, address = stack.enter_context(cluster_of_two())
+            environment = {"RAY_ADDRESS": address, "RAY_AUTH_MODE": "disabled"}
+        driver = Driver([*argv, "--cpus-per-trial", "1"], **environment)
+        driver.wait_for("data: ")
+
+        # an unforeseen error in a trial: there is a file where its folder should be
+        wait_until((folder / "journal.log").exists)
+        (folder / "models").mkdir(exist_ok=True)
+        (folder / "models/0000").touch()
+        driver.wait_for("trial 0000 FAIL: .*Error")
+        (folder / "models/0000").unlink()
+
+        # SIGTERM to processes that train, as from a node that is taken away
+        wait_for_checkpoint(folder, time.time())
+        worker = next(iter(trainers(driver, where)))
+        worker.terminate()
+        driver.wait_for("paused after")
+        assert driver.end(seconds=180) == ""
+    assert "is asked again: Ray Tune ended it without a word" in driver.said
+    assert sorted(map(str, states(folder))) == ["COMPLETE"] * 4 + ["FAIL"]
+    assert check.main([str(folder)]) == 0
+
+
+def trainers(driver: Driver, where: str) -> list[psutil.Process]:
+    """The processes that train, which on a cluster are no children of the driver."""
+    if where == "this machine":
+        return children(driver.process.pid, TRAINING)
+    own = psutil.Process()
+    return [
+        process
+        for process in own.children(recursive=True)
+        if TRAINING in " ".join(process.cmdline())
+    ]
+
+
+def test_a_signal_to_all_processes_is_an_orderly_end(blocks_folder: Path, tmp_path: Path) -> None:
+    argv = ["--data", str(blocks_folder), "--image-size", "32", "--epochs", str(EPOCHS)]
+    argv += ["--space", "supervised", "--storage", str(tmp_path), "--name", "group"]
+    driver = Driver([*argv, "--checkpoint-every", "500ms"], own_group=True)
+    driver.wait_for("data: ")
+    wait_for_checkpoint(tmp_path / "group", driver.begin)
+    os.killpg(driver.process.pid, signal.SIGTERM)
+    begin = time.monotonic()
+    driver.end(130)
+    assert time.monotonic() - begin < 20  # a promise, not a speed
+    assert "Ray is started again" not in driver.said
+    assert "interrupted; go on with: " in driver.said
+    assert list(violations(read_study_file(tmp_path / "group"), tmp_path / "group")) == []
 
 
 CLUSTER = """

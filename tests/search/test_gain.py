@@ -9,7 +9,7 @@ import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from search.drawing import Distributions, configure
-from search.gain import NUM_START, aligned, encode, expected_gains, propose
+from search.gain import NUM_START, aligned, encode, expected_gains, parents_of, propose
 from search.observation import Observation
 from trainables.config import TrialConfig
 from trainables.models.unet import UNetConfig
@@ -158,3 +158,45 @@ def test_an_earlier_study_s_ranges_are_read_on_the_new_one_s_scale() -> None:
     rows = encode(points, wide)
     assert rows[0, 0] == rows[1, 0]
     assert rows[:, 1].tolist() == [-1, -1]
+
+
+def search_where_the_narrowest_fail(teaches: bool, first_seed: int) -> list[int]:
+    """The widths of 32 trials, of which those of 4 fail."""
+
+    def four_widths(trial: optuna.Trial) -> TrialConfig:
+        width = trial.suggest_categorical(WIDTH, [4, 6, 8, 12])
+        return space(trial).replace(student=UNetConfig(width=width))
+
+    known: list[Observation] = []
+    widths = []
+    for seed in range(first_seed, first_seed + 32):
+        proposal = propose(four_widths, known, [], cost, np.random.default_rng(seed))
+        config, drawn = configure(four_widths, proposal.params, seed)
+        failed = config.student.width == 4
+        final = 0.05 if failed else miou(config)
+        params, ranges = drawn.params, drawn.distributions
+        if teaches or not failed:
+            known.append(Observation(params, ranges, cost(config), {}, final, failed=failed))
+        widths.append(config.student.width)
+    return widths
+
+
+@pytest.mark.parametrize("seed", [0, 100, 200])
+def test_what_always_fails_is_not_proposed_again_and_again(seed: int) -> None:
+    assert set(search_where_the_narrowest_fail(False, seed)) == {4}  # 32 times of 32
+    learned = search_where_the_narrowest_fail(True, seed)[NUM_START:]
+    assert learned.count(4) <= len(learned) / 3
+
+
+def test_a_failed_trial_is_neither_a_point_nor_a_parent() -> None:
+    known = observations(40)
+    config, drawn = configure(space, {WIDTH: 2, RATE: 1e-3})
+    failed = Observation(drawn.params, drawn.distributions, cost(config), {}, 0.05, failed=True)
+    assert parents_of([failed], np.array([0.05])) == []
+    everything = [*known, failed]
+    mious = np.array([each.final for each in everything], dtype=np.float64)
+    assert failed not in parents_of(everything, mious)
+    alone = propose(space, known, [], cost, np.random.default_rng(3))
+    beside = propose(space, everything, [], cost, np.random.default_rng(3))
+    assert alone.gain is not None
+    assert beside.gain is not None

@@ -54,7 +54,10 @@ def test_a_trial_is_followed_from_its_launch_to_its_end() -> None:
     ("record", "num_observations", "num_trained"),
     [
         (replace(RUNNING, state="PRUNED", reason="others promise more"), 1, 1),
-        (replace(RUNNING, state="FAIL", reason="not learning"), 0, 1),
+        (replace(RUNNING, state="FAIL", reason="not learning: mIoU 0.1"), 1, 1),
+        (replace(RUNNING, state="FAIL", reason="not finite: loss"), 1, 1),
+        (replace(RUNNING, state="FAIL", reason="its process died too often: killed"), 0, 1),
+        (replace(RUNNING, state="FAIL", reason="hung: no progress for 1 s"), 0, 1),
         (replace(RUNNING, state="PAUSED"), 1, 1),
         (replace(RUNNING, state="PRUNED", reason="over budget", ray_id=None), 1, 1),
     ],
@@ -81,3 +84,13 @@ def test_order_is_that_of_numbers() -> None:
         config = CONFIG.replace(seed=number)
         memory.learn(replace(RUNNING, trial_id=trial_id, config=config, params={"n": number}))
     assert [each.params["n"] for each in memory.known()] == [2, 1, 0]
+
+
+def test_what_learns_nothing_is_known_at_the_level_of_the_commonest_class() -> None:
+    memory = make()
+    memory.commonest_miou = 0.07
+    rung = Arrival("a", 3, 0, (100.0, -0.4, 3.0), True)
+    memory.learn(replace(RUNNING, state="FAIL", reason="not learning: mIoU 0.1", arrivals=(rung,)))
+    (observation,) = memory.known()
+    assert (observation.final, observation.failed, observation.running) == (0.07, True, False)
+    assert observation.partial == {}  # no line from a rung to an end is fitted through it

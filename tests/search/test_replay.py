@@ -33,10 +33,10 @@ def config_of(storage: Path, data: Path, **changes: object) -> StudyConfig:
 def trained(config: StudyConfig, later: StudyConfig | None = None) -> Study:
     """A study whose trials end at random, two at a time, resumed in the middle."""
     draw = random.Random(0)
-    study = Study(config, resumed=False)
+    study = Study(config, resumed=False).open()
     drive(study, draw, NUM_TRIALS // 2)
     study.lock.release()
-    study = Study(later or config, resumed=True)
+    study = Study(later or config, resumed=True).open()
     study.recover()
     drive(study, draw, NUM_TRIALS)
     return study
@@ -128,7 +128,7 @@ def test_one_that_was_asked_for_twice_is_not_asked_for_again() -> None:
 
 
 def test_why_a_sampler_cannot_be_asked_again(blocks_folder: Path, tmp_path: Path) -> None:
-    study = Study(config_of(tmp_path, blocks_folder), resumed=False)
+    study = Study(config_of(tmp_path, blocks_folder), resumed=False).open()
 
     def reason(**changes: object) -> str:
         file = study.file.replace(config=study.config.replace(**changes))

@@ -291,14 +291,31 @@ class TestFrontTable:
         ]
         assert "3 of 5 finished trials" in lines[0]
 
+    @pytest.mark.parametrize("width", [80, 60, 40])
+    def test_a_narrow_terminal_drops_whole_columns(self, width: int, records: list[Record]) -> None:
+        timed = [replace(record, latency_ms=1.2345) for record in records]
+        lines, whole = printed(timed, width), printed(timed)
+        assert max(map(len, lines)) <= width
+        assert names_of(lines)[:3] == ["trial", "mIoU %", "size"]
+        assert set(names_of(lines)) <= set(names_of(whole))
+        assert len(names_of(lines)) < len(names_of(whole)) or width == 80
+        assert any("0003" in line and "60.0" in line and "61.9 KB" in line for line in lines)
+        assert "…" not in "".join(lines)
+
     def test_without_results(self) -> None:
         assert "0 of 0 finished trials" in printed([])[0]
 
 
-def printed(records: list[Record]) -> list[str]:
-    console = Console(width=100, color_system=None)
+def names_of(lines: list[str]) -> list[str]:
+    """The headings of a printed table."""
+    heading = next(line for line in lines if "trial" in line and "┃" in line)
+    return [name.strip() for name in heading.split("┃")[1:-1]]
+
+
+def printed(records: list[Record], width: int = 100) -> list[str]:
+    console = Console(width=width, color_system=None)
     with console.capture() as capture:
-        console.print(front_table(records))
+        console.print(front_table(records, width=width))
     return capture.get().splitlines()
 
 

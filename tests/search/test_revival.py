@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from search import revival
-from search.revival import DEATHS, MOST_DEATHS, Revival
+from search.revival import DEATHS, MOST_DEATHS, STOP, Revival, is_to_stop
 
 
 class Process:
@@ -34,6 +34,7 @@ class Node:
 @pytest.fixture(autouse=True)
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(revival, "LOOK_EVERY_S", 0.01)
+    monkeypatch.setattr(revival, "GRACE_S", 0.2)
     monkeypatch.setenv(DEATHS, "0")
 
 
@@ -70,11 +71,35 @@ def test_it_gives_up_when_that_happens_again_and_again(
     monkeypatch.setattr(revival.os, "_exit", leave)
     node = Node()
     node.dead = ["raylet"]
-    watching = Revival(node, ["python"], lambda: True, lambda *_: left.append(0))
+    watching = Revival(node, ["python"], lambda: False, lambda *_: left.append(0))
     assert done.wait(5)
     watching.close()
     assert left == [1]
     assert "must not die again and again, but raylet did" in capsys.readouterr().err
+
+
+def test_a_signal_to_all_processes_is_no_death_of_ray(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv(STOP, raising=False)
+    node, done = Node(), threading.Event()
+    signalled = threading.Event()
+    node.dead = ["raylet"]
+    watching = Revival(node, ["python"], signalled.is_set, lambda *_: done.set())
+    signalled.set()  # the driver hears of it a little later than Ray
+    assert done.wait(5)
+    watching.close()
+    assert capsys.readouterr().out == ""
+    assert (revival.os.environ[STOP], revival.os.environ[DEATHS]) == ("yes", "0")
+    assert is_to_stop()
+
+
+def test_a_driver_that_leaves_by_itself_is_left_to_it() -> None:
+    node = Node()
+    node.dead = ["raylet"]
+    watching = Revival(node, ["python"], lambda: True, lambda *_: pytest.fail("began again"))
+    watching.close()
+    assert not watching.thread.is_alive()
 
 
 def test_nothing_happens_to_a_ray_that_is_ended_on_purpose() -> None:

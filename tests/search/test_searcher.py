@@ -57,7 +57,7 @@ def make(
         "complete": lambda config: config,
         "objectives": MIOU_AND_SIZE,
         "foresee": foresee,
-        "foresee_cheaply": foresee,
+        "memory": Memory(MIOU_AND_SIZE, foresee),
         "budget": Budget(size_bytes=limit and 1000 * limit),
         "run": RunConfig(data=Path("data"), artifacts=Path("artifacts")),
         "folder": Path("study"),

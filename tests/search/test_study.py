@@ -147,6 +147,7 @@ def test_nothing_of_ray_is_left(storage: Path) -> None:
         "front.parquet",
         "front.png",
         "journal.log",
+        "log.txt",
         "models",
         "search.png",
         "study.json",

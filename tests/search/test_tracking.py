@@ -12,7 +12,8 @@ from mlflow.entities import Run
 
 from search.delivery import Delivery, Event, Kind
 from search.record import Record, State
-from search.tracking import Tracking, check_tracking
+from search.store_uri import own_store
+from search.tracking import Tracking, check_tracking, read_runs
 from trainables.command_line import ASIDE, first_line
 from trainables.config import TrialConfig
 from trainables.recipes import Qat
@@ -136,10 +137,10 @@ def test_nothing_is_asked_of_a_store_before_there_is_something_to_write(tmp_path
 
 
 def test_a_store_that_does_not_answer_may_later(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    check_tracking("http://127.0.0.1:1")
+    check_tracking("http://127.0.0.1:1", tmp_path)
     (line,) = capsys.readouterr().err.splitlines()
     assert "does not answer now and is tried again later" in line
 
@@ -147,10 +148,10 @@ def test_a_store_that_does_not_answer_may_later(
 @pytest.mark.slow
 def test_a_locked_store_may_later(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
-    check_tracking(uri)
+    check_tracking(uri, tmp_path)
     with closing(sqlite3.connect(tmp_path / "mlflow.db", isolation_level=None)) as other:
         other.execute("BEGIN EXCLUSIVE")
-        check_tracking(uri)
+        check_tracking(uri, tmp_path)
     assert "tried again later" in capsys.readouterr().err
 
 
@@ -158,14 +159,14 @@ def test_what_is_no_store_is_refused(tmp_path: Path) -> None:
     (tmp_path / "mlflow.db").write_text("no database, " * 100)
     for uri in ("ftp://x", f"sqlite:///{tmp_path / 'mlflow.db'}"):
         with pytest.raises(ValueError, match="must name an MLflow store"):
-            check_tracking(uri)
+            check_tracking(uri, tmp_path)
 
 
 def test_what_a_broken_store_says_is_one_line(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     database = tmp_path / "mlflow.db"
-    check_tracking(f"sqlite:///{database}")
+    check_tracking(f"sqlite:///{database}", tmp_path)
     tracking = track(f"sqlite:///{database}", "broken", tmp_path)
     tracking.deliver([Event("started", record(epoch=0, state="RUNNING"))])
     with closing(sqlite3.connect(database)) as connection, connection:
@@ -175,6 +176,44 @@ def test_what_a_broken_store_says_is_one_line(
     assert not delivery.close(10)
     error = "(sqlite3.OperationalError) no such table: metrics"
     assert capfd.readouterr().err == f"the record in MLflow is behind and tried again: {error}\n"
+
+
+def test_a_driver_that_is_not_installed_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(
+        ValueError, match=r"must name an MLflow store, .*psycopg.* needs: install it"
+    ):
+        check_tracking("postgresql://127.0.0.1/mlflow", tmp_path)
+
+
+def test_a_database_in_no_folder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"database must exist, but there is no .*/gone"):
+        check_tracking(f"sqlite:///{tmp_path / 'gone/mlflow.db'}", tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    check_tracking(f"sqlite:///{tmp_path / 'storage/mlflow.db'}", tmp_path / "storage")
+    assert (tmp_path / "storage/mlflow.db").is_file()
+
+
+def test_a_store_lies_where_its_path_says(tmp_path: Path) -> None:
+    folder = tmp_path / "a?b%2Fc%d#e"
+    folder.mkdir()
+    uri = own_store(folder)
+    check_tracking(uri, folder)
+    tracking = track(uri, "odd", tmp_path / "artifacts")
+    tracking.deliver([Event("replayed", record())])
+    assert (folder / "mlflow.db").is_file()
+    assert {path.name for path in tmp_path.iterdir()} <= {folder.name, "artifacts"}
+    assert [run.trial for run in read_runs(uri, "id of odd")] == ["0000"]
+
+
+def test_a_deleted_experiment_is_restored(uri: str, tmp_path: Path) -> None:
+    first = track(uri, "deleted", tmp_path)
+    first.deliver([Event("replayed", record(epoch=2, state="PAUSED"))])
+    MlflowClient(uri).delete_experiment(first.experiment_id)  # as in MLflow's pages
+    second = track(uri, "deleted", tmp_path)
+    second.deliver([Event("replayed", record(epoch=3))])
+    assert second.experiment_id == first.experiment_id
+    (run,) = read_runs(uri, "id of deleted")
+    assert (run.state, run.epochs) == ("COMPLETE", (1, 2, 3))
 
 
 def test_the_line_that_tells_is_found() -> None:

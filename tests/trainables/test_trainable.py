@@ -25,6 +25,7 @@ from trainables.trainable import (
     METRICS,
     NO_ROOM,
     PAUSE,
+    TRACE,
     StudentTrainable,
 )
 
@@ -107,7 +108,9 @@ def test_an_unforeseen_error_fails_one_trial(
 
     monkeypatch.setattr("trainables.data.table.Table.take", broken)
     trainable = StudentTrainable(wanted)
-    assert trainable.step() == {FAILURE: reason, "done": True}
+    result = trainable.step()
+    assert (result[FAILURE], result["done"]) == (reason, True)
+    assert "in broken" in result[TRACE]
     assert not trainable.reset_config(wanted)
 
 

@@ -17,7 +17,8 @@ class Look(NamedTuple):
     """What the two files of a sample hold.
 
     `size` is (width, height) of the mask, in pixels; `values` are the mask's, `kept` those that are
-    left of them at the size of training; `colors` are what a palette gives to values.
+    left of them at the size of training; `colors` are what a palette gives to values. A flat image
+    has one colour alone.
     """
 
     split: Split
@@ -28,6 +29,7 @@ class Look(NamedTuple):
     values: frozenset[int]
     kept: frozenset[int]
     colors: dict[int, Color]
+    is_flat: bool
 
 
 def check_splits(looks: Sequence[Look], root: Path) -> None:
@@ -80,7 +82,10 @@ def images_as_stored(looks: Sequence[Look]) -> frozenset[Path]:
 
 def notes_on(looks: Sequence[Look], class_names: Sequence[str]) -> list[str]:
     """What a person should know of a data set before training on it, a line each."""
-    return [*notes_on_orientation(looks), *notes_on_classes(looks, class_names)]
+    notes = [*notes_on_orientation(looks), *notes_on_classes(looks, class_names)]
+    if flat := [look.image for look in looks if look.is_flat]:
+        notes.append(f"{len(flat)} images show a single colour, such as {flat[0]}")
+    return notes
 
 
 def notes_on_orientation(looks: Sequence[Look]) -> list[str]:

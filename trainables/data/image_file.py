@@ -179,5 +179,5 @@ def used_colors(image: Image.Image, values: Iterable[int]) -> dict[int, Color]:
     if image.mode != "P":
         return {}
     palette = np.array(image.getpalette("RGB") or [], np.uint8).reshape(-1, 3).tolist()
-    colors = {value: tuple(palette[value]) for value in values if value < len(palette)}
-    return {value: color for value, color in colors.items() if set(color) != {value}}
+    colors = {value: palette[value] for value in values if value < len(palette)}
+    return {value: (r, g, b) for value, (r, g, b) in colors.items() if {r, g, b} != {value}}

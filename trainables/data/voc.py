@@ -185,7 +185,9 @@ class VocFolder:
             colors = {}
         kept = values_of(shrink(labels, scaled(mask.size, self.image_size)))
         fit = fit_of(entry, image, mask)
-        return Look(split, entry.image, entry.mask, mask.size, fit, values, kept, colors)
+        return Look(
+            split, entry.image, entry.mask, mask.size, fit, values, kept, colors, is_flat(image)
+        )
 
 
 class Scan(NamedTuple):
@@ -217,6 +219,13 @@ def fit_of(entry: Entry, image: Image.Image, mask: Image.Image) -> Fit:
     if image.size == turned:
         return "either"
     return "turned" if mask.size == turned else "stored"
+
+
+def is_flat(image: Image.Image) -> bool:
+    """Whether all pixels of an image have one colour."""
+    first, *others = image.getextrema()
+    ranges = [(first, *others)] if not isinstance(first, tuple) else [first, *others]
+    return all(low == high for low, high in ranges)
 
 
 def values_of(labels: NDArray[np.uint8]) -> frozenset[int]:

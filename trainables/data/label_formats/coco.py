@@ -53,7 +53,7 @@ def read_coco_export(source: Path, images: Path | None) -> Export | None:
     indices = class_indices(categories, used)
     left_out = [part.file for name, part in found.items() if name not in parts]
     return Export(
-        f"{described} ({', '.join(str(part.file.name) for part in parts.values())})",
+        f"{described} ({', '.join(parts)})",
         (BACKGROUND, *(categories[number] for number in indices)),
         {name: read_images(parts[name], name, files[name], indices) for name in parts},
         {

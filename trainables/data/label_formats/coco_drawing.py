@@ -1,24 +1,25 @@
 """COCO's annotations drawn as a mask of class indices."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from trainables.data.label_formats.coco_file import CocoImage, Runs, Segmentation
 from trainables.data.label_formats.export import Drawing
 from trainables.data.labels import IGNORE
 
-NOT_DRAWN = -1
 MIN_NUMBERS = 6
 """Of a polygon; fewer are no area, and four would be a box to pycocotools."""
 FIRST_CHARACTER, VALUE_BITS, SIGN_BIT, MORE_BIT = ord("0"), 5, 16, 32
 """Of packed run lengths."""
 
 Outline = tuple[int, Segmentation]
-"""A class index and where the class is."""
+"""A class index, not 0, and where the class is."""
+Encoded = Mapping[str, object]
+"""An area as pycocotools stores it."""
 
 
 def has_area(segmentation: Segmentation | None) -> bool:
@@ -34,36 +35,40 @@ def draw_outlines(file: Path, image: CocoImage, outlines: Sequence[Outline]) -> 
     Raises:
         ValueError: an outline does not fit the image.
     """
-    labels = np.full((image.height, image.width), NOT_DRAWN, np.int16)
-    overlap = np.zeros(labels.shape, np.bool_)
+    from pycocotools import mask  # an extra that only this format needs
+
+    encoded: dict[int, list[Encoded]] = {}
     for index, segmentation in outlines:
         try:
-            area = draw_area(segmentation, image.height, image.width)
+            objects = checked(segmentation, image.height, image.width)
         except ValueError as error:
             raise ValueError(
                 f"an annotation must fit its image, but {file} has one of {image.file_name!r} "
                 f"({image.width} x {image.height} pixels) with {error}"
             ) from error
-        overlap |= area & (labels != NOT_DRAWN) & (labels != index)
+        encoded.setdefault(index, []).extend(mask.frPyObjects(objects, image.height, image.width))
+    labels = np.zeros((image.height, image.width), np.uint8)
+    overlap = np.zeros(labels.shape, np.bool_)
+    for index, areas in encoded.items():
+        area = mask.decode(mask.merge(areas)).astype(np.bool_)
+        overlap |= area & (labels != 0)
         labels[area] = index
-    labels[labels == NOT_DRAWN] = 0
     labels[overlap] = IGNORE
-    return Drawing(labels.astype(np.uint8), int(overlap.sum()))
+    return Drawing(labels, int(overlap.sum()))
 
 
-def draw_area(segmentation: Segmentation, height: int, width: int) -> NDArray[np.bool_]:
-    from pycocotools import mask  # an extra that only this format needs
+def checked(segmentation: Segmentation, height: int, width: int) -> list[Any]:
+    """The parts of an object as pycocotools takes them.
 
+    Raises:
+        ValueError: one does not fit the image.
+    """
     if isinstance(segmentation, Runs):
-        counts = checked_runs(segmentation, height, width)
-        encoded = mask.frPyObjects({"size": [height, width], "counts": counts}, height, width)
-    else:
-        polygons = [polygon for polygon in segmentation if len(polygon) >= MIN_NUMBERS]
-        for polygon in polygons:
-            check_polygon(polygon, height, width)
-        encoded = mask.merge(mask.frPyObjects(polygons, height, width))
-    area: NDArray[np.bool_] = mask.decode(encoded).astype(np.bool_)
-    return area
+        return [{"size": [height, width], "counts": checked_runs(segmentation, height, width)}]
+    polygons = [polygon for polygon in segmentation if len(polygon) >= MIN_NUMBERS]
+    for polygon in polygons:
+        check_polygon(polygon, height, width)
+    return polygons
 
 
 def check_polygon(polygon: Sequence[float], height: int, width: int) -> None:

@@ -20,6 +20,7 @@ IGNORED = "ignore"
 VALUE_MODES = ("1", "L", "P", "I", *DEEP_GREY_MODES)
 """Pillow's modes of masks with one whole number per pixel."""
 MOST_SHOWN = 6
+UNKNOWN = -1
 
 
 class Values(NamedTuple):
@@ -132,12 +133,15 @@ def pixels_of(image: Image.Image) -> NDArray[Any]:
 
 
 def indices_of(pixels: NDArray[Any], values: Values, path: Path) -> Labels:
-    held, places = np.unique(pixels, return_inverse=True)
-    unknown = [value for value in held.tolist() if value not in values.indices]
-    if unknown:
+    table = np.full(MAX_VALUE + 1, UNKNOWN, np.int16)
+    for value, index in values.indices.items():
+        table[value] = index
+    wide = pixels.astype(np.int32)
+    indices: NDArray[np.int16] = table[wide.clip(0, MAX_VALUE)]
+    indices[(wide < 0) | (wide > MAX_VALUE)] = UNKNOWN
+    if (indices == UNKNOWN).any():
         raise ValueError(
-            f"every value of a mask must be that of a class, but {path} holds {unknown[0]}, which "
-            f"{values.origin} does not list"
+            f"every value of a mask must be that of a class, but {path} holds "
+            f"{pixels[indices == UNKNOWN].min()}, which {values.origin} does not list"
         )
-    table = np.array([values.indices[value] for value in held.tolist()], np.uint8)
-    return table[places].reshape(pixels.shape)
+    return indices.astype(np.uint8)

@@ -12,8 +12,8 @@ FORMATS = (
     "CVAT segmentation mask 1.1 (labelmap.txt, SegmentationClass)",
     "Roboflow semantic segmentation masks (train/_classes.csv)",
     "COCO (train/_annotations.coco.json, annotations/*.json, or one .json file with --images DIR)",
-    "masks of values or colours in JPEGImages and SegmentationClass, images and masks or labels, "
-    "or train/images and train/masks",
+    "images + masks (or images + labels, train/images + train/masks, JPEGImages + "
+    "SegmentationClass)",
 )
 
 

@@ -1,0 +1,54 @@
+"""The address of a Ray cluster, and whether anybody listens there."""
+
+import os
+import socket
+
+CLUSTER_ADDRESS = "RAY_ADDRESS"
+LOCAL = "local"
+"""The address that stands for Ray on this machine, as none does."""
+CONNECT_S = 3.0
+"""For the head of a cluster to take a connection."""
+
+
+def cluster_address() -> str:
+    """Ray's address, or "" where Ray is to be started on this machine."""
+    address = os.environ.get(CLUSTER_ADDRESS, "").strip()
+    return "" if address == LOCAL else address
+
+
+def on_cluster() -> bool:
+    """Whether Ray's address is set: then the driver's own hardware says nothing about workers."""
+    return cluster_address() != ""
+
+
+def check_cluster() -> None:
+    """Raises ValueError where nobody listens at the address of the cluster, if there is one.
+
+    Ray itself would try for many minutes, and not hear of Ctrl-C meanwhile.
+    """
+    address = cluster_address()
+    try:
+        if address == "auto":
+            find_cluster()
+        elif address:
+            connect(address)
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"{CLUSTER_ADDRESS} must be auto, or HOST:PORT of a cluster's head that can be "
+            f"reached, but got {address} ({error}); unset it to run on this machine"
+        ) from error
+
+
+def connect(address: str) -> None:
+    """Connects to HOST:PORT, and hangs up."""
+    host, _, port = address.rpartition(":")
+    if "/" in host or not host or not port.isdigit():
+        raise ValueError("it is no HOST:PORT; ray:// leads to no driver that can search")
+    socket.create_connection((host.strip("[]"), int(port)), CONNECT_S).close()
+
+
+def find_cluster() -> None:
+    """Connects to the cluster that Ray finds by itself."""
+    from ray._private.services import canonicalize_bootstrap_address_or_die
+
+    connect(canonicalize_bootstrap_address_or_die("auto"))

@@ -1,0 +1,37 @@
+"""Addresses of SQLite stores: any path comes back, for SQLAlchemy too."""
+
+import os
+from pathlib import Path
+
+from hypothesis import given
+from hypothesis import strategies as st
+from sqlalchemy.engine import make_url
+
+from search.store_uri import database_of, from_anywhere, own_store, store_at
+
+NAMES = st.text(
+    st.characters(blacklist_characters="/\0", blacklist_categories=("Cs",)), min_size=1
+).filter(lambda name: name not in (".", ".."))
+PATHS = st.lists(NAMES, min_size=1, max_size=4).map(lambda names: Path("/", *names))
+
+
+@given(PATHS)
+def test_any_path_comes_back(path: Path) -> None:
+    assert database_of(store_at(path)) == path
+    assert make_url(store_at(path)).database == str(path)
+    assert from_anywhere(store_at(path)) == store_at(path)
+
+
+def test_usual_paths_stand_as_they_are() -> None:
+    assert own_store(Path("/data/ä b#c")) == "sqlite:////data/ä b#c/mlflow.db"
+
+
+def test_a_relative_database_is_found_from_anywhere() -> None:
+    here = os.getcwd()
+    assert from_anywhere("sqlite:///mlflow.db") == f"sqlite:///{here}/mlflow.db"
+    assert from_anywhere("sqlite:///x.db?timeout=9") == f"sqlite:///{here}/x.db?timeout=9"
+    assert from_anywhere("http://127.0.0.1:5000") == "http://127.0.0.1:5000"
+
+
+def test_other_stores_have_no_database() -> None:
+    assert database_of("postgresql://host/db") is None

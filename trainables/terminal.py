@@ -1,0 +1,112 @@
+"""The terminal as ours alone: what libraries write goes to a log file while a study runs.
+
+Libraries write by Python's streams and, in C and C++, by file descriptors 1 and 2. Both lead to the
+log; `out` and `err` lead to the terminal.
+"""
+
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TextIO
+
+DESCRIPTORS = (1, 2)
+"""Of stdout and stderr."""
+
+
+class Log:
+    """Where the words of libraries go: a temporary file until `move` gives it a place."""
+
+    def __init__(self) -> None:
+        descriptor, name = tempfile.mkstemp(prefix="paretoseg-", suffix=".log")
+        self.path, self.is_kept = Path(name), False
+        self.kept = [os.dup(number) for number in DESCRIPTORS]
+        self.out, self.err = (os.fdopen(os.dup(d), "w", buffering=1) for d in self.kept)
+        self._lead_to(descriptor)
+
+    def move(self, path: Path) -> None:
+        """Goes on in another file, after what that holds."""
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        with self.path.open("rb") as before, os.fdopen(os.dup(descriptor), "ab") as after:
+            shutil.copyfileobj(before, after)
+        self._lead_to(descriptor)
+        if not self.is_kept:
+            self.path.unlink()
+        self.path, self.is_kept = path, True
+
+    def close(self) -> None:
+        """Gives the terminal back to everybody."""
+        flush()
+        for number, descriptor in zip(DESCRIPTORS, self.kept, strict=True):
+            os.dup2(descriptor, number)
+        if not self.is_kept:
+            self.path.unlink(missing_ok=True)
+
+    def _lead_to(self, descriptor: int) -> None:
+        flush()
+        for number in DESCRIPTORS:
+            os.dup2(descriptor, number)
+        os.close(descriptor)
+
+
+log: Log | None = None
+"""Of this process, while there is one."""
+
+
+@contextmanager
+def own_terminal() -> Iterator[None]:
+    """Keeps libraries off the terminal inside the block.
+
+    Where stdout is no longer the process's own, as in tests that capture it, nothing changes.
+    """
+    global log
+    if sys.stdout is not sys.__stdout__ or sys.stderr is not sys.__stderr__:
+        yield
+        return
+    log = Log()
+    try:
+        yield
+    finally:
+        give_back()
+
+
+def give_back() -> None:
+    """Ends what `own_terminal` began; to be called before the process becomes another program."""
+    global log
+    if log is not None:
+        log.close()
+    log = None
+
+
+def log_to(path: Path) -> None:
+    """Keeps the words of libraries in a file, if they are kept off the terminal."""
+    if log is not None:
+        log.move(path)
+
+
+def log_file() -> Path | None:
+    """The file that holds the words of libraries."""
+    return log.path if log is not None else None
+
+
+def out() -> TextIO:
+    """What leads to the person: stdout."""
+    return log.out if log is not None else sys.stdout
+
+
+def err() -> TextIO:
+    """What leads to the person: stderr."""
+    return log.err if log is not None else sys.stderr
+
+
+def complain(line: str) -> None:
+    """Says on stderr what is wrong."""
+    print(line, file=err(), flush=True)
+
+
+def flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()

@@ -11,45 +11,44 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TextIO
+from typing import IO, TextIO
 
 DESCRIPTORS = (1, 2)
 """Of stdout and stderr."""
 
 
 class Log:
-    """Where the words of libraries go: a temporary file until `move` gives it a place."""
+    """Where the words of libraries go: a file without a name until `keep` gives it one."""
 
     def __init__(self) -> None:
-        descriptor, name = tempfile.mkstemp(prefix="paretoseg-", suffix=".log")
-        self.path, self.is_kept = Path(name), False
+        self.path: Path | None = None
+        self.file: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115
         self.kept = [os.dup(number) for number in DESCRIPTORS]
         self.out, self.err = (os.fdopen(os.dup(d), "w", buffering=1) for d in self.kept)
-        self._lead_to(descriptor)
+        self._lead(self.file.fileno())
 
-    def move(self, path: Path) -> None:
-        """Goes on in another file, after what that holds."""
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-        with self.path.open("rb") as before, os.fdopen(os.dup(descriptor), "ab") as after:
-            shutil.copyfileobj(before, after)
-        self._lead_to(descriptor)
-        if not self.is_kept:
-            self.path.unlink()
-        self.path, self.is_kept = path, True
+    def keep(self, path: Path) -> None:
+        """Goes on at the end of another file, with what was said so far."""
+        flush()
+        file = path.open("a+b")
+        self.file.seek(0)
+        shutil.copyfileobj(self.file, file)
+        file.flush()
+        self._lead(file.fileno())
+        self.file.close()
+        self.file, self.path = file, path
 
     def close(self) -> None:
         """Gives the terminal back to everybody."""
         flush()
         for number, descriptor in zip(DESCRIPTORS, self.kept, strict=True):
             os.dup2(descriptor, number)
-        if not self.is_kept:
-            self.path.unlink(missing_ok=True)
+        self.file.close()
 
-    def _lead_to(self, descriptor: int) -> None:
+    def _lead(self, descriptor: int) -> None:
         flush()
         for number in DESCRIPTORS:
             os.dup2(descriptor, number)
-        os.close(descriptor)
 
 
 log: Log | None = None
@@ -84,11 +83,11 @@ def give_back() -> None:
 def log_to(path: Path) -> None:
     """Keeps the words of libraries in a file, if they are kept off the terminal."""
     if log is not None:
-        log.move(path)
+        log.keep(path)
 
 
 def log_file() -> Path | None:
-    """The file that holds the words of libraries."""
+    """The file that holds the words of libraries, if they are kept in one."""
     return log.path if log is not None else None
 
 

@@ -227,14 +227,20 @@ def test_images_of_all_kinds_and_an_unreadable_one(
     turned.save(images / "turned.jpg", exif=exif)
     (images / "broken.jpg").write_bytes(b"no image")
     (images / "notes.txt").write_text("left alone")
+    (images / "phone.HEIC").write_bytes(b"left out")
+    (images / "._grey.png").write_bytes(b"hidden, as macOS leaves it")
+    deep = Image.fromarray(np.full((4, 6), 30069, np.uint16))
+    deep.save(images / "deep.PNG")
     argv = [str(exported / "blocks-0003-int8.onnx"), str(images), "--out", str(out)]
     assert predict.main(argv) == 1
     printed = capsys.readouterr()
     (line,) = [line for line in printed.err.splitlines() if "error" in line]
     assert "broken.jpg" in line
-    assert "4 of 5 images" in printed.out
+    assert "5 of 6 images" in printed.out
+    assert "left out, because they are no images: 1 .heic, 1 .txt" in printed.out
     sizes = {path.name: Image.open(path).size for path in out.glob("*.png")}
     assert sizes.pop("turned.png") == (20, 40)
+    assert sizes.pop("deep.png") == (6, 4)
     assert sizes == {"grey.png": (70, 50), "cmyk.png": (33, 21), "one.png": (1, 1)}
 
 

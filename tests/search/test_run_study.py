@@ -3,6 +3,7 @@
 import errno
 import json
 import math
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from search.interruption import Interruption
 from search.journal import read_journal
 from search.record import asked_trials
 from search.study import Study, run_study
-from search.study_file import STUDY_FILE
+from search.study_file import STUDY_FILE, installed_versions, version_of
 from trainables.config import RunConfig
 
 
@@ -117,3 +118,12 @@ def test_a_signal_while_ray_starts_ends_its_attempts(slow_ray: None, tmp_path: P
     interruption.since = 0.0
     with pytest.raises(KeyboardInterrupt):
         start_ray(interruption)
+
+
+def test_a_checkout_that_is_not_installed_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(package: str) -> str:
+        raise PackageNotFoundError(package)
+
+    monkeypatch.setattr("search.study_file.version", missing)
+    assert version_of("paretoseg") == "not installed"
+    assert set(installed_versions()) >= {"python", "paretoseg", "torch"}

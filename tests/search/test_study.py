@@ -18,6 +18,7 @@ from optuna.trial import TrialState
 
 from search import check
 from search.record import read_record
+from search.store_uri import own_store
 from trainables.models.file import read_card, read_model
 
 
@@ -26,7 +27,11 @@ def command(*argv: str) -> list[str]:
 
 
 def run(*argv: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command(*argv), capture_output=True, text=True, timeout=500, check=False)
+    """A search by a user whose home folder cannot be written, as in many containers."""
+    environment = {**os.environ, "HOME": "/dev/null"}
+    return subprocess.run(
+        command(*argv), capture_output=True, text=True, timeout=500, check=False, env=environment
+    )
 
 
 @pytest.fixture(scope="session")
@@ -37,15 +42,18 @@ def common(blocks_folder: Path, teacher_file: Path) -> list[str]:
 
 @pytest.fixture(scope="session")
 def storage(common: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A study of four trials, resumed for a fifth."""
-    folder = tmp_path_factory.mktemp("studies")
-    argv = [*common, "--storage", str(folder)]
-    first = run(*argv, "--name", "tiny", "--samples", "4", "--max-size", "600KB")
-    assert first.returncode == 0, first.stderr
-    assert "Pareto front" in first.stdout
-    assert "mlflow ui --backend-store-uri" in first.stdout
-    again = run(*argv, "--resume", "tiny", "--samples", "5")
-    assert again.returncode == 0, again.stderr
+    """A study of four trials, resumed for a fifth, at a path that is hard to name."""
+    outer = tmp_path_factory.mktemp("studies")
+    folder = outer / "Stüdies 数 'a' \"b\"?c%2Fd#e:f"
+    where = ["--storage", str(folder)]
+    limits = ["--name", "tiny", "--samples", "4", "--max-size", "600KB"]
+    first = run(*common, *where, *limits)
+    assert (first.returncode, first.stderr) == (0, "")
+    for words in ("Pareto front", "mlflow ui --backend-store-uri", "search.export", "log.txt"):
+        assert words in first.stdout
+    again = run(*where, "--resume", "tiny", "--samples", "5")
+    assert (again.returncode, again.stderr) == (0, "")
+    assert list(outer.iterdir()) == [folder]
     return folder
 
 
@@ -88,7 +96,7 @@ def test_parquet_and_journal_agree_row_by_row(storage: Path) -> None:
 
 
 def test_parquet_and_mlflow_agree_row_by_row(storage: Path) -> None:
-    client = MlflowClient(f"sqlite:///{storage / 'mlflow.db'}")
+    client = MlflowClient(own_store(storage))
     (experiment,) = (e for e in client.search_experiments() if e.name != "Default")
     runs = client.search_runs([experiment.experiment_id], max_results=1000)
     parents = [r for r in runs if r.data.tags["paretoseg.trial"] == "study"]

@@ -1,5 +1,6 @@
 """The terminal is ours: what libraries write goes to a log."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -13,9 +14,8 @@ libc = ctypes.CDLL(None)
 with terminal.own_terminal():
     print("a library prints")
     terminal.complain("ours, on stderr")
-    first = terminal.log_file()
+    assert terminal.log_file() is None
     terminal.log_to(Path(sys.argv[1]))
-    assert not first.exists()
     os.write(2, b"C++ writes\\n")
     warnings.warn("Pillow warns")
     logging.getLogger("ray").error("Ray logs")
@@ -41,19 +41,22 @@ def test_only_our_words_reach_the_terminal(tmp_path: Path) -> None:
 
 
 FAILING = """
+import os
 from trainables import terminal
 with terminal.own_terminal():
-    print(terminal.log_file(), file=terminal.out())
     print("a library prints")
-    raise SystemExit("it failed")
+    terminal.complain("it failed")
+    os._exit(3)
 """
 
 
-def test_a_log_without_a_place_is_deleted() -> None:
+def test_a_log_that_nobody_keeps_leaves_nothing(tmp_path: Path) -> None:
     ended = subprocess.run(
-        [sys.executable, "-c", FAILING], capture_output=True, text=True, check=False
+        [sys.executable, "-c", FAILING],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
     )
-    (path,) = ended.stdout.splitlines()
-    assert path.endswith(".log")
-    assert not Path(path).exists()
-    assert ended.stderr == "it failed\n"
+    assert (ended.returncode, ended.stdout, ended.stderr) == (3, "", "it failed\n")
+    assert list(tmp_path.iterdir()) == []

@@ -137,7 +137,7 @@ def test_voc_without_network(
     def refuse(*args: object, **kwargs: object) -> None:
         raise OSError("no network")
 
-    monkeypatch.setattr("trainables.data.prepare.VOCSegmentation", refuse)
+    monkeypatch.setattr("torchvision.datasets.VOCSegmentation", refuse)
     storage = tmp_path / "studies"
     line = answer(capsys, "--space", "qkd", "--data", "voc", "--storage", str(storage))
     assert "no network" in line

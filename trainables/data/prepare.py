@@ -3,8 +3,6 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from torchvision.datasets import VOCSegmentation
-
 from trainables.data import shapes
 from trainables.data.source import Sample, Source, Split
 from trainables.data.voc import VocFolder
@@ -66,6 +64,8 @@ def remove_empty(folder: Path) -> None:
 
 def download_voc(folder: Path) -> Path:
     """PASCAL VOC 2012 below `folder`, fetched by torchvision unless it is there."""
+    from torchvision.datasets import VOCSegmentation  # takes seconds, which few need
+
     complete = folder / "complete"
     if not complete.is_file():
         folder.mkdir(parents=True, exist_ok=True)

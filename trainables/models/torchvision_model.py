@@ -6,7 +6,6 @@ from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
-from torchvision.models import get_model, get_model_weights
 
 from trainables.command_line import first_line
 from trainables.frozen import Frozen
@@ -39,6 +38,8 @@ class TorchvisionModel(nn.Module):
 
     def __init__(self, name: TorchvisionName, num_classes: int) -> None:
         super().__init__()
+        from torchvision.models import get_model  # takes seconds, which students need not wait for
+
         self.network = get_model(name, weights=None, weights_backbone=None, num_classes=num_classes)
 
     def forward(self, images_B3HW: Tensor) -> Tensor:
@@ -62,6 +63,8 @@ def load_pretrained(name: TorchvisionName) -> TorchvisionModel:
     Raises:
         ConnectionError: the weights are neither in torch's cache nor to be had from the network.
     """
+    from torchvision.models import get_model_weights
+
     weights = get_model_weights(name)["COCO_WITH_VOC_LABELS_V1"]
     try:
         state = weights.get_state_dict(progress=False, check_hash=True, weights_only=True)

@@ -11,6 +11,7 @@ from trainables.data.augmentation import (
     Augmentation,
     Transform,
     Views,
+    luma,
     normalize,
     recolor,
 )
@@ -154,3 +155,8 @@ def test_colors_change_as_torchvision_defines_them() -> None:
 def test_scales_in_the_wrong_order_are_refused() -> None:
     with pytest.raises(ValidationError, match="min_scale <= max_scale must hold"):
         Augmentation(min_scale=2, max_scale=1)
+
+
+def test_grey_is_torchvision_s_to_the_bit() -> None:
+    images = 255 * torch.rand(2, 3, 9, 7, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(luma(images), reference.rgb_to_grayscale(images))

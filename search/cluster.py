@@ -82,11 +82,13 @@ def patient() -> Iterator[None]:
     """Ends the process where a cluster takes longer to answer: Ray waits for many minutes."""
 
     def end() -> None:
-        terminal.complain(
-            f"error: {CLUSTER_ADDRESS} must be the address of a cluster's head, but nothing that "
-            f"Ray understands came from {cluster_address()} in {ANSWER_S:g} s"
-        )
-        os._exit(2)
+        try:
+            terminal.complain(
+                f"error: {CLUSTER_ADDRESS} must be the address of a cluster's head, but nothing "
+                f"that Ray understands came from {cluster_address()} in {ANSWER_S:g} s"
+            )
+        finally:
+            os._exit(2)
 
     timer = threading.Timer(ANSWER_S, end)
     timer.daemon = True

@@ -73,6 +73,8 @@ def propose(
     forest = fit(learned, mious, distributions, seed)
     # Only what has a model, or may yet get one, is a point to be improved upon
     alive = [o for o in observations if o.running or (o.final is not None and not o.failed)]
+    if all(o.failed for o in learned):  # what a model would be worth cannot be said
+        return Proposal(candidates[0].params)
     guessed = predict(forest, alive, distributions)
     finals = np.array([np.nan if o.final is None else o.final for o in alive]).reshape(-1, 1)
     expected = predict(forest, candidates, distributions)

@@ -62,11 +62,13 @@ class Interruption:
 
     def leave(self) -> None:
         """Ends the process; what the study is stays in its journal."""
-        if terminal.out().isatty():
-            print(SHOW_CURSOR, end="", file=terminal.out(), flush=True)
-        if words := self.last_words():
-            terminal.complain(words)
-        os._exit(INTERRUPTED)
+        try:
+            if terminal.out().isatty():
+                print(SHOW_CURSOR, end="", file=terminal.out(), flush=True)
+            if words := self.last_words():
+                terminal.complain(words)
+        finally:  # whoever listened to these words may be gone
+            os._exit(INTERRUPTED)
 
     def _wait(self) -> None:
         if not self.closed.wait(LAST_S):

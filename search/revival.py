@@ -7,6 +7,7 @@ cannot be woken, so the process becomes another program: that of the resumed stu
 import os
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Protocol
 
 from trainables import terminal
@@ -75,11 +76,14 @@ class Revival:
         if self.stops():  # the signal went to Ray, too: what is left to do needs none
             os.environ[STOP] = "yes"
         elif deaths > MOST_DEATHS:
-            terminal.complain(f"error: Ray must not die again and again, but {dead} did")
+            with suppress(OSError):  # nobody may be listening any more
+                terminal.complain(f"error: Ray must not die again and again, but {dead} did")
             os._exit(1)
         else:
             line = f"Ray is started again, its {dead} has died: the study is resumed"
-            print(line, file=terminal.out(), flush=True)
+            with suppress(OSError):
+                print(line, file=terminal.out(), flush=True)
             os.environ[DEATHS] = str(deaths)
-        terminal.give_back()
+        with suppress(OSError):
+            terminal.give_back()
         self.replace(self.command[0], self.command)

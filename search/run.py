@@ -16,7 +16,7 @@ from search.cluster_address import check_cluster
 from search.environment import prepare_environment
 from search.interruption import INTERRUPTED
 from search.sampler import SamplerName
-from search.store_uri import from_anywhere, own_store
+from search.store_uri import check_store, from_anywhere, own_store
 from search.units import parse_count, parse_duration, parse_size
 from trainables.command_line import Parser, as_path, first_problem, one_line
 from trainables.errors import TrialFailed
@@ -34,6 +34,7 @@ EXAMPLES = """examples:
 
 Your own data: a folder with JPEGImages/*.jpg, SegmentationClass/*.png (one class index per pixel,
 255 = ignore) and ImageSets/Segmentation/{train,val}.txt; optionally classes.txt, a name per line.
+python -m trainables.convert brings what labelling tools export into this layout.
 
 exit status: 0 done; 1 no trial finished; 2 bad input; 130 interrupted, the study is kept.
 """
@@ -82,7 +83,7 @@ def run(arguments: argparse.Namespace) -> int:
         complain(f"error: the teacher failed: {failure}{kept_log(study)}")
         return 1
     except (ValueError, OSError) as error:  # no student in budget; a full disk
-        complain(f"error: {one_line(error)}")
+        complain(f"error: {one_line(error)}{kept_log(study)}")
         return 2
 
 
@@ -140,7 +141,7 @@ def make_parser() -> Parser:
         "--sampler",
         choices=get_args(SamplerName),
         help="who proposes trials: by expected hypervolume improvement (default: ehvi), or one of "
-        "Optuna's",
+        "Optuna's, which do not learn from trials that fail",
     )
     how(
         "--scheduler",
@@ -284,7 +285,7 @@ def read_config(arguments: argparse.Namespace) -> "StudyConfig":
             "scheduler": "halving",
             "seed": 0,
             "gpus_per_trial": gpus,
-            "tracking_uri": from_anywhere(os.environ.get(STORE) or own_store(storage)),
+            "tracking_uri": default_store(storage),
         }
         config = validate({**values, **given, "storage": storage})
         if is_taken(config.folder):
@@ -311,7 +312,7 @@ def given_fields(arguments: argparse.Namespace) -> dict[str, object]:
         teacher = os.path.expanduser(arguments.teacher)
         given["teacher"] = os.path.abspath(teacher) if os.path.exists(teacher) else teacher
     if arguments.tracking_uri is not None:
-        given["tracking_uri"] = from_anywhere(arguments.tracking_uri)
+        given["tracking_uri"] = check_store(arguments.tracking_uri, "--tracking-uri")
     if arguments.max_size is not None:
         given["max_size_bytes"] = parse_size(arguments.max_size)
     if arguments.max_macs is not None:
@@ -358,6 +359,13 @@ def resumed_config(storage: Path, name: str, given: dict[str, object]) -> "Study
                 f"a resumed study must keep its --{flag}, but {name} has {before} and got {after}"
             )
     return changed
+
+
+def default_store(storage: Path) -> str:
+    """The store of a new study where no flag names one."""
+    if store := os.environ.get(STORE):
+        return check_store(store, STORE)
+    return own_store(storage)
 
 
 def path_of(flag: str, text: str) -> Path:

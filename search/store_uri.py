@@ -1,11 +1,12 @@
 """Addresses of MLflow stores in SQLite, whose paths may hold any character."""
 
 from pathlib import Path
-from urllib.parse import quote, unquote
+from urllib.parse import quote, unquote, urlsplit
 
 SQLITE = "sqlite:///"
 SQLITE_BY_DRIVER = "sqlite+pysqlite:///"
 """The same with its driver's name: MLflow makes the folder of the other, without decoding it."""
+IN_MEMORY = ("sqlite://", "sqlite:///", "sqlite:///:memory:")
 PLAIN = "".join(chr(code) for code in range(1, 128) if chr(code) not in "%?")
 """Characters that SQLAlchemy takes as they are; `?` begins options, `%` an encoded character."""
 
@@ -28,6 +29,23 @@ def database_of(uri: str) -> Path | None:
         if uri.startswith(prefix):
             return Path(unquote(uri.removeprefix(prefix).split("?")[0]))
     return None
+
+
+def check_store(uri: str, flag: str) -> str:
+    """The same store, named so that it is found from any working folder.
+
+    Raises:
+        ValueError: what `flag` names keeps nothing, or holds a password, which would be kept.
+    """
+    if uri in ("", *IN_MEMORY):
+        raise ValueError(f"{flag} must name a store that keeps its content, but got {uri!r}")
+    if urlsplit(uri).password:
+        raise ValueError(
+            f"{flag} must hold no password, which studies would keep: set "
+            "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD for a server, or what the "
+            "database's driver reads, as PGPASSWORD"
+        )
+    return from_anywhere(uri)
 
 
 def from_anywhere(uri: str) -> str:

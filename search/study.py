@@ -91,6 +91,7 @@ class Study:
         source = open_source(config.data, config.image_size, self.store.root)
         self.found = find_pack(source, self.store)
         found = open_pack(self.found.path) if self.found else None
+        self.notes = source.notes if found is None or found.notes is None else found.notes
         names = (found or source).class_names
         check_teacher(config.teacher, len(names))
         canvas = (found.height, found.width) if found else source.canvas()
@@ -349,7 +350,7 @@ def run_study(study: Study) -> int:
         study.open().recover()
     progress = Progress(config, study.records(), study.samples_left())
     progress.say(f"data: {study.data}, {'found' if study.found else 'packed'} in {study.data.path}")
-    for note in study.data.notes:
+    for note in study.notes:
         progress.say(f"note on the data: {note}")
     interrupted = is_to_stop()
     if study.samples_left() and not interrupted:
@@ -363,7 +364,7 @@ def run_study(study: Study) -> int:
         except KeyboardInterrupt:
             interrupted = True
         except cluster.RayUnavailable as error:
-            raise OSError(f"{error}; {study.way_on}{kept_log(study)}") from error
+            raise OSError(f"{error}; {study.way_on}") from error
         except (OverBudget, TrialFailed, OSError):
             with suppress(OSError):  # a full disk: the journal has it all
                 study.report(tracking, interrupted=True)

@@ -43,7 +43,7 @@ class StudyConfig(Frozen):
     checkpoint_every_s: Annotated[float, Field(gt=0)] = 10.0
     cpus_per_trial: Annotated[float, Field(gt=0)] | None = None
     gpus_per_trial: Annotated[float, Field(ge=0)] | Literal["auto"]
-    tracking_uri: str = Field(min_length=1)
+    tracking_uri: str
 
     @field_validator("objectives")
     @classmethod

@@ -80,7 +80,9 @@ def loop(name: str) -> Callable[[Path], object]:
 
 
 def mask(mode: str, size: tuple[int, int] = (32, 32)) -> Callable[[Path], object]:
-    return lambda world: Image.new(mode, size).save(world / "data/SegmentationClass/train3.png")
+    color = (9, 0, 0) if mode == "RGB" else 0
+    path = "data/SegmentationClass/train3.png"
+    return lambda world: Image.new(mode, size, color).save(world / path)
 
 
 def image(size: tuple[int, int]) -> Callable[[Path], object]:
@@ -206,7 +208,9 @@ CASES: dict[str, Case] = {
     "output of another kind": Case(
         EXPORT.replace("{}/new", "gs://b/x"), nothing, "--out: must be a path"
     ),
-    "store is empty": Case(f"{DATA} --tracking-uri=", nothing, "--tracking-uri: .*but got ''"),
+    "store is empty": Case(
+        f"{DATA} --tracking-uri=", nothing, "--tracking-uri must name a store that .*but got ''"
+    ),
     "store in no folder": Case(
         f"{DATA} --tracking-uri sqlite:///{{}}/gone/x.db", nothing, "must exist, but there is no"
     ),

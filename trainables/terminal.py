@@ -9,7 +9,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, TextIO
 
@@ -24,7 +24,9 @@ class Log:
         self.path: Path | None = None
         self.file: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115
         self.kept = [os.dup(number) for number in DESCRIPTORS]
-        self.out, self.err = (os.fdopen(os.dup(d), "w", buffering=1) for d in self.kept)
+        self.out, self.err = (
+            os.fdopen(os.dup(d), "w", buffering=1, errors="backslashreplace") for d in self.kept
+        )
         self._lead(self.file.fileno())
 
     def keep(self, path: Path) -> None:
@@ -59,13 +61,16 @@ log: Log | None = None
 def own_terminal() -> Iterator[None]:
     """Keeps libraries off the terminal inside the block.
 
-    Where stdout is no longer the process's own, as in tests that capture it, nothing changes.
+    Where a stream is closed, or no longer the process's own, as in tests that capture it, nothing
+    changes.
     """
     global log
-    if sys.stdout is not sys.__stdout__ or sys.stderr is not sys.__stderr__:
+    streams = (sys.stdout, sys.stderr)
+    if None in streams or streams != (sys.__stdout__, sys.__stderr__):
         yield
         return
-    log = Log()
+    with suppress(OSError):  # no temporary folder, of which others have more to say
+        log = Log()
     try:
         yield
     finally:

@@ -107,7 +107,7 @@ def run(arguments: argparse.Namespace) -> None:
     data = found or pack(source, store)
     packed = open_pack(data.path)
     print(f"data: {packed}, {'found' if found else 'packed'} in {data.path}", flush=True)
-    for note in packed.notes:
+    for note in source.notes if packed.notes is None else packed.notes:
         print(f"note: {note}", flush=True)
     setting = RunConfig(
         data=data.path,

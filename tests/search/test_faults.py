@@ -242,6 +242,28 @@ def test_a_signal_to_all_processes_is_an_orderly_end(blocks_folder: Path, tmp_pa
     assert list(violations(read_study_file(tmp_path / "group"), tmp_path / "group")) == []
 
 
+def test_a_driver_that_ray_does_not_answer_hears_a_signal(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:  # which is no head of a cluster
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        argv = ["--space", "supervised", "--storage", str(tmp_path), "--name", "deaf"]
+        driver = Driver(argv, RAY_ADDRESS=address)
+        driver.wait_for("connecting to the cluster")
+        time.sleep(2)  # inside ray.init
+        driver.process.send_signal(signal.SIGINT)
+        begin = time.monotonic()
+        errors = driver.end(130)
+        assert time.monotonic() - begin < 20  # a promise, not a speed
+        assert errors == "interrupted; study deaf has not begun: the same command begins it\n"
+        assert not (tmp_path / "deaf").exists()
+
+        driver = Driver(argv, RAY_ADDRESS=address)
+        errors = driver.end(2)
+    assert errors == (
+        "error: RAY_ADDRESS must be the address of a cluster's head, but nothing that Ray "
+        f"understands came from {address} in 60 s\n"
+    )
+
+
 CLUSTER = """
 import sys
 from ray.cluster_utils import Cluster

@@ -191,12 +191,27 @@ def test_what_always_fails_is_not_proposed_again_and_again(seed: int) -> None:
 def test_a_failed_trial_is_neither_a_point_nor_a_parent() -> None:
     known = observations(40)
     config, drawn = configure(space, {WIDTH: 2, RATE: 1e-3})
-    failed = Observation(drawn.params, drawn.distributions, cost(config), {}, 0.05, failed=True)
-    assert parents_of([failed], np.array([0.05])) == []
+    params, ranges = drawn.params, drawn.distributions
+    failed = Observation(params, ranges, cost(config), {}, 0.9, failed=True)
+    assert parents_of([failed], np.array([0.9])) == []
     everything = [*known, failed]
     mious = np.array([each.final for each in everything], dtype=np.float64)
     assert failed not in parents_of(everything, mious)
-    alone = propose(space, known, [], cost, np.random.default_rng(3))
-    beside = propose(space, everything, [], cost, np.random.default_rng(3))
-    assert alone.gain is not None
-    assert beside.gain is not None
+    point = Observation(params, ranges, cost(config), {}, 0.9)
+    gains = {}
+    for name, last in (("failed", failed), ("point", point)):
+        proposal = propose(space, [*known, last], [], cost, np.random.default_rng(3))
+        assert proposal.gain is not None
+        gains[name] = proposal.gain
+    assert gains["failed"] > 2 * gains["point"]  # nothing is gained upon so good a point
+
+
+def test_where_all_have_failed_no_gain_is_foreseen() -> None:
+    drawn = [configure(space, {}, seed) for seed in range(NUM_START + 2)]
+    failed = [
+        Observation(d.params, d.distributions, cost(c), {}, 0.05, failed=True) for c, d in drawn
+    ]
+    for seed in range(20):  # else a search that is to stop when it is flat would end
+        proposal = propose(space, failed, [], cost, np.random.default_rng(seed))
+        assert proposal.params
+        assert proposal.gain is None

@@ -59,3 +59,13 @@ def test_a_process_that_hangs_is_ended_in_time_after_the_first(tmp_path: Path) -
     process.send_signal(signal.SIGTERM)
     errors = process.communicate(timeout=30)[1]
     assert (process.returncode, errors) == (130, "go on with --resume x\n")
+
+
+def test_a_process_that_nobody_listens_to_is_ended_all_the_same(tmp_path: Path) -> None:
+    process = start(tmp_path, 0.5, "hangs")
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.close()  # as of `search.run 2>&1 | head`
+    process.stderr.close()
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=30) == 130

@@ -3,21 +3,33 @@
 import errno
 import json
 import math
+import shutil
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from factories import make_config
+from PIL import Image
 
 from search.check import violations
 from search.cluster import NUM_STARTS, start_ray
 from search.interruption import Interruption
 from search.journal import read_journal
 from search.record import asked_trials
+from search.run import make_parser, read_config
 from search.study import Study, run_study
-from search.study_file import STUDY_FILE, installed_versions, version_of
+from search.study_file import (
+    STUDY_FILE,
+    StudyFile,
+    installed_versions,
+    version_of,
+    write_study_file,
+)
+from trainables.artifacts import Artifact
 from trainables.config import RunConfig
 
 
@@ -127,3 +139,44 @@ def test_a_checkout_that_is_not_installed_runs(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr("search.study_file.version", missing)
     assert version_of("paretoseg") == "not installed"
     assert set(installed_versions()) >= {"python", "paretoseg", "torch"}
+
+
+def test_a_pack_of_an_earlier_release_is_looked_at_again(
+    blocks_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = shutil.copytree(blocks_folder, tmp_path / "data")
+    config = make_config(tmp_path / "studies", folder)
+    study = Study(config, resumed=False)
+    study.lock.release()
+    meta = study.data.path / "data.json"
+    content = json.loads(meta.read_text())
+    monkeypatch.setattr("search.study.find_pack", lambda *_: Artifact(study.data.path, {}, 0))
+    monkeypatch.setattr("search.study.open_pack", lambda path: replace(study.data, notes=None))
+    assert content["notes"] == []
+    Study(config, resumed=False).lock.release()
+    for path in (folder / "SegmentationClass").iterdir():
+        mask = np.asarray(Image.open(path))
+        Image.fromarray(np.where(mask > 0, 255, 0).astype(np.uint8)).save(path)
+    with pytest.raises(ValueError, match="hold 0 and 255 alone"):
+        Study(config, resumed=False)
+
+
+def test_the_store_of_mlflow_s_environment_is_the_default(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ["--space", "qat", "--storage", str(tmp_path)]
+
+    def store(*more: str) -> str:
+        return read_config(make_parser().parse_args([*argv, *more])).tracking_uri
+
+    assert store() == f"sqlite:///{tmp_path / 'mlflow.db'}"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:5000")
+    assert store() == "http://127.0.0.1:5000"
+    assert store("--tracking-uri", "http://127.0.0.1:9") == "http://127.0.0.1:9"
+    config = make_config(tmp_path, "shapes", space="qat")
+    write_study_file(
+        StudyFile(id="0", config=config, versions={}, data_digest="0", class_names=("a", "b"))
+    )
+    assert store("--resume", "study") == config.tracking_uri
+    said = f"MLFLOW_TRACKING_URI is not used: the study keeps {config.tracking_uri}"
+    assert said in capsys.readouterr().err

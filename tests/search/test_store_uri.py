@@ -3,11 +3,12 @@
 import os
 from pathlib import Path
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy.engine import make_url
 
-from search.store_uri import database_of, from_anywhere, own_store, store_at
+from search.store_uri import check_store, database_of, from_anywhere, own_store, store_at
 
 NAMES = st.text(
     st.characters(blacklist_characters="/\0", blacklist_categories=("Cs",)), min_size=1
@@ -31,6 +32,19 @@ def test_a_relative_database_is_found_from_anywhere() -> None:
     assert from_anywhere("sqlite:///mlflow.db") == f"sqlite:///{here}/mlflow.db"
     assert from_anywhere("sqlite:///x.db?timeout=9") == f"sqlite:///{here}/x.db?timeout=9"
     assert from_anywhere("http://127.0.0.1:5000") == "http://127.0.0.1:5000"
+
+
+@pytest.mark.parametrize("uri", ["", "sqlite://", "sqlite:///", "sqlite:///:memory:"])
+def test_a_store_keeps_its_content(uri: str) -> None:
+    with pytest.raises(ValueError, match="--tracking-uri must name a store that keeps"):
+        check_store(uri, "--tracking-uri")
+
+
+@pytest.mark.parametrize("uri", ["https://me:secret@host", "postgresql://me:secret@host/db"])
+def test_a_password_is_not_kept(uri: str) -> None:
+    with pytest.raises(ValueError, match="must hold no password") as caught:
+        check_store(uri, "MLFLOW_TRACKING_URI")
+    assert "secret" not in str(caught.value)
 
 
 def test_other_stores_have_no_database() -> None:

@@ -680,7 +680,7 @@ REFUSED: dict[str, tuple[Callable[[Path], Made], Callable[[Path], object], str]]
     "index of no class": (
         cvat,
         grey_mask(3, "SegmentationClass/d.png"),
-        r"below the number of classes, 3, or 255, but .*d\.png holds 3",
+        r"must be in the colours of .*, but .*d\.png holds values",
     ),
     "no image folder": (
         cvat,
@@ -938,3 +938,51 @@ def test_without_pycocotools_the_remedy_is_said(
     error = capsys.readouterr().err
     assert "needs pycocotools, which is not installed: pip install 'paretoseg[coco]'" in error
     assert error.count("\n") == 1
+
+
+def test_palettes_that_contradict_each_other_are_refused(
+    root: Path, out: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for index, colors in enumerate(([9, 0, 0, 0, 0, 9], [0, 0, 9, 9, 0, 0])):
+        photo(root / f"images/{index}.jpg")
+        image = Image.fromarray(labels(index, (0, 1, 2))).convert("P")
+        image.putdata(labels(index, (0, 1, 2)).flatten().tolist())
+        image.putpalette([0, 0, 0, *colors])
+        (root / "masks").mkdir(exist_ok=True)
+        image.save(root / f"masks/{index}.png")
+    assert main([str(root), "--out", str(out), "--values", "0=a,1=b,2=c"]) == 2
+    assert "one colour and a colour one value" in capsys.readouterr().err
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    "line", ["{}", "{}.jpg", "/JPEGImages/{}.jpg /SegmentationClass/{}.png", "JPEGImages/{}.jpg"]
+)
+def test_the_command_that_a_refusal_names_reads_the_same_lists(
+    line: str, root: Path, out: Path
+) -> None:
+    for name in ("a", "b", "c", "d"):
+        photo(root / f"JPEGImages/{name}.jpg")
+        save(root / f"SegmentationClass/{name}.png", labels(ord(name), (0, 255)))
+    for split, names in (("train", "ab"), ("val", "cd")):
+        lines = [line.format(name, name) for name in names]
+        write(root / f"ImageSets/Segmentation/{split}.txt", "\n".join(lines))
+    if not line.startswith("JPEGImages"):
+        with pytest.raises(ValueError, match=r"convert .* --values 0=background,255=foreground"):
+            assert VocFolder(root, 8).class_names
+    values = "0=background,255=foreground"
+    assert main([str(root), "--out", str(out), "--values", values]) == 0
+    assert listed(out, "train") == ["a", "b"]
+    assert VocFolder(out, 8).class_names == ("background", "foreground")
+
+
+def test_links_that_lead_crosswise_are_followed_once(root: Path, out: Path) -> None:
+    for folder, others in (("images/a", ("p", "q")), ("images/b", ("s", "t"))):
+        (root / folder).mkdir(parents=True)
+        for other in others:
+            target = "../b" if folder.endswith("a") else "../a"
+            (root / folder / other).symlink_to(target)
+    for name in ("x", "y"):
+        photo(root / f"images/{name}.jpg")
+        save(root / f"masks/{name}.png", labels(1, (0, 1)))
+    assert main([str(root), "--out", str(out), "--values", "0=a,1=b"]) == 0

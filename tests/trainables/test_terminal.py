@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 PROGRAM = """
 import ctypes, logging, os, sys, warnings
 from pathlib import Path
@@ -60,3 +62,30 @@ def test_a_log_that_nobody_keeps_leaves_nothing(tmp_path: Path) -> None:
     )
     assert (ended.returncode, ended.stdout, ended.stderr) == (3, "", "it failed\n")
     assert list(tmp_path.iterdir()) == []
+
+
+ODD = """
+import sys
+from trainables import terminal
+with terminal.own_terminal():
+    terminal.complain("no \\udcff here")
+"""
+
+
+def test_a_name_that_is_no_text_is_said(tmp_path: Path) -> None:
+    ended = subprocess.run([sys.executable, "-c", ODD], capture_output=True, text=True, check=True)
+    assert ended.stderr == "no \\udcff here\n"
+
+
+@pytest.mark.parametrize("closed", ["stdout", "stderr"])
+def test_a_closed_stream_is_no_error(closed: str) -> None:
+    number = {"stdout": 1, "stderr": 2}[closed]
+    ended = subprocess.run(
+        [sys.executable, "-c", ODD],
+        capture_output=True,
+        text=True,
+        errors="replace",
+        check=False,
+        preexec_fn=lambda: os.close(number),
+    )
+    assert ended.returncode == 0

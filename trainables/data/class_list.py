@@ -74,6 +74,10 @@ def from_names(path: Path, lines: Sequence[str]) -> tuple[str, ...]:
             raise ValueError(
                 f"a list of classes must hold one name a line, but {path} holds {name!r}"
             )
+    if len(names) > 1 and all(re.fullmatch(r".+,\s*\d+", name) for name in names[1:]):
+        raise ValueError(
+            f"a list of classes must hold names alone, one a line, but {path} holds {names[1]!r}"
+        )
     numbered = [NUMBERED_LINE.fullmatch(name) for name in names]
     if names and all(numbered):
         numbers = [int(match[1]) for match in numbered if match]

@@ -1,6 +1,6 @@
 """What the files of a data set say together, and where they contradict each other."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -8,6 +8,8 @@ from trainables.data.image_file import Color
 from trainables.data.labels import IGNORE
 from trainables.data.source import SPLITS, Split
 
+LEAST_PEAK = 8192
+"""The greatest value of 16-bit images of a data set below which they are of fewer bits: 13 bits."""
 Fit = Literal["plain", "stored", "turned", "either"]
 """How an image fits its mask: it has no EXIF orientation; or only as stored; or only turned as its
 orientation says; or both ways."""
@@ -17,8 +19,9 @@ class Look(NamedTuple):
     """What the two files of a sample hold.
 
     `size` is (width, height) of the mask, in pixels; `values` are the mask's, `kept` those that are
-    left of them at the size of training; `colors` are what a palette gives to values. A flat image
-    has one colour alone.
+    left of them at the size of training; `colors` are what a palette gives to values, where it does
+    not decide itself, as in a mask that is read `by_color` (None: that makes no difference). A flat
+    image has one colour alone; the peak is the greatest value of a 16-bit image.
     """
 
     split: Split
@@ -29,7 +32,9 @@ class Look(NamedTuple):
     values: frozenset[int]
     kept: frozenset[int]
     colors: dict[int, Color]
+    by_color: bool | None
     is_flat: bool
+    peak: int | None
 
 
 def check_splits(looks: Sequence[Look], root: Path) -> None:
@@ -55,18 +60,76 @@ def check_splits(looks: Sequence[Look], root: Path) -> None:
         raise ValueError(f"a split must have pixels of at least two classes, but {reason}")
 
 
-def check_palettes(looks: Iterable[Look]) -> None:
-    """Raises ValueError where the palettes of two masks give one value different colours."""
-    first: dict[int, tuple[Color, Path]] = {}
+class MaskColors:
+    """Sees the colours of one mask after another, and whether they contradict each other.
+
+    A mask whose palette gives each value its own grey, or that has no palette, says nothing of
+    colours; its values are what a viewer shows.
+    """
+
+    def __init__(self) -> None:
+        self.colors: dict[int, tuple[Color, Path]] = {}
+        self.values: dict[Color, tuple[int, Path]] = {}
+        self.shown: dict[int, Path] = {}
+        self.greys: dict[int, tuple[int, Path]] = {}
+
+    def see(self, mask: Path, values: Iterable[int], colors: Mapping[int, Color]) -> None:
+        """Takes in the values of a mask, and the colours that its palette gives them, if any.
+
+        Raises:
+            ValueError: another mask gives a value another colour, or a colour another value.
+        """
+        known = {value: color for value, color in colors.items() if value != IGNORE}
+        for value, color in known.items():
+            before, other = self.colors.setdefault(value, (color, mask))
+            if before != color:
+                raise contradiction(f"{value} is {before} in {other} and {color} in {mask}")
+            if list(known.values()).count(color) == 1:
+                first, other = self.values.setdefault(color, (value, mask))
+                if first != value:
+                    raise contradiction(f"{color} is {first} in {other} and {value} in {mask}")
+            if len(set(color)) == 1 and color[0] != value:
+                self.greys.setdefault(color[0], (value, mask))
+        if not colors:
+            self.shown |= {value: mask for value in values if value != IGNORE}
+        for grey in self.greys.keys() & self.shown.keys():
+            value, other = self.greys[grey]
+            raise contradiction(
+                f"{value} is shown as grey {grey} in {other}, which {self.shown[grey]} holds itself"
+            )
+
+
+def contradiction(what: str) -> ValueError:
+    return ValueError(
+        f"masks must give a value one colour and a colour one value, but {what}, so that a value "
+        "may mean different classes: save all masks with one palette, or all in grey"
+    )
+
+
+def check_colors(looks: Sequence[Look]) -> None:
+    """Raises ValueError where masks contradict each other in what values or colours mean."""
+    colored = next((look for look in looks if look.by_color), None)
+    valued = next((look for look in looks if look.by_color is False), None)
+    if colored and valued:
+        raise ValueError(
+            "masks must all be in the colours of the label map, or none, but "
+            f"{colored.mask} is and {valued.mask} holds values"
+        )
+    seen = MaskColors()
     for look in looks:
-        for value, color in look.colors.items():
-            before, mask = first.setdefault(value, (color, look.mask))
-            if before != color and value != IGNORE:
-                raise ValueError(
-                    f"masks with palettes must give a value one colour, but {value} is {before} in "
-                    f"{mask} and {color} in {look.mask}, so that it may mean different classes: "
-                    "save all masks with one palette, or in grey"
-                )
+        if not look.by_color:
+            seen.see(look.mask, look.values, look.colors)
+
+
+def check_peaks(looks: Sequence[Look]) -> None:
+    """Raises ValueError where 16-bit images use so few of their values that they are black."""
+    peaks = {look.image: look.peak for look in looks if look.peak is not None}
+    if peaks and (peak := max(peaks.values())) < LEAST_PEAK:
+        raise ValueError(
+            f"16-bit images must use values up to 65535, where white is, but none of the "
+            f"{len(peaks)} such as {next(iter(peaks))} exceeds {peak}: stretch them, or save them "
+            "with 8 bits"
+        )
 
 
 def images_as_stored(looks: Sequence[Look]) -> frozenset[Path]:

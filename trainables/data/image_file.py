@@ -7,7 +7,9 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, UnidentifiedImageError
+
+from trainables.data.labels import IGNORE
 
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp")
 """Of the files that are taken for images, in lower case."""
@@ -20,8 +22,34 @@ CONVERTIBLE_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "
 """Pillow's modes of 8 bits a channel whose colours are those of an RGB image."""
 DEEP_GREY_MODES = ("I;16", "I;16L", "I;16B", "I;16N")
 """16-bit grey, where 65,535 is white."""
+LEVELS = {"L;2": 85, "L;4": 17}
+"""Pillow's raw modes of grey with 2 and 4 bits, whose values it spreads over 8 bits."""
+SEQUENCES = ("TIFF", "GIF", "WEBP", "PNG")
+"""Formats that may hold several pictures; in others a second one is a preview."""
+PHOTOMETRIC, WHITE_IS_ZERO = 262, 0
 ORIENTATION = 0x0112
-"""The EXIF tag that says how an image is turned; 1 is not at all, from 5 on the sides swap."""
+"""The EXIF tag that says how an image is turned."""
+Turn = Image.Transpose
+TURNED = {
+    2: Turn.FLIP_LEFT_RIGHT,
+    3: Turn.ROTATE_180,
+    4: Turn.FLIP_TOP_BOTTOM,
+    5: Turn.TRANSPOSE,
+    6: Turn.ROTATE_270,
+    7: Turn.TRANSVERSE,
+    8: Turn.ROTATE_90,
+}
+"""What an orientation stands for; and what undoes it:"""
+TURNED_BACK = TURNED | {6: Turn.ROTATE_90, 8: Turn.ROTATE_270}
+TURN, STEP = "paretoseg.orientation", "paretoseg.step"
+"""What `load` adds to an image's info: its orientation, and the distance of its grey levels."""
+REMEDIES = {
+    "RGB": "colours need a labelmap.txt in the data folder, with lines of NAME:RED,GREEN,BLUE::",
+    "RGBA": "save it without transparency",
+    "LA": "save it without transparency",
+    "I;16": "python -m trainables.convert --values VALUE=NAME,... rewrites masks of more bits",
+}
+"""By Pillow's mode, what to do with a mask that cannot be read."""
 UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 
 Color = tuple[int, int, int]
@@ -36,11 +64,84 @@ def load(path: Path) -> Image.Image:
         ValueError: it cannot be read, or the file holds several pictures of one size.
     """
     with reading(path):
-        image = Image.open(path)
-        if image.format == "TIFF" and has_other_pages(image):
-            raise ValueError("it holds several pages of one size")
-        image.load()
+        image: Image.Image = Image.open(path)
+        if image.format in SEQUENCES and has_other_pages(image):
+            raise ValueError("it holds several pictures of one size")
+        levels = LEVELS.get(raw_mode(image), 1)
+        if image.format == "TIFF":  # which Pillow turns as it decodes
+            orientation = image.getexif().get(ORIENTATION, 1)
+            image.load()
+            if orientation in TURNED_BACK:
+                image = image.transpose(TURNED_BACK[orientation])
+        else:
+            image.load()
+            orientation = image.getexif().get(ORIENTATION, 1)
+    image.info |= {TURN: orientation if orientation in TURNED else 1, STEP: levels}
     return image
+
+
+def raw_mode(image: Image.Image) -> str:
+    """How Pillow names the samples of a file that is not decoded yet; "" if it does not say."""
+    tiles = getattr(image, "tile", None)
+    arguments = tiles[0].args if tiles else ()
+    first = arguments[0] if isinstance(arguments, tuple) and arguments else arguments
+    return first if isinstance(first, str) else ""
+
+
+def has_other_pages(image: Image.Image) -> bool:
+    """Whether a file is a stack or an animation: smaller pages are previews."""
+    size, num_pages = image.size, getattr(image, "n_frames", 1)
+    sizes = []
+    for page in range(1, num_pages):
+        image.seek(page)
+        sizes.append(image.size)
+    if num_pages > 1:
+        image.seek(0)
+    return size in sizes
+
+
+def orientation_of(image: Image.Image) -> int:
+    """The EXIF orientation of an image that `load` gave: 1 is not turned, from 5 on sides swap."""
+    return int(image.info.get(TURN, 1))
+
+
+def turn(image: Image.Image) -> Image.Image:
+    """An image that `load` gave, as its EXIF orientation turns it."""
+    orientation = orientation_of(image)
+    return image if orientation == 1 else image.transpose(TURNED[orientation])
+
+
+def read_image(path: Path, turned: bool = True) -> Image.Image:
+    """An image in RGB, `turned` as its EXIF data says or as it is stored.
+
+    Raises:
+        ValueError: it cannot be read, or its colours are not those of an RGB image.
+    """
+    image = load(path)
+    check_image_mode(path, image)
+    return to_rgb(turn(image) if turned else image)
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """An image of a mode that `check_image_mode` lets pass; of 16-bit grey the upper bits count."""
+    if image.mode in DEEP_GREY_MODES:
+        pixels = np.asarray(image).astype(np.uint32)
+        image = Image.fromarray(((pixels * 255 + 32767) // 65535).astype(np.uint8))
+    elif image.mode == "P" and "transparency" in image.info:
+        image = image.convert("RGBA")  # Pillow warns of the direct way
+    return image.convert("RGB")
+
+
+def check_image_mode(path: Path, image: Image.Image) -> None:
+    """Raises ValueError where the values of an image of this mode have no clear meaning."""
+    mode = image.mode
+    if mode not in (*CONVERTIBLE_MODES, *DEEP_GREY_MODES):
+        raise ValueError(
+            f"an image must have 8 bits a channel or be 16-bit grey, but {path} has mode {mode}"
+        )
+    tags = getattr(image, "tag_v2", None) or {}  # of a TIFF
+    if mode in DEEP_GREY_MODES and tags.get(PHOTOMETRIC) == WHITE_IS_ZERO:
+        raise ValueError(f"0 must be black in 16-bit images, but is white in {path}")
 
 
 def read_header(path: Path, content: bytes) -> Image.Image:
@@ -60,55 +161,11 @@ def reading(path: Path) -> Iterator[None]:
         yield
     except UNREADABLE as error:
         reason = " ".join(str(error).split())
+        if isinstance(error, UnidentifiedImageError):
+            reason = "its format is none that can be read"
         raise ValueError(
             f"every file must be a readable image, but {path} is not: {reason}"
         ) from error
-
-
-def has_other_pages(image: Image.Image) -> bool:
-    """Whether a TIFF is a stack: smaller pages are previews."""
-    size, num_pages = image.size, getattr(image, "n_frames", 1)
-    sizes = []
-    for page in range(1, num_pages):
-        image.seek(page)
-        sizes.append(image.size)
-    if num_pages > 1:
-        image.seek(0)
-    return size in sizes
-
-
-def read_image(path: Path, turned: bool = True) -> Image.Image:
-    """An image in RGB, `turned` as its EXIF data says or as it is stored.
-
-    Of 16-bit grey the upper 8 bits count (rounded).
-
-    Raises:
-        ValueError: it cannot be read, or its colours are not those of an RGB image.
-    """
-    image = load(path)
-    check_image_mode(path, image.mode)
-    if turned:
-        image = ImageOps.exif_transpose(image)
-    if image.mode in DEEP_GREY_MODES:
-        pixels = np.asarray(image).astype(np.uint32)
-        image = Image.fromarray(((pixels * 255 + 32767) // 65535).astype(np.uint8))
-    elif image.mode == "P" and "transparency" in image.info:
-        image = image.convert("RGBA")  # Pillow warns of the direct way
-    return image.convert("RGB")
-
-
-def check_image_mode(path: Path, mode: str) -> None:
-    """Raises ValueError where the values of an image of this mode have no clear meaning."""
-    if mode not in (*CONVERTIBLE_MODES, *DEEP_GREY_MODES):
-        raise ValueError(
-            f"an image must have 8 bits a channel or be 16-bit grey, but {path} has mode {mode}"
-        )
-
-
-def orientation_of(image: Image.Image) -> int:
-    """The EXIF orientation of a decoded image, 1 where it has none."""
-    orientation = image.getexif().get(ORIENTATION, 1)
-    return orientation if orientation in range(1, 9) else 1
 
 
 def check_mask_format(path: Path, image: Image.Image) -> None:
@@ -124,42 +181,81 @@ def check_mask_format(path: Path, image: Image.Image) -> None:
 
 
 def load_mask(path: Path) -> Image.Image:
-    """A mask as it is stored.
+    """A mask as it is stored; without its alpha channel where that is opaque.
 
     Raises:
         ValueError: it cannot be read, or its format changes labels.
     """
     image = load(path)
     check_mask_format(path, image)
-    return ImageOps.exif_transpose(image)
+    if image.mode in ("LA", "RGBA") and image.getextrema()[-1] == (255, 255):
+        opaque = image.convert(image.mode[:-1])
+        opaque.info |= image.info
+        return opaque
+    return image
+
+
+def is_by_color(image: Image.Image, classes: Mapping[Color, int] | None) -> bool | None:
+    """Whether the colours of a mask say its classes, as `read_labels` reads it, or its values do.
+
+    None where both say the same.
+    """
+    if classes is None or image.mode not in ("1", "L", "P", "RGB"):
+        return False
+    if image.mode == "RGB":
+        return True
+    values = [int(value) for value in np.unique(np.asarray(image)) if value != IGNORE]
+    colors = used_colors(image, values)
+    shown = colors or {value: (value, value, value) for value in values}
+    if all(classes.get(color) == value for value, color in shown.items()):
+        return None
+    return bool(colors)
 
 
 def read_labels(path: Path, image: Image.Image, classes: Mapping[Color, int] | None) -> Labels:
     """The class indices of a mask that `load_mask` gave.
 
-    `classes` gives the class of each colour. It decides for RGB masks, and for palette masks whose
-    colours it all knows; otherwise a pixel's value is its class.
+    `classes` gives the class of each colour, for RGB masks and those whose palette has colours;
+    otherwise a pixel's value is its class.
 
     Raises:
         ValueError: the mask holds no class indices, or a colour of no class.
     """
-    if classes is not None and image.mode in ("P", "RGB"):
-        rgb = np.asarray(image.convert("RGB"))
-        labels, unknown = labels_of_colors(rgb, classes)
-        if unknown is None:
-            return labels
-        if image.mode == "RGB":
-            raise ValueError(
-                f"every colour of a mask must be that of a class, but {path} holds {unknown}, "
-                "which the label map does not list"
-            )
+    if classes is not None and is_by_color(image, classes):
+        return read_colors(path, image, classes)
+    step = image.info.get(STEP, 1)
+    image = without_equal_channels(image)
     if image.mode not in ("1", "P", "L"):
         raise ValueError(
             f"a mask must hold one class index per pixel (1-bit, 8-bit grey or palette), but "
-            f"{path} is {image.mode}; python -m trainables.convert rewrites colour masks with "
-            "their label map"
+            f"{path} is {image.mode}; {REMEDIES.get(image.mode, REMEDIES['I;16'])}"
         )
-    return np.asarray(image).astype(np.uint8)
+    labels: Labels = np.asarray(image).astype(np.uint8) // np.uint8(step)
+    return labels
+
+
+def without_equal_channels(image: Image.Image) -> Image.Image:
+    """A mask of grey values that were saved in RGB, as grey."""
+    if image.mode != "RGB":
+        return image
+    red, green, blue = image.split()
+    return red if red.tobytes() == green.tobytes() == blue.tobytes() else image
+
+
+def read_colors(path: Path, image: Image.Image, classes: Mapping[Color, int]) -> Labels:
+    """The classes of a mask's colours; a palette may give what is ignored any colour."""
+    labels, unknown = labels_of_colors(np.asarray(image.convert("RGB")), classes)
+    if image.mode == "P":
+        values = np.asarray(image)
+        labels[values == IGNORE] = IGNORE
+        used = used_colors(image, np.unique(values[values != IGNORE]).tolist())
+        unknown = next((color for color in used.values() if color not in classes), None)
+    if unknown is not None:
+        raise ValueError(
+            f"every colour of a mask must be that of a class, but {path} holds {unknown}, which "
+            "the label map does not list (without a label map, values of palette masks are indices)"
+        )
+    return labels
 
 
 def labels_of_colors(
@@ -175,9 +271,10 @@ def labels_of_colors(
 
 
 def used_colors(image: Image.Image, values: Iterable[int]) -> dict[int, Color]:
-    """The colours that a palette gives some values; a grey of the value itself says nothing."""
+    """The colours that a palette gives some values; none if all are the greys of the values."""
     if image.mode != "P":
         return {}
     palette = np.array(image.getpalette("RGB") or [], np.uint8).reshape(-1, 3).tolist()
-    colors = {value: palette[value] for value in values if value < len(palette)}
-    return {value: (r, g, b) for value, (r, g, b) in colors.items() if {r, g, b} != {value}}
+    known = {value: palette[value] for value in values if value < len(palette)}
+    colors: dict[int, Color] = {value: (r, g, b) for value, (r, g, b) in known.items()}
+    return colors if any(set(color) != {value} for value, color in colors.items()) else {}

@@ -29,8 +29,8 @@ class Meta(Frozen):
     class_names: tuple[str, ...]
     height: int = Field(ge=1)
     width: int = Field(ge=1)
-    notes: tuple[str, ...] = ()
-    """What the data set's source has to say of it; none in packs of earlier releases."""
+    notes: tuple[str, ...] | None = None
+    """What the data set's source has to say of it; None in packs of earlier releases."""
 
 
 def pack(source: Source, store: ArtifactStore) -> Artifact:
@@ -82,7 +82,8 @@ class PackedData:
     width: int
     train: Table
     val: Table
-    notes: tuple[str, ...] = ()
+    notes: tuple[str, ...] | None
+    """None: an earlier release packed it, which did not look at all that is looked at now."""
 
     @property
     def digest(self) -> str:

@@ -8,6 +8,8 @@ from trainables.data.class_list import read_lines
 from trainables.data.image_file import IMAGE_ENDINGS, MASK_ENDINGS
 
 IMAGES = "JPEGImages"
+CONVERT = "python -m trainables.convert {} --out DIR reads what labelling tools export"
+"""The way on where a folder is not in this layout."""
 PAIR = re.compile(r"(\S.*\.\w+)\s+(\S.*\.\w+)")
 """The paths of an image and of its mask, below the data folder."""
 OF_ONE_CLASS = re.compile(r"(.*\S)\s+(-1|0|1)")
@@ -32,7 +34,9 @@ def read_split(root: Path, listing: Path, masks: str) -> list[Entry]:
             folder, or two images have one name.
     """
     if not listing.is_file():
-        raise ValueError(f"the list of a split must exist, but there is no {listing}")
+        raise ValueError(
+            f"the list of a split must exist, but there is no {listing}: {CONVERT.format(root)}"
+        )
     lines = read_lines(listing)
     if not lines:
         raise ValueError(f"a split must list at least one image, but {listing} is empty")
@@ -58,18 +62,24 @@ def read_entry(root: Path, listing: Path, masks: str, line: str, files: "Files")
             f"images must differ in more than their ending, but {listing} lists {line!r}, and "
             f"there are {images[0]} and {images[1]}"
         )
-    if not images and (match := OF_ONE_CLASS.fullmatch(line)):
+    single = OF_ONE_CLASS.fullmatch(line)
+    if not images and single and files.find(root / IMAGES, single[1], IMAGE_ENDINGS):
         raise ValueError(
             f"a list must hold one name a line, but {listing} has {line!r}, as VOC's lists of a "
-            f"single class do: leave {match[2]} out, and use the lists of ImageSets/Segmentation"
+            f"single class do: leave {single[2]} out, and use the lists of ImageSets/Segmentation"
         )
     if not images and is_image(line) and (root / IMAGES / line).is_file():
         images, line = [root / IMAGES / line], line.removesuffix(Path(line).suffix)
     found = files.find(root / masks, line, MASK_ENDINGS) or files.find(
         root / masks, line, IMAGE_ENDINGS
     )
+    usual = root / masks / f"{line}{MASK_ENDINGS[0]}"
+    if len(found) > 1 and usual not in found:
+        raise ValueError(
+            f"masks must differ in more than their ending, but there are {found[0]} and {found[1]}"
+        )
     image = images[0] if images else root / IMAGES / f"{line}{IMAGE_ENDINGS[0]}"
-    return Entry(line, image, found[0] if found else root / masks / f"{line}{MASK_ENDINGS[0]}")
+    return Entry(line, image, usual if usual in found or not found else found[0])
 
 
 def inside(listing: Path, name: str) -> Path:

@@ -11,11 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from trainables.data.class_list import ClassList, read_classes
+from trainables.data.class_list import ClassList, read_classes, read_lines
 from trainables.data.dataset_checks import (
     Fit,
     Look,
-    check_palettes,
+    check_colors,
+    check_peaks,
     check_splits,
     images_as_stored,
     notes_on,
@@ -24,17 +25,20 @@ from trainables.data.image_file import (
     DEEP_GREY_MODES,
     check_image_mode,
     check_mask_format,
+    is_by_color,
     load,
     load_mask,
     orientation_of,
     read_header,
     read_image,
     read_labels,
+    to_rgb,
+    turn,
     used_colors,
 )
 from trainables.data.labels import IGNORE, VOC_CLASSES
 from trainables.data.source import SPLITS, Sample, Split
-from trainables.data.split_list import IMAGES, Entry, read_split
+from trainables.data.split_list import CONVERT, IMAGES, Entry, read_split
 from trainables.files import hash_file
 from trainables.frozen import digest
 from trainables.progress import track
@@ -62,6 +66,8 @@ class VocFolder:
     def __init__(self, folder: Path, image_size: int) -> None:
         self.root = find_root(folder)
         self.image_size = image_size
+        self.have_colors = False
+        """Whether a mask may have colours; known once files were read."""
         augmented = (self.root / f"{MASKS}Aug").is_dir() and (
             self.root / LISTS / "train_aug.txt"
         ).is_file()
@@ -90,9 +96,17 @@ class VocFolder:
         """
         listing = self.root / CLASSES
         classes = hash_file(listing) if listing.is_file() else self.root.name == VOC_FOLDER
-        content = [self.image_size, classes, list(self._each("reading", self._hashes))]
-        if (colors := self.root / LABEL_MAP).is_file():
-            content.append(hash_file(colors))
+        content: list[object] = [
+            self.image_size,
+            classes,
+            list(self._each("reading", self._hashes)),
+        ]
+        # What earlier releases did not read is named only where it makes a difference, so that
+        # their studies find their data again
+        if self.classes.colors and self.have_colors:
+            content.append(sorted((*color, index) for color, index in self.classes.colors.items()))
+        if listing.is_file() and tuple(read_lines(listing)) != self.classes.names:
+            content.append(self.classes.names)
         return digest(content)
 
     @property
@@ -112,7 +126,7 @@ class VocFolder:
     def sample(self, split: Split, index: int) -> Sample:
         entry, canvas = self.entries[split][index], self.canvas()
         image = read_image(entry.image, turned=entry.image not in self._scan.as_stored)
-        labels = read_labels(entry.mask, load_mask(entry.mask), self.classes.colors)
+        labels = read_labels(entry.mask, turn(load_mask(entry.mask)), self.classes.colors)
         size = scaled(image.size, self.image_size)
         return Sample(
             pad(np.asarray(image.resize(size, Image.Resampling.BILINEAR)), canvas, PAD_RGB),
@@ -133,11 +147,13 @@ class VocFolder:
     def _hashes(self, split: Split, entry: Entry) -> list[str]:
         """Split, name and SHA-256 of both files, and what else decides how they are read."""
         image, mask = (present(path).read_bytes() for path in (entry.image, entry.mask))
-        mode = read_header(entry.image, image).mode
-        check_image_mode(entry.image, mode)
-        check_mask_format(entry.mask, read_header(entry.mask, mask))
+        image_header, mask_header = read_header(entry.image, image), read_header(entry.mask, mask)
+        check_image_mode(entry.image, image_header)
+        check_mask_format(entry.mask, mask_header)
+        self.have_colors |= mask_header.mode in ("P", "RGB", "RGBA")
         hashes = [hashlib.sha256(content).hexdigest() for content in (image, mask)]
-        return [split, entry.name, *hashes, *([mode] if mode in DEEP_GREY_MODES else [])]
+        deep = [image_header.mode] if image_header.mode in DEEP_GREY_MODES else []
+        return [split, entry.name, *hashes, *deep]
 
     @cached_property
     def classes(self) -> ClassList:
@@ -162,7 +178,8 @@ class VocFolder:
         """What one look at everything says."""
         looks = list(self._each("checking", self._look))
         check_splits(looks, self.root)
-        check_palettes(looks)
+        check_colors(looks)
+        check_peaks(looks)
         first_file: dict[int, Path] = {}
         for look in looks:
             for value in look.values - {IGNORE}:
@@ -178,15 +195,23 @@ class VocFolder:
 
     def _look(self, split: Split, entry: Entry) -> Look:
         image, mask = load(present(entry.image)), load_mask(present(entry.mask))
+        fit, mask = fit_of(entry, image, mask), turn(mask)
         labels = read_labels(entry.mask, mask, self.classes.colors)
         values = values_of(labels)
-        colors = used_colors(mask, values)
-        if self.classes.colors and set(colors.values()) <= set(self.classes.colors):
-            colors = {}
-        kept = values_of(shrink(labels, scaled(mask.size, self.image_size)))
-        fit = fit_of(entry, image, mask)
+        by_color = is_by_color(mask, self.classes.colors)
+        check_image_mode(entry.image, image)
         return Look(
-            split, entry.image, entry.mask, mask.size, fit, values, kept, colors, is_flat(image)
+            split=split,
+            image=entry.image,
+            mask=entry.mask,
+            size=mask.size,
+            fit=fit,
+            values=values,
+            kept=values_of(shrink(labels, scaled(mask.size, self.image_size))),
+            colors={} if by_color else used_colors(mask, values),
+            by_color=by_color,
+            is_flat=is_flat(to_rgb(image)),
+            peak=int(np.asarray(image).max()) if image.mode in DEEP_GREY_MODES else None,
         )
 
 
@@ -208,6 +233,14 @@ def fit_of(entry: Entry, image: Image.Image, mask: Image.Image) -> Fit:
     orientation, turned = orientation_of(image), image.size
     if orientation >= FIRST_SWAPPED:
         turned = (image.height, image.width)
+    if (own := orientation_of(mask)) != 1:
+        if own != orientation or mask.size != image.size:
+            raise ValueError(
+                "a mask must have no EXIF orientation, or its image's and its size, but "
+                f"{entry.mask} has {own} and {mask.size}, {entry.image} {orientation} and "
+                f"{image.size}"
+            )
+        return "turned"
     if mask.size not in (image.size, turned):
         also = f", {turned} as its EXIF orientation turns it," if turned != image.size else ""
         raise ValueError(
@@ -222,10 +255,9 @@ def fit_of(entry: Entry, image: Image.Image, mask: Image.Image) -> Fit:
 
 
 def is_flat(image: Image.Image) -> bool:
-    """Whether all pixels of an image have one colour."""
-    first, *others = image.getextrema()
-    ranges = [(first, *others)] if not isinstance(first, tuple) else [first, *others]
-    return all(low == high for low, high in ranges)
+    """Whether all pixels of an image in RGB have one colour."""
+    pixels = np.asarray(image)
+    return bool((pixels == pixels[0, 0]).all())
 
 
 def values_of(labels: NDArray[np.uint8]) -> frozenset[int]:
@@ -248,7 +280,7 @@ def find_root(folder: Path) -> Path:
     if not roots:
         raise ValueError(
             f"a data folder must hold {', '.join(wanted)}, itself or one or two levels down, but "
-            f"{folder} does not"
+            f"{folder} does not: {CONVERT.format(folder)}"
         )
     if len(roots) > 1:
         raise ValueError(

@@ -50,6 +50,7 @@ REFUSED: dict[str, tuple[str, str]] = {
     "twice": ("a\na", "has 'a' twice"),
     "colour twice": ("a:1,1,1::\nb:1,1,1::", r"different colours, but .* has \(1, 1, 1\) twice"),
     "no colour": ("a:1,1,256::\nb:1,1,1::", "values of 0 to 255"),
+    "table with a heading": ("name,index\nsky,0\nroad,1", "names alone, .* holds 'sky,0'"),
     "empty": ("\n", "must hold names, but .* is empty"),
 }
 

@@ -1,5 +1,6 @@
 """A packed data set holds just what its source gave."""
 
+import json
 import os
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from trainables.artifacts import ArtifactStore
+from trainables.artifacts import ArtifactStore, describe_file
 from trainables.data import shapes
 from trainables.data.pack import find_pack, open_pack, pack
 from trainables.data.prepare import ShapesSource
@@ -71,3 +72,19 @@ def test_a_pack_that_was_cut_off_or_is_of_another_kind_is_refused(
     older = store.get("data", {"format": 0}, lambda folder: None).path
     with pytest.raises(ValueError, match="but its format is 0"):
         open_pack(older)
+
+
+def test_a_pack_of_an_earlier_release_says_that_it_was_not_looked_at(
+    voc_folder: Path, tmp_path: Path
+) -> None:
+    store = ArtifactStore(tmp_path / "artifacts")
+    source = VocFolder(voc_folder, 32)
+    folder = pack(source, store).path
+    assert open_pack(folder).notes == source.notes
+    content = json.loads((folder / "data.json").read_text())
+    del content["notes"]
+    (folder / "data.json").write_text(json.dumps(content))
+    record = json.loads((folder / "artifact.json").read_text())
+    record["files"]["data.json"] = list(describe_file(folder / "data.json"))
+    (folder / "artifact.json").write_text(json.dumps(record))
+    assert open_pack(folder).notes is None

@@ -92,7 +92,8 @@ def fill(part: str, content: bytes) -> Callable[[Path], object]:
 
 
 def save_mask(mode: str, size: tuple[int, int] = (36, 48)) -> Callable[[Path], None]:
-    return lambda root: Image.new(mode, size).save(root / "SegmentationClass/image0.png")
+    color = (9, 0, 0) if mode == "RGB" else 0
+    return lambda root: Image.new(mode, size, color).save(root / "SegmentationClass/image0.png")
 
 
 def set_pixels(value: int) -> Callable[[Path], None]:

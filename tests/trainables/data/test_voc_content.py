@@ -109,8 +109,30 @@ def test_palettes_that_contradict_each_other_are_refused(root: Path) -> None:
     save_with_palette(root, "train2", [0, 0, 200, 200, 0, 0])
     with pytest.raises(
         ValueError,
-        match=r"one colour, but 1 is \(200, 0, 0\) in .*train1\.png and \(0, 0, 200\) in .*train2",
+        match=r"one value, but 1 is \(200, 0, 0\) in .*train1\.png and \(0, 0, 200\) in .*train2",
     ):
+        assert VocFolder(root, 40).class_names
+
+
+CONTRADICTIONS: dict[str, tuple[list[int], str]] = {
+    "another value for a colour": ([255, 0, 0, 200, 0, 0, 9, 9, 9], "0 is .*(0, 0, 0)"),
+    "shown as another mask's value": ([0, 0, 0, 2, 2, 2, 3, 3, 3], "1 is shown as grey 2"),
+    "black and white": ([1, 1, 1, 0, 0, 0, 3, 3, 3], "[01] is shown as grey"),
+}
+
+
+@pytest.mark.parametrize("case", CONTRADICTIONS)
+def test_greys_and_colours_that_contradict_each_other_are_refused(case: str, root: Path) -> None:
+    colors, words = CONTRADICTIONS[case]
+    save_with_palette(root, "train1", [200, 0, 0, 0, 0, 200])
+    if "shown" in words:
+        (root / "SegmentationClass/train1.png").unlink()
+        save_mask(root, "train1", boxes())
+    image = Image.fromarray(boxes()).convert("P")
+    image.putdata(boxes().flatten().tolist())
+    image.putpalette(colors)
+    image.save(root / "SegmentationClass/train2.png")
+    with pytest.raises(ValueError, match=rf"one colour and a colour one value, but {words}"):
         assert VocFolder(root, 40).class_names
 
 
@@ -151,8 +173,8 @@ def test_a_label_map_names_classes_and_colours(name: str, root: Path) -> None:
 
 
 def test_colour_masks_without_a_label_map_name_the_way_on(root: Path) -> None:
-    Image.new("RGB", (WIDTH, HEIGHT)).save(root / "SegmentationClass/train0.png")
-    with pytest.raises(ValueError, match=r"train0\.png is RGB; python -m trainables\.convert"):
+    Image.new("RGB", (WIDTH, HEIGHT), (9, 0, 0)).save(root / "SegmentationClass/train0.png")
+    with pytest.raises(ValueError, match=r"train0\.png is RGB; colours need a labelmap\.txt"):
         assert VocFolder(root, 40).class_names
 
 
@@ -163,7 +185,49 @@ def test_two_lists_of_classes_must_agree(root: Path) -> None:
         assert VocFolder(root, 40).class_names
 
 
+def test_masks_in_colours_and_in_values_are_not_mixed(root: Path) -> None:
+    """With the map's order red, background, blue, a value 1 would be background, not red."""
+    (root / "labelmap.txt").write_text("red:250,50,83::\nbackground:0,0,0::\nblue:4,5,250::\n")
+    colors = np.array([(0, 0, 0), (250, 50, 83), (4, 5, 250)], np.uint8)
+    for sample in NAMES[1:]:
+        Image.fromarray(colors[boxes()]).save(root / "SegmentationClass" / f"{sample}.png")
+    with pytest.raises(ValueError, match=r"or none, but .*train1\.png is and .*train0\.png holds"):
+        assert VocFolder(root, 40).class_names
+
+
+def test_encodings_that_agree_may_be_mixed(root: Path) -> None:
+    (root / "labelmap.txt").write_text(MAP)
+    colors = np.array([(0, 0, 0), (250, 50, 83), (4, 5, 250)], np.uint8)
+    for sample in NAMES:
+        Image.fromarray(colors[boxes()]).save(root / "SegmentationClass" / f"{sample}.png")
+    save_with_palette(root, "train0", [250, 50, 83, 4, 5, 250])
+    save_mask(root, "train1", np.zeros((HEIGHT, WIDTH), np.uint8))  # background alone
+    source = VocFolder(root, 40)
+    for index in (0, 2):
+        np.testing.assert_array_equal(source.sample("train", index).mask, boxes())
+
+
+def test_a_label_map_that_decides_nothing_leaves_the_digest(root: Path) -> None:
+    """Studies of earlier releases, which did not read it, find their data again."""
+    before = VocFolder(root, 40).digest()
+    (root / "labelmap.txt").write_text(MAP)
+    assert VocFolder(root, 40).digest() == before
+
+
 # pixels
+
+
+def test_sixteen_bit_images_of_fewer_bits_are_refused(root: Path) -> None:
+    pixels = np.full((HEIGHT, WIDTH), 4095, np.uint16)
+    Image.fromarray(pixels).save(root / "JPEGImages/train0.png")
+    with pytest.raises(ValueError, match=r"none of the 1 such as .*train0\.png exceeds 4095"):
+        assert VocFolder(root, 40).class_names
+
+
+def test_images_of_a_single_colour_are_noted(root: Path) -> None:
+    Image.new("RGB", (WIDTH, HEIGHT), "white").save(root / "JPEGImages/train0.png")
+    (note,) = VocFolder(root, 40).notes
+    assert note.startswith("1 images show a single colour, such as ")
 
 
 def test_sixteen_bit_images_train_on_what_they_show(root: Path) -> None:
@@ -241,6 +305,24 @@ def test_where_sizes_do_not_tell_images_follow_the_others(root: Path) -> None:
     assert source.notes[0].endswith(
         "but for 1 that fit both ways and are taken to be not turned, as the others"
     )
+
+
+def test_a_mask_is_not_turned_by_itself(root: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    Image.fromarray(boxes()).save(root / "SegmentationClass/train0.png", exif=exif)
+    with pytest.raises(ValueError, match="a mask must have no EXIF orientation, or its image's"):
+        assert VocFolder(root, 40).class_names
+
+
+def test_a_mask_is_turned_with_its_image(root: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    orient(root, "train0", 6)
+    Image.fromarray(boxes()).save(root / "SegmentationClass/train0.png", exif=exif)
+    source = VocFolder(root, 40)
+    mask = source.sample("train", 0).mask
+    assert (classes_seen(source, 0) == mask)[mask != 255].mean() > 0.95
 
 
 def test_sizes_that_fit_neither_way_are_refused_with_both(root: Path) -> None:

@@ -13,6 +13,8 @@ from trainables.data.labels import IGNORE
 
 MIN_NUMBERS = 6
 """Of a polygon; fewer are no area, and four would be a box to pycocotools."""
+MOST_BITS = 35
+"""Of a run length."""
 FIRST_CHARACTER, VALUE_BITS, SIGN_BIT, MORE_BIT = ord("0"), 5, 16, 32
 """Of packed run lengths."""
 
@@ -114,6 +116,8 @@ def unpack(text: str) -> list[int]:
             raise ValueError(f"run lengths that contain {character!r}")
         value |= bits % MORE_BIT << shift
         shift += VALUE_BITS
+        if shift > MOST_BITS:
+            raise ValueError("a run length beyond all images")
         if bits & MORE_BIT:
             continue
         if bits & SIGN_BIT:

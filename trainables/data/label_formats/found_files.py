@@ -15,14 +15,13 @@ def is_visible(name: str) -> bool:
 
 
 def visible_files(folder: Path) -> Iterator[Path]:
-    """All files below a folder, in order; links to folders are followed unless they lead back."""
+    """All files below a folder, in order; links to folders are followed, each folder once."""
+    seen = {folder.resolve()}
     for parent, folders, names in os.walk(folder, followlinks=True):
         here = Path(parent)
-        folders[:] = sorted(
-            name
-            for name in folders
-            if is_visible(name) and not here.resolve().is_relative_to((here / name).resolve())
-        )
+        inner = {(here / name).resolve(): name for name in sorted(folders) if is_visible(name)}
+        folders[:] = sorted(name for place, name in inner.items() if place not in seen)
+        seen |= set(inner)
         yield from (here / name for name in sorted(names) if is_visible(name))
 
 

@@ -28,7 +28,7 @@ from trainables.data.label_formats.pairs import (
     with_rest,
 )
 from trainables.data.label_formats.splits import split_of, wanted
-from trainables.data.split_list import IMAGES, inside
+from trainables.data.split_list import IMAGES, PAIR, inside, is_image
 from trainables.data.voc import LABEL_MAP, LISTS, MASKS
 
 PLAIN_IMAGES = "images"
@@ -158,7 +158,7 @@ def group_by_lists(paired: Paired, lists: Sequence[Path]) -> Listing:
     """
     named: dict[str, list[str]] = {}
     for path in lists:
-        names = [inside(path, name).as_posix() for name in read_lines(path)]
+        names = [listed_name(path, line, paired) for line in read_lines(path)]
         named.setdefault(split_of(path.stem) or "", []).extend(names)
     divided = {name for split, names in named.items() if split for name in names}
     named[""] = [name for name in named.get("", []) if name not in divided]
@@ -171,6 +171,17 @@ def group_by_lists(paired: Paired, lists: Sequence[Path]) -> Listing:
         [each for name, each in paired.pairs.items() if name not in listed],
         sorted(listed - set(paired.pairs) - set(paired.no_mask)),
     )
+
+
+def listed_name(listing: Path, line: str, paired: Paired) -> str:
+    """The name that a line lists: as it is, or as the path of an image or of a pair."""
+    if line in paired.pairs:
+        return line
+    pair = PAIR.fullmatch(line)
+    text = pair[1].lstrip("/") if pair and is_image(pair[1]) and is_image(pair[2]) else line
+    name = inside(listing, text)
+    name = name.with_suffix("") if is_image(text) else name
+    return (name.relative_to(IMAGES) if name.is_relative_to(IMAGES) else name).as_posix()
 
 
 def group_by_subfolders(paired: Paired) -> Listing:

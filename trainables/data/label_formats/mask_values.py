@@ -10,7 +10,18 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from trainables.data.class_list import ClassList
-from trainables.data.image_file import DEEP_GREY_MODES, Labels, load_mask, read_labels
+from trainables.data.dataset_checks import MaskColors
+from trainables.data.image_file import (
+    DEEP_GREY_MODES,
+    STEP,
+    Labels,
+    is_by_color,
+    load_mask,
+    orientation_of,
+    read_labels,
+    used_colors,
+    without_equal_channels,
+)
 from trainables.data.label_formats.pairs import ReadMask
 from trainables.data.labels import IGNORE
 
@@ -70,27 +81,42 @@ def make_values(entries: Iterable[tuple[int, str]], origin: str) -> Values:
 
 
 def by_values(values: Values) -> ReadMask:
-    return partial(read_valued, values)
+    return partial(read_valued, values, MaskColors())
 
 
 def by_colors(classes: ClassList, origin: Path) -> ReadMask:
     return partial(read_colored, classes, origin)
 
 
-def read_valued(values: Values, path: Path) -> Labels:
+def load_upright(path: Path) -> Image.Image:
+    """A mask that needs no turning, which the rewritten one would not say.
+
+    Raises:
+        ValueError: it has an EXIF orientation, or cannot be read.
+    """
+    image = load_mask(path)
+    if (orientation := orientation_of(image)) != 1:
+        raise ValueError(f"a mask must have no EXIF orientation, but {path} has {orientation}")
+    return image
+
+
+def read_valued(values: Values, seen: MaskColors, path: Path) -> Labels:
     """The class indices of a mask with one value per pixel.
 
     Raises:
-        ValueError: it has colours, or a value of no class.
+        ValueError: it has colours, a value of no class, or a palette that contradicts one `seen`.
     """
-    image = load_mask(path)
+    image = without_equal_channels(load_upright(path))
     if image.mode not in VALUE_MODES:
         raise ValueError(
             f"a mask must hold one value per pixel (1-bit, grey or palette), but {path} is "
             f"{image.mode}: colour masks need a labelmap.txt in the data folder, with lines of "
             "NAME:RED,GREEN,BLUE::"
         )
-    return indices_of(pixels_of(image), values, path)
+    pixels = pixels_of(image)
+    held = np.unique(pixels).tolist()
+    seen.see(path, held, used_colors(image, held))
+    return indices_of(pixels, values, path)
 
 
 def read_one_bit(path: Path) -> Labels:
@@ -99,7 +125,7 @@ def read_one_bit(path: Path) -> Labels:
     Raises:
         ValueError: it has more.
     """
-    image = load_mask(path)
+    image = load_upright(path)
     if image.mode in VALUE_MODES[1:]:
         held = np.unique(pixels_of(image)).tolist()
         more = ", ..." if len(held) > MOST_SHOWN else ""
@@ -108,7 +134,7 @@ def read_one_bit(path: Path) -> Labels:
             f"{image.mode} and holds {', '.join(map(str, held[:MOST_SHOWN]))}{more}: say "
             "--values VALUE=NAME,VALUE=NAME,..."
         )
-    return read_valued(ONE_BIT, path)
+    return read_valued(ONE_BIT, MaskColors(), path)
 
 
 def read_colored(classes: ClassList, origin: Path, path: Path) -> Labels:
@@ -117,19 +143,24 @@ def read_colored(classes: ClassList, origin: Path, path: Path) -> Labels:
     Raises:
         ValueError: a colour is of no class.
     """
-    image = load_mask(path)
+    image = load_upright(path)
     if image.mode not in ("1", "L", "P", "RGB"):
         raise ValueError(f"a mask must be RGB, palette or 8-bit grey, but {path} is {image.mode}")
     if image.mode == "RGB" and classes.colors is None:
         raise ValueError(
             f"a label map must give each class a colour, but {origin} does not, and {path} is RGB"
         )
+    if is_by_color(image, classes.colors) is False and classes.colors is not None:
+        raise ValueError(
+            f"masks must be in the colours of {origin}, but {path} holds values: leave the label "
+            "map out and say --values"
+        )
     return read_labels(path, image, classes.colors)
 
 
 def pixels_of(image: Image.Image) -> NDArray[Any]:
     pixels = np.asarray(image)
-    return pixels.astype(np.uint8) if image.mode == "1" else pixels
+    return pixels.astype(np.uint8) if image.mode == "1" else pixels // image.info.get(STEP, 1)
 
 
 def indices_of(pixels: NDArray[Any], values: Values, path: Path) -> Labels:

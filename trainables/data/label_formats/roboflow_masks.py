@@ -51,7 +51,10 @@ def read_values(path: Path) -> Values:
     Raises:
         ValueError: a line is no value and name.
     """
-    header, *rows = [*csv.reader(read_lines(path), skipinitialspace=True)] or [[]]
+    try:
+        header, *rows = [*csv.reader(read_lines(path), skipinitialspace=True)] or [[]]
+    except csv.Error as error:
+        raise ValueError(f"{path} must be a table of values and classes, but {error}") from error
     if not header or header[0].strip().lower() != HEADER:
         raise ValueError(f"the first line must be 'Pixel Value, Class', but {path} has {header}")
     for row in rows:

@@ -133,7 +133,7 @@ def write_image(
         ValueError: one is unreadable, or they do not fit each other.
     """
     image = load(labelled.image)
-    check_image_mode(labelled.image, image.mode)
+    check_image_mode(labelled.image, image)
     labels, num_overlapping = labelled.draw()
     counts = np.bincount(labels.ravel(), minlength=NUM_VALUES)
     foreign = np.flatnonzero(counts[num_classes:IGNORE])

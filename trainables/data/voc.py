@@ -105,7 +105,8 @@ class VocFolder:
         # their studies find their data again
         if self.classes.colors and self.have_colors:
             content.append(sorted((*color, index) for color, index in self.classes.colors.items()))
-        if listing.is_file() and tuple(read_lines(listing)) != self.classes.names:
+        plain = tuple(read_lines(listing)) if listing.is_file() else ()
+        if plain != self.classes.names:
             content.append(self.classes.names)
         return digest(content)
 

@@ -209,9 +209,14 @@ def test_encodings_that_agree_may_be_mixed(root: Path) -> None:
 
 def test_a_label_map_that_decides_nothing_leaves_the_digest(root: Path) -> None:
     """Studies of earlier releases, which did not read it, find their data again."""
+    (root / "classes.txt").write_text("background\nred\nblue\n")
     before = VocFolder(root, 40).digest()
     (root / "labelmap.txt").write_text(MAP)
     assert VocFolder(root, 40).digest() == before
+    (root / "classes.txt").unlink()
+    named = VocFolder(root, 40).digest()
+    (root / "labelmap.txt").write_text(MAP.replace("red", "car"))
+    assert VocFolder(root, 40).digest() != named
 
 
 # pixels

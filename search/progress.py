@@ -55,7 +55,14 @@ class Progress:
 
     def __enter__(self) -> Self:
         if self.console.is_terminal:
-            self.live = Live(self._view(), console=self.console, refresh_per_second=4)
+            # What others print belongs into the log, not above the bars
+            self.live = Live(
+                self._view(),
+                console=self.console,
+                refresh_per_second=4,
+                redirect_stdout=False,
+                redirect_stderr=False,
+            )
             self.live.start()
         return self
 

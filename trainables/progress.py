@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from typing import TypeVar
 
 from rich.console import Console
-from rich.progress import track as rich_track
+from rich.progress import Progress
 
 from trainables import terminal
 
@@ -14,6 +14,11 @@ Item = TypeVar("Item")
 def track(items: Sequence[Item], description: str) -> Iterator[Item]:
     """Yields `items` behind a progress bar on stderr, which logs do not get."""
     console = Console(file=terminal.err())
-    yield from rich_track(
-        items, description, console=console, transient=True, disable=not console.is_terminal
-    )
+    with Progress(
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+        redirect_stdout=False,
+        redirect_stderr=False,
+    ) as bars:
+        yield from bars.track(items, description=description)

@@ -1,6 +1,7 @@
 """The end of a time budget, and how many trials a cluster has room for."""
 
 import math
+import os
 import subprocess
 import sys
 import time
@@ -88,6 +89,30 @@ def test_a_trial_that_tune_ended_without_a_word_is_asked_again(
 def trial(trial_id: str, finished: bool) -> SimpleNamespace:
     """One of Ray's."""
     return SimpleNamespace(trial_id=trial_id, is_finished=lambda: finished)
+
+
+SILENT = """
+import time
+from search import cluster
+cluster.ANSWER_S = 0.2
+with cluster.patient():
+    time.sleep(60)
+"""
+
+
+def test_a_cluster_that_does_not_answer_is_one_line() -> None:
+    ended = subprocess.run(
+        [sys.executable, "-c", SILENT],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "RAY_ADDRESS": "10.0.0.1:8265"},
+    )
+    assert ended.returncode == 2
+    assert ended.stderr == (
+        "error: RAY_ADDRESS must be the address of a cluster's head, but nothing that Ray "
+        "understands came from 10.0.0.1:8265 in 0.2 s\n"
+    )
 
 
 GROWING = """

@@ -288,7 +288,7 @@ CASES: dict[str, Case] = {
     "masks of one class": Case(
         DATA, all_masks(np.zeros_like), "hold 0 alone: write 0 for the back"
     ),
-    "palettes that contradict each other": Case(DATA, palettes, "masks with palettes must give"),
+    "palettes that contradict each other": Case(DATA, palettes, "must give a value one colour"),
     "list of a single class": Case(
         DATA,
         write(f"{LISTS}/val.txt", "val0 -1\nval1 1\n"),

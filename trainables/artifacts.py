@@ -1,19 +1,16 @@
 """Expensive things, made once and shared by all trials, nodes and later studies."""
 
-import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import mkdtemp
 
 from filelock import FileLock
 from pydantic import JsonValue, ValidationError
 
 from trainables import terminal
-from trainables.errors import DiskFull
-from trainables.files import hash_file, is_full_disk
+from trainables.files import hash_file, whole_folder
 from trainables.frozen import Frozen, digest
 
 RECORD = "artifact.json"
@@ -65,22 +62,13 @@ class ArtifactStore:
         return read_artifact(path)
 
     def _build(self, path: Path, key: Mapping[str, object], build: Callable[[Path], None]) -> None:
-        aside = Path(mkdtemp(prefix=f".{path.name}-", dir=self.root))
-        try:
+        with whole_folder(path) as aside:
             start = time.perf_counter()
             build(aside)
             seconds = time.perf_counter() - start
             files = {name: describe_file(aside / name) for name in content(aside)}
             record = ArtifactRecord(key=dict(key), seconds=seconds, files=files)
             (aside / RECORD).write_text(record.model_dump_json(indent=1))
-            aside.chmod(0o755)
-            os.replace(aside, path)
-        except OSError as error:
-            if not is_full_disk(error):
-                raise
-            raise DiskFull(self.root, path.name) from error
-        finally:
-            shutil.rmtree(aside, ignore_errors=True)
 
 
 def unfinished(path: Path) -> Path:

@@ -3,8 +3,12 @@
 import errno
 import hashlib
 import os
+import shutil
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import mkdtemp
 
 from trainables.errors import DiskFull
 
@@ -28,6 +32,26 @@ def replace_file(path: Path, content: bytes | str) -> None:
         if is_full_disk(error):
             raise DiskFull(path.parent, path.name) from error
         raise
+
+
+@contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """A folder beside `path` that takes its place at the end of the block, or is removed.
+
+    Raises:
+        DiskFull: then nothing is left.
+    """
+    aside = Path(mkdtemp(prefix=f".{path.name}-", dir=path.parent))
+    try:
+        yield aside
+        aside.chmod(0o755)
+        os.replace(aside, path)
+    except OSError as error:
+        if not is_full_disk(error):
+            raise
+        raise DiskFull(path.parent, path.name) from error
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
 
 
 def is_full_disk(error: BaseException) -> bool:

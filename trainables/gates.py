@@ -2,11 +2,9 @@
 
 import math
 
-import numpy as np
-
 from trainables.config import TrialConfig
 from trainables.data.labels import IGNORE
-from trainables.data.pack import PackedData
+from trainables.data.pack import PackedData, count_labels
 from trainables.data.table import Table
 from trainables.errors import NOT_FINITE, NOT_LEARNING, TrialFailed
 from trainables.evaluation import Scores
@@ -93,10 +91,7 @@ def likely_cause(
 
 def fault_of(table: Table) -> str:
     """What keeps any network from learning the rows of a split, in words; "" if nothing does."""
-    values: set[int] = set()
-    for masks in table.chunks["mask"]:
-        values |= set(np.flatnonzero(np.bincount(masks.ravel(), minlength=256)).tolist())
-    if len(values - {IGNORE}) < 2:
+    if (count_labels(table)[:IGNORE] > 0).sum() < 2:
         return "there is one labelled class"
     images = table.chunks["image"]
     first = images[0][:1]

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field, ValidationError
 from torch import Tensor
 
@@ -98,6 +99,14 @@ class PackedData:
             f"{len(self.train)} training and {len(self.val)} validation images of "
             f"{self.height}x{self.width} pixels, {self.num_classes} classes"
         )
+
+
+def count_labels(split: Table) -> NDArray[np.int64]:
+    """Pixels (256,) of a split by the value of its masks."""
+    counts = np.zeros(256, np.int64)
+    for masks in split.chunks["mask"]:
+        counts += np.bincount(masks.ravel(), minlength=256)
+    return counts
 
 
 def images_of(rows: Tensors) -> Tensor:

@@ -1,13 +1,11 @@
 """Writes labelled images in VOC layout."""
 
-import os
 import shutil
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from tempfile import mkdtemp
 from typing import NamedTuple
 
 import numpy as np
@@ -22,8 +20,7 @@ from trainables.data.labels import IGNORE, voc_palette
 from trainables.data.source import SPLITS, Split
 from trainables.data.split_list import IMAGES, Entry
 from trainables.data.voc import CLASSES, LISTS, MASKS, fit_of
-from trainables.errors import DiskFull
-from trainables.files import is_full_disk
+from trainables.files import whole_folder
 from trainables.progress import track
 
 NUM_VALUES = 256
@@ -49,17 +46,8 @@ def new_folder(path: Path) -> Iterator[Path]:
     path = path.resolve()
     check_free(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = Path(mkdtemp(prefix=f".{path.name}-", dir=path.parent))
-    try:
+    with whole_folder(path) as aside:
         yield aside
-        aside.chmod(0o755)
-        os.replace(aside, path)
-    except OSError as error:
-        if not is_full_disk(error):
-            raise
-        raise DiskFull(path.parent, path.name) from error
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
 
 
 def check_free(path: Path) -> None:

@@ -1,6 +1,7 @@
 """Configurations are complete, strict, and named by their content."""
 
 import json
+from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
@@ -10,6 +11,8 @@ from trainables.models.unet import UNetConfig
 from trainables.quant.prepare import LayerBits, Lsq
 from trainables.recipes import Distill, Qat, QatDistill, Recipe, Supervised
 
+STORED = Path(__file__).with_name("trial_configs.json")
+"""By their digests, configurations of every recipe as version 0.2.0 wrote them."""
 RECIPES: list[Recipe] = [Supervised(), Distill(), Qat(), QatDistill(start=Distill())]
 
 
@@ -20,6 +23,13 @@ def test_json_round_trip(recipe: Recipe) -> None:
     assert (
         TrialConfig.model_validate(json.loads(json.dumps(config.model_dump(mode="json")))) == config
     )
+
+
+def test_configurations_of_version_0_2_keep_their_digests() -> None:
+    for digest, content in json.loads(STORED.read_text()).items():
+        config = TrialConfig.model_validate(content)
+        assert config.digest() == digest
+        assert config.model_dump(mode="json") == content
 
 
 def test_digest_names_the_content() -> None:

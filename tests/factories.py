@@ -3,6 +3,8 @@
 import shutil
 from pathlib import Path
 
+from torch import nn
+
 from search.record import Record
 from search.report import write_tables
 from search.study_config import StudyConfig
@@ -15,7 +17,7 @@ from trainables.data.prepare import open_source
 from trainables.metrics import Metrics
 from trainables.models.unet import UNetConfig
 from trainables.quant.prepare import Lsq
-from trainables.recipes import Ptq, Recipe, Supervised
+from trainables.recipes import Ptq, Recipe, Supervised, Tutor
 from trainables.recipes.optimization import AdamW
 from trainables.trial import Trial, save
 
@@ -69,6 +71,31 @@ def make_config(storage: Path, data: Path | str, **changes: object) -> StudyConf
         "tracking_uri": f"sqlite:///{storage / 'mlflow.db'}",
     }
     return StudyConfig.model_validate({**fixed, **changes})
+
+
+class ShortTrial(Trial):
+    """A short training without its gates, quantized from random weights; keeps its tutor."""
+
+    tutor: Tutor
+
+    def __init__(
+        self, recipe: Recipe, run: RunConfig, batch_size: int = 16, num_epochs: int = 1
+    ) -> None:
+        config = TrialConfig(
+            student=UNetConfig(width=3, depth=2),
+            recipe=recipe,
+            augmentation=Augmentation(min_scale=1, max_scale=1, color=0),
+            num_epochs=num_epochs,
+            batch_size=batch_size,
+        )
+        super().__init__(config, run)
+
+    def starting_student(self) -> nn.Module:
+        return self.new_student()
+
+    def teacher(self) -> Tutor:
+        self.tutor = super().teacher()
+        return self.tutor
 
 
 def make_finished_study(storage: Path, data_folder: Path) -> Path:

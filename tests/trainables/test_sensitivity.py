@@ -1,5 +1,7 @@
 """What layers lose by few bits, measured on a start."""
 
+import copy
+
 import pytest
 import torch
 
@@ -7,7 +9,7 @@ from trainables.config import RunConfig, TrialConfig
 from trainables.data.augmentation import Augmentation
 from trainables.models.unet import UNetConfig
 from trainables.quant.allocation import CHOICES, Allocation
-from trainables.quant.prepare import prepare, quantizable_names
+from trainables.quant.prepare import LayerBits, Lsq, calibrate, prepare, quantizable_names
 from trainables.recipes import Supervised
 from trainables.recipes.optimization import AdamW
 from trainables.sensitivity import (
@@ -44,6 +46,24 @@ def test_a_start_is_looked_at_once(
         assert tuple(losses) == CHOICES
         assert all(loss > -1e-6 for loss in losses.values())
         assert losses[8] < losses[2]
+
+
+def test_a_loss_is_the_divergence_of_the_quantized_network_from_the_full_one() -> None:
+    torch.manual_seed(0)
+    student, images = UNetConfig(width=2, depth=1).build(5), torch.randn(2, 3, 8, 8)
+    for _ in range(20):  # gives it statistics
+        student(images)
+    student.requires_grad_(False)
+    known = measure_sensitivity(student, images)
+    for name, losses in known.weights.items():
+        layers = {name: LayerBits(weight_bits=2, activation_bits=32)}
+        quantized = prepare(
+            copy.deepcopy(student), Lsq(weight_bits=32, activation_bits=32, layers=layers)
+        )
+        calibrate(quantized, images)
+        full, few = student(images).softmax(1), quantized(images).softmax(1)
+        divergence = (full * (full / few).log()).sum(1).mean().item()
+        assert losses[2] == pytest.approx(divergence, rel=1e-3)
 
 
 def test_a_network_is_left_as_it_was_and_readers_of_one_tensor_go_together() -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from trainables.losses import DistillationTerm
+from trainables.losses import DistillationLosses, DistillationTerm
 from trainables.losses.cross_entropy import cross_entropy
 from trainables.losses.pairwise import pairwise_loss
 from trainables.losses.pixelwise import pixelwise_loss
@@ -21,6 +21,10 @@ def outputs(seed: int, channels: int = 6, size: int = 4) -> Outputs:
     logits = torch.randn(2, 5, 8, 8, generator=generator, requires_grad=True)
     features = torch.randn(2, channels, size, size, generator=generator, requires_grad=True)
     return Outputs(logits, features)
+
+
+def features(seed: int, channels: int, height: int, width: int) -> Tensor:
+    return torch.randn(2, channels, height, width, generator=torch.Generator().manual_seed(seed))
 
 
 def labels() -> Tensor:
@@ -48,29 +52,44 @@ def test_pixelwise_equals_a_naive_loop(temperature: float) -> None:
     )
 
 
-def test_pairwise_equals_a_naive_loop() -> None:
-    student, teacher = outputs(0).features, outputs(1, channels=3).features
-
-    def nodes(features: Tensor, sample: int) -> list[Tensor]:
-        return [
-            features[sample, :, y : y + 2, x : x + 2].mean((1, 2)) for y in (0, 2) for x in (0, 2)
-        ]
-
+@pytest.mark.parametrize(
+    ("ours", "theirs", "patch", "nodes"),
+    [
+        ((4, 4), (4, 4), 2, (2, 2)),
+        ((4, 4), (7, 7), 1, (4, 4)),
+        ((4, 4), (7, 7), 2, (2, 2)),
+        ((7, 7), (4, 4), 2, (2, 2)),
+        ((4, 9), (7, 5), 2, (2, 2)),
+        ((2, 8), (2, 8), 4, (1, 2)),
+    ],
+)
+def test_pairwise_equals_a_naive_loop(
+    ours: tuple[int, int], theirs: tuple[int, int], patch: int, nodes: tuple[int, int]
+) -> None:
+    student, teacher = features(0, 6, *ours), features(1, 3, *theirs)
     squares = []
-    for sample in range(2):
-        ours, theirs = nodes(student, sample), nodes(teacher, sample)
-        for i in range(4):
-            for j in range(4):
-                a = torch.cosine_similarity(ours[i], ours[j], dim=0)
-                b = torch.cosine_similarity(theirs[i], theirs[j], dim=0)
-                squares.append((a - b).item() ** 2)
-    expected = sum(squares) / len(squares)
-    assert pairwise_loss(student, teacher, patch=2).item() == pytest.approx(expected, rel=1e-4)
+    for a, b in zip(student, teacher, strict=True):
+        differences = naive_similarities(a, *nodes) - naive_similarities(b, *nodes)
+        squares += differences.square().flatten().tolist()
+    assert len(squares) == 2 * (nodes[0] * nodes[1]) ** 2
+    assert pairwise_loss(student, teacher, patch).item() == pytest.approx(
+        sum(squares) / len(squares), rel=1e-4
+    )
 
 
-def test_pairwise_takes_maps_of_different_resolution() -> None:
-    loss = pairwise_loss(outputs(0, size=4).features, outputs(1, size=7).features, patch=1)
-    assert loss.isfinite()
+def naive_similarities(features: Tensor, height: int, width: int) -> Tensor:
+    """Of the means of equal parts of a map (C,h,w), which share a pixel that lies in both."""
+
+    def parts(size: int, count: int) -> list[slice]:
+        return [slice(i * size // count, -(-(i + 1) * size // count)) for i in range(count)]
+
+    rows, columns = parts(features.shape[1], height), parts(features.shape[2], width)
+    means = [features[:, y, x].mean((1, 2)) for y in rows for x in columns]
+    return torch.tensor([[torch.cosine_similarity(a, b, dim=0) for b in means] for a in means])
+
+
+def test_one_node_has_nothing_to_be_compared_with() -> None:
+    assert pairwise_loss(features(0, 6, 4, 4), features(1, 3, 7, 7), patch=9).item() < 1e-12
 
 
 def test_cross_entropy_equals_a_naive_loop() -> None:
@@ -105,6 +124,21 @@ def test_term_is_finite_and_binds_the_student_alone(term: type[DistillationTerm]
     assert teacher.logits.grad is None
     assert teacher.features.grad is None
     assert any(part.grad is not None and part.grad.abs().sum() > 0 for part in student)
+
+
+@pytest.mark.parametrize("term", TERMS)
+def test_a_weight_multiplies_its_term(term: type[DistillationTerm]) -> None:
+    student, teacher = outputs(0), outputs(1)
+
+    def weighted(weight: float) -> dict[str, Tensor]:
+        name = term().name
+        others: dict[str, None] = {"pixelwise": None, "pairwise": None}
+        losses = DistillationLosses.model_validate(others | {name: term(weight=weight)})
+        return losses.terms(student, teacher, labels())
+
+    assert weighted(3).keys() == weighted(1).keys() == {term().name}
+    torch.testing.assert_close(weighted(3), {n: 3 * loss for n, loss in weighted(1).items()})
+    torch.testing.assert_close(weighted(1), {term().name: term()(student, teacher, labels())})
 
 
 @pytest.mark.parametrize("term", TERMS)

@@ -75,11 +75,30 @@ def test_initial_step_and_gradient_scale_are_the_paper_s(bits: int, signed: bool
     torch.testing.assert_close(quantizer.log_step.grad, step.grad * step.detach())
 
 
-def test_step_stays_positive_whatever_the_optimizer_does() -> None:
+def learn(value: Tensor, rate: float, num_steps: int) -> StepQuantizer:
+    """A quantizer that Adam drives to give as little back as it can."""
     quantizer = StepQuantizer(4, (1,))
-    with torch.no_grad():
-        quantizer.log_step -= 30
-    assert quantizer.step > 0
+    quantizer.initialize(value)
+    optimizer = torch.optim.Adam(quantizer.parameters(), rate)
+    for _ in range(num_steps):
+        optimizer.zero_grad()
+        quantizer(value).square().sum().backward()
+        optimizer.step()
+    return quantizer
+
+
+def test_step_stays_positive_whatever_the_optimizer_does() -> None:
+    value = sample((64,))
+    quantizer = learn(value, rate=1.0, num_steps=20)
+    assert 0 < quantizer.step < 1e-3
+    assert quantizer(value).isfinite().all()
+
+
+def test_an_update_of_a_step_is_relative_to_its_size() -> None:
+    value = sample((64,))
+    small, large = (learn(factor * value, rate=0.1, num_steps=3) for factor in (1, 1000))
+    assert small.step < 0.8 * 2 * value.abs().mean() / math.sqrt(7)
+    torch.testing.assert_close(1000 * small.step, large.step)
 
 
 def test_channel_of_zeros_has_a_finite_step() -> None:
@@ -122,3 +141,11 @@ def test_a_fitted_step_has_less_error_than_neighbours_and_than_the_full_range(
     assert (best <= errors(1.15)).all()
     assert (best <= errors(0.85)).all()
     assert (errors(1.0).sum() < value.square().sum()).all()
+
+
+def test_a_step_of_many_values_is_fitted_to_all_of_them() -> None:
+    value = sample((1 << 17,))
+    quantizer, fewer = StepQuantizer(4, (1,)), StepQuantizer(4, (1,))
+    quantizer.fit(value[value.abs().argsort()])
+    fewer.fit(value[: 1 << 15])
+    torch.testing.assert_close(quantizer.step, fewer.step, rtol=0.1, atol=0)

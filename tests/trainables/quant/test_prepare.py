@@ -7,6 +7,7 @@ from torch import nn
 
 from trainables.models.unet import UNetConfig
 from trainables.quant.layers import QuantizedLayer
+from trainables.quant.lsq import StepQuantizer
 from trainables.quant.prepare import LayerBits, Lsq, calibrate, prepare, quantizable_names
 from trainables.recipes.optimization import AdamW, Stepper
 
@@ -75,6 +76,26 @@ def test_inputs_are_unsigned_but_for_the_image() -> None:
         if isinstance(module, QuantizedLayer) and module.input_quantizer
     ]
     assert signs == [True] + [False] * (len(signs) - 1)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_calibration_leaves_a_network_in_its_mode(training: bool) -> None:
+    model = prepare(STUDENT.build(5), Lsq()).train(training)
+    statistics = [buffer.clone() for buffer in model.buffers()]
+    calibrate(model, torch.randn(2, 3, 16, 16))
+    assert {module.training for module in model.modules()} == {training}
+    assert all(map(torch.equal, statistics, model.buffers()))
+
+
+def test_calibration_fits_the_weights_of_every_layer() -> None:
+    layers = [m for m in quantized(Lsq()).modules() if isinstance(m, QuantizedLayer)]
+    assert layers
+    for layer in layers:
+        assert layer.weight_quantizer is not None
+        steps = layer.weight_quantizer.log_step
+        fitted = StepQuantizer(layer.weight_quantizer.bits, tuple(steps.shape))
+        fitted.fit(layer.layer.weight)
+        assert torch.equal(steps, fitted.log_step)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,50 @@
+"""Which weights move how fast, and against which gradient."""
+
+import pytest
+import torch
+from torch import nn
+
+from trainables.models.unet import UNetConfig
+from trainables.quant.prepare import Lsq, prepare
+from trainables.recipes.optimization import AdamW, Stepper, StepRates
+
+
+def test_rates_and_decay_depend_on_what_a_parameter_is() -> None:
+    model = prepare(UNetConfig(width=2, depth=1).build(5), Lsq())
+    adamw, rates = AdamW(learning_rate=0.1, weight_decay=0.2), StepRates(weight=0.3, activation=0.4)
+    groups = Stepper(model, adamw, 10, 1, rates).optimizer.param_groups
+    found = {
+        parameter: (group["max_lr"], group["weight_decay"])
+        for group in groups
+        for parameter in group["params"]
+    }
+    expected = {
+        "layer.weight": (0.1, 0.2),
+        "layer.bias": (0.1, 0),
+        "1.weight": (0.1, 0),  # of a normalisation
+        "1.bias": (0.1, 0),
+        "4.weight": (0.1, 0),
+        "4.bias": (0.1, 0),
+        "weight_quantizer.log_step": (0.3, 0),
+        "input_quantizer.log_step": (0.4, 0),
+    }
+    seen = set()
+    for name, parameter in model.named_parameters():
+        kind = ".".join(name.split(".")[-2:])
+        assert found[parameter] == expected[kind], name
+        seen.add(kind)
+    assert seen == set(expected)
+
+
+@pytest.mark.parametrize("parts", [2, 4])
+def test_an_update_follows_the_mean_gradient_of_its_parts(parts: int) -> None:
+    torch.manual_seed(0)
+    model, inputs = nn.Linear(5, 2), torch.randn(8, 5)
+    (expected,) = torch.autograd.grad(model(inputs).square().mean(), [model.weight])
+    given: list[torch.Tensor] = []
+    stepper = Stepper(model, AdamW(), 1, parts)
+    stepper.optimizer.register_step_pre_hook(lambda *_: given.append(model.weight.grad.clone()))  # type: ignore[union-attr]
+    for part in inputs.chunk(parts):
+        assert not given
+        stepper.step(model(part).square().mean())
+    torch.testing.assert_close(given, [expected])

@@ -1,0 +1,91 @@
+"""Who learns what in each phase of QKD."""
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+from factories import ShortTrial
+from torch.nn import functional as F
+
+from trainables.config import RunConfig
+from trainables.losses import DistillationLosses
+from trainables.losses.pixelwise import Pixelwise
+from trainables.models.file import ModelCard, write_model
+from trainables.models.outputs import forward_features
+from trainables.models.unet import UNetConfig
+from trainables.quant.prepare import Lsq
+from trainables.recipes import QatDistill, train
+from trainables.recipes.optimization import AdamW
+
+OFF = Lsq(weight_bits=32, activation_bits=32)
+
+
+@pytest.fixture
+def run(blocks_run: RunConfig, tmp_path: Path) -> RunConfig:
+    """With a teacher that has normalisation statistics."""
+    torch.manual_seed(0)
+    card = ModelCard(model=UNetConfig(width=3, depth=2), num_classes=5, folded=False)
+    write_model(tmp_path / "teacher.safetensors", card.build(), card)
+    return blocks_run.replace(teacher=tmp_path / "teacher.safetensors")
+
+
+def recipe(self_study: float, co_study: float, learning_rate: float = 1e-2) -> QatDistill:
+    return QatDistill(
+        quantizer=OFF,
+        optimizer=AdamW(learning_rate=learning_rate),
+        losses=DistillationLosses(pixelwise=Pixelwise(temperature=3)),
+        self_study=self_study,
+        co_study=co_study,
+        teacher_learning_rate=1e-2,
+    )
+
+
+def test_phases_begin_at_their_fraction_of_the_steps(run: RunConfig) -> None:
+    phases = recipe(self_study=0.25, co_study=0.5)
+    task = ShortTrial(phases, run, batch_size=64, num_epochs=4)  # a step an epoch
+    teachers, named = [], []
+    for epoch in train(phases, task):
+        teachers.append(copy.deepcopy(task.tutor.network))
+        named.append(set(epoch.losses))
+    assert named == [
+        {"cross_entropy"},
+        {"cross_entropy", "pixelwise", "teacher"},
+        {"cross_entropy", "pixelwise", "teacher"},
+        {"cross_entropy", "pixelwise"},
+    ]
+    task.teacher()
+    learned = [
+        [not torch.equal(*pair) for pair in zip(a.parameters(), b.parameters(), strict=True)]
+        for a, b in zip([task.tutor.network, *teachers], teachers, strict=False)
+    ]
+    assert [any(changed) for changed in learned] == [False, True, True, False]
+    assert all(learned[1])
+    statistics = dict(task.tutor.network.named_buffers())
+    assert "encoder.0.1.running_mean" in statistics
+    for teacher in teachers:
+        torch.testing.assert_close(dict(teacher.named_buffers()), statistics, rtol=0, atol=0)
+
+
+def test_the_teacher_learns_from_labels_and_from_the_student(run: RunConfig) -> None:
+    co_study = recipe(self_study=0, co_study=1)
+    task = ShortTrial(co_study, run, batch_size=64)
+    (batch,) = task.batches(1)
+    taught = task.teacher()(batch).logits
+    student = forward_features(task.starting_student(), batch.images).logits
+    (epoch,) = train(co_study, task)
+    divergence = ((student / 3).softmax(1) * (student / 3).log_softmax(1)).sum(1)
+    divergence -= ((student / 3).softmax(1) * (taught / 3).log_softmax(1)).sum(1)
+    expected = F.cross_entropy(taught, batch.labels, ignore_index=255)
+    expected = expected + 9 * divergence[batch.labels != 255].mean()
+    assert epoch.losses["teacher"] == pytest.approx(expected.item(), rel=1e-4)
+
+
+def test_another_student_makes_another_teacher(run: RunConfig) -> None:
+    def classifier(learning_rate: float) -> torch.Tensor:
+        co_study = recipe(self_study=0, co_study=1, learning_rate=learning_rate)
+        task = ShortTrial(co_study, run)
+        list(train(co_study, task))
+        return task.tutor.network.get_parameter("classifier.weight")
+
+    assert not torch.equal(classifier(1e-3), classifier(1e-1))

@@ -176,6 +176,10 @@ RESUMES: dict[str, tuple[list[str], str]] = {
     ),
     "new name": (["--resume", "known", "--name", "x"], "--name cannot change"),
     "other grace": (["--resume", "known", "--grace-epochs", "2"], "keep its --grace-epochs"),
+    "other device": (
+        ["--resume", "known", "--gpus-per-trial", "1"],
+        "keep its kind of device, but known ran on cpu and --gpus-per-trial 1.0 wants cuda",
+    ),
     "other epochs": (
         ["--space", "qat", "--resume", "known", "--epochs", "5"],
         "keep its --epochs, but known has 2 and got 5",

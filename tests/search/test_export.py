@@ -17,6 +17,7 @@ from PIL import Image
 from search import export, predict
 from search.model_card import ExportCard
 from search.report import write_tables
+from search.study_file import read_study_file, write_study_file
 
 
 def answer(capsys: pytest.CaptureFixture[str], status: int, *argv: object) -> str:
@@ -148,6 +149,21 @@ def test_bad_studies(study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
     assert "must have finished trials" in answer(capsys, 2, copy, "--out", tmp_path)
     (copy / "front.parquet").unlink()
     assert "must have ended or been" in answer(capsys, 2, copy, "--out", tmp_path)
+
+
+def test_a_point_is_not_exported_by_data_that_has_changed(
+    study: Path, blocks_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, copy = tmp_path / "data", tmp_path / "studies/blocks"
+    shutil.copytree(blocks_folder, data)
+    shutil.copytree(study, copy)
+    file = read_study_file(copy)
+    write_study_file(file.replace(config=file.config.replace(data=str(data))))
+    answer(capsys, 0, copy, "--trial", "0002", "--out", tmp_path / "same")
+    shutil.copy(data / "SegmentationClass/val1.png", data / "SegmentationClass/val0.png")
+    line = answer(capsys, 2, copy, "--trial", "0002", "--out", tmp_path / "changed")
+    assert f"is checked on the study's data, but {data} has changed" in line
+    assert not (tmp_path / "changed").exists()
 
 
 def test_a_damaged_model_is_named(

@@ -2,14 +2,25 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import optuna
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
+from search import gain
 from search.drawing import Distributions, configure
-from search.gain import NUM_START, aligned, encode, expected_gains, parents_of, propose
+from search.gain import (
+    MAX_ROWS,
+    NUM_START,
+    Proposal,
+    aligned,
+    encode,
+    expected_gains,
+    parents_of,
+    propose,
+)
 from search.observation import Observation
 from trainables.config import TrialConfig
 from trainables.models.unet import UNetConfig
@@ -73,6 +84,30 @@ def test_the_first_proposals_are_the_cheapest_then_far_apart_in_cost() -> None:
 
 def test_good_learning_rates_are_found() -> None:
     assert mean_distance(proposals(observations(40), [])) < 0.6  # at random it is 1
+
+
+def test_of_many_trials_the_latest_are_learned_from() -> None:
+    """Those before them have failed: not even as points do they count."""
+    latest = observations(MAX_ROWS)
+    before = [replace(each, final=0.0, failed=True) for each in observations(20, seed=1000)]
+
+    def proposal(known: list[Observation]) -> Proposal:
+        return propose(space, known, [], cost, np.random.default_rng(0))
+
+    assert proposal([*before, *latest]) == proposal(latest)
+    assert proposal([*before, *latest[1:]]) != proposal(latest[1:])
+    assert proposal(latest).gain is not None
+
+
+def test_about_an_eighth_of_the_proposals_is_random(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("NUM_RANDOM", "NUM_NEIGHBOURS", "NUM_TREES"):  # for speed
+        monkeypatch.setattr(gain, name, 1)
+    known = observations(NUM_START)
+    proposals = [
+        propose(space, known, [], cost, np.random.default_rng(seed)) for seed in range(100)
+    ]
+    assert all(proposal.params for proposal in proposals)
+    assert 6 <= sum(proposal.gain is None for proposal in proposals) <= 20
 
 
 def test_what_is_found_moves_the_search_on_along_the_front() -> None:

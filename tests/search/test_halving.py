@@ -196,3 +196,24 @@ def test_an_end_that_is_not_finite_does_not_blind_the_others() -> None:
     far = halving.report("far", 1, (50.0, 5000.0))
     assert far is not None
     assert not far.goes_on
+
+
+def test_the_doubt_is_what_a_line_leaves_open_for_each_degree_of_freedom() -> None:
+    """Four ends are 0.2 off a line of slope 2: sqrt(4 * 0.2**2 / (4 - 2)) / 2 is 0.1414."""
+    halving = Halving([1], 9)
+    for number, sign in enumerate((1, -1, -1, 1)):
+        halving.report(str(number), 1, (float(number),))
+        halving.report(str(number), 9, (2 * number + 0.2 * sign,))
+    beyond, within = (halving.report(str(loss), 1, (loss,)) for loss in (1.143, 1.14))
+    assert beyond is not None
+    assert within is not None
+    assert (beyond.goes_on, within.goes_on) == (False, True)
+
+
+def test_places_after_a_gap_stay_as_they_were() -> None:
+    """As where the arrivals of a trial were lost."""
+    log = [Arrival("a", 1, 0, (3.0,), True), Arrival("b", 1, 4, (2.0,), True)]
+    halving = Halving([1], 9, doubt=0)
+    halving.replay(log)
+    assert list(halving.arrivals[1].values()) == log
+    assert halving.report("c", 1, (1.0,)) == Arrival("c", 1, 5, (1.0,), True)

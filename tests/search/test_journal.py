@@ -1,6 +1,7 @@
 """A journal that was cut off or damaged."""
 
 import errno
+import time
 from pathlib import Path
 
 import optuna
@@ -78,3 +79,18 @@ def test_a_full_disk_leaves_no_half_of_a_line(
     assert (tmp_path / JOURNAL).read_bytes() == before
     study.tell(study.ask(), [0.5, 1.0])
     assert len(read_journal(tmp_path, "three").get_trials()) == 4
+
+
+@pytest.mark.parametrize("left", ["", "0f-9a.rename"])
+def test_the_lock_of_a_killed_driver_keeps_nobody_waiting(
+    left: str, content: bytes, tmp_path: Path
+) -> None:
+    (tmp_path / JOURNAL).write_bytes(content)
+    lock = tmp_path / f"{JOURNAL}.lock{left}"
+    lock.symlink_to(tmp_path / JOURNAL)
+    begin = time.monotonic()
+    study = open_journal(tmp_path, "three", MIOU_AND_SIZE)
+    study.tell(study.ask(), [0.5, 1.0])
+    assert time.monotonic() - begin < 20  # Optuna takes a lock away after 30
+    assert [path.name for path in tmp_path.iterdir()] == [JOURNAL]
+    assert len(study.get_trials()) == 4

@@ -10,7 +10,7 @@ from search.budget import Costs
 from search.halving import Arrival
 from search.memory import Memory
 from search.objectives import named_objectives
-from search.record import Record
+from search.record import Record, State
 from trainables.config import TrialConfig
 from trainables.recipes import Supervised
 
@@ -67,6 +67,14 @@ def test_what_ended_otherwise(record: Record, num_observations: int, num_trained
     memory.learn(RUNNING)
     memory.learn(record)
     assert (len(memory.observations), len(memory.trained)) == (num_observations, num_trained)
+
+
+@pytest.mark.parametrize("state", ["RUNNING", "PAUSED", "PRUNED", "COMPLETE", "FAIL"])
+def test_what_is_on_its_way_or_will_go_on_counts_as_running(state: State) -> None:
+    memory = make()
+    memory.learn(replace(RUNNING, state=state, reason="not learning: mIoU 0.1", metrics=METRICS))
+    (observation,) = memory.known()
+    assert observation.running == (state in ("RUNNING", "PAUSED"))
 
 
 def test_what_was_refused_or_has_unknown_costs_teaches_nothing() -> None:

@@ -31,6 +31,7 @@ from search.study_file import (
 )
 from trainables.artifacts import Artifact
 from trainables.config import RunConfig
+from trainables.models.file import read_card, write_model
 
 
 def test_a_study_comes_to_rest_before_it_reports(
@@ -66,6 +67,45 @@ def test_a_study_of_an_earlier_release_goes_on(blocks_folder: Path, tmp_path: Pa
     assert resumed.file == begun.file
     assert resumed.known is not None
     assert resumed.known.versions["paretoseg"] == "0.0.9"
+
+
+def test_a_resumed_study_keeps_its_data(blocks_folder: Path, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(blocks_folder, data)
+    config = make_config(tmp_path / "studies", data)
+    Study(config, resumed=False).open().lock.release()
+    Study(config, resumed=True).lock.release()
+    shutil.copy(data / "SegmentationClass/train1.png", data / "SegmentationClass/train0.png")
+    with pytest.raises(ValueError, match=f"must keep its data, but {data} has changed"):
+        Study(config, resumed=True)
+
+
+def test_a_resumed_study_keeps_its_teacher(
+    blocks_folder: Path, teacher_file: Path, tmp_path: Path
+) -> None:
+    own, moved, other = (tmp_path / f"{name}.safetensors" for name in ("own", "moved", "other"))
+    shutil.copy(teacher_file, own)
+    shutil.copy(teacher_file, moved)
+    card = read_card(teacher_file)
+    write_model(other, card.build(), card)
+    config = make_config(tmp_path / "studies", blocks_folder, teacher=str(own))
+    Study(config, resumed=False).open().lock.release()
+    Study(config.replace(teacher=str(moved)), resumed=True).lock.release()
+    for teacher in (str(other), "auto"):
+        with pytest.raises(ValueError, match=f"keep its teacher, but {teacher} is not that of"):
+            Study(config.replace(teacher=teacher), resumed=True)
+    shutil.copy(other, own)
+    with pytest.raises(ValueError, match=f"must keep its teacher, but {own} is not that of"):
+        Study(config, resumed=True)
+
+
+def test_a_study_that_trains_its_teacher_keeps_to_that(
+    blocks_folder: Path, teacher_file: Path, tmp_path: Path
+) -> None:
+    config = make_config(tmp_path, blocks_folder)
+    Study(config, resumed=False).open().lock.release()
+    with pytest.raises(ValueError, match=r"must keep its teacher, .* which began with auto"):
+        Study(config.replace(teacher=str(teacher_file)), resumed=True)
 
 
 def no_ray(*given: Any, **named: Any) -> None:

@@ -401,6 +401,21 @@ def test_a_paused_trial_is_the_first_to_go_on(sampler: SamplerName, tmp_path: Pa
     assert record.ray_id == "d"
 
 
+def test_a_search_does_not_end_while_a_trial_may_still_pause(tmp_path: Path) -> None:
+    over = [False]
+    searcher = make(num_trials=1, study=durable(tmp_path), is_over=lambda: over[0])
+    first = searcher.suggest("a")
+    assert isinstance(first, dict)
+    assert searcher.suggest("b") is None
+    searcher.on_trial_complete("a", {PAUSE: "asked to leave"})
+    assert searcher.suggest("c") == first
+    over[0] = True
+    assert searcher.suggest("d") == Searcher.FINISHED
+    over[0] = False
+    searcher.on_trial_complete("c", report(9, 0.5, size_bytes=1000))
+    assert searcher.suggest("d") == Searcher.FINISHED
+
+
 @pytest.mark.parametrize("sampler", get_args(SamplerName))
 @pytest.mark.parametrize("num_params", [0, 2, 5])
 def test_a_driver_that_dies_while_asking_changes_nothing(
@@ -459,23 +474,32 @@ def test_what_a_dead_driver_left_is_ended_or_queued(tmp_path: Path) -> None:
     """Each trial as it is between two steps of the driver, and as it would have gone on."""
     searcher = make(sampler="random", study=durable(tmp_path))
     scheduler = scheduled(searcher, doubt=0)
-    for trial_id in "abcde":
+    for trial_id, width in zip("abcdef", (4, 6, 8, 12, 4, 8), strict=True):
+        searcher.study.enqueue_trial({"student.width": width})
         searcher.suggest(trial_id)
     searcher.on_trial_result("a", report(9, 0.9, size_bytes=1000))  # not told yet
     answer(searcher, scheduler, "b", 1, 0.9)
     searcher.on_trial_result("c", report(1, 0.0))  # the scheduler was not asked yet
     searcher.losses("d", report(1, 0.0))
+    searcher.on_trial_result("e", report(1, 0.0))
     halving = Halving((1, 3), 9, 3, doubt=0)
     records = [read_record(trial) for trial in searcher.study.get_trials()]
     halving.replay(arrival for record in records for arrival in record.arrivals)
     memory = Memory(MIOU_AND_SIZE, foresee)
     recover(searcher.study, halving, memory, MIOU_AND_SIZE)
     records = [read_record(trial) for trial in searcher.study.get_trials()]
-    states = [record.state for record in records]
-    assert (states[0], states[1], states[4]) == ("COMPLETE", "PAUSED", "PAUSED")
-    for record in records[2:4]:  # all that is left of two trials without any mIoU: the smaller
-        (arrival,) = record.arrivals
-        assert record.state == ("PAUSED" if arrival.goes_on else "PRUNED")
+    assert [record.state for record in records] == [
+        "COMPLETE",
+        "PAUSED",
+        "PRUNED",  # worse and larger than b
+        "PRUNED",
+        "PAUSED",  # as bad, but the smallest at this rung
+        "PAUSED",
+    ]
+    decisions = [[arrival.goes_on for arrival in record.arrivals] for record in records[1:]]
+    assert decisions == [[True], [False], [False], [True], []]
+    for record in records[2:4]:
+        assert record.reason == "stopped after epoch 1: others promise more"
     assert searcher.study.get_trials()[0].values == [0.9, 1000]
 
 

@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -44,14 +45,17 @@ def test_a_failed_build_leaves_nothing(tmp_path: Path) -> None:
 
 def test_several_askers_share_one_build(tmp_path: Path) -> None:
     built: list[int] = []
+    together = threading.Barrier(8)
 
     def build(folder: Path) -> None:
         built.append(1)
+        time.sleep(0.2)  # meanwhile all others have looked for it in vain
 
-    askers = [
-        threading.Thread(target=ArtifactStore(tmp_path).get, args=("thing", {}, build))
-        for _ in range(8)
-    ]
+    def ask() -> None:
+        together.wait()
+        ArtifactStore(tmp_path).get("thing", {}, build)
+
+    askers = [threading.Thread(target=ask) for _ in range(8)]
     for asker in askers:
         asker.start()
     for asker in askers:

@@ -14,8 +14,8 @@ from trainables.data.pack import PackedData, open_pack, pack
 from trainables.data.source import Sample, Split
 from trainables.errors import TrialFailed
 from trainables.evaluation import Scores, commonest_miou
-from trainables.gates import check_finite, likely_cause
-from trainables.recipes import Supervised
+from trainables.gates import check_finite, check_learning, grace_epochs, likely_cause
+from trainables.recipes import Ptq, QatDistill, Supervised
 from trainables.recipes.optimization import AdamW
 
 
@@ -61,6 +61,21 @@ def config(rate: float = 1e-3) -> TrialConfig:
     return TrialConfig(recipe=Supervised(optimizer=AdamW(learning_rate=rate)))
 
 
+def config_of(num_epochs: int) -> TrialConfig:
+    return config().replace(num_epochs=num_epochs)
+
+
+def ahead(num_pixels: int) -> Scores:
+    """Of a student that predicts class 0, but for some pixels of class 1 that it gets right.
+
+    Of five classes of 1000 pixels; predicting one everywhere has a mIoU of 0.04.
+    """
+    confusion = torch.zeros(5, 5, dtype=torch.int64)
+    confusion[:, 0] = 1000
+    confusion[1, :2] = torch.tensor([1000 - num_pixels, num_pixels])
+    return Scores(confusion)
+
+
 def losses(*values: float) -> list[dict[str, float]]:
     return [{"cross_entropy": value} for value in values]
 
@@ -69,6 +84,25 @@ CAUSES: dict[str, tuple[list[dict[str, float]], float, float, str]] = {
     "rising": (losses(1.6, 2.0), 1e-3, 0.2, "from 1.600 to 2.000: learning rate 0.001 too high"),
     "flat at a high rate": (losses(1.6, 1.6), 0.1, 0.2, "learning rate 0.1 too high"),
     "flat at a low rate": (losses(1.6, 1.6), 1e-7, 0.2, "learning rate 1e-07 too low, or labels"),
+    "rising a little": (
+        losses(1.6, 1.7),
+        1e-3,
+        0.2,
+        "from 1.600 to 1.700: learning rate 0.001 too low",
+    ),
+    "hardly falling": (
+        losses(1.6, 1.55),
+        1e-2,
+        0.2,
+        "from 1.600 to 1.550: learning rate 0.01 too low",
+    ),
+    "up and down": (
+        losses(1.6, 2.9, 1.4),
+        0.1,
+        0.2,
+        "only fell from 1.600 to 1.400: too few steps",
+    ),
+    "nearly one class": (losses(1.6, 0.9), 1e-3, 0.94, "only fell from 1.600 to 0.900"),
     "one class": (losses(1.6, 0.9), 1e-3, 0.97, "97% of its pixels are class 0: too few steps"),
     "falling": (losses(1.6, 0.9), 1e-3, 0.2, "only fell from 1.600 to 0.900: too few steps"),
     "learned by heart": (losses(1.6, 0.01), 1e-3, 0.2, "fell to 0.010 in training: validation"),
@@ -104,3 +138,81 @@ def test_the_commonest_class_has_the_miou_of_a_student_that_predicts_it(
 def test_a_loss_that_is_not_finite_is_named() -> None:
     with pytest.raises(TrialFailed, match="not finite: loss cross_entropy is nan in epoch 3"):
         check_finite({"cross_entropy": math.nan}, 3, config())
+
+
+def test_what_is_only_calibrated_has_no_rate_to_blame(blocks: PackedData) -> None:
+    ptq = TrialConfig(recipe=Ptq(), num_epochs=1)
+    cause = "calibration alone does not suit so few bits"
+    assert likely_cause(scores(), losses(1.6), ptq, blocks) == cause
+    with pytest.raises(TrialFailed, match=f"is inf in epoch 1; {cause}"):
+        check_finite({"cross_entropy": math.inf}, 1, ptq)
+
+
+def test_the_rate_of_the_network_that_diverged_is_named() -> None:
+    recipe = QatDistill(optimizer=AdamW(learning_rate=0.5), teacher_learning_rate=0.25)
+    for loss, rate in (("pixelwise", 0.5), ("teacher", 0.25)):
+        with pytest.raises(TrialFailed, match=f"loss {loss} is nan .* rate {rate} is likely"):
+            check_finite({loss: math.nan}, 1, TrialConfig(recipe=recipe))
+
+
+@pytest.mark.parametrize(
+    ("num_epochs", "num_steps", "grace"),
+    [
+        (60, 6000, 15),
+        (30, 3000, 8),
+        (8, 8000, 3),
+        (2, 2000, 2),
+        (20, 200, 10),
+        (20, 300, 7),
+        (20, 60, 20),
+        (1, 1, 1),
+    ],
+)
+def test_grace_is_a_quarter_but_three_epochs_and_100_steps_at_least(
+    num_epochs: int, num_steps: int, grace: int
+) -> None:
+    assert grace_epochs(config_of(num_epochs), num_steps) == grace
+
+
+def is_refused(best_miou: float, last: Scores, epoch: int, data: PackedData) -> bool:
+    """Whether a student of eight epochs, judged from the third on, is given up after `epoch`."""
+    history = losses(*np.linspace(1.6, 0.9, epoch))
+    try:
+        check_learning(best_miou, last, history, config_of(8), 8000, data)
+    except TrialFailed:
+        return True
+    return False
+
+
+def test_a_student_that_does_not_learn_is_told_what_predicting_one_class_gives(
+    blocks: PackedData,
+) -> None:
+    words = (
+        "not learning: mIoU 0.044 after epoch 3, predicting the commonest class alone gives "
+        "0.040; 100% of its pixels are class 0"
+    )
+    with pytest.raises(TrialFailed, match=words):
+        check_learning(0.0, ahead(20), losses(1.6, 1.2, 0.9), config_of(8), 8000, blocks)
+
+
+def test_a_margin_over_the_commonest_class_counts_as_learning(blocks: PackedData) -> None:
+    assert ahead(0).miou == pytest.approx(0.04)
+    assert ahead(20).miou == pytest.approx(0.044, abs=3e-4)
+    assert ahead(29).miou == pytest.approx(0.046, abs=3e-4)
+    for epoch in (3, 8):
+        for num_pixels, refused in ((0, True), (20, True), (29, False)):
+            last = ahead(num_pixels)
+            assert is_refused(last.miou, last, epoch, blocks) == refused
+
+
+def test_nothing_is_refused_within_the_grace_period(blocks: PackedData) -> None:
+    assert [is_refused(0.04, ahead(0), epoch, blocks) for epoch in (1, 2, 3)] == [
+        False,
+        False,
+        True,
+    ]
+
+
+def test_the_best_epoch_counts_until_the_last_which_counts_alone(blocks: PackedData) -> None:
+    refused = [is_refused(0.5, ahead(0), epoch, blocks) for epoch in (3, 7, 8)]
+    assert refused == [False, False, True]

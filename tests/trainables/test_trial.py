@@ -26,7 +26,7 @@ from trainables.recipes import Distill, Ptq, Qat, QatDistill, Recipe, Supervised
 from trainables.recipes.optimization import AdamW, Stepper
 from trainables.size import predict_size_bytes
 from trainables.teacher_outputs import Form, keep_outputs
-from trainables.trial import Trial
+from trainables.trial import Trial, training_key
 from trainables.tutors import LiveTutor
 
 PLAIN = Augmentation(min_scale=1, max_scale=1, color=0)
@@ -144,6 +144,53 @@ def test_a_distilled_start_depends_on_the_teacher(taught_run: RunConfig, tmp_pat
     for run in (taught_run, taught_run.replace(teacher=other)):
         next(iter(Trial(config(recipe), run)))
     assert len(list(taught_run.artifacts.glob("student-*"))) == before + 2
+
+
+FACTS: dict[str, tuple[dict[str, object], dict[str, object]]] = {
+    "seed": ({"seed": 1}, {}),
+    "length": ({"num_epochs": 5}, {}),
+    "width": ({"student": UNetConfig(width=9, depth=2)}, {}),
+    "data": ({}, {"data": Path("artifacts/data-2")}),
+    "teacher": ({}, {"teacher": Path("artifacts/teacher-2/teacher.safetensors")}),
+    "teacher's outputs": ({}, {"teacher_outputs": Path("artifacts/outputs-2")}),
+    "no outputs": ({}, {"teacher_outputs": None}),
+}
+RUN = RunConfig(
+    data=Path("artifacts/data-1"),
+    artifacts=Path("artifacts"),
+    teacher=Path("artifacts/teacher-1/teacher.safetensors"),
+    teacher_outputs=Path("artifacts/outputs-1"),
+)
+
+
+@pytest.mark.parametrize("fact", FACTS)
+def test_each_fact_that_decides_a_training_is_in_its_key(fact: str) -> None:
+    of_config, of_run = FACTS[fact]
+    before = training_key(config(RECIPES[1]), RUN)
+    assert training_key(config(RECIPES[1], **of_config), RUN.replace(**of_run)) != before
+
+
+def test_arithmetic_and_release_decide_a_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trainables.trial.is_fast", lambda device: device.type == "cuda")
+    keys = {training_key(config(START), RUN.replace(device=kind)) for kind in ("cpu", "cuda")}
+    assert len(keys) == 2
+    monkeypatch.setattr("trainables.trial.FORMAT", 0)
+    assert training_key(config(START), RUN) not in keys
+
+
+def test_what_decides_nothing_is_not_in_the_key() -> None:
+    where = RunConfig(
+        data=Path("elsewhere/data-1"),
+        artifacts=Path("elsewhere"),
+        teacher=Path("elsewhere/teacher-1/teacher.safetensors"),
+        teacher_outputs=Path("elsewhere/outputs-1"),
+        num_threads=2,
+        checkpoint_every_s=1,
+        timeout_s=9,
+    )
+    assert training_key(config(RECIPES[1]), where) == training_key(config(RECIPES[1]), RUN)
+    alone = RUN.replace(teacher=None, teacher_outputs=None)
+    assert training_key(config(START), RUN) == training_key(config(START), alone)
 
 
 class EightImages(ShapesSource):

@@ -53,6 +53,24 @@ def test_digest_follows_the_content(voc_folder: Path) -> None:
     assert VocFolder(copy, 32).digest() != before
 
 
+def test_digest_follows_one_mended_mask(voc_folder: Path) -> None:
+    before = VocFolder(voc_folder, 32).digest()
+    mask = voc_folder / "SegmentationClass/image7.png"
+    rewrite(mask, lambda pixels: np.where(pixels == pixels.max(), 0, pixels))
+    assert VocFolder(voc_folder, 32).digest() != before
+
+
+def test_grey_masks_are_scaled_without_values_between_their_own(voc_folder: Path) -> None:
+    for path in (voc_folder / "SegmentationClass").iterdir():
+        rewrite(path, lambda pixels: np.where((pixels > 0) & (pixels < IGNORE), 5, 0))
+        assert Image.open(path).mode == "L"
+    source = VocFolder(voc_folder, 20)
+    for split in SPLITS:
+        masks = [source.sample(split, index).mask for index in range(source.num_samples(split))]
+        assert set(np.unique(masks)) <= {0, 5, IGNORE}
+        assert 5 in np.unique(masks)
+
+
 def test_without_a_listing_the_classes_are_counted(voc_folder: Path) -> None:
     (voc_folder / "classes.txt").unlink()
     for path in (voc_folder / "SegmentationClass").iterdir():

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import safetensors.numpy
 import torch
 
 from trainables.models import Model
@@ -83,6 +84,27 @@ def test_fewer_bits_make_a_smaller_file() -> None:
         sizes.append(len(serialize(card.build(), card)))
     assert sizes == sorted(sizes, reverse=True)
     assert sizes[0] > 3 * sizes[1]
+
+
+def test_a_file_that_was_written_long_ago_is_read_as_it_was_meant() -> None:
+    """Format 2 with weights of 3 and 8 bits; another format gets a file of its own."""
+    path = Path(__file__).with_name("format-2.safetensors")
+    network, card = read_model(path), read_card(path)
+    assert card.quantizer == Lsq(weight_bits=3, activation_bits=4)
+    expected = [
+        [[0.4392, 0.4362], [0.4415, 0.4480]],
+        [[-0.6009, -0.6058], [-0.6012, -0.6071]],
+        [[1.3747, 1.3877], [1.3698, 1.3631]],
+    ]
+    with torch.no_grad():
+        (logits,) = network(torch.linspace(-2, 2, 12).view(1, 3, 2, 2))
+    torch.testing.assert_close(logits, torch.tensor(expected), atol=1e-3, rtol=0)
+    written, stored = (
+        safetensors.numpy.load(content) for content in (serialize(network, card), path.read_bytes())
+    )
+    assert {name: tensor.tolist() for name, tensor in written.items()} == {
+        name: tensor.tolist() for name, tensor in stored.items()
+    }
 
 
 @pytest.mark.parametrize(

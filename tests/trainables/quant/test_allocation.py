@@ -58,6 +58,13 @@ def test_a_layer_that_suffers_gets_more_bits() -> None:
     assert bits["fragile"] > bits["robust"]
 
 
+@pytest.mark.parametrize("mean", CHOICES)
+def test_a_raise_that_takes_all_that_is_left_is_made(mean: int) -> None:
+    assert allocate({"only": falling(1)}, {"only": 7}, mean) == {"only": mean}
+    both = {"one": falling(1), "two": falling(1)}
+    assert set(allocate(both, {"one": 3, "two": 3}, mean).values()) == {mean}
+
+
 def test_bits_that_do_not_help_are_not_spent() -> None:
     flat = dict.fromkeys(CHOICES, 0.5)
     assert allocate({"flat": flat}, {"flat": 10}, 8) == {"flat": 2}

@@ -113,10 +113,20 @@ def check_journal(records: Sequence[Record], objectives: Sequence[Objective]) ->
             if digest in seen:
                 yield f"trials {seen[digest]} and {record.trial_id} trained the same configuration"
             seen[digest] = record.trial_id
-        if record.state == "COMPLETE" and not all(
-            math.isfinite(value) for value in record.measured(objectives)
-        ):
-            yield f"trial {record.trial_id} is COMPLETE with values that are not finite"
+        if record.state == "COMPLETE":
+            values = known_values(record, objectives)
+            if values is None:
+                yield f"trial {record.trial_id} is COMPLETE without all of its values"
+            elif not all(math.isfinite(value) for value in values):
+                yield f"trial {record.trial_id} is COMPLETE with values that are not finite"
+
+
+def known_values(record: Record, objectives: Sequence[Objective]) -> tuple[float, ...] | None:
+    """The objectives of a COMPLETE trial; None also where the journal lacks one."""
+    try:
+        return record.values(objectives)
+    except (AttributeError, TypeError):  # no report at all, or one without it
+        return None
 
 
 def check_table(records: Sequence[Record], rows: dict[str, Row]) -> Iterator[str]:
@@ -142,7 +152,7 @@ def check_front(
     objectives: Sequence[Objective],
 ) -> Iterator[str]:
     if LATENCY_MS in {objective.metric for objective in objectives}:
-        front = {record.trial_id: record for record in records if record.trial_id in rows}
+        front = {r.trial_id: r for r in records if r.trial_id in rows and r.metrics}
     else:
         front = {record.trial_id: record for record in undominated(records, objectives)}
     if set(front) != set(rows):
@@ -171,7 +181,7 @@ def undominated(records: Sequence[Record], objectives: Sequence[Objective]) -> l
     losses = {
         record.trial_id: [o.sign * v for o, v in zip(objectives, values, strict=True)]
         for record in records
-        if (values := record.values(objectives)) is not None
+        if (values := known_values(record, objectives)) is not None
     }
 
     def is_beaten(trial_id: str) -> bool:

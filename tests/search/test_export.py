@@ -2,14 +2,18 @@
 
 import hashlib
 import json
+import math
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import onnxruntime
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from factories import FINISHED
 from PIL import Image
@@ -41,7 +45,7 @@ def test_every_point_is_exported_and_does_what_was_measured(
     for card in cards:
         path = tmp_path / card.file
         assert path.stat().st_size == card.size_bytes
-        assert card.miou == pytest.approx(card.searched_miou, abs=export.TOLERANCE)
+        assert card.miou == pytest.approx(card.searched_miou, abs=0.001)
         assert len(card.classes) == 5
         assert f"trial {card.trial}: " in printed
         assert card.changed_pixels <= 0.01 * card.num_pixels
@@ -98,6 +102,26 @@ def test_the_point_that_satisfies_the_limits_is_named(
     printed = answer(capsys, 0, study, *flags, "--out", tmp_path)
     assert why in printed
     assert trial is None or printed.startswith(f"trial {trial}: mIoU ")
+
+
+def front_of(study: Path) -> dict[str, dict[str, Any]]:
+    """The rows of a study's front by trial."""
+    rows = pq.read_table(study / "front.parquet").to_pylist()
+    return {row["trial_id"]: row for row in rows}
+
+
+def test_a_point_exactly_at_a_limit_is_within_it(
+    study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    front = front_of(study)
+    size = min(row["size_bytes"] for row in front.values())
+    printed = answer(capsys, 0, study, "--max-size", f"{size}B", "--out", tmp_path)
+    assert printed.startswith("trial 0000: ")
+    answer(capsys, 2, study, "--max-size", f"{size - 1}B", "--out", tmp_path)
+    miou = max(row["miou"] for row in front.values())
+    printed = answer(capsys, 0, study, "--min-miou", repr(miou), "--out", tmp_path)
+    assert front[printed[len("trial ") :][:4]]["miou"] == miou
+    answer(capsys, 2, study, "--min-miou", repr(math.nextafter(miou, 1)), "--out", tmp_path)
 
 
 @pytest.mark.parametrize("form", ["onnx", "onnx-int8"])
@@ -178,13 +202,39 @@ def test_a_damaged_model_is_named(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.fixture(scope="module")
+def misjudged(study: Path) -> Path:
+    """The study, as if its search had measured other mIoUs than its files have."""
+    copy = study.parent / "misjudged"
+    shutil.copytree(study, copy)
+    front = front_of(study)
+    for trial_id, error in MISJUDGED.items():
+        front[trial_id]["miou"] += error
+    pq.write_table(pa.Table.from_pylist(list(front.values())), copy / "front.parquet")
+    return copy
+
+
+MISJUDGED = {"0000": 0.002, "0001": -0.002, "0002": 0.0005, "0003": -0.0005}
+
+
+@pytest.mark.parametrize("form", ["packed", "onnx"])
+@pytest.mark.parametrize("trial", ["0000", "0001"])
 def test_an_export_that_does_not_do_what_was_measured_is_not_left_behind(
-    study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    trial: str, form: str, misjudged: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(export, "TOLERANCE", -1.0)
-    line = answer(capsys, 1, study, "--trial", "0002", "--format", "onnx", "--out", tmp_path)
+    line = answer(capsys, 1, misjudged, "--trial", trial, "--format", form, "--out", tmp_path)
     assert "must have the search's mIoU" in line
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("trial", ["0002", "0003"])
+def test_a_small_difference_from_what_was_measured_is_told_by_the_card(
+    trial: str, misjudged: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    answer(capsys, 0, misjudged, "--trial", trial, "--out", tmp_path)
+    (path,) = tmp_path.glob("*.json")
+    card = ExportCard.model_validate_json(path.read_bytes())
+    assert card.searched_miou - card.miou == pytest.approx(MISJUDGED[trial])
 
 
 def test_without_onnx_runtime_its_extra_is_named(
@@ -216,6 +266,20 @@ def test_predicted_masks_are_the_classes_of_the_image(
     assert (mask == truth)[truth != 255].mean() > 0.9
     overlay = Image.open(tmp_path / "val0-overlay.jpg")
     assert overlay.size == Image.open(images / "val0.png").size
+
+
+def test_an_overlay_is_the_image_under_the_colour_of_its_class(
+    exported: Path, tmp_path: Path
+) -> None:
+    image = tmp_path / "red.png"
+    Image.new("RGB", (32, 32), (250, 10, 20)).save(image)
+    argv = [exported / "blocks-0003.safetensors", image, "--out", tmp_path / "out"]
+    assert predict.main([str(arg) for arg in argv]) == 0
+    mask = np.array(Image.open(tmp_path / "out/red.png"))
+    assert (mask[8:24, 8:24] == 1).all()
+    overlay = np.array(Image.open(tmp_path / "out/red-overlay.jpg")).astype(float)
+    blended = np.array((0.45 * 250 + 0.55 * 128, 0.45 * 10, 0.45 * 20))
+    assert np.abs(overlay[12:20, 12:20] - blended).max() < 4  # by JPEG
 
 
 def test_palette_is_that_of_voc() -> None:

@@ -12,6 +12,7 @@ from PIL import Image
 from rich.console import Console
 
 from search.front import pareto_front
+from search.objectives import named_objectives
 from search.plots import (
     COLORS,
     Box,
@@ -135,6 +136,24 @@ class TestTables:
         assert front.schema == pq.read_schema(tmp_path / "trials.parquet")
         assert front["trial_id"].to_pylist() == [r.trial_id for r in pareto_front(records)]
         assert front["trial_id"].to_pylist() == ["0004", "0003", "0006"]
+
+    def test_front_is_that_of_the_objectives(self, tmp_path: Path) -> None:
+        records = [
+            replace(record(trial_id, miou, size), latency_ms=latency)
+            for trial_id, miou, size, latency in (
+                ("0000", 0.6, 1000, 9.0),
+                ("0001", 0.5, 2000, 3.0),
+                ("0002", 0.4, 3000, 4.0),
+            )
+        ]
+        for names, front in (
+            (("miou", "size"), ["0000"]),
+            (("miou", "latency"), ["0000", "0001"]),
+        ):
+            write_tables(records, tmp_path, named_objectives(names))
+            table = pq.read_table(tmp_path / "front.parquet")
+            assert table["trial_id"].to_pylist() == front
+            assert pq.read_table(tmp_path / "trials.parquet").num_rows == 3
 
     @pytest.mark.parametrize("records", [[], [FAILED]], ids=["none", "all failed"])
     def test_without_results(self, records: list[Record], tmp_path: Path) -> None:

@@ -46,6 +46,7 @@ def test_cores_go_with_gpus_unless_they_are_named(
     ("peak", "cpus", "trials"),
     [
         (20 * GIB, None, 2),  # 80 GiB, of which 30 % may hold data
+        (10 * GIB, None, 4),  # five without what CUDA itself takes
         (GIB // 8, None, 8),  # never more than 8
         (GIB // 8, 4, 4),  # 16 cores
         (80 * GIB, None, 1),
@@ -57,6 +58,13 @@ def test_no_more_trials_share_a_gpu_than_it_holds(
     share = gpu_share(config("auto", cpus), peak, 80 * GIB)
     assert share == Share(cpus or 16 // trials, 1 / trials)
     assert num_parallel(share, {"CPU": 32, "GPU": 2}) == 2 * trials
+
+
+def test_on_a_cluster_some_trials_wait_for_nodes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:6379")
+    assert num_parallel(Share(cpus=1, gpus=0), {"CPU": 2}) == 2 + 4
+    assert num_parallel(Share(cpus=1, gpus=0.5), {"CPU": 8, "GPU": 1}) == 2 + 4
+    assert num_parallel(Share(cpus=1, gpus=0), {}) == 4
 
 
 def test_a_cpu_runs_as_many_trials_as_it_has_cores() -> None:

@@ -83,6 +83,20 @@ def test_a_paused_trial_goes_on_as_the_same_run(uri: str, tmp_path: Path) -> Non
     assert epochs(uri, run) == [1, 2, 3]
 
 
+@pytest.mark.parametrize(
+    ("state", "status"), [("COMPLETE", "FINISHED"), ("PRUNED", "KILLED"), ("FAIL", "FAILED")]
+)
+def test_how_a_trial_ended_is_the_status_of_its_run(
+    state: State, status: str, uri: str, tmp_path: Path
+) -> None:
+    tracking = track(uri, state, tmp_path)
+    tracking.deliver([Event("started", record(epoch=0, state="RUNNING"))])
+    tracking.deliver([Event("ended", record(epoch=2, state=state))])
+    run = only_run(uri, tracking, state)
+    assert (run.info.status, run.data.tags["state"]) == (status, state)
+    assert run.info.end_time
+
+
 def test_studies_of_one_data_set_share_an_experiment(uri: str, tmp_path: Path) -> None:
     first, second = track(uri, "left", tmp_path), track(uri, "right", tmp_path)
     assert first.experiment_id == second.experiment_id

@@ -1,9 +1,13 @@
 """A probe takes real steps of any recipe, and nothing but them."""
 
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from torch.optim import Optimizer
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from trainables.config import RunConfig, TrialConfig
 from trainables.losses import DistillationLosses
@@ -22,6 +26,39 @@ RECIPES: list[Recipe] = [
 
 def config(recipe: Recipe, width: int = 4) -> TrialConfig:
     return TrialConfig(student=UNetConfig(width=width, depth=2), recipe=recipe)
+
+
+@pytest.fixture
+def steps() -> Iterator[Counter[Optimizer]]:
+    """How many steps each optimizer has taken."""
+    taken = Counter[Optimizer]()
+    hook = register_optimizer_step_post_hook(lambda optimizer, *_: taken.update([optimizer]))
+    yield taken
+    hook.remove()
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.name)
+def test_it_takes_two_steps_of_all_that_learns(
+    recipe: Recipe, steps: Counter[Optimizer], blocks_run: RunConfig, teacher_file: Path
+) -> None:
+    Probe(config(recipe), blocks_run.replace(teacher=teacher_file)).peak_bytes()
+    in_co_study = isinstance(recipe, QatDistill)  # the teacher learns, too
+    assert sorted(steps.values()) == ([2, 2] if in_co_study else [2])
+
+
+def test_a_qkd_without_co_study_is_probed_in_its_own_phases(
+    steps: Counter[Optimizer], blocks_run: RunConfig, teacher_file: Path
+) -> None:
+    recipe = QatDistill(self_study=0.5, co_study=0)
+    Probe(config(recipe), blocks_run.replace(teacher=teacher_file)).peak_bytes()
+    assert list(steps.values()) == [2]
+
+
+def test_a_start_is_probed_beside_its_trial(
+    steps: Counter[Optimizer], blocks_run: RunConfig
+) -> None:
+    assert gpu_bytes(blocks_run, [config(Supervised()), config(Qat())]) == (0, 0)
+    assert list(steps.values()) == [2, 2, 2]
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.name)

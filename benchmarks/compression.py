@@ -17,21 +17,21 @@ from typing import Literal
 import torch
 
 from benchmarks.timing import describe_machine
-from trainables.artifacts import ArtifactStore
-from trainables.config import RunConfig, TrialConfig
-from trainables.data.pack import pack
-from trainables.data.prepare import open_source
-from trainables.defaults import FLIPS
+from trainables.config import ExecutionConfig, TrialConfig
+from trainables.core.artifacts import ArtifactStore
+from trainables.data.packed import pack_dataset
+from trainables.data.registry import open_source
 from trainables.losses import DistillationLosses
 from trainables.losses.pairwise import Pairwise
 from trainables.losses.pixelwise import Pixelwise
 from trainables.models.unet import UNetConfig
-from trainables.quant.prepare import Lsq
+from trainables.quantization.quantizers.lsq import Lsq
 from trainables.recipes import Distill, Ptq, Qat, QatDistill, Recipe, Supervised, train
 from trainables.recipes.optimization import AdamW
-from trainables.teacher import prepare_teacher
-from trainables.teacher_outputs import Form, keep_outputs
-from trainables.trial import Trial
+from trainables.teachers.output_cache import Form, cache_outputs
+from trainables.training.defaults import FLIP_ONLY
+from trainables.training.teacher import prepare_teacher
+from trainables.training.trial import Trial
 
 PIXEL = DistillationLosses(pixelwise=Pixelwise(weight=1, temperature=2))
 PAIR = DistillationLosses(pixelwise=Pixelwise(weight=1, temperature=2), pairwise=Pairwise(weight=1))
@@ -42,7 +42,7 @@ START_SHARE = 2 / 3
 TEACHER = TrialConfig(
     student=UNetConfig(width=16),
     recipe=Supervised(optimizer=AdamW(learning_rate=2e-3)),
-    augmentation=FLIPS,
+    augmentation=FLIP_ONLY,
     num_epochs=60,
 )
 
@@ -88,17 +88,17 @@ RECIPES: dict[str, Recipe] = {
 def main() -> None:
     arguments = parse()
     store = ArtifactStore(arguments.artifacts)
-    data = pack(open_source(str(arguments.data), arguments.image_size, store.root), store)
-    run = RunConfig(data=data.path, artifacts=store.root)
+    data = pack_dataset(open_source(str(arguments.data), arguments.image_size, store.root), store)
+    run = ExecutionConfig(data=data.path, artifacts=store.root)
     teacher = prepare_teacher(run, arguments.teacher, TEACHER)
     run = run.replace(teacher=teacher.file)
     form: Form | Literal["live"] = arguments.teacher_outputs
     if form != "live":
-        run = run.replace(teacher_outputs=keep_outputs(run, form, FLIPS))
+        run = run.replace(teacher_outputs=cache_outputs(run, form, FLIP_ONLY))
     base = TrialConfig(
         student=UNetConfig(width=arguments.width),
         recipe=Supervised(),
-        augmentation=FLIPS,
+        augmentation=FLIP_ONLY,
     )
     recipes = {name: RECIPES[name] for name in ("supervised", *arguments.recipes)}
     trained = {name: recipe for name, recipe in recipes.items() if not isinstance(recipe, Ptq)}
@@ -142,7 +142,7 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def epoch_seconds(base: TrialConfig, recipe: Recipe, run: RunConfig) -> float:
+def epoch_seconds(base: TrialConfig, recipe: Recipe, run: ExecutionConfig) -> float:
     """Mean training seconds of an epoch over all phases, without evaluation and start."""
     if isinstance(recipe, Qat | QatDistill):
         recipe = recipe.replace(start_epochs=1)
@@ -168,7 +168,7 @@ def affordable(
     )
 
 
-def warm_starts(jobs: list[tuple[str, TrialConfig, RunConfig]], workers: int) -> None:
+def warm_starts(jobs: list[tuple[str, TrialConfig, ExecutionConfig]], workers: int) -> None:
     """Trains the shared full-precision starts first, so that no worker waits for another's."""
     first = {
         (config.seed, config.recipe.start_epochs): (config, run)
@@ -179,11 +179,11 @@ def warm_starts(jobs: list[tuple[str, TrialConfig, RunConfig]], workers: int) ->
         list(pool.map(make_start, *zip(*first.values(), strict=True)))
 
 
-def make_start(config: TrialConfig, run: RunConfig) -> None:
-    Trial(config, run).starting_student()
+def make_start(config: TrialConfig, run: ExecutionConfig) -> None:
+    Trial(config, run).pretrained_student()
 
 
-def train_one(name: str, config: TrialConfig, run: RunConfig) -> dict[str, object]:
+def train_one(name: str, config: TrialConfig, run: ExecutionConfig) -> dict[str, object]:
     metrics = list(Trial(config, run))[-1]
     row = {"name": name, "seed": config.seed, **metrics.model_dump(mode="json")}
     print(f"{name} seed {config.seed}: {metrics}", flush=True)

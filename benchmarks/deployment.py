@@ -19,25 +19,25 @@ from torch.ao.quantization import get_default_qconfig_mapping
 from torch.ao.quantization.quantize_fx import convert_fx, prepare_fx
 
 from benchmarks.timing import describe_machine, markdown, median_seconds
-from trainables.agreement import Agreement, compare
-from trainables.artifacts import ArtifactStore
-from trainables.config import RunConfig, TrialConfig
+from trainables.config import ExecutionConfig, TrialConfig
+from trainables.core.artifacts import ArtifactStore
 from trainables.data.augmentation import normalize
 from trainables.data.loader import Loader
-from trainables.data.pack import PackedData, images_of, open_pack, pack
-from trainables.data.prepare import open_source
-from trainables.defaults import FLIPS
-from trainables.latency import untrained
-from trainables.models.file import ModelCard, deserialize, read_model
+from trainables.data.packed import PackedDataset, images_of, open_pack, pack_dataset
+from trainables.data.registry import open_source
+from trainables.deploy.latency import untrained
+from trainables.deploy.onnx_export import to_onnx
+from trainables.deploy.onnx_graph import OnnxForm
+from trainables.deploy.parity import Parity, check_parity
+from trainables.deploy.runtime import CPU, module_network, open_session, session_network
+from trainables.models.model_file import NETWORK_FILE, ModelSpec, deserialize, read_model
 from trainables.models.unet import UNetConfig
-from trainables.models.unet_onnx import to_onnx
-from trainables.quant.convert import ConvertedLayer
-from trainables.quant.onnx_graph import OnnxForm
-from trainables.quant.prepare import Lsq
+from trainables.quantization.convert import ConvertedLayer
+from trainables.quantization.quantizers.lsq import Lsq
 from trainables.recipes import Qat, Supervised
 from trainables.recipes.optimization import AdamW
-from trainables.runtime import CPU, module_network, open_session, session_network
-from trainables.trial import NETWORK_FILE, Trial, trained
+from trainables.training.defaults import FLIP_ONLY
+from trainables.training.trial import Trial, train_or_find
 
 CPU_DEVICE = torch.device("cpu")
 BITS = ((8, 8), (4, 8), (4, 4), (3, 4), (2, 4))
@@ -60,7 +60,7 @@ def main() -> None:
     torch.set_num_threads(1)
     store = ArtifactStore(arguments.artifacts)
     source = open_source(str(arguments.data), arguments.image_size, store.root)
-    run = RunConfig(data=pack(source, store).path, artifacts=store.root)
+    run = ExecutionConfig(data=pack_dataset(source, store).path, artifacts=store.root)
     student = UNetConfig(width=arguments.width)
     machine = f"{describe_machine(CPU_DEVICE)}, {', '.join(integer_instructions())}"
     tables = [
@@ -79,11 +79,11 @@ def integer_instructions() -> list[str]:
     return [name for name in known if able.get(name)]
 
 
-def forms_table(run: RunConfig, student: UNetConfig, num_epochs: int) -> str:
+def forms_table(run: ExecutionConfig, student: UNetConfig, num_epochs: int) -> str:
     """One student at several bits: bytes, mIoU and latency of each form."""
     data = open_pack(run.data)
-    base = TrialConfig(student=student, recipe=START, augmentation=FLIPS, num_epochs=num_epochs)
-    start = trained(base, run).path
+    base = TrialConfig(student=student, recipe=START, augmentation=FLIP_ONLY, num_epochs=num_epochs)
+    start = train_or_find(base, run).path
     files = {"full precision": (start / "model.safetensors").read_bytes()}
     for weight_bits, activation_bits in BITS:
         bits = Lsq(weight_bits=weight_bits, activation_bits=activation_bits)
@@ -113,7 +113,7 @@ def forms_table(run: RunConfig, student: UNetConfig, num_epochs: int) -> str:
     rows: list[list[object]] = []
     for name, content in files.items():
         reference = module_network(models[name])
-        results = [compare(networks[name, form], reference, data) for form in FORMS]
+        results = [check_parity(networks[name, form], reference, data) for form in FORMS]
         rows.append(
             [
                 name,
@@ -122,13 +122,13 @@ def forms_table(run: RunConfig, student: UNetConfig, num_epochs: int) -> str:
                 *(f"{len(exported[name, form]):,}" for form in FORMS),
                 *(
                     f"{100 * result.miou:.2f}"
-                    for result in (compare(reference, reference, data), *results)
+                    for result in (check_parity(reference, reference, data), *results)
                 ),
                 *(changed(result) for result in results),
                 *(f"{seconds[f'{name} {form}'] / unit:.2f}" for form in FORMS),
             ]
         )
-    route = compare(module_network(own), module_network(own), data).miou
+    route = check_parity(module_network(own), module_network(own), data).miou
     plain, integers = seconds["PyTorch float32"] / unit, seconds["PyTorch int8"] / unit
     return (
         f"### U-Net of width {student.width} at {data.height}x{data.width} pixels\n\n"
@@ -156,7 +156,7 @@ def forms_table(run: RunConfig, student: UNetConfig, num_epochs: int) -> str:
     )
 
 
-def width_table(run: RunConfig) -> str:
+def width_table(run: ExecutionConfig) -> str:
     """How the gain of integers grows with the width; weights are random."""
     data = open_pack(run.data)
     image = np.zeros((1, 3, data.height, data.width), np.float32)
@@ -168,7 +168,7 @@ def width_table(run: RunConfig) -> str:
             ("W4A4", Lsq()),
         ):
             student = UNetConfig(width=width)
-            card = ModelCard(model=student, num_classes=data.num_classes, quantizer=quantizer)
+            card = ModelSpec(model=student, num_classes=data.num_classes, quantizer=quantizer)
             model = to_onnx(untrained(card), "onnx-int8", {})
             things[f"{width} {name}"] = partial(
                 session_network(open_session(model.SerializeToString(), CPU, 1)), image
@@ -205,11 +205,11 @@ def sum_of_bits(model: nn.Module) -> int:
     return total
 
 
-def changed(result: Agreement) -> str:
+def changed(result: Parity) -> str:
     return f"{result.changed_pixels / result.num_pixels:.3%}"
 
 
-def pytorch_int8(network: nn.Module, data: PackedData) -> nn.Module:
+def pytorch_int8(network: nn.Module, data: PackedDataset) -> nn.Module:
     """PyTorch's own post-training static quantization, with its defaults for x86.
 
     Transposed convolutions stay in float32: with them in int8 it has 9 mIoU (torch 2.15).

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from benchmarks.timing import describe_machine, markdown, median_seconds
-from trainables.quant.fused import fused_lsq
-from trainables.quant.lsq import lsq
+from trainables.quantization.quantizers.lsq import lsq
+from trainables.quantization.quantizers.lsq_kernels import fused_lsq
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 SHAPES = (

@@ -6,14 +6,14 @@ python -m benchmarks.shapes_spread --artifacts DIR
 import argparse
 from pathlib import Path
 
-from trainables.artifacts import ArtifactStore
-from trainables.config import RunConfig, TrialConfig
-from trainables.data.pack import pack
-from trainables.data.prepare import ShapesSource
-from trainables.defaults import defaults_for
+from trainables.config import ExecutionConfig, TrialConfig
+from trainables.core.artifacts import ArtifactStore
+from trainables.data.packed import pack_dataset
+from trainables.data.registry import ShapesSource
 from trainables.models.unet import UNetConfig
 from trainables.recipes import Supervised
-from trainables.trial import Trial
+from trainables.training.defaults import defaults_for
+from trainables.training.trial import Trial
 
 WIDTHS, EPOCHS = (4, 8, 16), (8, 16, 32)
 
@@ -23,8 +23,8 @@ def main() -> None:
     parser.add_argument("--artifacts", type=Path, default=Path("studies/artifacts"))
     store = ArtifactStore(parser.parse_args().artifacts)
     defaults = defaults_for("shapes", "cpu")
-    data = pack(ShapesSource(defaults.image_size), store)
-    run = RunConfig(data=data.path, artifacts=store.root)
+    data = pack_dataset(ShapesSource(defaults.image_size), store)
+    run = ExecutionConfig(data=data.path, artifacts=store.root)
     print("| width | " + " | ".join(f"{n} epochs" for n in EPOCHS) + " |")
     print("|---" * (len(EPOCHS) + 1) + "|")
     for width in WIDTHS:

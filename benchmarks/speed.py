@@ -26,27 +26,28 @@ from torchvision.transforms import v2
 
 from benchmarks import fake_quantization
 from benchmarks.timing import describe_machine, markdown, median_seconds, synchronize
-from trainables.artifacts import ArtifactStore
-from trainables.config import RunConfig, TrialConfig
+from trainables.config import ExecutionConfig, TrialConfig
+from trainables.core.artifacts import ArtifactStore
 from trainables.data.augmentation import Augmentation, normalize
-from trainables.data.pack import pack
-from trainables.data.prepare import ShapesSource
-from trainables.data.source import SPLITS
+from trainables.data.base import SPLITS
+from trainables.data.packed import pack_dataset
+from trainables.data.registry import ShapesSource
 from trainables.data.voc import PAD_RGB
 from trainables.losses import DistillationLosses
 from trainables.losses.cross_entropy import cross_entropy
 from trainables.losses.pairwise import Pairwise
-from trainables.models.file import ModelCard, write_model
-from trainables.models.outputs import forward_features
+from trainables.models.base import forward_features
+from trainables.models.model_file import ModelSpec, write_model
 from trainables.models.torchvision_model import TorchvisionConfig
 from trainables.models.unet import UNetConfig
-from trainables.quant import fused
-from trainables.quant.prepare import Lsq, calibrate, prepare
+from trainables.quantization.prepare import calibrate, prepare
+from trainables.quantization.quantizers import lsq_kernels as fused
+from trainables.quantization.quantizers.lsq import Lsq
 from trainables.recipes import Batch, Distill, Supervised
-from trainables.recipes.optimization import AdamW, Stepper
-from trainables.recipes.task import total
-from trainables.teacher_outputs import Form, keep_outputs
-from trainables.trial import Trial
+from trainables.recipes.base import total
+from trainables.recipes.optimization import AdamW, OptimizerLoop
+from trainables.teachers.output_cache import Form, cache_outputs
+from trainables.training.trial import Trial
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 GPU = DEVICE.type == "cuda"
@@ -78,16 +79,16 @@ def main() -> None:
             out.write_text("\n".join(sections))
 
 
-def prepare_run(folder: Path, image_size: int, num_train: int) -> RunConfig:
+def prepare_run(folder: Path, image_size: int, num_train: int) -> ExecutionConfig:
     store = ArtifactStore(folder / "artifacts")
     source = ShapesSource(image_size, num_train=num_train, num_val=16)
-    return RunConfig(
-        data=pack(source, store).path, artifacts=store.root, device="cuda" if GPU else "cpu"
+    return ExecutionConfig(
+        data=pack_dataset(source, store).path, artifacts=store.root, device="cuda" if GPU else "cpu"
     )
 
 
 def make_trial(
-    run: RunConfig, augmentation: Augmentation, distilled: bool = False, width: int = WIDTH
+    run: ExecutionConfig, augmentation: Augmentation, distilled: bool = False, width: int = WIDTH
 ) -> Trial:
     config = TrialConfig(
         student=UNetConfig(width=width),
@@ -107,10 +108,10 @@ class Student:
             images = next(trial.batches(1)).images
             prepare(self.model, bits).to(DEVICE)
             calibrate(self.model, images)
-        self.stepper = Stepper(self.model, AdamW(learning_rate=1e-4), 10**6, 1)
+        self.optimizer_loop = OptimizerLoop(self.model, AdamW(learning_rate=1e-4), 10**6, 1)
 
     def step(self, images: Tensor, labels: Tensor) -> None:
-        self.stepper.step(cross_entropy(forward_features(self.model, images).logits, labels))
+        self.optimizer_loop.step(cross_entropy(forward_features(self.model, images).logits, labels))
 
     def train_epoch(self, trial: Trial) -> None:
         for batch in trial.batches(1):
@@ -168,7 +169,7 @@ def write_photographs(folder: Path) -> None:
         Image.fromarray(sample.mask).save(folder / f"{index:04d}.png")
 
 
-def data_cost(run: RunConfig) -> str:
+def data_cost(run: ExecutionConfig) -> str:
     """An epoch of ours, of the usual pipeline, and of the same steps without any data work."""
     rows: list[list[object]] = []
     folder = Path(tempfile.mkdtemp(dir=run.artifacts))
@@ -222,10 +223,10 @@ def data_cost(run: RunConfig) -> str:
 # Teacher
 
 
-def teacher_cost(run: RunConfig) -> str:
+def teacher_cost(run: ExecutionConfig) -> str:
     """A distilled step with the teacher in the loop, and with its outputs kept."""
     folder = Path(tempfile.mkdtemp(dir=run.artifacts))
-    card = ModelCard(
+    card = ModelSpec(
         model=TorchvisionConfig(name="deeplabv3_resnet101"),
         num_classes=len(ShapesSource(16).class_names),
     )
@@ -241,7 +242,7 @@ def teacher_cost(run: RunConfig) -> str:
     steps: dict[str, Step] = {}
     kinds: tuple[Form | None, ...] = (None, "views", "maps")
     for form in kinds:
-        kept = run.replace(teacher_outputs=keep_outputs(run, form, augmentation) if form else None)
+        kept = run.replace(teacher_outputs=cache_outputs(run, form, augmentation) if form else None)
         trial = make_trial(kept, augmentation, distilled=True)
         steps[form or "live"] = distilled_step(trial)
     plain = make_trial(run, augmentation)
@@ -271,7 +272,7 @@ def distilled_step(trial: Trial) -> Step:
             taught = tutor(batch)
         outputs = forward_features(student.model, batch.images)
         terms = LOSSES.terms(outputs, taught, batch.labels)
-        student.stepper.step(cross_entropy(outputs.logits, batch.labels) + total(terms))
+        student.optimizer_loop.step(cross_entropy(outputs.logits, batch.labels) + total(terms))
 
     return step
 
@@ -279,7 +280,7 @@ def distilled_step(trial: Trial) -> Step:
 # Quantization
 
 
-def quantization_cost(run: RunConfig) -> str:
+def quantization_cost(run: ExecutionConfig) -> str:
     """A step with W4A4 fake quantization against the full-precision one."""
     trial = make_trial(run, Augmentation())
     fixed = next(trial.batches(1))
@@ -307,7 +308,7 @@ def quantization_cost(run: RunConfig) -> str:
     )
 
 
-def peak_megabytes(run: RunConfig, kind: int) -> float:
+def peak_megabytes(run: ExecutionConfig, kind: int) -> float:
     """The peak of three steps: 0 full precision, 1 compiled, 2 plain operations."""
     torch.set_num_threads(1)
     trial = make_trial(run, Augmentation())
@@ -330,7 +331,7 @@ def in_process(function: Callable[..., float], *arguments: object) -> float:
         return pool.apply(function, arguments)
 
 
-def kernels(run: RunConfig) -> str:
+def kernels(run: ExecutionConfig) -> str:
     """Ways to fake-quantize activations; a script of its own as well."""
     return "### Fake quantization of activations\n\n" + fake_quantization.compare()
 
@@ -338,7 +339,7 @@ def kernels(run: RunConfig) -> str:
 # Several trials
 
 
-def sharing(run: RunConfig) -> str:
+def sharing(run: ExecutionConfig) -> str:
     """Trials at once on one device."""
     rows: list[list[object]] = []
     alone = 0.0
@@ -353,7 +354,7 @@ def sharing(run: RunConfig) -> str:
     )
 
 
-def train_until(run: RunConfig, begin: float, duration: float) -> float:
+def train_until(run: ExecutionConfig, begin: float, duration: float) -> float:
     """Images per second of one trial, measured for `duration` seconds from `begin` on."""
     torch.set_num_threads(1)
     trial = make_trial(run, Augmentation())
@@ -375,7 +376,7 @@ def train_until(run: RunConfig, begin: float, duration: float) -> float:
 # Growth
 
 
-def growth(run: RunConfig) -> str:
+def growth(run: ExecutionConfig) -> str:
     """Seconds of an epoch and bytes, as the work grows."""
     small = IMAGE_SIZE // 2
     cases = {

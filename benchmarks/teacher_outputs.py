@@ -15,16 +15,16 @@ import torch
 
 from benchmarks.compression import FULL_RATE, PAIR
 from benchmarks.timing import describe_machine, markdown
-from trainables.artifacts import ArtifactStore, read_artifact
-from trainables.config import RunConfig, TrialConfig
-from trainables.data.pack import pack
-from trainables.data.prepare import open_source
-from trainables.defaults import FLIPS
-from trainables.metrics import Metrics
+from trainables.config import ExecutionConfig, TrialConfig
+from trainables.core.artifacts import ArtifactStore, read_artifact
+from trainables.core.metrics import Metrics
+from trainables.data.packed import pack_dataset
+from trainables.data.registry import open_source
 from trainables.models.unet import UNetConfig
 from trainables.recipes import Distill, Supervised
-from trainables.teacher_outputs import Form, keep_outputs
-from trainables.trial import Trial
+from trainables.teachers.output_cache import Form, cache_outputs
+from trainables.training.defaults import FLIP_ONLY
+from trainables.training.trial import Trial
 
 FORMS: tuple[Form, ...] = ("views", "maps")
 
@@ -32,9 +32,9 @@ FORMS: tuple[Form, ...] = ("views", "maps")
 def main() -> None:
     arguments = parse()
     store = ArtifactStore(arguments.artifacts)
-    data = pack(open_source(str(arguments.data), arguments.image_size, store.root), store)
-    live = RunConfig(data=data.path, artifacts=store.root, teacher=arguments.teacher)
-    kept = {form: keep_outputs(live, form, FLIPS) for form in FORMS}
+    data = pack_dataset(open_source(str(arguments.data), arguments.image_size, store.root), store)
+    live = ExecutionConfig(data=data.path, artifacts=store.root, teacher=arguments.teacher)
+    kept = {form: cache_outputs(live, form, FLIP_ONLY) for form in FORMS}
     runs = {"supervised": live, "live": live} | {
         form: live.replace(teacher_outputs=folder) for form, folder in kept.items()
     }
@@ -84,7 +84,7 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def train_one(name: str, seed: int, epochs: int, run: RunConfig) -> Metrics:
+def train_one(name: str, seed: int, epochs: int, run: ExecutionConfig) -> Metrics:
     if name == "supervised":
         recipe: Supervised | Distill = Supervised(optimizer=FULL_RATE)
     else:
@@ -92,7 +92,7 @@ def train_one(name: str, seed: int, epochs: int, run: RunConfig) -> Metrics:
     config = TrialConfig(
         student=UNetConfig(width=8),
         recipe=recipe,
-        augmentation=FLIPS,
+        augmentation=FLIP_ONLY,
         num_epochs=epochs,
         seed=seed,
     )

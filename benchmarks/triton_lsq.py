@@ -6,7 +6,7 @@ import triton
 from torch import Tensor
 from triton import language as tl
 
-from trainables.quant.fused import flat
+from trainables.quantization.quantizers.lsq_kernels import flat
 
 BLOCK = 4096
 

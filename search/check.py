@@ -4,35 +4,12 @@ python -m search.check studies/qkd-shapes
 """
 
 import argparse
-import json
-import math
 import sys
-from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
 
-import pyarrow.parquet as pq
-
-from search.journal import read_journal
-from search.litter import MODELS
-from search.objectives import Objective, named_objectives
-from search.record import LATENCY_MS, Record, asked_trials, read_record
-from search.recovery import replayed
-from search.replay import Unknown, replay
-from search.study_config import StudyConfig
-from search.study_file import StudyFile, read_study_file
-from search.tracking import Run, read_runs
-from trainables import terminal
-from trainables.command_line import Parser, as_path, one_line, report
-from trainables.files import hash_file
-from trainables.frozen import Leaf
-from trainables.models.file import read_card
-from trainables.trial import METRICS_FILE, MODEL_FILE
-
-Row = dict[str, Leaf]
-
-
-class NotWhole(Exception):
-    """Records of a study disagree; each was named."""
+from search.storage.study_file import read_study_file
+from search.study.replay import NotReplayable, replay
+from search.study.verification import InconsistentStudy, print_errors, violations
+from trainables.core.command_line import Parser, as_path, report
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -41,27 +18,19 @@ def main(argv: list[str] | None = None) -> int:
 
     def check() -> None:
         study = read_study_file(arguments.study, "STUDY")
-        num_found = complain(violations(study, arguments.study))
+        num_found = print_errors(violations(study, arguments.study))
         try:
             again = replay(study, arguments.study)
             num_trials = f"{again.num_compared} of {again.num_trials} trials"
             print(f"the sampler was asked again for {num_trials}")
-            num_found += complain(again.differences)
-        except Unknown as unknown:
+            num_found += print_errors(again.differences)
+        except NotReplayable as unknown:
             print(f"the sampler was not asked again: {unknown}")
         if num_found:
-            raise NotWhole(f"{arguments.study} is not whole: {num_found} disagreements")
+            raise InconsistentStudy(f"{arguments.study} is not whole: {num_found} disagreements")
         print(f"{arguments.study} is whole")
 
-    return report(check, NotWhole)
-
-
-def complain(found: Iterable[str]) -> int:
-    """Says what is wrong, and gives how much."""
-    lines = list(found)
-    for line in lines:
-        terminal.complain(f"error: {line}")
-    return len(lines)
+    return report(check, InconsistentStudy)
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -72,168 +41,6 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("study", type=as_path, metavar="STUDY", help="the study's folder")
     return parser.parse_args(argv)
-
-
-def violations(file: StudyFile, folder: Path, with_mlflow: bool = True) -> Iterator[str]:
-    """All that is wrong with a study that does not run, in words."""
-    objectives = named_objectives(file.config.objectives)
-    study = read_journal(folder, file.config.name)
-    records = [read_record(trial) for trial in asked_trials(study)]
-    rows = {name: read_rows(folder / f"{name}.parquet") for name in ("trials", "front")}
-    yield from check_journal(records, objectives)
-    yield from check_table(records, rows["trials"])
-    yield from check_front(records, rows["front"], folder, objectives)
-    yield from check_decisions(records, file.config)
-    if with_mlflow:
-        try:
-            yield from check_runs(records, read_runs(file.config.tracking_uri, file.id))
-        except ValueError as error:
-            yield str(error)
-    yield from (f"{path} is half-written" for path in folder.rglob(".*") if path.is_file())
-
-
-def read_rows(path: Path) -> dict[str, Row]:
-    rows = pq.read_table(path).to_pylist() if path.is_file() else []
-    return {row["trial_id"]: row for row in rows}
-
-
-def check_journal(records: Sequence[Record], objectives: Sequence[Objective]) -> Iterator[str]:
-    seen: dict[str, str] = {}
-    ray_ids: dict[str, str] = {}
-    for record in records:
-        if record.ray_id and record.ray_id in ray_ids:
-            yield f"trials {ray_ids[record.ray_id]} and {record.trial_id} are one trial of Ray's"
-        ray_ids[record.ray_id or ""] = record.trial_id
-        if list(record.reports) != list(range(1, len(record.reports) + 1)):
-            yield f"trial {record.trial_id} has epochs {list(record.reports)} in the journal"
-        if record.state == "RUNNING":
-            yield f"trial {record.trial_id} is RUNNING although the study is not"
-        if record.config and record.ray_id:
-            digest = record.config.digest()
-            if digest in seen:
-                yield f"trials {seen[digest]} and {record.trial_id} trained the same configuration"
-            seen[digest] = record.trial_id
-        if record.state == "COMPLETE":
-            values = known_values(record, objectives)
-            if values is None:
-                yield f"trial {record.trial_id} is COMPLETE without all of its values"
-            elif not all(math.isfinite(value) for value in values):
-                yield f"trial {record.trial_id} is COMPLETE with values that are not finite"
-
-
-def known_values(record: Record, objectives: Sequence[Objective]) -> tuple[float, ...] | None:
-    """The objectives of a COMPLETE trial; None also where the journal lacks one."""
-    try:
-        return record.values(objectives)
-    except (AttributeError, TypeError):  # no report at all, or one without it
-        return None
-
-
-def check_table(records: Sequence[Record], rows: dict[str, Row]) -> Iterator[str]:
-    for record in records:
-        row = rows.get(record.trial_id)
-        if row is None:
-            yield f"trial {record.trial_id} is not in trials.parquet"
-            continue
-        for name, value in record.row().items():
-            if name != LATENCY_MS and row.get(name) not in (value, str(value)):
-                yield (
-                    f"trial {record.trial_id} has {name} {row.get(name)} in trials.parquet and "
-                    f"{value} in the journal"
-                )
-    for trial_id in rows.keys() - {record.trial_id for record in records}:
-        yield f"trial {trial_id} of trials.parquet is not in the journal"
-
-
-def check_front(
-    records: Sequence[Record],
-    rows: dict[str, Row],
-    folder: Path,
-    objectives: Sequence[Objective],
-) -> Iterator[str]:
-    if LATENCY_MS in {objective.metric for objective in objectives}:
-        front = {r.trial_id: r for r in records if r.trial_id in rows and r.metrics}
-    else:
-        front = {record.trial_id: record for record in undominated(records, objectives)}
-    if set(front) != set(rows):
-        yield f"front.parquet holds {sorted(rows)}, the front is {sorted(front)}"
-    for trial_id, record in front.items():
-        assert record.metrics
-        model = folder / MODELS / trial_id / MODEL_FILE
-        try:
-            read_card(model)
-            told = json.loads(model.with_name(METRICS_FILE).read_text())[-1]["miou"]
-            if model.stat().st_size != record.metrics.size_bytes:
-                yield f"{model} has {model.stat().st_size} bytes, not {record.metrics.size_bytes}"
-            elif record.metrics.model_sha256 not in (None, hash_file(model)):
-                yield f"{model} is not the file that was measured"
-            if told != record.metrics.miou:
-                yield f"{model} has mIoU {told}, not {record.metrics.miou}"
-        except (OSError, ValueError, LookupError, TypeError) as error:
-            yield f"{model} cannot be read: {one_line(error)}"
-    for path in (folder / MODELS).glob("*"):
-        if path.name not in front:
-            yield f"{path} is not on the front"
-
-
-def undominated(records: Sequence[Record], objectives: Sequence[Objective]) -> list[Record]:
-    """The front by comparing all pairs; of equal trials the first."""
-    losses = {
-        record.trial_id: [o.sign * v for o, v in zip(objectives, values, strict=True)]
-        for record in records
-        if (values := known_values(record, objectives)) is not None
-    }
-
-    def is_beaten(trial_id: str) -> bool:
-        own = losses[trial_id]
-        return any(
-            all(a <= b for a, b in zip(other, own, strict=True))
-            and (other != own or name < trial_id)
-            for name, other in losses.items()
-            if name != trial_id
-        )
-
-    return [
-        record for record in records if record.trial_id in losses and not is_beaten(record.trial_id)
-    ]
-
-
-def check_decisions(records: Sequence[Record], config: StudyConfig) -> Iterator[str]:
-    again = replayed(config, records)
-    if again is None:
-        return
-    log = sorted((a for record in records for a in record.arrivals), key=lambda a: a.place)
-    for arrival in log:
-        if again.arrivals[arrival.rung].get(arrival.trial_id) != arrival:
-            yield f"the decision on {arrival.trial_id} at epoch {arrival.rung} is another now"
-
-
-def check_runs(records: Sequence[Record], runs: Sequence[Run]) -> Iterator[str]:
-    by_trial: dict[str, list[Run]] = {}
-    for run in runs:
-        by_trial.setdefault(run.trial, []).append(run)
-    for record in records:
-        own = by_trial.pop(record.trial_id, [])
-        if len(own) != 1:
-            yield f"trial {record.trial_id} has {len(own)} runs in MLflow"
-            continue
-        (run,) = own
-        if run.state != record.state:
-            yield f"trial {record.trial_id} is {run.state} in MLflow and {record.state} here"
-        if record.metrics:
-            for name, value in (
-                ("miou", record.metrics.miou),
-                ("size_bytes", record.metrics.size_bytes),
-            ):
-                if run.metrics.get(name) != value:
-                    yield f"trial {record.trial_id} has {name} {run.metrics.get(name)} in MLflow"
-        leaves = record.config.leaves() if record.config else {}
-        if run.params != {name: str(value) for name, value in leaves.items()}:
-            yield f"trial {record.trial_id} has other parameters in MLflow"
-        if list(run.epochs) != list(record.reports):
-            yield f"trial {record.trial_id} has epochs {list(run.epochs)} in MLflow"
-    for trial_id in by_trial:
-        yield f"trial {trial_id} of MLflow is not in the journal"
 
 
 if __name__ == "__main__":

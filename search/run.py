@@ -12,19 +12,19 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 from pydantic import ValidationError
 
-from search.cluster_address import check_cluster
-from search.environment import prepare_environment
-from search.interruption import INTERRUPTED
-from search.sampler import SamplerName
-from search.store_uri import check_store, from_anywhere, own_store
-from search.units import parse_count, parse_duration, parse_size
-from trainables.command_line import Parser, as_path, first_problem, one_line
-from trainables.errors import TrialFailed
-from trainables.files import is_writable, nearest
-from trainables.terminal import complain, own_terminal
+from search.core.config import SamplerName
+from search.core.tracking_uri import absolute_uri, check_tracking_uri, default_tracking_uri
+from search.core.units import parse_count, parse_duration, parse_size
+from search.execution.cluster_address import check_cluster
+from search.execution.environment import prepare_environment
+from search.execution.shutdown import INTERRUPTED
+from trainables.core.command_line import Parser, as_path, first_problem, one_line
+from trainables.core.errors import TrialFailed
+from trainables.core.files import is_writable, nearest
+from trainables.core.terminal import own_terminal, print_error
 
 if TYPE_CHECKING:  # with it comes torch, which takes longer than a wrong argument should
-    from search.study_config import StudyConfig
+    from search.core.config import StudyConfig
 
 EXAMPLES = """examples:
   python -m search.run --space qkd                          built-in data, a front in minutes
@@ -65,25 +65,26 @@ def run(arguments: argparse.Namespace) -> int:
         prepare_environment()
         check_cluster()
         config = read_config(arguments)
-        from search.study import Study, kept_log, run_study  # imports Ray
+        from search.study.search_loop import kept_log, run_study
+        from search.study.study import Study  # imports Ray
 
         study = Study(config, resumed=arguments.resume is not None)
     except (ValueError, OSError) as error:
-        complain(f"error: {one_line(error)}")
+        print_error(f"error: {one_line(error)}")
         return 2
     except KeyboardInterrupt:
-        complain("interrupted before the study began")
+        print_error("interrupted before the study began")
         return INTERRUPTED
     try:
         return run_study(study)
     except KeyboardInterrupt:
-        complain(study.last_words())
+        print_error(study.last_words())
         return INTERRUPTED
     except TrialFailed as failure:
-        complain(f"error: the teacher failed: {failure}{kept_log(study)}")
+        print_error(f"error: the teacher failed: {failure}{kept_log(study)}")
         return 1
     except (ValueError, OSError) as error:  # no student in budget; a full disk
-        complain(f"error: {one_line(error)}{kept_log(study)}")
+        print_error(f"error: {one_line(error)}{kept_log(study)}")
         return 2
 
 
@@ -254,8 +255,8 @@ def number_or_auto(text: str) -> float | Literal["auto"]:
 def read_config(arguments: argparse.Namespace) -> "StudyConfig":
     """The study that the command line describes, new or resumed."""
     import spaces
-    from search.resources import check_resources, default_gpus
-    from trainables.defaults import defaults_for
+    from search.execution.resources import check_resources, default_gpus
+    from trainables.training.defaults import defaults_for
 
     given = given_fields(arguments)
     storage = given.get("storage", Path("studies"))
@@ -268,8 +269,8 @@ def read_config(arguments: argparse.Namespace) -> "StudyConfig":
         raise ValueError(f"--space must be given: one of {', '.join(spaces.space_names())}")
     if arguments.resume is not None:
         config = resumed_config(storage, arguments.resume, given)
-        if (store := os.environ.get(STORE)) and from_anywhere(store) != config.tracking_uri:
-            complain(f"{STORE} is not used: the study keeps {config.tracking_uri}")
+        if (store := os.environ.get(STORE)) and absolute_uri(store) != config.tracking_uri:
+            print_error(f"{STORE} is not used: the study keeps {config.tracking_uri}")
     else:
         gpus = default_gpus() if arguments.gpus_per_trial is None else arguments.gpus_per_trial
         data = str(given.get("data", "shapes"))
@@ -299,7 +300,7 @@ def read_config(arguments: argparse.Namespace) -> "StudyConfig":
 
 def given_fields(arguments: argparse.Namespace) -> dict[str, object]:
     """The fields of StudyConfig that were set on the command line."""
-    from search.study_config import StudyConfig
+    from search.core.config import StudyConfig
 
     given = {
         k: v
@@ -312,7 +313,7 @@ def given_fields(arguments: argparse.Namespace) -> dict[str, object]:
         teacher = os.path.expanduser(arguments.teacher)
         given["teacher"] = os.path.abspath(teacher) if os.path.exists(teacher) else teacher
     if arguments.tracking_uri is not None:
-        given["tracking_uri"] = check_store(arguments.tracking_uri, "--tracking-uri")
+        given["tracking_uri"] = check_tracking_uri(arguments.tracking_uri, "--tracking-uri")
     if arguments.max_size is not None:
         given["max_size_bytes"] = parse_size(arguments.max_size)
     if arguments.max_macs is not None:
@@ -337,8 +338,8 @@ def resumed_config(storage: Path, name: str, given: dict[str, object]) -> "Study
     Raises:
         ValueError: there is no such study, or a field that it must keep was given another value.
     """
-    from search.study_config import FIXED
-    from search.study_file import read_study_file
+    from search.core.config import IMMUTABLE_FIELDS
+    from search.storage.study_file import read_study_file
 
     if "name" in given:
         raise ValueError(f"--name cannot change a resumed study's, but got {given['name']}")
@@ -351,7 +352,7 @@ def resumed_config(storage: Path, name: str, given: dict[str, object]) -> "Study
             f"a resumed study must keep its kind of device, but {name} ran on {kept.device} and "
             f"--gpus-per-trial {changed.gpus_per_trial} wants {changed.device}"
         )
-    for field in sorted(FIXED):
+    for field in sorted(IMMUTABLE_FIELDS):
         before, after = getattr(kept, field), getattr(changed, field)
         if before != after:
             flag = field.replace("_", "-")
@@ -364,8 +365,8 @@ def resumed_config(storage: Path, name: str, given: dict[str, object]) -> "Study
 def default_store(storage: Path) -> str:
     """The store of a new study where no flag names one."""
     if store := os.environ.get(STORE):
-        return check_store(store, STORE)
-    return own_store(storage)
+        return check_tracking_uri(store, STORE)
+    return default_tracking_uri(storage)
 
 
 def path_of(flag: str, text: str) -> Path:
@@ -377,7 +378,7 @@ def path_of(flag: str, text: str) -> Path:
 
 
 def validate(values: dict[str, object]) -> "StudyConfig":
-    from search.study_config import StudyConfig
+    from search.core.config import StudyConfig
 
     try:
         return StudyConfig.model_validate(values)

@@ -1,4 +1,4 @@
-"""Search spaces: `spaces/NAME.py` holds `space` and, tried first, `known_settings`."""
+"""Search spaces: `spaces/NAME.py` holds `space` and, tried first, `points_to_evaluate`."""
 
 import importlib
 import pkgutil
@@ -11,7 +11,7 @@ import optuna
 from trainables.config import TrialConfig
 
 Space = Callable[[optuna.Trial], TrialConfig]
-Settings = Sequence[Mapping[str, str | int | float]]
+PointsToEvaluate = Sequence[Mapping[str, str | int | float]]
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class NamedSpace:
     name: str
     description: str
     space: Space
-    known_settings: Settings
+    points_to_evaluate: PointsToEvaluate
 
 
 def space_names() -> list[str]:
@@ -45,4 +45,4 @@ def load_space(name: str) -> NamedSpace:
         )
     module = importlib.import_module(f"spaces.{name}")
     description = (module.__doc__ or "").strip().splitlines()[0]
-    return NamedSpace(name, description, module.space, module.known_settings)
+    return NamedSpace(name, description, module.space, module.points_to_evaluate)

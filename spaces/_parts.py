@@ -6,8 +6,8 @@ from trainables.losses import DistillationLosses
 from trainables.losses.pairwise import Pairwise
 from trainables.losses.pixelwise import Pixelwise
 from trainables.models.unet import UNetConfig
-from trainables.quant.prepare import Lsq
-from trainables.recipes.optimization import AdamW, StepRates
+from trainables.quantization.quantizers.lsq import Lsq
+from trainables.recipes.optimization import AdamW, QuantizerLearningRates
 
 WIDTH = "student.width"
 WEIGHT_BITS, ACTIVATION_BITS = "recipe.quantizer.weight_bits", "recipe.quantizer.activation_bits"
@@ -25,10 +25,10 @@ def suggest_adamw(trial: optuna.Trial, low: float, high: float) -> AdamW:
     return AdamW(learning_rate=rate)
 
 
-def suggest_step_rates(trial: optuna.Trial) -> StepRates:
+def suggest_step_rates(trial: optuna.Trial) -> QuantizerLearningRates:
     """Peak learning rates of the quantization steps."""
     path = "recipe.step_learning_rate"
-    return StepRates(
+    return QuantizerLearningRates(
         weight=trial.suggest_float(f"{path}.weight", 1e-4, 1e-2, log=True),
         activation=trial.suggest_float(f"{path}.activation", 1e-3, 3e-2, log=True),
     )

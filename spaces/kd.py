@@ -7,7 +7,7 @@ from trainables.config import TrialConfig
 from trainables.recipes import Distill
 
 # Hinton et al. 2015 (T = 2, equal weights); Liu et al. 2019 (weight 10, T = 1)
-known_settings = [
+points_to_evaluate = [
     {WIDTH: width, f"{PIXEL}.weight": weight, f"{PIXEL}.temperature": t, f"{PAIR}.weight": 1.0}
     for width, weight, t in ((8, 1.0, 2.0), (8, 10.0, 1.0), (4, 1.0, 2.0))
 ]

@@ -11,13 +11,13 @@ from spaces._parts import (
     suggest_student,
 )
 from trainables.config import TrialConfig
-from trainables.quant.allocation import Allocation
+from trainables.quantization.mixed_precision import MixedPrecision
 from trainables.recipes import Qat
 
 PATH = "recipe.quantizer"
 
 # As they are allocated; the means are those of the other spaces' known settings
-known_settings = [
+points_to_evaluate = [
     {WIDTH: 8, WEIGHT_BITS: w, ACTIVATION_BITS: a, f"{PATH}.encoder": 0, f"{PATH}.decoder": 0}
     for w, a in ((6.0, 8.0), (4.0, 4.0), (2.5, 4.0))
 ]
@@ -30,7 +30,7 @@ def space(trial: optuna.Trial) -> TrialConfig:
         recipe=Qat(
             optimizer=suggest_adamw(trial, 5e-4, 1e-2),
             step_learning_rate=suggest_step_rates(trial),
-            quantizer=Allocation(
+            quantizer=MixedPrecision(
                 weight_bits=trial.suggest_float(WEIGHT_BITS, 2, 6),
                 activation_bits=trial.suggest_float(ACTIVATION_BITS, 3, 8),
                 encoder=trial.suggest_int(f"{PATH}.encoder", -1, 1),

@@ -6,7 +6,7 @@ from spaces._parts import ACTIVATION_BITS, WEIGHT_BITS, WIDTH, suggest_lsq, sugg
 from trainables.config import TrialConfig
 from trainables.recipes import Ptq
 
-known_settings = [
+points_to_evaluate = [
     {WIDTH: 8, WEIGHT_BITS: weights, ACTIVATION_BITS: activations}
     for weights, activations in ((8, 8), (4, 8), (4, 4))
 ]

@@ -15,7 +15,7 @@ from trainables.config import TrialConfig
 from trainables.recipes import Qat
 
 # W8A8, W4A4 and W2A4, the points that the literature reports
-known_settings = [
+points_to_evaluate = [
     {WIDTH: 8, WEIGHT_BITS: weights, ACTIVATION_BITS: activations}
     for weights, activations in ((8, 8), (4, 4), (2, 4))
 ]

@@ -17,7 +17,7 @@ from trainables.config import TrialConfig
 from trainables.recipes import QatDistill
 
 # Kim et al. 2019: T = 2, equal weights, phases of 30/100/70 epochs; at three bit-widths
-known_settings = [
+points_to_evaluate = [
     {
         WIDTH: 8,
         WEIGHT_BITS: weights,

@@ -7,7 +7,7 @@ from trainables.models.unet import UNetConfig
 from trainables.recipes import Supervised
 from trainables.recipes.optimization import AdamW
 
-known_settings = [
+points_to_evaluate = [
     {"student.width": width, "student.depth": depth, "recipe.optimizer.learning_rate": 4e-3}
     for width, depth in ((8, 4), (12, 3), (4, 3))
 ]

@@ -8,12 +8,12 @@ import torch
 from factories import make_finished_study
 from PIL import Image
 
-from trainables.artifacts import ArtifactStore
-from trainables.config import RunConfig
+from trainables.config import ExecutionConfig
+from trainables.core.artifacts import ArtifactStore
 from trainables.data import shapes
-from trainables.data.pack import pack
-from trainables.data.source import SPLITS, Sample, Split
-from trainables.models.file import ModelCard, write_model
+from trainables.data.base import SPLITS, Sample, Split
+from trainables.data.packed import pack_dataset
+from trainables.models.model_file import ModelSpec, write_model
 from trainables.models.unet import UNetConfig
 
 
@@ -44,10 +44,10 @@ def voc_folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def blocks_run(tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
+def blocks_run(tmp_path_factory: pytest.TempPathFactory) -> ExecutionConfig:
     """A pack of 64 images that a student learns in a few steps, and an artifact store."""
     store = ArtifactStore(tmp_path_factory.mktemp("artifacts"))
-    return RunConfig(data=pack(Blocks(), store).path, artifacts=store.root)
+    return ExecutionConfig(data=pack_dataset(Blocks(), store).path, artifacts=store.root)
 
 
 class Blocks:
@@ -96,7 +96,7 @@ def blocks_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def teacher_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A teacher of the blocks' five classes that knows nothing."""
     torch.manual_seed(0)
-    card = ModelCard(model=UNetConfig(width=6, depth=2), num_classes=5)
+    card = ModelSpec(model=UNetConfig(width=6, depth=2), num_classes=5)
     path = tmp_path_factory.mktemp("teacher") / "teacher.safetensors"
     write_model(path, card.build(), card)
     return path

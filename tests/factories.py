@@ -5,21 +5,21 @@ from pathlib import Path
 
 from torch import nn
 
-from search.record import Record
-from search.report import write_tables
-from search.study_config import StudyConfig
-from search.study_file import StudyFile, write_study_file
-from trainables.artifacts import ArtifactStore
-from trainables.config import RunConfig, TrialConfig
+from search.analysis.tables import write_tables
+from search.core.config import StudyConfig
+from search.core.record import Record
+from search.storage.study_file import StudyFile, write_study_file
+from trainables.config import ExecutionConfig, TrialConfig
+from trainables.core.artifacts import ArtifactStore
+from trainables.core.metrics import Metrics
 from trainables.data.augmentation import Augmentation
-from trainables.data.pack import open_pack, pack
-from trainables.data.prepare import open_source
-from trainables.metrics import Metrics
+from trainables.data.packed import open_pack, pack_dataset
+from trainables.data.registry import open_source
 from trainables.models.unet import UNetConfig
-from trainables.quant.prepare import Lsq
-from trainables.recipes import Ptq, Recipe, Supervised, Tutor
+from trainables.quantization.quantizers.lsq import Lsq
+from trainables.recipes import Ptq, Recipe, Supervised, TeacherOutputSource
 from trainables.recipes.optimization import AdamW
-from trainables.trial import Trial, save
+from trainables.training.trial import Trial, save
 
 PLAIN = Supervised(optimizer=AdamW(learning_rate=1e-2))
 FINISHED: dict[str, tuple[Recipe, str]] = {
@@ -76,10 +76,10 @@ def make_config(storage: Path, data: Path | str, **changes: object) -> StudyConf
 class ShortTrial(Trial):
     """A short training without its gates, quantized from random weights; keeps its tutor."""
 
-    tutor: Tutor
+    tutor: TeacherOutputSource
 
     def __init__(
-        self, recipe: Recipe, run: RunConfig, batch_size: int = 16, num_epochs: int = 1
+        self, recipe: Recipe, run: ExecutionConfig, batch_size: int = 16, num_epochs: int = 1
     ) -> None:
         config = TrialConfig(
             student=UNetConfig(width=3, depth=2),
@@ -90,10 +90,10 @@ class ShortTrial(Trial):
         )
         super().__init__(config, run)
 
-    def starting_student(self) -> nn.Module:
+    def pretrained_student(self) -> nn.Module:
         return self.new_student()
 
-    def teacher(self) -> Tutor:
+    def teacher(self) -> TeacherOutputSource:
         self.tutor = super().teacher()
         return self.tutor
 
@@ -102,8 +102,8 @@ def make_finished_study(storage: Path, data_folder: Path) -> Path:
     """The folder of a finished study of five trials, as a search leaves it."""
     store = ArtifactStore(storage / "artifacts")
     config = make_config(storage, data_folder, space="ptq", name="blocks", samples=5, epochs=8)
-    data = open_pack(pack(open_source(config.data, 32, store.root), store).path)
-    run = RunConfig(data=data.path, artifacts=store.root)
+    data = open_pack(pack_dataset(open_source(config.data, 32, store.root), store).path)
+    run = ExecutionConfig(data=data.path, artifacts=store.root)
     records = []
     for trial_id, (recipe, upsampling) in FINISHED.items():
         trial = TrialConfig(

@@ -12,16 +12,16 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from search.journal import open_journal
-from search.objectives import MIOU_AND_SIZE
-from search.record import asked_trials, read_record
-from search.study_file import read_study_file
-from trainables.artifacts import ArtifactStore, find_damage, read_artifact
-from trainables.data.pack import open_pack
-from trainables.data.table import Table, write_table
-from trainables.models.file import ModelCard, deserialize, read_card, serialize
+from search.core.objectives import MIOU_AND_SIZE
+from search.storage.journal import open_journal
+from search.storage.study_file import read_study_file
+from search.storage.trials import asked_trials, read_record
+from trainables.core.artifacts import ArtifactStore, find_damage, read_artifact
+from trainables.data.arrow_table import ArrowTable, write_table
+from trainables.data.packed import open_pack
+from trainables.models.model_file import ModelSpec, deserialize, read_card, serialize
 from trainables.models.unet import UNetConfig
-from trainables.quant.prepare import Lsq
+from trainables.quantization.quantizers.lsq import Lsq
 
 FUZZ = settings(
     max_examples=150,
@@ -68,7 +68,7 @@ def refused_or_read(words: str) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def model_file() -> bytes:
-    card = ModelCard(model=UNetConfig(width=2, depth=1), num_classes=3, quantizer=Lsq())
+    card = ModelSpec(model=UNetConfig(width=2, depth=1), num_classes=3, quantizer=Lsq())
     torch.manual_seed(0)
     return serialize(card.build(), card)
 
@@ -121,7 +121,7 @@ def test_an_altered_table(alter: Callable[[bytes], bytes], tmp_path: Path) -> No
     write_table(path, [chunk, chunk])
     path.write_bytes(alter(path.read_bytes()))
     with refused_or_read(str(path)):
-        table = Table(path)
+        table = ArrowTable(path)
         table.take(range(len(table)))
 
 

@@ -1,53 +1,87 @@
-"""Imports run one way: search -> spaces -> trainables.config -> the parts."""
+"""Imports run downwards: commands -> study -> ... -> core, and search -> spaces -> trainables."""
 
 import ast
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parent.parent
-FILES = [
-    path
+FLOORS = {
+    "search": (
+        ("core",),
+        ("storage",),
+        ("algorithms", "analysis", "deployment"),
+        ("tracking",),
+        ("execution",),
+        ("study",),
+        ("run", "check", "export", "predict"),
+    ),
+    "trainables": (
+        ("core",),
+        ("data", "quantization"),
+        ("models",),
+        ("losses",),
+        ("recipes",),
+        ("config",),
+        ("teachers",),
+        ("training",),
+        ("deploy",),
+        ("train", "cache", "convert", "trainable"),
+    ),
+}
+"""Of each package, its parts from the lowest floor up. No part imports from a floor above."""
+ONLY_IN = {
+    "ray": ("search/execution/", "trainables/trainable.py"),
+    "mlflow": ("search/tracking/",),
+    "matplotlib": ("search/analysis/",),
+    "plotly": ("search/analysis/",),
+    "onnx": ("trainables/deploy/", "search/deployment/"),
+    "onnxruntime": ("trainables/deploy/",),
+    "optuna": ("search/", "spaces/"),
+}
+"""Where a heavy library may be imported."""
+FILES = sorted(
+    path.relative_to(ROOT)
     for package in ("search", "trainables", "spaces")
     for path in (ROOT / package).rglob("*.py")
-]
-ONLY_IN = {
-    "ray": {
-        "trainables/trainable.py",
-        "search/cluster.py",
-        "search/cluster_address.py",
-        "search/scheduler.py",
-        "search/searcher.py",
-    },
-    "mlflow": {"search/tracking.py"},
-}
+)
 
 
-def imported(path: Path) -> set[str]:
-    names = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+def imports(path: Path) -> Iterator[str]:
+    """The dotted names that a file imports."""
+    for node in ast.walk(ast.parse((ROOT / path).read_text())):
         if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
+            yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            names.add(node.module or "")
-    return {name.split(".")[0] for name in names}
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-def test_files_are_found() -> None:
-    assert len(FILES) > 40
+def floor_of(package: str, part: str) -> int:
+    return next(floor for floor, parts in enumerate(FLOORS[package]) if part in parts)
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_imports_follow_the_house_rules(path: Path) -> None:
-    package, name, packages = (
-        path.relative_to(ROOT).parts[0],
-        path.relative_to(ROOT),
-        imported(path),
-    )
-    if package in ("trainables", "spaces"):
-        assert "search" not in packages
-    if package == "trainables":
-        assert not packages & {"optuna", "mlflow", "spaces"}
-    for library, allowed in ONLY_IN.items():
-        if str(name) not in allowed:
-            assert library not in packages
+def test_every_part_has_a_floor() -> None:
+    for package, floors in FLOORS.items():
+        parts = {path.parts[1].removesuffix(".py") for path in FILES if path.parts[0] == package}
+        assert parts - {"__init__"} == {part for floor in floors for part in floor}
+
+
+@pytest.mark.parametrize("path", FILES, ids=str)
+def test_imports_run_downwards(path: Path) -> None:
+    package, part = path.parts[0], path.parts[1].removesuffix(".py")
+    for name in imports(path):
+        target, *rest = name.split(".")
+        if target in FLOORS and target == package and rest and part != "__init__":
+            assert floor_of(package, rest[0]) <= floor_of(package, part), name
+        if package == "trainables":
+            assert target not in ("search", "spaces"), name
+        if package == "spaces":
+            assert target != "search", name
+
+
+@pytest.mark.parametrize("path", FILES, ids=str)
+def test_heavy_libraries_enter_in_one_place(path: Path) -> None:
+    for name in imports(path):
+        if (library := name.split(".")[0]) in ONLY_IN:
+            assert str(path).startswith(ONLY_IN[library]), name

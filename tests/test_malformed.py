@@ -16,10 +16,10 @@ from PIL import Image
 
 from search import check, export, predict, run
 from trainables import cache, train
-from trainables.artifacts import ArtifactStore
 from trainables.config import TrialConfig
-from trainables.data.pack import open_pack, pack
-from trainables.data.prepare import open_source
+from trainables.core.artifacts import ArtifactStore
+from trainables.data.packed import open_pack, pack_dataset
+from trainables.data.registry import open_source
 from trainables.recipes import Supervised
 
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
@@ -498,7 +498,7 @@ def test_what_a_user_would_expect_to_work_does(voc_folder: Path, tmp_path: Path)
     listing.write_bytes(b"\xef\xbb\xbf" + "\r\n".join(names).encode() + b"\r\n\r\n")
     folder = voc_folder.rename(tmp_path / "meine Daten 数据")
     source = open_source(str(folder), 48, tmp_path / "artifacts")
-    packed = open_pack(pack(source, ArtifactStore(tmp_path / "artifacts")).path)
+    packed = open_pack(pack_dataset(source, ArtifactStore(tmp_path / "artifacts")).path)
     assert len(packed.train) == len(names)
     rows = packed.train.take([names.index("turned"), names.index("long")])
     assert (rows["mask"][0] != 255).nonzero().max(0).values.tolist() == [47, 23]

@@ -9,15 +9,15 @@ from factories import make_config
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from search.journal import open_journal, read_journal
-from search.objectives import MIOU_AND_SIZE
+from search.core.objectives import MIOU_AND_SIZE
 from search.run import given_fields, make_parser
-from search.study_file import StudyFile, read_study_file, write_study_file
-from trainables.artifacts import ArtifactStore
-from trainables.command_line import as_path
-from trainables.data.pack import open_pack, pack
-from trainables.data.prepare import open_source
-from trainables.teacher import check_teacher
+from search.storage.journal import open_journal, read_journal
+from search.storage.study_file import StudyFile, read_study_file, write_study_file
+from trainables.core.artifacts import ArtifactStore
+from trainables.core.command_line import as_path
+from trainables.data.packed import open_pack, pack_dataset
+from trainables.data.registry import open_source
+from trainables.training.teacher import check_teacher
 
 NAMES = st.text(
     st.characters(blacklist_characters="/\0", blacklist_categories=("Cs",)), min_size=1, max_size=40
@@ -45,7 +45,7 @@ def test_everything_lies_where_its_path_says(
 
     check_teacher(str(teacher), 5)
     source = open_source(str(folder / "data"), 32, folder)
-    data = open_pack(pack(source, ArtifactStore(folder / "artifacts")).path)
+    data = open_pack(pack_dataset(source, ArtifactStore(folder / "artifacts")).path)
     assert len(data.train) == 64
 
     config = make_config(folder, folder / "data")

@@ -3,17 +3,18 @@
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, model_validator
 
+from trainables.core.command_line import first_problem
+from trainables.core.config_base import FrozenConfig
 from trainables.data.augmentation import Augmentation
-from trainables.frozen import Frozen
 from trainables.models.unet import UNetConfig
-from trainables.quant.allocation import Allocation
-from trainables.quant.prepare import Lsq
+from trainables.quantization.mixed_precision import MixedPrecision
+from trainables.quantization.quantizers.lsq import Lsq
 from trainables.recipes import Distill, Ptq, Qat, QatDistill, Quantized, Recipe
 
 
-class TrialConfig(Frozen):
+class TrialConfig(FrozenConfig):
     """All that determines a trained student, given the data and the teacher."""
 
     student: UNetConfig = UNetConfig()
@@ -49,9 +50,11 @@ class TrialConfig(Frozen):
         )
 
     @property
-    def is_allocated(self) -> bool:
+    def uses_mixed_precision(self) -> bool:
         """Whether its bits are still to be resolved, layer by layer."""
-        return isinstance(self.recipe, Quantized) and isinstance(self.recipe.quantizer, Allocation)
+        return isinstance(self.recipe, Quantized) and isinstance(
+            self.recipe.quantizer, MixedPrecision
+        )
 
     @property
     def start(self) -> "TrialConfig":
@@ -69,7 +72,7 @@ class TrialConfig(Frozen):
         """
         if not isinstance(self.recipe, Quantized):
             return None
-        if isinstance(self.recipe.quantizer, Allocation):
+        if isinstance(self.recipe.quantizer, MixedPrecision):
             raise ValueError(
                 "recipe.quantizer must name bits to train with, but got an allocation, which only "
                 "a study resolves"
@@ -77,7 +80,7 @@ class TrialConfig(Frozen):
         return self.recipe.quantizer
 
 
-class RunConfig(Frozen):
+class ExecutionConfig(FrozenConfig):
     """Where data and artifacts lie and what a trial runs on: given beside it, never sampled."""
 
     data: Path = Field(description="folder of the packed data set")
@@ -94,3 +97,12 @@ class RunConfig(Frozen):
         None, description="once it exists, trainings keep where they stand and leave"
     )
     timeout_s: float | None = Field(None, gt=0, description="without progress, until it has failed")
+
+
+def read_config(path: Path) -> TrialConfig:
+    if not path.is_file():
+        raise ValueError(f"the configuration must exist, but there is no {path}")
+    try:
+        return TrialConfig.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise ValueError(f"{path} is not a valid TrialConfig: {first_problem(error)}") from error

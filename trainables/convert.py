@@ -10,7 +10,9 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from trainables.command_line import Parser, as_path, report
+from trainables.core.command_line import Parser, as_path, report
+from trainables.core.errors import DiskFull
+from trainables.data.base import SPLITS, Split
 from trainables.data.label_formats.export import Export
 from trainables.data.label_formats.found_files import other_files
 from trainables.data.label_formats.mask_values import parse_values
@@ -24,8 +26,6 @@ from trainables.data.label_formats.voc_writer import (
     write_voc,
 )
 from trainables.data.labels import IGNORE
-from trainables.data.source import SPLITS, Split
-from trainables.errors import DiskFull
 
 MOST_SHOWN = 3
 EXAMPLES = f"""SOURCE is one of these, found out by what it holds:

@@ -5,22 +5,20 @@ python -m trainables.train CONFIG.json --data FOLDER --out DIR
 
 import argparse
 import sys
-from pathlib import Path
 from typing import Literal
 
 import torch
-from pydantic import ValidationError
 
-from trainables.artifacts import ArtifactStore
-from trainables.command_line import Parser, as_path, first_problem, report
-from trainables.config import RunConfig, TrialConfig
-from trainables.data.pack import find_pack, open_pack, pack
-from trainables.data.prepare import open_source
-from trainables.defaults import defaults_for
-from trainables.errors import TrialFailed
-from trainables.teacher import check_teacher, prepare_teacher
-from trainables.teacher_outputs import Form, foresee, keep_outputs
-from trainables.trial import Trial, save
+from trainables.config import ExecutionConfig, read_config
+from trainables.core.artifacts import ArtifactStore
+from trainables.core.command_line import Parser, as_path, report
+from trainables.core.errors import TrialFailed
+from trainables.data.packed import find_pack, open_pack, pack_dataset
+from trainables.data.registry import open_source
+from trainables.teachers.output_cache import Form, cache_outputs, predict_footprint
+from trainables.training.defaults import defaults_for
+from trainables.training.teacher import check_teacher, prepare_teacher
+from trainables.training.trial import Trial, save
 
 CHECKPOINTS = ".checkpoints"
 """In the folder of a training that was killed."""
@@ -104,12 +102,12 @@ def run(arguments: argparse.Namespace) -> None:
     if config.needs_teacher:
         check_teacher(arguments.teacher, len(source.class_names))
     found = find_pack(source, store)
-    data = found or pack(source, store)
+    data = found or pack_dataset(source, store)
     packed = open_pack(data.path)
     print(f"data: {packed}, {'found' if found else 'packed'} in {data.path}", flush=True)
     for note in source.notes if packed.notes is None else packed.notes:
         print(f"note: {note}", flush=True)
-    setting = RunConfig(
+    setting = ExecutionConfig(
         data=data.path,
         artifacts=store.root,
         num_threads=arguments.threads,
@@ -117,30 +115,24 @@ def run(arguments: argparse.Namespace) -> None:
         checkpoint_every_s=arguments.checkpoint_every,
     )
     if config.needs_teacher:
-        teacher = prepare_teacher(setting, arguments.teacher, defaults.own_teacher())
+        teacher = prepare_teacher(setting, arguments.teacher, defaults.default_teacher_config())
         print(f"teacher: {teacher.note}, mIoU {teacher.miou:.4f}", flush=True)
         setting = setting.replace(teacher=teacher.file)
         form: Form | Literal["live"] = arguments.teacher_outputs
         if form != "live":
-            print(f"teacher outputs: {foresee(setting, form, config.augmentation)}", flush=True)
-            kept = keep_outputs(setting, form, config.augmentation)
+            print(
+                f"teacher outputs: {predict_footprint(setting, form, config.augmentation)}",
+                flush=True,
+            )
+            kept = cache_outputs(setting, form, config.augmentation)
             setting = setting.replace(teacher_outputs=kept)
     arguments.out.mkdir(parents=True, exist_ok=True)
     trial = Trial(config, setting, arguments.out / CHECKPOINTS)
     for metrics in save(trial, arguments.out):
         losses = ", ".join(f"{name} {value:.4f}" for name, value in metrics.losses.items())
         print(f"epoch {metrics.epoch}: mIoU {metrics.miou:.4f}, {losses}", flush=True)
-    trial.keeper.clear()
+    trial.checkpoint_manager.clear()
     print(f"{arguments.out}: mIoU {metrics.miou:.4f}, {metrics.size_bytes} bytes")
-
-
-def read_config(path: Path) -> TrialConfig:
-    if not path.is_file():
-        raise ValueError(f"the configuration must exist, but there is no {path}")
-    try:
-        return TrialConfig.model_validate_json(path.read_bytes())
-    except ValidationError as error:
-        raise ValueError(f"{path} is not a valid TrialConfig: {first_problem(error)}") from error
 
 
 if __name__ == "__main__":

@@ -9,13 +9,13 @@ from typing import Any
 
 from ray import tune
 
-from trainables.checkpoint import leave
-from trainables.config import RunConfig, TrialConfig
-from trainables.errors import DiskFull, Interrupted, TrialFailed
-from trainables.files import replace_file
-from trainables.metrics import Metrics
-from trainables.trial import Trial, give_memory_back, save
-from trainables.watchdog import die
+from trainables.config import ExecutionConfig, TrialConfig
+from trainables.core.errors import DiskFull, Interrupted, TrialFailed
+from trainables.core.files import replace_file
+from trainables.core.liveness import die
+from trainables.core.metrics import Metrics
+from trainables.training.checkpoints import stop_requested
+from trainables.training.trial import Trial, release_memory, save
 
 METRICS, EPOCH = "metrics", "epoch"
 """Keys of a result: the epoch's Metrics as JSON, and which epoch."""
@@ -39,7 +39,7 @@ class StudentTrainable(tune.Trainable):
         self.epochs: Iterator[Metrics] | None = None
         self.healthy = True
         if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, lambda *_: leave.set())
+            signal.signal(signal.SIGTERM, lambda *_: stop_requested.set())
 
     def step(self) -> dict[str, Any]:
         try:
@@ -60,9 +60,9 @@ class StudentTrainable(tune.Trainable):
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         self.epochs = None
-        give_memory_back()
+        release_memory()
         # After an unforeseen error a device may be beyond use; who was asked to leave goes
-        return self.healthy and not leave.is_set()
+        return self.healthy and not stop_requested.is_set()
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         pass  # a training keeps its own, between any two steps
@@ -79,5 +79,5 @@ def start(config: dict[str, Any]) -> Iterator[Metrics]:
         die(reason)
 
     trial = TrialConfig.model_validate(config["trial"])
-    run = RunConfig.model_validate(config["run"])
+    run = ExecutionConfig.model_validate(config["run"])
     return save(Trial(trial, run, checkpoints, on_hang), Path(config["out"]))

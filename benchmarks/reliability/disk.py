@@ -14,21 +14,22 @@ from pathlib import Path
 import torch
 
 from benchmarks.timing import describe_machine, markdown
-from search.drawing import configure
-from search.litter import CHECKPOINTS, MODELS, Litter
-from search.objectives import MIOU_AND_SIZE
-from search.record import Record, trial_name
+from search.algorithms.candidates import sample_config
+from search.core.objectives import MIOU_AND_SIZE
+from search.core.record import Record
+from search.storage.cleanup import CHECKPOINTS, MODELS, ArtifactCleanup
+from search.storage.trials import trial_name
 from spaces import load_space
-from trainables.artifacts import ArtifactStore
-from trainables.checkpoint import NUM_KEPT
-from trainables.config import RunConfig, TrialConfig
-from trainables.data.pack import pack
-from trainables.data.prepare import ShapesSource
+from trainables.config import ExecutionConfig, TrialConfig
+from trainables.core.artifacts import ArtifactStore
+from trainables.core.metrics import Metrics
+from trainables.data.packed import pack_dataset
+from trainables.data.registry import ShapesSource
 from trainables.data.shapes import CLASS_NAMES
-from trainables.metrics import Metrics
 from trainables.recipes import Supervised
-from trainables.size import count_params, predict_size_bytes
-from trainables.trial import Trial
+from trainables.training.checkpoints import NUM_KEPT
+from trainables.training.cost import count_params, predict_size_bytes
+from trainables.training.trial import Trial
 
 COUNTS = (10, 100, 1000, 10000)
 PARALLEL = 4
@@ -50,8 +51,8 @@ def measure() -> float:
     """Bytes of a checkpoint for each weight of its student."""
     with tempfile.TemporaryDirectory() as folder:
         store = ArtifactStore(Path(folder))
-        data = pack(ShapesSource(32, num_train=16, num_val=8), store)
-        run = RunConfig(data=data.path, artifacts=store.root, checkpoint_every_s=0)
+        data = pack_dataset(ShapesSource(32, num_train=16, num_val=8), store)
+        run = ExecutionConfig(data=data.path, artifacts=store.root, checkpoint_every_s=0)
         config = TrialConfig(recipe=Supervised(), num_epochs=2)
         next(iter(Trial(config, run, Path(folder) / "kept")))
         size = next((Path(folder) / "kept").iterdir()).stat().st_size
@@ -61,11 +62,11 @@ def measure() -> float:
 def simulate(count: int, bytes_per_param: float, folder: Path) -> Iterator[float]:
     """Members of the front, then bytes: the most at once, at the end, and all that was written."""
     chance = random.Random(count)
-    litter = Litter(folder, MIOU_AND_SIZE, [])
+    litter = ArtifactCleanup(folder, MIOU_AND_SIZE, [])
     running: list[Record] = []
     most = written = 0.0
     for number in range(count):
-        config, _ = configure(load_space("qkd").space, {}, seed=number)
+        config, _ = sample_config(load_space("qkd").space, {}, seed=number)
         size = predict_size_bytes(config, CLASSES)
         weights = count_params(config.student, CLASSES)
         name = trial_name(number)

@@ -13,10 +13,10 @@ from pathlib import Path
 
 from optuna.trial import FrozenTrial, TrialState
 
-from search.journal import JOURNAL, read_journal
-from search.litter import CHECKPOINTS
-from search.record import trial_name
-from search.study_file import STUDY_FILE
+from search.storage.cleanup import CHECKPOINTS
+from search.storage.journal import JOURNAL, read_journal
+from search.storage.study_file import STUDY_FILE
+from search.storage.trials import trial_name
 
 RANDOM = "any moment"
 POLL_S = 0.001

@@ -12,8 +12,8 @@ import numpy as np
 import optuna
 
 from benchmarks.search_efficiency.table import Curve, Floats, Point, Table
-from search.budget import Costs
-from search.drawing import Drawn
+from search.algorithms.candidates import SamplingTrial
+from search.core.constraints import Costs
 from trainables.config import TrialConfig
 from trainables.recipes import Supervised
 
@@ -39,11 +39,13 @@ def park(x: Floats, s: Floats) -> tuple[Floats, Floats]:
     """The same for `x` (N,4)."""
     a, b = 1 - 2 * (x[:, 0] - 0.6) ** 2, x[:, 1]
     c, d = 1 - 3 * (x[:, 2] - 0.5) ** 2, 1 - (x[:, 3] - 0.8) ** 2
-    gain, loss = 0.9 + 0.1 * s, 0.1 * (1 - s)
+    acquisition_value, loss = 0.9 + 0.1 * s, 0.1 * (1 - s)
     first = (a + 0.001 * (1 - s)) / 2 * np.sqrt(1 + (b + c**2) * d / (a**2 + 1e-4))
     second = (a + 3 * d) * np.exp(1 + np.sin(c))
-    other = 5 - 2 / 3 * np.exp(a + b) + d * np.sin(c) * gain - c + loss
-    return gain * (first + second - loss) / 22 - 0.8, gain * other / 4 - 0.7
+    other = 5 - 2 / 3 * np.exp(a + b) + d * np.sin(c) * acquisition_value - c + loss
+    return acquisition_value * (
+        first + second - loss
+    ) / 22 - 0.8, acquisition_value * other / 4 - 0.7
 
 
 PROBLEMS: dict[str, tuple[int, Callable[[Floats, Floats], tuple[Floats, Floats]]]] = {
@@ -65,7 +67,9 @@ def make_table(name: str) -> Table:
     values = np.array([problem(x, np.full(len(x), fidelity)) for fidelity in fidelities])
     points, curves = [], []
     for number, place in enumerate(x):
-        drawn = Drawn({f"x{axis}": float(value) for axis, value in enumerate(place)}, random)
+        drawn = SamplingTrial(
+            {f"x{axis}": float(value) for axis, value in enumerate(place)}, random
+        )
         space(drawn)  # type: ignore[arg-type]
         points.append(Point(drawn.params, drawn.distributions))
         first, second = (1 + values[:, 0, number].clip(-1, 1)) / 2, values[-1, 1, number]

@@ -14,16 +14,16 @@ from ray.tune.search.optuna import OptunaSearch
 
 from benchmarks.search_efficiency.simulate import Method
 from benchmarks.search_efficiency.table import Curve, Table
-from search.budget import Budget
-from search.halving import DOUBT
-from search.memory import Memory
-from search.objectives import MIOU_AND_SIZE
-from search.observation import Observation, final_mious
-from search.sampler import SamplerName, make_seed
-from search.scheduler import ParetoHalving
-from search.searcher import OptunaSearcher
-from trainables.config import RunConfig, TrialConfig
-from trainables.metrics import Metrics
+from search.algorithms.observations import Observation, TrialHistory, final_mious
+from search.algorithms.proposer import make_seed
+from search.algorithms.successive_halving import CONFIDENCE_WIDTH
+from search.core.config import SamplerName
+from search.core.constraints import Budget
+from search.core.objectives import MIOU_AND_SIZE
+from search.execution.scheduler import ParetoHalving
+from search.execution.searcher import OptunaSearcher
+from trainables.config import ExecutionConfig, TrialConfig
+from trainables.core.metrics import Metrics
 from trainables.trainable import FAILURE, METRICS
 
 DIRECTIONS = [objective.direction for objective in MIOU_AND_SIZE]
@@ -42,14 +42,14 @@ class Ours:
         table: Table,
         seed: int,
         sampler: SamplerName,
-        doubt: float | None,
+        confidence_width: float | None,
         priors: bool,
         num_earlier: int = 0,
     ) -> None:
         self.table = table
         self.taken: set[int] = set()
         study = optuna.create_study(directions=DIRECTIONS)
-        for settings in table.known_settings if priors else ():
+        for settings in table.points_to_evaluate if priors else ():
             study.enqueue_trial(dict(settings))
         by_digest = {curve.config.digest(): curve.costs for curve in table.curves}
         self.rows = {curve.config.digest(): row for row, curve in enumerate(table.curves)}
@@ -58,26 +58,26 @@ class Ours:
             space=self.space,
             complete=lambda config: config,
             objectives=MIOU_AND_SIZE,
-            foresee=lambda config: by_digest[config.digest()],
-            memory=Memory(MIOU_AND_SIZE, lambda config: by_digest[config.digest()]),
+            predict_cost=lambda config: by_digest[config.digest()],
+            history=TrialHistory(MIOU_AND_SIZE, lambda config: by_digest[config.digest()]),
             budget=Budget(),
-            run=RunConfig(data=Path("data"), artifacts=Path("artifacts")),
+            run=ExecutionConfig(data=Path("data"), artifacts=Path("artifacts")),
             folder=Path("."),
             num_trials=10**9,
             sampler=sampler,
             seed=seed,
-            earlier=earlier_study(table, num_earlier, seed),
+            warm_start_observations=earlier_study(table, num_earlier, seed),
         )
         self.scheduler = (
             ParetoHalving(
-                self.searcher.losses,
+                self.searcher.minimized_values,
                 table.num_epochs,
                 reduction=REDUCTION,
-                doubt=doubt,
-                keep=self.searcher.keep_arrival,
+                confidence_width=confidence_width,
+                keep=self.searcher.record_decision,
                 name_of=self.searcher.name_of,
             )
-            if doubt is not None
+            if confidence_width is not None
             else None
         )
 
@@ -116,11 +116,11 @@ class ExtrapolatingTpe(Ours):
     """Halving, and TPE that sees stopped trials with the mIoU they would have ended with."""
 
     def __init__(self, table: Table, seed: int) -> None:
-        super().__init__(table, seed, "random", DOUBT, priors=False)
+        super().__init__(table, seed, "random", CONFIDENCE_WIDTH, priors=False)
         self.seed = seed
 
     def suggest(self, job: str, taken: set[int]) -> int | None:
-        known = self.searcher.memory.known()
+        known = self.searcher.history.all_observations()
         shadow = optuna.create_study(
             directions=DIRECTIONS, sampler=tpe(make_seed(self.seed, len(taken)))
         )
@@ -299,16 +299,22 @@ METHODS: dict[str, Callable[[Table, int], Method]] = {
     "Optuna NSGA-II": lambda table, seed: PlainOptuna(table, NSGAIISampler(seed=seed)),
     "Tune OptunaSearch + ASHA": TuneOptunaAsha,
     "Syne Tune MO-ASHA": SyneTuneMoasha,
-    "halving alone": lambda table, seed: Ours(table, seed, "random", DOUBT, priors=False),
+    "halving alone": lambda table, seed: Ours(
+        table, seed, "random", CONFIDENCE_WIDTH, priors=False
+    ),
     "doubt 0 alone": lambda table, seed: Ours(table, seed, "random", 0, priors=False),
     "sampler alone": lambda table, seed: Ours(table, seed, "ehvi", None, priors=False),
     "priors alone": lambda table, seed: Ours(table, seed, "random", None, priors=True),
     "sampler + priors": lambda table, seed: Ours(table, seed, "ehvi", None, priors=True),
-    "halving + TPE": lambda table, seed: Ours(table, seed, "tpe", DOUBT, priors=False),
+    "halving + TPE": lambda table, seed: Ours(table, seed, "tpe", CONFIDENCE_WIDTH, priors=False),
     "halving + extrapolating TPE": ExtrapolatingTpe,
-    "halving + sampler": lambda table, seed: Ours(table, seed, "ehvi", DOUBT, priors=False),
+    "halving + sampler": lambda table, seed: Ours(
+        table, seed, "ehvi", CONFIDENCE_WIDTH, priors=False
+    ),
     "doubt 0 + sampler": lambda table, seed: Ours(table, seed, "ehvi", 0, priors=False),
     "doubt 2 + sampler": lambda table, seed: Ours(table, seed, "ehvi", 2, priors=False),
-    "warm start": lambda table, seed: Ours(table, seed, "ehvi", DOUBT, False, num_earlier=30),
-    "all (default)": lambda table, seed: Ours(table, seed, "ehvi", DOUBT, priors=True),
+    "warm start": lambda table, seed: Ours(
+        table, seed, "ehvi", CONFIDENCE_WIDTH, False, num_earlier=30
+    ),
+    "all (default)": lambda table, seed: Ours(table, seed, "ehvi", CONFIDENCE_WIDTH, priors=True),
 }

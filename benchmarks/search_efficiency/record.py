@@ -17,18 +17,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from search.drawing import configure
+from search.algorithms.candidates import sample_config
 from spaces import load_space
-from trainables.artifacts import ArtifactStore
-from trainables.config import RunConfig, TrialConfig
-from trainables.data.pack import pack
-from trainables.data.prepare import open_source
-from trainables.defaults import Defaults, defaults_for
-from trainables.errors import TrialFailed
-from trainables.frozen import Leaf
-from trainables.teacher import prepare_teacher
-from trainables.teacher_outputs import keep_outputs
-from trainables.trial import Trial
+from trainables.config import ExecutionConfig, TrialConfig
+from trainables.core.artifacts import ArtifactStore
+from trainables.core.config_base import Leaf
+from trainables.core.errors import TrialFailed
+from trainables.data.packed import pack_dataset
+from trainables.data.registry import open_source
+from trainables.teachers.output_cache import cache_outputs
+from trainables.training.defaults import Defaults, defaults_for
+from trainables.training.teacher import prepare_teacher
+from trainables.training.trial import Trial
 
 Row = dict[str, Leaf | list[float]]
 
@@ -38,13 +38,13 @@ def main() -> None:
     torch.set_num_threads(os.cpu_count() or 1)
     defaults = defaults_for(arguments.data, arguments.device)
     store = ArtifactStore(arguments.storage)
-    data = pack(open_source(arguments.data, arguments.image_size, store.root), store)
-    run = RunConfig(data=data.path, artifacts=store.root, device=arguments.device)
+    data = pack_dataset(open_source(arguments.data, arguments.image_size, store.root), store)
+    run = ExecutionConfig(data=data.path, artifacts=store.root, device=arguments.device)
     run = run.replace(num_threads=os.cpu_count() or 1)
-    teacher = prepare_teacher(run, arguments.teacher, defaults.own_teacher())
+    teacher = prepare_teacher(run, arguments.teacher, defaults.default_teacher_config())
     print(f"teacher: {teacher.note}, mIoU {100 * teacher.miou:.1f} %", flush=True)
     run = run.replace(teacher=teacher.file)
-    kept = keep_outputs(run, "maps", defaults.augmentation)
+    kept = cache_outputs(run, "maps", defaults.augmentation)
     run = run.replace(teacher_outputs=kept, num_threads=1)
     drawn = [
         draw(arguments.space, number, arguments.epochs, defaults)
@@ -92,11 +92,13 @@ def draw(
     space: str, number: int, epochs: int, defaults: Defaults
 ) -> tuple[TrialConfig, dict[str, Leaf]]:
     """One configuration as a study would complete it, and its sampled parameters."""
-    config, trial = configure(load_space(space).space, {}, seed=number)
+    config, trial = sample_config(load_space(space).space, {}, seed=number)
     return defaults.complete(config, epochs, seed=0), trial.params
 
 
-def train_one(number: int, config: TrialConfig, params: dict[str, Leaf], run: RunConfig) -> Row:
+def train_one(
+    number: int, config: TrialConfig, params: dict[str, Leaf], run: ExecutionConfig
+) -> Row:
     """The curve of one configuration; `failure` says why it has no end."""
     curve, failure, last = [], "", None
     try:

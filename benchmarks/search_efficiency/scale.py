@@ -20,20 +20,21 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
 from benchmarks.timing import describe_machine, markdown
-from search.budget import Budget, Costs
-from search.delivery import Delivery
-from search.drawing import configure
-from search.memory import Memory
-from search.objectives import MIOU_AND_SIZE
-from search.record import CONFIG, PREDICTED_SIZE, RAY_ID, RUNGS, metrics_key
-from search.scheduler import ParetoHalving
-from search.searcher import OptunaSearcher
-from search.tracking import Tracking, check_tracking
+from search.algorithms.candidates import sample_config
+from search.algorithms.observations import TrialHistory
+from search.core.constraints import Budget, Costs
+from search.core.objectives import MIOU_AND_SIZE
+from search.core.record import PREDICTED_SIZE
+from search.execution.scheduler import ParetoHalving
+from search.execution.searcher import OptunaSearcher
+from search.storage.trials import CONFIG, RAY_ID, RUNGS, metrics_key
+from search.tracking.callbacks import AsyncCallback
+from search.tracking.mlflow import MlflowTracker, check_tracking
 from spaces import load_space
-from trainables.config import RunConfig, TrialConfig
-from trainables.metrics import Metrics
-from trainables.size import count_macs, predict_size_bytes
+from trainables.config import ExecutionConfig, TrialConfig
+from trainables.core.metrics import Metrics
 from trainables.trainable import METRICS as RESULT
+from trainables.training.cost import count_macs, predict_size_bytes
 
 SPACE = load_space("qkd").space
 COUNTS = (100, 1000, 10_000)
@@ -71,36 +72,36 @@ def open_study(folder: Path) -> optuna.Study:
     return optuna.create_study(storage=storage, study_name="scale", directions=directions)
 
 
-def foresee(config: TrialConfig) -> Costs:
+def predict_cost(config: TrialConfig) -> Costs:
     return Costs(
         size_bytes=predict_size_bytes(config, 11), macs=count_macs(config.student, 11, 120, 160)
     )
 
 
-def make_searcher(study: optuna.Study, observers: list[Delivery]) -> OptunaSearcher:
+def make_searcher(study: optuna.Study, callbacks: list[AsyncCallback]) -> OptunaSearcher:
     return OptunaSearcher(
         study=study,
         space=SPACE,
         complete=lambda config: config.replace(num_epochs=NUM_EPOCHS),
         objectives=MIOU_AND_SIZE,
-        foresee=foresee,
-        memory=Memory(MIOU_AND_SIZE, foresee),
+        predict_cost=predict_cost,
+        history=TrialHistory(MIOU_AND_SIZE, predict_cost),
         budget=Budget(),
-        run=RunConfig(data=Path("data"), artifacts=Path("artifacts")),
+        run=ExecutionConfig(data=Path("data"), artifacts=Path("artifacts")),
         folder=Path("."),
         num_trials=10**9,
         sampler="ehvi",
         seed=0,
-        observers=observers,
+        callbacks=callbacks,
     )
 
 
 def finished(count: int) -> Iterator[optuna.trial.FrozenTrial]:
     """Trials as a study leaves them; one in three has come to its end."""
     for number in range(count):
-        config, drawn = configure(SPACE, {}, number)
+        config, drawn = sample_config(SPACE, {}, number)
         config = config.replace(num_epochs=NUM_EPOCHS)
-        size = foresee(config).size_bytes
+        size = predict_cost(config).size_bytes
         done = number % 3 == 0
         metrics = report(config, NUM_EPOCHS if done else 1)
         yield optuna.trial.create_trial(
@@ -120,7 +121,7 @@ def finished(count: int) -> Iterator[optuna.trial.FrozenTrial]:
 
 def report(config: TrialConfig, epoch: int) -> Metrics:
     """Metrics of a training that knows no noise."""
-    size = foresee(config).size_bytes
+    size = predict_cost(config).size_bytes
     miou = min(0.9, 0.1 + 0.02 * config.student.width + 40 * (config.learning_rate or 0))
     return Metrics(
         epoch=epoch,
@@ -143,16 +144,16 @@ def drive(workers: int) -> list[object]:
         folder = Path(name)
         uri = f"sqlite:///{folder / 'mlflow.db'}"
         check_tracking(uri, folder)
-        tracking = Tracking(uri, "scale", "scale", "0", folder, {})
+        tracking = MlflowTracker(uri, "scale", "scale", "0", folder, {})
         asking = reporting = 0.0
         results = 0
         begin = time.perf_counter()
-        delivery = Delivery(tracking)
+        delivery = AsyncCallback(tracking)
         searcher = make_searcher(open_study(folder), [delivery])
         scheduler = ParetoHalving(
-            searcher.losses,
+            searcher.minimized_values,
             NUM_EPOCHS,
-            keep=searcher.keep_arrival,
+            keep=searcher.record_decision,
             name_of=searcher.name_of,
         )
         running: dict[str, tuple[TrialConfig, int]] = {}
@@ -172,9 +173,9 @@ def drive(workers: int) -> list[object]:
                 }
                 results += 1
                 start = time.perf_counter()
-                goes_on = tell(searcher, scheduler, job, epoch, result)
+                promoted = tell(searcher, scheduler, job, epoch, result)
                 reporting += time.perf_counter() - start
-                if goes_on:
+                if promoted:
                     running[job] = config, epoch + 1
                 else:
                     del running[job]

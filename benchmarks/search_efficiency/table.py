@@ -11,10 +11,10 @@ import optuna
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from search.budget import Costs
-from search.drawing import Distributions, Params, configure, place_of
-from search.front import BEYOND
-from spaces import Settings, load_space
+from search.algorithms.candidates import Distributions, Params, sample_config, to_unit
+from search.core.constraints import Costs
+from search.core.pareto import REFERENCE_MARGIN
+from spaces import PointsToEvaluate, load_space
 from trainables.config import TrialConfig
 
 Floats = NDArray[np.float64]
@@ -61,11 +61,11 @@ class Table:
         points: Sequence[Point],
         curves: Sequence[Curve],
         costly: Collection[str] = (),
-        known_settings: Settings = (),
+        points_to_evaluate: PointsToEvaluate = (),
         floor: float = 0.0,
     ) -> None:
         self.floor = floor
-        self.space, self.curves, self.known_settings = space, list(curves), known_settings
+        self.space, self.curves, self.points_to_evaluate = space, list(curves), points_to_evaluate
         self.points = points
         self.distributions = points[0].distributions
         self.num_epochs = max(len(curve.miou) for curve in curves)
@@ -77,7 +77,7 @@ class Table:
         self.best = self.hypervolume([self.point(curve) for curve in self.finished])
 
     def place(self, params: Params) -> Floats:
-        return np.array([place_of(params[name], d) for name, d in self.distributions.items()])
+        return np.array([to_unit(params[name], d) for name, d in self.distributions.items()])
 
     def nearest(self, params: Params, taken: set[int]) -> int:
         """The recorded point next to `params` that is not taken."""
@@ -104,7 +104,7 @@ class Table:
         inside = [point for point in points if point[1] <= largest]
         if not inside:
             return 0.0
-        beyond = BEYOND if largest == 1 else largest
+        beyond = REFERENCE_MARGIN if largest == 1 else largest
         return float(moocore.hypervolume(np.array(inside), ref=[-self.floor, beyond]))
 
 
@@ -112,7 +112,7 @@ def read_table(path: Path, space: str = "qkd") -> Table:
     """What `record` wrote."""
     rows = pq.read_table(path).to_pylist()
     named = load_space(space)
-    drawn = [configure(named.space, row) for row in rows]
+    drawn = [sample_config(named.space, row) for row in rows]
     num_epochs = max(len(row["miou"]) for row in rows)
     curves = [
         Curve(
@@ -130,4 +130,4 @@ def read_table(path: Path, space: str = "qkd") -> Table:
         for (_, each), row in zip(drawn, rows, strict=True)
         if row["miou"]
     ]
-    return Table(named.space, points, curves, COSTLY, named.known_settings)
+    return Table(named.space, points, curves, COSTLY, named.points_to_evaluate)

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from search.core.config import StudyConfig
 from search.run import main
-from search.study_config import StudyConfig
-from search.study_file import StudyFile, lock_study, read_study_file, write_study_file
+from search.storage.study_file import StudyFile, lock_study, read_study_file, write_study_file
 from spaces import space_names
 
 
@@ -222,7 +222,7 @@ def test_a_study_is_not_run_twice_at_once(known_study: Path) -> None:
     config = read_study_file(known_study / "known").config
     code = (
         "import sys; from pathlib import Path; "
-        "from search.study_file import lock_study, read_study_file; "
+        "from search.storage.study_file import lock_study, read_study_file; "
         "lock = lock_study(read_study_file(Path(sys.argv[1])).config); "
         "print('locked', flush=True); sys.stdin.read()"
     )

@@ -19,9 +19,10 @@ from factories import FINISHED
 from PIL import Image
 
 from search import export, predict
-from search.model_card import ExportCard
-from search.report import write_tables
-from search.study_file import read_study_file, write_study_file
+from search.analysis.tables import write_tables
+from search.storage.study_file import read_study_file, write_study_file
+from trainables.data.labels import voc_palette
+from trainables.deploy.model_card import ModelCard
 
 
 def answer(capsys: pytest.CaptureFixture[str], status: int, *argv: object) -> str:
@@ -40,7 +41,7 @@ def test_every_point_is_exported_and_does_what_was_measured(
     form: str, study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     printed = answer(capsys, 0, study, "--all", "--format", form, "--out", tmp_path)
-    cards = [ExportCard.model_validate_json(path.read_bytes()) for path in tmp_path.glob("*.json")]
+    cards = [ModelCard.model_validate_json(path.read_bytes()) for path in tmp_path.glob("*.json")]
     assert len(cards) == len(FINISHED)
     for card in cards:
         path = tmp_path / card.file
@@ -233,14 +234,14 @@ def test_a_small_difference_from_what_was_measured_is_told_by_the_card(
 ) -> None:
     answer(capsys, 0, misjudged, "--trial", trial, "--out", tmp_path)
     (path,) = tmp_path.glob("*.json")
-    card = ExportCard.model_validate_json(path.read_bytes())
+    card = ModelCard.model_validate_json(path.read_bytes())
     assert card.searched_miou - card.miou == pytest.approx(MISJUDGED[trial])
 
 
 def test_without_onnx_runtime_its_extra_is_named(
     study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("trainables.extras.has_onnx", lambda: False)
+    monkeypatch.setattr("trainables.core.optional_dependencies.has_onnx", lambda: False)
     line = answer(capsys, 2, study, "--format", "onnx", "--out", tmp_path)
     assert "pip install 'paretoseg[onnx]'" in line
 
@@ -283,7 +284,7 @@ def test_an_overlay_is_the_image_under_the_colour_of_its_class(
 
 
 def test_palette_is_that_of_voc() -> None:
-    colors = predict.voc_palette()
+    colors = voc_palette()
     assert colors[[0, 1, 2, 15, 20, 255]].tolist() == [
         [0, 0, 0],
         [128, 0, 0],

@@ -23,9 +23,9 @@ import pytest
 
 from benchmarks.reliability.moments import newest
 from search import check
-from search.check import violations
-from search.cluster import MAX_RETRIES
-from search.study_file import read_study_file
+from search.execution.tuning import MAX_RETRIES
+from search.storage.study_file import read_study_file
+from search.study.verification import violations
 
 pytestmark = pytest.mark.slow
 

@@ -5,7 +5,7 @@ import pytest
 
 from spaces import load_space, space_names
 from trainables.config import TrialConfig
-from trainables.size import predict_size_bytes
+from trainables.training.cost import predict_size_bytes
 
 
 def test_the_spaces_are_found() -> None:
@@ -21,7 +21,7 @@ def test_a_space_samples_valid_configurations(name: str) -> None:
         trial = study.ask()
         config = named.space(trial)
         assert TrialConfig.model_validate_json(config.model_dump_json()) == config
-        leaves = config.leaves()
+        leaves = config.flatten()
         assert trial.params
         assert {name: leaves[name] for name in trial.params} == trial.params
         digests.add(config.digest())
@@ -33,13 +33,13 @@ def test_a_space_samples_valid_configurations(name: str) -> None:
 def test_known_settings_are_inside_the_space_and_tried_first(name: str) -> None:
     named = load_space(name)
     assert named.description
-    assert named.known_settings
+    assert named.points_to_evaluate
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
-    for settings in named.known_settings:
+    for settings in named.points_to_evaluate:
         study.enqueue_trial(dict(settings))
-    for settings in named.known_settings:
+    for settings in named.points_to_evaluate:
         trial = study.ask()
-        leaves = named.space(trial).leaves()
+        leaves = named.space(trial).flatten()
         assert {name: leaves[name] for name in settings} == dict(settings)
 
 
@@ -65,7 +65,7 @@ def test_qkd_explores_all_that_it_promises() -> None:
 def test_known_sizes_differ() -> None:
     named, sizes = load_space("qkd"), []
     study = optuna.create_study()
-    for settings in named.known_settings:
+    for settings in named.points_to_evaluate:
         study.enqueue_trial(dict(settings))
         sizes.append(predict_size_bytes(named.space(study.ask()), 21))
     assert sizes == sorted(sizes, reverse=True)

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from trainables.artifacts import ArtifactStore, lock_file
 from trainables.cache import main
 from trainables.config import TrialConfig
+from trainables.core.artifacts import ArtifactStore, lock_file
 from trainables.recipes import Supervised
 
 

@@ -8,7 +8,8 @@ from pydantic import ValidationError
 
 from trainables.config import TrialConfig
 from trainables.models.unet import UNetConfig
-from trainables.quant.prepare import LayerBits, Lsq
+from trainables.quantization.bits import LayerBits
+from trainables.quantization.quantizers.lsq import Lsq
 from trainables.recipes import Distill, Qat, QatDistill, Recipe, Supervised
 
 STORED = Path(__file__).with_name("trial_configs.json")
@@ -40,7 +41,7 @@ def test_digest_names_the_content() -> None:
 
 def test_leaves_are_dotted_paths() -> None:
     layers = {"classifier": LayerBits(weight_bits=5, activation_bits=8)}
-    leaves = TrialConfig(recipe=Qat(quantizer=Lsq(layers=layers))).leaves()
+    leaves = TrialConfig(recipe=Qat(quantizer=Lsq(layers=layers))).flatten()
     assert leaves["recipe.name"] == "qat"
     assert leaves["recipe.optimizer.learning_rate"] == 1e-3
     assert leaves["recipe.quantizer.layers.classifier.weight_bits"] == 5

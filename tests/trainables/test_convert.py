@@ -14,8 +14,8 @@ import pytest
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from trainables import extras
 from trainables.convert import main
+from trainables.core import optional_dependencies as extras
 from trainables.data.label_formats import voc_writer
 from trainables.data.label_formats.coco_drawing import unpack
 from trainables.data.labels import voc_palette

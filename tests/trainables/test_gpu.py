@@ -5,19 +5,19 @@ from pathlib import Path
 import pytest
 import torch
 
-from trainables.config import RunConfig, TrialConfig
+from trainables.config import ExecutionConfig, TrialConfig
 from trainables.data import loader
 from trainables.data.augmentation import Augmentation
 from trainables.losses import DistillationLosses
 from trainables.losses.cross_entropy import cross_entropy
 from trainables.losses.pairwise import Pairwise
-from trainables.models.outputs import forward_features
+from trainables.models.base import forward_features
 from trainables.models.unet import UNetConfig
-from trainables.quant import fused
+from trainables.quantization.quantizers import lsq_kernels as fused
 from trainables.recipes import Distill, Qat, QatDistill, Recipe, Supervised
-from trainables.recipes.optimization import AdamW, Stepper
-from trainables.teacher_outputs import keep_outputs
-from trainables.trial import Trial
+from trainables.recipes.optimization import AdamW, OptimizerLoop
+from trainables.teachers.output_cache import cache_outputs
+from trainables.training.trial import Trial
 
 START = Supervised(optimizer=AdamW(learning_rate=1e-2))
 RECIPES: list[Recipe] = [
@@ -49,7 +49,7 @@ def test_a_recipe_runs_on_a_gpu(
     recipe: Recipe,
     form: str,
     resident: bool,
-    blocks_run: RunConfig,
+    blocks_run: ExecutionConfig,
     teacher_file: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -58,23 +58,23 @@ def test_a_recipe_runs_on_a_gpu(
     augmentation = AUGMENTATIONS[resident]
     run = blocks_run.replace(teacher=teacher_file, device="cuda")
     if form != "live":
-        run = run.replace(teacher_outputs=keep_outputs(run, form, augmentation))  # type: ignore[arg-type]
+        run = run.replace(teacher_outputs=cache_outputs(run, form, augmentation))  # type: ignore[arg-type]
     last = list(Trial(config(recipe, augmentation), run))[-1]
     assert last.size_bytes == last.predicted_size_bytes
 
 
 @pytest.mark.parametrize("augmentation", AUGMENTATIONS, ids=["flips", "all"])
 def test_a_step_does_not_wait_for_the_device(
-    augmentation: Augmentation, blocks_run: RunConfig
+    augmentation: Augmentation, blocks_run: ExecutionConfig
 ) -> None:
     trial = Trial(config(START, augmentation), blocks_run.replace(device="cuda"))
     student = trial.new_student()
-    stepper = Stepper(student, AdamW(), 100, 1)
+    optimizer_loop = OptimizerLoop(student, AdamW(), 100, 1)
     for mode in ("default", "error"):  # what happens once only may wait
         torch.cuda.set_sync_debug_mode(mode)
         try:
             for batch in trial.batches(1):
                 outputs = forward_features(student, batch.images)
-                stepper.step(cross_entropy(outputs.logits, batch.labels))
+                optimizer_loop.step(cross_entropy(outputs.logits, batch.labels))
         finally:
             torch.cuda.set_sync_debug_mode("default")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from trainables.config import TrialConfig
-from trainables.models.file import read_model
+from trainables.models.model_file import read_model
 from trainables.models.unet import UNetConfig
 from trainables.recipes import Distill, Recipe, Supervised
 from trainables.recipes.optimization import AdamW

@@ -11,10 +11,9 @@ from typing import Any
 
 import pytest
 
-from trainables import checkpoint
-from trainables.config import RunConfig, TrialConfig
-from trainables.errors import DiskFull
-from trainables.metrics import Metrics
+from trainables.config import ExecutionConfig, TrialConfig
+from trainables.core.errors import DiskFull
+from trainables.core.metrics import Metrics
 from trainables.models.unet import UNetConfig
 from trainables.recipes import Supervised
 from trainables.recipes.optimization import AdamW
@@ -28,10 +27,11 @@ from trainables.trainable import (
     TRACE,
     StudentTrainable,
 )
+from trainables.training import checkpoints as checkpoint
 
 
 @pytest.fixture
-def wanted(blocks_run: RunConfig, tmp_path: Path) -> dict[str, Any]:
+def wanted(blocks_run: ExecutionConfig, tmp_path: Path) -> dict[str, Any]:
     """What a searcher suggests."""
     trial = TrialConfig(
         student=UNetConfig(width=6, depth=2),
@@ -51,7 +51,7 @@ def as_before() -> Iterator[None]:
     handler = signal.getsignal(signal.SIGTERM)
     yield
     signal.signal(signal.SIGTERM, handler)
-    checkpoint.leave.clear()
+    checkpoint.stop_requested.clear()
 
 
 def steps(trainable: StudentTrainable) -> list[dict[str, Any]]:
@@ -79,7 +79,7 @@ def test_sigterm_makes_it_leave_with_a_checkpoint(wanted: dict[str, Any]) -> Non
     os.kill(os.getpid(), signal.SIGTERM)
     assert trainable.step() == {PAUSE: "asked to leave", "done": True}
     assert not trainable.reset_config(wanted)  # Ray is not to use this process again
-    checkpoint.leave.clear()
+    checkpoint.stop_requested.clear()
     assert [result[EPOCH] for result in steps(StudentTrainable(wanted))][-1] == 3
 
 
@@ -87,7 +87,7 @@ def test_a_full_disk_pauses(wanted: dict[str, Any], monkeypatch: pytest.MonkeyPa
     def full(*args: Any) -> None:
         raise DiskFull(Path("models"), "model.safetensors")
 
-    monkeypatch.setattr("trainables.trial.replace_file", full)
+    monkeypatch.setattr("trainables.training.trial.replace_file", full)
     last = steps(StudentTrainable(wanted))[-1]
     assert "the disk of models must have room for model.safetensors" in last[NO_ROOM]
     assert PAUSE in last
@@ -106,7 +106,7 @@ def test_an_unforeseen_error_fails_one_trial(
     def broken(*args: Any) -> None:
         raise error
 
-    monkeypatch.setattr("trainables.data.table.Table.take", broken)
+    monkeypatch.setattr("trainables.data.arrow_table.ArrowTable.take", broken)
     trainable = StudentTrainable(wanted)
     result = trainable.step()
     assert (result[FAILURE], result["done"]) == (reason, True)
@@ -116,9 +116,9 @@ def test_an_unforeseen_error_fails_one_trial(
 
 HANGING = """
 import json, sys, time
-from trainables.data.table import Table
+from trainables.data.arrow_table import ArrowTable
 from trainables.trainable import StudentTrainable
-Table.take = lambda *_: time.sleep(60)
+ArrowTable.take = lambda *_: time.sleep(60)
 StudentTrainable(json.load(sys.stdin)).step()
 """
 

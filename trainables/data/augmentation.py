@@ -11,16 +11,15 @@ from pydantic import Field, model_validator
 from torch import Tensor
 from torch.nn import functional as F
 
+from trainables.core.config_base import FrozenConfig, digest
 from trainables.data.labels import IGNORE
 from trainables.data.loader import send
-from trainables.frozen import Frozen, digest
-from trainables.models.outputs import resize
 
 MEAN = (0.485, 0.456, 0.406)  # ImageNet's, as every torchvision teacher expects
 STD = (0.229, 0.224, 0.225)
 
 
-class Augmentation(Frozen):
+class Augmentation(FrozenConfig):
     """Scale, crop with 255 padding, flip, colour: the usual recipe for segmentation."""
 
     min_scale: float = Field(0.75, gt=0)
@@ -153,3 +152,10 @@ def moments(device: torch.device) -> tuple[Tensor, Tensor]:
     """Mean and deviation (3,1,1): sent to a device once, since each copy would wait for it."""
     mean, std = (torch.tensor(values, device=device).view(3, 1, 1) for values in (MEAN, STD))
     return 255 * mean, 255 * std
+
+
+def resize(maps_BChw: Tensor, size: tuple[int, ...]) -> Tensor:
+    """Bilinear, corners not aligned."""
+    if maps_BChw.shape[-2:] == size:
+        return maps_BChw
+    return F.interpolate(maps_BChw.float(), size, mode="bilinear", align_corners=False)

@@ -4,9 +4,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from trainables.data.base import SPLITS, Split
 from trainables.data.image_file import Color
 from trainables.data.labels import IGNORE
-from trainables.data.source import SPLITS, Split
 
 LEAST_PEAK = 8192
 """The greatest value of 16-bit images of a data set below which they are of fewer bits: 13 bits."""
@@ -15,7 +15,7 @@ Fit = Literal["plain", "stored", "turned", "either"]
 orientation says; or both ways."""
 
 
-class Look(NamedTuple):
+class SampleInfo(NamedTuple):
     """What the two files of a sample hold.
 
     `size` is (width, height) of the mask, in pixels; `values` are the mask's, `kept` those that are
@@ -37,10 +37,10 @@ class Look(NamedTuple):
     peak: int | None
 
 
-def check_splits(looks: Sequence[Look], root: Path) -> None:
+def check_splits(samples: Sequence[SampleInfo], root: Path) -> None:
     """Raises ValueError where a split has fewer than two classes to tell apart."""
     for split in SPLITS:
-        own = [look for look in looks if look.split == split]
+        own = [look for look in samples if look.split == split]
         values = set().union(*(look.values for look in own))
         kept = set().union(*(look.kept for look in own))
         if len(kept - {IGNORE}) >= 2:
@@ -106,24 +106,24 @@ def contradiction(what: str) -> ValueError:
     )
 
 
-def check_colors(looks: Sequence[Look]) -> None:
+def check_colors(samples: Sequence[SampleInfo]) -> None:
     """Raises ValueError where masks contradict each other in what values or colours mean."""
-    colored = next((look for look in looks if look.by_color), None)
-    valued = next((look for look in looks if look.by_color is False), None)
+    colored = next((look for look in samples if look.by_color), None)
+    valued = next((look for look in samples if look.by_color is False), None)
     if colored and valued:
         raise ValueError(
             "masks must all be in the colours of the label map, or none, but "
             f"{colored.mask} is and {valued.mask} holds values"
         )
     seen = MaskColors()
-    for look in looks:
+    for look in samples:
         if not look.by_color:
             seen.see(look.mask, look.values, look.colors)
 
 
-def check_peaks(looks: Sequence[Look]) -> None:
+def check_peaks(samples: Sequence[SampleInfo]) -> None:
     """Raises ValueError where 16-bit images use so few of their values that they are black."""
-    peaks = {look.image: look.peak for look in looks if look.peak is not None}
+    peaks = {look.image: look.peak for look in samples if look.peak is not None}
     if peaks and (peak := max(peaks.values())) < LEAST_PEAK:
         raise ValueError(
             f"16-bit images must use values up to 65535, where white is, but none of the "
@@ -132,41 +132,41 @@ def check_peaks(looks: Sequence[Look]) -> None:
         )
 
 
-def images_as_stored(looks: Sequence[Look]) -> frozenset[Path]:
+def images_as_stored(samples: Sequence[SampleInfo]) -> frozenset[Path]:
     """The images that are not turned although they have an EXIF orientation.
 
     Those whose masks fit only so; and those that fit both ways, where sizes tell of others that
     they are not turned, and of none that it is.
     """
-    fits = {look.fit for look in looks}
+    fits = {look.fit for look in samples}
     kept = {"stored", "either"} if "stored" in fits and "turned" not in fits else {"stored"}
-    return frozenset(look.image for look in looks if look.fit in kept)
+    return frozenset(look.image for look in samples if look.fit in kept)
 
 
-def notes_on(looks: Sequence[Look], class_names: Sequence[str]) -> list[str]:
+def notes_on(samples: Sequence[SampleInfo], class_names: Sequence[str]) -> list[str]:
     """What a person should know of a data set before training on it, a line each."""
-    notes = [*notes_on_orientation(looks), *notes_on_classes(looks, class_names)]
-    if flat := [look.image for look in looks if look.is_flat]:
+    notes = [*notes_on_orientation(samples), *notes_on_classes(samples, class_names)]
+    if flat := [look.image for look in samples if look.is_flat]:
         notes.append(f"{len(flat)} images show a single colour, such as {flat[0]}")
     return notes
 
 
-def notes_on_orientation(looks: Sequence[Look]) -> list[str]:
-    oriented = [look for look in looks if look.fit != "plain"]
+def notes_on_orientation(samples: Sequence[SampleInfo]) -> list[str]:
+    oriented = [look for look in samples if look.fit != "plain"]
     if not oriented:
         return []
-    stored = len(images_as_stored(looks))
+    stored = len(images_as_stored(samples))
     note = f"{len(oriented)} images have an EXIF orientation: {len(oriented) - stored} are turned"
     note += f" as viewers show them, {stored} are not; the sizes of their masks say which"
-    if ambiguous := sum(look.fit == "either" for look in looks):
+    if ambiguous := sum(look.fit == "either" for look in samples):
         kind = "not turned, as the others" if stored else "turned"
         note += f", but for {ambiguous} that fit both ways and are taken to be {kind}"
     return [note]
 
 
-def notes_on_classes(looks: Sequence[Look], class_names: Sequence[str]) -> list[str]:
+def notes_on_classes(samples: Sequence[SampleInfo], class_names: Sequence[str]) -> list[str]:
     used: dict[Split, set[int]] = {
-        split: set().union(*(look.values for look in looks if look.split == split))
+        split: set().union(*(look.values for look in samples if look.split == split))
         for split in SPLITS
     }
     notes = []
@@ -177,7 +177,7 @@ def notes_on_classes(looks: Sequence[Look], class_names: Sequence[str]) -> list[
     ):
         if names := [class_names[value] for value in sorted(values - {IGNORE})]:
             notes.append(f"{described} {len(names)} of {len(class_names)} classes: {shown(names)}")
-    binary = [look for look in looks if look.values == {0, IGNORE}]
+    binary = [look for look in samples if look.values == {0, IGNORE}]
     if binary:
         notes.append(
             f"{len(binary)} masks hold 0 and {IGNORE} alone, such as {binary[0].mask}: "

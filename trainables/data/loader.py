@@ -10,7 +10,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from trainables.data.table import Table, Tensors
+from trainables.data.arrow_table import ArrowTable, Tensors
 
 RESIDENT_SHARE = 0.1
 """Of the memory that a process may use of its GPU: a smaller table is kept there whole."""
@@ -25,7 +25,7 @@ class Loader:
     the memory is uploaded at first use; a larger one is streamed from pinned memory, a batch ahead.
     """
 
-    def __init__(self, table: Table, device: torch.device, memory_share: float = 1.0) -> None:
+    def __init__(self, table: ArrowTable, device: torch.device, memory_share: float = 1.0) -> None:
         """`memory_share` is the part of the GPU's memory that this process may use."""
         self.table, self.device, self.memory_share = table, device, memory_share
 
@@ -102,7 +102,7 @@ def shuffled(count: int, batch_size: int, seed: int, epoch: int) -> list[list[in
     return [order[i : i + batch_size].tolist() for i in range(0, last + 1, batch_size)]
 
 
-def upload(table: Table, device: torch.device) -> Tensors:
+def upload(table: ArrowTable, device: torch.device) -> Tensors:
     whole: dict[str, Tensor] = {}
     for name, chunks in table.chunks.items():
         first = torch.from_numpy(chunks[0][:1].copy())

@@ -11,10 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from trainables.core.config_base import digest
+from trainables.core.files import hash_file
+from trainables.core.terminal import track
+from trainables.data.base import SPLITS, Sample, Split
 from trainables.data.class_list import ClassList, read_classes, read_lines
 from trainables.data.dataset_checks import (
     Fit,
-    Look,
+    SampleInfo,
     check_colors,
     check_peaks,
     check_splits,
@@ -37,11 +41,7 @@ from trainables.data.image_file import (
     used_colors,
 )
 from trainables.data.labels import IGNORE, VOC_CLASSES
-from trainables.data.source import SPLITS, Sample, Split
 from trainables.data.split_list import CONVERT, IMAGES, Entry, read_split
-from trainables.files import hash_file
-from trainables.frozen import digest
-from trainables.progress import track
 
 Answer = TypeVar("Answer")
 
@@ -194,14 +194,14 @@ class VocFolder:
             tuple(notes_on(looks, names)),
         )
 
-    def _look(self, split: Split, entry: Entry) -> Look:
+    def _look(self, split: Split, entry: Entry) -> SampleInfo:
         image, mask = load(present(entry.image)), load_mask(present(entry.mask))
         fit, mask = fit_of(entry, image, mask), turn(mask)
         labels = read_labels(entry.mask, mask, self.classes.colors)
         values = values_of(labels)
         by_color = is_by_color(mask, self.classes.colors)
         check_image_mode(entry.image, image)
-        return Look(
+        return SampleInfo(
             split=split,
             image=entry.image,
             mask=entry.mask,

@@ -2,15 +2,15 @@
 
 from torch import Tensor
 
-from trainables.frozen import Frozen
+from trainables.core.config_base import FrozenConfig
 from trainables.losses.pairwise import Pairwise
 from trainables.losses.pixelwise import Pixelwise
-from trainables.models.outputs import Outputs
+from trainables.models.base import Outputs
 
 DistillationTerm = Pixelwise | Pairwise
 
 
-class DistillationLosses(Frozen):
+class DistillationLosses(FrozenConfig):
     """The terms that bind the student to the teacher; None leaves a term out."""
 
     pixelwise: Pixelwise | None = Pixelwise()

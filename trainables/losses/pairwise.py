@@ -10,11 +10,11 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from trainables.frozen import Frozen
-from trainables.models.outputs import Outputs
+from trainables.core.config_base import FrozenConfig
+from trainables.models.base import Outputs
 
 
-class Pairwise(Frozen):
+class Pairwise(FrozenConfig):
     """The student's regions resemble one another as the teacher's do."""
 
     name: Literal["pairwise"] = "pairwise"

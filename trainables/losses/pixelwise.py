@@ -9,12 +9,12 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
+from trainables.core.config_base import FrozenConfig
 from trainables.data.labels import IGNORE
-from trainables.frozen import Frozen
-from trainables.models.outputs import Outputs
+from trainables.models.base import Outputs
 
 
-class Pixelwise(Frozen):
+class Pixelwise(FrozenConfig):
     """Every pixel of the student follows the teacher's class distribution."""
 
     name: Literal["pixelwise"] = "pixelwise"

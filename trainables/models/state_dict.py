@@ -14,7 +14,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from trainables.models.file import ModelCard
+from trainables.models.model_file import ModelSpec
 from trainables.models.torchvision_model import (
     TORCHVISION_NAMES,
     TorchvisionConfig,
@@ -52,10 +52,10 @@ class StateDict:
     weights: Mapping[str, Tensor]
 
     @property
-    def card(self) -> ModelCard:
+    def card(self) -> ModelSpec:
         """The card of the model file that `build` gives."""
         config = TorchvisionConfig(name=self.name)
-        return ModelCard(model=config, num_classes=self.num_classes, folded=False)
+        return ModelSpec(model=config, num_classes=self.num_classes, folded=False)
 
     def build(self) -> TorchvisionModel:
         """The network with these weights, in evaluation mode."""

@@ -7,9 +7,9 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from trainables.command_line import first_line
-from trainables.frozen import Frozen
-from trainables.models.outputs import Outputs
+from trainables.core.command_line import first_line
+from trainables.core.config_base import FrozenConfig
+from trainables.models.base import Outputs
 
 TorchvisionName = Literal[
     "deeplabv3_resnet101",
@@ -23,7 +23,7 @@ TORCHVISION_NAMES: tuple[TorchvisionName, ...] = get_args(TorchvisionName)
 PRETRAINED_CLASSES = 21
 
 
-class TorchvisionConfig(Frozen):
+class TorchvisionConfig(FrozenConfig):
     """One of torchvision's segmentation networks, without its auxiliary head."""
 
     name: TorchvisionName
@@ -43,7 +43,7 @@ class TorchvisionModel(nn.Module):
         self.network = get_model(name, weights=None, weights_backbone=None, num_classes=num_classes)
 
     def forward(self, images_B3HW: Tensor) -> Tensor:
-        return self.native_outputs(images_B3HW).enlarge(images_B3HW.shape[-2:]).logits
+        return self.native_outputs(images_B3HW).resize_logits(images_B3HW.shape[-2:]).logits
 
     def native_outputs(self, images_B3HW: Tensor) -> Outputs:
         """Logits at the classifier's stride and the backbone's last feature map."""

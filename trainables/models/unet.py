@@ -10,11 +10,11 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from trainables.frozen import Frozen
-from trainables.models.outputs import Outputs
+from trainables.core.config_base import FrozenConfig
+from trainables.models.base import Outputs
 
 
-class UNetConfig(Frozen):
+class UNetConfig(FrozenConfig):
     """An encoder of `depth` halvings whose channels double from `width`, and its mirror image."""
 
     name: Literal["unet"] = "unet"
@@ -30,7 +30,7 @@ class UNetConfig(Frozen):
 class UNet(nn.Module):
     """Maps images (B,3,H,W) to raw logits (B,K,H,W), for any H and W.
 
-    `shared_inputs` names layers that read the same tensor: quantized, they read it on one grid.
+    `input_groups` names layers that read the same tensor: quantized, they read it on one grid.
     """
 
     def __init__(self, config: UNetConfig, num_classes: int) -> None:
@@ -45,7 +45,7 @@ class UNet(nn.Module):
         self.decoder = nn.ModuleList(conv_block(2 * w, w) for w in widths[-2::-1])
         self.classifier = nn.Conv2d(config.width, num_classes, 1)
         # A skip is read by the encoder's next stage and, beside what comes up, by the decoder
-        self.shared_inputs = [
+        self.input_groups = [
             (f"encoder.{stage + 1}.0", f"decoder.{config.depth - 1 - stage}.0")
             for stage in range(config.depth)
         ]

@@ -5,27 +5,27 @@ from typing import Annotated
 
 from pydantic import Field
 
+from trainables.recipes.base import Batch, Epoch, MeanLosses, Stateful, Task, TeacherOutputSource
 from trainables.recipes.distill import Distill, train_distill
 from trainables.recipes.ptq import Ptq, train_ptq
 from trainables.recipes.qat import Qat, train_qat
 from trainables.recipes.qat_distill import QatDistill, train_qat_distill
 from trainables.recipes.supervised import Supervised, train_supervised
-from trainables.recipes.task import Batch, Epoch, MeanLosses, Part, Task, Tutor
 
 __all__ = [
     "Batch",
     "Distill",
     "Epoch",
     "MeanLosses",
-    "Part",
     "Ptq",
     "Qat",
     "QatDistill",
     "Quantized",
     "Recipe",
+    "Stateful",
     "Supervised",
     "Task",
-    "Tutor",
+    "TeacherOutputSource",
     "train",
 ]
 

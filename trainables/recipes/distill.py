@@ -5,15 +5,15 @@ from typing import Literal
 
 import torch
 
-from trainables.frozen import Frozen
+from trainables.core.config_base import FrozenConfig
 from trainables.losses import DistillationLosses
 from trainables.losses.cross_entropy import cross_entropy
-from trainables.models.outputs import forward_features
-from trainables.recipes.optimization import AdamW, Stepper
-from trainables.recipes.task import Epoch, Task, total
+from trainables.models.base import forward_features
+from trainables.recipes.base import Epoch, Task, total
+from trainables.recipes.optimization import AdamW, OptimizerLoop
 
 
-class Distill(Frozen):
+class Distill(FrozenConfig):
     """A full-precision student learns from labels and from a frozen teacher."""
 
     name: Literal["distill"] = "distill"
@@ -24,14 +24,14 @@ class Distill(Frozen):
 def train_distill(recipe: Distill, task: Task) -> Iterator[Epoch]:
     """Yields the student after each epoch."""
     student, teacher = task.new_student(), task.teacher()
-    stepper = Stepper(student, recipe.optimizer, task.num_steps, task.parts)
-    for batches, losses in task.epochs(student=student, stepper=stepper):
+    optimizer_loop = OptimizerLoop(student, recipe.optimizer, task.num_steps, task.parts)
+    for batches, losses in task.epochs(student=student, optimizer_loop=optimizer_loop):
         for batch in batches:
             with torch.no_grad():
-                taught = teacher(batch)
+                teacher_outputs = teacher(batch)
             outputs = forward_features(student, batch.images)
             terms = {"cross_entropy": cross_entropy(outputs.logits, batch.labels)}
-            terms |= recipe.losses.terms(outputs, taught, batch.labels)
-            stepper.step(total(terms))
+            terms |= recipe.losses.terms(outputs, teacher_outputs, batch.labels)
+            optimizer_loop.step(total(terms))
             losses.add(terms)
         yield Epoch(student, losses.mean())

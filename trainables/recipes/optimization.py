@@ -6,25 +6,25 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from trainables.frozen import Frozen
-from trainables.quant.layers import QuantizedLayer
+from trainables.core.config_base import FrozenConfig
+from trainables.quantization.layers import QuantizedLayer
 
 
-class AdamW(Frozen):
+class AdamW(FrozenConfig):
     """The learning rate is the peak of the cycle; biases, normalisation and steps do not decay."""
 
     learning_rate: float = Field(4e-3, gt=0)
     weight_decay: float = Field(1e-2, ge=0)
 
 
-class StepRates(Frozen):
+class QuantizerLearningRates(FrozenConfig):
     """Peak learning rates of the logarithms of the quantization steps."""
 
     weight: float = Field(1e-3, gt=0)
     activation: float = Field(1e-2, gt=0)
 
 
-class Stepper:
+class OptimizerLoop:
     """Takes `num_steps` optimizer steps along one cycle, each for the losses of `parts` batches."""
 
     def __init__(
@@ -33,10 +33,10 @@ class Stepper:
         adamw: AdamW,
         num_steps: int,
         parts: int,
-        rates: StepRates | None = None,
+        rates: QuantizerLearningRates | None = None,
     ) -> None:
         self.parts, self.num_losses = parts, 0
-        groups = parameter_groups(model, adamw, rates or StepRates())
+        groups = parameter_groups(model, adamw, rates or QuantizerLearningRates())
         self.optimizer = torch.optim.AdamW(groups, fused=True)
         self.schedule = torch.optim.lr_scheduler.OneCycleLR(
             self.optimizer, [group["lr"] for group in groups], total_steps=num_steps
@@ -65,12 +65,14 @@ class Stepper:
         self.num_losses = state["num_losses"]
 
     @property
-    def num_taken(self) -> int:
+    def num_steps_taken(self) -> int:
         """Updates so far."""
         return self.num_losses // self.parts
 
 
-def parameter_groups(model: nn.Module, adamw: AdamW, rates: StepRates) -> list[dict[str, Any]]:
+def parameter_groups(
+    model: nn.Module, adamw: AdamW, rates: QuantizerLearningRates
+) -> list[dict[str, Any]]:
     weight_steps, input_steps = [], []
     for module in model.modules():
         if isinstance(module, QuantizedLayer):

@@ -3,14 +3,14 @@
 from collections.abc import Iterator
 from typing import Literal
 
-from trainables.frozen import Frozen
+from trainables.core.config_base import FrozenConfig
 from trainables.losses.cross_entropy import cross_entropy
-from trainables.models.outputs import forward_features
-from trainables.recipes.optimization import AdamW, Stepper
-from trainables.recipes.task import Epoch, Task
+from trainables.models.base import forward_features
+from trainables.recipes.base import Epoch, Task
+from trainables.recipes.optimization import AdamW, OptimizerLoop
 
 
-class Supervised(Frozen):
+class Supervised(FrozenConfig):
     """A full-precision student learns from labels: every other recipe's yardstick."""
 
     name: Literal["supervised"] = "supervised"
@@ -20,10 +20,10 @@ class Supervised(Frozen):
 def train_supervised(recipe: Supervised, task: Task) -> Iterator[Epoch]:
     """Yields the student after each epoch."""
     student = task.new_student()
-    stepper = Stepper(student, recipe.optimizer, task.num_steps, task.parts)
-    for batches, losses in task.epochs(student=student, stepper=stepper):
+    optimizer_loop = OptimizerLoop(student, recipe.optimizer, task.num_steps, task.parts)
+    for batches, losses in task.epochs(student=student, optimizer_loop=optimizer_loop):
         for batch in batches:
             loss = cross_entropy(forward_features(student, batch.images).logits, batch.labels)
-            stepper.step(loss)
+            optimizer_loop.step(loss)
             losses.add({"cross_entropy": loss})
         yield Epoch(student, losses.mean())

@@ -14,9 +14,9 @@ from trainables.data.augmentation import (
     luma,
     normalize,
     recolor,
+    resize,
 )
 from trainables.data.voc import PAD_RGB
-from trainables.models.outputs import resize
 
 CPU = torch.device("cpu")
 STILL = Augmentation(min_scale=1, max_scale=1, flip=0, color=0)

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from trainables.data import loader
+from trainables.data.arrow_table import ArrowTable, chunks_of, write_table
 from trainables.data.loader import Loader, shuffled
-from trainables.data.table import Table, chunks_of, write_table
 
 DEVICES = [
     torch.device("cpu"),
@@ -24,19 +24,19 @@ COUNT = 73
 
 
 @pytest.fixture
-def table(tmp_path: Path) -> Table:
+def table(tmp_path: Path) -> ArrowTable:
     values = np.arange(COUNT * 6, dtype=np.float16).reshape(COUNT, 2, 3)
     names = np.arange(COUNT, dtype=np.uint8)
     chunks = chunks_of(COUNT, row_bytes=13)
     rows = ({"values": values[list(c)], "name": names[list(c)]} for c in chunks)
     write_table(tmp_path / "t.arrow", rows)
-    return Table(tmp_path / "t.arrow")
+    return ArrowTable(tmp_path / "t.arrow")
 
 
 @pytest.mark.parametrize("device", DEVICES, ids=str)
 @pytest.mark.parametrize("share", [0, 1])
 def test_rows_come_as_asked_for(
-    device: torch.device, share: float, table: Table, monkeypatch: pytest.MonkeyPatch
+    device: torch.device, share: float, table: ArrowTable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(loader, "RESIDENT_SHARE", share)
     rows = [[3, COUNT - 1], [0], list(range(COUNT))]
@@ -47,7 +47,7 @@ def test_rows_come_as_asked_for(
         assert batch["values"][:, 0, 0].tolist() == [6 * row for row in wanted]
 
 
-def test_all_rows_come_in_order(table: Table) -> None:
+def test_all_rows_come_in_order(table: ArrowTable) -> None:
     batches = list(Loader(table, torch.device("cpu")).in_order(7))
     assert torch.cat([batch["name"] for batch in batches]).tolist() == list(range(COUNT))
     assert [len(batch["name"]) for batch in batches] == [7] * 10 + [3]

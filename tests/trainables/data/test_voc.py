@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from trainables.data import shapes
+from trainables.data.base import SPLITS
 from trainables.data.labels import IGNORE, VOC_CLASSES
-from trainables.data.source import SPLITS
 from trainables.data.voc import PAD_RGB, VocFolder
 
 

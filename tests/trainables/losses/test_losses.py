@@ -11,7 +11,7 @@ from trainables.losses import DistillationLosses, DistillationTerm
 from trainables.losses.cross_entropy import cross_entropy
 from trainables.losses.pairwise import pairwise_loss
 from trainables.losses.pixelwise import pixelwise_loss
-from trainables.models.outputs import Outputs
+from trainables.models.base import Outputs
 
 TERMS = get_args(DistillationTerm)
 

@@ -7,19 +7,19 @@ import safetensors.numpy
 import torch
 
 from trainables.models import Model
-from trainables.models.file import (
-    ModelCard,
+from trainables.models.base import forward_features, supports_fast_bf16
+from trainables.models.model_file import (
+    ModelSpec,
     deserialize,
     read_card,
     read_model,
     serialize,
     write_model,
 )
-from trainables.models.outputs import forward_features, is_fast
 from trainables.models.torchvision_model import TorchvisionConfig, load_pretrained
 from trainables.models.unet import UNetConfig
-from trainables.quant.layers import QuantizedLayer, step_shape
-from trainables.quant.prepare import Lsq
+from trainables.quantization.layers import QuantizedLayer, step_shape
+from trainables.quantization.quantizers.lsq import Lsq
 
 MODELS: list[Model] = [
     UNetConfig(width=4, depth=3),
@@ -44,7 +44,9 @@ def test_a_model_maps_images_to_logits_and_features(config: Model) -> None:
         outputs = forward_features(model, images)
         # the plain forward is in full precision, training in bfloat16 where that is fast
         error = (model(images) - outputs.logits).abs().max()
-        assert error <= (0.05 if is_fast(images.device) else 0) * outputs.logits.abs().max()
+        assert (
+            error <= (0.05 if supports_fast_bf16(images.device) else 0) * outputs.logits.abs().max()
+        )
     assert outputs.logits.shape == (2, 7, 36, 50)
     assert outputs.features.shape[0] == 2
     assert outputs.features.shape[2] < 36
@@ -64,7 +66,7 @@ def test_every_field_of_a_student_changes_the_model(change: dict[str, object]) -
 
 @pytest.mark.parametrize("config", MODELS, ids=str)
 def test_a_network_to_train_on_is_kept_bit_for_bit(config: Model, tmp_path: Path) -> None:
-    card = ModelCard(model=config, num_classes=4, folded=False)
+    card = ModelSpec(model=config, num_classes=4, folded=False)
     model = card.build().eval()
     path = tmp_path / "model.safetensors"
     write_model(path, model, card)
@@ -78,7 +80,7 @@ def test_fewer_bits_make_a_smaller_file() -> None:
     student = UNetConfig(width=8, depth=3)
     sizes = []
     for bits in (32, 8, 5, 4, 3, 2):
-        card = ModelCard(
+        card = ModelSpec(
             model=student, num_classes=4, quantizer=Lsq(weight_bits=bits, activation_bits=8)
         )
         sizes.append(len(serialize(card.build(), card)))
@@ -111,7 +113,7 @@ def test_a_file_that_was_written_long_ago_is_read_as_it_was_meant() -> None:
     "damage", ["truncated", "header", "card", "version", "empty", "text", "longer"]
 )
 def test_a_damaged_model_file_is_named(damage: str, tmp_path: Path) -> None:
-    card = ModelCard(model=UNetConfig(width=2, depth=1), num_classes=3)
+    card = ModelSpec(model=UNetConfig(width=2, depth=1), num_classes=3)
     content = serialize(card.build(), card)
     damaged = {
         "truncated": content[:-8],
@@ -130,7 +132,7 @@ def test_a_damaged_model_file_is_named(damage: str, tmp_path: Path) -> None:
 
 
 def test_deserialize_refuses_too_few_values() -> None:
-    small, large = (ModelCard(model=UNetConfig(width=w, depth=1), num_classes=3) for w in (2, 3))
+    small, large = (ModelSpec(model=UNetConfig(width=w, depth=1), num_classes=3) for w in (2, 3))
     with pytest.raises(ValueError, match="fewer values"):
         deserialize(serialize(small.build(), large))
 
@@ -152,7 +154,7 @@ def test_pretrained_weights_without_network_name_file_and_place(
 def test_a_file_is_its_bits_and_a_small_header(bits: int) -> None:
     student = UNetConfig(width=8)
     quantizer = Lsq(weight_bits=bits, activation_bits=bits)
-    card = ModelCard(model=student, num_classes=11, quantizer=quantizer)
+    card = ModelSpec(model=student, num_classes=11, quantizer=quantizer)
     layers = [m for m in card.build().modules() if isinstance(m, QuantizedLayer)]
     weight_bits = sum(m.layer.weight.numel() * m.weight_quantizer.bits for m in layers)  # type: ignore[union-attr]
     # a step and a bias for each channel, a step and a sign for each input

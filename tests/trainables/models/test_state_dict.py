@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.models import get_model, get_model_weights
 
-from trainables.models.file import ModelCard, write_model
+from trainables.models.model_file import ModelSpec, write_model
 from trainables.models.state_dict import is_model_file, read_state_dict, recognize
 from trainables.models.torchvision_model import (
     TORCHVISION_NAMES,
@@ -162,7 +162,7 @@ def test_fcn_gives_its_native_outputs() -> None:
 
 def test_a_model_file_of_this_project_is_told_apart(network: nn.Module, tmp_path: Path) -> None:
     path = tmp_path / "t.safetensors"
-    card = ModelCard(model=UNetConfig(width=2, depth=1), num_classes=3)
+    card = ModelSpec(model=UNetConfig(width=2, depth=1), num_classes=3)
     write_model(path, card.build(), card)
     assert is_model_file(path)
     safetensors.torch.save_file(network.state_dict(), path)

@@ -6,12 +6,12 @@ import pytest
 import torch
 from factories import ShortTrial
 
-from trainables.config import RunConfig
+from trainables.config import ExecutionConfig
 from trainables.losses import DistillationLosses, DistillationTerm
 from trainables.losses.pairwise import Pairwise
 from trainables.losses.pixelwise import Pixelwise
-from trainables.models.outputs import forward_features
-from trainables.quant.prepare import Lsq
+from trainables.models.base import forward_features
+from trainables.quantization.quantizers.lsq import Lsq
 from trainables.recipes import Distill, QatDistill, Recipe, train
 from trainables.recipes.optimization import AdamW
 
@@ -26,7 +26,7 @@ OFF = Lsq(weight_bits=32, activation_bits=32)
     ids=lambda recipe: recipe.name,
 )
 def test_a_term_brings_the_student_nearer_to_its_teacher(
-    recipe: Recipe, term: DistillationTerm, blocks_run: RunConfig, teacher_file: Path
+    recipe: Recipe, term: DistillationTerm, blocks_run: ExecutionConfig, teacher_file: Path
 ) -> None:
     def distance(weight: float) -> float:
         losses = {"pixelwise": None, "pairwise": None, term.name: term.replace(weight=weight)}

@@ -5,14 +5,18 @@ import torch
 from torch import nn
 
 from trainables.models.unet import UNetConfig
-from trainables.quant.prepare import Lsq, prepare
-from trainables.recipes.optimization import AdamW, Stepper, StepRates
+from trainables.quantization.prepare import prepare
+from trainables.quantization.quantizers.lsq import Lsq
+from trainables.recipes.optimization import AdamW, OptimizerLoop, QuantizerLearningRates
 
 
 def test_rates_and_decay_depend_on_what_a_parameter_is() -> None:
     model = prepare(UNetConfig(width=2, depth=1).build(5), Lsq())
-    adamw, rates = AdamW(learning_rate=0.1, weight_decay=0.2), StepRates(weight=0.3, activation=0.4)
-    groups = Stepper(model, adamw, 10, 1, rates).optimizer.param_groups
+    adamw, rates = (
+        AdamW(learning_rate=0.1, weight_decay=0.2),
+        QuantizerLearningRates(weight=0.3, activation=0.4),
+    )
+    groups = OptimizerLoop(model, adamw, 10, 1, rates).optimizer.param_groups
     found = {
         parameter: (group["max_lr"], group["weight_decay"])
         for group in groups
@@ -42,9 +46,11 @@ def test_an_update_follows_the_mean_gradient_of_its_parts(parts: int) -> None:
     model, inputs = nn.Linear(5, 2), torch.randn(8, 5)
     (expected,) = torch.autograd.grad(model(inputs).square().mean(), [model.weight])
     given: list[torch.Tensor] = []
-    stepper = Stepper(model, AdamW(), 1, parts)
-    stepper.optimizer.register_step_pre_hook(lambda *_: given.append(model.weight.grad.clone()))  # type: ignore[union-attr]
+    optimizer_loop = OptimizerLoop(model, AdamW(), 1, parts)
+    optimizer_loop.optimizer.register_step_pre_hook(
+        lambda *_: given.append(model.weight.grad.clone())
+    )  # type: ignore[union-attr]
     for part in inputs.chunk(parts):
         assert not given
-        stepper.step(model(part).square().mean())
+        optimizer_loop.step(model(part).square().mean())
     torch.testing.assert_close(given, [expected])

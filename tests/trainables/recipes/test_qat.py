@@ -6,20 +6,21 @@ import pytest
 import torch
 from factories import ShortTrial
 
-from trainables.config import RunConfig
-from trainables.quant.prepare import Lsq, calibrate, prepare
+from trainables.config import ExecutionConfig
+from trainables.quantization.prepare import calibrate, prepare
+from trainables.quantization.quantizers.lsq import Lsq
 from trainables.recipes import Ptq, train
 
 
 @pytest.mark.parametrize("parts", [1, 2])
 def test_steps_are_those_of_the_first_four_batches_of_eight(
-    parts: int, blocks_run: RunConfig
+    parts: int, blocks_run: ExecutionConfig
 ) -> None:
     task = ShortTrial(Ptq(), blocks_run, batch_size=8)
     task.parts = parts
     (epoch,) = train(task.config.recipe, task)
     images = torch.cat([batch.images for batch in islice(task.batches(1), 4)])
     assert len(images) == 32 // parts
-    expected = prepare(task.starting_student(), Lsq())
+    expected = prepare(task.pretrained_student(), Lsq())
     calibrate(expected, images)
     torch.testing.assert_close(epoch.student.state_dict(), expected.state_dict(), rtol=0, atol=0)

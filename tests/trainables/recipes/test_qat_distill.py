@@ -8,13 +8,13 @@ import torch
 from factories import ShortTrial
 from torch.nn import functional as F
 
-from trainables.config import RunConfig
+from trainables.config import ExecutionConfig
 from trainables.losses import DistillationLosses
 from trainables.losses.pixelwise import Pixelwise
-from trainables.models.file import ModelCard, write_model
-from trainables.models.outputs import forward_features
+from trainables.models.base import forward_features
+from trainables.models.model_file import ModelSpec, write_model
 from trainables.models.unet import UNetConfig
-from trainables.quant.prepare import Lsq
+from trainables.quantization.quantizers.lsq import Lsq
 from trainables.recipes import QatDistill, train
 from trainables.recipes.optimization import AdamW
 
@@ -22,10 +22,10 @@ OFF = Lsq(weight_bits=32, activation_bits=32)
 
 
 @pytest.fixture
-def run(blocks_run: RunConfig, tmp_path: Path) -> RunConfig:
+def run(blocks_run: ExecutionConfig, tmp_path: Path) -> ExecutionConfig:
     """With a teacher that has normalisation statistics."""
     torch.manual_seed(0)
-    card = ModelCard(model=UNetConfig(width=3, depth=2), num_classes=5, folded=False)
+    card = ModelSpec(model=UNetConfig(width=3, depth=2), num_classes=5, folded=False)
     write_model(tmp_path / "teacher.safetensors", card.build(), card)
     return blocks_run.replace(teacher=tmp_path / "teacher.safetensors")
 
@@ -41,7 +41,7 @@ def recipe(self_study: float, co_study: float, learning_rate: float = 1e-2) -> Q
     )
 
 
-def test_phases_begin_at_their_fraction_of_the_steps(run: RunConfig) -> None:
+def test_phases_begin_at_their_fraction_of_the_steps(run: ExecutionConfig) -> None:
     phases = recipe(self_study=0.25, co_study=0.5)
     task = ShortTrial(phases, run, batch_size=64, num_epochs=4)  # a step an epoch
     teachers, named = [], []
@@ -67,12 +67,12 @@ def test_phases_begin_at_their_fraction_of_the_steps(run: RunConfig) -> None:
         torch.testing.assert_close(dict(teacher.named_buffers()), statistics, rtol=0, atol=0)
 
 
-def test_the_teacher_learns_from_labels_and_from_the_student(run: RunConfig) -> None:
+def test_the_teacher_learns_from_labels_and_from_the_student(run: ExecutionConfig) -> None:
     co_study = recipe(self_study=0, co_study=1)
     task = ShortTrial(co_study, run, batch_size=64)
     (batch,) = task.batches(1)
     taught = task.teacher()(batch).logits
-    student = forward_features(task.starting_student(), batch.images).logits
+    student = forward_features(task.pretrained_student(), batch.images).logits
     (epoch,) = train(co_study, task)
     divergence = ((student / 3).softmax(1) * (student / 3).log_softmax(1)).sum(1)
     divergence -= ((student / 3).softmax(1) * (taught / 3).log_softmax(1)).sum(1)
@@ -81,7 +81,7 @@ def test_the_teacher_learns_from_labels_and_from_the_student(run: RunConfig) -> 
     assert epoch.losses["teacher"] == pytest.approx(expected.item(), rel=1e-4)
 
 
-def test_another_student_makes_another_teacher(run: RunConfig) -> None:
+def test_another_student_makes_another_teacher(run: ExecutionConfig) -> None:
     def classifier(learning_rate: float) -> torch.Tensor:
         co_study = recipe(self_study=0, co_study=1, learning_rate=learning_rate)
         task = ShortTrial(co_study, run)

@@ -5,13 +5,13 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+from trainables.core.optional_dependencies import require_coco
 from trainables.data.label_formats.coco_drawing import Outline, draw_outlines, has_area
 from trainables.data.label_formats.coco_file import CocoFile, CocoImage, read_coco
 from trainables.data.label_formats.export import Export, LabelledImage
 from trainables.data.label_formats.found_files import images_below, is_visible, visible_folders
 from trainables.data.label_formats.splits import split_of, wanted
 from trainables.data.split_list import inside
-from trainables.extras import require_coco
 
 ROBOFLOW_FILE, FOLDER, SUFFIX = "_annotations.coco.json", "annotations", ".json"
 OBJECTS = "instances_"

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from trainables.data.base import SPLITS, Split
 from trainables.data.label_formats.export import LabelledImage
-from trainables.data.source import SPLITS, Split
 
 WORDS: dict[str, Literal["train", "val", "test"]] = {
     "train": "train",

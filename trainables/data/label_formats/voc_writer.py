@@ -12,16 +12,16 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from trainables.core.files import whole_folder
+from trainables.core.terminal import track
+from trainables.data.base import SPLITS, Split
 from trainables.data.class_list import from_names
 from trainables.data.image_file import check_image_mode, load
 from trainables.data.label_formats.export import LabelledImage
 from trainables.data.label_formats.splits import Parts
 from trainables.data.labels import IGNORE, voc_palette
-from trainables.data.source import SPLITS, Split
 from trainables.data.split_list import IMAGES, Entry
 from trainables.data.voc import CLASSES, LISTS, MASKS, fit_of
-from trainables.files import whole_folder
-from trainables.progress import track
 
 NUM_VALUES = 256
 

@@ -1,0 +1,160 @@
+"""Points of a space without an Optuna study: drawn at random, or near others."""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, cast
+
+import numpy as np
+import optuna
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+
+from spaces import PointsToEvaluate, Space
+from trainables.config import TrialConfig
+
+Params = Mapping[str, Any]
+Distributions = Mapping[str, BaseDistribution]
+STEP = 0.15
+"""Standard deviation of a step to a neighbour, of a parameter's range."""
+CHANGED = 0.4
+"""Share of the parameters that a neighbour changes."""
+ABSENT = object()
+
+
+class SamplingTrial(optuna.trial.FixedTrial):
+    """Stands in for a trial where a space is called: takes given values, or draws them.
+
+    A given value out of its range is drawn like an absent one.
+    """
+
+    def __init__(self, given: Params, random: np.random.Generator) -> None:
+        super().__init__(dict(given))
+        self.random = random
+
+    def _suggest(self, name: str, distribution: BaseDistribution) -> Any:
+        if name not in self._distributions:
+            given = self._params.get(name, ABSENT)
+            self._distributions[name] = distribution
+            self._suggested_params[name] = (
+                given
+                if contains(distribution, given)
+                else from_unit(self.random.random(), distribution)
+            )
+        return self._suggested_params[name]
+
+
+def sample_config(space: Space, params: Params, seed: int = 0) -> tuple[TrialConfig, SamplingTrial]:
+    """What a space makes of parameters, those that are missing drawn at random."""
+    drawn = SamplingTrial(params, np.random.default_rng(seed))
+    return space(cast(optuna.Trial, drawn)), drawn
+
+
+def perturb(params: Params, distributions: Distributions, random: np.random.Generator) -> Params:
+    """A neighbour: some parameters a step further, at least one."""
+    names = list(distributions)
+    chosen = random.random(len(names)) < CHANGED
+    chosen[random.integers(len(names))] = True
+    changed = dict(params)
+    for name, change in zip(names, chosen, strict=True):
+        distribution = distributions[name]
+        if change and isinstance(distribution, CategoricalDistribution):
+            changed[name] = from_unit(random.random(), distribution)
+        elif change:
+            further = to_unit(params[name], distribution) + random.normal(0, STEP)
+            changed[name] = from_unit(float(np.clip(further, 0, 1)), distribution)
+    return changed
+
+
+def contains(distribution: BaseDistribution, value: Any) -> bool:
+    """Whether a value is one that a parameter may have."""
+    if not is_representable(distribution, value):
+        return False
+    return bool(distribution._contains(distribution.to_internal_repr(value))) and not (
+        isinstance(distribution, IntDistribution) and value != int(value)
+    )
+
+
+def is_representable(distribution: BaseDistribution, value: Any) -> bool:
+    """Whether a value has a place on a parameter's scale, be it beyond its range."""
+    if isinstance(distribution, CategoricalDistribution):
+        return value in distribution.choices
+    assert isinstance(distribution, FloatDistribution | IntDistribution)
+    return isinstance(value, int | float) and (value > 0 or not distribution.log)
+
+
+def to_unit(value: Any, distribution: BaseDistribution) -> float:
+    """Where in its range a value lies, from 0 to 1; of choices, in their order."""
+    if isinstance(distribution, CategoricalDistribution):
+        return (distribution.choices.index(value) + 0.5) / len(distribution.choices)
+    low, high = unit_bounds(distribution)
+    assert isinstance(distribution, FloatDistribution | IntDistribution)
+    value = np.log(value) if distribution.log else value
+    return float((value - low) / (high - low)) if high > low else 0.5
+
+
+def from_unit(place: float, distribution: BaseDistribution) -> Any:
+    """The value at a place of its range; choices and whole numbers have equal shares of it."""
+    if isinstance(distribution, CategoricalDistribution):
+        count = len(distribution.choices)
+        return distribution.choices[min(int(place * count), count - 1)]
+    low, high = unit_bounds(distribution)
+    assert isinstance(distribution, FloatDistribution | IntDistribution)
+    value = low + place * (high - low)
+    value = np.exp(value) if distribution.log else value
+    if distribution.step is not None:
+        value = distribution.low + distribution.step * round(
+            (value - distribution.low) / distribution.step
+        )
+    value = min(max(value, distribution.low), distribution.high)
+    return int(value) if isinstance(distribution, IntDistribution) else float(value)
+
+
+def unit_bounds(distribution: BaseDistribution) -> tuple[float, float]:
+    """The ends of a range, half a step further out where it has steps, on its own scale."""
+    assert isinstance(distribution, FloatDistribution | IntDistribution)
+    margin = (distribution.step or 0) / 2
+    low, high = distribution.low - margin, distribution.high + margin
+    return (float(np.log(low)), float(np.log(high))) if distribution.log else (low, high)
+
+
+NUM_SAMPLES = 64
+"""Configurations drawn to see what a space holds."""
+
+
+def sample_configs(
+    space: Space, known: PointsToEvaluate, seed: int
+) -> list[tuple[TrialConfig, SamplingTrial]]:
+    """Points of a space: its known settings, then random ones."""
+    settings: list[Params] = [*known, *[{}] * (NUM_SAMPLES - len(known))]
+    return [sample_config(space, params, seed + index) for index, params in enumerate(settings)]
+
+
+def find_cheapest(
+    space: Space, cost: Callable[[TrialConfig], float], known: PointsToEvaluate
+) -> TrialConfig:
+    """The configuration of least cost that can be found.
+
+    From the best of some drawn ones, one parameter after another goes to the end of its range or to
+    the choice that costs least, until nothing helps: exact where each acts in one direction.
+    """
+    best, trial = min(sample_configs(space, known, seed=0), key=lambda drawn: cost(drawn[0]))
+    improved = True
+    while improved:
+        improved = False
+        for name, distribution in trial.distributions.items():
+            for value in extreme_values(distribution):
+                changed, changed_trial = sample_config(space, {**trial.params, name: value})
+                if cost(changed) < cost(best):
+                    best, trial, improved = changed, changed_trial, True
+    return best
+
+
+def extreme_values(distribution: BaseDistribution) -> Iterator[Any]:
+    """The choices, or the least and the greatest value."""
+    if isinstance(distribution, CategoricalDistribution):
+        yield from distribution.choices
+    else:
+        yield from (distribution.low, distribution.high)  # type: ignore[attr-defined]

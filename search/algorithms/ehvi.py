@@ -1,0 +1,236 @@
+"""Proposes what is expected to enlarge the front most, the exact costs of proposals being known.
+
+mIoU is learned by a forest of extremely randomized trees (Geurts et al. 2006) over the parameters,
+much as SMAC does (Hutter et al. 2011); sizes, multiply-adds and latencies are exact. The trees'
+disagreement stands for uncertainty in the expected hypervolume improvement (Emmerich et al. 2006).
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import moocore
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.ensemble import ExtraTreesRegressor
+
+from search.algorithms.candidates import (
+    Distributions,
+    Params,
+    is_representable,
+    perturb,
+    sample_config,
+    to_unit,
+)
+from search.algorithms.observations import Floats, Observation, final_mious
+from search.core.pareto import REFERENCE_MARGIN, cost_range_of, normalize_log_costs
+from spaces import Space
+from trainables.config import TrialConfig
+
+CostsOf = Callable[[TrialConfig], tuple[float, ...] | None]
+NUM_START = 8
+"""Trials that are spread over the costs before mIoU is learned."""
+RANDOM_SHARE = 0.125
+"""Of later proposals that are random: no model is right everywhere."""
+NUM_RANDOM, NUM_NEIGHBOURS = 56, 32
+"""Candidates of a proposal."""
+NUM_TREES = 20
+MAX_ROWS = 256
+"""Trials that are learned from at most, the latest: more take longer than they teach."""
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """Parameters to try, and the share by which they are expected to enlarge the hypervolume."""
+
+    params: Params
+    acquisition_value: float | None = None
+
+
+def propose(
+    space: Space,
+    observations: Sequence[Observation],
+    warm_start_observations: Sequence[Observation],
+    costs_of: CostsOf,
+    random: np.random.Generator,
+) -> Proposal:
+    """The candidate of largest expected gain; first those that spread over the costs.
+
+    `warm_start_observations` are finished trials of another study, which may have had other
+    parameters and another level of mIoU. `costs_of` gives the objectives but mIoU, or None for what
+    must not be tried.
+    """
+    seed = int(random.integers(2**31))
+    drawn = draw_candidates(space, [], costs_of, random)
+    if not drawn:
+        return Proposal({})
+    estimates = final_mious(observations)
+    known = [o for o, miou in zip(observations, estimates, strict=True) if np.isfinite(miou)]
+    estimates = estimates[np.isfinite(estimates)]
+    if len(observations) + len(warm_start_observations) < NUM_START or not (
+        known or warm_start_observations
+    ):
+        return Proposal(farthest_in_cost(drawn, observations).params)
+    if random.random() < RANDOM_SHARE:
+        return Proposal(drawn[0].params)
+    distributions = {
+        n: d for each in (*warm_start_observations, *known) for n, d in each.distributions.items()
+    }
+    distributions |= drawn[0].distributions  # the space's own, which may differ from an earlier one
+    learned = [*warm_start_observations, *known][-MAX_ROWS:]
+    learners = [not o.failed for o in known]
+    levels = [o for o, learns in zip(known, learners, strict=True) if learns]
+    shifted = shift_to_current_level(
+        warm_start_observations, levels, estimates[learners], distributions, seed
+    )
+    mious = np.concatenate([shifted, estimates])[-MAX_ROWS:]
+    candidates = [*drawn, *draw_candidates(space, nondominated(learned, mious), costs_of, random)]
+    forest = fit_forest(learned, mious, distributions, seed)
+    # Only what has a model, or may yet get one, is a point to be improved upon
+    alive = [o for o in observations if o.running or (o.final is not None and not o.failed)]
+    if all(o.failed for o in learned):  # what a model would be worth cannot be said
+        return Proposal(candidates[0].params)
+    guessed = predict_by_tree(forest, alive, distributions)
+    finals = np.array([np.nan if o.final is None else o.final for o in alive]).reshape(-1, 1)
+    expected = predict_by_tree(forest, candidates, distributions)
+    improvements = expected_hypervolume_improvement(
+        np.where(np.isnan(finals), guessed, finals),
+        np.array([o.costs for o in alive]).reshape(-1, len(drawn[0].costs)),
+        np.where(predict_failures(learned, candidates, distributions, seed), 0.0, expected),
+        np.array([candidate.costs for candidate in candidates]),
+    )
+    best = int(improvements.argmax())
+    return Proposal(candidates[best].params, float(improvements[best]))
+
+
+def draw_candidates(
+    space: Space, parents: Sequence[Observation], costs_of: CostsOf, random: np.random.Generator
+) -> list[Observation]:
+    """Points that may be tried: neighbours of `parents`, or random ones where there are none.
+
+    What a space raises for some parameters is told where they are suggested.
+    """
+    candidates = []
+    for _ in range(NUM_NEIGHBOURS if parents else NUM_RANDOM):
+        given: Params = {}
+        if parents:
+            parent = parents[int(random.integers(len(parents)))]
+            given = perturb(parent.params, parent.distributions, random)
+        try:
+            config, drawn = sample_config(space, given, int(random.integers(2**31)))
+            costs = costs_of(config)
+        except Exception:
+            continue
+        if costs is not None:
+            candidates.append(Observation(drawn.params, drawn.distributions, costs))
+    return candidates
+
+
+def nondominated(learned: Sequence[Observation], mious: Floats) -> list[Observation]:
+    """Those that seem non-dominated, of those that may have a model."""
+    rows = [row for row, o in enumerate(learned) if not o.failed]
+    if not rows:
+        return []
+    losses = np.column_stack([-mious[rows], np.array([learned[row].costs for row in rows])])
+    return [learned[rows[int(row)]] for row in np.flatnonzero(moocore.is_nondominated(losses))]
+
+
+def farthest_in_cost(drawn: Sequence[Observation], others: Sequence[Observation]) -> Observation:
+    """The cheapest where there are no others, else what is farthest from them.
+
+    Distances are between logarithms of costs.
+    """
+    places = np.log([candidate.costs for candidate in drawn])
+    if not others:
+        return drawn[int(places.sum(axis=1).argmin())]
+    apart = np.abs(places[:, None] - np.log([o.costs for o in others])).sum(axis=2).min(axis=1)
+    return drawn[int(apart.argmax())]
+
+
+def shift_to_current_level(
+    warm_start_observations: Sequence[Observation],
+    known: Sequence[Observation],
+    estimates: Floats,
+    distributions: Distributions,
+    seed: int,
+) -> Floats:
+    """mIoU of an earlier study's trials (N,) at the level of this one's, by their mean distance."""
+    mious = np.array([o.final for o in warm_start_observations], dtype=np.float64)
+    if not warm_start_observations or not known:
+        return mious
+    expected = predict_by_tree(
+        fit_forest(warm_start_observations, mious, distributions, seed), known, distributions
+    ).mean(axis=1)
+    return mious + float((estimates - expected).sum()) / (len(known) + 1)
+
+
+def fit_forest(
+    points: Sequence[Observation], mious: Floats, distributions: Distributions, seed: int
+) -> ExtraTreesRegressor:
+    """A forest that knows the mIoU (N,) of points."""
+    forest = ExtraTreesRegressor(NUM_TREES, min_samples_leaf=2, random_state=seed)
+    return forest.fit(encode(points, distributions), mious)
+
+
+def predict_by_tree(
+    forest: ExtraTreesRegressor, points: Sequence[Observation], distributions: Distributions
+) -> Floats:
+    """What each tree says of each point, (N, trees)."""
+    if not points:
+        return np.zeros((0, NUM_TREES))
+    rows = encode(points, distributions)
+    return np.column_stack([tree.predict(rows) for tree in forest.estimators_])
+
+
+def predict_failures(
+    learned: Sequence[Observation],
+    candidates: Sequence[Observation],
+    distributions: Distributions,
+    seed: int,
+) -> NDArray[np.bool_]:
+    """Whether each candidate fails, and so leaves no model, as each tree says, (C, trees)."""
+    failed = np.array([float(o.failed) for o in learned])
+    if not failed.any():
+        return np.zeros((len(candidates), NUM_TREES), np.bool_)
+    return (
+        predict_by_tree(fit_forest(learned, failed, distributions, seed), candidates, distributions)
+        >= 0.5
+    )
+
+
+def encode(points: Sequence[Observation], distributions: Distributions) -> NDArray[np.float32]:
+    """Places in the parameters' ranges (N,P), -1 where a point does not have one."""
+    rows = [
+        [
+            to_unit(point.params[name], distribution)
+            if name in point.params and is_representable(distribution, point.params[name])
+            else -1.0
+            for name, distribution in distributions.items()
+        ]
+        for point in points
+    ]
+    return np.array(rows, dtype=np.float32)
+
+
+def expected_hypervolume_improvement(
+    mious: Floats, costs: Floats, new_mious: Floats, new_costs: Floats
+) -> Floats:
+    """Share by which each candidate is expected to enlarge the hypervolume of points.
+
+    `mious` (N,S) and `new_mious` (C,S) are what each of S trees says, so that what is guessed of
+    running trials and of candidates belongs together. `costs` (N,D-1) and `new_costs` (C,D-1) count
+    by their logarithm, from the least to the greatest there is.
+    """
+    every = np.vstack([costs, new_costs])
+    places = normalize_log_costs(every, cost_range_of(every))
+    volume = moocore.Hypervolume(ref=[0.0, *[REFERENCE_MARGIN] * costs.shape[1]])
+    total, improvements = 0.0, np.zeros(len(new_costs))
+    for miou, new_miou in zip(mious.T, new_mious.T, strict=True):
+        front = np.column_stack([-miou, places[: len(costs)]])
+        front = front[moocore.is_nondominated(front)] if len(front) else front
+        before = volume(front) if len(front) else 0.0
+        total += before
+        new = np.column_stack([-new_miou, places[len(costs) :]])
+        is_dominated = np.any(np.all(front <= new[:, None], axis=2), axis=1)
+        for row in np.flatnonzero(~is_dominated):
+            improvements[row] += volume(np.vstack([front, new[row]])) - before
+    return improvements / (total or len(mious.T))

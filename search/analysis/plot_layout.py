@@ -1,0 +1,257 @@
+"""What the figure and the page of a front share: points, axes, colours and places of labels."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate, pairwise
+
+from search.core.objectives import MIOU_AND_SIZE, Objective
+from search.core.pareto import pareto_front
+from search.core.record import Record
+from search.core.units import human_size
+from trainables.config import TrialConfig
+from trainables.core.metrics import Metrics
+from trainables.quantization.bits import FULL_PRECISION
+
+COLORS = {
+    2: "#882255",
+    3: "#d55e00",
+    4: "#e69f00",
+    5: "#009e73",
+    6: "#56b4e9",
+    7: "#0072b2",
+    8: "#332288",
+    FULL_PRECISION: "#3f4a54",
+}
+"""Colours by weight bits, from the palettes of Okabe & Ito and of Tol: distinct to all eyes."""
+
+INK, MUTED, GRID, LINE, SHADE = "#1f2933", "#66727f", "#e6e9ed", "#8a97a6", "#f3f5f8"
+X_TITLE, Y_TITLE, LEGEND_TITLE = "model size (KB of 1000 bytes)", "mIoU (%)", "weight bits"
+NOTHING = "No trial has finished yet"
+LOG_SCALE_RATIO = 8
+"""Sizes whose largest exceeds the smallest by more than this factor are drawn to a log scale."""
+
+Pair = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Point:
+    """A finished trial: a trained student, measured as the file it left."""
+
+    trial_id: str
+    config: TrialConfig
+    metrics: Metrics
+    size_bytes: int
+    on_front: bool
+
+    @property
+    def color(self) -> str:
+        """Its colour, paler where dominated: opaque all the same, so that crowds stay pale."""
+        return COLORS[self.weight_bits] if self.on_front else paler(COLORS[self.weight_bits])
+
+    @property
+    def x(self) -> float:
+        """Size in KB."""
+        return self.size_bytes / 1000
+
+    @property
+    def y(self) -> float:
+        """Mean IoU in percent."""
+        return 100 * self.metrics.miou
+
+    @property
+    def weight_bits(self) -> int:
+        return self.config.quantizer.weight_bits if self.config.quantizer else FULL_PRECISION
+
+    @property
+    def bits(self) -> str:
+        """Bits of weights and activations, such as 4/8."""
+        quantizer = self.config.quantizer
+        return f"{self.weight_bits}/{quantizer.activation_bits if quantizer else FULL_PRECISION}"
+
+    @property
+    def hover(self) -> str:
+        """What the page tells of a point under the pointer."""
+        recipe = self.config.recipe
+        lines = (
+            f"<b>trial {self.trial_id}</b>" + (" (on the front)" if self.on_front else ""),
+            f"mIoU {self.y:.1f} %",
+            f"size {human_size(self.size_bytes)}",
+            f"bits W/A {self.bits}",
+            f"width {self.config.student.width}",
+            f"recipe {recipe.name}",
+            f"learning rate {rate:.2g}" if (rate := self.config.learning_rate) else "not trained",
+        )
+        return "<br>".join(lines)
+
+
+def paler(color: str) -> str:
+    """A third of a colour such as #0072b2, in white."""
+    parts = (int(color[at : at + 2], 16) for at in (1, 3, 5))
+    return "#" + "".join(f"{255 - (255 - part) // 3:02x}" for part in parts)
+
+
+def read_points(
+    records: Sequence[Record], objectives: Sequence[Objective] = MIOU_AND_SIZE
+) -> list[Point]:
+    """The finished trials, smallest first."""
+    members = {record.trial_id for record in pareto_front(records, objectives)}
+    points = []
+    for record in records:
+        if record.state == "COMPLETE":
+            config, metrics = record.config, record.metrics
+            assert config is not None
+            assert metrics is not None
+            assert metrics.size_bytes is not None
+            on_front = record.trial_id in members
+            points.append(Point(record.trial_id, config, metrics, metrics.size_bytes, on_front))
+    return sorted(points, key=lambda point: point.size_bytes)
+
+
+def count_trials(records: Sequence[Record], points: Sequence[Point]) -> str:
+    on_front = sum(point.on_front for point in points)
+    trials = "1 trial" if len(records) == 1 else f"{len(records)} trials"
+    return f"{trials}, {len(points)} finished, {on_front} on the front"
+
+
+@dataclass(frozen=True)
+class View:
+    """The window of both drawings: from and to which size (KB) and mIoU (%)."""
+
+    x: Pair
+    y: Pair
+    log: bool
+
+    def fraction(self, point: Point) -> Pair:
+        """Where `point` lies in the window, from (0, 0) at the lower left to (1, 1)."""
+        left, right = (self.along(limit) for limit in self.x)
+        bottom, top = self.y
+        return (self.along(point.x) - left) / (right - left), (point.y - bottom) / (top - bottom)
+
+    def along(self, size: float) -> float:
+        return math.log10(size) if self.log else size
+
+    @property
+    def ticks(self) -> list[float]:
+        """One, two and five times the powers of ten in a logarithmic window."""
+        low, high = self.x
+        powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)))
+        ticks = (step * 10.0**power for power in powers for step in (1, 2, 5))
+        return [tick for tick in ticks if low <= tick <= high]
+
+    @property
+    def x_title(self) -> str:
+        return f"{X_TITLE}, log scale" if self.log else X_TITLE
+
+
+def view_of(points: Sequence[Point]) -> View:
+    """A window round all points, with room for labels at the left and on top."""
+    smallest, largest = min(p.x for p in points), max(p.x for p in points)
+    worst, best = at_least(2.0, [p.y for p in points])
+    tall = best - worst
+    y = max(worst - 0.08 * tall, -0.02 * tall), best + 0.12 * tall
+    if largest > LOG_SCALE_RATIO * smallest:
+        factor = largest / smallest
+        return View((smallest * factor**-0.08, largest * factor**0.06), y, log=True)
+    smallest, largest = at_least(0.2 * largest, [p.x for p in points])
+    wide = largest - smallest
+    return View((max(smallest - 0.08 * wide, 0.0), largest + 0.06 * wide), y, log=False)
+
+
+def at_least(span: float, values: Sequence[float]) -> Pair:
+    """From the least to the greatest value, widened on both sides where they lie closer."""
+    low, high = min(values), max(values)
+    missing = max(0.0, span - (high - low)) / 2
+    return low - missing, high + missing
+
+
+def staircase(points: Sequence[Point], view: View) -> tuple[list[float], list[float]]:
+    """Corners of the best mIoU at every size, from the window's bottom to its right side."""
+    best = accumulate((point.y for point in points), max)
+    front = [(p.x, p.y) for p, y in zip(points, best, strict=True) if p.on_front and p.y == y]
+    corners = [(front[0][0], view.y[0]), front[0]]
+    for (_, before), (x, y) in pairwise(front):
+        corners += [(x, before), (x, y)]
+    corners.append((view.x[1], front[-1][1]))
+    return [x for x, _ in corners], [y for _, y in corners]
+
+
+@dataclass(frozen=True)
+class Box:
+    """A rectangle."""
+
+    left: float
+    bottom: float
+    right: float
+    top: float
+
+    def inside(self, extent: Pair) -> bool:
+        within = self.right <= extent[0] and self.top <= extent[1]
+        return self.left >= 0 and self.bottom >= 0 and within
+
+    def overlaps(self, other: "Box") -> bool:
+        apart_across = self.right <= other.left or other.right <= self.left
+        apart_up = self.top <= other.bottom or other.top <= self.bottom
+        return not (apart_across or apart_up)
+
+
+@dataclass(frozen=True)
+class Label:
+    """A front point's name, with its lower right corner `shift` away from the point."""
+
+    point: Point
+    shift: Pair
+    moved: bool
+
+
+def place_labels(points: Sequence[Point], view: View, extent: Pair, font: float) -> list[Label]:
+    """Labels of the front, upper left of its points, where nothing else can lie; none overlap.
+
+    `extent` is the window's width and height, in the unit of `font`, the letters' height. Where a
+    crowd leaves no room near a point, it goes without a label. Both ends come first.
+    """
+    labels: list[Label] = []
+    taken: list[Box] = []
+    front = [point for point in points if point.on_front]
+    for point in sorted(front, key=lambda p: p not in (front[0], front[-1])):
+        across, up = view.fraction(point)
+        spot = across * extent[0], up * extent[1]
+        size = 0.66 * font * len(point.trial_id), 1.1 * font
+        for step, shift in enumerate(shifts(font, size[0])):
+            boxes = [label_box(spot, shift, size), *(leader(spot, shift) if step else ())]
+            if boxes[0].inside(extent) and not any(a.overlaps(b) for a in boxes for b in taken):
+                taken += boxes
+                labels.append(Label(point, shift, moved=step > 0))
+                break
+    return labels
+
+
+def label_box(spot: Pair, shift: Pair, size: Pair) -> Box:
+    right, bottom = spot[0] + shift[0], spot[1] + shift[1]
+    return Box(right - size[0], bottom, right, bottom + size[1])
+
+
+def leader(spot: Pair, shift: Pair) -> list[Box]:
+    """The line from a point to its label, as boxes of a point's size."""
+    steps = [(spot[0] + shift[0] * i / 12, spot[1] + shift[1] * i / 12) for i in range(2, 12)]
+    return [Box(x, y, x, y) for x, y in steps]
+
+
+def shifts(font: float, width: float) -> list[Pair]:
+    """Places to try for a label, nearest first."""
+    left, up = -0.5 * font, 0.4 * font
+    places = [(left - i * 0.6 * width, up + j * 1.2 * font) for i in range(3) for j in range(4)]
+    return sorted(places, key=lambda place: math.hypot(*place))
+
+
+def bits_name(bits: int) -> str:
+    return "32 (full precision)" if bits == FULL_PRECISION else str(bits)
+
+
+def group_by_bits(points: Sequence[Point]) -> list[tuple[int, list[Point]]]:
+    """Points that look the same, with their weight bits: the dominated ones first."""
+    kinds = sorted({(point.on_front, point.weight_bits) for point in points})
+    return [
+        (bits, [p for p in points if (p.on_front, p.weight_bits) == (on_front, bits)])
+        for on_front, bits in kinds
+    ]

@@ -1,0 +1,27 @@
+"""Writes the plots of a front: the figure front.png and the interactive page front.html."""
+
+from collections.abc import Sequence
+from io import BytesIO
+from pathlib import Path
+
+from search.analysis.pareto_page import draw_page, write_page
+from search.analysis.pareto_plot import draw_picture
+from search.analysis.plot_layout import count_trials, read_points
+from search.core.objectives import MIOU_AND_SIZE, Objective
+from search.core.record import Record
+from trainables.core.files import replace_file
+
+
+def draw_front(
+    records: Sequence[Record],
+    folder: Path,
+    title: str,
+    objectives: Sequence[Objective] = MIOU_AND_SIZE,
+) -> None:
+    """Draws mIoU against model size of all finished trials: front.png and front.html."""
+    points = read_points(records, objectives)
+    subtitle = count_trials(records, points)
+    picture = BytesIO()
+    draw_picture(points, title, subtitle).savefig(picture, format="png")
+    replace_file(folder / "front.png", picture.getvalue())
+    replace_file(folder / "front.html", write_page(draw_page(points, title, subtitle), title))

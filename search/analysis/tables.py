@@ -1,0 +1,140 @@
+"""What a study leaves for people: tables of its trials and its front, and the front drawn."""
+
+from collections.abc import Callable, Mapping, Sequence
+from io import BytesIO
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from rich.console import JustifyMethod
+from rich.table import Table
+
+from search.analysis.plot_layout import Point, read_points
+from search.core.objectives import MIOU_AND_SIZE, Objective
+from search.core.pareto import pareto_front
+from search.core.record import Record
+from search.core.units import human_size
+from trainables.core.config_base import Leaf
+from trainables.core.files import replace_file
+
+BASE_COLUMNS = {
+    "trial_id": pa.string(),
+    "state": pa.string(),
+    "reason": pa.string(),
+    "recipe": pa.string(),
+    "config_digest": pa.string(),
+    "epochs": pa.int64(),
+    "miou": pa.float64(),
+    "pixel_accuracy": pa.float64(),
+    "size_bytes": pa.int64(),
+    "compressed_bytes": pa.int64(),
+    "changed_pixels": pa.int64(),
+    "predicted_size_bytes": pa.int64(),
+    "num_params": pa.int64(),
+    "macs": pa.int64(),
+    "device_seconds": pa.float64(),
+    "start_seconds": pa.float64(),
+    "parts": pa.int64(),
+    "latency_ms": pa.float64(),
+}
+"""Columns of every table, before those of the configurations."""
+
+ARROW = {bool: pa.bool_(), int: pa.int64(), float: pa.float64(), str: pa.string()}
+
+
+def write_tables(
+    records: Sequence[Record], folder: Path, objectives: Sequence[Objective] = MIOU_AND_SIZE
+) -> None:
+    """Writes all trials to trials.parquet, and those of the front to front.parquet."""
+    rows = [record.row() for record in records]
+    front = [record.row() for record in pareto_front(records, objectives)]
+    schema = schema_of(rows)
+    write_table(rows, schema, folder / "trials.parquet")
+    write_table(front, schema, folder / "front.parquet")
+
+
+def schema_of(rows: Sequence[dict[str, Leaf]]) -> pa.Schema:
+    """The fixed columns, then the others in the order of their first appearance."""
+    others = dict.fromkeys(name for row in rows for name in row if name not in BASE_COLUMNS)
+    types = BASE_COLUMNS | {name: arrow_type([row.get(name) for row in rows]) for name in others}
+    return pa.schema(list(types.items()))
+
+
+def arrow_type(values: Sequence[Leaf]) -> pa.DataType:
+    """The narrowest type that holds all values; null where all are None."""
+    kinds = {type(value) for value in values if value is not None}
+    if not kinds:
+        return pa.null()
+    if len(kinds) == 1:
+        return ARROW[kinds.pop()]
+    return pa.float64() if kinds == {int, float} else pa.string()
+
+
+def write_table(rows: Sequence[dict[str, Leaf]], schema: pa.Schema, path: Path) -> None:
+    columns = [
+        pa.array([cast(row.get(field.name), field.type) for row in rows], field.type)
+        for field in schema
+    ]
+    content = BytesIO()
+    pq.write_table(pa.table(columns, schema=schema), content)
+    replace_file(path, content.getvalue())
+
+
+def cast(value: Leaf, kind: pa.DataType) -> Leaf:
+    """`value` as Arrow takes it: a column of several kinds is one of texts."""
+    return value if value is None or kind != pa.string() else str(value)
+
+
+def front_table(
+    records: Sequence[Record],
+    objectives: Sequence[Objective] = MIOU_AND_SIZE,
+    width: int | None = None,
+) -> Table:
+    """The front as a table for the terminal, smallest first.
+
+    In fewer than `width` characters, as far as trial, mIoU and size allow.
+    """
+    points = read_points(records, objectives)
+    front = [point for point in points if point.on_front]
+    latencies = {record.trial_id: record.latency_ms for record in records}
+    columns = fitting({name: [cell(p, latencies) for p in front] for name, cell in CELLS}, width)
+    table = Table(title=f"Pareto front: {len(front)} of {len(points)} finished trials")
+    for name in columns:
+        justify: JustifyMethod = "left" if name in ("trial", "recipe") else "right"
+        table.add_column(name, justify=justify, no_wrap=True)
+    for row in zip(*columns.values(), strict=True):
+        table.add_row(*row)
+    return table
+
+
+def latency_cell(point: Point, latencies: Mapping[str, float | None]) -> str:
+    latency = latencies[point.trial_id]
+    return "" if latency is None else f"{latency:.3g} ms"
+
+
+CELLS: tuple[tuple[str, Callable[[Point, Mapping[str, float | None]], str]], ...] = (
+    ("trial", lambda point, _: point.trial_id),
+    ("mIoU %", lambda point, _: f"{point.y:.1f}"),
+    ("size", lambda point, _: human_size(point.size_bytes)),
+    ("latency", latency_cell),
+    ("bits W/A", lambda point, _: point.bits),
+    ("width", lambda point, _: str(point.config.student.width)),
+    ("recipe", lambda point, _: point.config.recipe.name),
+    ("epochs", lambda point, _: str(point.metrics.epoch)),
+    ("device s", lambda point, _: f"{point.metrics.device_seconds:,.0f}"),
+)
+"""The table's columns: their names, and what they say of a point."""
+DROPPED = ("device s", "epochs", "recipe", "width", "latency", "bits W/A")
+"""Columns that a narrow terminal goes without, the first one first."""
+FRAME = 3
+"""Characters that a column takes beside its text; the table takes one more."""
+
+
+def fitting(columns: Mapping[str, list[str]], width: int | None) -> dict[str, list[str]]:
+    """The columns that a table of a width has room for."""
+    kept = dict(columns)
+    for name in DROPPED if width is not None else ():
+        if 1 + sum(FRAME + max(map(len, [n, *cells])) for n, cells in kept.items()) <= (width or 0):
+            break
+        del kept[name]
+    return kept

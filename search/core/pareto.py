@@ -1,0 +1,61 @@
+"""The Pareto front: trained, measured students that no other beats in every objective."""
+
+from collections.abc import Sequence
+
+import moocore
+import numpy as np
+from numpy.typing import NDArray
+
+from search.core.objectives import MIOU_AND_SIZE, Objective
+from search.core.record import Record
+
+Points = NDArray[np.float64]
+REFERENCE_MARGIN = 1.1
+"""The reference point of a hypervolume, in ranges of each cost."""
+
+
+def pareto_front(
+    records: Sequence[Record], objectives: Sequence[Objective] = MIOU_AND_SIZE
+) -> list[Record]:
+    """The non-dominated COMPLETE records, smallest first; of equal ones the earliest."""
+    finished = [record for record in records if record.state == "COMPLETE"]
+    if not finished:
+        return []
+    keep = moocore.is_nondominated(to_minimized_values(finished, objectives), keep_weakly=False)
+    front = [record for record, kept in zip(finished, keep, strict=True) if kept]
+    return sorted(front, key=lambda record: record.metrics.size_bytes or 0 if record.metrics else 0)
+
+
+def hypervolume(records: Sequence[Record], span: Points, objectives: Sequence[Objective]) -> float:
+    """Share of the volume between the best and the worst values that the front dominates.
+
+    mIoU counts from 0 to 1, each cost by its logarithm between the two rows of `span`, (2, costs),
+    and a tenth beyond, so that the largest of all counts too.
+    """
+    finished = [record for record in records if record.state == "COMPLETE"]
+    if not finished:
+        return 0.0
+    losses = to_minimized_values(finished, objectives)
+    is_miou = np.array([objective.metric == "miou" for objective in objectives])
+    places = normalize_log_costs(losses[:, ~is_miou], span)
+    reference = np.array([0.0] + [REFERENCE_MARGIN] * places.shape[1])
+    volume = moocore.hypervolume(np.column_stack([losses[:, is_miou], places]), ref=reference)
+    return float(volume / REFERENCE_MARGIN ** places.shape[1])
+
+
+def normalize_log_costs(costs: Points, span: Points) -> Points:
+    """Where costs (N,C) lie between the rows of `span` (2,C), from 0 to 1, by their logarithms."""
+    low, high = np.log(span)
+    places: Points = (np.log(costs) - low) / np.where(high > low, high - low, 1.0)
+    return places
+
+
+def cost_range_of(costs: Points) -> Points:
+    """The least and the greatest (2,C) of costs (N,C)."""
+    return np.stack([costs.min(axis=0), costs.max(axis=0)])
+
+
+def to_minimized_values(records: Sequence[Record], objectives: Sequence[Objective]) -> Points:
+    """Objective values (N, objectives), signed so that less is better."""
+    signs = np.array([objective.sign for objective in objectives], dtype=np.float64)
+    return np.array([record.values(objectives) for record in records], dtype=np.float64) * signs

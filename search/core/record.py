@@ -1,0 +1,91 @@
+"""The record of one trial, from which tables, plots and MLflow are written."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Literal
+
+from optuna.distributions import BaseDistribution
+
+from search.core.objectives import MIOU_AND_SIZE, Objective
+from trainables.config import TrialConfig
+from trainables.core.config_base import Leaf
+from trainables.core.metrics import Metrics
+
+
+@dataclass(frozen=True)
+class RungDecision:
+    """One trial at a rung or at its end: the `place`-th of all arrivals, and whether it went on."""
+
+    trial_id: str
+    rung: int
+    place: int
+    minimized_values: tuple[float, ...]
+    promoted: bool
+
+
+State = Literal["RUNNING", "PAUSED", "COMPLETE", "PRUNED", "FAIL"]
+"""PAUSED: begun, and the first to go on when the study is resumed."""
+PREDICTED_SIZE, LATENCY_MS = "predicted_size_bytes", "latency_ms"
+"""User attributes of an Optuna trial."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """One trial; without `config` where the space failed, without `metrics` before an epoch.
+
+    `reports` holds what was reported after each epoch, as JSON.
+    """
+
+    trial_id: str
+    state: State
+    reason: str
+    config: TrialConfig | None
+    metrics: Metrics | None
+    predicted_size_bytes: int | None = None
+    latency_ms: float | None = None
+    params: Mapping[str, Leaf] = field(default_factory=dict)
+    distributions: Mapping[str, BaseDistribution] = field(default_factory=dict)
+    rung_decisions: tuple[RungDecision, ...] = ()
+    ray_id: str | None = None
+    ended_at: datetime | None = None
+    reports: Mapping[int, str] = field(default_factory=dict)
+
+    @property
+    def history(self) -> list[Metrics]:
+        """What was reported after each epoch."""
+        return [Metrics.model_validate_json(report) for report in self.reports.values()]
+
+    def values(self, objectives: Sequence[Objective] = MIOU_AND_SIZE) -> tuple[float, ...] | None:
+        """The values of `objectives` for a COMPLETE trial."""
+        return self.measured(objectives) if self.state == "COMPLETE" else None
+
+    def measured(self, objectives: Sequence[Objective]) -> tuple[float, ...]:
+        """The values of `objectives` in the last report."""
+        names = (objective.metric for objective in objectives)
+        return tuple(
+            float(getattr(self if name == LATENCY_MS else self.metrics, name)) for name in names
+        )
+
+    def row(self) -> dict[str, Leaf]:
+        """The trial as one row of trials.parquet; "asked.": sampled, and resolved to others."""
+        measured = self.metrics.model_dump() if self.metrics else {}
+        leaves = self.config.flatten() if self.config else {}
+        return {
+            "trial_id": self.trial_id,
+            "state": self.state,
+            "reason": self.reason,
+            "recipe": self.config.recipe.name if self.config else None,
+            "config_digest": self.config.digest() if self.config else None,
+            "epochs": self.metrics.epoch if self.metrics else 0,
+            **{name: measured.get(name) for name in TABLE_METRICS},
+            PREDICTED_SIZE: self.predicted_size_bytes,
+            LATENCY_MS: self.latency_ms,
+            **leaves,
+            **{f"asked.{k}": v for k, v in self.params.items() if leaves.get(k) != v},
+        }
+
+
+NON_TABLE_FIELDS = {"epoch", "time_ms", "losses", "model_sha256"}
+"""Of Metrics, what tables have no column of that name for."""
+TABLE_METRICS = tuple(name for name in Metrics.model_fields if name not in NON_TABLE_FIELDS)

@@ -1,0 +1,57 @@
+"""Addresses of MLflow stores in SQLite, whose paths may hold any character."""
+
+from pathlib import Path
+from urllib.parse import quote, unquote, urlsplit
+
+SQLITE = "sqlite:///"
+SQLITE_BY_DRIVER = "sqlite+pysqlite:///"
+"""The same with its driver's name: MLflow makes the folder of the other, without decoding it."""
+IN_MEMORY = ("sqlite://", "sqlite:///", "sqlite:///:memory:")
+PLAIN = "".join(chr(code) for code in range(1, 128) if chr(code) not in "%?")
+"""Characters that SQLAlchemy takes as they are; `?` begins options, `%` an encoded character."""
+
+
+def default_tracking_uri(storage: Path) -> str:
+    """The store of a folder of studies, where no other is named."""
+    return sqlite_uri(storage / "mlflow.db")
+
+
+def sqlite_uri(database: Path) -> str:
+    """The address of a database."""
+    path = str(database)
+    encoded = "".join(c if ord(c) > 127 else quote(c, safe=PLAIN) for c in path)
+    return SQLITE + path if encoded == path else SQLITE_BY_DRIVER + encoded
+
+
+def database_of(uri: str) -> Path | None:
+    """The database of an address; None where the store is not one in SQLite."""
+    for prefix in (SQLITE, SQLITE_BY_DRIVER):
+        if uri.startswith(prefix):
+            return Path(unquote(uri.removeprefix(prefix).split("?")[0]))
+    return None
+
+
+def check_tracking_uri(uri: str, flag: str) -> str:
+    """The same store, named so that it is found from any working folder.
+
+    Raises:
+        ValueError: what `flag` names keeps nothing, or holds a password, which would be kept.
+    """
+    if uri in ("", *IN_MEMORY):
+        raise ValueError(f"{flag} must name a store that keeps its content, but got {uri!r}")
+    if urlsplit(uri).password:
+        raise ValueError(
+            f"{flag} must hold no password, which studies would keep: set "
+            "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD for a server, or what the "
+            "database's driver reads, as PGPASSWORD"
+        )
+    return absolute_uri(uri)
+
+
+def absolute_uri(uri: str) -> str:
+    """The same store, named so that it is found from any working folder."""
+    path, question, options = uri.partition("?")
+    database = database_of(path)
+    if database is None or database.is_absolute():
+        return uri
+    return sqlite_uri(database.absolute()) + question + options

@@ -1,0 +1,57 @@
+"""Sizes and durations as people write them."""
+
+import re
+
+SIZES = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20}
+COUNTS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9}
+SECONDS = {"": 1, "ms": 1e-3, "s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+def parse_size(text: str) -> int:
+    """Bytes of "300KB" or "1.5MiB".
+
+    Raises:
+        ValueError: it is no positive size.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)", text.strip())
+    if not match or match[2].upper() not in SIZES or float(match[1]) * SIZES[match[2].upper()] < 1:
+        raise ValueError(f"a size must be a positive number with B, KB, MB or GB, but got {text!r}")
+    return int(float(match[1]) * SIZES[match[2].upper()])
+
+
+def parse_duration(text: str) -> float:
+    """Seconds of "30m" or "1.5h".
+
+    Raises:
+        ValueError: it is no positive duration.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-z]*)", text.strip())
+    if not match or match[2] not in SECONDS or float(match[1]) <= 0:
+        raise ValueError(
+            f"a time must be a positive number with ms, s, m, h or d, but got {text!r}"
+        )
+    return float(match[1]) * SECONDS[match[2]]
+
+
+def parse_count(text: str) -> int:
+    """The number that "500M" stands for.
+
+    Raises:
+        ValueError: it is no positive number.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMG]?)", text.strip())
+    if not match or float(match[1]) * COUNTS[match[2]] < 1:
+        raise ValueError(f"a count must be a positive number with K, M or G, but got {text!r}")
+    return int(float(match[1]) * COUNTS[match[2]])
+
+
+def human_size(num_bytes: int) -> str:
+    """A size to three digits, such as 61.9 KB or 1.95 MB, where 1 KB is 1000 bytes."""
+    if num_bytes < 1000:
+        return f"{num_bytes} B"
+    size, units = num_bytes / 1000, iter(("KB", "MB", "GB"))
+    unit = next(units)
+    while size >= 999.5 and unit != "GB":
+        size, unit = size / 1000, next(units)
+    decimals = 2 if size < 9.995 else 1 if size < 99.95 else 0
+    return f"{size:.{decimals}f} {unit}"

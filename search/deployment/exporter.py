@@ -1,0 +1,166 @@
+"""Writes one point of a front as a file for the device, and checks that file before it is kept."""
+
+import hashlib
+import os
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+from search.core.units import human_size
+from search.deployment.selection import Choice
+from search.storage.study_file import StudyFile, installed_versions
+from trainables.config import read_config
+from trainables.core.artifacts import ArtifactStore
+from trainables.core.errors import ExportFailed
+from trainables.core.files import replace_file
+from trainables.data.packed import PackedDataset, open_pack, pack_dataset
+from trainables.data.registry import open_source
+from trainables.deploy.latency import Latency, measure_latency
+from trainables.deploy.model_card import ExportFormat, ModelCard, Preprocessing, card_path
+from trainables.deploy.parity import Parity, check_parity
+from trainables.deploy.runtime import CUDA, available_providers, module_network, open_model
+from trainables.models.model_file import CONFIG_FILE, MODEL_FILE, read_model
+
+TOLERANCE = 0.001
+"""The most by which the mIoU of an exported file may differ from the search's."""
+SUFFIX: dict[ExportFormat, str] = {
+    "packed": ".safetensors",
+    "onnx": ".onnx",
+    "onnx-int8": "-int8.onnx",
+}
+
+
+def validation_data(study: StudyFile, folder: Path) -> PackedDataset:
+    """The data of a study, packed again where its pack is gone.
+
+    Raises:
+        ValueError: the data has changed since.
+    """
+    store = ArtifactStore(folder.resolve().parent / "artifacts")
+    source = open_source(study.config.data, study.config.image_size, store.root)
+    data = open_pack(pack_dataset(source, store).path)
+    if data.digest != study.data_digest:
+        raise ValueError(
+            f"an export is checked on the study's data, but {study.config.data} has changed: it is "
+            f"now {data.digest}, the study had {study.data_digest}"
+        )
+    return data
+
+
+class Exporter:
+    """Exports one point of a study's front."""
+
+    def __init__(
+        self,
+        study: StudyFile,
+        folder: Path,
+        data: PackedDataset,
+        choice: Choice,
+        form: ExportFormat,
+    ) -> None:
+        self.study, self.data, self.choice, self.form = study, data, choice, form
+        self.source = folder / "models" / choice.trial_id / MODEL_FILE
+        self.config = read_config(self.source.with_name(CONFIG_FILE))
+        self.network = read_model(self.source)
+
+    def export(self, out: Path) -> None:
+        """Writes the file and its card.
+
+        Raises:
+            ExportFailed: the file does not do what the search measured; it is deleted.
+        """
+        path = out / f"{self.study.config.name}-{self.choice.trial_id}{SUFFIX[self.form]}"
+        aside = path.with_name(f".unchecked-{path.name}")
+        content = self.content()
+        try:
+            aside.write_bytes(content)
+            self.check(aside, path, content)
+            os.replace(aside, path)
+        finally:
+            aside.unlink(missing_ok=True)
+
+    def sized(self) -> Choice:
+        """The point with the size that its file will have."""
+        return replace(self.choice, size_bytes=len(self.content()))
+
+    def content(self) -> bytes:
+        """The file's content."""
+        if self.form == "packed":
+            return self.source.read_bytes()
+        import onnx
+
+        from trainables.deploy.onnx_export import to_onnx
+
+        about = {"study": self.study.config.name, "trial": self.choice.trial_id}
+        classes = {"classes": ",".join(self.data.class_names)}
+        model = to_onnx(self.network, self.form, about | classes)
+        try:
+            onnx.checker.check_model(model, full_check=True)
+        except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+            raise ExportFailed(f"the ONNX checker refuses {self.source}: {error}") from error
+        serialized: bytes = model.SerializeToString()
+        return serialized
+
+    def check(self, aside: Path, path: Path, content: bytes) -> None:
+        """Runs the file on the validation split and writes the card of what it will be."""
+        reference = module_network(self.network)
+        try:
+            parity = check_parity(open_model(aside), reference, self.data)
+        except ValueError as error:
+            raise ExportFailed(str(error)) from error
+        if abs(parity.miou - self.choice.miou) > TOLERANCE:
+            raise ExportFailed(
+                f"{path.name} must have the search's mIoU {self.choice.miou:.4f} within "
+                f"{TOLERANCE:g}, but has {parity.miou:.4f}; it was deleted"
+            )
+        card = self.card(path, content, parity, self.latencies(content))
+        replace_file(card_path(path), card.model_dump_json(indent=1))
+        speed = "".join(
+            f", {latency.median_ms:.3g} ms on {latency.provider.removesuffix('ExecutionProvider')}"
+            for latency in card.latency
+        )
+        share = parity.changed_pixels / parity.num_pixels
+        print(
+            f"{path}: {human_size(len(content))}, mIoU {parity.miou:.4f}, "
+            f"{parity.changed_pixels} of {parity.num_pixels} pixels changed "
+            f"({share:.4%}){speed}",
+            flush=True,
+        )
+
+    def latencies(self, content: bytes) -> tuple[Latency, ...]:
+        """Of an ONNX file on the CPU, and on a GPU where ONNX Runtime has one."""
+        if self.form == "packed":
+            return ()
+        height, width = self.data.height, self.data.width
+        latencies = [measure_latency(content, height, width)]
+        if CUDA in available_providers():
+            try:
+                latencies.append(measure_latency(content, height, width, CUDA))
+            except ValueError as error:
+                print(f"no latency on a GPU: {error}", file=sys.stderr)
+        return tuple(latencies)
+
+    def card(
+        self, path: Path, content: bytes, parity: Parity, latency: tuple[Latency, ...]
+    ) -> ModelCard:
+        study = self.study
+        return ModelCard(
+            format=self.form,
+            file=path.name,
+            sha256=hashlib.sha256(content).hexdigest(),
+            size_bytes=len(content),
+            miou=parity.miou,
+            searched_miou=self.choice.miou,
+            changed_pixels=parity.changed_pixels,
+            num_pixels=parity.num_pixels,
+            latency=latency,
+            data=Path(study.config.data).name,
+            data_digest=study.data_digest,
+            classes=self.data.class_names,
+            preprocessing=Preprocessing(longest_side=study.config.image_size),
+            study=study.config.name,
+            study_id=study.id,
+            trial=self.choice.trial_id,
+            config=self.config,
+            versions=installed_versions(),
+        )

@@ -1,0 +1,89 @@
+"""Begins again, as a resume of the study, when Ray's own processes on this machine have died.
+
+Ray itself would wait for ever, or end the driver after a minute. Whatever the driver is waiting for
+cannot be woken, so the process becomes another program: that of the resumed study.
+"""
+
+import os
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Protocol
+
+from trainables.core import terminal
+
+LOOK_EVERY_S = 0.5
+GRACE_S = 1.0
+"""After a death, for a signal that was sent to all processes to arrive here, too."""
+RAY_RESTARTS, STOP = "PARETOSEG_RAY_DEATHS", "PARETOSEG_STOP"
+"""Environment variables from one program to the next: how many there were, and whether to stop."""
+MAX_RESTARTS = 3
+
+
+class Process(Protocol):
+    """One of Ray's."""
+
+    def kill(self) -> None: ...
+
+
+class Node(Protocol):
+    """Ray on this machine."""
+
+    def dead_processes(self) -> Sequence[tuple[str, Process]]: ...
+    def live_processes(self) -> Sequence[tuple[str, Process]]: ...
+
+
+def take_stop_request() -> bool:
+    """Whether this program was begun to end a study that a signal had told to stop."""
+    return os.environ.pop(STOP, "") != ""
+
+
+class DriverRestart:
+    """Watches the processes of a node until it is closed; `command` resumes the study.
+
+    Where the study `stops`, that is no more than its report.
+    """
+
+    def __init__(
+        self,
+        node: Node,
+        command: Sequence[str],
+        stops: Callable[[], bool],
+        replace: Callable[..., None] = os.execv,
+    ) -> None:
+        self.node, self.command, self.stops, self.replace = node, list(command), stops, replace
+        self.closed = threading.Event()
+        self.thread = threading.Thread(target=self._watch, name="driver restart", daemon=True)
+        self.thread.start()
+
+    def close(self) -> None:
+        """Watches no longer; to be called before Ray is ended on purpose."""
+        self.closed.set()
+        self.thread.join()
+
+    def _watch(self) -> None:
+        while not self.closed.wait(LOOK_EVERY_S):
+            if dead := [name for name, _ in self.node.dead_processes()]:
+                self._restart(", ".join(dead))
+                return
+
+    def _restart(self, dead: str) -> None:
+        restarts = 1 + int(os.environ.get(RAY_RESTARTS, "0"))
+        for _, process in self.node.live_processes():
+            process.kill()
+        if self.closed.wait(GRACE_S) and self.stops():
+            return
+        if self.stops():  # the signal went to Ray, too: what is left to do needs none
+            os.environ[STOP] = "yes"
+        elif restarts > MAX_RESTARTS:
+            with suppress(OSError):  # nobody may be listening any more
+                terminal.print_error(f"error: Ray must not die again and again, but {dead} did")
+            os._exit(1)
+        else:
+            line = f"Ray is started again, its {dead} has died: the study is resumed"
+            with suppress(OSError):
+                print(line, file=terminal.out(), flush=True)
+            os.environ[RAY_RESTARTS] = str(restarts)
+        with suppress(OSError):
+            terminal.release()
+        self.replace(self.command[0], self.command)

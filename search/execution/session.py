@@ -1,0 +1,174 @@
+"""Connects to Ray, on this machine or on the cluster at RAY_ADDRESS, and runs tasks there."""
+
+import logging
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from functools import partial
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+import ray
+from ray._private import services
+
+from search.core.config import StudyConfig
+from search.execution.cluster_address import CLUSTER_ADDRESS, cluster_address, on_cluster
+from search.execution.resources import TrialResources, fixed_resources, num_cores, num_parallel
+from search.execution.restart import DriverRestart
+from search.execution.shutdown import GracefulShutdown
+from search.execution.tuning import MAX_RETRIES, most_informative_line
+from trainables.config import ExecutionConfig
+from trainables.core import terminal
+from trainables.core.command_line import first_line
+from trainables.core.errors import Interrupted, TrialFailed
+
+Given = ParamSpec("Given")
+Result = TypeVar("Result")
+ANSWER_S = 60.0
+"""For a cluster to answer; a port where something else listens never does."""
+NUM_STARTS, PAUSE_S = 3, 2.0
+"""Attempts to start Ray, and seconds between the first two: on a busy machine it is often late."""
+
+
+@contextmanager
+def connect(config: StudyConfig, shutdown: GracefulShutdown) -> Iterator[None]:
+    """Ray for as long as the block lasts.
+
+    Raises:
+        RayUnavailable: it does not start here, or no cluster answers.
+        KeyboardInterrupt: the user asked to stop while it started.
+    """
+    logging.getLogger("ray").setLevel(logging.CRITICAL)
+    driver_restart = None
+    try:
+        with exit_if_silent() if on_cluster() else nullcontext():
+            start_ray(shutdown)
+        shutdown.install_handlers()
+        if shutdown.requested:
+            raise KeyboardInterrupt
+        if not on_cluster():
+            node: Any = ray._private.worker._global_node
+            command = [sys.executable, *config.resume_arguments]
+            driver_restart = DriverRestart(node, command, lambda: shutdown.requested)
+        yield
+    finally:
+        if driver_restart:
+            driver_restart.close()
+        ray.shutdown()
+
+
+@contextmanager
+def exit_if_silent() -> Iterator[None]:
+    """Ends the process where a cluster takes longer to answer: Ray waits for many minutes."""
+
+    def end() -> None:
+        try:
+            terminal.print_error(
+                f"error: {CLUSTER_ADDRESS} must be the address of a cluster's head, but nothing "
+                f"that Ray understands came from {cluster_address()} in {ANSWER_S:g} s"
+            )
+        finally:
+            os._exit(2)
+
+    timer = threading.Timer(ANSWER_S, end)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+class RayUnavailable(OSError):
+    """Ray does not start on this machine, or the cluster does not answer."""
+
+
+def start_ray(shutdown: GracefulShutdown) -> None:
+    """Starts Ray, or connects to the cluster; once more where that takes Ray too long."""
+    local = not on_cluster()
+    for attempt in range(1, NUM_STARTS + 1):
+        try:
+            with processes_in_own_group():
+                ray.init(
+                    "local" if local else None,
+                    num_cpus=num_cores() if local else None,
+                    include_dashboard=False if local else None,
+                    log_to_driver=False,
+                    logging_level=logging.CRITICAL,
+                )
+            return
+        except (Exception, SystemExit) as error:  # it runs a dozen processes, each may be late
+            ray.shutdown()
+            if shutdown.requested:
+                raise KeyboardInterrupt from None
+            reason, last = first_line(error), attempt == NUM_STARTS
+        if not last:
+            time.sleep(attempt * PAUSE_S)
+    place = "on this machine" if local else f"from the cluster at {cluster_address()}"
+    raise RayUnavailable(
+        f"Ray must answer {place}, but it did not in {NUM_STARTS} attempts: {reason}"
+    )
+
+
+@contextmanager
+def processes_in_own_group() -> Iterator[None]:
+    """Lets Ray start its processes outside the driver's process group.
+
+    A signal to that group, as `timeout` and terminals send it, then reaches the driver alone, which
+    ends the others in good order. Ray has no setting for it.
+    """
+    module: Any = services
+    popen = module.ConsolePopen
+    module.ConsolePopen = partial(popen, process_group=0)
+    try:
+        yield
+    finally:
+        module.ConsolePopen = popen
+
+
+class RemoteRunner:
+    """Runs a preparation where trials run; on a CPU without a cluster, with all its cores."""
+
+    def __init__(self, config: StudyConfig, shutdown: GracefulShutdown) -> None:
+        self.shutdown = shutdown
+        self.cpus, self.gpus = fixed_resources(config)
+        if not self.gpus and not on_cluster():
+            self.cpus = num_cores()
+
+    def __call__(
+        self,
+        run: ExecutionConfig,
+        prepare: Callable[Concatenate[ExecutionConfig, Given], Result],
+        *given: Given.args,
+        **named: Given.kwargs,
+    ) -> Result:
+        """`prepare(run, *given)`, started again by Ray where its process dies.
+
+        Raises:
+            KeyboardInterrupt: the user asked to stop, and it did or took too long.
+            TrialFailed: its process died again and again.
+        """
+        task = ray.remote(num_cpus=self.cpus, num_gpus=self.gpus, max_retries=MAX_RETRIES)(prepare)
+        run = run.replace(num_threads=max(1, int(self.cpus)))
+        waiting = task.remote(run, *given, **named)
+        while not ray.wait([waiting], timeout=0.2)[0]:
+            if self.shutdown.grace_expired:
+                raise KeyboardInterrupt
+        try:
+            result: Result = ray.get(waiting)
+        except ray.exceptions.RayTaskError as error:
+            if isinstance(error.cause, Interrupted):
+                raise KeyboardInterrupt from None
+            raise error.cause from None
+        except ray.exceptions.RayError as error:
+            raise TrialFailed(f"its process died: {most_informative_line(error)}") from error
+        if self.shutdown.requested:
+            raise KeyboardInterrupt
+        return result
+
+
+def max_pending_trials(share: TrialResources) -> int:
+    """Trials that may be on their way at once now: as many as run, on a cluster some that wait."""
+    return num_parallel(share, ray.cluster_resources())  # type: ignore[no-untyped-call]

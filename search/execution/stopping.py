@@ -1,0 +1,71 @@
+"""Ray Tune stoppers: the end of the time budget, and trials that do not stop when asked to."""
+
+import math
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import ray
+from ray.tune.stopper import NoopStopper, Stopper
+
+from search.execution.shutdown import GracefulShutdown
+from trainables.trainable import EPOCH
+
+NEARLY_DONE = 0.8
+"""Share of a training after which it goes on when the time is over."""
+OVERTIME = 0.1
+"""Of the time budget, for that."""
+
+
+class StopAll(Stopper):
+    """Ends the trainings that have not left although they were asked to."""
+
+    def __init__(self, shutdown: GracefulShutdown) -> None:
+        self.shutdown = shutdown
+        self.trials: Sequence[Any] = ()
+        """Ray's."""
+
+    def __call__(self, trial_id: str, result: dict[str, object]) -> bool:
+        return False
+
+    def stop_all(self) -> bool:
+        if self.shutdown.grace_expired:  # Ray would wait for them for another 10 s
+            for trial in self.trials:
+                if actor := trial.temporary_state.ray_actor:
+                    ray.kill(actor)
+        return self.shutdown.grace_expired
+
+    # Ray's snapshots have nothing to keep
+    def __reduce__(self) -> tuple[type[Stopper], tuple[()]]:
+        return NoopStopper, ()
+
+
+class Deadline(Stopper):
+    """The end of the time budget: nothing is asked any more, and only what is nearly done goes on.
+
+    A trial that reports after it is stopped unless it has little left; all are after a tenth more.
+    """
+
+    def __init__(self, budget_s: float | None, num_epochs: int) -> None:
+        self.budget_s, self.num_epochs = budget_s, num_epochs
+        self.begin = time.monotonic()
+
+    def start(self) -> None:
+        """The time begins to count."""
+        self.begin = time.monotonic()
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the budget is spent."""
+        return self.budget_s is not None and time.monotonic() - self.begin >= self.budget_s
+
+    @property
+    def last_s(self) -> float | None:
+        """Seconds after which even what is nearly done is stopped."""
+        return None if self.budget_s is None else (1 + OVERTIME) * self.budget_s
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        return self.is_over and result.get(EPOCH, math.inf) < NEARLY_DONE * self.num_epochs
+
+    def stop_all(self) -> bool:
+        return False

@@ -1,0 +1,147 @@
+"""Runs the trials of a study with Ray Tune."""
+
+import shutil
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from pyarrow.fs import LocalFileSystem
+from ray import tune
+from ray.tune.schedulers import TrialScheduler
+from ray.tune.stopper import CombinedStopper
+
+from search.core.config import StudyConfig
+from search.execution.resources import TrialResources
+from search.execution.searcher import OptunaSearcher
+from search.execution.shutdown import GracefulShutdown
+from search.execution.stopping import Deadline, StopAll
+from search.storage.cleanup import SCRATCH
+from trainables.core.files import is_full_disk
+from trainables.trainable import StudentTrainable
+
+MAX_RETRIES = 3
+"""Times that a trial is started again because its process died."""
+INFORMATIVE_WORDS = ("exit detail", "out of memory", "OOM", "node", "Error")
+
+
+def tune_trials(
+    searcher: OptunaSearcher,
+    scheduler: TrialScheduler | None,
+    config: StudyConfig,
+    share: TrialResources,
+    deadline: "Deadline",
+    shutdown: GracefulShutdown,
+    say: Callable[[str], None],
+) -> None:
+    """Trains trials until there are no more or the time is over.
+
+    A trial whose process dies is started again, at most `MAX_RETRIES` times, and goes on from its
+    checkpoint.
+
+    Raises:
+        KeyboardInterrupt: the user asked to stop; running trials have left.
+        DiskFull: the journal could not be written.
+    """
+    scratch = config.folder / SCRATCH
+    deadline.start()
+    stop_all = StopAll(shutdown)
+    resources = {"cpu": share.cpus, "gpu": share.gpus}
+    tuner = tune.Tuner(
+        tune.with_resources(StudentTrainable, resources),
+        tune_config=tune.TuneConfig(
+            search_alg=searcher,
+            scheduler=scheduler,
+            num_samples=-1,
+            reuse_actors=True,
+            time_budget_s=deadline.last_s,
+        ),
+        run_config=tune.RunConfig(
+            name="trials",
+            storage_path=str(scratch),
+            storage_filesystem=LocalFileSystem(),  # else the path is taken for part of an address
+            verbose=0,
+            stop=CombinedStopper(stop_all, deadline),
+            callbacks=[WorkerFailureCallback(searcher, stop_all, say)],
+            failure_config=tune.FailureConfig(max_failures=MAX_RETRIES),
+            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+        ),
+    )
+    try:
+        tuner.fit()
+    except Exception as error:
+        raise expected_cause(error) from error
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)  # the journal holds all that is worth keeping
+    if shutdown.requested:
+        raise KeyboardInterrupt
+    searcher.close()
+
+
+def expected_cause(error: BaseException) -> BaseException:
+    """What Tune wraps, where that is an error that we expect; else the error itself."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if is_full_disk(cause):
+            return cause
+        cause = cause.__cause__ or cause.__context__
+    return error
+
+
+class WorkerFailureCallback(tune.Callback):
+    """Sees what Tune does not tell a searcher: processes that died, and trials that are lost.
+
+    Tune ends a trial without a word where the process that it was given to is not to be used again,
+    as after a SIGTERM or an unforeseen error in the trial before. Such a trial is asked again.
+    """
+
+    def __init__(
+        self, searcher: OptunaSearcher, stop_all: "StopAll", say: Callable[[str], None]
+    ) -> None:
+        self.searcher, self.stop_all, self.say = searcher, stop_all, say
+        self.num_lost: Counter[str] = Counter()
+
+    def on_step_begin(self, iteration: int, trials: Any, **info: Any) -> None:
+        self.stop_all.trials = trials
+        running = {trial.trial_id for trial in trials if not trial.is_finished()}
+        for trial_id in set(self.searcher.asked) - running:
+            self._lost(trial_id)
+
+    def on_trial_recover(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+        name = self.searcher.name_of(trial.trial_id)
+        self.say(f"trial {name} goes on from its checkpoint: {failure_reason(trial)}")
+
+    def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+        self.searcher.on_worker_lost(
+            trial.trial_id, f"its process died too often: {failure_reason(trial)}"
+        )
+
+    def _lost(self, trial_id: str) -> None:
+        name = self.searcher.name_of(trial_id)
+        self.num_lost[name] += 1
+        if self.num_lost[name] > MAX_RETRIES:
+            self.searcher.on_worker_lost(
+                trial_id, f"Ray Tune ended it {MAX_RETRIES + 1} times without a word"
+            )
+        else:
+            self.say(f"trial {name} is asked again: Ray Tune ended it without a word")
+            self.searcher.requeue(trial_id)
+
+    # Ray's snapshots have nothing to keep
+    def __reduce__(self) -> tuple[type[tune.Callback], tuple[()]]:
+        return tune.Callback, ()
+
+
+def failure_reason(trial: Any) -> str:
+    """In a line, what Ray says of the last death of a trial's process."""
+    try:
+        return most_informative_line(Path(trial.error_file).read_text().split("Failure #")[-1])
+    except OSError:
+        return "killed, out of memory, or lost with its node"
+
+
+def most_informative_line(error: object) -> str:
+    """What matters in Ray's account of a death, whose first lines name actors and addresses."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    informative = [line for line in lines if any(word in line for word in INFORMATIVE_WORDS)]
+    return (informative or lines or [type(error).__name__])[0]

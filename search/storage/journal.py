@@ -1,0 +1,138 @@
+"""The journal of a study: Optuna's log of everything, one JSON document a line."""
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.storages import JournalStorage
+from optuna.storages.journal import BaseJournalBackend, JournalFileBackend
+
+from search.core.objectives import Objective
+from trainables.core.errors import DiskFull
+from trainables.core.files import is_full_disk
+
+JOURNAL = "journal.log"
+
+
+def open_journal(folder: Path, name: str, objectives: Sequence[Objective]) -> optuna.Study:
+    """The Optuna study in a folder, made where there is none; only for its one driver.
+
+    Raises:
+        ValueError: the journal is damaged.
+    """
+    repair(folder / JOURNAL)
+    for lock in folder.glob(f"{JOURNAL}.lock*"):  # of a driver that was killed while it wrote
+        lock.unlink()
+    directions = [objective.direction for objective in objectives]
+    with replaying(folder):
+        return optuna.create_study(
+            storage=storage_of(folder), study_name=name, directions=directions, load_if_exists=True
+        )
+
+
+def read_journal(folder: Path, name: str) -> optuna.Study:
+    """The Optuna study in a folder, to be read.
+
+    Raises:
+        ValueError: there is none, or the journal is damaged.
+    """
+    if not (folder / JOURNAL).is_file():
+        raise ValueError(f"{folder / JOURNAL} must hold study {name}, but is not there")
+    with replaying(folder):
+        storage = storage_of(folder)
+    try:
+        return optuna.load_study(study_name=name, storage=storage)
+    except KeyError as error:
+        raise ValueError(f"{folder / JOURNAL} must hold study {name}, but does not") from error
+
+
+@contextmanager
+def replaying(folder: Path) -> Iterator[None]:
+    """Says which journal it is that Optuna cannot make sense of."""
+    try:
+        yield
+    except (OSError, optuna.exceptions.OptunaError):
+        raise
+    except Exception as error:  # lines of the right form can say anything
+        reason = f"{type(error).__name__}: {error}"
+        raise ValueError(f"{folder / JOURNAL} must be Optuna's journal, but {reason}") from error
+
+
+class WholeLines(JournalFileBackend):
+    """A journal in which a full disk leaves no half of a line."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(str(path))
+        self.path = path
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        length = self.path.stat().st_size
+        try:
+            super().append_logs(logs)
+        except OSError as error:
+            os.truncate(self.path, length)
+            if is_full_disk(error):
+                raise DiskFull(self.path.parent, self.path.name) from error
+            raise
+
+
+def storage_of(folder: Path) -> JournalStorage:
+    return JournalStorage(WholeLines(folder / JOURNAL))
+
+
+class Beginning(BaseJournalBackend):
+    """A journal in memory, which goes on from the first lines of another."""
+
+    def __init__(self, lines: Sequence[dict[str, Any]]) -> None:
+        self.lines = list(lines)
+
+    def read_logs(self, log_number_from: int) -> list[dict[str, Any]]:
+        return self.lines[log_number_from:]
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        self.lines += json.loads(json.dumps(logs))
+
+
+def study_at(lines: Sequence[dict[str, Any]], name: str) -> optuna.Study:
+    """The Optuna study as it was after these lines of its journal; a copy, to be tried on."""
+    return optuna.load_study(study_name=name, storage=JournalStorage(Beginning(lines)))
+
+
+def read_lines(folder: Path) -> list[dict[str, Any]]:
+    """All whole lines of a study's journal."""
+    lines = (folder / JOURNAL).read_bytes().splitlines(keepends=True)
+    return [json.loads(line) for line in lines if is_complete_line(line)]
+
+
+def repair(path: Path) -> None:
+    """Drops a last line that was cut off when a driver was killed while writing it.
+
+    Raises:
+        ValueError: another line is damaged.
+    """
+    if not path.is_file():
+        return
+    lines = path.read_bytes().splitlines(keepends=True)
+    length = 0
+    for number, line in enumerate(lines, start=1):
+        if not is_complete_line(line):
+            if number < len(lines):
+                raise ValueError(
+                    f"a journal must hold a JSON document in each line, but line {number} of "
+                    f"{path} is damaged"
+                )
+            with path.open("r+b") as file:
+                file.truncate(length)
+        length += len(line)
+
+
+def is_complete_line(line: bytes) -> bool:
+    try:
+        json.loads(line)
+    except (ValueError, RecursionError):
+        return False
+    return line.endswith(b"\n")

@@ -1,0 +1,92 @@
+"""study.json: what a study was asked for and what it ran with."""
+
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+from pydantic import ValidationError
+
+import spaces
+from search.core.config import StudyConfig
+from trainables.core.command_line import first_problem
+from trainables.core.config_base import FrozenConfig, digest
+from trainables.core.files import hash_file, replace_file
+
+STUDY_FILE = "study.json"
+PACKAGES = ("paretoseg", "torch", "torchvision", "ray", "optuna", "mlflow")
+PROPOSING = ("optuna", "scikit-learn", "moocore", "numpy")
+
+
+class StudyFile(FrozenConfig):
+    """The content of study.json."""
+
+    id: str
+    """Tells studies of one name apart, as after a folder was deleted."""
+    config: StudyConfig
+    versions: dict[str, str]
+    data_digest: str
+    teacher_digest: str | None = None
+    """Of the teacher's file, where it is one."""
+    class_names: tuple[str, ...]
+
+
+def installed_versions() -> dict[str, str]:
+    """Of Python and of the packages that decide results."""
+    return {"python": platform.python_version(), **{name: version_of(name) for name in PACKAGES}}
+
+
+def version_of(package: str) -> str:
+    """The version of an installed package; a checkout of this project may run without."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def proposed_by(config: StudyConfig) -> dict[str, str]:
+    """What decides, beside its trials, what a study proposes: packages, spaces and limits."""
+    files = sorted(Path(spaces.__file__).parent.glob("*.py"))
+    return {
+        **{name: version_of(name) for name in ("paretoseg", *PROPOSING)},
+        "spaces": digest([hash_file(file) for file in files]),
+        "limits": str(config.budget),
+    }
+
+
+def write_study_file(file: StudyFile) -> None:
+    """Writes study.json into the study's folder."""
+    replace_file(file.config.folder / STUDY_FILE, file.model_dump_json(indent=1))
+
+
+def lock_study(config: StudyConfig) -> FileLock:
+    """Keeps other drivers off a study for as long as this process lives, however it ends.
+
+    Raises:
+        ValueError: one runs it already.
+    """
+    config.storage.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(config.storage / f".{config.name}.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise ValueError(
+            f"a study must not run twice at once, but {config.name} is running"
+        ) from None
+    return lock
+
+
+def read_study_file(folder: Path, flag: str = "--resume") -> StudyFile:
+    """The study of a folder, which `flag` of the command line named, wherever it lies now.
+
+    Raises:
+        ValueError: there is none.
+    """
+    path = folder / STUDY_FILE
+    if not path.is_file():
+        raise ValueError(f"{flag} must name an existing study, but there is no {path}")
+    try:
+        file = StudyFile.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise ValueError(f"{path} is damaged: {first_problem(error)}") from error
+    return file.replace(config=file.config.moved_to(folder.resolve().parent))

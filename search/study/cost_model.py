@@ -1,0 +1,176 @@
+"""Completes the configurations of a study and predicts their costs before training."""
+
+import math
+from contextlib import suppress
+
+import numpy as np
+
+from search.algorithms.candidates import find_cheapest, sample_configs
+from search.algorithms.observations import TrialHistory
+from search.core.config import StudyConfig
+from search.core.constraints import Costs, OverBudget
+from search.core.objectives import named_objectives
+from search.core.pareto import Points, cost_range_of
+from spaces import load_space
+from trainables.config import TrialConfig
+from trainables.core.artifacts import ArtifactStore
+from trainables.core.errors import TrialFailed
+from trainables.core.optional_dependencies import require_onnx
+from trainables.core.terminal import track
+from trainables.deploy.latency import predict_latency
+from trainables.models.unet import UNetConfig
+from trainables.quantization.mixed_precision import (
+    MixedPrecision,
+    Sensitivity,
+    uniform_minimum_sensitivity,
+)
+from trainables.quantization.prepare import quantizable_names
+from trainables.recipes import Quantized
+from trainables.training.cost import count_macs, model_spec, predict_size_bytes
+from trainables.training.defaults import defaults_for
+
+
+class CostModel:
+    """Completes and foresees what the space of a study suggests.
+
+    Args:
+        canvas: height and width of every image, in pixels.
+        store: keeps the latencies that were measured.
+
+    `sensitivities` are those of each student that the space allocates bits to. As long as they are
+    None, `complete` gives allocations the fewest bits that they may come to.
+
+    Raises:
+        ValueError: there is no such space, or it is broken.
+    """
+
+    def __init__(
+        self, config: StudyConfig, num_classes: int, canvas: tuple[int, int], store: ArtifactStore
+    ) -> None:
+        self.config, self.num_classes, self.store = config, num_classes, store
+        self.height, self.width = canvas
+        self.named = load_space(config.space)
+        self.defaults = defaults_for(config.data, config.device)
+        self.sensitivities: dict[UNetConfig, Sensitivity] | None = None
+        self.latencies: dict[str, float] = {}
+        self.commonest_miou = 0.0
+        """Of predicting the commonest class; known once data are packed."""
+
+    def new_trial_history(self) -> TrialHistory:
+        """What is remembered of a study without trials."""
+        objectives = named_objectives(self.config.objectives)
+        return TrialHistory(objectives, self.predict_cost_if_known, self.commonest_miou)
+
+    def complete(self, trial: TrialConfig) -> TrialConfig:
+        """Fills in what the study fixes for all its trials.
+
+        Raises:
+            TrialFailed: the sensitivity of its student is not known.
+        """
+        recipe = trial.recipe
+        if isinstance(recipe, Quantized) and isinstance(recipe.quantizer, MixedPrecision):
+            sensitivity = self._sensitivity_of(trial.student)
+            resolved = recipe.quantizer.resolve(sensitivity)
+            trial = trial.replace(recipe=recipe.replace(quantizer=resolved))
+        return self.defaults.complete(trial, self.config.epochs, self.config.seed)
+
+    def _sensitivity_of(self, student: UNetConfig) -> Sensitivity:
+        if self.sensitivities is None:
+            return uniform_minimum_sensitivity(quantizable_names(student.build(self.num_classes)))
+        if student not in self.sensitivities:
+            raise TrialFailed(f"no sensitivity is known of {student}")
+        return self.sensitivities[student]
+
+    def predict_cost(self, trial: TrialConfig) -> Costs:
+        """What a configuration will cost; its latency only where the study asks for it."""
+        student, classes = trial.student, self.num_classes
+        return Costs(
+            size_bytes=predict_size_bytes(trial, classes),
+            macs=count_macs(student, classes, self.height, self.width),
+            latency_ms=self.latency_ms(trial) if self.config.wants_latency else None,
+        )
+
+    def predict_cost_if_known(self, trial: TrialConfig) -> Costs | None:
+        """The same, or None where a latency would have to be measured."""
+        if self.config.wants_latency and self.latency_key(trial) not in self.latencies:
+            return None
+        return self.predict_cost(trial)
+
+    def latency_ms(self, trial: TrialConfig) -> float:
+        """The latency of the fast export on this machine, measured where it is not known yet."""
+        key = self.latency_key(trial)
+        if key not in self.latencies:
+            card = model_spec(trial, self.num_classes)
+            latency = predict_latency(card, self.height, self.width, self.store)
+            self.latencies[key] = latency.median_ms
+        return self.latencies[key]
+
+    def latency_key(self, trial: TrialConfig) -> str:
+        """What tells trials apart whose latencies differ."""
+        return model_spec(trial, self.num_classes).model_dump_json()
+
+    def sampled_configs(self) -> list[TrialConfig]:
+        """Configurations as the space suggests them, its known settings among them."""
+        drawn = sample_configs(self.named.space, self.named.points_to_evaluate, self.config.seed)
+        return [config for config, _ in drawn]
+
+    def completed_samples(self) -> list[TrialConfig]:
+        """The same, completed.
+
+        Without those of students whose start learned nothing: no trial of them is trained.
+        """
+        probed = []
+        for config in self.sampled_configs():
+            with suppress(TrialFailed):
+                probed.append(self.complete(config))
+        return probed
+
+    def pretraining_configs(self) -> dict[UNetConfig, TrialConfig]:
+        """The start of each student that the space allocates bits to."""
+        drawn = {
+            config.student: config
+            for config in self.sampled_configs()
+            if config.uses_mixed_precision
+        }
+        return {student: self.complete(config).start for student, config in drawn.items()}
+
+    def cost_range(self) -> Points:
+        """The least and the greatest (2,C) of each cost among points drawn from the space."""
+        history = self.new_trial_history()
+        costs = [
+            cost for trial in self.completed_samples() if (cost := history.costs(trial)) is not None
+        ]
+        return cost_range_of(np.array(costs or [(1.0,) * (len(history.objectives) - 1)]))
+
+    def measure_latencies(self) -> None:
+        """Measures those of the space while nothing else runs, where the study asks for them.
+
+        Raises:
+            ValueError: ONNX Runtime is not installed.
+        """
+        if self.config.wants_latency:
+            require_onnx("--objectives latency, or --max-latency,")
+            for trial in track(self.completed_samples(), "measuring latency"):
+                self.predict_cost(trial)
+
+    def check_budget(self) -> None:
+        """Raises OverBudget where no student of the space meets the budget."""
+        budget = self.config.budget
+
+        def violation(trial: TrialConfig) -> float:
+            try:
+                excess = budget.excess(self.predict_cost(self.complete(trial)))
+            except TrialFailed:  # its start learned nothing: out of reach
+                return math.inf
+            return sum(max(0.0, value) for value in excess.values())
+
+        if not any(limit for _, limit in budget):
+            return
+        best = self.complete(
+            find_cheapest(self.named.space, violation, self.named.points_to_evaluate)
+        )
+        if violation(best) > 0:
+            raise OverBudget(
+                f"the budget must admit students of space {self.config.space}, but its cheapest "
+                f"has {budget.describe_violations(self.predict_cost(best))}"
+            )

@@ -1,0 +1,58 @@
+"""Recovers the trials of a study whose driver has died, so that the next driver continues."""
+
+from collections.abc import Iterable, Sequence
+
+import optuna
+from optuna.trial import TrialState
+
+from search.algorithms.observations import TrialHistory
+from search.algorithms.successive_halving import SuccessiveHalving, rung_epochs
+from search.core.config import StudyConfig
+from search.core.objectives import Objective
+from search.core.record import Record
+from search.storage.trials import (
+    REASON,
+    pause,
+    read_record,
+    record_decision,
+    record_of,
+    set_attribute,
+    why_stopped,
+)
+
+
+def recover(
+    study: optuna.Study,
+    halving: SuccessiveHalving | None,
+    history: TrialHistory,
+    objectives: Sequence[Objective],
+) -> None:
+    """Ends the trials that had come to their end, and queues the others that were RUNNING.
+
+    `halving` has replayed the journal; what the dead driver would have asked it next is asked now.
+    """
+    history.update_all(study)
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        record = read_record(trial)
+        if halving and record.metrics and record.trial_id in history.observations:
+            losses = history.minimized_values(record.trial_id, record.metrics)
+            if decision := halving.report(record.trial_id, record.metrics.epoch, losses):
+                record_decision(study, decision)
+                record = record_of(study, trial.number)
+        if record.metrics and record.metrics.finished:
+            study.tell(trial.number, record.measured(objectives), TrialState.COMPLETE)
+        elif record.rung_decisions and not record.rung_decisions[-1].promoted:
+            set_attribute(study, trial.number, REASON, why_stopped(record))
+            study.tell(trial.number, state=TrialState.PRUNED)
+        else:
+            pause(study, trial.number)
+
+
+def replay_decisions(config: StudyConfig, records: Iterable[Record]) -> SuccessiveHalving | None:
+    """What stops trials, with all that it has decided so far; None: nothing does."""
+    if config.scheduler == "none":
+        return None
+    rungs = rung_epochs(config.epochs, config.grace_epochs, config.reduction)
+    halving = SuccessiveHalving(rungs, config.epochs, config.reduction)
+    halving.replay(decision for record in records for decision in record.rung_decisions)
+    return halving

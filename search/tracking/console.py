@@ -1,0 +1,192 @@
+"""What the person at the terminal sees while a study runs and when it has ended."""
+
+import os
+import shlex
+import time
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    ProgressColumn,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.progress import Progress as Bars
+from rich.table import Table
+
+from search.analysis.tables import front_table
+from search.core.config import LOG, StudyConfig
+from search.core.objectives import named_objectives
+from search.core.pareto import pareto_front
+from search.core.record import Record
+from search.core.units import human_size
+from trainables.core import terminal
+
+LOG_WIDTH = 120
+
+
+class ConsoleProgress:
+    """An Observer: live bars and the current front on a terminal, plain lines in a log."""
+
+    def __init__(self, config: StudyConfig, records: Sequence[Record], num_left: int) -> None:
+        self.config = config
+        self.objectives = named_objectives(config.objectives)
+        self.records = {record.trial_id: record for record in records}
+        self.num_done = self.num_refused = 0
+        width = None if terminal.out().isatty() else LOG_WIDTH
+        self.console = Console(file=terminal.out(), highlight=False, width=width)
+        self.live: Live | None = None
+        self.begin = time.monotonic()
+        self.bars = Bars(*bar_columns(self.console.width), console=self.console)
+        self.trials = self.bars.add_task("trials", total=num_left)
+        self.epochs: dict[str, TaskID] = {}
+
+    def say(self, line: str) -> None:
+        """One line for both kinds of reader."""
+        elapsed = int(time.monotonic() - self.begin)
+        self._print(f"[{elapsed // 60:3d}:{elapsed % 60:02d}] {line}")
+
+    def __enter__(self) -> Self:
+        if self.console.is_terminal:
+            # What others print belongs into the log, not above the bars
+            self.live = Live(
+                self._view(),
+                console=self.console,
+                refresh_per_second=4,
+                redirect_stdout=False,
+                redirect_stderr=False,
+            )
+            self.live.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self.live:
+            self.live.stop()
+            self.live = None
+
+    def started(self, record: Record) -> None:
+        self.records[record.trial_id] = record
+        if self.live:
+            assert record.config
+            total, name = record.config.num_epochs, f"  trial {record.trial_id}"
+            done = record.metrics.epoch if record.metrics else 0
+            task = self.bars.add_task(name, total=total, completed=done)
+            self.epochs[record.trial_id] = task
+        self._refresh()
+
+    def reported(self, record: Record) -> None:
+        self.records[record.trial_id] = record
+        if record.metrics and record.trial_id in self.epochs:
+            task, miou = self.epochs[record.trial_id], record.metrics.miou
+            self.bars.update(
+                task,
+                completed=record.metrics.epoch,
+                description=f"  trial {record.trial_id} mIoU {100 * miou:.1f} %",
+            )
+        self._refresh()
+
+    def ended(self, record: Record) -> None:
+        refused = record.trial_id not in self.records  # ended without having started
+        self.records[record.trial_id] = record
+        if refused:
+            self.num_refused += 1
+            return
+        if record.trial_id in self.epochs:
+            self.bars.remove_task(self.epochs.pop(record.trial_id))
+        if record.state == "PAUSED":
+            epochs = record.metrics.epoch if record.metrics else 0
+            self.say(f"trial {record.trial_id} paused after {epochs} epochs")
+            return
+        self.num_done += 1
+        self.bars.update(self.trials, completed=self.num_done)
+        self.say(f"trial {record.trial_id} {describe(record)}")
+        self._refresh()
+
+    def conclude(self, records: Sequence[Record], page: str, interrupted: bool) -> None:
+        """The front, where everything lies, and what to type next."""
+        config = self.config
+        folder = config.folder
+        if self.num_refused:
+            self._print(f"{self.num_refused} suggestions were refused before any training")
+        self.console.print(self._table(records))
+        for name in (
+            "front.png",
+            "front.html",
+            "search.png",
+            "front.parquet",
+            "trials.parquet",
+            "models",
+            LOG,
+        ):
+            if (folder / name).exists():
+                self._print(f"{name:15} {folder / name}")
+        if config.tracking_uri.startswith("http"):
+            self._print(f"compare runs:   {config.tracking_uri}/{page}")
+        else:
+            store = shlex.quote(config.tracking_uri)
+            self._print(f"compare runs:   {launcher()}mlflow ui --backend-store-uri {store}")
+            self._print(f"                and open http://127.0.0.1:5000/{page}")
+        if front := pareto_front(records, self.objectives):
+            self._say_export(max(front, key=lambda r: r.metrics.miou if r.metrics else 0).trial_id)
+        if interrupted:
+            command = [*launcher().split(), "python", *config.resume_arguments]
+            self._print(f"interrupted; go on with: {shlex.join(command)}")
+
+    def _say_export(self, trial_id: str) -> None:
+        """How a point becomes a file, and how that is used."""
+        folder, python = self.config.folder, [*launcher().split(), "python", "-m"]
+        export = ["search.export", str(folder), "--trial", trial_id, "--out", "exported"]
+        model = f"exported/{folder.name}-{trial_id}.safetensors"
+        predict = ["search.predict", model, "IMAGES", "--out", "masks"]
+        self._print(f"export a point: {shlex.join([*python, *export])}")
+        self._print(f"and use it:     {shlex.join([*python, *predict])}")
+
+    def _print(self, line: str) -> None:
+        self.console.print(line, markup=False, soft_wrap=True)
+
+    def _view(self) -> Group:
+        return Group(self._table(list(self.records.values())), self.bars)
+
+    def _table(self, records: Sequence[Record]) -> Table:
+        return front_table(records, self.objectives, self.console.width)
+
+    def _refresh(self) -> None:
+        if self.live:
+            self.live.update(self._view())
+
+
+def bar_columns(width: int) -> list[ProgressColumn]:
+    """What a line of progress has room for."""
+    columns: list[ProgressColumn] = [TextColumn("{task.description}"), MofNCompleteColumn()]
+    if width >= 60:
+        columns += [TextColumn("left"), TimeRemainingColumn()]
+    if width >= 80:
+        columns[1:1] = [BarColumn(), TimeElapsedColumn()]
+    return columns
+
+
+def launcher() -> str:
+    """What to put before commands: under `uv run` nothing of this environment is on the path."""
+    return "uv run " if "UV" in os.environ else ""
+
+
+def describe(record: Record) -> str:
+    """How a trial ended, in words."""
+    metrics = record.metrics
+    if record.state == "COMPLETE" and metrics and metrics.size_bytes:
+        size = human_size(metrics.size_bytes)
+        halved = " (out of memory at first: batches in two parts)" if metrics.parts > 1 else ""
+        return f"mIoU {100 * metrics.miou:.1f} %, {size}, {metrics.device_seconds:.0f} s{halved}"
+    return f"{record.state}: {record.reason}"

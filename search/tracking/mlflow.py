@@ -1,0 +1,338 @@
+"""The record in MLflow: an experiment per data set, a run per study, a nested run per trial.
+
+Written by the driver alone. Runs are found again by their tags, so that a resumed study goes on
+where it stopped.
+"""
+
+import logging
+import sqlite3
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple
+
+from filelock import FileLock
+from mlflow import MlflowClient
+from mlflow.entities import LifecycleStage, Metric, Param, RunTag
+from mlflow.entities import Run as MlflowRun
+from mlflow.exceptions import MlflowException
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME
+from sqlalchemy.exc import SQLAlchemyError
+
+from search.analysis.diagnostics import HypervolumePoint
+from search.core.record import NON_TABLE_FIELDS, Record, State
+from search.core.tracking_uri import database_of, sqlite_uri
+from search.storage.cleanup import MODELS
+from search.tracking.callbacks import Event
+from trainables.core import terminal
+from trainables.core.command_line import first_line
+from trainables.core.metrics import Metrics
+
+logging.getLogger("mlflow").setLevel(logging.CRITICAL)  # errors are told here, in a line
+
+STUDY_TAG, STUDY_ID_TAG, TRIAL_TAG = "paretoseg.study", "paretoseg.study_id", "paretoseg.trial"
+MAX_PARAMS, MAX_METRICS = 100, 1000  # of one log_batch call
+STATUS: dict[State, str] = {
+    "RUNNING": "RUNNING",
+    "PAUSED": "SCHEDULED",
+    "COMPLETE": "FINISHED",
+    "PRUNED": "KILLED",
+    "FAIL": "FAILED",
+}
+
+
+TRANSIENT_ERRORS = ("database is locked", "Max retries exceeded", "Connection", "timed out")
+"""What errors say that may be over later."""
+
+
+def check_tracking(uri: str, storage: Path) -> None:
+    """Makes an absent SQLite store; says so where a store does not answer, which may pass.
+
+    Raises:
+        ValueError: `uri` names no MLflow store, or a database in a folder that does not exist and
+            is not `storage`.
+    """
+    database = database_of(uri)
+    if database and database.parent != storage and not database.parent.is_dir():
+        raise ValueError(
+            f"the folder of --tracking-uri's database must exist, but there is no {database.parent}"
+        )
+    try:
+        make_store(uri)
+        MlflowClient(uri).search_experiments(max_results=1)
+    except Exception as error:  # of MLflow, of SQLAlchemy, or of a driver that is not installed
+        reason = first_line(error)
+        if isinstance(error, ImportError):
+            reason += ", which this kind of store needs: install it"
+        if not any(words in reason for words in TRANSIENT_ERRORS):
+            raise ValueError(
+                f"--tracking-uri must name an MLflow store, but {uri} is none: {reason}"
+            ) from error
+        terminal.print_error(f"MLflow does not answer now and is tried again later: {reason}")
+
+
+def make_store(uri: str) -> None:
+    """Makes an absent SQLite store aside: one killed half-way could never be opened again."""
+    path = database_of(uri)
+    if path is None or path.exists():
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.new")
+    with FileLock(path.with_name(f".{path.name}.lock")):
+        if not path.exists():
+            aside.unlink(missing_ok=True)
+            MlflowClient(sqlite_uri(aside)).search_experiments(max_results=1)
+            aside.rename(path)
+
+
+class MlflowTracker:
+    """Keeps one study in MLflow, which it connects to at first need.
+
+    Whatever is written twice, as after a failure half-way, is there once.
+
+    Args:
+        study_id: finds the study's runs again; a name may be used twice.
+        artifact_root: where a store without its own artifact location keeps files.
+        tags: said of the study and of each of its trials.
+    """
+
+    def __init__(
+        self,
+        tracking_uri: str,
+        experiment: str,
+        study_name: str,
+        study_id: str,
+        artifact_root: Path,
+        tags: dict[str, str],
+    ) -> None:
+        self.client = MlflowClient(tracking_uri)
+        self.experiment, self.artifact_root = experiment, artifact_root
+        self.database = database_of(tracking_uri)
+        self.study_name, self.study_id = study_name, study_id
+        self.tags = {STUDY_TAG: study_name, STUDY_ID_TAG: study_id, **tags}
+        self.is_behind = False
+        """Whether the store could not be told all."""
+        self.statuses: dict[str, str] = {}
+        self.logged: dict[str, int] = {}
+
+    @cached_property
+    def experiment_id(self) -> str:
+        """Of the data set; made where it is not there yet, restored where it was deleted."""
+        known = self.client.get_experiment_by_name(self.experiment)
+        location = self.artifact_root.resolve().as_uri() if self.database else None
+        if known is None:
+            return str(self.client.create_experiment(self.experiment, location))
+        if known.lifecycle_stage == LifecycleStage.DELETED:  # in MLflow's pages: takes no runs then
+            self.client.restore_experiment(known.experiment_id)
+        before = known.artifact_location
+        is_own = self.database and self.database.parent == self.artifact_root.parent
+        if self.database and is_own and before != location:  # the storage has moved
+            move_artifacts(self.database, before, str(location))
+        return str(known.experiment_id)
+
+    @cached_property
+    def runs(self) -> dict[str, str]:
+        """The ids of the study's runs by trial, its own by "study"."""
+        found = {}
+        for run in search_runs(self.client, [self.experiment_id], self.study_id):
+            trial = run.data.tags[TRIAL_TAG]
+            found[trial] = run.info.run_id
+            self.statuses[trial] = run.info.status
+        return found
+
+    @cached_property
+    def study_run(self) -> str:
+        """The id of the study's own run."""
+        if "study" not in self.runs:
+            self.runs["study"] = self._create("study", {})
+        self.client.update_run(self.runs["study"], status="RUNNING")
+        return self.runs["study"]
+
+    @property
+    def page(self) -> str:
+        """The runs' place in MLflow's pages, which otherwise open on traces of language models."""
+        experiment_id = vars(self).get("experiment_id")  # asked for now, it might not answer
+        if experiment_id is None:
+            return ""
+        return f"#/experiments/{experiment_id}/runs?workflowType=machine_learning"
+
+    def deliver(self, events: Sequence[Event]) -> None:
+        """All that happened to one trial, in as few calls as possible."""
+        last, kinds = events[-1], {event.kind for event in events}
+        trial_id, status = last.record.trial_id, STATUS[last.record.state]
+        run = self._run(last.record)
+        if kinds == {"replayed"} and self.statuses.get(trial_id) == status:
+            return
+        if kinds != {"reported"}:
+            self._log_params(last.record)
+        self._log_metrics(last.record)
+        if last.record.state != "RUNNING":
+            self._end(last.record)
+        elif self.statuses.get(trial_id) != status:
+            self.client.update_run(run, status)
+        self.statuses[trial_id] = status
+
+    def _end(self, record: Record) -> None:
+        run = self._run(record)
+        tags = {"state": record.state, "reason": record.reason}
+        if record.config:
+            tags["recipe"] = record.config.recipe.name
+        self.client.log_batch(run, tags=[RunTag(k, v) for k, v in tags.items()])
+        if record.state == "PAUSED":
+            self.client.update_run(run, STATUS[record.state])
+        else:
+            self.client.set_terminated(run, STATUS[record.state])
+
+    def finish(
+        self,
+        records: Sequence[Record],
+        front: Sequence[Record],
+        folder: Path,
+        metrics: dict[str, float],
+        steps: Sequence[HypervolumePoint],
+        interrupted: bool,
+    ) -> None:
+        """Tags the front, attaches its models, and puts tables and plots on the study's run.
+
+        The hypervolume's steps are device seconds; a resumed study writes the same ones again.
+        """
+        members = {record.trial_id for record in front}
+        for record in records:
+            self.deliver([Event("replayed", record)])
+            run = self._run(record)
+            is_member = record.trial_id in members
+            self.client.set_tag(run, "front", str(is_member).lower())
+            if record.latency_ms is not None and record.metrics:
+                now = record.metrics.time_ms
+                self.client.log_metric(run, "latency_ms", record.latency_ms, now)
+            if is_member and not self.client.list_artifacts(run, "model"):
+                self.client.log_artifacts(run, str(folder / MODELS / record.trial_id), "model")
+        for name in (
+            "trials.parquet",
+            "front.parquet",
+            "front.png",
+            "front.html",
+            "search.png",
+            "study.json",
+        ):
+            self.client.log_artifact(self.study_run, str(folder / name))
+        now = int(time.time() * 1000)
+        self.client.log_batch(
+            self.study_run, metrics=[Metric(name, value, now, 0) for name, value in metrics.items()]
+        )
+        grown = [
+            Metric("hypervolume", step.hypervolume, step.time_ms, int(step.device_seconds))
+            for step in steps
+        ]
+        for first in range(0, len(grown), MAX_METRICS):
+            self.client.log_batch(self.study_run, metrics=grown[first : first + MAX_METRICS])
+        self.client.set_terminated(self.study_run, "KILLED" if interrupted else "FINISHED")
+
+    def _log_metrics(self, record: Record) -> None:
+        """Those of the epochs that this driver has not logged yet."""
+        logged = self.logged.get(record.trial_id, 0)
+        reports = [report for report in record.history if report.epoch > logged]
+        metrics = [metric for report in reports for metric in as_mlflow(report)]
+        for first in range(0, len(metrics), MAX_METRICS):
+            batch = metrics[first : first + MAX_METRICS]
+            self.client.log_batch(self._run(record), metrics=batch)
+        if reports:
+            self.logged[record.trial_id] = reports[-1].epoch
+
+    def _log_params(self, record: Record) -> None:
+        leaves = record.config.flatten() if record.config else {}
+        params = [Param(name, str(value)) for name, value in leaves.items()]
+        for first in range(0, len(params), MAX_PARAMS):
+            batch = params[first : first + MAX_PARAMS]
+            self.client.log_batch(self._run(record), params=batch)
+
+    def _run(self, record: Record) -> str:
+        """The id of the trial's run, made at first need."""
+        if record.trial_id not in self.runs:
+            parent = {MLFLOW_PARENT_RUN_ID: self.study_run}
+            self.runs[record.trial_id] = self._create(record.trial_id, parent)
+            self.statuses[record.trial_id] = "RUNNING"
+        return self.runs[record.trial_id]
+
+    def _create(self, trial: str, extra: dict[str, str]) -> str:
+        name = self.study_name if trial == "study" else f"{self.study_name}/{trial}"
+        tags = {**self.tags, TRIAL_TAG: trial, MLFLOW_RUN_NAME: name, **extra}
+        try:
+            return str(self.client.create_run(self.experiment_id, tags=tags).info.run_id)
+        except Exception:  # it may be there all the same: look again before the next attempt
+            del self.runs
+            raise
+
+
+def as_mlflow(metrics: Metrics) -> Iterator[Metric]:
+    """One epoch's metrics, with the epoch as step; said twice they are the same to MLflow."""
+    values = metrics.model_dump(exclude=NON_TABLE_FIELDS, exclude_none=True)
+    losses = {f"loss.{name}": value for name, value in metrics.losses.items()}
+    for name, value in {**values, **losses}.items():
+        yield Metric(name, float(value), metrics.time_ms, metrics.epoch)
+
+
+def move_artifacts(database: Path, before: str, after: str) -> None:
+    """Tells a SQLite store where its files are now: MLflow itself knows absolute paths alone."""
+    with closing(sqlite3.connect(database)) as connection, connection:
+        for table, column in (("experiments", "artifact_location"), ("runs", "artifact_uri")):
+            connection.execute(
+                f"UPDATE {table} SET {column} = ? || substr({column}, ?) "
+                f"WHERE substr({column}, 1, ?) = ?",
+                (after, len(before) + 1, len(before), before),
+            )
+
+
+def search_runs(client: MlflowClient, experiments: list[str], study_id: str) -> list[MlflowRun]:
+    """All runs of a study, its own among them."""
+    found: list[MlflowRun] = []
+    query, token = f"tags.`{STUDY_ID_TAG}` = '{study_id}'", None
+    while True:
+        page = client.search_runs(experiments, query, page_token=token)
+        found += page
+        token = page.token
+        if not token:
+            return found
+
+
+class Run(NamedTuple):
+    """A trial as MLflow has it."""
+
+    trial: str
+    state: str | None
+    metrics: dict[str, float]
+    params: dict[str, str]
+    epochs: tuple[int, ...]
+
+
+def read_runs(uri: str, study_id: str) -> list[Run]:
+    """The runs of all trials of a study; none where there is no store.
+
+    Raises:
+        ValueError: the store does not answer.
+    """
+    database = database_of(uri)
+    if database and not database.exists():
+        return []  # which asking for them would make
+    try:
+        return list(find_runs(MlflowClient(uri), study_id))
+    except (MlflowException, SQLAlchemyError) as error:
+        reason = first_line(error)
+        raise ValueError(f"MLflow at {uri} cannot be asked: {reason}") from error
+
+
+def find_runs(client: MlflowClient, study_id: str) -> Iterator[Run]:
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    return (
+        Run(
+            run.data.tags[TRIAL_TAG],
+            run.data.tags.get("state"),
+            run.data.metrics,
+            run.data.params,
+            tuple(m.step for m in client.get_metric_history(run.info.run_id, "miou")),
+        )
+        for run in search_runs(client, experiments, study_id)
+        if run.data.tags[TRIAL_TAG] != "study"
+    )

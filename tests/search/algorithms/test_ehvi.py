@@ -1,0 +1,254 @@
+"""What the sampler proposes on a problem whose answer is known."""
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import optuna
+import pytest
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+from search.algorithms import ehvi
+from search.algorithms.candidates import Distributions, sample_config
+from search.algorithms.ehvi import (
+    MAX_ROWS,
+    NUM_START,
+    Proposal,
+    encode,
+    expected_hypervolume_improvement,
+    nondominated,
+    propose,
+    shift_to_current_level,
+)
+from search.algorithms.observations import Observation
+from trainables.config import TrialConfig
+from trainables.models.unet import UNetConfig
+from trainables.recipes import Supervised
+from trainables.recipes.optimization import AdamW
+
+RATE, WIDTH = "recipe.optimizer.learning_rate", "student.width"
+
+
+def space(trial: optuna.Trial) -> TrialConfig:
+    return TrialConfig(
+        student=UNetConfig(width=trial.suggest_int(WIDTH, 2, 20)),
+        recipe=Supervised(
+            optimizer=AdamW(learning_rate=trial.suggest_float(RATE, 1e-5, 1e-1, log=True))
+        ),
+    )
+
+
+def cost(config: TrialConfig) -> tuple[float, ...]:
+    return (1000.0 * config.student.width,)
+
+
+def miou(config: TrialConfig) -> float:
+    """Best at a learning rate of 1e-3, and with width."""
+    rate = config.learning_rate or 1.0
+    return max(0.0, 0.5 + 0.01 * config.student.width - 0.1 * abs(math.log10(rate) + 3))
+
+
+def observations(count: int, level: float = 0.0, seed: int = 0) -> list[Observation]:
+    drawn = [sample_config(space, {}, seed + number) for number in range(count)]
+    return [Observation(d.params, d.distributions, cost(c), {}, miou(c) + level) for c, d in drawn]
+
+
+def proposals(known: list[Observation], earlier: list[Observation]) -> list[TrialConfig]:
+    found = []
+    for seed in range(30):
+        proposal = propose(space, known, earlier, cost, np.random.default_rng(seed))
+        if proposal.acquisition_value is not None:
+            assert proposal.acquisition_value >= 0
+            found.append(sample_config(space, proposal.params)[0])
+    assert len(found) > 20  # few stay random
+    return found
+
+
+def mean_distance(configs: list[TrialConfig]) -> float:
+    return float(np.mean([abs(math.log10(config.learning_rate or 1.0) + 3) for config in configs]))
+
+
+def test_the_first_proposals_are_the_cheapest_then_far_apart_in_cost() -> None:
+    known: list[Observation] = []
+    for seed in range(NUM_START):
+        proposal = propose(space, known, [], cost, np.random.default_rng(seed))
+        assert proposal.acquisition_value is None
+        config, drawn = sample_config(space, proposal.params, seed)
+        known.append(Observation(drawn.params, drawn.distributions, cost(config)))
+    widths = [each.costs[0] / 1000 for each in known]
+    assert widths[0] <= 3
+    assert widths[1] >= 19
+    assert len(set(widths)) == NUM_START
+
+
+def test_good_learning_rates_are_found() -> None:
+    assert mean_distance(proposals(observations(40), [])) < 0.6  # at random it is 1
+
+
+def test_of_many_trials_the_latest_are_learned_from() -> None:
+    """Those before them have failed: not even as points do they count."""
+    latest = observations(MAX_ROWS)
+    before = [replace(each, final=0.0, failed=True) for each in observations(20, seed=1000)]
+
+    def proposal(known: list[Observation]) -> Proposal:
+        return propose(space, known, [], cost, np.random.default_rng(0))
+
+    assert proposal([*before, *latest]) == proposal(latest)
+    assert proposal([*before, *latest[1:]]) != proposal(latest[1:])
+    assert proposal(latest).acquisition_value is not None
+
+
+def test_about_an_eighth_of_the_proposals_is_random(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("NUM_RANDOM", "NUM_NEIGHBOURS", "NUM_TREES"):  # for speed
+        monkeypatch.setattr(ehvi, name, 1)
+    known = observations(NUM_START)
+    proposals = [
+        propose(space, known, [], cost, np.random.default_rng(seed)) for seed in range(100)
+    ]
+    assert all(proposal.params for proposal in proposals)
+    assert 6 <= sum(proposal.acquisition_value is None for proposal in proposals) <= 20
+
+
+def test_what_is_found_moves_the_search_on_along_the_front() -> None:
+    known, widths = observations(20), set()
+    for seed in range(25):
+        proposal = propose(space, known, [], cost, np.random.default_rng(seed))
+        config, drawn = sample_config(space, proposal.params, seed)
+        known.append(Observation(drawn.params, drawn.distributions, cost(config), {}, miou(config)))
+        widths.add(config.student.width if proposal.acquisition_value else None)
+    assert len(widths) > 6
+
+
+def test_an_earlier_study_of_another_level_teaches_as_much() -> None:
+    assert mean_distance(proposals([], observations(40, level=-0.3))) < 0.6
+    both = proposals(observations(4, seed=100), observations(40, level=-0.3))
+    assert mean_distance(both) < 0.6
+
+
+def test_earlier_values_come_to_the_level_of_known_ones() -> None:
+    earlier, known = observations(200, level=-0.3), observations(50, seed=1000)
+    mious = np.array([each.final for each in known], dtype=np.float64)
+    shifted = shift_to_current_level(earlier, known, mious, known[0].distributions, 0)
+    before = np.array([each.final for each in earlier], dtype=np.float64)
+    assert shifted - before == pytest.approx(0.3, abs=0.03)
+    assert shift_to_current_level(earlier, [], np.zeros(0), {}, 0) == pytest.approx(before)
+
+
+def test_what_must_not_be_tried_is_not_proposed() -> None:
+    def small(config: TrialConfig) -> tuple[float, ...] | None:
+        return cost(config) if config.student.width <= 5 else None
+
+    proposal = propose(space, observations(40), [], small, np.random.default_rng(0))
+    assert proposal.params[WIDTH] <= 5
+    nothing: Callable[[TrialConfig], None] = lambda config: None  # noqa: E731
+    assert propose(space, observations(40), [], nothing, np.random.default_rng(0)).params == {}
+    for seed in range(40):  # not even where a proposal is random
+        proposal = propose(space, observations(40), [], small, np.random.default_rng(seed))
+        assert proposal.params[WIDTH] <= 5
+
+
+def test_gains_are_areas_over_the_logarithm_of_cost() -> None:
+    mious, costs = np.array([[0.4], [0.6]]), np.array([[100.0], [10_000.0]])
+    new_mious, new_costs = np.array([[0.5], [0.3], [0.7]]), np.array([[1e3], [1e3], [1e4]])
+    before = 0.4 * 1.1 + 0.2 * 0.1
+    expected = np.array([0.1 * 0.5, 0.0, 0.1 * 0.1]) / before
+    assert expected_hypervolume_improvement(mious, costs, new_mious, new_costs) == pytest.approx(
+        expected
+    )
+    unsure = np.array([[0.5, 0.3], [0.3, 0.3], [0.7, 0.7]])  # what another tree says counts half
+    halved = expected * (0.5, 1, 1)
+    both = expected_hypervolume_improvement(mious.repeat(2, axis=1), costs, unsure, new_costs)
+    assert both == pytest.approx(halved)
+
+
+def test_what_runs_already_is_a_point_to_improve_upon() -> None:
+    known = observations(40)
+    alone = propose(space, known, [], cost, np.random.default_rng(3))
+    config, drawn = sample_config(space, alone.params)
+    running = Observation(drawn.params, drawn.distributions, cost(config), running=True)
+    beside = propose(space, [*known, running], [], cost, np.random.default_rng(3))
+    assert alone.acquisition_value is not None
+    assert beside.acquisition_value is not None
+    assert beside.acquisition_value < alone.acquisition_value
+    assert beside.params != alone.params
+
+
+def test_a_stopped_trial_is_no_point_but_teaches() -> None:
+    known = observations(40)
+    best, drawn = sample_config(space, {WIDTH: 2, RATE: 1e-3})
+    stopped = Observation(drawn.params, drawn.distributions, cost(best), {1: 0.99})
+    alone = propose(space, known, [], cost, np.random.default_rng(3))
+    beside = propose(space, [*known, stopped], [], cost, np.random.default_rng(3))
+    assert alone.acquisition_value is not None
+    assert beside.acquisition_value is not None
+    assert beside.acquisition_value > alone.acquisition_value  # it makes its neighbours look better
+
+
+def test_an_earlier_study_s_ranges_are_read_on_the_new_one_s_scale() -> None:
+    wide: Distributions = {"bits": IntDistribution(2, 8), "kind": CategoricalDistribution(["a"])}
+    narrow: Distributions = {"bits": FloatDistribution(2, 6)}
+    points = [
+        Observation({"bits": 6, "kind": "b"}, {}, (1.0,)),
+        Observation({"bits": 6.0}, narrow, (1.0,)),
+    ]
+    rows = encode(points, wide)
+    assert rows[0, 0] == rows[1, 0]
+    assert rows[:, 1].tolist() == [-1, -1]
+
+
+def search_where_the_narrowest_fail(teaches: bool, first_seed: int) -> list[int]:
+    """The widths of 32 trials, of which those of 4 fail."""
+
+    def four_widths(trial: optuna.Trial) -> TrialConfig:
+        width = trial.suggest_categorical(WIDTH, [4, 6, 8, 12])
+        return space(trial).replace(student=UNetConfig(width=width))
+
+    known: list[Observation] = []
+    widths = []
+    for seed in range(first_seed, first_seed + 32):
+        proposal = propose(four_widths, known, [], cost, np.random.default_rng(seed))
+        config, drawn = sample_config(four_widths, proposal.params, seed)
+        failed = config.student.width == 4
+        final = 0.05 if failed else miou(config)
+        params, ranges = drawn.params, drawn.distributions
+        if teaches or not failed:
+            known.append(Observation(params, ranges, cost(config), {}, final, failed=failed))
+        widths.append(config.student.width)
+    return widths
+
+
+@pytest.mark.parametrize("seed", [0, 100, 200])
+def test_what_always_fails_is_not_proposed_again_and_again(seed: int) -> None:
+    assert set(search_where_the_narrowest_fail(False, seed)) == {4}  # 32 times of 32
+    learned = search_where_the_narrowest_fail(True, seed)[NUM_START:]
+    assert learned.count(4) <= len(learned) / 3
+
+
+def test_a_failed_trial_is_neither_a_point_nor_a_parent() -> None:
+    known = observations(40)
+    config, drawn = sample_config(space, {WIDTH: 2, RATE: 1e-3})
+    params, ranges = drawn.params, drawn.distributions
+    failed = Observation(params, ranges, cost(config), {}, 0.9, failed=True)
+    assert nondominated([failed], np.array([0.9])) == []
+    everything = [*known, failed]
+    mious = np.array([each.final for each in everything], dtype=np.float64)
+    assert failed not in nondominated(everything, mious)
+    point = Observation(params, ranges, cost(config), {}, 0.9)
+    gains = {}
+    for name, last in (("failed", failed), ("point", point)):
+        proposal = propose(space, [*known, last], [], cost, np.random.default_rng(3))
+        assert proposal.acquisition_value is not None
+        gains[name] = proposal.acquisition_value
+    assert gains["failed"] > 2 * gains["point"]  # nothing is gained upon so good a point
+
+
+def test_where_all_have_failed_no_gain_is_foreseen() -> None:
+    drawn = [sample_config(space, {}, seed) for seed in range(NUM_START + 2)]
+    failed = [
+        Observation(d.params, d.distributions, cost(c), {}, 0.05, failed=True) for c, d in drawn
+    ]
+    for seed in range(20):  # else a search that is to stop when it is flat would end
+        proposal = propose(space, failed, [], cost, np.random.default_rng(seed))
+        assert proposal.params
+        assert proposal.acquisition_value is None

@@ -1,0 +1,90 @@
+"""Limits and what a space can reach."""
+
+from pathlib import Path
+from typing import Any, cast
+
+import optuna
+import pytest
+from factories import make_config
+
+from search.algorithms.candidates import find_cheapest
+from search.core.constraints import Budget, Costs, OverBudget
+from search.execution.session import RemoteRunner
+from search.study.study import Study
+from search.tracking.console import ConsoleProgress
+from spaces import NamedSpace, load_space, space_names
+from trainables.config import ExecutionConfig, TrialConfig
+from trainables.models.unet import UNetConfig
+from trainables.quantization.mixed_precision import (
+    CHOICES,
+    MixedPrecision,
+    uniform_minimum_sensitivity,
+)
+from trainables.quantization.prepare import quantizable_names
+from trainables.recipes import Qat
+from trainables.training.cost import count_macs, predict_size_bytes
+
+
+def test_costs_at_a_limit_are_within_it() -> None:
+    budget = Budget(size_bytes=1000, macs=50)
+    assert budget.describe_violations(Costs(size_bytes=1000, macs=50, latency_ms=9)) == ""
+    assert budget.excess(Costs(size_bytes=1000, macs=25)) == pytest.approx(
+        {"size_bytes": 0, "macs": -0.6931}, abs=1e-4
+    )
+
+
+def test_a_complaint_names_cost_and_limit() -> None:
+    budget = Budget(size_bytes=1000, latency_ms=2.5)
+    assert budget.describe_violations(Costs(size_bytes=1200, macs=1, latency_ms=3.25)) == (
+        "size_bytes 1,200, the limit is 1,000, latency_ms 3.25, the limit is 2.5"
+    )
+
+
+@pytest.mark.parametrize("name", [name for name in space_names() if name != "mixed"])
+def test_the_least_of_a_space_is_at_its_corner(name: str) -> None:
+    named = load_space(name)
+
+    def size(config: TrialConfig) -> float:
+        return predict_size_bytes(config, 5)
+
+    smallest = find_cheapest(named.space, size, named.points_to_evaluate)
+    assert smallest.student.width == 4
+    if smallest.quantizer:
+        assert smallest.quantizer.weight_bits == 2
+    else:
+        assert smallest.student.depth == (2 if name == "supervised" else 4)
+    cheapest = find_cheapest(
+        named.space, lambda config: count_macs(config.student, 5, 32, 32), named.points_to_evaluate
+    )
+    assert cheapest.student.width == 4
+
+
+def test_a_budget_is_checked_again_with_the_bits_that_layers_really_get(
+    blocks_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    student = UNetConfig(width=4, depth=2)
+
+    def space(trial: optuna.Trial) -> TrialConfig:
+        trial.suggest_float("recipe.quantizer.weight_bits", 6, 6)
+        return TrialConfig(student=student, recipe=Qat(quantizer=MixedPrecision(weight_bits=6)))
+
+    monkeypatch.setattr(
+        "search.study.cost_model.load_space", lambda name: NamedSpace(name, "six bits", space, ())
+    )
+    config = make_config(tmp_path, blocks_folder, space="six", max_size_bytes=5000)
+    study = Study(config, resumed=False).open()  # 2 bits would be within the budget
+    names = quantizable_names(student.build(5))
+    gains = {name: {bits: 1 / bits for bits in CHOICES} for name in names}
+    kept = tmp_path / "sensitivity.json"
+    kept.write_text(uniform_minimum_sensitivity(names).replace(weights=gains).model_dump_json())
+
+    def fake(*args: Any, **kwargs: Any) -> Path:
+        return kept
+
+    run = ExecutionConfig(data=study.data.path, artifacts=study.store.root)
+    with pytest.raises(OverBudget, match="its cheapest has size_bytes"):
+        study.measure_sensitivities(run, ConsoleProgress(config, [], 1), cast(RemoteRunner, fake))
+    assert len(study.cost_model.completed_samples()) > 0
+    study.cost_model.sensitivities = {}  # had no start learned anything, it could still be reported
+    assert study.cost_model.completed_samples() == []
+    assert study.cost_model.cost_range().tolist() == [[1.0], [1.0]]

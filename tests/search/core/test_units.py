@@ -1,0 +1,32 @@
+"""Sizes and durations as people write them."""
+
+import pytest
+
+from search.core.units import parse_duration, parse_size
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("300KB", 300_000), ("1.5 MB", 1_500_000), ("2048", 2048), ("64KiB", 65536), ("1gb", 10**9)],
+)
+def test_sizes(text: str, expected: int) -> None:
+    assert parse_size(text) == expected
+
+
+@pytest.mark.parametrize("text", ["3XB", "", "KB", "-3KB", "0", "nan", "1e3KB"])
+def test_no_sizes(text: str) -> None:
+    with pytest.raises(ValueError, match="positive number with B, KB, MB or GB, but got"):
+        parse_size(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"), [("30m", 1800), ("90", 90), ("1.5h", 5400), ("2d", 172800), ("45s", 45)]
+)
+def test_durations(text: str, expected: float) -> None:
+    assert parse_duration(text) == expected
+
+
+@pytest.mark.parametrize("text", ["-5m", "0s", "soon", "5 weeks", ""])
+def test_no_durations(text: str) -> None:
+    with pytest.raises(ValueError, match="positive number with ms, s, m, h or d"):
+        parse_duration(text)

@@ -1,0 +1,142 @@
+"""The sampler says of each trial again what it said when the trial was asked for."""
+
+import json
+import math
+import random
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+from factories import make_config, make_metrics
+
+from search.algorithms.successive_halving import SuccessiveHalving
+from search.core.config import SamplerName, StudyConfig
+from search.execution.searcher import OptunaSearcher
+from search.storage.journal import JOURNAL
+from search.study.recovery import replay_decisions
+from search.study.replay import NotReplayable, decided_at, replay
+from search.study.study import Study
+from trainables.config import ExecutionConfig
+from trainables.trainable import FAILURE, METRICS, PAUSE
+
+pytestmark = pytest.mark.filterwarnings("error:The constraint value is ignored")
+
+NUM_TRIALS, EPOCHS = 16, 3
+
+
+def config_of(storage: Path, data: Path, **changes: object) -> StudyConfig:
+    fixed: dict[str, object] = {"samples": NUM_TRIALS, "epochs": EPOCHS, "sampler": "ehvi"}
+    return make_config(storage, data, **{**fixed, "max_size_bytes": 400_000, **changes})
+
+
+def trained(config: StudyConfig, later: StudyConfig | None = None) -> Study:
+    """A study whose trials end at random, two at a time, resumed in the middle."""
+    draw = random.Random(0)
+    study = Study(config, resumed=False).open()
+    drive(study, draw, NUM_TRIALS // 2)
+    study.lock.release()
+    study = Study(later or config, resumed=True).open()
+    study.recover()
+    drive(study, draw, NUM_TRIALS)
+    return study
+
+
+def drive(study: Study, draw: random.Random, num_trials: int) -> None:
+    """Trains so many trials in two places, and pauses what then runs."""
+    run = ExecutionConfig(data=study.data.path, artifacts=study.store.root)
+    searcher = study.searcher(run, [], lambda: False, lambda: math.inf)
+    halving = replay_decisions(study.config, study.records())
+    running: list[str] = []
+    for number in range(num_trials):
+        while len(running) < 2 and searcher.trials_left:
+            running.append(f"{study.lock}{number}{len(running)}")
+            assert isinstance(searcher.suggest(running[-1]), dict)
+        if not running:
+            return
+        train(searcher, halving, running.pop(draw.randrange(len(running))), draw)
+    for trial_id in running:
+        searcher.on_trial_complete(trial_id, {PAUSE: True})
+
+
+def train(
+    searcher: OptunaSearcher, halving: SuccessiveHalving | None, trial_id: str, draw: random.Random
+) -> None:
+    """To the end, to a failure, or to a rung that it does not pass."""
+    miou, size, name = draw.uniform(0.2, 0.8), draw.randrange(10**5), searcher.name_of(trial_id)
+    for epoch in range(1, EPOCHS):
+        result = {METRICS: make_metrics(miou, None, epoch).model_dump_json()}
+        losses = searcher.minimized_values(trial_id, result)
+        assert losses
+        if halving and (decision := halving.report(name, epoch, losses)):
+            searcher.record_decision(decision)
+            if not decision.promoted:
+                searcher.on_trial_complete(trial_id, result)
+                return
+    fails = draw.random() < 0.15
+    finished = {METRICS: make_metrics(miou, size, EPOCHS).model_dump_json()}
+    searcher.on_trial_complete(trial_id, {FAILURE: "out of memory"} if fails else finished)
+
+
+@pytest.mark.parametrize("scheduler", ["halving", "none"])
+@pytest.mark.parametrize("sampler", get_args(SamplerName))
+def test_every_proposal_is_the_same_again(
+    sampler: str, scheduler: str, blocks_folder: Path, tmp_path: Path
+) -> None:
+    study = trained(config_of(tmp_path, blocks_folder, sampler=sampler, scheduler=scheduler))
+    again = replay(study.file, study.config.folder)
+    assert again.differences == []
+    assert again.num_compared == again.num_trials == len(study.records()) >= NUM_TRIALS
+    rung_decisions = [decision for record in study.records() for decision in record.rung_decisions]
+    assert bool(rung_decisions) == (scheduler == "halving")
+
+
+def test_another_proposal_is_noticed(blocks_folder: Path, tmp_path: Path) -> None:
+    study = trained(config_of(tmp_path, blocks_folder))
+    last, path = study.records()[-1].trial_id, study.config.folder / JOURNAL
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    rates = [line for line in lines if "learning_rate" in line.get("param_name", "")]
+    rates[-1]["param_value_internal"] *= 1.001
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (found,) = replay(study.file, study.config.folder).differences
+    assert found.startswith(f"trial {last} was asked for with ")
+
+
+def test_trials_of_other_limits_or_versions_are_not_asked_for_again(
+    blocks_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = config_of(tmp_path, blocks_folder)
+    study = trained(config, config.replace(max_size_bytes=300_000))
+    again = replay(study.file, config.folder)
+    assert again.differences == []
+    assert 0 < again.num_compared < again.num_trials
+    monkeypatch.setattr("search.study.replay.proposed_by", lambda config: {"optuna": "another"})
+    assert replay(study.file, config.folder).num_compared == 0
+
+
+def test_one_that_was_asked_for_twice_is_not_asked_for_again() -> None:
+    queued: dict[str, Any] = {"op_code": 4, "state": 4}
+    asked = {"op_code": 6, "trial_id": 0, "state": 0}
+    described = {"op_code": 8, "trial_id": 0, "user_attr": {"config": "{}"}}
+    assert decided_at([queued, asked, described, asked]) == {0: 1}
+    assert decided_at([queued, asked, asked, described]) == {}
+    proposed = {**queued, "user_attrs": {"expected_gain": None}}
+    assert decided_at([proposed, asked, described]) == {0: 0}
+    at_once = {"op_code": 4}
+    assert decided_at([at_once, described]) == {0: 0}
+    assert decided_at([at_once, asked, described]) == {}
+
+
+def test_why_a_sampler_cannot_be_asked_again(blocks_folder: Path, tmp_path: Path) -> None:
+    study = Study(config_of(tmp_path, blocks_folder), resumed=False).open()
+
+    def reason(**changes: object) -> str:
+        file = study.file.replace(config=study.config.replace(**changes))
+        with pytest.raises(NotReplayable) as unknown:
+            replay(file, study.config.folder)
+        return str(unknown.value)
+
+    assert "earlier study first" in reason(warm_start="first")
+    assert "latencies" in reason(max_latency_ms=1.0)
+    assert "elsewhere/artifacts/data-" in reason(storage=tmp_path / "elsewhere")
+    assert "--space must name" in reason(space="gone")
+    assert "no sensitivity is kept of" in reason(space="mixed")

@@ -1,0 +1,225 @@
+"""How a study ends that cannot go on."""
+
+import errno
+import json
+import math
+import shutil
+from dataclasses import replace
+from importlib.metadata import PackageNotFoundError
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from factories import make_config
+from PIL import Image
+
+from search.execution.session import NUM_STARTS, start_ray
+from search.execution.shutdown import GracefulShutdown
+from search.run import make_parser, read_config
+from search.storage.journal import read_journal
+from search.storage.study_file import (
+    STUDY_FILE,
+    StudyFile,
+    installed_versions,
+    version_of,
+    write_study_file,
+)
+from search.storage.trials import asked_trials
+from search.study.search_loop import run_study
+from search.study.study import Study
+from search.study.verification import violations
+from trainables.config import ExecutionConfig
+from trainables.core.artifacts import Artifact
+from trainables.models.model_file import read_card, write_model
+
+
+def test_a_study_comes_to_rest_before_it_reports(
+    blocks_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = Study(make_config(tmp_path, blocks_folder, samples=2), resumed=False).open()
+
+    def fill_the_disk(*given: Any) -> None:
+        run = ExecutionConfig(data=study.data.path, artifacts=study.store.root)
+        searcher = study.searcher(run, [], lambda: False, lambda: math.inf)
+        for trial_id in ("a", "b"):
+            assert isinstance(searcher.suggest(trial_id), dict)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("search.study.search_loop.search", fill_the_disk)
+    with pytest.raises(OSError, match="No space left"):
+        run_study(study)
+    rows = pq.read_table(study.config.folder / "trials.parquet").to_pylist()
+    assert [row["state"] for row in rows] == ["PAUSED", "PAUSED"]
+    assert list(violations(study.file, study.config.folder)) == []
+
+
+def test_a_study_of_an_earlier_release_goes_on(blocks_folder: Path, tmp_path: Path) -> None:
+    config = make_config(tmp_path, blocks_folder)
+    begun = Study(config, resumed=False).open()
+    path = config.folder / STUDY_FILE
+    content = json.loads(path.read_text())
+    content["versions"]["paretoseg"] = "0.0.9"
+    del content["teacher_digest"]  # which did not exist then
+    path.write_text(json.dumps(content))
+    begun.lock.release()
+    resumed = Study(config, resumed=True).open()
+    assert resumed.file == begun.file
+    assert resumed.known is not None
+    assert resumed.known.versions["paretoseg"] == "0.0.9"
+
+
+def test_a_resumed_study_keeps_its_data(blocks_folder: Path, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(blocks_folder, data)
+    config = make_config(tmp_path / "studies", data)
+    Study(config, resumed=False).open().lock.release()
+    Study(config, resumed=True).lock.release()
+    shutil.copy(data / "SegmentationClass/train1.png", data / "SegmentationClass/train0.png")
+    with pytest.raises(ValueError, match=f"must keep its data, but {data} has changed"):
+        Study(config, resumed=True)
+
+
+def test_a_resumed_study_keeps_its_teacher(
+    blocks_folder: Path, teacher_file: Path, tmp_path: Path
+) -> None:
+    own, moved, other = (tmp_path / f"{name}.safetensors" for name in ("own", "moved", "other"))
+    shutil.copy(teacher_file, own)
+    shutil.copy(teacher_file, moved)
+    card = read_card(teacher_file)
+    write_model(other, card.build(), card)
+    config = make_config(tmp_path / "studies", blocks_folder, teacher=str(own))
+    Study(config, resumed=False).open().lock.release()
+    Study(config.replace(teacher=str(moved)), resumed=True).lock.release()
+    for teacher in (str(other), "auto"):
+        with pytest.raises(ValueError, match=f"keep its teacher, but {teacher} is not that of"):
+            Study(config.replace(teacher=teacher), resumed=True)
+    shutil.copy(other, own)
+    with pytest.raises(ValueError, match=f"must keep its teacher, but {own} is not that of"):
+        Study(config, resumed=True)
+
+
+def test_a_study_that_trains_its_teacher_keeps_to_that(
+    blocks_folder: Path, teacher_file: Path, tmp_path: Path
+) -> None:
+    config = make_config(tmp_path, blocks_folder)
+    Study(config, resumed=False).open().lock.release()
+    with pytest.raises(ValueError, match=r"must keep its teacher, .* which began with auto"):
+        Study(config.replace(teacher=str(teacher_file)), resumed=True)
+
+
+def no_ray(*given: Any, **named: Any) -> None:
+    raise RuntimeError("the node timed out\nand more")
+
+
+@pytest.fixture
+def slow_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr("search.execution.session.ray.init", no_ray)
+    monkeypatch.setattr("search.execution.session.PAUSE_S", 0.01)
+
+
+def test_a_ray_that_does_not_start_leaves_nothing_of_a_study(
+    slow_ray: None, blocks_folder: Path, tmp_path: Path
+) -> None:
+    config = make_config(tmp_path, blocks_folder)
+    study = Study(config, resumed=False)
+    with pytest.raises(
+        OSError,
+        match=r"^Ray must answer on this machine, but it did not in 3 attempts: the node timed "
+        r"out; study study has not begun: the same command begins it$",
+    ):
+        run_study(study)
+    assert not config.folder.exists()
+    study.lock.release()
+    assert Study(config, resumed=False).open().is_open
+
+
+def test_a_ray_that_does_not_start_leaves_a_study_as_it_was(
+    slow_ray: None, blocks_folder: Path, tmp_path: Path
+) -> None:
+    config = make_config(tmp_path, blocks_folder)
+    begun = Study(config, resumed=False).open()
+    before = (config.folder / "journal.log").read_bytes()
+    begun.lock.release()
+    with pytest.raises(OSError, match="go on with --resume study"):
+        run_study(Study(config, resumed=True))
+    assert (config.folder / "journal.log").read_bytes().startswith(before)
+    assert asked_trials(read_journal(config.folder, config.name)) == []
+
+
+def test_a_ray_that_starts_late_is_waited_for(
+    blocks_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attempts: list[str] = []
+
+    def late(*given: Any, **named: Any) -> None:
+        attempts.append("init")
+        if len(attempts) < NUM_STARTS:
+            raise TimeoutError("15 s for a port")
+
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr("search.execution.session.ray.init", late)
+    monkeypatch.setattr("search.execution.session.PAUSE_S", 0.01)
+    start_ray(GracefulShutdown(tmp_path / ".stop"))
+    assert len(attempts) == NUM_STARTS
+
+
+def test_a_signal_while_ray_starts_ends_its_attempts(slow_ray: None, tmp_path: Path) -> None:
+    interruption = GracefulShutdown(tmp_path / ".stop")
+    interruption.since = 0.0
+    with pytest.raises(KeyboardInterrupt):
+        start_ray(interruption)
+
+
+def test_a_checkout_that_is_not_installed_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(package: str) -> str:
+        raise PackageNotFoundError(package)
+
+    monkeypatch.setattr("search.storage.study_file.version", missing)
+    assert version_of("paretoseg") == "not installed"
+    assert set(installed_versions()) >= {"python", "paretoseg", "torch"}
+
+
+def test_a_pack_of_an_earlier_release_is_looked_at_again(
+    blocks_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = shutil.copytree(blocks_folder, tmp_path / "data")
+    config = make_config(tmp_path / "studies", folder)
+    study = Study(config, resumed=False)
+    study.lock.release()
+    meta = study.data.path / "data.json"
+    content = json.loads(meta.read_text())
+    monkeypatch.setattr("search.study.study.find_pack", lambda *_: Artifact(study.data.path, {}, 0))
+    monkeypatch.setattr(
+        "search.study.study.open_pack", lambda path: replace(study.data, notes=None)
+    )
+    assert content["notes"] == []
+    Study(config, resumed=False).lock.release()
+    for path in (folder / "SegmentationClass").iterdir():
+        mask = np.asarray(Image.open(path))
+        Image.fromarray(np.where(mask > 0, 255, 0).astype(np.uint8)).save(path)
+    with pytest.raises(ValueError, match="hold 0 and 255 alone"):
+        Study(config, resumed=False)
+
+
+def test_the_store_of_mlflow_s_environment_is_the_default(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ["--space", "qat", "--storage", str(tmp_path)]
+
+    def store(*more: str) -> str:
+        return read_config(make_parser().parse_args([*argv, *more])).tracking_uri
+
+    assert store() == f"sqlite:///{tmp_path / 'mlflow.db'}"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:5000")
+    assert store() == "http://127.0.0.1:5000"
+    assert store("--tracking-uri", "http://127.0.0.1:9") == "http://127.0.0.1:9"
+    config = make_config(tmp_path, "shapes", space="qat")
+    write_study_file(
+        StudyFile(id="0", config=config, versions={}, data_digest="0", class_names=("a", "b"))
+    )
+    assert store("--resume", "study") == config.tracking_uri
+    said = f"MLFLOW_TRACKING_URI is not used: the study keeps {config.tracking_uri}"
+    assert said in capsys.readouterr().err

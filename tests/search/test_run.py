@@ -1,0 +1,263 @@
+"""Whole searches in a temporary folder, through the command line."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import optuna
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from mlflow import MlflowClient
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import TrialState
+
+from search import check
+from search.core.tracking_uri import default_tracking_uri
+from search.storage.trials import read_record
+from trainables.models.model_file import read_card, read_model
+
+
+def command(*argv: str) -> list[str]:
+    return [sys.executable, "-m", "search.run", *argv]
+
+
+def run(*argv: str) -> subprocess.CompletedProcess[str]:
+    """A search by a user whose home folder cannot be written, as in many containers."""
+    environment = {**os.environ, "HOME": "/dev/null"}
+    return subprocess.run(
+        command(*argv), capture_output=True, text=True, timeout=500, check=False, env=environment
+    )
+
+
+@pytest.fixture(scope="session")
+def common(blocks_folder: Path, teacher_file: Path) -> list[str]:
+    argv = ["--space", "qkd", "--data", str(blocks_folder), "--image-size", "32"]
+    return [*argv, "--teacher", str(teacher_file), "--epochs", "3", "--scheduler", "none"]
+
+
+@pytest.fixture(scope="session")
+def storage(common: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A study of four trials, resumed for a fifth, at a path that is hard to name."""
+    outer = tmp_path_factory.mktemp("studies")
+    folder = outer / "Stüdies 数 'a' \"b\"?c%2Fd#e:f"
+    where = ["--storage", str(folder)]
+    limits = ["--name", "tiny", "--samples", "4", "--max-size", "600KB"]
+    first = run(*common, *where, *limits)
+    assert (first.returncode, first.stderr) == (0, "")
+    for words in ("Pareto front", "mlflow ui --backend-store-uri", "search.export", "log.txt"):
+        assert words in first.stdout
+    again = run(*where, "--resume", "tiny", "--samples", "5")
+    assert (again.returncode, again.stderr) == (0, "")
+    assert list(outer.iterdir()) == [folder]
+    return folder
+
+
+def rows(folder: Path, name: str = "trials") -> list[dict[str, object]]:
+    return pq.read_table(folder / f"{name}.parquet").to_pylist()
+
+
+def journal(folder: Path) -> optuna.Study:
+    storage = JournalStorage(JournalFileBackend(str(folder / "journal.log")))
+    return optuna.load_study(study_name=folder.name, storage=storage)
+
+
+def test_what_auto_came_to_is_kept(storage: Path) -> None:
+    kept = json.loads((storage / "tiny" / "study.json").read_text())
+    assert kept["config"]["teacher_outputs"] == "maps"
+    assert len(list((storage / "artifacts").glob("outputs-*"))) == 1
+
+
+def test_the_resumed_study_has_its_fifth_trial(storage: Path) -> None:
+    table = rows(storage / "tiny")
+    trained = [row for row in table if not str(row["reason"]).startswith("over budget")]
+    assert len(trained) == 5
+    assert {row["state"] for row in trained} == {"COMPLETE"}
+
+
+def test_parquet_and_journal_agree_row_by_row(storage: Path) -> None:
+    folder = storage / "tiny"
+    trials = journal(folder).get_trials()
+    assert TrialState.RUNNING not in {trial.state for trial in trials}
+    for row, trial in zip(rows(folder), trials, strict=True):
+        record = read_record(trial)
+        assert record.config is not None
+        assert row["trial_id"] == record.trial_id
+        assert row["state"] == record.state
+        assert row["config_digest"] == record.config.digest()
+        assert {name: row[name] for name in trial.params} == trial.params
+        if record.state == "COMPLETE":
+            assert [row["miou"], row["size_bytes"]] == trial.values
+            assert row["size_bytes"] == row["predicted_size_bytes"]
+
+
+def test_parquet_and_mlflow_agree_row_by_row(storage: Path) -> None:
+    client = MlflowClient(default_tracking_uri(storage))
+    (experiment,) = (e for e in client.search_experiments() if e.name != "Default")
+    runs = client.search_runs([experiment.experiment_id], max_results=1000)
+    parents = [r for r in runs if r.data.tags["paretoseg.trial"] == "study"]
+    children = {r.data.tags["paretoseg.trial"]: r for r in runs if r not in parents}
+    table = {str(row["trial_id"]): row for row in rows(storage / "tiny")}
+    front = {row["trial_id"] for row in rows(storage / "tiny", "front")}
+    assert len(parents) == 1
+    assert parents[0].info.status == "FINISHED"
+    assert set(children) == set(table)
+    for trial_id, child in children.items():
+        row = table[trial_id]
+        assert child.data.tags["mlflow.parentRunId"] == parents[0].info.run_id
+        assert child.data.tags["state"] == row["state"]
+        assert child.data.tags["front"] == str(trial_id in front).lower()
+        assert child.data.tags["space"] == "qkd"
+        assert child.data.params["student.width"] == str(row["student.width"])
+        if row["state"] == "COMPLETE":
+            assert child.data.metrics["miou"] == row["miou"]
+            assert child.data.metrics["size_bytes"] == row["size_bytes"]
+            history = client.get_metric_history(child.info.run_id, "miou")
+            assert sorted({m.step for m in history}) == [1, 2, 3]
+        has_model = bool(client.list_artifacts(child.info.run_id, "model"))
+        assert has_model >= (trial_id in front)
+    names = {artifact.path for artifact in client.list_artifacts(parents[0].info.run_id)}
+    assert names >= {"search.png", "front.png", "front.html", "trials.parquet", "front.parquet"}
+
+
+def test_the_front_s_models_are_the_files_that_were_measured(storage: Path) -> None:
+    folder = storage / "tiny"
+    front = rows(folder, "front")
+    assert front
+    assert {path.name for path in (folder / "models").iterdir()} == {
+        row["trial_id"] for row in front
+    }
+    for row in front:
+        model = folder / "models" / str(row["trial_id"])
+        assert (model / "model.safetensors").stat().st_size == row["size_bytes"]
+        config = json.loads((model / "config.json").read_text())
+        assert config["student"]["width"] == row["student.width"]
+        assert read_card(model / "model.safetensors").num_classes == 5
+        read_model(model / "model.safetensors")
+
+
+def test_study_json_says_what_ran(storage: Path) -> None:
+    content = json.loads((storage / "tiny/study.json").read_text())
+    assert content["config"]["samples"] == 5
+    assert content["config"]["seed"] == 0
+    assert set(content["versions"]) >= {"python", "torch", "ray", "optuna", "mlflow"}
+    assert content["data_digest"].startswith("data-")
+
+
+def test_nothing_of_ray_is_left(storage: Path) -> None:
+    names = {path.name for path in (storage / "tiny").iterdir()}
+    assert names == {
+        "front.html",
+        "front.parquet",
+        "front.png",
+        "journal.log",
+        "log.txt",
+        "models",
+        "search.png",
+        "study.json",
+        "trials.parquet",
+    }
+
+
+@pytest.fixture(scope="session")
+def warm(storage: Path, blocks_folder: Path) -> subprocess.CompletedProcess[str]:
+    """A study of another space that begins with what `tiny` found, until nothing more is gained."""
+    argv = ["--space", "qat", "--data", str(blocks_folder), "--image-size", "32", "--epochs", "3"]
+    argv += ["--storage", str(storage), "--name", "warm", "--warm-start", "tiny"]
+    result = run(*argv, "--samples", "40", "--stop-when-flat", "0.5")
+    assert result.returncode == 0, result.stderr
+    return result
+
+
+def test_a_warm_study_tries_the_earlier_front_first_and_ends_when_flat(
+    warm: subprocess.CompletedProcess[str], storage: Path
+) -> None:
+    tried = [row["student.width"] for row in rows(storage / "warm")]
+    front = [row["student.width"] for row in rows(storage / "tiny", "front")]
+    assert tried[: len(front)] == front
+    assert len(tried) < 40
+    assert "ended before all trials were asked: 5 proposals in a row" in warm.stdout
+    assert check.main([str(storage / "warm")]) == 0
+    states = {row["state"] for row in rows(storage / "warm")}
+    assert states <= {"COMPLETE", "PRUNED"}
+
+
+def test_the_study_is_whole(storage: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert check.main([str(storage / "tiny")]) == 0
+    assert "is whole" in capsys.readouterr().out
+
+
+def spoil_table(folder: Path) -> None:
+    table = pq.read_table(folder / "trials.parquet").to_pylist()
+    table[0]["miou"] = 0.99
+    pq.write_table(pa.Table.from_pylist(table[:-1]), folder / "trials.parquet")
+
+
+def spoil_front(folder: Path) -> None:
+    table = pq.read_table(folder / "front.parquet")
+    pq.write_table(table.slice(1), folder / "front.parquet")
+
+
+def spoil_model(folder: Path) -> None:
+    model = next((folder / "models").glob("*/model.safetensors"))
+    model.write_bytes(model.read_bytes() + b"x")
+
+
+def spoil_journal(folder: Path) -> None:
+    journal(folder).ask()
+
+
+SPOILED = {
+    "table": (spoil_table, ["has miou 0.99 in trials.parquet", "is not in trials.parquet"]),
+    "front": (spoil_front, ["the front is"]),
+    "model": (spoil_model, ["bytes, not"]),
+    "journal": (spoil_journal, ["is RUNNING although", "has 0 runs in MLflow"]),
+    "leftover": (lambda folder: (folder / ".half").touch(), [".half is half-written"]),
+}
+
+
+@pytest.mark.parametrize("case", SPOILED)
+def test_what_disagrees_is_named(
+    case: str, storage: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spoil, messages = SPOILED[case]
+    copy = tmp_path / "tiny"
+    shutil.copytree(storage / "tiny", copy)
+    spoil(copy)
+    assert check.main([str(copy)]) == 1
+    printed = capsys.readouterr().err
+    assert "is not whole" in printed
+    for message in messages:
+        assert message in printed
+    assert check.main([str(tmp_path)]) == 2
+
+
+@pytest.mark.slow
+def test_no_trial_finished_is_exit_status_1(
+    blocks_folder: Path, tmp_path: Path, common: list[str]
+) -> None:
+    argv = [*common, "--storage", str(tmp_path), "--samples", "2", "--time-budget", "1s"]
+    result = run(*argv)
+    assert result.returncode == 1, result.stderr
+    assert (tmp_path / "qkd-blocks/trials.parquet").is_file()
+    assert {row["state"] for row in rows(tmp_path / "qkd-blocks")} <= {"PRUNED"}
+
+
+BY_THE_CLOCK = ("device_seconds", "start_seconds", "latency_ms")
+
+
+@pytest.mark.slow
+def test_the_same_seed_gives_the_same_front(common: list[str], tmp_path: Path) -> None:
+    fronts = []
+    for name in ("first", "second"):
+        storage = tmp_path / name  # apart: not even artifacts are shared
+        argv = [*common, "--storage", str(storage), "--name", "same", "--samples", "5"]
+        result = run(*argv, "--cpus-per-trial", str(os.cpu_count()), "--scheduler", "halving")
+        assert result.returncode == 0, result.stderr
+        table = rows(storage / "same", "front")
+        fronts.append([{k: v for k, v in row.items() if k not in BY_THE_CLOCK} for row in table])
+    assert fronts[0] == fronts[1]

@@ -1,0 +1,91 @@
+"""The terminal is ours: what libraries write goes to a log."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PROGRAM = """
+import ctypes, logging, os, sys, warnings
+from pathlib import Path
+from trainables.core import terminal
+
+libc = ctypes.CDLL(None)
+with terminal.own_terminal():
+    print("a library prints")
+    terminal.print_error("ours, on stderr")
+    assert terminal.log_file() is None
+    terminal.keep_log(Path(sys.argv[1]))
+    os.write(2, b"C++ writes\\n")
+    warnings.warn("Pillow warns")
+    logging.getLogger("ray").error("Ray logs")
+    os.system("echo a process echoes")
+    print("ours, on stdout", file=terminal.out())
+    assert terminal.log_file() == Path(sys.argv[1])
+print("everybody's again")
+"""
+
+
+def test_only_our_words_reach_the_terminal(tmp_path: Path) -> None:
+    log = tmp_path / "log.txt"
+    log.write_text("from before\n")
+    ended = subprocess.run(
+        [sys.executable, "-c", PROGRAM, str(log)], capture_output=True, text=True, check=True
+    )
+    assert ended.stdout == "ours, on stdout\neverybody's again\n"
+    assert ended.stderr == "ours, on stderr\n"
+    lines = log.read_text().splitlines()
+    assert lines[0] == "from before"
+    for words in ("a library prints", "C++ writes", "Pillow warns", "Ray logs", "process echoes"):
+        assert any(words in line for line in lines)
+
+
+FAILING = """
+import os
+from trainables.core import terminal
+with terminal.own_terminal():
+    print("a library prints")
+    terminal.print_error("it failed")
+    os._exit(3)
+"""
+
+
+def test_a_log_that_nobody_keeps_leaves_nothing(tmp_path: Path) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-c", FAILING],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+    )
+    assert (ended.returncode, ended.stdout, ended.stderr) == (3, "", "it failed\n")
+    assert list(tmp_path.iterdir()) == []
+
+
+ODD = """
+import sys
+from trainables.core import terminal
+with terminal.own_terminal():
+    terminal.print_error("no \\udcff here")
+"""
+
+
+def test_a_name_that_is_no_text_is_said(tmp_path: Path) -> None:
+    ended = subprocess.run([sys.executable, "-c", ODD], capture_output=True, text=True, check=True)
+    assert ended.stderr == "no \\udcff here\n"
+
+
+@pytest.mark.parametrize("closed", ["stdout", "stderr"])
+def test_a_closed_stream_is_no_error(closed: str) -> None:
+    number = {"stdout": 1, "stderr": 2}[closed]
+    ended = subprocess.run(
+        [sys.executable, "-c", ODD],
+        capture_output=True,
+        text=True,
+        errors="replace",
+        check=False,
+        preexec_fn=lambda: os.close(number),
+    )
+    assert ended.returncode == 0

@@ -1,0 +1,176 @@
+"""What is kept of a teacher is what the live teacher says."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from trainables.config import ExecutionConfig, TrialConfig
+from trainables.core.files import hash_file
+from trainables.data.arrow_table import ArrowTable
+from trainables.data.augmentation import Augmentation
+from trainables.losses.pairwise import similarities
+from trainables.models.base import Outputs
+from trainables.models.model_file import ModelSpec, write_model
+from trainables.models.unet import UNetConfig
+from trainables.recipes import Batch, Distill
+from trainables.teachers.output_cache import (
+    CHANNELS,
+    NUM_VIEWS,
+    Form,
+    TeacherOutputs,
+    cache_outputs,
+    find_outputs,
+    predict_footprint,
+    reduce_features,
+)
+from trainables.training.trial import Trial
+
+FLIPS = Augmentation(min_scale=1, max_scale=1, color=0)
+ALL = Augmentation()
+
+
+@pytest.fixture(autouse=True)
+def full_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trainables.models.base.supports_fast_bf16", lambda device: False)
+
+
+@pytest.fixture
+def run(blocks_run: ExecutionConfig, teacher_file: Path) -> ExecutionConfig:
+    return blocks_run.replace(teacher=teacher_file)
+
+
+def make_trial(run: ExecutionConfig, augmentation: Augmentation) -> Trial:
+    config = TrialConfig(
+        student=UNetConfig(width=4, depth=2), recipe=Distill(), augmentation=augmentation
+    )
+    return Trial(config, run)
+
+
+@torch.no_grad()
+def ask(trial: Trial, batch: Batch) -> Outputs:
+    return trial.teacher()(batch)
+
+
+@pytest.mark.parametrize("augmentation", [FLIPS, ALL], ids=["flips", "all"])
+def test_views_are_exact(augmentation: Augmentation, run: ExecutionConfig) -> None:
+    kept = make_trial(
+        run.replace(teacher_outputs=cache_outputs(run, "views", augmentation)), augmentation
+    )
+    live = make_trial(run, augmentation)
+    for epoch in (1, 2, NUM_VIEWS + 1):
+        for batch in kept.batches(epoch):
+            cached, wanted = ask(kept, batch), ask(live, batch)
+            torch.testing.assert_close(cached.logits, wanted.logits, atol=2e-3, rtol=2e-3)
+    first, again = (next(kept.batches(epoch)).images for epoch in (1, NUM_VIEWS + 1))
+    assert not torch.equal(first, again)  # the order differs, the views do not:
+    assert pixels(kept, 1) == pixels(kept, NUM_VIEWS + 1) != pixels(kept, 2)
+    assert pixels(live, 1) != pixels(live, NUM_VIEWS + 1)
+
+
+def pixels(trial: Trial, epoch: int) -> set[bytes]:
+    return {image.numpy().tobytes() for batch in trial.batches(epoch) for image in batch.images}
+
+
+def test_maps_of_still_images_are_exact_and_move_with_them(run: ExecutionConfig) -> None:
+    kept_run = run.replace(teacher_outputs=cache_outputs(run, "maps", ALL))
+    still = Augmentation(min_scale=1, max_scale=1, flip=0, color=0)
+    kept, live = make_trial(kept_run, still), make_trial(run, still)
+    batch = next(kept.batches(1))
+    cached, wanted = ask(kept, batch), ask(live, batch)
+    torch.testing.assert_close(cached.logits, wanted.logits, atol=2e-3, rtol=2e-3)
+    mirrored = make_trial(kept_run, still.replace(flip=1))
+    flipped = ask(mirrored, next(mirrored.batches(1)))
+    torch.testing.assert_close(flipped.logits, cached.logits.flip(-1))
+    torch.testing.assert_close(flipped.features, cached.features.flip(-1))
+    assert torch.equal(next(mirrored.batches(1)).images, batch.images.flip(-1))
+
+
+def test_maps_are_nearly_what_the_live_teacher_says_of_scaled_views(run: ExecutionConfig) -> None:
+    """The network sees other pixels at its borders, so they agree in direction, not in value."""
+    kept = make_trial(run.replace(teacher_outputs=cache_outputs(run, "maps", ALL)), ALL)
+    live = make_trial(run, ALL)
+    for batch in kept.batches(1):
+        cached, wanted = ask(kept, batch), ask(live, batch)
+        labelled = (batch.labels != 255)[:, None].expand_as(cached.logits)
+        pairs = torch.stack([cached.logits[labelled], wanted.logits[labelled]])
+        assert torch.corrcoef(pairs)[0, 1] > 0.8
+        size = cached.features.shape[-2:]
+        similar = [similarities(answer.features, size) for answer in (cached, wanted)]
+        assert similar[0].diagonal(dim1=1, dim2=2).min() > 0.99
+        assert (similar[0] - similar[1]).abs().mean() < 0.25
+
+
+@pytest.mark.parametrize("form", ["views", "maps"])
+def test_its_footprint_is_known_before(form: Form, run: ExecutionConfig) -> None:
+    foreseen = predict_footprint(run, form, FLIPS)
+    folder = cache_outputs(run, form, FLIPS)
+    table = ArrowTable(folder / "train.arrow")
+    assert foreseen.num_bytes == table.num_bytes
+    assert foreseen.num_images == 64
+    assert len(table) == 64 * (NUM_VIEWS if form == "views" else 1)
+    views, maps = (predict_footprint(run, f, FLIPS).bytes_per_image for f in ("views", "maps"))
+    assert views == NUM_VIEWS * maps
+
+
+def test_foreign_or_damaged_outputs_are_refused(run: ExecutionConfig) -> None:
+    assert run.teacher is not None
+    views, teacher, data = cache_outputs(run, "views", FLIPS), hash_file(run.teacher), run.data.name
+    with pytest.raises(ValueError, match="must be of the data other, but is of data-"):
+        TeacherOutputs(views, "other", teacher, FLIPS)
+    with pytest.raises(ValueError, match="must be of the teacher other, but is of"):
+        TeacherOutputs(views, data, "other", FLIPS)
+    with pytest.raises(ValueError, match="must be of views by"):
+        TeacherOutputs(views, data, teacher, ALL)
+    with pytest.raises(ValueError, match="no artifact of kind outputs"):
+        TeacherOutputs(run.data, data, teacher, FLIPS)
+    maps = cache_outputs(run, "maps", FLIPS)
+    assert TeacherOutputs(maps, data, teacher, ALL).form == "maps"
+
+
+def test_other_teachers_and_views_have_other_outputs(run: ExecutionConfig, tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    card = ModelSpec(model=UNetConfig(width=6, depth=2), num_classes=5)
+    other = tmp_path / "teacher.safetensors"
+    write_model(other, card.build(), card)
+    taught = run.replace(teacher=other)
+    made = {
+        cache_outputs(run, "views", FLIPS),
+        cache_outputs(run, "views", ALL),
+        cache_outputs(taught, "views", FLIPS),
+        cache_outputs(run, "maps", FLIPS),
+        cache_outputs(taught, "maps", FLIPS),
+    }
+    assert len(made) == 5
+    assert cache_outputs(run, "maps", ALL) in made  # maps serve any augmentation
+    assert find_outputs(run, "maps", ALL) in made
+
+
+def test_a_teacher_beyond_float16_is_refused(run: ExecutionConfig, tmp_path: Path) -> None:
+    card = ModelSpec(model=UNetConfig(width=6, depth=2), num_classes=5)
+    model = card.build()
+    with torch.no_grad():
+        model.get_submodule("classifier").bias.fill_(1e5)  # type: ignore[operator, union-attr]
+    file = tmp_path / "teacher.safetensors"
+    write_model(file, model, card)
+    with pytest.raises(ValueError, match="logits must be finite in float16"):
+        cache_outputs(run.replace(teacher=file), "maps", FLIPS)
+
+
+def test_a_projection_keeps_cosines() -> None:
+    generator = torch.Generator().manual_seed(1)
+    shared = torch.randn(1, 1024, 1, 1, generator=generator)
+    features = (shared + torch.randn(1, 1024, 8, 8, generator=generator)).relu()
+    small = reduce_features(features)
+    assert small.shape == (1, CHANNELS, 8, 8)
+    error = similarities(small, (8, 8)) - similarities(features, (8, 8))
+    cosines = similarities(features, (8, 8))
+    expected = ((1 - cosines**2) / CHANNELS**0.5).square().mean().sqrt()
+    assert error.square().mean().sqrt() < 1.5 * expected
+
+
+def test_finer_features_are_averaged() -> None:
+    features = torch.randn(1, 4, 64, 48)
+    assert torch.equal(reduce_features(features), F.avg_pool2d(features, 2))
+    assert torch.equal(reduce_features(features[..., :32, :32]), features[..., :32, :32])

@@ -1,0 +1,314 @@
+"""A training goes on exactly where its checkpoint was taken, whatever happens to the files."""
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trainables.config import ExecutionConfig, TrialConfig
+from trainables.core.errors import Interrupted
+from trainables.core.metrics import Metrics
+from trainables.data.augmentation import Augmentation
+from trainables.models.unet import UNetConfig
+from trainables.quantization.quantizers.lsq import Lsq
+from trainables.recipes import Distill, Qat, QatDistill, Recipe, Supervised
+from trainables.recipes.optimization import AdamW
+from trainables.teachers.output_cache import cache_outputs
+from trainables.training import checkpoints as checkpoint
+from trainables.training.checkpoints import CheckpointManager, Checkpoints, read_checkpoint
+from trainables.training.trial import Trial
+
+BITS = Lsq(weight_bits=4, activation_bits=4)
+START = Supervised(optimizer=AdamW(learning_rate=1e-2))
+RECIPES: list[Recipe] = [
+    START,
+    Distill(optimizer=AdamW(learning_rate=1e-2)),
+    Qat(start=START, quantizer=BITS),
+    QatDistill(start=START, quantizer=BITS, self_study=0.25, co_study=0.5),
+]
+
+
+class Killed(Exception):
+    """Stands for the end of the process."""
+
+
+@pytest.fixture
+def run(blocks_run: ExecutionConfig, teacher_file: Path) -> ExecutionConfig:
+    return blocks_run.replace(teacher=teacher_file, checkpoint_every_s=0)
+
+
+def config(recipe: Recipe) -> TrialConfig:
+    return TrialConfig(
+        student=UNetConfig(width=6, depth=2),
+        recipe=recipe,
+        augmentation=Augmentation(),
+        num_epochs=4,
+        batch_size=8,
+    )
+
+
+def train(trial: Trial) -> list[tuple[int, float, dict[str, float]]]:
+    return [(m.epoch, m.miou, m.losses) for m in trial]
+
+
+def killed_after(trial: Trial, num_rests: int) -> list[tuple[int, float, dict[str, float]]]:
+    """What a training reports until its process is killed, so many times between two steps."""
+    rest, reports = trial.checkpoint_manager.on_step_end, []
+    left = num_rests
+
+    def count() -> None:
+        nonlocal left
+        rest()
+        left -= 1
+        if not left:
+            raise Killed
+
+    trial.checkpoint_manager.on_step_end = count  # type: ignore[method-assign]
+    with suppress(Killed):
+        for metrics in trial:
+            reports.append((metrics.epoch, metrics.miou, metrics.losses))
+    assert left == 0
+    return reports
+
+
+@pytest.mark.parametrize("num_rests", [11, 29])
+@pytest.mark.parametrize(
+    ("recipe", "cached"),
+    [*((recipe, False) for recipe in RECIPES), (RECIPES[3], True)],
+    ids=lambda value: getattr(value, "name", "cached" if value else "live"),
+)
+def test_a_killed_training_ends_as_if_nothing_had_happened(
+    recipe: Recipe, num_rests: int, cached: bool, run: ExecutionConfig, tmp_path: Path
+) -> None:
+    if cached:
+        run = run.replace(teacher_outputs=cache_outputs(run, "maps", Augmentation()))
+    whole = Trial(config(recipe), run)
+    expected = train(whole)
+    before = killed_after(Trial(config(recipe), run, tmp_path), num_rests)
+    again = Trial(config(recipe), run, tmp_path)
+    after = train(again)
+    assert again.model_bytes == whole.model_bytes
+    assert before == expected[: len(before)]
+    assert after == expected[max(0, len(before) - 1) :]  # the last report is repeated
+    assert [report.epoch for report in again.reports] == [1, 2, 3, 4]
+
+
+def test_a_training_killed_again_and_again_ends_the_same(
+    run: ExecutionConfig, tmp_path: Path
+) -> None:
+    whole = Trial(config(RECIPES[3]), run)
+    expected = train(whole)
+    for _ in range(6):
+        killed_after(Trial(config(RECIPES[3]), run, tmp_path), 5)
+    again = Trial(config(RECIPES[3]), run, tmp_path)
+    assert train(again)[-1] == expected[-1]
+    assert again.model_bytes == whole.model_bytes
+
+
+def test_a_start_goes_on_where_it_was(run: ExecutionConfig, tmp_path: Path) -> None:
+    """Its seconds count from the beginning, its checkpoints go when it is there."""
+    start = Supervised(optimizer=AdamW(learning_rate=1.1e-2))
+    calls = []
+
+    class Counting(CheckpointManager):
+        def on_step_end(self) -> None:
+            super().on_step_end()
+            calls.append(1)
+            if len(calls) == 20:
+                raise Killed
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("trainables.training.trial.CheckpointManager", Counting)
+        with pytest.raises(Killed):
+            train(Trial(config(Qat(start=start, quantizer=BITS)), run, tmp_path))
+    (kept,) = run.artifacts.glob(".student-*-checkpoints")
+    assert len(list(kept.iterdir())) == 2
+    train(Trial(config(Qat(start=start, quantizer=BITS)), run, tmp_path))
+    assert not kept.exists()
+
+
+def test_a_checkpoint_is_never_that_of_another_training(
+    run: ExecutionConfig, tmp_path: Path
+) -> None:
+    killed_after(Trial(config(START), run, tmp_path), 12)
+    other = config(START).replace(seed=1)
+    assert train(Trial(other, run, tmp_path)) == train(Trial(other, run))
+
+
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(
+    run: ExecutionConfig, tmp_path: Path
+) -> None:
+    expected = train(Trial(config(START), run))
+    killed_after(Trial(config(START), run, tmp_path), 12)
+    before, last = sorted(tmp_path.iterdir())
+    last.write_bytes(last.read_bytes()[:-1])
+    trial = Trial(config(START), run, tmp_path)
+    state = trial.checkpoint_manager.restore()
+    assert state is not None
+    assert state["done"] == 1
+    before.write_bytes(b"")
+    assert train(Trial(config(START), run, tmp_path)) == expected
+
+
+def test_files_beside_it_do_not_matter(tmp_path: Path) -> None:
+    (tmp_path / "notes.ckpt").write_text("mine")
+    checkpoints = Checkpoints(tmp_path, "a")
+    for number in range(5):
+        checkpoints.save({"number": number})
+    assert checkpoints.load() == {"number": 4}
+    assert len(list(tmp_path.iterdir())) == 3
+    checkpoints.clear()
+    assert checkpoints.load() is None
+
+
+@given(st.data())
+def test_an_altered_checkpoint_is_none(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    folder = tmp_path_factory.mktemp("checkpoints")
+    Checkpoints(folder, "a").save({"x": torch.arange(3), "n": 1})
+    (path,) = folder.iterdir()
+    content = bytearray(path.read_bytes())
+    place = data.draw(st.integers(0, len(content) - 1))
+    if data.draw(st.booleans()):
+        content[place] ^= data.draw(st.integers(1, 255))
+    else:
+        del content[place:]
+    path.write_bytes(bytes(content))
+    assert read_checkpoint(path, "a") is None
+
+
+@given(st.binary(max_size=200))
+def test_bytes_that_are_no_checkpoint_are_none(
+    tmp_path_factory: pytest.TempPathFactory, content: bytes
+) -> None:
+    path = tmp_path_factory.mktemp("checkpoints") / "0.ckpt"
+    path.write_bytes(content)
+    assert read_checkpoint(path, "a") is None
+
+
+def test_a_full_disk_does_not_end_a_training(
+    run: ExecutionConfig,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    expected = train(Trial(config(START), run))
+
+    def full(fd: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    assert train(Trial(config(START), run, tmp_path)) == expected
+    assert "no checkpoint: the disk of" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_stop_file_makes_a_training_leave(
+    run: ExecutionConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoint, "STOP_FILE_CHECK_S", 0)
+    expected = train(Trial(config(START), run))
+    stop = tmp_path / "stop"
+    run = run.replace(stop_file=stop, checkpoint_every_s=1000)
+    reports = iter(Trial(config(START), run, tmp_path / "kept"))
+    first = next(reports)
+    stop.touch()
+    with pytest.raises(Interrupted):
+        next(reports)
+    assert len(list((tmp_path / "kept").iterdir())) == 1
+    stop.unlink()
+    after = train(Trial(config(START), run, tmp_path / "kept"))
+    assert [(first.epoch, first.miou, first.losses), *after[1:]] == expected
+
+
+@pytest.fixture
+def asked() -> Iterator[None]:
+    checkpoint.stop_requested.set()
+    yield
+    checkpoint.stop_requested.clear()
+
+
+@pytest.mark.usefixtures("asked")
+def test_a_process_that_was_asked_to_leave_does(run: ExecutionConfig, tmp_path: Path) -> None:
+    with pytest.raises(Interrupted):
+        train(Trial(config(START), run.replace(checkpoint_every_s=1000), tmp_path))
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_writing_takes_a_small_share_of_the_time(run: ExecutionConfig, tmp_path: Path) -> None:
+    checkpoint_manager = CheckpointManager(
+        Checkpoints(tmp_path, "a"), run.replace(checkpoint_every_s=0.01)
+    )
+    checkpoint_manager.state = lambda: {"a": 1}
+    time.sleep(0.02)
+    checkpoint_manager.on_step_end()
+    checkpoint_manager.cost_s = 1000.0
+    time.sleep(0.02)
+    checkpoint_manager.on_step_end()
+    assert len(list(tmp_path.iterdir())) == 1
+    time.sleep(0.2)  # but not even those are put off for ever
+    checkpoint_manager.on_step_end()
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_training_that_hangs_is_ended(
+    run: ExecutionConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard: list[str] = []
+    trial = Trial(config(START), run.replace(timeout_s=1.0), on_hang=heard.append)
+    reports = iter(trial)
+    next(reports)
+    time.sleep(2.5)  # whoever takes the reports may take their time
+    next(reports)
+    assert heard == []
+    monkeypatch.setattr(trial.transform, "labels", lambda *_: time.sleep(3.0) or 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        next(reports)
+    assert heard == ["hung: no progress for 1 s"]
+
+
+def test_a_killed_command_goes_on_when_it_is_given_again(
+    blocks_folder: Path, tmp_path: Path
+) -> None:
+    """And so ends with the file of one that was left alone."""
+    file = tmp_path / "config.json"
+    file.write_text(config(START).replace(num_epochs=30).model_dump_json())
+
+    def command(out: str) -> subprocess.Popen[str]:
+        argv = [sys.executable, "-m", "trainables.train", str(file), "--data", str(blocks_folder)]
+        argv += ["--image-size", "32", "--out", str(tmp_path / out), "--checkpoint-every", "0"]
+        return subprocess.Popen(argv, stdout=subprocess.PIPE, text=True)
+
+    def lines(process: subprocess.Popen[str]) -> Iterator[str]:
+        assert process.stdout is not None
+        return (line for line in process.stdout if line.startswith("epoch"))
+
+    left_alone = list(lines(command("whole")))
+    process = command("killed")
+    for line in lines(process):
+        if line.startswith("epoch 7:"):
+            break
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    again = command("killed")
+    printed = list(lines(again))
+    assert again.wait() == 0
+    assert int(printed[0].split()[1].strip(":")) >= 6
+    assert printed == left_alone[-len(printed) :]
+    models = [tmp_path / out / "model.safetensors" for out in ("whole", "killed")]
+    assert models[0].read_bytes() == models[1].read_bytes()
+    history = json.loads((tmp_path / "killed" / "metrics.json").read_text())
+    assert [Metrics.model_validate(m).epoch for m in history] == list(range(1, 31))
+    assert not list((tmp_path / "killed").glob(".*"))

@@ -1,0 +1,88 @@
+"""What layers lose by few bits, measured on a start."""
+
+import copy
+
+import pytest
+import torch
+
+from trainables.config import ExecutionConfig, TrialConfig
+from trainables.data.augmentation import Augmentation
+from trainables.models.unet import UNetConfig
+from trainables.quantization.bits import LayerBits
+from trainables.quantization.mixed_precision import CHOICES, MixedPrecision
+from trainables.quantization.prepare import calibrate, prepare, quantizable_names
+from trainables.quantization.quantizers.lsq import Lsq
+from trainables.recipes import Supervised
+from trainables.recipes.optimization import AdamW
+from trainables.training.sensitivity import (
+    cache_sensitivity,
+    find_sensitivity,
+    measure_sensitivity,
+    read_sensitivity,
+)
+
+STUDENT = UNetConfig(width=4, depth=2)
+
+
+def test_a_start_is_looked_at_once(
+    blocks_run: ExecutionConfig, capfd: pytest.CaptureFixture[str]
+) -> None:
+    start = TrialConfig(
+        student=STUDENT,
+        recipe=Supervised(optimizer=AdamW(learning_rate=1e-2)),
+        augmentation=Augmentation(min_scale=1, max_scale=1, color=0),
+        num_epochs=4,
+    )
+    assert find_sensitivity(blocks_run, start) is None
+    path = cache_sensitivity(blocks_run, start)
+    assert find_sensitivity(blocks_run, start) == path
+    known = read_sensitivity(path)
+    modified = path.stat().st_mtime_ns
+    assert cache_sensitivity(blocks_run, start).stat().st_mtime_ns == modified
+    names = quantizable_names(STUDENT.build(5))
+    assert list(known.weights) == names
+    readers = [reader for group in known.readers.values() for reader in group]
+    assert sorted(readers) == sorted(names)
+    assert set(known.inputs) == set(known.num_inputs) == set(known.readers)
+    for losses in (*known.weights.values(), *known.inputs.values()):
+        assert tuple(losses) == CHOICES
+        assert all(loss > -1e-6 for loss in losses.values())
+        assert losses[8] < losses[2]
+
+
+def test_a_loss_is_the_divergence_of_the_quantized_network_from_the_full_one() -> None:
+    torch.manual_seed(0)
+    student, images = UNetConfig(width=2, depth=1).build(5), torch.randn(2, 3, 8, 8)
+    for _ in range(20):  # gives it statistics
+        student(images)
+    student.requires_grad_(False)
+    known = measure_sensitivity(student, images)
+    for name, losses in known.weights.items():
+        layers = {name: LayerBits(weight_bits=2, activation_bits=32)}
+        quantized = prepare(
+            copy.deepcopy(student), Lsq(weight_bits=32, activation_bits=32, layers=layers)
+        )
+        calibrate(quantized, images)
+        full, few = student(images).softmax(1), quantized(images).softmax(1)
+        divergence = (full * (full / few).log()).sum(1).mean().item()
+        assert losses[2] == pytest.approx(divergence, rel=1e-3)
+
+
+def test_a_network_is_left_as_it_was_and_readers_of_one_tensor_go_together() -> None:
+    torch.manual_seed(0)
+    student = STUDENT.build(5).eval()
+    images = torch.randn(2, 3, 16, 16)
+    before = student(images)
+    known = measure_sensitivity(student, images)
+    assert torch.equal(student(images), before)
+    assert known.readers["encoder.1.0"] == ("encoder.1.0", "decoder.1.0")
+    assert "decoder.1.0" not in known.inputs
+    assert known.num_inputs["encoder.1.0"] == 4 * 8 * 8 + 8 * 16 * 16
+    assert known.num_weights["classifier"] == 4 * 5
+    assert known.num_inputs["encoder.0.0"] == 3 * 16 * 16
+    bits = MixedPrecision(activation_bits=4).resolve(known).layers
+    assert bits["encoder.1.0"].activation_bits == bits["decoder.1.0"].activation_bits
+    quantized = prepare(STUDENT.build(5), MixedPrecision(activation_bits=4).resolve(known))
+    for name, layer in bits.items():
+        quantizer = quantized.get_submodule(name).input_quantizer
+        assert quantizer.bits == layer.activation_bits  # type: ignore[union-attr]

@@ -1,0 +1,141 @@
+"""Which teacher is taken, and how it is measured."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from torchvision.models import get_model
+
+from trainables.config import ExecutionConfig, TrialConfig
+from trainables.data.augmentation import Augmentation
+from trainables.data.loader import Loader
+from trainables.data.packed import open_pack
+from trainables.models.base import to_device
+from trainables.models.model_file import ModelSpec, read_model, write_model
+from trainables.models.torchvision_model import TorchvisionConfig, TorchvisionModel
+from trainables.models.unet import UNetConfig
+from trainables.recipes import Supervised
+from trainables.recipes.optimization import AdamW
+from trainables.training.evaluation import evaluate
+from trainables.training.teacher import check_teacher, prepare_teacher
+
+LRASPP = "lraspp_mobilenet_v3_large"
+OWN = TrialConfig(
+    student=UNetConfig(width=8, depth=2),
+    recipe=Supervised(optimizer=AdamW(learning_rate=1e-2)),
+    augmentation=Augmentation(color=0),
+    num_epochs=4,
+)
+
+
+def test_auto_trains_a_teacher_once(blocks_run: ExecutionConfig) -> None:
+    first = prepare_teacher(blocks_run, "auto", OWN)
+    stamp = first.file.stat().st_mtime_ns
+    again = prepare_teacher(blocks_run, "auto", OWN)
+    assert again == first
+    assert again.file.stat().st_mtime_ns == stamp
+    assert "U-Net of width 8 trained on the data" in first.note
+    assert 0.3 < first.miou <= 1
+
+
+def test_a_file_is_measured_on_the_validation_split(
+    blocks_run: ExecutionConfig, teacher_file: Path
+) -> None:
+    teacher = prepare_teacher(blocks_run, str(teacher_file), OWN)
+    data = open_pack(blocks_run.data)
+    val = Loader(data.val, torch.device("cpu"))
+    scores = evaluate(to_device(read_model(teacher_file), val.device), val, 5)
+    assert teacher.miou == scores.miou
+
+
+def test_a_torchvision_network_becomes_a_model_file(
+    blocks_run: ExecutionConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = TorchvisionModel(LRASPP, 21).eval()
+    monkeypatch.setattr("trainables.training.teacher.load_pretrained", lambda _: network)
+    monkeypatch.setattr(
+        "trainables.training.teacher.VOC_CLASSES", open_pack(blocks_run.data).class_names
+    )
+    monkeypatch.setattr("trainables.training.teacher.DEFAULT_TORCHVISION", LRASPP)
+    monkeypatch.setattr(
+        "trainables.training.teacher.measure", lambda folder, *_: write_zero(folder)
+    )
+    teacher = prepare_teacher(blocks_run, "auto", OWN)
+    assert teacher.note == f"torchvision {LRASPP}"
+    loaded = read_model(teacher.file)
+    for ours, theirs in zip(loaded.parameters(), network.parameters(), strict=True):
+        assert ours.equal(theirs)
+
+
+def write_zero(folder: Path) -> None:
+    (folder / "metrics.json").write_text('[{"miou": 0.0}]')
+
+
+def test_without_a_network_auto_falls_back_and_says_so(
+    blocks_run: ExecutionConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(name: str) -> None:
+        raise ConnectionError("there is no network")
+
+    monkeypatch.setattr("trainables.training.teacher.load_pretrained", refuse)
+    monkeypatch.setattr(
+        "trainables.training.teacher.VOC_CLASSES", open_pack(blocks_run.data).class_names
+    )
+    teacher = prepare_teacher(blocks_run.replace(num_threads=1), "auto", OWN)
+    assert teacher.note.endswith("trained on the data, because there is no network")
+
+
+def test_another_number_of_classes_is_refused(tmp_path: Path) -> None:
+    card = ModelSpec(model=TorchvisionConfig(name=LRASPP), num_classes=7)
+    write_model(tmp_path / "t.safetensors", card.build(), card)
+    with pytest.raises(ValueError, match=r"must have the 5 classes of the data, but .* has 7"):
+        check_teacher(str(tmp_path / "t.safetensors"), 5)
+
+
+@pytest.fixture
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    model: nn.Module = get_model(LRASPP, weights=None, weights_backbone=None, num_classes=5)
+    return model.eval()
+
+
+def test_a_state_dict_becomes_a_model_file(
+    blocks_run: ExecutionConfig, network: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.save({"model": network.state_dict()}, tmp_path / "t.pth")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    check_teacher("~/t.pth", 5)
+    teacher = prepare_teacher(blocks_run, "~/t.pth", OWN)
+    assert teacher.note == f"{LRASPP} of {tmp_path / 't.pth'}"
+    images = torch.rand(2, 3, 32, 32)
+    with torch.no_grad():
+        logits, expected = read_model(teacher.file)(images), network(images)["out"]
+    torch.testing.assert_close(logits, expected)
+    assert prepare_teacher(blocks_run, str(tmp_path / "t.pth"), OWN) == teacher
+
+
+def test_a_state_dict_of_other_classes_is_refused(network: nn.Module, tmp_path: Path) -> None:
+    torch.save(network.state_dict(), tmp_path / "t.pth")
+    with pytest.raises(ValueError, match=r"must have the 7 classes of the data, but .*t.pth has 5"):
+        check_teacher(str(tmp_path / "t.pth"), 7)
+
+
+@pytest.mark.parametrize("spec", ["", "/no/file", "~nobody-of-this-name/t.pth", "unet"])
+def test_what_names_no_teacher_is_refused(spec: str) -> None:
+    message = "must be auto, a model file, a state dict of a torchvision network, or one of deeplab"
+    with pytest.raises(ValueError, match=f"{message}.* but got {spec}$"):
+        check_teacher(spec, 5)
+
+
+def test_what_keeps_pretrained_weights_away_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*args: object, **kwargs: object) -> None:
+        raise OSError("the proxy says no\nand more")
+
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", refuse)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    message = r"present, but the proxy says no and there is no file .*/fcn_resnet50.*\.pth: put"
+    with pytest.raises(ConnectionError, match=message):
+        check_teacher("fcn_resnet50", 21)

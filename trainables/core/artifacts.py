@@ -1,0 +1,153 @@
+"""Expensive things, made once and shared by all trials, nodes and later studies."""
+
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import FileLock
+from pydantic import JsonValue, ValidationError
+
+from trainables.core import terminal
+from trainables.core.config_base import FrozenConfig, digest
+from trainables.core.files import hash_file, whole_folder
+
+RECORD = "artifact.json"
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A finished artifact: its folder, what determines it, and the seconds it took to build."""
+
+    path: Path
+    key: Mapping[str, object]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class ArtifactStore:
+    """A folder of artifacts, each named by the digest of all that determines its content."""
+
+    root: Path
+
+    def path(self, kind: str, key: Mapping[str, object]) -> Path:
+        """Where the artifact of `key` lies, or would."""
+        return self.root / f"{kind}-{digest(key)}"
+
+    def find(self, kind: str, key: Mapping[str, object]) -> Artifact | None:
+        """The artifact of `key` if it is there, whole."""
+        path = self.path(kind, key)
+        return read_artifact(path) if path.is_dir() and find_damage(path) is None else None
+
+    def get(self, kind: str, key: Mapping[str, object], build: Callable[[Path], None]) -> Artifact:
+        """The artifact of `key`, which `build` fills into an empty folder at first use.
+
+        Several processes may ask at once: one builds, the others wait for it. A build that fails or
+        is killed leaves no artifact behind, and a damaged one is built again.
+        """
+        path = self.path(kind, key)
+        if (found := self.find(kind, key)) is not None:
+            return found
+        self.root.mkdir(parents=True, exist_ok=True)
+        with FileLock(lock_file(path)):
+            if (found := self.find(kind, key)) is not None:
+                return found
+            if path.is_dir():
+                terminal.print_error(f"building {path} again: {find_damage(path)}")
+                shutil.rmtree(path)
+            for killed in set(self.root.glob(f".{path.name}-*")) - {checkpoint_folder(path)}:
+                shutil.rmtree(killed)
+            self._build(path, key, build)
+        return read_artifact(path)
+
+    def _build(self, path: Path, key: Mapping[str, object], build: Callable[[Path], None]) -> None:
+        with whole_folder(path) as aside:
+            start = time.perf_counter()
+            build(aside)
+            seconds = time.perf_counter() - start
+            files = {name: describe_file(aside / name) for name in list_files(aside)}
+            record = ArtifactRecord(key=dict(key), seconds=seconds, files=files)
+            (aside / RECORD).write_text(record.model_dump_json(indent=1))
+
+
+def checkpoint_folder(path: Path) -> Path:
+    """Where a build keeps what it would go on from after a kill."""
+    return path.with_name(f".{path.name}-checkpoints")
+
+
+def lock_file(path: Path) -> Path:
+    """The lock that whoever builds an artifact holds; `path` may also be that of its beginnings."""
+    kind, name = path.name.lstrip(".").split("-")[:2]
+    return path.with_name(f".{kind}-{name}.lock")
+
+
+class ArtifactRecord(FrozenConfig):
+    """The content of artifact.json: of each file its length and its SHA-256."""
+
+    key: dict[str, JsonValue]
+    seconds: float
+    files: dict[str, tuple[int, str]]
+
+
+def read_record(path: Path) -> ArtifactRecord:
+    """The record of an artifact.
+
+    Raises:
+        ValueError: it is damaged, or there is none.
+    """
+    try:
+        return ArtifactRecord.model_validate_json((path / RECORD).read_bytes())
+    except (OSError, ValidationError) as error:
+        raise ValueError(f"{path} has no readable {RECORD}") from error
+
+
+def read_artifact(path: Path) -> Artifact:
+    """The artifact in a folder.
+
+    Raises:
+        ValueError: it is none.
+    """
+    record = read_record(path)
+    return Artifact(path, record.key, record.seconds)
+
+
+def check_artifact(path: Path, kind: str, form: int) -> None:
+    """Raises ValueError where `path` is no artifact of a kind and format, or is cut off."""
+    damage = find_damage(path, deep=False)
+    if damage is None and not path.name.startswith(f"{kind}-"):
+        damage = f"it is no artifact of kind {kind}"
+    if damage is None and (found := read_artifact(path).key.get("format")) != form:
+        damage = f"its format is {found}, not {form}"
+    if damage is not None:
+        raise ValueError(f"{path} must be a whole artifact of this version, but {damage}")
+
+
+def find_damage(path: Path, deep: bool = True) -> str | None:
+    """What is wrong with an artifact, in words: a file that is gone, cut off or changed.
+
+    Unless `deep`, contents are not read, and changes of the same length not seen.
+    """
+    try:
+        recorded = read_record(path).files
+    except ValueError:
+        return f"it has no readable {RECORD}"
+    for name, (length, checksum) in recorded.items():
+        file = path / name
+        if not file.is_file():
+            return f"{name} is missing"
+        if file.stat().st_size != length:
+            return f"{name} has {file.stat().st_size} bytes instead of {length}"
+        if deep and hash_file(file) != checksum:
+            return f"{name} has changed since it was written"
+    return None
+
+
+def list_files(folder: Path) -> Iterator[str]:
+    """Names of the files of an artifact, but for its record."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return (str(path.relative_to(folder)) for path in files if path.name != RECORD)
+
+
+def describe_file(path: Path) -> tuple[int, str]:
+    return path.stat().st_size, hash_file(path)

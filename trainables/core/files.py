@@ -1,0 +1,78 @@
+"""Files that are whole or absent, and what they hold."""
+
+import errno
+import hashlib
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import mkdtemp
+
+from trainables.core.errors import DiskFull
+
+
+def replace_file(path: Path, content: bytes | str) -> None:
+    """Writes a file aside and renames it, so that nobody ever reads half of it.
+
+    Raises:
+        DiskFull: then the file is as it was.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}")
+    try:
+        with aside.open("wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(aside, path)
+    except OSError as error:
+        aside.unlink(missing_ok=True)
+        if is_full_disk(error):
+            raise DiskFull(path.parent, path.name) from error
+        raise
+
+
+@contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """A folder beside `path` that takes its place at the end of the block, or is removed.
+
+    Raises:
+        DiskFull: then nothing is left.
+    """
+    aside = Path(mkdtemp(prefix=f".{path.name}-", dir=path.parent))
+    try:
+        yield aside
+        aside.chmod(0o755)
+        os.replace(aside, path)
+    except OSError as error:
+        if not is_full_disk(error):
+            raise
+        raise DiskFull(path.parent, path.name) from error
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def is_full_disk(error: BaseException) -> bool:
+    """Whether there was no room on a disk, or no more for this user."""
+    return isinstance(error, DiskFull) or (
+        isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    )
+
+
+def nearest(folder: Path) -> Path:
+    """The folder itself, or the first above it that is there."""
+    return next(path for path in (folder, *folder.parents) if path.exists())
+
+
+def is_writable(folder: Path) -> bool:
+    """Whether a folder can be written, or made."""
+    there = nearest(folder)
+    return there.is_dir() and os.access(there, os.W_OK | os.X_OK)
+
+
+def hash_file(path: Path) -> str:
+    """SHA-256 of a file's content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

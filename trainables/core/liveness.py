@@ -1,0 +1,83 @@
+"""The time that a training takes, and a watchdog that ends a training that hangs."""
+
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+OnHang = Callable[[str], None]
+"""Hears why, in words; does not return."""
+
+
+def die(reason: str) -> None:
+    """Says why and ends the process: a call that hangs cannot be ended otherwise."""
+    print(f"error: {reason}", file=sys.stderr, flush=True)
+    os._exit(1)
+
+
+class Watchdog:
+    """Calls `on_hang` from a thread of its own once nobody has called `beat` for `timeout_s`.
+
+    With a timeout of None it does nothing.
+    """
+
+    def __init__(self, timeout_s: float | None, on_hang: OnHang = die) -> None:
+        self.timeout_s, self.on_hang = timeout_s, on_hang
+        self.last: float | None = None
+        self.closed = threading.Event()
+        if timeout_s is not None:
+            threading.Thread(target=self._run, name="watchdog", daemon=True).start()
+
+    def beat(self) -> None:
+        """Shows life."""
+        self.last = time.monotonic()
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Nothing is expected inside the block."""
+        self.last = None
+        try:
+            yield
+        finally:
+            self.beat()
+
+    def close(self) -> None:
+        self.closed.set()
+
+    def _run(self) -> None:
+        assert self.timeout_s is not None
+        while not self.closed.wait(min(1.0, self.timeout_s / 4)):
+            last = self.last
+            if last is not None and time.monotonic() - last > self.timeout_s:
+                self.on_hang(f"hung: no progress for {self.timeout_s:g} s")
+                return
+
+
+class Stopwatch:
+    """Counts from `start` on; `seconds` were counted before."""
+
+    def __init__(self, seconds: float = 0.0) -> None:
+        self.before, self.begin = seconds, time.perf_counter()
+        self.is_running = False
+
+    def start(self) -> None:
+        if not self.is_running:
+            self.begin, self.is_running = time.perf_counter(), True
+
+    @property
+    def seconds(self) -> float:
+        """Counted so far."""
+        return self.before + (time.perf_counter() - self.begin if self.is_running else 0.0)
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Does not count inside the block."""
+        was_running, self.before = self.is_running, self.seconds
+        self.is_running = False
+        try:
+            yield
+        finally:
+            if was_running:
+                self.start()

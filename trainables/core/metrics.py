@@ -1,0 +1,38 @@
+"""The typed report of one epoch."""
+
+from trainables.core.config_base import FrozenConfig
+
+
+class Metrics(FrozenConfig):
+    """What a trial reports after each epoch; the last report is that of the file it leaves.
+
+    `time_ms` is when it was measured, in milliseconds since 1970.
+    `miou` and `pixel_accuracy` are in [0,1], over the whole validation split. `losses` are means
+    per labelled pixel over the epoch. `device_seconds` are the seconds this trial has trained and
+    evaluated so far; `start_seconds` those of its shared full-precision start, whoever paid them.
+    `compressed_bytes` is the model file after zstd, which `size_bytes` never is. `changed_pixels`
+    of the validation split got another class by conversion: rounding tips a near tie.
+    `macs` are multiply-accumulates per image. `parts` is 2 where a batch did not fit into the
+    device's memory, so that each optimizer step took two halves of one.
+    """
+
+    epoch: int
+    time_ms: int
+    losses: dict[str, float]
+    miou: float
+    pixel_accuracy: float
+    size_bytes: int | None = None
+    compressed_bytes: int | None = None
+    changed_pixels: int | None = None
+    model_sha256: str | None = None
+    predicted_size_bytes: int
+    num_params: int
+    macs: int
+    device_seconds: float
+    start_seconds: float
+    parts: int = 1
+
+    @property
+    def finished(self) -> bool:
+        """Whether this is the report of a fully trained student, measured as the file it left."""
+        return self.size_bytes is not None

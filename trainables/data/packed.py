@@ -1,0 +1,137 @@
+"""A decoded data set in Arrow files, which every process of a machine maps into memory.
+
+Shape suffixes: B batch, C channels, H height, W width.
+"""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field, ValidationError
+from torch import Tensor
+
+from trainables.core.artifacts import Artifact, ArtifactStore, check_artifact
+from trainables.core.command_line import first_problem
+from trainables.core.config_base import FrozenConfig
+from trainables.core.terminal import track
+from trainables.data.arrow_table import Arrays, ArrowTable, Tensors, chunks_of, write_table
+from trainables.data.base import SPLITS, Source, Split
+
+FORMAT = 4
+META = "data.json"
+
+
+class Meta(FrozenConfig):
+    """The content of data.json; sizes in pixels."""
+
+    class_names: tuple[str, ...]
+    height: int = Field(ge=1)
+    width: int = Field(ge=1)
+    notes: tuple[str, ...] | None = None
+    """What the data set's source has to say of it; None in packs of earlier releases."""
+
+
+def pack_dataset(source: Source, store: ArtifactStore) -> Artifact:
+    """The data set as an artifact: one table per split, and its description.
+
+    Raises:
+        ValueError: the data breaks a rule; nothing is left behind then.
+    """
+
+    def build(folder: Path) -> None:
+        height, width = source.canvas()
+        for split in SPLITS:
+            write_table(folder / f"{split}.arrow", decoded(source, split))
+        meta = Meta(class_names=source.class_names, height=height, width=width, notes=source.notes)
+        (folder / META).write_text(meta.model_dump_json())
+
+    return store.get("data", pack_key(source), build)
+
+
+def find_pack(source: Source, store: ArtifactStore) -> Artifact | None:
+    """The artifact that `pack` would give, if it is there already."""
+    return store.find("data", pack_key(source))
+
+
+def pack_key(source: Source) -> dict[str, object]:
+    return {"format": FORMAT, "source": source.digest()}
+
+
+def decoded(source: Source, split: Split) -> Iterator[Arrays]:
+    """All samples in order; each chunk is decoded by all cores (Pillow releases Python's lock)."""
+    height, width = source.canvas()
+    chunks = chunks_of(source.num_samples(split), 4 * height * width)
+    with ThreadPoolExecutor() as pool:
+        for rows in track(chunks, f"packing {split}"):
+            samples = list(pool.map(lambda index: source.sample(split, index), rows))
+            yield {
+                "image": np.stack([sample.image for sample in samples]),
+                "mask": np.stack([sample.mask for sample in samples]),
+            }
+
+
+@dataclass(frozen=True)
+class PackedDataset:
+    """A packed data set opened for reading; rows are `image` (H,W,3) and `mask` (H,W), uint8."""
+
+    path: Path
+    class_names: tuple[str, ...]
+    height: int
+    width: int
+    train: ArrowTable
+    val: ArrowTable
+    notes: tuple[str, ...] | None
+    """None: an earlier release packed it, which did not look at all that is looked at now."""
+
+    @property
+    def digest(self) -> str:
+        return self.path.name
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.class_names)
+
+    def __str__(self) -> str:
+        return (
+            f"{len(self.train)} training and {len(self.val)} validation images of "
+            f"{self.height}x{self.width} pixels, {self.num_classes} classes"
+        )
+
+
+def count_labels(split: ArrowTable) -> NDArray[np.int64]:
+    """Pixels (256,) of a split by the value of its masks."""
+    counts = np.zeros(256, np.int64)
+    for masks in split.chunks["mask"]:
+        counts += np.bincount(masks.ravel(), minlength=256)
+    return counts
+
+
+def images_of(rows: Tensors) -> Tensor:
+    """The images of some rows of a pack as (B,3,H,W), in channels-last memory, uint8."""
+    return rows["image"].permute(0, 3, 1, 2)
+
+
+def open_pack(folder: Path) -> PackedDataset:
+    """Opens the artifact that `pack` made.
+
+    Raises:
+        ValueError: it is none, or one of another format, or a file of it was cut off.
+    """
+    check_artifact(folder, "data", FORMAT)
+    try:
+        meta = Meta.model_validate_json((folder / META).read_bytes())
+    except ValidationError as error:
+        raise ValueError(f"{folder / META} is damaged: {first_problem(error)}") from error
+    tables = {split: ArrowTable(folder / f"{split}.arrow") for split in SPLITS}
+    return PackedDataset(
+        folder,
+        meta.class_names,
+        meta.height,
+        meta.width,
+        tables["train"],
+        tables["val"],
+        meta.notes,
+    )

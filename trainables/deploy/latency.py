@@ -1,0 +1,125 @@
+"""How long a network takes for one image in ONNX Runtime: needs no trained weights."""
+
+import hashlib
+import json
+import platform
+import statistics
+import time
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from trainables.core.artifacts import ArtifactStore
+from trainables.core.config_base import FrozenConfig
+from trainables.core.optional_dependencies import require_onnx
+from trainables.deploy.runtime import CPU, open_session
+from trainables.models.model_file import ModelSpec
+from trainables.quantization.prepare import calibrate
+
+FORMAT = 1
+WARM_UP, LEAST_RUNS, MOST_RUNS, MOST_SECONDS = 3, 10, 100, 1.5
+LATENCY_FILE = "latency.json"
+
+
+class Latency(FrozenConfig):
+    """Milliseconds for one image: the median, and the 10th and the 90th percentile beside it."""
+
+    median_ms: float
+    low_ms: float
+    high_ms: float
+    num_runs: int
+    num_threads: int
+    provider: str
+    machine: str
+    height: int
+    width: int
+
+
+def measure_latency(
+    content: bytes, height: int, width: int, provider: str = CPU, num_threads: int = 1
+) -> Latency:
+    """Times an ONNX model on one image of `height` x `width` pixels, after a warm-up."""
+    session = open_session(content, provider, num_threads)
+    images = np.random.default_rng(0).standard_normal((1, 3, height, width), np.float32)
+    times: list[float] = []
+    for _ in range(WARM_UP):
+        session.run(None, {"images": images})
+    begin = time.perf_counter()
+    while len(times) < MOST_RUNS:
+        before = time.perf_counter()
+        session.run(None, {"images": images})
+        times.append(1e3 * (time.perf_counter() - before))
+        if len(times) >= LEAST_RUNS and time.perf_counter() - begin > MOST_SECONDS:
+            break
+    low, *_, high = statistics.quantiles(times, n=10)
+    return Latency(
+        median_ms=statistics.median(times),
+        low_ms=low,
+        high_ms=high,
+        num_runs=len(times),
+        num_threads=num_threads,
+        provider=provider,
+        machine=machine_name(),
+        height=height,
+        width=width,
+    )
+
+
+def predict_latency(card: ModelSpec, height: int, width: int, store: ArtifactStore) -> Latency:
+    """The latency, on this machine's CPU, of the fast export of any network of a card.
+
+    Measured once for networks whose graphs are alike, and kept.
+
+    Raises:
+        ValueError: ONNX Runtime is not installed.
+    """
+    require_onnx("latency")
+    import onnx
+    import onnxruntime
+
+    from trainables.deploy.onnx_export import to_onnx
+
+    model = to_onnx(untrained(card), "onnx-int8", {})
+
+    def build(folder: Path) -> None:
+        latency = measure_latency(model.SerializeToString(), height, width)
+        (folder / LATENCY_FILE).write_text(latency.model_dump_json(indent=1))
+
+    shape: onnx.GraphProto = onnx.GraphProto()
+    shape.CopyFrom(model.graph)
+    for constant in shape.initializer:
+        if constant.data_type != onnx.TensorProto.INT64:  # which hold shapes
+            constant.ClearField("raw_data")
+    key: dict[str, object] = {
+        "format": FORMAT,
+        "graph": hashlib.sha256(shape.SerializeToString(deterministic=True)).hexdigest(),
+        "image": [height, width],
+        "onnxruntime": onnxruntime.__version__,
+        "machine": machine_name(),
+    }
+    folder = store.get("latency", key, build).path
+    return Latency.model_validate(json.loads((folder / LATENCY_FILE).read_text()))
+
+
+@lru_cache(maxsize=1024)
+def untrained_of(card_json: str) -> nn.Module:
+    card = ModelSpec.model_validate_json(card_json)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = card.build()
+        if card.quantizer:  # whose grids are unsigned behind a ReLU: other instructions
+            calibrate(model, torch.randn(1, 3, 32, 32))
+        return card.convert(model)
+
+
+def untrained(card: ModelSpec) -> nn.Module:
+    """A network of a card as it would be shipped, with random weights."""
+    return untrained_of(card.model_dump_json())
+
+
+def machine_name() -> str:
+    """The processor, as far as the system tells."""
+    return str(torch.cpu.get_capabilities().get("cpu_name") or platform.machine())

@@ -1,0 +1,83 @@
+"""What a person who gets an exported model must know of it: a JSON file beside the model."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, ValidationError
+
+from trainables.config import TrialConfig
+from trainables.core.command_line import first_problem
+from trainables.core.config_base import FrozenConfig
+from trainables.core.files import hash_file
+from trainables.data.augmentation import MEAN, STD
+from trainables.deploy.latency import Latency
+
+ExportFormat = Literal["packed", "onnx", "onnx-int8"]
+
+
+class Preprocessing(FrozenConfig):
+    """From an image to the model's input `images` (N,3,H,W), float32; H and W may be any.
+
+    The longest side is scaled to `longest_side` pixels, bilinearly; RGB in [0,1] less `mean`,
+    divided by `std`. The model gives `logits` (N,K,H,W); the class is the greatest.
+    """
+
+    longest_side: int = Field(ge=1)
+    color: Literal["RGB"] = "RGB"
+    layout: Literal["NCHW"] = "NCHW"
+    mean: tuple[float, float, float] = MEAN
+    std: tuple[float, float, float] = STD
+
+
+class ModelCard(FrozenConfig):
+    """The card of an exported model.
+
+    `miou` and `changed_pixels`, of `num_pixels`, were measured with the file itself on the
+    validation split: how good it is, and how often it answers other than the search's own model,
+    whose mIoU is `searched_miou`. `latency` is that of an ONNX file; `packed` has none.
+    """
+
+    format: ExportFormat
+    file: str
+    sha256: str
+    size_bytes: int
+    miou: float
+    searched_miou: float
+    changed_pixels: int
+    num_pixels: int
+    latency: tuple[Latency, ...]
+    data: str
+    data_digest: str
+    classes: tuple[str, ...]
+    preprocessing: Preprocessing
+    study: str
+    study_id: str
+    trial: str
+    config: TrialConfig
+    versions: dict[str, str]
+
+
+def card_path(model: Path) -> Path:
+    """Where the card of a model lies."""
+    return model.with_name(f"{model.name}.json")
+
+
+def read_model_card(model: Path) -> ModelCard:
+    """The card beside a model.
+
+    Raises:
+        ValueError: there is none, or it is damaged, or the model is not the one it describes.
+    """
+    path = card_path(model)
+    if not path.is_file():
+        raise ValueError(
+            f"a model must have its card beside it, but there is no {path}: "
+            "python -m search.export writes both"
+        )
+    try:
+        card = ModelCard.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise ValueError(f"{path} must be a model card, but {first_problem(error)}") from error
+    if card.sha256 != hash_file(model):
+        raise ValueError(f"a model must be the one of its card, but {model} has changed since")
+    return card

@@ -1,0 +1,247 @@
+"""ONNX graphs of converted layers, node by node.
+
+Two forms. `onnx` is small: weights are stored in the narrowest of INT2, INT4 and INT8 that holds
+their bits. `onnx-int8` is fast: weights are widened to INT8, so that ONNX Runtime runs a
+convolution between quantized tensors on integers (QLinearConv). Without quantized layers both are
+the same plain float graph.
+"""
+
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import onnx
+from ml_dtypes import int2, int4
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+from torch import Tensor, nn
+
+from trainables.quantization.convert import ConvertedLayer, StaticQuantizer
+from trainables.quantization.quantizers.lsq import bounds
+
+OnnxForm = Literal["onnx", "onnx-int8"]
+Value = str
+"""The name of a tensor in the graph."""
+Array = NDArray[Any]
+
+LARGEST_BIAS = 1 << 24
+"""In steps: beside it the sum of products must fit into 32 bits."""
+SAFE_BITS = 7
+"""Processors without VNNI add two products of 8-bit integers in 16 bits; 7 bits do not overflow."""
+
+
+class Signal(NamedTuple):
+    """A tensor in the graph: integers on a grid, or floats where there is none."""
+
+    value: Value
+    grid: StaticQuantizer | None
+
+
+class Graph:
+    """A graph that grows by one operation at a time.
+
+    Between layers, what is quantized stays integers: pooling, joining and rearranging them gives
+    the same as doing so to the numbers that they stand for.
+    """
+
+    def __init__(self, form: OnnxForm) -> None:
+        self.form = form
+        self.nodes: list[onnx.NodeProto] = []
+        self.constants: list[onnx.TensorProto] = []
+        self.opset = 21
+
+    def add(self, operator: str, *inputs: Value, **attributes: Any) -> Value:
+        """Appends a node of one output."""
+        output = f"v{len(self.nodes)}"
+        self.nodes.append(helper.make_node(operator, inputs, [output], **attributes))
+        return output
+
+    def constant(self, value: Array) -> Value:
+        name = f"c{len(self.constants)}"
+        self.constants.append(numpy_helper.from_array(value, name))
+        return name
+
+    def quantize(self, value: Value, grid: StaticQuantizer | None) -> Signal:
+        """`value` on a grid; fewer than 8 bits are clipped as integers."""
+        if grid is None:
+            return Signal(value, None)
+        codes = self.add("QuantizeLinear", value, self._step(grid), self._zero(grid))
+        if grid.bits < 8:
+            codes = self.add("Clip", codes, *(self.constant(b) for b in limits(grid)))
+        return Signal(codes, grid)
+
+    def map(self, operator: str, *signals: Signal, **attributes: Any) -> Signal:
+        """An operation that only picks and moves values, all of one grid."""
+        grid = signals[0].grid
+        assert all(same_grid(signal.grid, grid) for signal in signals)
+        return Signal(self.add(operator, *(s.value for s in signals), **attributes), grid)
+
+    def layer(
+        self, inputs: Signal, module: nn.Module, relu: bool, grid: StaticQuantizer | None
+    ) -> Signal:
+        """A convolution with its bias, and what comes of it on the grid of its readers."""
+        layer = module.layer if isinstance(module, ConvertedLayer) else module
+        assert isinstance(layer, nn.Conv2d | nn.ConvTranspose2d)
+        weight, steps = self._weight(layer, module)
+        bias = self._bias(layer, steps, inputs.grid)
+        value = self._convolve(self._dequantize(inputs), layer, weight, bias)
+        if relu and (grid is None or grid.signed):  # an unsigned grid begins at 0 itself
+            value = self.add("Relu", value)
+        result = self.quantize(value, grid)
+        if isinstance(layer, nn.ConvTranspose2d):
+            return self.map("DepthToSpace", result, blocksize=layer.stride[0], mode="CRD")
+        return result
+
+    def _step(self, grid: StaticQuantizer) -> Value:
+        return self.constant(as_array(grid.step).reshape(()))
+
+    def _zero(self, grid: StaticQuantizer) -> Value:
+        return self.constant(np.zeros((), code_type(grid)))
+
+    def _dequantize(self, signal: Signal) -> Value:
+        if signal.grid is None:
+            return signal.value
+        if self.form == "onnx-int8":
+            step, zero = self._step(signal.grid), self._zero(signal.grid)
+            return self.add("DequantizeLinear", signal.value, step, zero)
+        # A DequantizeLinear here would be fused with weights that no kernel computes with
+        floats = self.add("Cast", signal.value, to=TensorProto.FLOAT)
+        return self.add("Mul", floats, self._step(signal.grid))
+
+    def _weight(
+        self, layer: nn.Conv2d | nn.ConvTranspose2d, module: nn.Module
+    ) -> tuple[Value, Array | None]:
+        """A weight (outputs,inputs,h,w), and the steps (outputs,) that its integers count in."""
+        if not isinstance(module, ConvertedLayer) or module.codes is None:
+            return self.constant(as_convolution(layer, layer.weight)), None
+        assert module.step is not None
+        assert module.bits is not None
+        codes, steps = as_convolution(layer, module.codes), as_array(module.step)
+        steps = np.repeat(steps, len(codes) // len(steps))
+        if self.form == "onnx-int8":
+            if layer.bias is not None and module.grid is not None:
+                bias = as_array(layer.bias)
+                codes, steps = without_dead_channels(codes, steps, module.grid, bias)
+            # A power of two more of each code and less of each step: exact, and the bias,
+            # which counts in these steps, gets finer
+            extra = max(0, SAFE_BITS - module.bits)
+            codes, steps = codes << extra, steps / np.float32(1 << extra)
+        elif module.bits == 2:
+            codes, self.opset = codes.astype(int2), max(self.opset, 25)
+        elif module.bits <= 4:
+            codes = codes.astype(int4)
+        parts = [codes, steps]
+        if codes.dtype == np.int8:  # ONNX Runtime's precise mode takes an absent one for a scalar
+            parts.append(np.zeros(len(codes), np.int8))
+        return self.add("DequantizeLinear", *map(self.constant, parts), axis=0), steps
+
+    def _bias(
+        self,
+        layer: nn.Conv2d | nn.ConvTranspose2d,
+        steps: Array | None,
+        grid: StaticQuantizer | None,
+    ) -> list[Value]:
+        """A bias, in INT32 counted in the steps of the products it is added to, if these are so."""
+        if layer.bias is None:
+            return []
+        bias = as_array(layer.bias)
+        if isinstance(layer, nn.ConvTranspose2d):
+            bias = np.repeat(bias, layer.kernel_size[0] * layer.kernel_size[1])
+        if self.form == "onnx" or steps is None or grid is None:
+            return [self.constant(bias)]
+        products = steps * as_array(grid.step)
+        codes = np.rint(bias.astype(np.float64) / products).astype(np.int32)
+        stored, scale = self.constant(codes), self.constant(products)
+        return [self.add("DequantizeLinear", stored, scale, axis=0)]
+
+    def _convolve(
+        self,
+        inputs: Value,
+        layer: nn.Conv2d | nn.ConvTranspose2d,
+        weight: Value,
+        bias: list[Value],
+    ) -> Value:
+        if isinstance(layer, nn.ConvTranspose2d):
+            return self.add("Conv", inputs, weight, *bias, kernel_shape=[1, 1])
+        assert layer.padding_mode == "zeros"
+        assert not isinstance(layer.padding, str)
+        return self.add(
+            "Conv",
+            inputs,
+            weight,
+            *bias,
+            kernel_shape=layer.kernel_size,
+            strides=layer.stride,
+            pads=[*layer.padding, *layer.padding],
+            dilations=layer.dilation,
+            group=layer.groups,
+        )
+
+    def finish(self, output: Value, num_classes: int, metadata: dict[str, str]) -> onnx.ModelProto:
+        """The model from `images` (N,3,H,W) to `logits` (N,K,H,W), both float32."""
+        self.nodes.append(helper.make_node("Identity", [output], ["logits"]))
+        graph = helper.make_graph(
+            self.nodes,
+            "paretoseg",
+            [tensor_info("images", 3)],
+            [tensor_info("logits", num_classes)],
+            self.constants,
+        )
+        opset = helper.make_opsetid("", self.opset)
+        ir_version = helper.find_min_ir_version_for([opset])
+        model = helper.make_model(graph, opset_imports=[opset], ir_version=ir_version)
+        helper.set_model_props(model, metadata)
+        return model
+
+
+def without_dead_channels(
+    codes: Array, steps: Array, grid: StaticQuantizer, bias: Array
+) -> tuple[Array, Array]:
+    """Codes and steps whose biases fit into integers.
+
+    Where normalisation multiplies a channel by next to nothing, all of it is its bias: its codes
+    become 0, and its step one that the bias can be counted in.
+    """
+    bias = np.repeat(bias, len(codes) // len(bias))
+    least = np.abs(bias) / np.float32(LARGEST_BIAS) / as_array(grid.step)
+    dead = np.abs(steps) < least
+    shape = (-1, *[1] * (codes.ndim - 1))
+    return np.where(dead.reshape(shape), 0, codes).astype(codes.dtype), np.where(dead, least, steps)
+
+
+def tensor_info(name: str, channels: int) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", channels, "H", "W"])
+
+
+def as_array(tensor: Tensor) -> Array:
+    """A tensor's values, in row-major order."""
+    return np.ascontiguousarray(tensor.detach().cpu().numpy())
+
+
+def as_convolution(layer: nn.Conv2d | nn.ConvTranspose2d, weight: Tensor) -> Array:
+    """The weight (outputs,inputs,h,w) of a convolution.
+
+    A transposed one whose windows do not overlap is a 1x1 convolution to a channel for each pixel
+    of a window, whose channels DepthToSpace then lays out; ONNX Runtime has no other on integers.
+    """
+    if isinstance(layer, nn.Conv2d):
+        return as_array(weight)
+    assert layer.kernel_size == layer.stride
+    assert layer.groups == 1
+    assert not any((*layer.padding, *layer.output_padding))
+    inputs = weight.shape[0]
+    return as_array(weight.flatten(1).T.reshape(-1, inputs, 1, 1))
+
+
+def code_type(grid: StaticQuantizer) -> type[np.int8 | np.uint8]:
+    return np.int8 if grid.signed else np.uint8
+
+
+def limits(grid: StaticQuantizer) -> list[Array]:
+    return [np.array(bound, code_type(grid)) for bound in bounds(grid.bits, grid.signed)]
+
+
+def same_grid(one: StaticQuantizer | None, other: StaticQuantizer | None) -> bool:
+    if one is None or other is None:
+        return one is other
+    same_kind = (one.bits, one.signed) == (other.bits, other.signed)
+    return same_kind and bool(one.step.equal(other.step))

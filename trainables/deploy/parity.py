@@ -1,0 +1,36 @@
+"""How good a shipped model is on the validation split, and how far it agrees with another."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from trainables.data.augmentation import normalize
+from trainables.data.loader import Loader
+from trainables.data.packed import PackedDataset, images_of
+from trainables.deploy.runtime import Network
+from trainables.training.evaluation import Scores, confusion_matrix
+
+BATCH_SIZE = 4
+
+
+@dataclass(frozen=True)
+class Parity:
+    """A model's mIoU, and the pixels to which it gives other classes than its reference."""
+
+    miou: float
+    changed_pixels: int
+    num_pixels: int
+
+
+def check_parity(model: Network, reference: Network, data: PackedDataset) -> Parity:
+    """Runs both on every image of the validation split."""
+    confusion = torch.zeros(data.num_classes, data.num_classes, dtype=torch.int64)
+    changed = num_pixels = 0
+    for batch in Loader(data.val, torch.device("cpu")).in_order(BATCH_SIZE):
+        images = np.ascontiguousarray(normalize(images_of(batch)).numpy())
+        predicted, expected = model(images).argmax(1), reference(images).argmax(1)
+        changed += int((predicted != expected).sum())
+        num_pixels += predicted.size
+        confusion += confusion_matrix(torch.from_numpy(predicted), batch["mask"], data.num_classes)
+    return Parity(Scores(confusion).miou, changed, num_pixels)

@@ -1,0 +1,53 @@
+"""What every segmentation network of this project gives back."""
+
+from functools import cache
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from trainables.data.augmentation import resize
+
+
+class Outputs(NamedTuple):
+    """Raw logits (B,K,h,w) and deep features (B,C,h',w'), at the network's own strides."""
+
+    logits: Tensor
+    features: Tensor
+
+    def resize_logits(self, size: tuple[int, ...]) -> "Outputs":
+        """The same with logits at another size, bilinearly, as torchvision's networks do."""
+        return Outputs(resize(self.logits, size), self.features)
+
+
+def forward_features(model: nn.Module, images_B3HW: Tensor) -> Outputs:
+    """Runs `model` in its present mode; logits come at the size of the images."""
+    return native_outputs(model, images_B3HW).resize_logits(images_B3HW.shape[-2:])
+
+
+def native_outputs(model: nn.Module, images_B3HW: Tensor) -> Outputs:
+    """Runs `model`, which must have a method of this name, in its present mode.
+
+    Convolutions compute in bfloat16 where the device is fast at it; normalisation statistics and
+    quantization steps stay in float32.
+    """
+    with torch.autocast(
+        images_B3HW.device.type, torch.bfloat16, supports_fast_bf16(images_B3HW.device)
+    ):
+        outputs: Outputs = model.native_outputs(images_B3HW)  # type: ignore[operator]
+    return outputs
+
+
+@cache
+def supports_fast_bf16(device: torch.device) -> bool:
+    """Whether a device computes in bfloat16 itself, rather than emulating it."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    able = torch.cpu.get_capabilities()
+    return bool(able.get("avx512_bf16") or able.get("amx_bf16"))
+
+
+def to_device(model: nn.Module, device: torch.device) -> nn.Module:
+    """The model on a device, its weights in the order that convolutions are fastest with."""
+    placed: nn.Module = model.to(memory_format=torch.channels_last)
+    return placed.to(device)

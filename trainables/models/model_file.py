@@ -1,0 +1,224 @@
+"""The model file: one safetensors file that holds a network as small as it really is.
+
+Quantized weights are packed bits in one uint8 tensor, all else (steps, biases, weights that are not
+quantized) is one float32 tensor; the card in the header says which network they fill. Two tensors
+rather than hundreds, because each costs about 90 bytes of header and small students weigh 30 KB.
+"""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import safetensors
+import safetensors.numpy
+import torch
+from numpy.typing import NDArray
+from pydantic import Field, ValidationError, model_validator
+from torch import Tensor, nn
+
+from trainables.core.config_base import FrozenConfig
+from trainables.models import Model
+from trainables.quantization.bits import pack_bits, packed_length, unpack_bits
+from trainables.quantization.convert import ConvertedLayer, convert
+from trainables.quantization.prepare import prepare
+from trainables.quantization.quantizers.lsq import Lsq, bounds
+
+HEADER_LIMIT = 1 << 20
+FEWEST_BITS = 2
+"""Of a weight."""
+
+
+class ModelSpec(FrozenConfig):
+    """All that is needed to rebuild a network before its weights are filled in.
+
+    Shipped networks are `folded`; what goes on training keeps its normalisation and no bits.
+    """
+
+    format: Literal[2] = 2
+    model: Model
+    num_classes: int = Field(ge=2, le=255)
+    quantizer: Lsq | None = None
+    folded: bool = True
+
+    @model_validator(mode="after")
+    def check_folded(self) -> "ModelSpec":
+        if self.quantizer and not self.folded:
+            raise ValueError("a quantized network must be folded")
+        return self
+
+    def build(self) -> nn.Module:
+        """The untrained network, prepared for quantization where the card says so."""
+        model = self.model.build(self.num_classes)
+        return prepare(model, self.quantizer) if self.quantizer else model
+
+    def convert(self, model: nn.Module) -> nn.Module:
+        """A network like that of `build` in the form that the file holds."""
+        return convert(model) if self.folded else model
+
+
+def serialize(model: nn.Module, card: ModelSpec) -> bytes:
+    """The content of the model file of a trained network; its length depends on the card alone."""
+    codes: list[NDArray[np.uint8]] = []
+    floats: list[Tensor] = []
+    for module in leaves(card.convert(model)):
+        if isinstance(module, ConvertedLayer) and module.codes is not None:
+            assert module.bits
+            unsigned = module.codes.short() - bounds(module.bits, signed=True)[0]
+            codes.append(pack_bits(unsigned.flatten().cpu().numpy(), module.bits))
+        if isinstance(module, ConvertedLayer) and module.grid is not None:
+            floats.append(torch.tensor([float(module.grid.signed)]))
+        floats += [tensor.detach().flatten().float().cpu() for tensor in float_tensors(module)]
+    tensors = {
+        "codes": np.concatenate(codes) if codes else np.zeros(0, np.uint8),
+        "floats": torch.cat(floats).numpy(),
+    }
+    return safetensors.numpy.save(tensors, {"paretoseg": card.model_dump_json()})
+
+
+def compressed(content: bytes) -> int:
+    """Bytes of a model file after zstd at its strongest common level."""
+    return int(pa.Codec("zstd", compression_level=19).compress(content).size)
+
+
+def write_model(path: Path, model: nn.Module, card: ModelSpec) -> None:
+    """Writes the model file."""
+    path.write_bytes(serialize(model, card))
+
+
+def read_card(path: Path) -> ModelSpec:
+    """The card of a model file.
+
+    Raises:
+        ValueError: it is no model file of this project.
+    """
+    try:
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            return parse_card(file.read(min(length, HEADER_LIMIT)))
+    except (OSError, ValueError) as error:
+        raise not_a_model_file(str(path), error) from error
+
+
+def read_model(path: Path) -> nn.Module:
+    """The network of a model file, in evaluation mode, on the CPU.
+
+    Raises:
+        ValueError: it is no model file of this project, or a damaged one.
+    """
+    try:
+        return deserialize(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise not_a_model_file(str(path), error) from error
+
+
+def deserialize(content: bytes) -> nn.Module:
+    """The network of a model file's content: what `serialize` converted, in evaluation mode.
+
+    Raises:
+        ValueError: the content is damaged.
+    """
+    card = parse_card(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    try:
+        tensors = safetensors.numpy.load(content)
+        codes, floats = Reader(tensors["codes"]), Reader(tensors["floats"])
+    except (safetensors.SafetensorError, KeyError) as error:
+        raise ValueError(f"it is damaged ({error})") from error
+    check_length(card, len(content))
+    model = card.convert(card.build())
+    with torch.no_grad():
+        for module in leaves(model):
+            fill(module, codes, floats)
+    if codes.left or floats.left:
+        raise ValueError("it holds more values than its network has")
+    return model.eval()
+
+
+def check_length(card: ModelSpec, num_bytes: int) -> None:
+    """Raises ValueError before a network is built that so few bytes cannot fill."""
+    with torch.device("meta"):
+        model = card.model.build(card.num_classes)
+    num_params = sum(parameter.numel() for parameter in model.parameters())
+    if num_bytes < num_params * FEWEST_BITS // 8:
+        raise ValueError("it holds fewer values than its network has")
+
+
+def parse_card(header: bytes) -> ModelSpec:
+    try:
+        text = json.loads(header)["__metadata__"]["paretoseg"]
+        written, known = json.loads(text)["format"], ModelSpec.model_fields["format"].default
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError("its header has no valid model card") from error
+    if written != known:
+        raise ValueError(f"its format is {written}, and this version reads {known}")
+    try:
+        return ModelSpec.model_validate_json(text)
+    except ValidationError as error:
+        raise ValueError("its header has no valid model card") from error
+
+
+def not_a_model_file(path: str, error: Exception) -> ValueError:
+    return ValueError(
+        "a model file must be an intact .safetensors file written by this project, but "
+        f"{path} is not: {error}"
+    )
+
+
+class Reader:
+    """Hands out consecutive pieces of an array."""
+
+    def __init__(self, values: NDArray[Any]) -> None:
+        self.values = values
+        self.position = 0
+
+    def take(self, count: int) -> NDArray[Any]:
+        if count > self.left:
+            raise ValueError("it holds fewer values than its network has")
+        self.position += count
+        return self.values[self.position - count : self.position]
+
+    @property
+    def left(self) -> int:
+        return len(self.values) - self.position
+
+
+def fill(module: nn.Module, codes: Reader, floats: Reader) -> None:
+    converted = module if isinstance(module, ConvertedLayer) else None
+    if converted and converted.codes is not None:
+        assert converted.bits
+        shape = converted.codes.shape
+        packed = codes.take(packed_length(shape.numel(), converted.bits))
+        unsigned = unpack_bits(packed, converted.bits, shape.numel())
+        signed = unsigned + bounds(converted.bits, signed=True)[0]
+        converted.codes.copy_(torch.from_numpy(signed).view(shape))
+    if converted and converted.grid is not None:
+        converted.grid.signed = bool(floats.take(1)[0])
+    for tensor in float_tensors(module):
+        tensor.copy_(torch.from_numpy(floats.take(tensor.numel()).copy()).view(tensor.shape))
+    if converted and converted.codes is not None:
+        converted.multiply()
+
+
+def leaves(module: nn.Module) -> Iterator[nn.Module]:
+    """Modules in order of registration, a converted layer as one of them."""
+    yield module
+    if not isinstance(module, ConvertedLayer):
+        for child in module.children():
+            yield from leaves(child)
+
+
+def float_tensors(module: nn.Module) -> list[Tensor]:
+    """The parameters and buffers of one leaf that are stored as float32."""
+    if isinstance(module, ConvertedLayer):
+        weight = module.layer.weight if module.step is None else module.step
+        step = module.grid.step if module.grid else None
+        return [tensor for tensor in (weight, module.layer.bias, step) if tensor is not None]
+    own = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
+    return [tensor for tensor in own if tensor.is_floating_point()]
+
+
+MODEL_FILE, METRICS_FILE, CONFIG_FILE = "model.safetensors", "metrics.json", "config.json"
+NETWORK_FILE = "network.safetensors"
+"""Of a full-precision student as an artifact: the network as training goes on with it."""

@@ -1,0 +1,122 @@
+"""From a trained network to the one that is shipped: no normalisation, integers as weights.
+
+Batch normalisation after a layer y = conv(w, x) multiplies each channel by gain = gamma / sigma and
+adds a bias. With one weight step per output channel, w = step * codes, the fold multiplies the step
+and leaves the codes alone, so that it is exact but for the rounding of floats (Jacob et al. 2018,
+arXiv 1712.05877, section 3.2, folds before rounding). A negative gamma makes the step negative: to
+negate the codes instead, -2**(bits - 1) would need one bit more.
+"""
+
+import copy
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from trainables.quantization.layers import QuantizableLayer, QuantizedLayer, step_shape
+from trainables.quantization.quantizers.lsq import StepQuantizer, bounds
+
+
+class StaticQuantizer(nn.Module):
+    """Rounds to step * {low, ..., high}; `step` has shape (1,)."""
+
+    def __init__(self, quantizer: StepQuantizer) -> None:
+        super().__init__()
+        self.bits, self.signed = quantizer.bits, quantizer.signed
+        self.step: Tensor
+        self.register_buffer("step", quantizer.step.detach())
+
+    def forward(self, value: Tensor) -> Tensor:
+        return (value / self.step).clamp(*bounds(self.bits, self.signed)).round() * self.step
+
+
+class ConvertedLayer(nn.Module):
+    """A quantized layer with a bias and, where its weights are quantized, their codes and steps.
+
+    Attributes:
+        grid: of its inputs; None where these are not quantized.
+        codes: integers (as the weight) in [-2**(bits - 1), 2**(bits - 1)), or None.
+        step: (output channels,), signed, or None; `layer.weight` is their product.
+    """
+
+    @torch.no_grad()
+    def __init__(self, quantized: QuantizedLayer, norm: nn.BatchNorm2d | None) -> None:
+        super().__init__()
+        self.layer = copy.deepcopy(quantized.layer).requires_grad_(False)
+        self.grid = (
+            StaticQuantizer(quantized.input_quantizer) if quantized.input_quantizer else None
+        )
+        gain, bias = gain_and_bias(quantized.layer, norm)
+        self.bits: int | None = None
+        self.codes: Tensor | None
+        self.step: Tensor | None
+        self.register_buffer("codes", None)
+        self.register_buffer("step", None)
+        if (quantizer := quantized.weight_quantizer) is not None:
+            self.bits = quantizer.bits
+            self.codes = quantizer.codes(self.layer.weight).to(torch.int8)
+            self.step = (quantizer.step.flatten().double() * gain).float()
+            self.multiply()
+        else:
+            shape = step_shape(self.layer)
+            self.layer.weight.copy_(self.layer.weight.double() * gain.view(shape))
+        if bias is not None:
+            self.layer.bias = nn.Parameter(bias.float(), requires_grad=False)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        outputs: Tensor = self.layer(inputs if self.grid is None else self.grid(inputs))
+        return outputs
+
+    @torch.no_grad()
+    def multiply(self) -> None:
+        """Sets the weight to what codes and steps stand for."""
+        assert self.codes is not None
+        assert self.step is not None
+        self.layer.weight.copy_(self.codes * self.step.view(step_shape(self.layer)))
+
+
+def gain_and_bias(
+    layer: QuantizableLayer, norm: nn.BatchNorm2d | None
+) -> tuple[Tensor, Tensor | None]:
+    """What a layer's normalisation multiplies its channels by, and the bias of both together."""
+    bias = None if layer.bias is None else layer.bias.double()
+    if norm is None:
+        num_channels = max(step_shape(layer))
+        ones = torch.ones(num_channels, dtype=torch.float64, device=layer.weight.device)
+        return ones, bias
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    gain = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
+    shift = norm.running_mean.double() if bias is None else norm.running_mean.double() - bias
+    return gain, norm.bias.double() - shift * gain
+
+
+@torch.no_grad()
+def convert(model: nn.Module) -> nn.Module:
+    """The shipped form of a trained network, as a network of its own, in evaluation mode.
+
+    Normalisation is folded into the layer before it wherever both follow one another in a
+    Sequential, and quantized layers become integers.
+    """
+    converted = copy.deepcopy(model).eval()
+    for parent in list(converted.modules()):
+        if isinstance(parent, nn.Sequential):
+            for index, (layer, norm) in enumerate(pairwise(list(parent))):
+                if isinstance(norm, nn.BatchNorm2d) and foldable(layer):
+                    parent[index], parent[index + 1] = folded(layer, norm), nn.Identity()
+    for name, module in list(converted.named_modules()):
+        if isinstance(module, QuantizedLayer):
+            converted.set_submodule(name, ConvertedLayer(module, None))
+    return converted
+
+
+def foldable(layer: nn.Module) -> bool:
+    return isinstance(layer, QuantizedLayer | nn.Conv2d | nn.ConvTranspose2d)
+
+
+def folded(layer: nn.Module, norm: nn.BatchNorm2d) -> nn.Module:
+    if isinstance(layer, QuantizedLayer):
+        return ConvertedLayer(layer, norm)
+    assert isinstance(layer, nn.Conv2d | nn.ConvTranspose2d)
+    return fuse_conv_bn_eval(layer, norm, transpose=isinstance(layer, nn.ConvTranspose2d))

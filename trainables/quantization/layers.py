@@ -1,0 +1,81 @@
+"""Layers that compute with quantized weights and inputs."""
+
+from typing import cast
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from trainables.quantization.bits import FULL_PRECISION
+from trainables.quantization.quantizers.lsq import StepQuantizer
+
+QUANTIZABLE = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
+QuantizableLayer = nn.Conv2d | nn.ConvTranspose2d | nn.Linear
+
+
+class QuantizedLayer(nn.Module):
+    """A convolution or linear layer behind a weight and an input quantizer.
+
+    Weights are quantized per output channel, inputs per tensor; 32 bits leave either as it is.
+
+    Raises:
+        ValueError: for a grouped transposed convolution, whose channels share no axis.
+    """
+
+    def __init__(self, layer: QuantizableLayer, weight_bits: int, input_bits: int) -> None:
+        super().__init__()
+        if isinstance(layer, nn.ConvTranspose2d) and layer.groups != 1:
+            raise ValueError(
+                f"a quantized ConvTranspose2d must have groups=1, but got groups={layer.groups}"
+            )
+        self.layer = layer
+        self.weight_quantizer: StepQuantizer | None = None
+        self.input_quantizer: StepQuantizer | None = None
+        if weight_bits != FULL_PRECISION:
+            self.weight_quantizer = StepQuantizer(weight_bits, step_shape(layer))
+            self.weight_quantizer.init_from_mean(layer.weight)
+        if input_bits != FULL_PRECISION:
+            self.input_quantizer = StepQuantizer(input_bits, (1,))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        weight = self.layer.weight
+        if self.weight_quantizer is not None:
+            weight = self.weight_quantizer(weight)
+        if self.input_quantizer is not None:
+            inputs = self.input_quantizer(inputs)
+        return apply_layer(self.layer, inputs, weight)
+
+    def calibrate_inputs(self, inputs: Tensor) -> None:
+        """Sets the input grid from a batch: unsigned where no input is negative."""
+        if (quantizer := self.input_quantizer) is not None:
+            quantizer.signed = bool((inputs < 0).any())
+            quantizer.calibrate_mse(inputs)
+
+    def calibrate_weight(self) -> None:
+        """Sets the weight's steps from the weight."""
+        if self.weight_quantizer is not None:
+            self.weight_quantizer.calibrate_mse(self.layer.weight)
+
+
+def step_shape(layer: QuantizableLayer) -> tuple[int, ...]:
+    """The shape that broadcasts one step per output channel over the weight."""
+    axis = 1 if isinstance(layer, nn.ConvTranspose2d) else 0
+    return tuple(n if i == axis else 1 for i, n in enumerate(layer.weight.shape))
+
+
+def apply_layer(layer: QuantizableLayer, inputs: Tensor, weight: Tensor) -> Tensor:
+    """The layer's own operation with another weight."""
+    match layer:
+        case nn.Conv2d():
+            return cast(Tensor, layer._conv_forward(inputs, weight, layer.bias))
+        case nn.ConvTranspose2d():
+            return F.conv_transpose2d(
+                inputs,
+                weight,
+                layer.bias,
+                stride=cast(tuple[int, int], layer.stride),
+                padding=cast(tuple[int, int], layer.padding),
+                output_padding=cast(tuple[int, int], layer.output_padding),
+                dilation=cast(tuple[int, int], layer.dilation),
+            )
+        case _:
+            return F.linear(inputs, weight, layer.bias)

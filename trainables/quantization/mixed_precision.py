@@ -1,0 +1,112 @@
+"""Bits for each layer from a mean and from what each layer suffers, instead of one for all."""
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from trainables.core.config_base import FrozenConfig
+from trainables.quantization.bits import LayerBits
+from trainables.quantization.quantizers.lsq import Lsq
+
+CHOICES = (2, 3, 4, 5, 6, 8)
+"""Bit-widths that a layer may get."""
+
+Losses = Mapping[str, Mapping[int, float]]
+"""Of each layer, by its bits: the loss when it alone is quantized."""
+
+
+class Sensitivity(FrozenConfig):
+    """What a full-precision student loses by few bits, layer by layer.
+
+    Losses are Kullback-Leibler divergences from its own predictions, nats a pixel. `num_weights`
+    and `num_inputs`, the latter of one image, are numbers of elements. Layers that read the same
+    tensor share a grid: `readers` lists them by the first, which `inputs` and `num_inputs` name.
+    """
+
+    weights: dict[str, dict[int, float]]
+    inputs: dict[str, dict[int, float]]
+    num_weights: dict[str, int]
+    num_inputs: dict[str, int]
+    readers: dict[str, tuple[str, ...]]
+
+
+def uniform_minimum_sensitivity(layers: Sequence[str]) -> Sensitivity:
+    """Of a student that nobody has looked at: every layer gets the fewest bits."""
+    losses = {layer: dict.fromkeys(CHOICES, 0.0) for layer in layers}
+    sizes = dict.fromkeys(layers, 1)
+    return Sensitivity(
+        weights=losses,
+        inputs=losses,
+        num_weights=sizes,
+        num_inputs=sizes,
+        readers={layer: (layer,) for layer in layers},
+    )
+
+
+class MixedPrecision(FrozenConfig):
+    """A mean number of bits, given to the layers where they help most, then shifted by part.
+
+    A study resolves it to an `Lsq`, once it has measured the start's sensitivity.
+    """
+
+    name: Literal["allocation"] = "allocation"
+    weight_bits: float = Field(4, ge=2, le=8, description="mean over all weights")
+    activation_bits: float = Field(4, ge=2, le=8, description="mean over all layers' inputs")
+    encoder: int = Field(0, ge=-2, le=2, description="more bits for each of the encoder's weights")
+    decoder: int = Field(0, ge=-2, le=2, description="the same for the decoder and its upsampling")
+
+    def resolve(self, sensitivity: Sensitivity) -> Lsq:
+        """The bits of each layer."""
+        nominal = Lsq(weight_bits=int(self.weight_bits), activation_bits=int(self.activation_bits))
+        weights = allocate(sensitivity.weights, sensitivity.num_weights, self.weight_bits)
+        shared = allocate(sensitivity.inputs, sensitivity.num_inputs, self.activation_bits)
+        inputs = {
+            reader: bits for first, bits in shared.items() for reader in sensitivity.readers[first]
+        }
+        layers = {
+            layer: LayerBits(
+                weight_bits=offset_bits(bits, self._offset(layer)), activation_bits=inputs[layer]
+            )
+            for layer, bits in weights.items()
+        }
+        return nominal.replace(layers=layers)
+
+    def _offset(self, layer: str) -> int:
+        if layer.startswith("encoder."):
+            return self.encoder
+        return self.decoder if layer.startswith(("decoder.", "ups.")) else 0
+
+
+Quantizer = Annotated[Lsq | MixedPrecision, Field(discriminator="name")]
+
+
+def offset_bits(bits: int, places: int) -> int:
+    """The choice so many places further on, or the last one."""
+    return CHOICES[min(max(CHOICES.index(bits) + places, 0), len(CHOICES) - 1)]
+
+
+def allocate(losses: Losses, sizes: Mapping[str, int], mean_bits: float) -> dict[str, int]:
+    """Bits of each layer, at most `mean_bits` on average: greedily where a bit gains most.
+
+    All begin with the fewest; the raise that saves the most loss for each bit that it costs comes
+    first. Of the integer programme of HAWQ-V3 (Yao et al. 2021, arXiv 2011.10680) that is the
+    linear relaxation's solution but for the last raise.
+    """
+    bits = dict.fromkeys(losses, CHOICES[0])
+    left = mean_bits * sum(sizes[layer] for layer in losses) - sum(
+        CHOICES[0] * sizes[layer] for layer in losses
+    )
+    while True:
+        raises = {
+            (layer, more): (losses[layer][bits[layer]] - losses[layer][more]) / price
+            for layer in losses
+            for more in CHOICES
+            if more > bits[layer] and (price := (more - bits[layer]) * sizes[layer]) <= left
+        }
+        best = max(raises, key=lambda step: raises[step], default=None)
+        if best is None or raises[best] <= 0:
+            return bits
+        layer, more = best
+        left -= (more - bits[layer]) * sizes[layer]
+        bits[layer] = more

@@ -1,0 +1,78 @@
+"""From a full-precision network to one that trains with quantized weights and activations."""
+
+import torch
+from torch import Tensor, nn
+
+from trainables.quantization.bits import LayerBits
+from trainables.quantization.layers import QUANTIZABLE, QuantizedLayer
+from trainables.quantization.quantizers.lsq import Lsq
+
+
+def quantizable_names(model: nn.Module) -> list[str]:
+    """Names of the layers that can be quantized, in the order of registration."""
+    return [name for name, module in model.named_modules() if isinstance(module, QUANTIZABLE)]
+
+
+def prepare(model: nn.Module, quantizer: Lsq) -> nn.Module:
+    """Puts quantizers round every convolution and linear layer of `model`, in place.
+
+    Weight steps are rough until `calibrate` sets all. Build the optimizer afterwards.
+
+    Raises:
+        ValueError: `quantizer.layers` names a layer that `model` does not have.
+    """
+    names = quantizable_names(model)
+    if unknown := sorted(set(quantizer.layers) - set(names)):
+        raise ValueError(
+            f"quantizer.layers must name layers of the model, but got {unknown[0]!r}; "
+            f"it has {', '.join(names)}"
+        )
+    ends = {names[0], names[-1]}
+    uniform = LayerBits(
+        weight_bits=quantizer.weight_bits, activation_bits=quantizer.activation_bits
+    )
+    at_ends = LayerBits(
+        weight_bits=max(8, quantizer.weight_bits), activation_bits=max(8, quantizer.activation_bits)
+    )
+    for name in names:
+        bits = quantizer.layers.get(name, at_ends if name in ends else uniform)
+        layer = model.get_submodule(name)
+        assert isinstance(layer, QUANTIZABLE)
+        model.set_submodule(name, QuantizedLayer(layer, bits.weight_bits, bits.activation_bits))
+    for group in getattr(model, "input_groups", ()):
+        share_input_quantizer([model.get_submodule(name) for name in group])
+    return model
+
+
+def share_input_quantizer(layers: list[nn.Module]) -> None:
+    """Gives layers that read one tensor the input quantizer of the one with the most bits.
+
+    Integers of two grids can be neither concatenated nor computed from one another exactly.
+    """
+    quantized = [layer for layer in layers if isinstance(layer, QuantizedLayer)]
+    quantizers = [layer.input_quantizer for layer in quantized]
+    finest = None
+    if None not in quantizers:
+        finest = max((q for q in quantizers if q), key=lambda quantizer: quantizer.bits)
+    for layer in quantized:
+        layer.input_quantizer = finest
+
+
+@torch.no_grad()
+def calibrate(model: nn.Module, images: Tensor) -> None:
+    """Sets the steps of a prepared model by the least squared error, those of inputs from images.
+
+    Layer by layer, each with what the quantized ones before it make of the images (B,3,H,W).
+    """
+    layers = [module for module in model.modules() if isinstance(module, QuantizedLayer)]
+    for layer in layers:
+        layer.calibrate_weight()
+    hooks = [
+        layer.register_forward_pre_hook(lambda layer, inputs: layer.calibrate_inputs(inputs[0]))
+        for layer in layers
+    ]
+    training = model.training
+    model.eval()(images)
+    model.train(training)
+    for hook in hooks:
+        hook.remove()

@@ -1,0 +1,138 @@
+"""Learned step size quantization, LSQ (Esser et al. 2019, arXiv 1902.08153)."""
+
+import math
+from typing import Any, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from trainables.core.config_base import FrozenConfig
+from trainables.quantization.bits import Bits, LayerBits
+from trainables.quantization.quantizers.lsq_kernels import fused_lsq, is_worthwhile
+
+
+def lsq(value: Tensor, step: Tensor, low: int, high: int, gradient_scale: float) -> Tensor:
+    """Rounds `value` to the grid step * {low, ..., high}, with LSQ's gradients (equations 1 to 3).
+
+    Args:
+        value: any shape.
+        step: positive, broadcastable to `value`; its elements are the learned grids.
+        gradient_scale: multiplies the gradient of `step`.
+    """
+    result: Tensor = _Lsq.apply(value, step, low, high, gradient_scale)
+    return result
+
+
+class _Lsq(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, value: Tensor, step: Tensor, low: int, high: int, gradient_scale: float
+    ) -> Tensor:
+        scaled = value / step
+        ctx.save_for_backward(scaled, step)
+        ctx.bounds = low, high
+        ctx.gradient_scale = gradient_scale
+        return scaled.clamp(low, high).round_().mul_(step).to(value.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        scaled, step = ctx.saved_tensors
+        low, high = ctx.bounds
+        clipped = scaled.clamp(low, high)
+        outside = clipped != scaled
+        # round(v/s) - v/s inside the range, the bound itself outside it
+        slope = clipped.round_().sub_(scaled.masked_fill(outside, 0))
+        step_gradient = slope.mul_(gradient).sum_to_size(step.shape) * ctx.gradient_scale
+        return gradient.masked_fill(outside, 0), step_gradient, None, None, None
+
+
+def bounds(bits: int, signed: bool) -> tuple[int, int]:
+    """The least and the greatest integer of a grid."""
+    return (-(1 << bits - 1) if signed else 0), (1 << bits - signed) - 1
+
+
+class StepQuantizer(nn.Module):
+    """Quantizes to `bits` on one learned grid, or on one for each channel along `axis`.
+
+    The step is learned as its logarithm: it stays positive, and Adam's updates become relative to
+    its size whatever the layer's range (Jain et al. 2019, arXiv 1903.08066, section 5.2).
+    """
+
+    def __init__(self, bits: int, shape: tuple[int, ...], signed: bool = True) -> None:
+        super().__init__()
+        self.bits = bits
+        self.signed = signed
+        self.log_step = nn.Parameter(torch.zeros(shape))
+
+    @property
+    def low(self) -> int:
+        return bounds(self.bits, self.signed)[0]
+
+    @property
+    def high(self) -> int:
+        return bounds(self.bits, self.signed)[1]
+
+    @property
+    def step(self) -> Tensor:
+        return self.log_step.exp()
+
+    def forward(self, value: Tensor) -> Tensor:
+        elements_per_step = value.numel() / self.log_step.numel()
+        scale, step = 1 / math.sqrt(elements_per_step * self.high), self.step
+        quantize = fused_lsq if is_worthwhile(value, step) else lsq
+        return quantize(value, step, self.low, self.high, scale)
+
+    @torch.no_grad()
+    def init_from_mean(self, value: Tensor) -> None:
+        """Sets each step to 2 mean|v| / sqrt(high) (section 2.1), from the values sharing it.
+
+        Cheap and rough: students that begin with `fit` learn more in as many epochs (docs/log.md).
+        """
+        count = value.numel() / self.log_step.numel()
+        mean = value.abs().sum_to_size(self.log_step.shape) / count
+        self.log_step.copy_((2 * mean / math.sqrt(self.high)).clamp(min=1e-6).log())
+
+    @torch.no_grad()
+    def calibrate_mse(self, value: Tensor) -> None:
+        """Sets each step to that of the least squared error, among fractions of the full range.
+
+        Of more than 2**16 values, evenly spaced ones are looked at where all share one step.
+        """
+        shape = self.log_step.shape
+        if self.log_step.numel() == 1:
+            flat = value.flatten()
+            value = flat[:: max(1, flat.numel() >> 16)].reshape(-1, *shape[1:])
+        others = [axis for axis, size in enumerate(shape) if size == 1]
+        largest = value.abs().amax(others, keepdim=True)
+        best = torch.full(shape, math.inf, device=value.device)
+        for fraction in torch.linspace(0.02, 1.0, 99).tolist():
+            step = (fraction * largest / self.high).clamp(min=1e-6)
+            rounded = (value / step).clamp(self.low, self.high).round() * step
+            error = (rounded - value).square().sum_to_size(shape)
+            self.log_step.copy_(torch.where(error < best, step.log(), self.log_step))
+            best = torch.minimum(error, best)
+
+    @torch.no_grad()
+    def codes(self, value: Tensor) -> Tensor:
+        """The integers in [low, high] that stand for `value`."""
+        return (value / self.step).clamp(self.low, self.high).round().to(torch.int16)
+
+    def get_extra_state(self) -> Tensor:
+        return torch.tensor([self.signed])
+
+    def set_extra_state(self, state: Tensor) -> None:
+        self.signed = bool(state.item())
+
+
+class Lsq(FrozenConfig):
+    """Learned step size quantization with a bit-width per layer.
+
+    The first and the last layer keep at least 8 bits (Esser et al. 2019, section 3) unless
+    `layers`, which maps a layer's name to its own bit-widths, says otherwise.
+    """
+
+    name: Literal["lsq"] = "lsq"
+    weight_bits: Bits = 4
+    activation_bits: Bits = 4
+    layers: dict[str, LayerBits] = Field(default_factory=dict)

@@ -1,0 +1,104 @@
+"""What a recipe is given and what it gives back."""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from trainables.data.arrow_table import Tensors
+from trainables.data.augmentation import Views
+from trainables.models.base import Outputs
+
+
+class Batch(NamedTuple):
+    """Normalised images (B,3,H,W), labels (B,H,W), their views, and cached teacher outputs."""
+
+    images: Tensor
+    labels: Tensor
+    views: Views
+    cached: Tensors
+
+
+class TeacherOutputSource(Protocol):
+    """The trained teacher, in evaluation mode, as a recipe asks it."""
+
+    network: nn.Module
+    """What learns when the teacher learns, too; without gradients until then."""
+
+    def __call__(self, batch: Batch) -> Outputs:
+        """The teacher's outputs for a batch, logits at the images' size."""
+        ...
+
+
+class Stateful(Protocol):
+    """Of a recipe, what changes in training, as checkpoints keep it."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+    def load_state_dict(self, state_dict: dict[str, Any], /) -> Any: ...
+
+
+class Task(Protocol):
+    """Data, networks and length of one training, whatever the recipe."""
+
+    num_steps: int
+    """Optimizer steps in all epochs together."""
+    parts: int
+    """Batches for one optimizer step: more than 1 where a whole one does not fit into memory."""
+
+    def epochs(self, **parts: Stateful) -> Iterator[tuple[Iterator[Batch], "MeanLosses"]]:
+        """For each epoch its batches, and what the losses of its steps are added to.
+
+        Begins where a checkpoint of `parts`, which it then restores, was taken.
+        """
+        ...
+
+    def batches(self, epoch: int) -> Iterator[Batch]:
+        """The batches of one epoch, counted from 1, to look at."""
+        ...
+
+    def new_student(self) -> nn.Module:
+        """The student with seeded random weights, in training mode."""
+        ...
+
+    def pretrained_student(self) -> nn.Module:
+        """The student as it was trained in full precision, in training mode."""
+        ...
+
+    def teacher(self) -> TeacherOutputSource:
+        """The trained teacher."""
+        ...
+
+
+class Epoch(NamedTuple):
+    """The student after an epoch, and the epoch's mean losses by name."""
+
+    student: nn.Module
+    losses: dict[str, float]
+
+
+class MeanLosses:
+    """Averages named losses over an epoch without waiting for the device at each step."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, Tensor] = {}
+        self.counts: dict[str, int] = {}
+
+    def add(self, terms: dict[str, Tensor]) -> None:
+        for name, value in terms.items():
+            self.sums[name] = self.sums.get(name, torch.zeros(())) + value.detach()
+            self.counts[name] = self.counts.get(name, 0) + 1
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"sums": self.sums, "counts": self.counts}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.sums, self.counts = dict(state["sums"]), dict(state["counts"])
+
+    def mean(self) -> dict[str, float]:
+        return {name: float(total) / self.counts[name] for name, total in self.sums.items()}
+
+
+def total(terms: dict[str, Tensor]) -> Tensor:
+    """The sum of named losses."""
+    return torch.stack(list(terms.values())).sum()

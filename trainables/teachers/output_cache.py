@@ -1,0 +1,209 @@
+"""What the teacher says of every training image, computed once and kept as an artifact.
+
+Logits are kept exactly, up to float16. Features are averaged and projected, so that pair-wise
+distillation compares somewhat coarser regions than with a live teacher of very fine features.
+
+Shape suffixes: B batch, C channels, h, w feature height and width.
+"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from trainables.config import ExecutionConfig
+from trainables.core.artifacts import ArtifactStore, check_artifact, read_artifact
+from trainables.core.config_base import FrozenConfig
+from trainables.core.files import hash_file
+from trainables.core.terminal import track
+from trainables.data.arrow_table import Arrays, ArrowTable, chunks_of, write_table
+from trainables.data.augmentation import Augmentation, Transform, Views
+from trainables.data.loader import Loader
+from trainables.data.packed import images_of, open_pack
+from trainables.models.base import native_outputs, to_device
+from trainables.models.model_file import read_model
+
+Form = Literal["views", "maps"]
+"""Outputs for a few fixed views of each image, or for the whole image as it is."""
+
+DEFAULT_FORM: Form = "maps"
+FORMAT = 1
+NUM_VIEWS, VIEWS_SEED = 4, 0
+NO_AUGMENTATION = Augmentation(min_scale=1, max_scale=1, flip=0, color=0)
+CHANNELS = 128
+"""Of kept features: wider ones are projected at random, which nearly keeps their cosines."""
+FEATURE_SIDE = 32
+"""Pixels of kept features a side, at most: finer ones are averaged, as pair-wise nodes are."""
+BATCH_SIZE = 16
+TABLE = "train.arrow"
+
+
+class Key(FrozenConfig):
+    """All that determines outputs."""
+
+    format: int = FORMAT
+    form: Form
+    data: str
+    teacher: str
+    augmentation: Augmentation
+    num_views: int
+
+
+class TeacherOutputs:
+    """Opened for reading: a table of float16 `logits` and `features`, both at their own strides.
+
+    Its rows are all images in the first view, then all in the second, and so on.
+
+    Raises:
+        ValueError: they are damaged, or of another data set, teacher file or augmentation.
+    """
+
+    def __init__(self, folder: Path, data: str, teacher: str, augmentation: Augmentation) -> None:
+        """`data` names the packed data, `teacher` is the hash of the teacher's file."""
+        check_artifact(folder, "outputs", FORMAT)
+        key = Key.model_validate(read_artifact(folder).key)
+        self.form, self.num_views = key.form, key.num_views
+        if key.data != data:
+            raise ValueError(f"{folder} must be of the data {data}, but is of {key.data}")
+        if key.teacher != teacher:
+            raise ValueError(f"{folder} must be of the teacher {teacher}, but is of {key.teacher}")
+        if key.form == "views" and key.augmentation != augmentation:
+            raise ValueError(
+                f"{folder} must be of views by {augmentation}, but is by {key.augmentation}"
+            )
+        self.table = ArrowTable(folder / TABLE)
+        self.num_images = len(self.table) // self.num_views
+
+    def view(self, epoch: int) -> int:
+        """The view that an epoch, counted from 1, shows."""
+        return (epoch - 1) % self.num_views
+
+    def rows(self, images: Sequence[int], epoch: int) -> list[int]:
+        """The table's rows of some images in an epoch."""
+        return [self.view(epoch) * self.num_images + image for image in images]
+
+
+class Footprint(NamedTuple):
+    """What keeping outputs takes, known before they are built."""
+
+    bytes_per_image: int
+    num_images: int
+
+    @property
+    def num_bytes(self) -> int:
+        return self.bytes_per_image * self.num_images
+
+    def __str__(self) -> str:
+        return f"{self.bytes_per_image:,} bytes per image, {self.num_bytes:,} in all"
+
+
+def predict_footprint(run: ExecutionConfig, form: Form, augmentation: Augmentation) -> Footprint:
+    """What `keep_outputs` would take."""
+    builder = Builder(run, make_key(run, form, augmentation))
+    return Footprint(builder.key.num_views * builder.row_bytes(), len(builder.images))
+
+
+def cache_outputs(run: ExecutionConfig, form: Form, augmentation: Augmentation) -> Path:
+    """The folder of what the teacher of `run` says of all training images, built at first use.
+
+    Of the form `views`, for trainings with `augmentation`; maps serve any.
+    """
+    key = make_key(run, form, augmentation)
+
+    def build(folder: Path) -> None:
+        Builder(run, key).build(folder)
+
+    return ArtifactStore(run.artifacts).get("outputs", key.model_dump(mode="json"), build).path
+
+
+def find_outputs(run: ExecutionConfig, form: Form, augmentation: Augmentation) -> Path | None:
+    """The folder that `keep_outputs` would give, if it is there already."""
+    key = make_key(run, form, augmentation).model_dump(mode="json")
+    found = ArtifactStore(run.artifacts).find("outputs", key)
+    return found.path if found else None
+
+
+def make_key(run: ExecutionConfig, form: Form, augmentation: Augmentation) -> Key:
+    assert run.teacher is not None, "outputs are a teacher's"
+    return Key(
+        form=form,
+        data=run.data.name,
+        teacher=hash_file(run.teacher),
+        augmentation=augmentation if form == "views" else NO_AUGMENTATION,
+        num_views=NUM_VIEWS if form == "views" else 1,
+    )
+
+
+class Builder:
+    """Asks the teacher of `run` about all training images."""
+
+    def __init__(self, run: ExecutionConfig, key: Key) -> None:
+        assert run.teacher is not None, "outputs are a teacher's"
+        torch.set_num_threads(run.num_threads)
+        self.key = key
+        self.device = torch.device(run.device)
+        self.images = Loader(open_pack(run.data).train, self.device)
+        self.teacher = to_device(read_model(run.teacher), self.device)
+        self.views = join(
+            fixed_views(key.augmentation, len(self.images), view) for view in range(key.num_views)
+        )
+
+    def build(self, folder: Path) -> None:
+        write_table(folder / TABLE, self.chunks())
+
+    def row_bytes(self) -> int:
+        """Of one image in one view."""
+        return sum(array.nbytes for array in self.compute([0]).values())
+
+    def chunks(self) -> Iterator[Arrays]:
+        chunks = chunks_of(len(self.images) * self.key.num_views, self.row_bytes())
+        for rows in track(chunks, "asking the teacher"):
+            parts = [
+                self.compute(rows[i : i + BATCH_SIZE]) for i in range(0, len(rows), BATCH_SIZE)
+            ]
+            yield {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+    @torch.no_grad()
+    def compute(self, rows: Sequence[int]) -> Arrays:
+        """The outputs of some rows of the table."""
+        raw = next(self.images.batches([[row % len(self.images) for row in rows]]))
+        views = self.views.select(torch.tensor(rows), self.device)
+        images = Transform(self.key.augmentation).images(images_of(raw), views)
+        outputs = native_outputs(self.teacher, images)
+        kept = {"logits": outputs.logits, "features": reduce_features(outputs.features)}
+        arrays = {name: tensor.half().cpu().numpy() for name, tensor in kept.items()}
+        for name, array in arrays.items():
+            if not np.isfinite(array).all():
+                raise ValueError(f"the teacher's {name} must be finite in float16, but are not")
+        return arrays
+
+
+def fixed_views(augmentation: Augmentation, num_images: int, view: int) -> Views:
+    """The views that all trials share."""
+    return augmentation.views(num_images, VIEWS_SEED, view)
+
+
+def join(views: Iterator[Views]) -> Views:
+    return Views(*map(torch.cat, zip(*views, strict=True)))
+
+
+def reduce_features(features_BChw: Tensor) -> Tensor:
+    """At most `CHANNELS` channels of at most `FEATURE_SIDE` pixels a side.
+
+    The projection is Gaussian: a cosine c keeps its value up to a deviation of about
+    (1 - c^2) / sqrt(CHANNELS) (Johnson and Lindenstrauss 1984).
+    """
+    height, width = features_BChw.shape[-2:]
+    finer = max(1.0, max(height, width) / FEATURE_SIDE)
+    size = (max(1, round(height / finer)), max(1, round(width / finer)))
+    pooled = F.adaptive_avg_pool2d(features_BChw.float(), size)
+    channels = pooled.shape[1]
+    if channels <= CHANNELS:
+        return pooled
+    generator = torch.Generator().manual_seed(0)
+    projection = torch.randn(CHANNELS, channels, generator=generator) / CHANNELS**0.5
+    return torch.einsum("dc,bchw->bdhw", projection.to(pooled.device), pooled)

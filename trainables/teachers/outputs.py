@@ -1,0 +1,57 @@
+"""Sources of the teacher's outputs: the teacher itself at every step, or a cache."""
+
+import torch
+from torch import nn
+
+from trainables.data.augmentation import Transform
+from trainables.models.base import Outputs, forward_features
+from trainables.recipes.base import Batch
+
+
+class LiveTeacher:
+    """The teacher at every step: the reference."""
+
+    def __init__(self, network: nn.Module) -> None:
+        self.network = network.requires_grad_(False)
+
+    def __call__(self, batch: Batch) -> Outputs:
+        return forward_features(self.network, batch.images)
+
+
+class CachedTeacher:
+    """Outputs kept for these very views, or maps of whole images, moved as the images were.
+
+    What learns in co-study is `network`, a linear map of the logits of each pixel that begins as
+    the identity: of the teacher's classifier, the part that recombines its classes. The paper's
+    version, where the whole teacher learns, needs the live one.
+
+    Maps are nearly what the live teacher would say of the view: its borders see other padding, and
+    features of a network that pads images to its stride move as if they ended with the image.
+    """
+
+    def __init__(self, num_classes: int, maps: Transform | None) -> None:
+        """`maps` moves maps of whole images; None where the outputs are those of the views."""
+        self.maps = maps
+        recombine = nn.Conv2d(num_classes, num_classes, 1).requires_grad_(False)
+        with torch.no_grad():
+            recombine.weight.copy_(torch.eye(num_classes)[..., None, None])
+            assert recombine.bias is not None
+            recombine.bias.zero_()
+        self.network: nn.Module = recombine
+
+    @property
+    def learns(self) -> bool:
+        """Whether this training has a co-study; without one the map stays the identity."""
+        return next(self.network.parameters()).requires_grad
+
+    def __call__(self, batch: Batch) -> Outputs:
+        size = tuple(batch.labels.shape[-2:])
+        logits = batch.cached["logits"].float()
+        if self.learns:
+            logits = self.network(logits)  # commutes with what follows
+        features = batch.cached["features"].float()
+        if self.maps is None:
+            return Outputs(logits, features).resize_logits(size)
+        return Outputs(
+            self.maps.maps(logits, batch.views, size), self.maps.maps(features, batch.views)
+        )

@@ -1,0 +1,41 @@
+"""What a student will cost, known before it is trained."""
+
+from functools import lru_cache
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from trainables.config import TrialConfig
+from trainables.models.model_file import ModelSpec, serialize
+from trainables.models.unet import UNetConfig
+
+
+def model_spec(config: TrialConfig, num_classes: int) -> ModelSpec:
+    """The card of the finished student."""
+    return ModelSpec(model=config.student, num_classes=num_classes, quantizer=config.quantizer)
+
+
+def predict_size_bytes(config: TrialConfig, num_classes: int) -> int:
+    """The exact length of the model file, whatever the training gives."""
+    return _file_length(model_spec(config, num_classes).model_dump_json())
+
+
+@lru_cache(maxsize=1024)
+def _file_length(card_json: str) -> int:
+    card = ModelSpec.model_validate_json(card_json)
+    with torch.random.fork_rng(devices=[]):
+        return len(serialize(card.build(), card))
+
+
+def count_params(student: UNetConfig, num_classes: int) -> int:
+    """Weights and biases of the plain student; quantization steps are not counted."""
+    with torch.device("meta"):
+        return sum(p.numel() for p in student.build(num_classes).parameters())
+
+
+@lru_cache(maxsize=1024)
+def count_macs(student: UNetConfig, num_classes: int, height: int, width: int) -> int:
+    """Multiply-accumulates for one image of `height` x `width` pixels."""
+    with torch.device("meta"), FlopCounterMode(display=False) as counter:
+        student.build(num_classes).eval()(torch.empty(1, 3, height, width))
+    return int(counter.get_total_flops()) // 2

@@ -1,0 +1,108 @@
+"""The one evaluation protocol: one confusion matrix over the whole validation split.
+
+Shape suffixes: B batch, K classes, H height, W width.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from trainables.data.augmentation import normalize
+from trainables.data.labels import IGNORE
+from trainables.data.loader import Loader
+from trainables.data.packed import PackedDataset, count_labels, images_of
+
+BATCH_SIZE = 16
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Of a confusion matrix (K,K), rows = labels, columns = predictions, in pixels."""
+
+    confusion: Tensor
+
+    @property
+    def miou(self) -> float:
+        """Intersection over union, averaged over the classes that occur in the labels; in [0,1]."""
+        hits = self.confusion.diag().double()
+        labelled = self.confusion.sum(1)
+        union = labelled + self.confusion.sum(0) - hits
+        return float((hits / union.clamp(min=1))[labelled > 0].mean())
+
+    @property
+    def pixel_accuracy(self) -> float:
+        """Share of labelled pixels that are right; in [0,1]."""
+        return float(self.confusion.diag().sum() / self.confusion.sum())
+
+    @property
+    def commonest_prediction(self) -> tuple[int, float]:
+        """The class predicted most often and its share of all predictions."""
+        predicted = self.confusion.sum(0)
+        return int(predicted.argmax()), float(predicted.max() / predicted.sum())
+
+    def majority(self) -> "Scores":
+        """The scores of predicting the commonest label everywhere."""
+        labelled = self.confusion.sum(1)
+        everywhere = torch.zeros_like(self.confusion)
+        everywhere[:, labelled.argmax()] = labelled
+        return Scores(everywhere)
+
+
+def commonest_miou(data: PackedDataset) -> float:
+    """The mIoU of predicting the commonest class of the validation split everywhere."""
+    pixels = torch.from_numpy(count_labels(data.val)[: data.num_classes])
+    return Scores(pixels.diag()).majority().miou
+
+
+@torch.no_grad()
+def evaluate(
+    model: nn.Module,
+    split: Loader,
+    num_classes: int,
+    on_batch_end: Callable[[], None] = lambda: None,
+) -> Scores:
+    """Scores of `model`, in evaluation mode and full precision, on every sample of a split.
+
+    `on_batch_end` is called after each batch.
+    """
+    training = model.training
+    model.eval()
+    confusion = torch.zeros(num_classes, num_classes, dtype=torch.int64, device=split.device)
+    for batch in split.in_order(BATCH_SIZE):
+        predicted = model(normalize(images_of(batch))).argmax(1)
+        confusion += confusion_matrix(predicted, batch["mask"], num_classes)
+        on_batch_end()
+    model.train(training)
+    return Scores(confusion.cpu())
+
+
+@torch.no_grad()
+def count_disagreeing_pixels(
+    first: nn.Module,
+    second: nn.Module,
+    split: Loader,
+    on_batch_end: Callable[[], None] = lambda: None,
+) -> int:
+    """Pixels of a split that two models, both evaluated as above, give different classes."""
+    training = first.training
+    first.eval(), second.eval()
+    changed = torch.zeros((), dtype=torch.int64, device=split.device)
+    for batch in split.in_order(BATCH_SIZE):
+        images = normalize(images_of(batch))
+        changed += (first(images).argmax(1) != second(images).argmax(1)).sum()
+        on_batch_end()
+    first.train(training)
+    return int(changed)
+
+
+def confusion_matrix(predicted_BHW: Tensor, labels_BHW: Tensor, num_classes: int) -> Tensor:
+    """Pixel counts (K,K), rows = labels, columns = predictions; ignored pixels do not count."""
+    # Ignored pixels fall into a cell of their own: selecting the others would wait for the device
+    cells = num_classes**2
+    pairs = labels_BHW.long() * num_classes + predicted_BHW
+    pairs = pairs.masked_fill(labels_BHW == IGNORE, cells).flatten()
+    counts = torch.zeros(cells + 1, dtype=torch.int64, device=pairs.device)
+    counts.scatter_add_(0, pairs, torch.ones_like(pairs))
+    return counts[:cells].view(num_classes, num_classes)

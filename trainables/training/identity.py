@@ -1,0 +1,30 @@
+"""What determines the outcome of a training, as the key of its artifact and of its checkpoints."""
+
+import json
+
+import torch
+
+from trainables.config import ExecutionConfig, TrialConfig
+from trainables.models.base import supports_fast_bf16
+
+FORMAT = 4
+"""Of trained students as artifacts: raise it whenever the same configuration trains otherwise."""
+
+
+def training_facts(config: TrialConfig, run: ExecutionConfig) -> dict[str, object]:
+    """All that determines the outcome of a training."""
+    key: dict[str, object] = {
+        "format": FORMAT,
+        "config": config.model_dump(mode="json"),
+        "data": run.data.name,
+        "bfloat16": supports_fast_bf16(torch.device(run.device)),
+    }
+    if config.needs_teacher and run.teacher:
+        key["teacher"] = run.teacher.parent.name
+        key["teacher_outputs"] = run.teacher_outputs and run.teacher_outputs.name
+    return key
+
+
+def training_key(config: TrialConfig, run: ExecutionConfig) -> str:
+    """The same as a text."""
+    return json.dumps(training_facts(config, run), sort_keys=True)

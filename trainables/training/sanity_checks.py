@@ -1,0 +1,100 @@
+"""Sanity checks: a student that does not learn fails with a reason and is never ranked."""
+
+import math
+
+from trainables.config import TrialConfig
+from trainables.core.errors import NOT_FINITE, NOT_LEARNING, TrialFailed
+from trainables.data.arrow_table import ArrowTable
+from trainables.data.labels import IGNORE
+from trainables.data.packed import PackedDataset, count_labels
+from trainables.recipes.qat_distill import TEACHER_LOSS, QatDistill
+from trainables.training.evaluation import Scores
+
+GRACE_STEPS = 100
+UNTRAINED_REASON = "calibration alone does not suit so few bits"
+MEMORIZED_CROSS_ENTROPY = 0.05
+"""Cross-entropy of a training split that was learned by heart."""
+MIN_MIOU_ABOVE_MAJORITY = 0.005
+"""mIoU by which a student must beat the commonest class alone."""
+
+
+def check_finite(losses: dict[str, float], epoch: int, config: TrialConfig) -> None:
+    """Raises TrialFailed where a mean loss is not finite."""
+    for name, value in losses.items():
+        if not math.isfinite(value):
+            rate = config.learning_rate
+            if name == TEACHER_LOSS and isinstance(config.recipe, QatDistill):
+                rate = config.recipe.teacher_learning_rate
+            cause = f"the learning rate {rate:g} is likely too high" if rate else UNTRAINED_REASON
+            raise TrialFailed(f"{NOT_FINITE}: loss {name} is {value} in epoch {epoch}; {cause}")
+
+
+def grace_epochs(config: TrialConfig, num_steps: int) -> int:
+    """Epochs after which a student must once have beaten the commonest class.
+
+    A quarter of the training, but at least 3 epochs and 100 optimizer steps if it has so many.
+    """
+    steps_per_epoch = num_steps / config.num_epochs
+    least = max(3, config.num_epochs / 4, GRACE_STEPS / steps_per_epoch)
+    return min(config.num_epochs, math.ceil(least))
+
+
+def check_learning(
+    best_miou: float,
+    scores: Scores,
+    losses: list[dict[str, float]],
+    config: TrialConfig,
+    num_steps: int,
+    data: PackedDataset,
+) -> None:
+    """Raises TrialFailed where predicting the commonest class alone does as well.
+
+    After the grace period that is judged by the best epoch so far, at the end by the last.
+    """
+    epoch, baseline = len(losses), scores.majority().miou
+    judged = scores.miou if epoch == config.num_epochs else best_miou
+    if epoch < grace_epochs(config, num_steps) or judged > baseline + MIN_MIOU_ABOVE_MAJORITY:
+        return
+    raise TrialFailed(
+        f"{NOT_LEARNING}: mIoU {scores.miou:.3f} after epoch {epoch}, predicting the commonest "
+        f"class alone gives {baseline:.3f}; {likely_cause(scores, losses, config, data)}"
+    )
+
+
+def likely_cause(
+    scores: Scores, losses: list[dict[str, float]], config: TrialConfig, data: PackedDataset
+) -> str:
+    rate = config.learning_rate
+    for split, table in (("training", data.train), ("validation", data.val)):
+        if cause := find_fault(table):
+            return f"{cause} in the {split} split"
+    if rate is None:
+        return UNTRAINED_REASON
+    first, last = losses[0]["cross_entropy"], losses[-1]["cross_entropy"]
+    if last < MEMORIZED_CROSS_ENTROPY:
+        return (
+            f"cross-entropy fell to {last:.3f} in training: validation images or labels that are "
+            "unlike those, or far too few training images"
+        )
+    if last > 1.1 * first or (last > 0.95 * first and rate > 1e-2):
+        return f"cross-entropy went from {first:.3f} to {last:.3f}: learning rate {rate:g} too high"
+    if last > 0.95 * first:
+        return (
+            f"cross-entropy went from {first:.3f} to {last:.3f}: learning rate {rate:g} too low, "
+            "or labels that do not belong to the images"
+        )
+    common, share = scores.commonest_prediction
+    if share > 0.95:
+        return f"{share:.0%} of its pixels are class {common}: too few steps for rare classes"
+    return f"cross-entropy only fell from {first:.3f} to {last:.3f}: too few steps"
+
+
+def find_fault(table: ArrowTable) -> str:
+    """What keeps any network from learning the rows of a split, in words; "" if nothing does."""
+    if (count_labels(table)[:IGNORE] > 0).sum() < 2:
+        return "there is one labelled class"
+    images = table.chunks["image"]
+    first = images[0][:1]
+    if len(table) > 1 and all((chunk == first).all() for chunk in images):
+        return "all images are equal"
+    return ""

@@ -1,0 +1,132 @@
+"""Measures what each layer of a full-precision student loses by few bits, once per student."""
+
+import copy
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from trainables.config import ExecutionConfig, TrialConfig
+from trainables.core.artifacts import ArtifactStore
+from trainables.core.terminal import track
+from trainables.data.augmentation import normalize
+from trainables.data.loader import Loader
+from trainables.data.packed import images_of, open_pack
+from trainables.models.base import to_device
+from trainables.models.model_file import NETWORK_FILE, read_model
+from trainables.quantization.bits import FULL_PRECISION, LayerBits
+from trainables.quantization.mixed_precision import CHOICES, Sensitivity
+from trainables.quantization.prepare import calibrate, prepare, quantizable_names
+from trainables.quantization.quantizers.lsq import Lsq
+from trainables.training.identity import training_facts
+from trainables.training.trial import train_or_find
+
+FORMAT = 2
+NUM_IMAGES = 8
+FILE = "sensitivity.json"
+
+
+def cache_sensitivity(run: ExecutionConfig, start: TrialConfig) -> Path:
+    """The artifact of a start's sensitivity; trains the start if need be.
+
+    Raises:
+        TrialFailed: the start learned nothing.
+    """
+    network = train_or_find(start, run).path
+
+    def build(folder: Path) -> None:
+        data, device = open_pack(run.data), torch.device(run.device)
+        images = normalize(images_of(next(Loader(data.train, device).in_order(NUM_IMAGES))))
+        student = to_device(read_model(network / NETWORK_FILE), device)
+        measured = measure_sensitivity(student, images)
+        (folder / FILE).write_text(measured.model_dump_json(indent=1))
+
+    return (
+        ArtifactStore(run.artifacts).get("sensitivity", sensitivity_key(network), build).path / FILE
+    )
+
+
+def find_sensitivity(run: ExecutionConfig, start: TrialConfig) -> Path | None:
+    """The same where it is kept already, and the start was not in vain."""
+    store = ArtifactStore(run.artifacts)
+    network = store.path("student", training_facts(start, run))
+    found = store.find("sensitivity", sensitivity_key(network))
+    return found.path / FILE if found else None
+
+
+def sensitivity_key(network: Path) -> dict[str, object]:
+    return {"format": FORMAT, "start": network.name}
+
+
+def read_sensitivity(path: Path) -> Sensitivity:
+    """What `keep_sensitivity` kept."""
+    return Sensitivity.model_validate_json(path.read_bytes())
+
+
+@torch.no_grad()
+def measure_sensitivity(student: nn.Module, images: Tensor) -> Sensitivity:
+    """Quantizes one layer's weights, then its inputs, at a time; images (B,3,H,W).
+
+    The inputs of layers that read the same tensor are one.
+    """
+    student.eval()
+    names = quantizable_names(student)
+    expected = F.log_softmax(student(images), dim=1)
+
+    def loss(layers: dict[str, LayerBits]) -> float:
+        off = Lsq(weight_bits=FULL_PRECISION, activation_bits=FULL_PRECISION, layers=layers)
+        quantized = prepare(copy.deepcopy(student), off).to(images.device)
+        calibrate(quantized, images)
+        predicted = F.log_softmax(quantized(images), dim=1)
+        divergence = F.kl_div(predicted, expected, reduction="sum", log_target=True)
+        return float(divergence) / (expected.numel() / expected.shape[1])
+
+    readers = {group[0]: group for name in names if (group := input_group_of(student, name))}
+    counts = count_inputs(student, images[:1])
+    weights = {
+        name: {
+            bits: loss({name: LayerBits(weight_bits=bits, activation_bits=FULL_PRECISION)})
+            for bits in CHOICES
+        }
+        for name in track(names, "weights' sensitivity")
+    }
+    inputs = {
+        first: {
+            bits: loss(
+                dict.fromkeys(group, LayerBits(weight_bits=FULL_PRECISION, activation_bits=bits))
+            )
+            for bits in CHOICES
+        }
+        for first, group in track(list(readers.items()), "inputs' sensitivity")
+    }
+    return Sensitivity(
+        weights=weights,
+        inputs=inputs,
+        num_weights={name: student.get_parameter(f"{name}.weight").numel() for name in names},
+        num_inputs={
+            first: sum(counts[reader] for reader in group) for first, group in readers.items()
+        },
+        readers=readers,
+    )
+
+
+def input_group_of(student: nn.Module, name: str) -> tuple[str, ...]:
+    """The layers that read the tensor that a layer reads."""
+    groups: list[tuple[str, ...]] = getattr(student, "input_groups", [])
+    return next((group for group in groups if name in group), (name,))
+
+
+def count_inputs(student: nn.Module, image: Tensor) -> dict[str, int]:
+    """Elements that each layer reads for one image."""
+    counts: dict[str, int] = {}
+    hooks = [
+        student.get_submodule(name).register_forward_pre_hook(
+            lambda _, inputs, name=name: counts.update({name: inputs[0].numel()})
+        )
+        for name in quantizable_names(student)
+    ]
+    student(image)
+    for hook in hooks:
+        hook.remove()
+    return counts

@@ -1,0 +1,154 @@
+"""The teacher as an artifact: a model file and its own mIoU on the validation split."""
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from trainables.config import ExecutionConfig, TrialConfig
+from trainables.core.artifacts import ArtifactStore
+from trainables.core.files import hash_file
+from trainables.data.labels import VOC_CLASSES
+from trainables.data.loader import Loader
+from trainables.data.packed import PackedDataset, open_pack
+from trainables.models.base import to_device
+from trainables.models.model_file import (
+    METRICS_FILE,
+    MODEL_FILE,
+    NETWORK_FILE,
+    ModelSpec,
+    read_card,
+    read_model,
+    write_model,
+)
+from trainables.models.state_dict import is_model_file, read_state_dict
+from trainables.models.torchvision_model import (
+    PRETRAINED_CLASSES,
+    TORCHVISION_NAMES,
+    TorchvisionConfig,
+    load_pretrained,
+)
+from trainables.training.evaluation import evaluate
+from trainables.training.trial import train_or_find
+
+DEFAULT_TORCHVISION = "deeplabv3_resnet101"
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """A teacher ready to be loaded; `note` says in words what it is and why."""
+
+    file: Path
+    miou: float
+    note: str
+
+
+def check_teacher(spec: str, num_classes: int) -> None:
+    """Looks at what can be known of a teacher before anything is written.
+
+    Raises:
+        ValueError: `spec` names nothing, or a teacher of other than `num_classes` classes.
+        ConnectionError: its weights are neither cached nor to be downloaded.
+    """
+    if spec == "auto":
+        return
+    if spec in TORCHVISION_NAMES:
+        found = PRETRAINED_CLASSES
+    elif named_file(spec).is_file():
+        found = count_classes(named_file(spec))
+    else:
+        raise ValueError(
+            "the teacher must be auto, a model file, a state dict of a torchvision network, or one "
+            f"of {', '.join(TORCHVISION_NAMES)}, but got {spec}"
+        )
+    if found != num_classes:
+        raise ValueError(
+            f"the teacher must have the {num_classes} classes of the data, but {spec} has {found}"
+        )
+    if spec in TORCHVISION_NAMES:
+        load_pretrained(TorchvisionConfig.model_validate({"name": spec}).name)
+
+
+def prepare_teacher(run: ExecutionConfig, spec: str, own: TrialConfig) -> Teacher:
+    """The teacher that `spec` names (see `check_teacher`), measured on the data of `run`.
+
+    `auto` is torchvision's DeepLabV3-ResNet101 for VOC's 21 classes where its weights can be had,
+    else a network trained on the data as `own` says.
+
+    Raises:
+        TrialFailed: the own teacher learned nothing.
+    """
+    data = open_pack(run.data)
+    if spec == "auto" and data.class_names == VOC_CLASSES:
+        try:
+            return torchvision_teacher(DEFAULT_TORCHVISION, run, data)
+        except ConnectionError as error:
+            return own_teacher(run, own, f"trained on the data, because {error}")
+    if spec == "auto":
+        return own_teacher(run, own, "trained on the data")
+    if spec in TORCHVISION_NAMES:
+        return torchvision_teacher(spec, run, data)
+    return file_teacher(named_file(spec), run, data)
+
+
+def own_teacher(run: ExecutionConfig, own: TrialConfig, note: str) -> Teacher:
+    folder = train_or_find(own, run).path
+    note = f"U-Net of width {own.student.width} {note}"
+    return Teacher(folder / NETWORK_FILE, read_miou(folder), note)
+
+
+def torchvision_teacher(name: str, run: ExecutionConfig, data: PackedDataset) -> Teacher:
+    config = TorchvisionConfig.model_validate({"name": name})
+
+    def build(folder: Path) -> None:
+        card = ModelSpec(model=config, num_classes=PRETRAINED_CLASSES, folded=False)
+        write_model(folder / MODEL_FILE, load_pretrained(config.name), card)
+        measure(folder, run, data)
+
+    key = {"torchvision": name, "data": data.digest}
+    folder = ArtifactStore(run.artifacts).get("teacher", key, build).path
+    return Teacher(folder / MODEL_FILE, read_miou(folder), f"torchvision {name}")
+
+
+def file_teacher(file: Path, run: ExecutionConfig, data: PackedDataset) -> Teacher:
+    def build(folder: Path) -> None:
+        copy_model(file, folder / MODEL_FILE)
+        measure(folder, run, data)
+
+    key = {"file": hash_file(file), "data": data.digest}
+    folder = ArtifactStore(run.artifacts).get("teacher", key, build).path
+    name = read_card(folder / MODEL_FILE).model.name
+    return Teacher(folder / MODEL_FILE, read_miou(folder), f"{name} of {file}")
+
+
+def named_file(spec: str) -> Path:
+    return Path(os.path.expanduser(spec))
+
+
+def count_classes(file: Path) -> int:
+    """Of the network in a model file or in a state dict."""
+    if is_model_file(file):
+        return read_card(file).num_classes
+    return read_state_dict(file).num_classes
+
+
+def copy_model(file: Path, to: Path) -> None:
+    """Writes the network in a model file or in a state dict as a model file."""
+    if is_model_file(file):
+        to.write_bytes(file.read_bytes())
+        return
+    state = read_state_dict(file)
+    write_model(to, state.build(), state.card)
+
+
+def measure(folder: Path, run: ExecutionConfig, data: PackedDataset) -> None:
+    val = Loader(data.val, torch.device(run.device))
+    model = to_device(read_model(folder / MODEL_FILE), val.device)
+    miou = evaluate(model, val, data.num_classes).miou
+    (folder / METRICS_FILE).write_text(json.dumps([{"miou": miou}]))
+
+
+def read_miou(folder: Path) -> float:
+    return float(json.loads((folder / METRICS_FILE).read_text())[-1]["miou"])

@@ -1,22 +1,21 @@
 """Every recipe on a CUDA device, with all that only happens there."""
 
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
 
 from trainables.config import ExecutionConfig, TrialConfig
-from trainables.data import loader
 from trainables.data.augmentation import Augmentation
 from trainables.losses import DistillationLosses
 from trainables.losses.cross_entropy import cross_entropy
 from trainables.losses.pairwise import Pairwise
 from trainables.models.base import forward_features
 from trainables.models.unet import UNetConfig
-from trainables.quantization.quantizers import lsq_kernels as fused
 from trainables.recipes import Distill, Qat, QatDistill, Recipe, Supervised
 from trainables.recipes.optimization import AdamW, OptimizerLoop
-from trainables.teachers.output_cache import cache_outputs
+from trainables.teachers.output_cache import Form, cache_outputs
 from trainables.training.trial import Trial
 
 START = Supervised(optimizer=AdamW(learning_rate=1e-2))
@@ -45,16 +44,14 @@ def config(recipe: Recipe, augmentation: Augmentation) -> TrialConfig:
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.name)
 @pytest.mark.parametrize("form", ["live", "views", "maps"])
 @pytest.mark.parametrize("resident", [True, False], ids=["resident", "streamed"])
-def test_a_recipe_runs_on_a_gpu(
+def test_a_recipe_learns_on_a_gpu_as_on_a_cpu(
     recipe: Recipe,
-    form: str,
+    form: Form | Literal["live"],
     resident: bool,
     blocks_run: ExecutionConfig,
     teacher_file: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(fused, "MIN_ELEMENTS", 1)
-    monkeypatch.setattr(loader, "RESIDENT_SHARE", 0.1 if resident else 0)
     augmentation = AUGMENTATIONS[resident]
     run = blocks_run.replace(teacher=teacher_file, device="cuda")
     if form != "live":

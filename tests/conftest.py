@@ -46,8 +46,13 @@ def voc_folder(tmp_path: Path) -> Path:
 @pytest.fixture(scope="session")
 def blocks_run(tmp_path_factory: pytest.TempPathFactory) -> ExecutionConfig:
     """A pack of 64 images that a student learns in a few steps, and an artifact store."""
-    store = ArtifactStore(tmp_path_factory.mktemp("artifacts"))
-    return ExecutionConfig(data=pack_dataset(Blocks(), store).path, artifacts=store.root)
+    return pack_blocks(tmp_path_factory.mktemp("artifacts"))
+
+
+def pack_blocks(artifacts: Path) -> ExecutionConfig:
+    """The blocks, packed into an artifact store."""
+    data = pack_dataset(Blocks(), ArtifactStore(artifacts))
+    return ExecutionConfig(data=data.path, artifacts=artifacts)
 
 
 class Blocks:

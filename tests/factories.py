@@ -74,9 +74,9 @@ def make_config(storage: Path, data: Path | str, **changes: object) -> StudyConf
 
 
 class ShortTrial(Trial):
-    """A short training without its gates, quantized from random weights; keeps its tutor."""
+    """A short training without sanity checks, quantized from random weights; keeps its `source`."""
 
-    tutor: TeacherOutputSource
+    source: TeacherOutputSource
 
     def __init__(
         self, recipe: Recipe, run: ExecutionConfig, batch_size: int = 16, num_epochs: int = 1
@@ -94,8 +94,8 @@ class ShortTrial(Trial):
         return self.new_student()
 
     def teacher(self) -> TeacherOutputSource:
-        self.tutor = super().teacher()
-        return self.tutor
+        self.source = super().teacher()
+        return self.source
 
 
 def make_finished_study(storage: Path, data_folder: Path) -> Path:

@@ -113,7 +113,7 @@ def search(folder: Path, workers: int) -> None:
                 ],
             ),
         )
-    tuner.calibrate_mse()
+    tuner.fit()
 
 
 def run_study(number: int, num_kills: int) -> dict[str, Any]:

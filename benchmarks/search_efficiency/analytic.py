@@ -39,13 +39,11 @@ def park(x: Floats, s: Floats) -> tuple[Floats, Floats]:
     """The same for `x` (N,4)."""
     a, b = 1 - 2 * (x[:, 0] - 0.6) ** 2, x[:, 1]
     c, d = 1 - 3 * (x[:, 2] - 0.5) ** 2, 1 - (x[:, 3] - 0.8) ** 2
-    acquisition_value, loss = 0.9 + 0.1 * s, 0.1 * (1 - s)
+    gain, loss = 0.9 + 0.1 * s, 0.1 * (1 - s)
     first = (a + 0.001 * (1 - s)) / 2 * np.sqrt(1 + (b + c**2) * d / (a**2 + 1e-4))
     second = (a + 3 * d) * np.exp(1 + np.sin(c))
-    other = 5 - 2 / 3 * np.exp(a + b) + d * np.sin(c) * acquisition_value - c + loss
-    return acquisition_value * (
-        first + second - loss
-    ) / 22 - 0.8, acquisition_value * other / 4 - 0.7
+    other = 5 - 2 / 3 * np.exp(a + b) + d * np.sin(c) * gain - c + loss
+    return gain * (first + second - loss) / 22 - 0.8, gain * other / 4 - 0.7
 
 
 PROBLEMS: dict[str, tuple[int, Callable[[Floats, Floats], tuple[Floats, Floats]]]] = {

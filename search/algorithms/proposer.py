@@ -49,10 +49,8 @@ class Proposer:
         self.study, self.space, self.complete = study, space, complete
         self.budget, self.history = budget, history
         self.sampler, self.seed = sampler, seed
-        self.warm_start_observations, self.improvement_bar = (
-            list(warm_start_observations),
-            improvement_bar,
-        )
+        self.warm_start_observations = list(warm_start_observations)
+        self.improvement_bar = improvement_bar
 
     def ask(self) -> optuna.Trial | None:
         """The next trial, at random after a repeat; None where none is worth its while."""

@@ -34,9 +34,6 @@ PAGE = """<!doctype html>
 """
 
 
-# The page
-
-
 def write_page(figure: go.Figure, title: str) -> str:
     """The figure as HTML that holds all it needs, and sends nothing anywhere."""
     config = {

@@ -28,8 +28,6 @@ from search.analysis.plot_layout import (
 )
 from trainables.quantization.bits import FULL_PRECISION
 
-# The picture
-
 
 def draw_picture(points: Sequence[Point], title: str, subtitle: str) -> Figure:
     figure = Figure(figsize=(10, 6), dpi=150, layout="constrained", facecolor="white")

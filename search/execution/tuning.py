@@ -30,7 +30,7 @@ def tune_trials(
     scheduler: TrialScheduler | None,
     config: StudyConfig,
     share: TrialResources,
-    deadline: "Deadline",
+    deadline: Deadline,
     shutdown: GracefulShutdown,
     say: Callable[[str], None],
 ) -> None:
@@ -96,7 +96,7 @@ class WorkerFailureCallback(tune.Callback):
     """
 
     def __init__(
-        self, searcher: OptunaSearcher, stop_all: "StopAll", say: Callable[[str], None]
+        self, searcher: OptunaSearcher, stop_all: StopAll, say: Callable[[str], None]
     ) -> None:
         self.searcher, self.stop_all, self.say = searcher, stop_all, say
         self.num_lost: Counter[str] = Counter()

@@ -25,7 +25,7 @@ def train_distill(recipe: Distill, task: Task) -> Iterator[Epoch]:
     """Yields the student after each epoch."""
     student, teacher = task.new_student(), task.teacher()
     optimizer_loop = OptimizerLoop(student, recipe.optimizer, task.num_steps, task.parts)
-    for batches, losses in task.epochs(student=student, optimizer_loop=optimizer_loop):
+    for batches, losses in task.epochs(student=student, stepper=optimizer_loop):
         for batch in batches:
             with torch.no_grad():
                 teacher_outputs = teacher(batch)

@@ -32,7 +32,7 @@ def train_qat(recipe: Qat, task: Task) -> Iterator[Epoch]:
     student = quantized_student(recipe, task)
     rates = recipe.step_learning_rate
     optimizer_loop = OptimizerLoop(student, recipe.optimizer, task.num_steps, task.parts, rates)
-    for batches, losses in task.epochs(student=student, optimizer_loop=optimizer_loop):
+    for batches, losses in task.epochs(student=student, stepper=optimizer_loop):
         for batch in batches:
             loss = cross_entropy(forward_features(student, batch.images).logits, batch.labels)
             optimizer_loop.step(loss)

@@ -67,7 +67,7 @@ def train_qat_distill(recipe: QatDistill, task: Task) -> Iterator[Epoch]:
     tutoring_from = round((recipe.self_study + recipe.co_study) * task.num_steps)
     co_teacher = CoTeacher(teacher.network, recipe, tutoring_from - co_study_from, task.parts)
     for batches, losses in task.epochs(
-        student=student, optimizer_loop=optimizer_loop, co_teacher=co_teacher
+        student=student, stepper=optimizer_loop, co_teacher=co_teacher
     ):
         for batch in batches:
             outputs = forward_features(student, batch.images)

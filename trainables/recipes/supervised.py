@@ -21,7 +21,7 @@ def train_supervised(recipe: Supervised, task: Task) -> Iterator[Epoch]:
     """Yields the student after each epoch."""
     student = task.new_student()
     optimizer_loop = OptimizerLoop(student, recipe.optimizer, task.num_steps, task.parts)
-    for batches, losses in task.epochs(student=student, optimizer_loop=optimizer_loop):
+    for batches, losses in task.epochs(student=student, stepper=optimizer_loop):
         for batch in batches:
             loss = cross_entropy(forward_features(student, batch.images).logits, batch.labels)
             optimizer_loop.step(loss)

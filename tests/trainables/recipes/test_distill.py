@@ -36,6 +36,6 @@ def test_a_term_brings_the_student_nearer_to_its_teacher(
         batch = next(task.batches(1))
         with torch.no_grad():
             outputs = forward_features(epoch.student, batch.images)
-            return term(outputs, task.tutor(batch), batch.labels).item()
+            return term(outputs, task.source(batch), batch.labels).item()
 
     assert distance(10) < 0.8 * distance(0)

@@ -46,7 +46,7 @@ def test_phases_begin_at_their_fraction_of_the_steps(run: ExecutionConfig) -> No
     task = ShortTrial(phases, run, batch_size=64, num_epochs=4)  # a step an epoch
     teachers, named = [], []
     for epoch in train(phases, task):
-        teachers.append(copy.deepcopy(task.tutor.network))
+        teachers.append(copy.deepcopy(task.source.network))
         named.append(set(epoch.losses))
     assert named == [
         {"cross_entropy"},
@@ -57,11 +57,11 @@ def test_phases_begin_at_their_fraction_of_the_steps(run: ExecutionConfig) -> No
     task.teacher()
     learned = [
         [not torch.equal(*pair) for pair in zip(a.parameters(), b.parameters(), strict=True)]
-        for a, b in zip([task.tutor.network, *teachers], teachers, strict=False)
+        for a, b in zip([task.source.network, *teachers], teachers, strict=False)
     ]
     assert [any(changed) for changed in learned] == [False, True, True, False]
     assert all(learned[1])
-    statistics = dict(task.tutor.network.named_buffers())
+    statistics = dict(task.source.network.named_buffers())
     assert "encoder.0.1.running_mean" in statistics
     for teacher in teachers:
         torch.testing.assert_close(dict(teacher.named_buffers()), statistics, rtol=0, atol=0)
@@ -86,6 +86,6 @@ def test_another_student_makes_another_teacher(run: ExecutionConfig) -> None:
         co_study = recipe(self_study=0, co_study=1, learning_rate=learning_rate)
         task = ShortTrial(co_study, run)
         list(train(co_study, task))
-        return task.tutor.network.get_parameter("classifier.weight")
+        return task.source.network.get_parameter("classifier.weight")
 
     assert not torch.equal(classifier(1e-3), classifier(1e-1))

@@ -161,6 +161,15 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(
     assert train(Trial(config(START), run, tmp_path)) == expected
 
 
+def test_a_checkpoint_names_its_parts_as_version_0_2_did(
+    run: ExecutionConfig, tmp_path: Path
+) -> None:
+    killed_after(Trial(config(START), run, tmp_path), 12)
+    state = Trial(config(START), run, tmp_path).checkpoint_manager.restore()
+    assert state is not None
+    assert set(state["recipe"]) == {"student", "stepper"}
+
+
 def test_files_beside_it_do_not_matter(tmp_path: Path) -> None:
     (tmp_path / "notes.ckpt").write_text("mine")
     checkpoints = Checkpoints(tmp_path, "a")

@@ -102,16 +102,11 @@ def read_stored() -> dict[str, Curve]:
 
 
 def store() -> None:
-    from conftest import Blocks
-
-    from trainables.core.artifacts import ArtifactStore
-    from trainables.data.packed import pack_dataset
+    from conftest import pack_blocks
 
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
-        artifacts = ArtifactStore(Path(folder))
-        run = ExecutionConfig(data=pack_dataset(Blocks(), artifacts).path, artifacts=artifacts.root)
-        run = with_teacher(run, Path(folder))
+        run = with_teacher(pack_blocks(Path(folder)), Path(folder))
         curves = {name: train(recipe, run) for name, recipe in RECIPES.items()}
     STORED.write_text(json.dumps(curves, indent=1) + "\n")
 

@@ -21,20 +21,17 @@ from trainables.config import ExecutionConfig, TrialConfig
 from trainables.core.artifacts import ArtifactStore
 from trainables.data.packed import pack_dataset
 from trainables.data.registry import open_source
-from trainables.losses import DistillationLosses
-from trainables.losses.pairwise import Pairwise
-from trainables.losses.pixelwise import Pixelwise
-from trainables.models.unet import UNetConfig
-from trainables.quantization.quantizers.lsq import Lsq
-from trainables.recipes import Distill, Ptq, Qat, QatDistill, Recipe, Supervised, train
-from trainables.recipes.optimization import AdamW
+from trainables.losses.configs import Pairwise, Pixelwise, by_name
+from trainables.models.configs import UNetConfig
+from trainables.quantization.quantizers.configs import Lsq
+from trainables.recipes.configs import AdamW, Distill, Ptq, Qat, QatDistill, Recipe, Supervised
 from trainables.teachers.output_cache import Form, cache_outputs
 from trainables.training.defaults import FLIP_ONLY
 from trainables.training.teacher import prepare_teacher
 from trainables.training.trial import Trial
 
-PIXEL = DistillationLosses(pixelwise=Pixelwise(weight=1, temperature=2))
-PAIR = DistillationLosses(pixelwise=Pixelwise(weight=1, temperature=2), pairwise=Pairwise(weight=1))
+PIXEL = by_name(Pixelwise(weight=1, temperature=2))
+PAIR = by_name(Pixelwise(weight=1, temperature=2), Pairwise(weight=1))
 FULL_RATE = AdamW(learning_rate=4e-3)
 FINE_RATE = AdamW(learning_rate=3e-3)
 START_SHARE = 2 / 3
@@ -148,7 +145,7 @@ def epoch_seconds(base: TrialConfig, recipe: Recipe, run: ExecutionConfig) -> fl
         recipe = recipe.replace(start_epochs=1)
     trial = Trial(base.replace(recipe=recipe, num_epochs=2), run)
     trial.stopwatch.start()
-    for _ in train(trial.config.recipe, trial):
+    for _ in trial.config.recipe.train(trial):
         pass
     return trial.stopwatch.seconds / 2
 

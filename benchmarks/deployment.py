@@ -30,12 +30,11 @@ from trainables.deploy.onnx_export import to_onnx
 from trainables.deploy.onnx_graph import OnnxForm
 from trainables.deploy.parity import Parity, check_parity
 from trainables.deploy.runtime import CPU, module_network, open_session, session_network
+from trainables.models.configs import UNetConfig
 from trainables.models.model_file import NETWORK_FILE, ModelSpec, deserialize, read_model
-from trainables.models.unet import UNetConfig
 from trainables.quantization.convert import ConvertedLayer
-from trainables.quantization.quantizers.lsq import Lsq
-from trainables.recipes import Qat, Supervised
-from trainables.recipes.optimization import AdamW
+from trainables.quantization.quantizers.configs import Lsq
+from trainables.recipes.configs import AdamW, Qat, Supervised
 from trainables.training.defaults import FLIP_ONLY
 from trainables.training.trial import Trial, train_or_find
 

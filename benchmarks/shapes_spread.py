@@ -10,8 +10,8 @@ from trainables.config import ExecutionConfig, TrialConfig
 from trainables.core.artifacts import ArtifactStore
 from trainables.data.packed import pack_dataset
 from trainables.data.registry import ShapesSource
-from trainables.models.unet import UNetConfig
-from trainables.recipes import Supervised
+from trainables.models.configs import UNetConfig
+from trainables.recipes.configs import Supervised
 from trainables.training.defaults import defaults_for
 from trainables.training.trial import Trial
 

@@ -28,24 +28,24 @@ from benchmarks import fake_quantization
 from benchmarks.timing import describe_machine, markdown, median_seconds, synchronize
 from trainables.config import ExecutionConfig, TrialConfig
 from trainables.core.artifacts import ArtifactStore
-from trainables.data.augmentation import Augmentation, normalize
+from trainables.data.augmentation import normalize
 from trainables.data.base import SPLITS
+from trainables.data.configs import Augmentation
 from trainables.data.packed import pack_dataset
 from trainables.data.registry import ShapesSource
 from trainables.data.voc import PAD_RGB
-from trainables.losses import DistillationLosses
+from trainables.losses.configs import Pairwise, Pixelwise, by_name
 from trainables.losses.cross_entropy import cross_entropy
-from trainables.losses.pairwise import Pairwise
 from trainables.models.base import forward_features
+from trainables.models.configs import TorchvisionConfig, UNetConfig
 from trainables.models.model_file import ModelSpec, write_model
-from trainables.models.torchvision_model import TorchvisionConfig
-from trainables.models.unet import UNetConfig
 from trainables.quantization.prepare import calibrate, prepare
 from trainables.quantization.quantizers import lsq_kernels as fused
-from trainables.quantization.quantizers.lsq import Lsq
-from trainables.recipes import Batch, Distill, Supervised
-from trainables.recipes.base import total
-from trainables.recipes.optimization import AdamW, OptimizerLoop
+from trainables.quantization.quantizers.configs import Lsq
+from trainables.recipes.base import Batch, total
+from trainables.recipes.configs import AdamW, Distill, Supervised
+from trainables.recipes.distill import distillation_loss
+from trainables.recipes.optimization import OptimizerLoop
 from trainables.teachers.output_cache import Form, cache_outputs
 from trainables.training.trial import Trial
 
@@ -56,7 +56,7 @@ BATCH_SIZE = 16 if GPU else 8
 NUM_TRAIN = 256 if GPU else 64
 WIDTH = 16
 BITS = Lsq(weight_bits=4, activation_bits=4)
-LOSSES = DistillationLosses(pairwise=Pairwise())
+LOSSES = by_name(Pixelwise(), Pairwise())
 
 Step = Callable[[], object]
 
@@ -266,12 +266,14 @@ def teacher_cost(run: ExecutionConfig) -> str:
 def distilled_step(trial: Trial) -> Step:
     student, tutor, batches = Student(trial), trial.teacher(), endless(trial)
 
+    loss = distillation_loss(LOSSES, student.model, tutor, trial)
+
     def step() -> None:
         batch = next(batches)
         with torch.no_grad():
             taught = tutor(batch)
         outputs = forward_features(student.model, batch.images)
-        terms = LOSSES.terms(outputs, taught, batch.labels)
+        terms = loss(outputs, taught, batch.labels)
         student.optimizer_loop.step(cross_entropy(outputs.logits, batch.labels) + total(terms))
 
     return step

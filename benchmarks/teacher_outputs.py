@@ -20,8 +20,8 @@ from trainables.core.artifacts import ArtifactStore, read_artifact
 from trainables.core.metrics import Metrics
 from trainables.data.packed import pack_dataset
 from trainables.data.registry import open_source
-from trainables.models.unet import UNetConfig
-from trainables.recipes import Distill, Supervised
+from trainables.models.configs import UNetConfig
+from trainables.recipes.configs import Distill, Supervised
 from trainables.teachers.output_cache import Form, cache_outputs
 from trainables.training.defaults import FLIP_ONLY
 from trainables.training.trial import Trial

@@ -2,12 +2,10 @@
 
 import optuna
 
-from trainables.losses import DistillationLosses
-from trainables.losses.pairwise import Pairwise
-from trainables.losses.pixelwise import Pixelwise
-from trainables.models.unet import UNetConfig
-from trainables.quantization.quantizers.lsq import Lsq
-from trainables.recipes.optimization import AdamW, QuantizerLearningRates
+from trainables.losses.configs import Pairwise, Pixelwise, Terms, by_name
+from trainables.models.configs import UNetConfig
+from trainables.quantization.quantizers.configs import Lsq
+from trainables.recipes.configs import AdamW, QuantizerLearningRates
 
 WIDTH = "student.width"
 WEIGHT_BITS, ACTIVATION_BITS = "recipe.quantizer.weight_bits", "recipe.quantizer.activation_bits"
@@ -42,12 +40,12 @@ def suggest_lsq(trial: optuna.Trial) -> Lsq:
     )
 
 
-def suggest_losses(trial: optuna.Trial) -> DistillationLosses:
+def suggest_losses(trial: optuna.Trial) -> Terms:
     """Weights of both distillation terms and the temperature of the pixel-wise one."""
-    return DistillationLosses(
-        pixelwise=Pixelwise(
+    return by_name(
+        Pixelwise(
             weight=trial.suggest_float(f"{PIXEL}.weight", 0.1, 10, log=True),
             temperature=trial.suggest_float(f"{PIXEL}.temperature", 1, 8, log=True),
         ),
-        pairwise=Pairwise(weight=trial.suggest_float(f"{PAIR}.weight", 0.01, 10, log=True)),
+        Pairwise(weight=trial.suggest_float(f"{PAIR}.weight", 0.01, 10, log=True)),
     )

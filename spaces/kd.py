@@ -4,7 +4,7 @@ import optuna
 
 from spaces._parts import PAIR, PIXEL, WIDTH, suggest_adamw, suggest_losses, suggest_student
 from trainables.config import TrialConfig
-from trainables.recipes import Distill
+from trainables.recipes.configs import Distill
 
 # Hinton et al. 2015 (T = 2, equal weights); Liu et al. 2019 (weight 10, T = 1)
 points_to_evaluate = [

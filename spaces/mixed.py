@@ -11,8 +11,8 @@ from spaces._parts import (
     suggest_student,
 )
 from trainables.config import TrialConfig
-from trainables.quantization.mixed_precision import MixedPrecision
-from trainables.recipes import Qat
+from trainables.quantization.quantizers.configs import MixedPrecision
+from trainables.recipes.configs import Qat
 
 PATH = "recipe.quantizer"
 

@@ -4,7 +4,7 @@ import optuna
 
 from spaces._parts import ACTIVATION_BITS, WEIGHT_BITS, WIDTH, suggest_lsq, suggest_student
 from trainables.config import TrialConfig
-from trainables.recipes import Ptq
+from trainables.recipes.configs import Ptq
 
 points_to_evaluate = [
     {WIDTH: 8, WEIGHT_BITS: weights, ACTIVATION_BITS: activations}

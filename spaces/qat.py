@@ -12,7 +12,7 @@ from spaces._parts import (
     suggest_student,
 )
 from trainables.config import TrialConfig
-from trainables.recipes import Qat
+from trainables.recipes.configs import Qat
 
 # W8A8, W4A4 and W2A4, the points that the literature reports
 points_to_evaluate = [

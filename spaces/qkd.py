@@ -14,7 +14,7 @@ from spaces._parts import (
     suggest_student,
 )
 from trainables.config import TrialConfig
-from trainables.recipes import QatDistill
+from trainables.recipes.configs import QatDistill
 
 # Kim et al. 2019: T = 2, equal weights, phases of 30/100/70 epochs; at three bit-widths
 points_to_evaluate = [

@@ -3,9 +3,8 @@
 import optuna
 
 from trainables.config import TrialConfig
-from trainables.models.unet import UNetConfig
-from trainables.recipes import Supervised
-from trainables.recipes.optimization import AdamW
+from trainables.models.configs import UNetConfig
+from trainables.recipes.configs import AdamW, Supervised
 
 points_to_evaluate = [
     {"student.width": width, "student.depth": depth, "recipe.optimizer.learning_rate": 4e-3}

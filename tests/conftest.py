@@ -13,8 +13,8 @@ from trainables.core.artifacts import ArtifactStore
 from trainables.data import shapes
 from trainables.data.base import SPLITS, Sample, Split
 from trainables.data.packed import pack_dataset
+from trainables.models.configs import UNetConfig
 from trainables.models.model_file import ModelSpec, write_model
-from trainables.models.unet import UNetConfig
 
 
 @pytest.fixture(autouse=True)

@@ -12,13 +12,13 @@ from search.storage.study_file import StudyFile, write_study_file
 from trainables.config import ExecutionConfig, TrialConfig
 from trainables.core.artifacts import ArtifactStore
 from trainables.core.metrics import Metrics
-from trainables.data.augmentation import Augmentation
+from trainables.data.configs import Augmentation
 from trainables.data.packed import open_pack, pack_dataset
 from trainables.data.registry import open_source
-from trainables.models.unet import UNetConfig
-from trainables.quantization.quantizers.lsq import Lsq
-from trainables.recipes import Ptq, Recipe, Supervised, TeacherOutputSource
-from trainables.recipes.optimization import AdamW
+from trainables.models.configs import UNetConfig
+from trainables.quantization.quantizers.configs import Lsq
+from trainables.recipes.base import TeacherOutputSource
+from trainables.recipes.configs import AdamW, Ptq, Recipe, Supervised
 from trainables.training.trial import Trial, save
 
 PLAIN = Supervised(optimizer=AdamW(learning_rate=1e-2))

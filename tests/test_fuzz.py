@@ -19,9 +19,9 @@ from search.storage.trials import asked_trials, read_record
 from trainables.core.artifacts import ArtifactStore, find_damage, read_artifact
 from trainables.data.arrow_table import ArrowTable, write_table
 from trainables.data.packed import open_pack
+from trainables.models.configs import UNetConfig
 from trainables.models.model_file import ModelSpec, deserialize, read_card, serialize
-from trainables.models.unet import UNetConfig
-from trainables.quantization.quantizers.lsq import Lsq
+from trainables.quantization.quantizers.configs import Lsq
 
 FUZZ = settings(
     max_examples=150,

@@ -20,7 +20,7 @@ from trainables.config import TrialConfig
 from trainables.core.artifacts import ArtifactStore
 from trainables.data.packed import open_pack, pack_dataset
 from trainables.data.registry import open_source
-from trainables.recipes import Supervised
+from trainables.recipes.configs import Supervised
 
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "run": run.main,

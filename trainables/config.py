@@ -3,22 +3,21 @@
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, SerializeAsAny, ValidationError, model_validator
 
 from trainables.core.command_line import first_problem
 from trainables.core.config_base import FrozenConfig
-from trainables.data.augmentation import Augmentation
-from trainables.models.unet import UNetConfig
-from trainables.quantization.mixed_precision import MixedPrecision
-from trainables.quantization.quantizers.lsq import Lsq
-from trainables.recipes import Distill, Ptq, Qat, QatDistill, Quantized, Recipe
+from trainables.data.configs import Augmentation
+from trainables.models.configs import DEFAULT_STUDENT, StudentConfig
+from trainables.quantization.quantizers.base import Quantizer
+from trainables.recipes.configs import Recipe
 
 
 class TrialConfig(FrozenConfig):
     """All that determines a trained student, given the data and the teacher."""
 
-    student: UNetConfig = UNetConfig()
-    recipe: Recipe
+    student: SerializeAsAny[StudentConfig] = DEFAULT_STUDENT
+    recipe: SerializeAsAny[Recipe]
     augmentation: Augmentation = Augmentation()
     num_epochs: int = Field(60, ge=1, description="length of one full training")
     batch_size: int = Field(8, ge=2)
@@ -26,58 +25,52 @@ class TrialConfig(FrozenConfig):
 
     @model_validator(mode="after")
     def check_length(self) -> "TrialConfig":
-        if isinstance(self.recipe, Ptq) and self.num_epochs != 1:
+        if self.recipe.only_calibrates and self.num_epochs != 1:
             raise ValueError(
-                f"num_epochs of recipe ptq must be 1, which calibrates, but got {self.num_epochs}"
+                f"num_epochs of recipe {self.recipe.name} must be 1, which calibrates, but got "
+                f"{self.num_epochs}"
             )
         return self
 
     @property
-    def learning_rate(self) -> float | None:
-        """The peak learning rate; None where nothing is trained."""
-        return None if isinstance(self.recipe, Ptq) else self.recipe.optimizer.learning_rate
-
-    @property
-    def asks_teacher(self) -> bool:
-        """Whether the recipe itself, its start aside, learns from a teacher."""
-        return isinstance(self.recipe, Distill | QatDistill)
-
-    @property
     def needs_teacher(self) -> bool:
         """Whether any part of the training, the start included, learns from a teacher."""
-        return self.asks_teacher or (
-            isinstance(self.recipe, Qat | Ptq) and isinstance(self.recipe.start, Distill)
+        quantized = self.recipe.quantized
+        return self.recipe.learns_from_teacher or (
+            quantized is not None and quantized.start.learns_from_teacher
         )
 
     @property
-    def uses_mixed_precision(self) -> bool:
-        """Whether its bits are still to be resolved, layer by layer."""
-        return isinstance(self.recipe, Quantized) and isinstance(
-            self.recipe.quantizer, MixedPrecision
-        )
-
-    @property
-    def start(self) -> "TrialConfig":
+    def start(self) -> "TrialConfig | None":
         """The training of the full-precision student that a quantized one starts from."""
-        assert isinstance(self.recipe, Quantized)
-        num_epochs = self.recipe.start_epochs or self.num_epochs
-        return self.replace(recipe=self.recipe.start, num_epochs=num_epochs)
+        if (quantized := self.recipe.quantized) is None:
+            return None
+        num_epochs = quantized.start_epochs or self.num_epochs
+        return self.replace(recipe=quantized.start, num_epochs=num_epochs)
 
     @property
-    def quantizer(self) -> Lsq | None:
+    def needs_sensitivity(self) -> bool:
+        """Whether its bits are still to be found, layer by layer, for its student."""
+        quantized = self.recipe.quantized
+        return quantized is not None and quantized.quantizer.quantizer is None
+
+    @property
+    def quantizer(self) -> Quantizer | None:
         """The quantizer of the finished student.
 
         Raises:
-            ValueError: it is an allocation.
+            ValueError: it depends on the sensitivity of the student.
         """
-        if not isinstance(self.recipe, Quantized):
-            return None
-        if isinstance(self.recipe.quantizer, MixedPrecision):
+        if self.needs_sensitivity:
             raise ValueError(
                 "recipe.quantizer must name bits to train with, but got an allocation, which only "
                 "a study resolves"
             )
-        return self.recipe.quantizer
+        return self.recipe.quantized.quantizer.quantizer if self.recipe.quantized else None
+
+    def with_recipe(self, **changes: object) -> "TrialConfig":
+        """The same with some fields of its recipe changed."""
+        return self.replace(recipe=self.recipe.replace(**changes))
 
 
 class ExecutionConfig(FrozenConfig):

@@ -26,7 +26,7 @@ from trainables.core.metrics import Metrics
 from trainables.data.packed import pack_dataset
 from trainables.data.registry import ShapesSource
 from trainables.data.shapes import CLASS_NAMES
-from trainables.recipes import Supervised
+from trainables.recipes.configs import Supervised
 from trainables.training.checkpoints import NUM_KEPT
 from trainables.training.cost import count_params, predict_size_bytes
 from trainables.training.trial import Trial

@@ -15,7 +15,7 @@ from benchmarks.search_efficiency.table import Curve, Floats, Point, Table
 from search.algorithms.candidates import SamplingTrial
 from search.core.constraints import Costs
 from trainables.config import TrialConfig
-from trainables.recipes import Supervised
+from trainables.recipes.configs import Supervised
 
 NUM_POINTS, NUM_EPOCHS = 2000, 9
 DECADES = 4

@@ -122,7 +122,7 @@ def finished(count: int) -> Iterator[optuna.trial.FrozenTrial]:
 def report(config: TrialConfig, epoch: int) -> Metrics:
     """Metrics of a training that knows no noise."""
     size = predict_cost(config).size_bytes
-    miou = min(0.9, 0.1 + 0.02 * config.student.width + 40 * (config.learning_rate or 0))
+    miou = min(0.9, 0.1 + 0.02 * config.student.width + 40 * (config.recipe.learning_rate or 0))
     return Metrics(
         epoch=epoch,
         time_ms=0,

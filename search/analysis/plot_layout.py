@@ -78,9 +78,9 @@ class Point:
             f"mIoU {self.y:.1f} %",
             f"size {human_size(self.size_bytes)}",
             f"bits W/A {self.bits}",
-            f"width {self.config.student.width}",
+            f"student {self.config.student.describe()}",
             f"recipe {recipe.name}",
-            f"learning rate {rate:.2g}" if (rate := self.config.learning_rate) else "not trained",
+            f"learning rate {rate:.2g}" if (rate := recipe.learning_rate) else "not trained",
         )
         return "<br>".join(lines)
 

@@ -100,7 +100,7 @@ def front_table(
     columns = fitting({name: [cell(p, latencies) for p in front] for name, cell in CELLS}, width)
     table = Table(title=f"Pareto front: {len(front)} of {len(points)} finished trials")
     for name in columns:
-        justify: JustifyMethod = "left" if name in ("trial", "recipe") else "right"
+        justify: JustifyMethod = "left" if name in ("trial", "student", "recipe") else "right"
         table.add_column(name, justify=justify, no_wrap=True)
     for row in zip(*columns.values(), strict=True):
         table.add_row(*row)
@@ -118,13 +118,13 @@ CELLS: tuple[tuple[str, Callable[[Point, Mapping[str, float | None]], str]], ...
     ("size", lambda point, _: human_size(point.size_bytes)),
     ("latency", latency_cell),
     ("bits W/A", lambda point, _: point.bits),
-    ("width", lambda point, _: str(point.config.student.width)),
+    ("student", lambda point, _: point.config.student.describe()),
     ("recipe", lambda point, _: point.config.recipe.name),
     ("epochs", lambda point, _: str(point.metrics.epoch)),
     ("device s", lambda point, _: f"{point.metrics.device_seconds:,.0f}"),
 )
 """The table's columns: their names, and what they say of a point."""
-DROPPED = ("device s", "epochs", "recipe", "width", "latency", "bits W/A")
+DROPPED = ("device s", "epochs", "recipe", "student", "latency", "bits W/A")
 """Columns that a narrow terminal goes without, the first one first."""
 FRAME = 3
 """Characters that a column takes beside its text; the table takes one more."""

@@ -18,15 +18,10 @@ from trainables.core.errors import TrialFailed
 from trainables.core.optional_dependencies import require_onnx
 from trainables.core.terminal import track
 from trainables.deploy.latency import predict_latency
-from trainables.models.unet import UNetConfig
-from trainables.quantization.mixed_precision import (
-    MixedPrecision,
-    Sensitivity,
-    uniform_minimum_sensitivity,
-)
+from trainables.models.configs import StudentConfig
+from trainables.quantization.mixed_precision import Sensitivity, uniform_minimum_sensitivity
 from trainables.quantization.prepare import quantizable_names
-from trainables.recipes import Quantized
-from trainables.training.cost import count_macs, model_spec, predict_size_bytes
+from trainables.training.cost import count_macs, meta_network, model_spec, predict_size_bytes
 from trainables.training.defaults import defaults_for
 
 
@@ -51,7 +46,7 @@ class CostModel:
         self.height, self.width = canvas
         self.named = load_space(config.space)
         self.defaults = defaults_for(config.data, config.device)
-        self.sensitivities: dict[UNetConfig, Sensitivity] | None = None
+        self.sensitivities: dict[StudentConfig, Sensitivity] | None = None
         self.latencies: dict[str, float] = {}
         self.commonest_miou = 0.0
         """Of predicting the commonest class; known once data are packed."""
@@ -67,28 +62,32 @@ class CostModel:
         Raises:
             TrialFailed: the sensitivity of its student is not known.
         """
-        recipe = trial.recipe
-        if isinstance(recipe, Quantized) and isinstance(recipe.quantizer, MixedPrecision):
+        if trial.needs_sensitivity and (quantized := trial.recipe.quantized):
+            network = meta_network(trial.student, self.num_classes)
             sensitivity = self._sensitivity_of(trial.student)
-            resolved = recipe.quantizer.resolve(sensitivity)
-            trial = trial.replace(recipe=recipe.replace(quantizer=resolved))
+            resolved = quantized.quantizer.resolve(sensitivity, network.group_of)
+            trial = trial.with_recipe(quantizer=resolved)
         return self.defaults.complete(trial, self.config.epochs, self.config.seed)
 
-    def _sensitivity_of(self, student: UNetConfig) -> Sensitivity:
+    def _sensitivity_of(self, student: StudentConfig) -> Sensitivity:
         if self.sensitivities is None:
-            return uniform_minimum_sensitivity(quantizable_names(student.build(self.num_classes)))
+            network = meta_network(student, self.num_classes)
+            return uniform_minimum_sensitivity(quantizable_names(network))
         if student not in self.sensitivities:
             raise TrialFailed(f"no sensitivity is known of {student}")
         return self.sensitivities[student]
 
     def predict_cost(self, trial: TrialConfig) -> Costs:
         """What a configuration will cost; its latency only where the study asks for it."""
-        student, classes = trial.student, self.num_classes
         return Costs(
-            size_bytes=predict_size_bytes(trial, classes),
-            macs=count_macs(student, classes, self.height, self.width),
+            size_bytes=predict_size_bytes(trial, self.num_classes),
+            macs=self.macs(trial),
             latency_ms=self.latency_ms(trial) if self.config.wants_latency else None,
         )
+
+    def macs(self, trial: TrialConfig) -> int:
+        """Multiply-accumulates for one image."""
+        return count_macs(trial.student, self.num_classes, self.height, self.width)
 
     def predict_cost_if_known(self, trial: TrialConfig) -> Costs | None:
         """The same, or None where a latency would have to be measured."""
@@ -125,14 +124,14 @@ class CostModel:
                 probed.append(self.complete(config))
         return probed
 
-    def pretraining_configs(self) -> dict[UNetConfig, TrialConfig]:
+    def pretraining_configs(self) -> dict[StudentConfig, TrialConfig]:
         """The start of each student that the space allocates bits to."""
         drawn = {
-            config.student: config
+            config.student: self.complete(config).start
             for config in self.sampled_configs()
-            if config.uses_mixed_precision
+            if config.needs_sensitivity
         }
-        return {student: self.complete(config).start for student, config in drawn.items()}
+        return {student: start for student, start in drawn.items() if start}
 
     def cost_range(self) -> Points:
         """The least and the greatest (2,C) of each cost among points drawn from the space."""

@@ -54,7 +54,8 @@ def share_gpu(
 ) -> TrialResources:
     """How many trials share a GPU, by the memory that the largest of the space take."""
     largest = sorted(
-        study.cost_model.completed_samples(), key=lambda t: (t.needs_teacher, t.student.width)
+        study.cost_model.completed_samples(),
+        key=lambda trial: (trial.needs_teacher, study.cost_model.macs(trial)),
     )
     crowded = run.replace(gpu_share=1 / resources.MAX_TRIALS_PER_GPU)
     peak, free = remote(crowded, measure_gpu_bytes, largest[-NUM_LARGEST:])

@@ -20,7 +20,7 @@ from trainables.core.artifacts import ArtifactStore
 from trainables.core.command_line import one_line
 from trainables.core.config_base import Leaf
 from trainables.data.packed import open_pack
-from trainables.models.unet import UNetConfig
+from trainables.models.configs import StudentConfig
 from trainables.quantization.mixed_precision import Sensitivity
 from trainables.training.evaluation import commonest_miou
 from trainables.training.sensitivity import find_sensitivity, read_sensitivity
@@ -142,7 +142,7 @@ def known_cost_model(file: StudyFile) -> CostModel:
     except (ValueError, OSError) as error:
         raise NotReplayable(one_line(error)) from error
     run = ExecutionConfig(data=data.path, artifacts=store.root, device=config.device)
-    known: dict[UNetConfig, Sensitivity] = {}
+    known: dict[StudentConfig, Sensitivity] = {}
     for student, start in pretraining_configs.items():
         if (path := find_sensitivity(run, start)) is None:
             raise NotReplayable(f"no sensitivity is kept of {student}")

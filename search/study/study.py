@@ -52,7 +52,7 @@ from trainables.core.files import hash_file
 from trainables.core.optional_dependencies import has_onnx
 from trainables.data.packed import PackedDataset, find_pack, open_pack, pack_dataset
 from trainables.data.registry import open_source
-from trainables.models.unet import UNetConfig
+from trainables.models.configs import StudentConfig
 from trainables.quantization.mixed_precision import Sensitivity
 from trainables.teachers.output_cache import Form
 from trainables.trainable import EPOCH
@@ -129,14 +129,14 @@ class Study:
         Raises:
             OverBudget: no student meets the budget with the bits that it really gets.
         """
-        known: dict[UNetConfig, Sensitivity] = {}
+        known: dict[StudentConfig, Sensitivity] = {}
         for student, start in self.cost_model.pretraining_configs().items():
-            progress.say(f"training and looking at the start of {student}")
+            progress.say(f"training and looking at the start of {student.describe()}")
             try:
                 kept = remote(run, cache_sensitivity, start)
                 known[student] = read_sensitivity(kept)
             except TrialFailed as failure:
-                progress.say(f"no trials of {student}: {failure}")
+                progress.say(f"no trials of {student.describe()}: {failure}")
         self.cost_model.sensitivities = known
         self.cost_model.check_budget()
 

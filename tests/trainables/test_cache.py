@@ -8,7 +8,7 @@ from filelock import FileLock
 from trainables.cache import main
 from trainables.config import TrialConfig
 from trainables.core.artifacts import ArtifactStore, lock_file
-from trainables.recipes import Supervised
+from trainables.recipes.configs import Supervised
 
 
 def build(folder: Path) -> None:

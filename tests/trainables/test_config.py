@@ -7,10 +7,10 @@ import pytest
 from pydantic import ValidationError
 
 from trainables.config import TrialConfig
-from trainables.models.unet import UNetConfig
+from trainables.models.configs import UNetConfig
 from trainables.quantization.bits import LayerBits
-from trainables.quantization.quantizers.lsq import Lsq
-from trainables.recipes import Distill, Qat, QatDistill, Recipe, Supervised
+from trainables.quantization.quantizers.configs import Lsq
+from trainables.recipes.configs import Distill, Qat, QatDistill, Recipe, Supervised
 
 STORED = Path(__file__).with_name("trial_configs.json")
 """By their digests, configurations of every recipe as version 0.2.0 wrote them."""

@@ -7,21 +7,20 @@ import pytest
 import torch
 
 from trainables.config import ExecutionConfig, TrialConfig
-from trainables.data.augmentation import Augmentation
-from trainables.losses import DistillationLosses
+from trainables.data.configs import Augmentation
+from trainables.losses.configs import Pairwise, Pixelwise, by_name
 from trainables.losses.cross_entropy import cross_entropy
-from trainables.losses.pairwise import Pairwise
 from trainables.models.base import forward_features
-from trainables.models.unet import UNetConfig
-from trainables.recipes import Distill, Qat, QatDistill, Recipe, Supervised
-from trainables.recipes.optimization import AdamW, OptimizerLoop
+from trainables.models.configs import UNetConfig
+from trainables.recipes.configs import AdamW, Distill, Qat, QatDistill, Recipe, Supervised
+from trainables.recipes.optimization import OptimizerLoop
 from trainables.teachers.output_cache import Form, cache_outputs
 from trainables.training.trial import Trial
 
 START = Supervised(optimizer=AdamW(learning_rate=1e-2))
 RECIPES: list[Recipe] = [
     START,
-    Distill(optimizer=AdamW(learning_rate=1e-2), losses=DistillationLosses(pairwise=Pairwise())),
+    Distill(optimizer=AdamW(learning_rate=1e-2), losses=by_name(Pixelwise(), Pairwise())),
     Qat(start=START),
     QatDistill(start=START, self_study=0.25, co_study=0.5),
 ]

@@ -8,10 +8,9 @@ from pathlib import Path
 import pytest
 
 from trainables.config import TrialConfig
+from trainables.models.configs import UNetConfig
 from trainables.models.model_file import read_model
-from trainables.models.unet import UNetConfig
-from trainables.recipes import Distill, Recipe, Supervised
-from trainables.recipes.optimization import AdamW
+from trainables.recipes.configs import AdamW, Distill, Recipe, Supervised
 from trainables.train import main
 
 FAST = AdamW(learning_rate=1e-2)

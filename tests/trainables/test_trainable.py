@@ -14,9 +14,8 @@ import pytest
 from trainables.config import ExecutionConfig, TrialConfig
 from trainables.core.errors import DiskFull
 from trainables.core.metrics import Metrics
-from trainables.models.unet import UNetConfig
-from trainables.recipes import Supervised
-from trainables.recipes.optimization import AdamW
+from trainables.models.configs import UNetConfig
+from trainables.recipes.configs import AdamW, Supervised
 from trainables.trainable import (
     EPOCH,
     FAILURE,

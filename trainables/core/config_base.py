@@ -3,9 +3,9 @@
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from typing import Self
+from typing import ClassVar, Self, get_args
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ModelWrapValidatorHandler, model_validator
 
 Leaf = str | int | float | bool | None
 
@@ -26,6 +26,36 @@ class FrozenConfig(BaseModel):
     def flatten(self) -> dict[str, Leaf]:
         """The configuration as a flat mapping from dotted path to value."""
         return dict(flatten_tree(self.model_dump(mode="json")))
+
+
+class TaggedConfig(FrozenConfig):
+    """The base of a tagged union, whose members tell themselves apart by `name`.
+
+    A subclass becomes a member by giving `name` a Literal type. Where a field has the type of a
+    base, JSON is read as the member that it names. Annotate such a field with `SerializeAsAny`.
+    """
+
+    default_name: ClassVar[str | None] = None
+    """The member that JSON without a name stands for."""
+    name: str
+
+    @classmethod
+    def members(cls) -> dict[str, type[Self]]:
+        """The members of this union by their names."""
+        found = dict.fromkeys(get_args(cls.model_fields["name"].annotation), cls)
+        for subclass in cls.__subclasses__():
+            found |= subclass.members()
+        return found
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def select_member(cls, value: object, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        if get_args(cls.model_fields["name"].annotation) or isinstance(value, cls):
+            return handler(value)
+        name = value.get("name", cls.default_name) if isinstance(value, Mapping) else None
+        if (member := cls.members().get(str(name))) is None:
+            raise ValueError(f"the name must be one of {', '.join(sorted(cls.members()))}")
+        return member.model_validate(value)
 
 
 def digest(content: object) -> str:

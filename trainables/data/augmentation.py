@@ -7,44 +7,16 @@ from functools import cache
 from typing import NamedTuple
 
 import torch
-from pydantic import Field, model_validator
 from torch import Tensor
 from torch.nn import functional as F
 
-from trainables.core.config_base import FrozenConfig, digest
+from trainables.core.config_base import digest
+from trainables.data.configs import Augmentation
 from trainables.data.labels import IGNORE
 from trainables.data.loader import send
 
 MEAN = (0.485, 0.456, 0.406)  # ImageNet's, as every torchvision teacher expects
 STD = (0.229, 0.224, 0.225)
-
-
-class Augmentation(FrozenConfig):
-    """Scale, crop with 255 padding, flip, colour: the usual recipe for segmentation."""
-
-    min_scale: float = Field(0.75, gt=0)
-    max_scale: float = Field(1.5, gt=0)
-    flip: float = Field(0.5, ge=0, le=1, description="probability of a horizontal flip")
-    color: float = Field(0.2, ge=0, lt=1, description="brightness, contrast and saturation change")
-
-    @model_validator(mode="after")
-    def check_scales(self) -> "Augmentation":
-        if self.min_scale > self.max_scale:
-            raise ValueError(
-                f"min_scale <= max_scale must hold, but got {self.min_scale} and {self.max_scale}"
-            )
-        return self
-
-    def views(self, num_samples: int, seed: int, epoch: int) -> "Views":
-        """One view of each sample: a function of (seed, epoch, sample) alone."""
-        generator = torch.Generator().manual_seed(int(digest(["views", seed, epoch])[:15], 16))
-        scale, top, left, flip, *color = torch.rand(num_samples, 7, generator=generator).T
-        return Views(
-            zoom=self.min_scale + (self.max_scale - self.min_scale) * scale,
-            shift=2 * torch.stack([left, top], dim=1) - 1,
-            flipped=flip < self.flip,
-            color=1 + self.color * (2 * torch.stack(color, dim=1) - 1),
-        )
 
 
 class Views(NamedTuple):
@@ -63,6 +35,18 @@ class Views(NamedTuple):
     def select(self, samples: Tensor, device: torch.device) -> "Views":
         """The views of some samples, on a device."""
         return Views(*(send(part[samples], device) for part in self))
+
+
+def draw_views(augmentation: Augmentation, num_samples: int, seed: int, epoch: int) -> Views:
+    """One view of each sample: a function of (seed, epoch, sample) alone."""
+    generator = torch.Generator().manual_seed(int(digest(["views", seed, epoch])[:15], 16))
+    scale, top, left, flip, *color = torch.rand(num_samples, 7, generator=generator).T
+    return Views(
+        zoom=augmentation.min_scale + (augmentation.max_scale - augmentation.min_scale) * scale,
+        shift=2 * torch.stack([left, top], dim=1) - 1,
+        flipped=flip < augmentation.flip,
+        color=1 + augmentation.color * (2 * torch.stack(color, dim=1) - 1),
+    )
 
 
 class Transform:

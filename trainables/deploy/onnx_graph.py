@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
+from trainables.quantization.bits import bounds
 from trainables.quantization.convert import ConvertedLayer, StaticQuantizer
-from trainables.quantization.quantizers.lsq import bounds
 
 OnnxForm = Literal["onnx", "onnx-int8"]
 Value = str

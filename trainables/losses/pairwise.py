@@ -3,25 +3,22 @@
 Shape suffixes: B batch, C channels, h, w feature height and width, N nodes.
 """
 
-from typing import Literal
-
 import torch
-from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from trainables.core.config_base import FrozenConfig
+from trainables.losses.distillation import TermLoss
 from trainables.models.base import Outputs
 
 
-class Pairwise(FrozenConfig):
-    """The student's regions resemble one another as the teacher's do."""
+class PairwiseLoss(TermLoss):
+    """`pairwise_loss` at one size of nodes."""
 
-    name: Literal["pairwise"] = "pairwise"
-    weight: float = Field(1.0, ge=0)
-    patch: int = Field(2, ge=1, description="feature pixels a side that make one node")
+    def __init__(self, patch: int) -> None:
+        super().__init__()
+        self.patch = patch
 
-    def __call__(self, student: Outputs, teacher: Outputs, labels_BHW: Tensor) -> Tensor:
+    def forward(self, student: Outputs, teacher: Outputs, labels_BHW: Tensor) -> Tensor:
         return pairwise_loss(student.features, teacher.features, self.patch)
 
 

@@ -3,25 +3,22 @@
 Shape suffixes: B batch, K classes, H height, W width.
 """
 
-from typing import Literal
-
-from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from trainables.core.config_base import FrozenConfig
 from trainables.data.labels import IGNORE
+from trainables.losses.distillation import TermLoss
 from trainables.models.base import Outputs
 
 
-class Pixelwise(FrozenConfig):
-    """Every pixel of the student follows the teacher's class distribution."""
+class PixelwiseLoss(TermLoss):
+    """`pixelwise_loss` at one temperature."""
 
-    name: Literal["pixelwise"] = "pixelwise"
-    weight: float = Field(1.0, ge=0)
-    temperature: float = Field(2.0, gt=0, description="softens both distributions")
+    def __init__(self, temperature: float) -> None:
+        super().__init__()
+        self.temperature = temperature
 
-    def __call__(self, student: Outputs, teacher: Outputs, labels_BHW: Tensor) -> Tensor:
+    def forward(self, student: Outputs, teacher: Outputs, labels_BHW: Tensor) -> Tensor:
         return pixelwise_loss(student.logits, teacher.logits, labels_BHW, self.temperature)
 
 

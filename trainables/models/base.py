@@ -1,5 +1,6 @@
-"""What every segmentation network of this project gives back."""
+"""What every segmentation network of this project gives back, and what a student names besides."""
 
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import NamedTuple
 
@@ -18,6 +19,28 @@ class Outputs(NamedTuple):
     def resize_logits(self, size: tuple[int, ...]) -> "Outputs":
         """The same with logits at another size, bilinearly, as torchvision's networks do."""
         return Outputs(resize(self.logits, size), self.features)
+
+
+class Network(nn.Module):
+    """Maps images (B,3,H,W) to raw logits (B,K,H,W)."""
+
+    def native_outputs(self, images_B3HW: Tensor) -> Outputs:
+        """Logits and the deepest feature map, at the strides at which the network has them."""
+        raise NotImplementedError
+
+
+class StudentNetwork(Network):
+    """A network that says which of its layers belong together when they are quantized."""
+
+    input_groups: Sequence[tuple[str, ...]]
+    """Names of layers that read the same tensor: quantized, they read it on one grid."""
+    layer_groups: Mapping[str, tuple[str, ...]]
+    """Names of the modules that make up the "encoder" and the "decoder"."""
+
+    def group_of(self, layer: str) -> str | None:
+        """The group that a layer belongs to by its name."""
+        groups = self.layer_groups.items()
+        return next((n for n, parts in groups if layer.split(".")[0] in parts), None)
 
 
 def forward_features(model: nn.Module, images_B3HW: Tensor) -> Outputs:

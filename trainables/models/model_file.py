@@ -16,15 +16,15 @@ import safetensors
 import safetensors.numpy
 import torch
 from numpy.typing import NDArray
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, SerializeAsAny, ValidationError, model_validator
 from torch import Tensor, nn
 
 from trainables.core.config_base import FrozenConfig
-from trainables.models import Model
-from trainables.quantization.bits import pack_bits, packed_length, unpack_bits
+from trainables.models.configs import NetworkConfig
+from trainables.quantization.bits import bounds, pack_bits, packed_length, unpack_bits
 from trainables.quantization.convert import ConvertedLayer, convert
 from trainables.quantization.prepare import prepare
-from trainables.quantization.quantizers.lsq import Lsq, bounds
+from trainables.quantization.quantizers.base import Quantizer
 
 HEADER_LIMIT = 1 << 20
 FEWEST_BITS = 2
@@ -38,9 +38,9 @@ class ModelSpec(FrozenConfig):
     """
 
     format: Literal[2] = 2
-    model: Model
+    model: SerializeAsAny[NetworkConfig]
     num_classes: int = Field(ge=2, le=255)
-    quantizer: Lsq | None = None
+    quantizer: SerializeAsAny[Quantizer] | None = None
     folded: bool = True
 
     @model_validator(mode="after")

@@ -14,14 +14,9 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from trainables.models.configs import TORCHVISION_NAMES, TorchvisionConfig, TorchvisionName
 from trainables.models.model_file import ModelSpec
-from trainables.models.torchvision_model import (
-    TORCHVISION_NAMES,
-    TorchvisionConfig,
-    TorchvisionModel,
-    TorchvisionName,
-    without_auxiliary_head,
-)
+from trainables.models.torchvision_model import TorchvisionModel, without_auxiliary_head
 
 WRAPPINGS = (
     "model",

@@ -2,38 +2,18 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal, get_args
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from trainables.core.command_line import first_line
-from trainables.core.config_base import FrozenConfig
-from trainables.models.base import Outputs
+from trainables.models.base import Network, Outputs
+from trainables.models.configs import TorchvisionName
 
-TorchvisionName = Literal[
-    "deeplabv3_resnet101",
-    "deeplabv3_resnet50",
-    "deeplabv3_mobilenet_v3_large",
-    "lraspp_mobilenet_v3_large",
-    "fcn_resnet101",
-    "fcn_resnet50",
-]
-TORCHVISION_NAMES: tuple[TorchvisionName, ...] = get_args(TorchvisionName)
 PRETRAINED_CLASSES = 21
 
 
-class TorchvisionConfig(FrozenConfig):
-    """One of torchvision's segmentation networks, without its auxiliary head."""
-
-    name: TorchvisionName
-
-    def build(self, num_classes: int) -> "TorchvisionModel":
-        """A randomly initialised network for `num_classes` classes."""
-        return TorchvisionModel(self.name, num_classes)
-
-
-class TorchvisionModel(nn.Module):
+class TorchvisionModel(Network):
     """Maps images (B,3,H,W) to raw logits (B,K,H,W)."""
 
     def __init__(self, name: TorchvisionName, num_classes: int) -> None:

@@ -3,52 +3,40 @@
 Shape suffixes: B batch, C channels, K classes, H height, W width.
 """
 
-from typing import Literal
+from collections.abc import Mapping, Sequence
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from trainables.core.config_base import FrozenConfig
-from trainables.models.base import Outputs
+from trainables.models.base import Outputs, StudentNetwork
 
 
-class UNetConfig(FrozenConfig):
-    """An encoder of `depth` halvings whose channels double from `width`, and its mirror image."""
-
-    name: Literal["unet"] = "unet"
-    width: int = Field(16, ge=1, le=512, description="channels at full resolution")
-    depth: int = Field(4, ge=1, le=6, description="number of halvings of the resolution")
-    upsampling: Literal["transposed", "bilinear"] = "transposed"
-
-    def build(self, num_classes: int) -> "UNet":
-        """A randomly initialised network for `num_classes` classes."""
-        return UNet(self, num_classes)
-
-
-class UNet(nn.Module):
+class UNet(StudentNetwork):
     """Maps images (B,3,H,W) to raw logits (B,K,H,W), for any H and W.
 
-    `input_groups` names layers that read the same tensor: quantized, they read it on one grid.
+    Its encoder halves the resolution `depth` times, and its channels double from `width`.
     """
 
-    def __init__(self, config: UNetConfig, num_classes: int) -> None:
+    def __init__(self, width: int, depth: int, upsampling: str, num_classes: int) -> None:
         super().__init__()
-        widths = [config.width * 2**stage for stage in range(config.depth + 1)]
-        self.num_classes, self.stride = num_classes, 2**config.depth
+        widths = [width * 2**stage for stage in range(depth + 1)]
+        self.num_classes, self.stride = num_classes, 2**depth
         self.encoder = nn.ModuleList(
             conv_block(before, after)
             for before, after in zip([3, *widths[:-1]], widths, strict=True)
         )
-        self.ups = nn.ModuleList(up_block(2 * w, w, config.upsampling) for w in widths[-2::-1])
+        self.ups = nn.ModuleList(up_block(2 * w, w, upsampling) for w in widths[-2::-1])
         self.decoder = nn.ModuleList(conv_block(2 * w, w) for w in widths[-2::-1])
-        self.classifier = nn.Conv2d(config.width, num_classes, 1)
+        self.classifier = nn.Conv2d(width, num_classes, 1)
         # A skip is read by the encoder's next stage and, beside what comes up, by the decoder
-        self.input_groups = [
-            (f"encoder.{stage + 1}.0", f"decoder.{config.depth - 1 - stage}.0")
-            for stage in range(config.depth)
+        self.input_groups: Sequence[tuple[str, ...]] = [
+            (f"encoder.{stage + 1}.0", f"decoder.{depth - 1 - stage}.0") for stage in range(depth)
         ]
+        self.layer_groups: Mapping[str, tuple[str, ...]] = {
+            "encoder": ("encoder",),
+            "decoder": ("decoder", "ups"),
+        }
 
     def forward(self, images_B3HW: Tensor) -> Tensor:
         return self.native_outputs(images_B3HW).logits

@@ -44,3 +44,8 @@ class LayerBits(FrozenConfig):
 
     weight_bits: Bits
     activation_bits: Bits
+
+
+def bounds(bits: int, signed: bool) -> tuple[int, int]:
+    """The least and the greatest integer of a grid."""
+    return (-(1 << bits - 1) if signed else 0), (1 << bits - signed) - 1

@@ -14,14 +14,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from trainables.quantization.bits import bounds
 from trainables.quantization.layers import QuantizableLayer, QuantizedLayer, step_shape
-from trainables.quantization.quantizers.lsq import StepQuantizer, bounds
+from trainables.quantization.quantizers.fake_quantizer import FakeQuantizer
 
 
 class StaticQuantizer(nn.Module):
     """Rounds to step * {low, ..., high}; `step` has shape (1,)."""
 
-    def __init__(self, quantizer: StepQuantizer) -> None:
+    def __init__(self, quantizer: FakeQuantizer) -> None:
         super().__init__()
         self.bits, self.signed = quantizer.bits, quantizer.signed
         self.step: Tensor

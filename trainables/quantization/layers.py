@@ -1,12 +1,9 @@
 """Layers that compute with quantized weights and inputs."""
 
-from typing import cast
-
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.func import functional_call
 
-from trainables.quantization.bits import FULL_PRECISION
-from trainables.quantization.quantizers.lsq import StepQuantizer
+from trainables.quantization.quantizers.fake_quantizer import FakeQuantizer
 
 QUANTIZABLE = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
 QuantizableLayer = nn.Conv2d | nn.ConvTranspose2d | nn.Linear
@@ -15,26 +12,25 @@ QuantizableLayer = nn.Conv2d | nn.ConvTranspose2d | nn.Linear
 class QuantizedLayer(nn.Module):
     """A convolution or linear layer behind a weight and an input quantizer.
 
-    Weights are quantized per output channel, inputs per tensor; 32 bits leave either as it is.
+    Weights are quantized per output channel, inputs per tensor; None leaves either as it is.
 
     Raises:
         ValueError: for a grouped transposed convolution, whose channels share no axis.
     """
 
-    def __init__(self, layer: QuantizableLayer, weight_bits: int, input_bits: int) -> None:
+    def __init__(
+        self,
+        layer: QuantizableLayer,
+        weight_quantizer: FakeQuantizer | None,
+        input_quantizer: FakeQuantizer | None,
+    ) -> None:
         super().__init__()
         if isinstance(layer, nn.ConvTranspose2d) and layer.groups != 1:
             raise ValueError(
                 f"a quantized ConvTranspose2d must have groups=1, but got groups={layer.groups}"
             )
         self.layer = layer
-        self.weight_quantizer: StepQuantizer | None = None
-        self.input_quantizer: StepQuantizer | None = None
-        if weight_bits != FULL_PRECISION:
-            self.weight_quantizer = StepQuantizer(weight_bits, step_shape(layer))
-            self.weight_quantizer.init_from_mean(layer.weight)
-        if input_bits != FULL_PRECISION:
-            self.input_quantizer = StepQuantizer(input_bits, (1,))
+        self.weight_quantizer, self.input_quantizer = weight_quantizer, input_quantizer
 
     def forward(self, inputs: Tensor) -> Tensor:
         weight = self.layer.weight
@@ -48,12 +44,12 @@ class QuantizedLayer(nn.Module):
         """Sets the input grid from a batch: unsigned where no input is negative."""
         if (quantizer := self.input_quantizer) is not None:
             quantizer.signed = bool((inputs < 0).any())
-            quantizer.calibrate_mse(inputs)
+            quantizer.calibrate(inputs)
 
     def calibrate_weight(self) -> None:
         """Sets the weight's steps from the weight."""
         if self.weight_quantizer is not None:
-            self.weight_quantizer.calibrate_mse(self.layer.weight)
+            self.weight_quantizer.calibrate(self.layer.weight)
 
 
 def step_shape(layer: QuantizableLayer) -> tuple[int, ...]:
@@ -64,18 +60,5 @@ def step_shape(layer: QuantizableLayer) -> tuple[int, ...]:
 
 def apply_layer(layer: QuantizableLayer, inputs: Tensor, weight: Tensor) -> Tensor:
     """The layer's own operation with another weight."""
-    match layer:
-        case nn.Conv2d():
-            return cast(Tensor, layer._conv_forward(inputs, weight, layer.bias))
-        case nn.ConvTranspose2d():
-            return F.conv_transpose2d(
-                inputs,
-                weight,
-                layer.bias,
-                stride=cast(tuple[int, int], layer.stride),
-                padding=cast(tuple[int, int], layer.padding),
-                output_padding=cast(tuple[int, int], layer.output_padding),
-                dilation=cast(tuple[int, int], layer.dilation),
-            )
-        case _:
-            return F.linear(inputs, weight, layer.bias)
+    result: Tensor = functional_call(layer, {"weight": weight}, (inputs,))
+    return result

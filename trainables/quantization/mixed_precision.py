@@ -1,13 +1,8 @@
 """Bits for each layer from a mean and from what each layer suffers, instead of one for all."""
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Literal
-
-from pydantic import Field
 
 from trainables.core.config_base import FrozenConfig
-from trainables.quantization.bits import LayerBits
-from trainables.quantization.quantizers.lsq import Lsq
 
 CHOICES = (2, 3, 4, 5, 6, 8)
 """Bit-widths that a layer may get."""
@@ -42,43 +37,6 @@ def uniform_minimum_sensitivity(layers: Sequence[str]) -> Sensitivity:
         num_inputs=sizes,
         readers={layer: (layer,) for layer in layers},
     )
-
-
-class MixedPrecision(FrozenConfig):
-    """A mean number of bits, given to the layers where they help most, then shifted by part.
-
-    A study resolves it to an `Lsq`, once it has measured the start's sensitivity.
-    """
-
-    name: Literal["allocation"] = "allocation"
-    weight_bits: float = Field(4, ge=2, le=8, description="mean over all weights")
-    activation_bits: float = Field(4, ge=2, le=8, description="mean over all layers' inputs")
-    encoder: int = Field(0, ge=-2, le=2, description="more bits for each of the encoder's weights")
-    decoder: int = Field(0, ge=-2, le=2, description="the same for the decoder and its upsampling")
-
-    def resolve(self, sensitivity: Sensitivity) -> Lsq:
-        """The bits of each layer."""
-        nominal = Lsq(weight_bits=int(self.weight_bits), activation_bits=int(self.activation_bits))
-        weights = allocate(sensitivity.weights, sensitivity.num_weights, self.weight_bits)
-        shared = allocate(sensitivity.inputs, sensitivity.num_inputs, self.activation_bits)
-        inputs = {
-            reader: bits for first, bits in shared.items() for reader in sensitivity.readers[first]
-        }
-        layers = {
-            layer: LayerBits(
-                weight_bits=offset_bits(bits, self._offset(layer)), activation_bits=inputs[layer]
-            )
-            for layer, bits in weights.items()
-        }
-        return nominal.replace(layers=layers)
-
-    def _offset(self, layer: str) -> int:
-        if layer.startswith("encoder."):
-            return self.encoder
-        return self.decoder if layer.startswith(("decoder.", "ups.")) else 0
-
-
-Quantizer = Annotated[Lsq | MixedPrecision, Field(discriminator="name")]
 
 
 def offset_bits(bits: int, places: int) -> int:

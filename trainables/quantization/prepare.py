@@ -3,9 +3,14 @@
 import torch
 from torch import Tensor, nn
 
-from trainables.quantization.bits import LayerBits
-from trainables.quantization.layers import QUANTIZABLE, QuantizedLayer
-from trainables.quantization.quantizers.lsq import Lsq
+from trainables.quantization.bits import FULL_PRECISION, LayerBits
+from trainables.quantization.layers import (
+    QUANTIZABLE,
+    QuantizableLayer,
+    QuantizedLayer,
+    step_shape,
+)
+from trainables.quantization.quantizers.base import Quantizer
 
 
 def quantizable_names(model: nn.Module) -> list[str]:
@@ -13,7 +18,7 @@ def quantizable_names(model: nn.Module) -> list[str]:
     return [name for name, module in model.named_modules() if isinstance(module, QUANTIZABLE)]
 
 
-def prepare(model: nn.Module, quantizer: Lsq) -> nn.Module:
+def prepare(model: nn.Module, quantizer: Quantizer) -> nn.Module:
     """Puts quantizers round every convolution and linear layer of `model`, in place.
 
     Weight steps are rough until `calibrate` sets all. Build the optimizer afterwards.
@@ -38,10 +43,24 @@ def prepare(model: nn.Module, quantizer: Lsq) -> nn.Module:
         bits = quantizer.layers.get(name, at_ends if name in ends else uniform)
         layer = model.get_submodule(name)
         assert isinstance(layer, QUANTIZABLE)
-        model.set_submodule(name, QuantizedLayer(layer, bits.weight_bits, bits.activation_bits))
+        model.set_submodule(name, quantize_layer(layer, quantizer, bits))
     for group in getattr(model, "input_groups", ()):
         share_input_quantizer([model.get_submodule(name) for name in group])
     return model
+
+
+def quantize_layer(
+    layer: QuantizableLayer, quantizer: Quantizer, bits: LayerBits
+) -> QuantizedLayer:
+    """A layer behind quantizers of its bits, none where these are 32."""
+    weights = inputs = None
+    if bits.weight_bits != FULL_PRECISION:
+        weights = quantizer.build_weight_quantizer(
+            bits.weight_bits, layer.weight, step_shape(layer)
+        )
+    if bits.activation_bits != FULL_PRECISION:
+        inputs = quantizer.build_input_quantizer(bits.activation_bits)
+    return QuantizedLayer(layer, weights, inputs)
 
 
 def share_input_quantizer(layers: list[nn.Module]) -> None:

@@ -43,6 +43,8 @@ class Task(Protocol):
 
     num_steps: int
     """Optimizer steps in all epochs together."""
+    seed: int
+    """Of all that is drawn at random."""
     parts: int
     """Batches for one optimizer step: more than 1 where a whole one does not fit into memory."""
 

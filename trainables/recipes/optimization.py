@@ -1,27 +1,14 @@
 """How weights move: AdamW (arXiv 1711.05101) under a one-cycle schedule (arXiv 1708.07120)."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
-from trainables.core.config_base import FrozenConfig
 from trainables.quantization.layers import QuantizedLayer
-
-
-class AdamW(FrozenConfig):
-    """The learning rate is the peak of the cycle; biases, normalisation and steps do not decay."""
-
-    learning_rate: float = Field(4e-3, gt=0)
-    weight_decay: float = Field(1e-2, ge=0)
-
-
-class QuantizerLearningRates(FrozenConfig):
-    """Peak learning rates of the logarithms of the quantization steps."""
-
-    weight: float = Field(1e-3, gt=0)
-    activation: float = Field(1e-2, gt=0)
+from trainables.quantization.quantizers.fake_quantizer import FakeQuantizer
+from trainables.recipes.configs import AdamW, QuantizerLearningRates
 
 
 class OptimizerLoop:
@@ -73,18 +60,17 @@ class OptimizerLoop:
 def parameter_groups(
     model: nn.Module, adamw: AdamW, rates: QuantizerLearningRates
 ) -> list[dict[str, Any]]:
-    weight_steps, input_steps = [], []
-    for module in model.modules():
-        if isinstance(module, QuantizedLayer):
-            weight_steps += parameters(module.weight_quantizer)
-            input_steps += parameters(module.input_quantizer)
-    steps = {id(p) for p in weight_steps + input_steps}
-    others = [p for p in model.parameters() if id(p) not in steps]
+    layers = [module for module in model.modules() if isinstance(module, QuantizedLayer)]
+    steps = [
+        *by_rate([layer.weight_quantizer for layer in layers], rates.weight),
+        *by_rate([layer.input_quantizer for layer in layers], rates.activation),
+    ]
+    learned = {id(parameter) for parameters, _ in steps for parameter in parameters}
+    others = [p for p in model.parameters() if id(p) not in learned]
     groups = [
         ([p for p in others if p.ndim > 1], adamw.learning_rate, adamw.weight_decay),
         ([p for p in others if p.ndim <= 1], adamw.learning_rate, 0.0),
-        (weight_steps, rates.weight, 0.0),
-        (list(dict.fromkeys(input_steps)), rates.activation, 0.0),  # some are shared
+        *((parameters, rate, 0.0) for parameters, rate in steps),
     ]
     return [
         {"params": params, "lr": rate, "weight_decay": decay}
@@ -93,5 +79,12 @@ def parameter_groups(
     ]
 
 
-def parameters(module: nn.Module | None) -> list[nn.Parameter]:
-    return list(module.parameters()) if module else []
+def by_rate(
+    quantizers: Sequence[FakeQuantizer | None], rate: float
+) -> list[tuple[list[nn.Parameter], float]]:
+    """What quantizers learn, each parameter once, with its learning rate."""
+    found: dict[float, dict[nn.Parameter, None]] = {}
+    for quantizer in quantizers:
+        for parameter, factor in quantizer.learned_parameters() if quantizer else ():
+            found.setdefault(factor * rate, {})[parameter] = None
+    return [(list(parameters), rate) for rate, parameters in found.items()]

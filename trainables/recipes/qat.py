@@ -1,30 +1,13 @@
 """Quantization-aware training without a teacher (Esser et al. 2019, arXiv 1902.08153)."""
 
 from collections.abc import Iterator
-from typing import Literal
 
-from pydantic import Field
-
-from trainables.core.config_base import FrozenConfig
 from trainables.losses.cross_entropy import cross_entropy
 from trainables.models.base import forward_features
-from trainables.quantization.mixed_precision import Quantizer
-from trainables.quantization.quantizers.lsq import Lsq
 from trainables.recipes.base import Epoch, Task
-from trainables.recipes.optimization import AdamW, OptimizerLoop, QuantizerLearningRates
-from trainables.recipes.quantized_start import Pretraining, quantized_student
-from trainables.recipes.supervised import Supervised
-
-
-class Qat(FrozenConfig):
-    """A converged full-precision student learns to live with few bits, from labels alone."""
-
-    name: Literal["qat"] = "qat"
-    start: Pretraining = Supervised()
-    start_epochs: int | None = Field(None, ge=1, description="None: as many as the trial's own")
-    optimizer: AdamW = AdamW(learning_rate=1e-3)
-    step_learning_rate: QuantizerLearningRates = QuantizerLearningRates()
-    quantizer: Quantizer = Lsq()
+from trainables.recipes.configs import Qat
+from trainables.recipes.optimization import OptimizerLoop
+from trainables.recipes.quantized_start import quantized_student
 
 
 def train_qat(recipe: Qat, task: Task) -> Iterator[Epoch]:

@@ -1,60 +1,20 @@
 """Quantization-aware knowledge distillation, QKD (Kim et al. 2019, arXiv 1911.12491)."""
 
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from trainables.core.config_base import FrozenConfig
-from trainables.losses import DistillationLosses
+from trainables.losses.configs import Pixelwise
 from trainables.losses.cross_entropy import cross_entropy
-from trainables.losses.pixelwise import Pixelwise, pixelwise_loss
+from trainables.losses.pixelwise import pixelwise_loss
 from trainables.models.base import Outputs, forward_features
-from trainables.quantization.mixed_precision import Quantizer
-from trainables.quantization.quantizers.lsq import Lsq
 from trainables.recipes.base import Epoch, Task, total
-from trainables.recipes.optimization import AdamW, OptimizerLoop, QuantizerLearningRates
-from trainables.recipes.quantized_start import Pretraining, quantized_student
-from trainables.recipes.supervised import Supervised
-
-TEACHER_LOSS = "teacher"
-"""Name of the loss that the teacher learns by in co-study."""
-
-
-class QatDistill(FrozenConfig):
-    """A quantized student in three phases, each a fraction of the training's optimizer steps.
-
-    Self-study: labels alone. Co-study: student and teacher learn together, each also from the
-    other. Tutoring, the rest: the teacher is frozen. Either of the first two may be 0; a training
-    of self-study alone is `Qat`.
-    """
-
-    name: Literal["qat_distill"] = "qat_distill"
-    start: Pretraining = Supervised()
-    start_epochs: int | None = Field(None, ge=1, description="None: as many as the trial's own")
-    optimizer: AdamW = AdamW(learning_rate=1e-3)
-    step_learning_rate: QuantizerLearningRates = QuantizerLearningRates()
-    quantizer: Quantizer = Lsq()
-    losses: DistillationLosses = DistillationLosses(pixelwise=Pixelwise())
-    self_study: float = Field(0.15, ge=0, lt=1)
-    co_study: float = Field(0.0, ge=0, le=1)
-    teacher_learning_rate: float = Field(1e-4, gt=0, description="peak, during co-study")
-
-    @model_validator(mode="after")
-    def check_phases(self) -> "QatDistill":
-        if self.self_study + self.co_study > 1 + 1e-9:
-            raise ValueError(
-                f"self_study + co_study <= 1 must hold, but got {self.self_study} and "
-                f"{self.co_study}"
-            )
-        return self
-
-    @property
-    def tutoring(self) -> float:
-        """The third phase's fraction."""
-        return max(0.0, 1 - self.self_study - self.co_study)
+from trainables.recipes.configs import TEACHER_LOSS, AdamW, QatDistill
+from trainables.recipes.distill import distillation_loss
+from trainables.recipes.optimization import OptimizerLoop
+from trainables.recipes.quantized_start import quantized_student
 
 
 def train_qat_distill(recipe: QatDistill, task: Task) -> Iterator[Epoch]:
@@ -62,12 +22,17 @@ def train_qat_distill(recipe: QatDistill, task: Task) -> Iterator[Epoch]:
     student = quantized_student(recipe, task)
     teacher = task.teacher()
     rates = recipe.step_learning_rate
-    optimizer_loop = OptimizerLoop(student, recipe.optimizer, task.num_steps, task.parts, rates)
+    distillation = distillation_loss(recipe.losses, student, teacher, task)
+    learning = nn.ModuleList([student, distillation])
+    optimizer_loop = OptimizerLoop(learning, recipe.optimizer, task.num_steps, task.parts, rates)
     co_study_from = round(recipe.self_study * task.num_steps)
     tutoring_from = round((recipe.self_study + recipe.co_study) * task.num_steps)
     co_teacher = CoTeacher(teacher.network, recipe, tutoring_from - co_study_from, task.parts)
     for batches, losses in task.epochs(
-        student=student, stepper=optimizer_loop, co_teacher=co_teacher
+        student=student,
+        stepper=optimizer_loop,
+        co_teacher=co_teacher,
+        distillation=distillation,
     ):
         for batch in batches:
             outputs = forward_features(student, batch.images)
@@ -76,7 +41,7 @@ def train_qat_distill(recipe: QatDistill, task: Task) -> Iterator[Epoch]:
                 studying = optimizer_loop.num_steps_taken < tutoring_from
                 with torch.set_grad_enabled(studying):
                     teacher_outputs = teacher(batch)
-                terms |= recipe.losses.terms(outputs, teacher_outputs, batch.labels)
+                terms |= distillation(outputs, teacher_outputs, batch.labels)
                 if studying:
                     losses.add(
                         {TEACHER_LOSS: co_teacher.learn(teacher_outputs, outputs, batch.labels)}
@@ -94,7 +59,8 @@ class CoTeacher:
     """
 
     def __init__(self, teacher: nn.Module, recipe: QatDistill, num_steps: int, parts: int) -> None:
-        self.temperature = (recipe.losses.pixelwise or Pixelwise()).temperature
+        pixelwise = (term for term in recipe.losses.values() if isinstance(term, Pixelwise))
+        self.temperature = next(pixelwise, Pixelwise()).temperature
         self.teacher = teacher
         self.optimizer_loop: OptimizerLoop | None = None
         if num_steps:

@@ -1,20 +1,12 @@
 """Training on labels alone."""
 
 from collections.abc import Iterator
-from typing import Literal
 
-from trainables.core.config_base import FrozenConfig
 from trainables.losses.cross_entropy import cross_entropy
 from trainables.models.base import forward_features
 from trainables.recipes.base import Epoch, Task
-from trainables.recipes.optimization import AdamW, OptimizerLoop
-
-
-class Supervised(FrozenConfig):
-    """A full-precision student learns from labels: every other recipe's yardstick."""
-
-    name: Literal["supervised"] = "supervised"
-    optimizer: AdamW = AdamW()
+from trainables.recipes.configs import Supervised
+from trainables.recipes.optimization import OptimizerLoop
 
 
 def train_supervised(recipe: Supervised, task: Task) -> Iterator[Epoch]:

@@ -21,7 +21,8 @@ from trainables.core.config_base import FrozenConfig
 from trainables.core.files import hash_file
 from trainables.core.terminal import track
 from trainables.data.arrow_table import Arrays, ArrowTable, chunks_of, write_table
-from trainables.data.augmentation import Augmentation, Transform, Views
+from trainables.data.augmentation import Transform, Views
+from trainables.data.configs import Augmentation
 from trainables.data.loader import Loader
 from trainables.data.packed import images_of, open_pack
 from trainables.models.base import native_outputs, to_device

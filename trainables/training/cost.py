@@ -6,8 +6,9 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from trainables.config import TrialConfig
+from trainables.models.base import StudentNetwork
+from trainables.models.configs import NetworkConfig, StudentConfig
 from trainables.models.model_file import ModelSpec, serialize
-from trainables.models.unet import UNetConfig
 
 
 def model_spec(config: TrialConfig, num_classes: int) -> ModelSpec:
@@ -27,14 +28,21 @@ def _file_length(card_json: str) -> int:
         return len(serialize(card.build(), card))
 
 
-def count_params(student: UNetConfig, num_classes: int) -> int:
+@lru_cache(maxsize=1024)
+def meta_network(student: StudentConfig, num_classes: int) -> StudentNetwork:
+    """The network of a student without values, to look at its layers; not to be changed."""
+    with torch.device("meta"):
+        return student.build(num_classes)
+
+
+def count_params(student: NetworkConfig, num_classes: int) -> int:
     """Weights and biases of the plain student; quantization steps are not counted."""
     with torch.device("meta"):
         return sum(p.numel() for p in student.build(num_classes).parameters())
 
 
 @lru_cache(maxsize=1024)
-def count_macs(student: UNetConfig, num_classes: int, height: int, width: int) -> int:
+def count_macs(student: NetworkConfig, num_classes: int, height: int, width: int) -> int:
     """Multiply-accumulates for one image of `height` x `width` pixels."""
     with torch.device("meta"), FlopCounterMode(display=False) as counter:
         student.build(num_classes).eval()(torch.empty(1, 3, height, width))

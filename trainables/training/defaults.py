@@ -3,10 +3,9 @@
 from dataclasses import dataclass
 
 from trainables.config import TrialConfig
-from trainables.data.augmentation import Augmentation
-from trainables.models.unet import UNetConfig
-from trainables.recipes import Ptq, Quantized, Supervised
-from trainables.recipes.optimization import AdamW
+from trainables.data.configs import Augmentation
+from trainables.models.configs import LARGE_TEACHER, SMALL_TEACHER, StudentConfig
+from trainables.recipes.configs import AdamW, Supervised
 
 PRETRAINING_LENGTH = 2
 """Lengths of a trial that its full-precision start trains for: many trials share it."""
@@ -21,16 +20,16 @@ class Defaults:
     num_epochs: int
     batch_size: int
     augmentation: Augmentation
-    teacher_width: int
+    teacher: StudentConfig
     teacher_epochs: int
 
     def default_teacher_config(self) -> TrialConfig:
-        """How a teacher is trained where none is to be had: a U-Net wider than students.
+        """How a teacher is trained where none is to be had: a network larger than students.
 
         The same for every study of a data set, whatever its seed.
         """
         return TrialConfig(
-            student=UNetConfig(width=self.teacher_width),
+            student=self.teacher,
             recipe=Supervised(optimizer=AdamW(learning_rate=2e-3)),
             augmentation=self.augmentation,
             num_epochs=self.teacher_epochs,
@@ -40,11 +39,11 @@ class Defaults:
     def complete(self, trial: TrialConfig, num_epochs: int, seed: int) -> TrialConfig:
         """What a space suggests with what is the same for all trials of a study."""
         recipe = trial.recipe
-        if isinstance(recipe, Quantized) and recipe.start_epochs is None:
+        if (quantized := recipe.quantized) and quantized.start_epochs is None:
             recipe = recipe.replace(start_epochs=PRETRAINING_LENGTH * num_epochs)
         return trial.replace(
             recipe=recipe,
-            num_epochs=1 if isinstance(recipe, Ptq) else num_epochs,
+            num_epochs=1 if recipe.only_calibrates else num_epochs,
             seed=seed,
             batch_size=self.batch_size,
             augmentation=self.augmentation,
@@ -59,7 +58,7 @@ def defaults_for(data: str, device: str) -> Defaults:
     without scaling and colour: 37.6 against 28.9 mIoU after 12 epochs on CamVid (docs/log.md).
     """
     if data == "shapes":
-        return Defaults(48, 8, 8, FLIP_ONLY, teacher_width=16, teacher_epochs=24)
+        return Defaults(48, 8, 8, FLIP_ONLY, teacher=SMALL_TEACHER, teacher_epochs=24)
     if device == "cuda":
-        return Defaults(512, 60, 16, Augmentation(), teacher_width=64, teacher_epochs=120)
-    return Defaults(160, 20, 8, FLIP_ONLY, teacher_width=16, teacher_epochs=60)
+        return Defaults(512, 60, 16, Augmentation(), teacher=LARGE_TEACHER, teacher_epochs=120)
+    return Defaults(160, 20, 8, FLIP_ONLY, teacher=SMALL_TEACHER, teacher_epochs=60)

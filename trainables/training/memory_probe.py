@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from trainables.config import ExecutionConfig, TrialConfig
-from trainables.recipes import Batch, QatDistill, Quantized, train
+from trainables.recipes.base import Batch
 from trainables.training.trial import Trial, release_memory
 
 STEPS = 2
@@ -17,10 +17,7 @@ class Probe(Trial):
     """The first steps of a trial, from random weights and in the phase that takes most memory."""
 
     def __init__(self, config: TrialConfig, run: ExecutionConfig) -> None:
-        recipe = config.recipe
-        if isinstance(recipe, QatDistill) and recipe.co_study:
-            recipe = recipe.replace(self_study=0, co_study=1)
-        super().__init__(config.replace(recipe=recipe, num_epochs=1), run)
+        super().__init__(config.replace(recipe=config.recipe.at_peak_memory(), num_epochs=1), run)
         self.num_steps = STEPS
         if self.device.type == "cuda":
             torch.cuda.set_per_process_memory_fraction(1.0)  # the share is what is to be found out
@@ -39,7 +36,7 @@ class Probe(Trial):
         """
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
-        next(train(self.config.recipe, self))
+        next(self.config.recipe.train(self))
         return torch.cuda.max_memory_reserved(self.device) if self.device.type == "cuda" else 0
 
 
@@ -48,10 +45,9 @@ def measure_gpu_bytes(run: ExecutionConfig, configs: Sequence[TrialConfig]) -> t
     free = torch.cuda.mem_get_info()[0] if run.device == "cuda" else 0
     peaks = []
     for config in configs:
-        stages = [config]
-        if isinstance(config.recipe, Quantized):
-            stages.append(config.replace(recipe=config.recipe.start))
-        for stage in stages:
+        for stage in (config, config.start):
+            if stage is None:
+                continue
             try:
                 peaks.append(Probe(stage, run).peak_bytes())
             except torch.OutOfMemoryError:

@@ -7,7 +7,6 @@ from trainables.core.errors import NOT_FINITE, NOT_LEARNING, TrialFailed
 from trainables.data.arrow_table import ArrowTable
 from trainables.data.labels import IGNORE
 from trainables.data.packed import PackedDataset, count_labels
-from trainables.recipes.qat_distill import TEACHER_LOSS, QatDistill
 from trainables.training.evaluation import Scores
 
 GRACE_STEPS = 100
@@ -22,9 +21,7 @@ def check_finite(losses: dict[str, float], epoch: int, config: TrialConfig) -> N
     """Raises TrialFailed where a mean loss is not finite."""
     for name, value in losses.items():
         if not math.isfinite(value):
-            rate = config.learning_rate
-            if name == TEACHER_LOSS and isinstance(config.recipe, QatDistill):
-                rate = config.recipe.teacher_learning_rate
+            rate = config.recipe.learning_rate_of(name)
             cause = f"the learning rate {rate:g} is likely too high" if rate else UNTRAINED_REASON
             raise TrialFailed(f"{NOT_FINITE}: loss {name} is {value} in epoch {epoch}; {cause}")
 
@@ -64,7 +61,7 @@ def check_learning(
 def likely_cause(
     scores: Scores, losses: list[dict[str, float]], config: TrialConfig, data: PackedDataset
 ) -> str:
-    rate = config.learning_rate
+    rate = config.recipe.learning_rate
     for split, table in (("training", data.train), ("validation", data.val)):
         if cause := find_fault(table):
             return f"{cause} in the {split} split"

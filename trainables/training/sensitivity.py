@@ -18,7 +18,7 @@ from trainables.models.model_file import NETWORK_FILE, read_model
 from trainables.quantization.bits import FULL_PRECISION, LayerBits
 from trainables.quantization.mixed_precision import CHOICES, Sensitivity
 from trainables.quantization.prepare import calibrate, prepare, quantizable_names
-from trainables.quantization.quantizers.lsq import Lsq
+from trainables.quantization.quantizers.configs import DEFAULT_QUANTIZER
 from trainables.training.identity import training_facts
 from trainables.training.trial import train_or_find
 
@@ -75,7 +75,9 @@ def measure_sensitivity(student: nn.Module, images: Tensor) -> Sensitivity:
     expected = F.log_softmax(student(images), dim=1)
 
     def loss(layers: dict[str, LayerBits]) -> float:
-        off = Lsq(weight_bits=FULL_PRECISION, activation_bits=FULL_PRECISION, layers=layers)
+        off = DEFAULT_QUANTIZER.replace(
+            weight_bits=FULL_PRECISION, activation_bits=FULL_PRECISION, layers=layers
+        )
         quantized = prepare(copy.deepcopy(student), off).to(images.device)
         calibrate(quantized, images)
         predicted = F.log_softmax(quantized(images), dim=1)

@@ -14,6 +14,7 @@ from trainables.data.labels import VOC_CLASSES
 from trainables.data.loader import Loader
 from trainables.data.packed import PackedDataset, open_pack
 from trainables.models.base import to_device
+from trainables.models.configs import TORCHVISION_NAMES, TorchvisionConfig
 from trainables.models.model_file import (
     METRICS_FILE,
     MODEL_FILE,
@@ -24,12 +25,7 @@ from trainables.models.model_file import (
     write_model,
 )
 from trainables.models.state_dict import is_model_file, read_state_dict
-from trainables.models.torchvision_model import (
-    PRETRAINED_CLASSES,
-    TORCHVISION_NAMES,
-    TorchvisionConfig,
-    load_pretrained,
-)
+from trainables.models.torchvision_model import PRETRAINED_CLASSES, load_pretrained
 from trainables.training.evaluation import evaluate
 from trainables.training.trial import train_or_find
 
@@ -95,7 +91,7 @@ def prepare_teacher(run: ExecutionConfig, spec: str, own: TrialConfig) -> Teache
 
 def own_teacher(run: ExecutionConfig, own: TrialConfig, note: str) -> Teacher:
     folder = train_or_find(own, run).path
-    note = f"U-Net of width {own.student.width} {note}"
+    note = f"{own.student.describe()} {note}"
     return Teacher(folder / NETWORK_FILE, read_miou(folder), note)
 
 

@@ -35,7 +35,7 @@ from trainables.models.model_file import (
     serialize,
     write_model,
 )
-from trainables.recipes import Batch, MeanLosses, Stateful, TeacherOutputSource, train
+from trainables.recipes.base import Batch, MeanLosses, Stateful, TeacherOutputSource
 from trainables.teachers.output_cache import TeacherOutputs, fixed_views
 from trainables.teachers.outputs import CachedTeacher, LiveTeacher
 from trainables.training.checkpoints import CheckpointManager, Checkpoints, State
@@ -76,7 +76,7 @@ class Trial:
         self.val = Loader(self.data.val, self.device, run.gpu_share)
         self.transform = Transform(config.augmentation)
         self.outputs: TeacherOutputs | None = None
-        if config.asks_teacher and run.teacher_outputs:
+        if config.recipe.learns_from_teacher and run.teacher_outputs:
             assert run.teacher is not None, "outputs are a teacher's"
             teacher = hash_file(run.teacher)
             self.outputs = TeacherOutputs(
@@ -84,7 +84,7 @@ class Trial:
             )
             self.kept = Loader(self.outputs.table, self.device, run.gpu_share)
         self.num_steps = config.num_epochs * max(1, len(self.data.train) // config.batch_size)
-        self.parts = 1
+        self.seed, self.parts = config.seed, 1
         self.start_seconds = 0.0
         self.student: nn.Module | None = None
         self.model_bytes: bytes | None = None
@@ -138,7 +138,7 @@ class Trial:
             "macs": count_macs(config.student, data.num_classes, data.height, data.width),
             "predicted_size_bytes": predict_size_bytes(config, data.num_classes),
         }
-        for student, losses in train(config.recipe, self):
+        for student, losses in config.recipe.train(self):
             epoch = len(self.reports) + 1
             check_finite(losses, epoch, config)
             changed = None
@@ -180,7 +180,7 @@ class Trial:
             losses.load_state_dict(kept["losses"])
             done = kept["done"]
             for name, part in parts.items():
-                part.load_state_dict(kept["recipe"][name])
+                part.load_state_dict(kept["recipe"].get(name, {}))
             self.checkpoint_manager.kept = None
 
         def state() -> State:
@@ -237,10 +237,12 @@ class Trial:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.config.seed)
             student = self.config.student.build(self.data.num_classes)
+        self.config.student.initialize(student)
         return to_device(student, self.device).train()
 
     def pretrained_student(self) -> nn.Module:
         with self.watchdog.paused(), self.stopwatch.paused():
+            assert self.config.start, "a quantized student has a start"
             try:
                 start = train_or_find(self.config.start, self.run, self.watchdog.on_hang)
             except TrialFailed as failure:

@@ -23,9 +23,8 @@ from search.algorithms.ehvi import (
 )
 from search.algorithms.observations import Observation
 from trainables.config import TrialConfig
-from trainables.models.unet import UNetConfig
-from trainables.recipes import Supervised
-from trainables.recipes.optimization import AdamW
+from trainables.models.configs import UNetConfig
+from trainables.recipes.configs import AdamW, Supervised
 
 RATE, WIDTH = "recipe.optimizer.learning_rate", "student.width"
 
@@ -45,7 +44,7 @@ def cost(config: TrialConfig) -> tuple[float, ...]:
 
 def miou(config: TrialConfig) -> float:
     """Best at a learning rate of 1e-3, and with width."""
-    rate = config.learning_rate or 1.0
+    rate = config.recipe.learning_rate or 1.0
     return max(0.0, 0.5 + 0.01 * config.student.width - 0.1 * abs(math.log10(rate) + 3))
 
 
@@ -66,7 +65,9 @@ def proposals(known: list[Observation], earlier: list[Observation]) -> list[Tria
 
 
 def mean_distance(configs: list[TrialConfig]) -> float:
-    return float(np.mean([abs(math.log10(config.learning_rate or 1.0) + 3) for config in configs]))
+    return float(
+        np.mean([abs(math.log10(config.recipe.learning_rate or 1.0) + 3) for config in configs])
+    )
 
 
 def test_the_first_proposals_are_the_cheapest_then_far_apart_in_cost() -> None:

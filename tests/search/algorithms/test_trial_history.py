@@ -11,7 +11,7 @@ from search.core.constraints import Costs
 from search.core.objectives import named_objectives
 from search.core.record import Record, RungDecision, State
 from trainables.config import TrialConfig
-from trainables.recipes import Supervised
+from trainables.recipes.configs import Supervised
 
 CONFIG = TrialConfig(recipe=Supervised(), num_epochs=9)
 METRICS = make_metrics(0.5, 100, epoch=9)

@@ -20,7 +20,7 @@ from search.core.objectives import MIOU_AND_SIZE
 from search.core.pareto import hypervolume
 from search.core.record import Record, State
 from trainables.config import TrialConfig
-from trainables.recipes import Supervised
+from trainables.recipes.configs import Supervised
 
 SPAN = np.array([[100.0], [10_000.0]])
 

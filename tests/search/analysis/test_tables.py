@@ -31,12 +31,10 @@ from search.core.record import Record, State
 from search.core.units import human_size
 from trainables.config import TrialConfig
 from trainables.core.metrics import Metrics
-from trainables.losses import DistillationLosses
-from trainables.losses.pairwise import Pairwise
-from trainables.models.unet import UNetConfig
-from trainables.quantization.quantizers.lsq import Lsq
-from trainables.recipes import Distill, Qat, QatDistill, Recipe, Supervised
-from trainables.recipes.optimization import AdamW
+from trainables.losses.configs import Pairwise, Pixelwise, by_name
+from trainables.models.configs import UNetConfig
+from trainables.quantization.quantizers.configs import Lsq
+from trainables.recipes.configs import AdamW, Distill, Qat, QatDistill, Recipe, Supervised
 
 FAILED = Record("0000", "FAIL", "the space failed", None, None)
 
@@ -86,7 +84,7 @@ def records() -> list[Record]:
         record("0003", 0.60, 61_900, quantized(4, 6)),
         record("0004", 0.41, 20_400, QatDistill(quantizer=Lsq(weight_bits=2)), width=4),
         record("0005", 0.66, 2_500_000, Supervised(), width=16),
-        record("0006", 0.67, 1_950_000, Distill(losses=DistillationLosses(pairwise=Pairwise()))),
+        record("0006", 0.67, 1_950_000, Distill(losses=by_name(Pixelwise(), Pairwise()))),
         record("0007", 0.99, None, Qat(), state="RUNNING"),
     ]
 

@@ -14,14 +14,11 @@ from search.study.study import Study
 from search.tracking.console import ConsoleProgress
 from spaces import NamedSpace, load_space, space_names
 from trainables.config import ExecutionConfig, TrialConfig
-from trainables.models.unet import UNetConfig
-from trainables.quantization.mixed_precision import (
-    CHOICES,
-    MixedPrecision,
-    uniform_minimum_sensitivity,
-)
+from trainables.models.configs import UNetConfig
+from trainables.quantization.mixed_precision import CHOICES, uniform_minimum_sensitivity
 from trainables.quantization.prepare import quantizable_names
-from trainables.recipes import Qat
+from trainables.quantization.quantizers.configs import MixedPrecision
+from trainables.recipes.configs import Qat
 from trainables.training.cost import count_macs, predict_size_bytes
 
 

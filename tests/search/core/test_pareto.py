@@ -12,7 +12,7 @@ from search.core.objectives import MIOU_AND_SIZE, named_objectives
 from search.core.pareto import cost_range_of, hypervolume, pareto_front
 from search.core.record import Record, State
 from trainables.config import TrialConfig
-from trainables.recipes import Supervised
+from trainables.recipes.configs import Supervised
 
 
 def record(number: int, miou: float, size_bytes: int | None, state: State = "COMPLETE") -> Record:

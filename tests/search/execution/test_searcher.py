@@ -24,8 +24,8 @@ from search.study.recovery import recover
 from spaces import Space, load_space
 from trainables.config import ExecutionConfig, TrialConfig
 from trainables.core.metrics import Metrics
-from trainables.models.unet import UNetConfig
-from trainables.recipes import Supervised
+from trainables.models.configs import UNetConfig
+from trainables.recipes.configs import Supervised
 from trainables.trainable import FAILURE, METRICS, NO_ROOM, PAUSE
 
 QKD = load_space("qkd").space

@@ -8,7 +8,7 @@ from search.core.objectives import MIOU_AND_SIZE
 from search.core.record import Record, State
 from search.storage.cleanup import ArtifactCleanup, prune_study_folder, remove_partial_files
 from trainables.config import TrialConfig
-from trainables.recipes import Supervised
+from trainables.recipes.configs import Supervised
 
 CONFIG = TrialConfig(recipe=Supervised())
 

@@ -32,10 +32,9 @@ from spaces import NamedSpace
 from trainables.config import ExecutionConfig, TrialConfig
 from trainables.core.metrics import Metrics
 from trainables.deploy.latency import Latency
+from trainables.models.configs import UNetConfig
 from trainables.models.model_file import serialize
-from trainables.models.unet import UNetConfig
-from trainables.recipes import Supervised
-from trainables.recipes.optimization import AdamW
+from trainables.recipes.configs import AdamW, Supervised
 from trainables.trainable import EPOCH, METRICS
 from trainables.training.cost import model_spec
 
@@ -75,7 +74,7 @@ def train(study: Study, progress: object, tracking: MlflowTracker, interruption:
         assert isinstance(asked, dict)
         config = TrialConfig.model_validate(asked["trial"])
         assert config.student == UNetConfig(width=width, depth=depth)
-        assert config.learning_rate == rate
+        assert config.recipe.learning_rate == rate
         for epoch in range(1, EPOCHS + 1):
             metrics = make_metrics(miou, None, epoch)
             if epoch == EPOCHS:

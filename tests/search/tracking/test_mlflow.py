@@ -16,7 +16,7 @@ from search.tracking.callbacks import AsyncCallback, Event, Kind
 from search.tracking.mlflow import MlflowTracker, check_tracking, read_runs
 from trainables.config import TrialConfig
 from trainables.core.command_line import ASIDE, first_line
-from trainables.recipes import Qat
+from trainables.recipes.configs import Qat
 
 
 def record(trial_id: str = "0000", epoch: int = 2, state: State = "COMPLETE") -> Record:

@@ -7,15 +7,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.transforms.v2 import functional as reference
 
-from trainables.data.augmentation import (
-    Augmentation,
-    Transform,
-    Views,
-    luma,
-    normalize,
-    recolor,
-    resize,
-)
+from trainables.data.augmentation import Transform, Views, luma, normalize, recolor, resize
+from trainables.data.configs import Augmentation
 from trainables.data.voc import PAD_RGB
 
 CPU = torch.device("cpu")

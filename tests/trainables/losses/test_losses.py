@@ -1,19 +1,19 @@
 """Losses against naive loops, and the contract that every term keeps."""
 
 import math
-from typing import get_args
 
 import pytest
 import torch
 from torch import Tensor
 
-from trainables.losses import DistillationLosses, DistillationTerm
+from trainables.losses.configs import Term, by_name
 from trainables.losses.cross_entropy import cross_entropy
+from trainables.losses.distillation import DistillationLoss
 from trainables.losses.pairwise import pairwise_loss
 from trainables.losses.pixelwise import pixelwise_loss
 from trainables.models.base import Outputs
 
-TERMS = get_args(DistillationTerm)
+TERMS = list(Term.members().values())
 
 
 def outputs(seed: int, channels: int = 6, size: int = 4) -> Outputs:
@@ -114,10 +114,15 @@ def test_terms_are_found() -> None:
     assert len(TERMS) >= 2
 
 
+def loss_of(term: Term, student: Outputs, teacher: Outputs) -> Tensor:
+    loss: Tensor = term.build(student, teacher)(student, teacher, labels())
+    return loss
+
+
 @pytest.mark.parametrize("term", TERMS)
-def test_term_is_finite_and_binds_the_student_alone(term: type[DistillationTerm]) -> None:
+def test_term_is_finite_and_binds_the_student_alone(term: type[Term]) -> None:
     student, teacher = outputs(0), outputs(1)
-    loss = term()(student, teacher, labels())
+    loss = loss_of(term(), student, teacher)
     loss.backward()
     assert loss.isfinite()
     assert loss > 0
@@ -127,30 +132,29 @@ def test_term_is_finite_and_binds_the_student_alone(term: type[DistillationTerm]
 
 
 @pytest.mark.parametrize("term", TERMS)
-def test_a_weight_multiplies_its_term(term: type[DistillationTerm]) -> None:
+def test_a_weight_multiplies_its_term(term: type[Term]) -> None:
     student, teacher = outputs(0), outputs(1)
 
     def weighted(weight: float) -> dict[str, Tensor]:
-        name = term().name
-        others: dict[str, None] = {"pixelwise": None, "pairwise": None}
-        losses = DistillationLosses.model_validate(others | {name: term(weight=weight)})
-        return losses.terms(student, teacher, labels())
+        losses = DistillationLoss(by_name(term(weight=weight)), student, teacher, seed=0)
+        named: dict[str, Tensor] = losses(student, teacher, labels())
+        return named
 
     assert weighted(3).keys() == weighted(1).keys() == {term().name}
     torch.testing.assert_close(weighted(3), {n: 3 * loss for n, loss in weighted(1).items()})
-    torch.testing.assert_close(weighted(1), {term().name: term()(student, teacher, labels())})
+    torch.testing.assert_close(weighted(1), {term().name: loss_of(term(), student, teacher)})
 
 
 @pytest.mark.parametrize("term", TERMS)
-def test_term_ignores_ignored_pixels(term: type[DistillationTerm]) -> None:
+def test_term_ignores_ignored_pixels(term: type[Term]) -> None:
     student, teacher = outputs(0), outputs(1)
     disturbed = student.logits.detach().clone()
     disturbed[:, :, :3] += 100 * torch.randn(2, 5, 3, 8)
-    before = term()(student, teacher, labels())
-    after = term()(Outputs(disturbed, student.features), teacher, labels())
+    before = loss_of(term(), student, teacher)
+    after = loss_of(term(), Outputs(disturbed, student.features), teacher)
     torch.testing.assert_close(before, after)
 
 
 @pytest.mark.parametrize("term", TERMS)
-def test_term_vanishes_for_a_student_equal_to_its_teacher(term: type[DistillationTerm]) -> None:
-    assert term()(outputs(0), outputs(0), labels()).item() == pytest.approx(0, abs=1e-6)
+def test_term_vanishes_for_a_student_equal_to_its_teacher(term: type[Term]) -> None:
+    assert loss_of(term(), outputs(0), outputs(0)).item() == pytest.approx(0, abs=1e-6)

@@ -6,8 +6,8 @@ import pytest
 import safetensors.numpy
 import torch
 
-from trainables.models import Model
 from trainables.models.base import forward_features, supports_fast_bf16
+from trainables.models.configs import NetworkConfig, TorchvisionConfig, UNetConfig
 from trainables.models.model_file import (
     ModelSpec,
     deserialize,
@@ -16,18 +16,17 @@ from trainables.models.model_file import (
     serialize,
     write_model,
 )
-from trainables.models.torchvision_model import TorchvisionConfig, load_pretrained
-from trainables.models.unet import UNetConfig
+from trainables.models.torchvision_model import load_pretrained
 from trainables.quantization.layers import QuantizedLayer, step_shape
-from trainables.quantization.quantizers.lsq import Lsq
+from trainables.quantization.quantizers.configs import Lsq
 
-MODELS: list[Model] = [
+MODELS: list[NetworkConfig] = [
     UNetConfig(width=4, depth=3),
     UNetConfig(width=4, depth=2, upsampling="bilinear"),
     TorchvisionConfig(name="lraspp_mobilenet_v3_large"),
     TorchvisionConfig(name="deeplabv3_mobilenet_v3_large"),
 ]
-SLOW: list[Model] = [
+SLOW: list[NetworkConfig] = [
     TorchvisionConfig(name="deeplabv3_resnet50"),
     TorchvisionConfig(name="deeplabv3_resnet101"),
 ]
@@ -36,7 +35,7 @@ SLOW: list[Model] = [
 @pytest.mark.parametrize(
     "config", [*MODELS, *(pytest.param(c, marks=pytest.mark.slow) for c in SLOW)], ids=str
 )
-def test_a_model_maps_images_to_logits_and_features(config: Model) -> None:
+def test_a_model_maps_images_to_logits_and_features(config: NetworkConfig) -> None:
     torch.manual_seed(0)
     model = config.build(7).eval()
     images = torch.randn(2, 3, 36, 50)
@@ -65,7 +64,7 @@ def test_every_field_of_a_student_changes_the_model(change: dict[str, object]) -
 
 
 @pytest.mark.parametrize("config", MODELS, ids=str)
-def test_a_network_to_train_on_is_kept_bit_for_bit(config: Model, tmp_path: Path) -> None:
+def test_a_network_to_train_on_is_kept_bit_for_bit(config: NetworkConfig, tmp_path: Path) -> None:
     card = ModelSpec(model=config, num_classes=4, folded=False)
     model = card.build().eval()
     path = tmp_path / "model.safetensors"

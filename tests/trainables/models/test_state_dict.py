@@ -12,15 +12,15 @@ import torch
 from torch import Tensor, nn
 from torchvision.models import get_model, get_model_weights
 
-from trainables.models.model_file import ModelSpec, write_model
-from trainables.models.state_dict import is_model_file, read_state_dict, recognize
-from trainables.models.torchvision_model import (
+from trainables.models.configs import (
     TORCHVISION_NAMES,
     TorchvisionConfig,
-    TorchvisionModel,
     TorchvisionName,
+    UNetConfig,
 )
-from trainables.models.unet import UNetConfig
+from trainables.models.model_file import ModelSpec, write_model
+from trainables.models.state_dict import is_model_file, read_state_dict, recognize
+from trainables.models.torchvision_model import TorchvisionModel
 
 State = dict[str, Tensor]
 NAME: TorchvisionName = "lraspp_mobilenet_v3_large"

@@ -4,12 +4,13 @@ import pytest
 import torch
 from torch import nn
 
+from trainables.models.configs import UNetConfig
 from trainables.models.model_file import ModelSpec, deserialize, serialize
-from trainables.models.unet import UNetConfig
+from trainables.quantization.bits import LayerBits
 from trainables.quantization.convert import ConvertedLayer, convert
 from trainables.quantization.layers import QuantizedLayer
-from trainables.quantization.prepare import calibrate, prepare
-from trainables.quantization.quantizers.lsq import Lsq
+from trainables.quantization.prepare import calibrate, prepare, quantize_layer
+from trainables.quantization.quantizers.configs import Lsq
 
 BITS = [(8, 8), (4, 4), (2, 3), (3, 32), (32, 4), (32, 32)]
 
@@ -67,7 +68,7 @@ def test_nothing_of_training_is_shipped_and_the_trained_network_is_left_alone() 
 def test_codes_stay_in_range_where_gamma_is_negative() -> None:
     conv, norm = nn.Conv2d(2, 3, 1, bias=False), nn.BatchNorm2d(3)
     nn.init.constant_(norm.weight, -2.0)
-    quantized = QuantizedLayer(conv, 2, 32)
+    quantized = quantize_layer(conv, Lsq(), LayerBits(weight_bits=2, activation_bits=32))
     with torch.no_grad():
         conv.weight[0, 0] = -10  # beyond the lowest code, -2: its negative is no code
     layer = ConvertedLayer(quantized, norm.eval())
@@ -85,7 +86,9 @@ def test_codes_stay_in_range_where_gamma_is_negative() -> None:
 def test_a_layer_with_a_bias_of_its_own_is_folded(bias: bool) -> None:
     layer, norm = nn.ConvTranspose2d(2, 3, 2, stride=2, bias=bias), nn.BatchNorm2d(3)
     norm.running_mean, norm.running_var = torch.randn(3), torch.rand(3) + 0.5
-    model = nn.Sequential(QuantizedLayer(layer, 4, 4), norm, nn.ReLU()).eval()
+    model = nn.Sequential(
+        quantize_layer(layer, Lsq(), LayerBits(weight_bits=4, activation_bits=4)), norm, nn.ReLU()
+    ).eval()
     images = torch.rand(1, 2, 4, 4)
     model[0].calibrate_inputs(images)
     with torch.no_grad():

@@ -8,16 +8,16 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from trainables.config import TrialConfig
-from trainables.models.unet import UNetConfig
+from trainables.models.configs import UNetConfig
 from trainables.quantization.mixed_precision import (
     CHOICES,
-    MixedPrecision,
     Sensitivity,
     allocate,
     uniform_minimum_sensitivity,
 )
 from trainables.quantization.prepare import prepare, quantizable_names
-from trainables.recipes import Qat
+from trainables.quantization.quantizers.configs import MixedPrecision
+from trainables.recipes.configs import Qat
 
 
 def falling(scale: float) -> dict[int, float]:
@@ -80,13 +80,18 @@ def sensitivity(student: UNetConfig) -> Sensitivity:
     )
 
 
+GROUP_OF = UNetConfig(width=3, depth=2).build(5).group_of
+
+
 def test_an_allocation_names_bits_for_every_layer() -> None:
     student = UNetConfig(width=3, depth=2)
     known = sensitivity(student)
-    plain = MixedPrecision(weight_bits=4, activation_bits=6).resolve(known)
+    plain = MixedPrecision(weight_bits=4, activation_bits=6).resolve(known, GROUP_OF)
     prepare(student.build(5), plain)
     assert set(plain.layers) == set(known.weights)
-    shifted = MixedPrecision(weight_bits=4, activation_bits=6, encoder=1, decoder=-1).resolve(known)
+    shifted = MixedPrecision(weight_bits=4, activation_bits=6, encoder=1, decoder=-1).resolve(
+        known, GROUP_OF
+    )
     for name, bits in plain.layers.items():
         other = shifted.layers[name].weight_bits
         if name.startswith("encoder."):
@@ -101,7 +106,7 @@ def test_an_allocation_names_bits_for_every_layer() -> None:
 def test_a_student_that_nobody_looked_at_gets_the_fewest_bits() -> None:
     names = quantizable_names(UNetConfig(width=3, depth=2).build(5))
     plain = MixedPrecision(weight_bits=5.7, activation_bits=5.2).resolve(
-        uniform_minimum_sensitivity(names)
+        uniform_minimum_sensitivity(names), GROUP_OF
     )
     assert {bits.weight_bits for bits in plain.layers.values()} == {2}
     assert set(plain.layers) == set(names)
@@ -109,7 +114,7 @@ def test_a_student_that_nobody_looked_at_gets_the_fewest_bits() -> None:
 
 def test_only_a_study_resolves_an_allocation() -> None:
     config = TrialConfig(recipe=Qat(quantizer=MixedPrecision()))
-    assert config.uses_mixed_precision
+    assert config.needs_sensitivity
     with pytest.raises(ValueError, match="must name bits to train with, but got an allocation"):
         config.quantizer  # noqa: B018
     with pytest.raises(ValidationError):

@@ -5,12 +5,14 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
-from trainables.models.unet import UNetConfig
+from trainables.models.configs import UNetConfig
 from trainables.quantization.bits import LayerBits
-from trainables.quantization.layers import QuantizedLayer
-from trainables.quantization.prepare import calibrate, prepare, quantizable_names
-from trainables.quantization.quantizers.lsq import Lsq, StepQuantizer
-from trainables.recipes.optimization import AdamW, OptimizerLoop
+from trainables.quantization.layers import QUANTIZABLE, QuantizedLayer
+from trainables.quantization.prepare import calibrate, prepare, quantizable_names, quantize_layer
+from trainables.quantization.quantizers.configs import Lsq
+from trainables.quantization.quantizers.lsq import StepQuantizer
+from trainables.recipes.configs import AdamW
+from trainables.recipes.optimization import OptimizerLoop
 
 STUDENT = UNetConfig(width=3, depth=2)
 
@@ -95,7 +97,7 @@ def test_calibration_fits_the_weights_of_every_layer() -> None:
         assert layer.weight_quantizer is not None
         steps = layer.weight_quantizer.log_step
         fitted = StepQuantizer(layer.weight_quantizer.bits, tuple(steps.shape))
-        fitted.calibrate_mse(layer.layer.weight)
+        fitted.calibrate(layer.layer.weight)
         assert torch.equal(steps, fitted.log_step)
 
 
@@ -110,18 +112,19 @@ def test_calibration_fits_the_weights_of_every_layer() -> None:
 )
 def test_a_fine_grid_hardly_changes_a_layer(layer: nn.Module, shape: tuple[int, ...]) -> None:
     inputs = torch.randn(shape, generator=torch.Generator().manual_seed(0))
-    wrapped = QuantizedLayer(layer, 8, 8)  # type: ignore[arg-type]
+    assert isinstance(layer, QUANTIZABLE)
+    wrapped = quantize_layer(layer, Lsq(), LayerBits(weight_bits=8, activation_bits=8))
     wrapped.calibrate_weight()
     wrapped.calibrate_inputs(inputs)
     assert wrapped.weight_quantizer is not None
-    assert wrapped.weight_quantizer.log_step.numel() == 6
+    assert wrapped.weight_quantizer.step.numel() == 6
     expected = layer(inputs)
     assert (wrapped(inputs) - expected).norm() < 0.1 * expected.norm()
 
 
 def test_a_grouped_transposed_convolution_is_refused() -> None:
     with pytest.raises(ValueError, match="groups=1, but got groups=2"):
-        QuantizedLayer(nn.ConvTranspose2d(4, 4, 2, groups=2), 4, 4)
+        QuantizedLayer(nn.ConvTranspose2d(4, 4, 2, groups=2), None, None)
 
 
 def test_layers_that_read_one_tensor_share_a_grid_of_the_most_bits() -> None:

@@ -5,15 +5,13 @@ from pathlib import Path
 import pytest
 import torch
 from factories import ShortTrial
+from torch import Tensor
 
 from trainables.config import ExecutionConfig
-from trainables.losses import DistillationLosses, DistillationTerm
-from trainables.losses.pairwise import Pairwise
-from trainables.losses.pixelwise import Pixelwise
+from trainables.losses.configs import Pairwise, Pixelwise, Term, by_name
 from trainables.models.base import forward_features
-from trainables.quantization.quantizers.lsq import Lsq
-from trainables.recipes import Distill, QatDistill, Recipe, train
-from trainables.recipes.optimization import AdamW
+from trainables.quantization.quantizers.configs import Lsq
+from trainables.recipes.configs import AdamW, Distill, QatDistill, Recipe
 
 FAST = AdamW(learning_rate=3e-2)
 OFF = Lsq(weight_bits=32, activation_bits=32)
@@ -26,16 +24,17 @@ OFF = Lsq(weight_bits=32, activation_bits=32)
     ids=lambda recipe: recipe.name,
 )
 def test_a_term_brings_the_student_nearer_to_its_teacher(
-    recipe: Recipe, term: DistillationTerm, blocks_run: ExecutionConfig, teacher_file: Path
+    recipe: Recipe, term: Term, blocks_run: ExecutionConfig, teacher_file: Path
 ) -> None:
     def distance(weight: float) -> float:
-        losses = {"pixelwise": None, "pairwise": None, term.name: term.replace(weight=weight)}
-        taught = recipe.replace(losses=DistillationLosses.model_validate(losses))
+        taught = recipe.replace(losses=by_name(term.replace(weight=weight)))
         task = ShortTrial(taught, blocks_run.replace(teacher=teacher_file), batch_size=8)
-        (epoch,) = train(taught, task)
+        (epoch,) = taught.train(task)
         batch = next(task.batches(1))
         with torch.no_grad():
             outputs = forward_features(epoch.student, batch.images)
-            return term(outputs, task.source(batch), batch.labels).item()
+            teacher = task.source(batch)
+            loss: Tensor = term.build(outputs, teacher)(outputs, teacher, batch.labels)
+            return loss.item()
 
     assert distance(10) < 0.8 * distance(0)

@@ -4,10 +4,11 @@ import pytest
 import torch
 from torch import nn
 
-from trainables.models.unet import UNetConfig
+from trainables.models.configs import UNetConfig
 from trainables.quantization.prepare import prepare
-from trainables.quantization.quantizers.lsq import Lsq
-from trainables.recipes.optimization import AdamW, OptimizerLoop, QuantizerLearningRates
+from trainables.quantization.quantizers.configs import Lsq
+from trainables.recipes.configs import AdamW, QuantizerLearningRates
+from trainables.recipes.optimization import OptimizerLoop
 
 
 def test_rates_and_decay_depend_on_what_a_parameter_is() -> None:

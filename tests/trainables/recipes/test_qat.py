@@ -8,8 +8,8 @@ from factories import ShortTrial
 
 from trainables.config import ExecutionConfig
 from trainables.quantization.prepare import calibrate, prepare
-from trainables.quantization.quantizers.lsq import Lsq
-from trainables.recipes import Ptq, train
+from trainables.quantization.quantizers.configs import Lsq
+from trainables.recipes.configs import Ptq
 
 
 @pytest.mark.parametrize("parts", [1, 2])
@@ -18,7 +18,7 @@ def test_steps_are_those_of_the_first_four_batches_of_eight(
 ) -> None:
     task = ShortTrial(Ptq(), blocks_run, batch_size=8)
     task.parts = parts
-    (epoch,) = train(task.config.recipe, task)
+    (epoch,) = task.config.recipe.train(task)
     images = torch.cat([batch.images for batch in islice(task.batches(1), 4)])
     assert len(images) == 32 // parts
     expected = prepare(task.pretrained_student(), Lsq())

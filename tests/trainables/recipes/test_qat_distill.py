@@ -9,14 +9,12 @@ from factories import ShortTrial
 from torch.nn import functional as F
 
 from trainables.config import ExecutionConfig
-from trainables.losses import DistillationLosses
-from trainables.losses.pixelwise import Pixelwise
+from trainables.losses.configs import Pixelwise, by_name
 from trainables.models.base import forward_features
+from trainables.models.configs import UNetConfig
 from trainables.models.model_file import ModelSpec, write_model
-from trainables.models.unet import UNetConfig
-from trainables.quantization.quantizers.lsq import Lsq
-from trainables.recipes import QatDistill, train
-from trainables.recipes.optimization import AdamW
+from trainables.quantization.quantizers.configs import Lsq
+from trainables.recipes.configs import AdamW, QatDistill
 
 OFF = Lsq(weight_bits=32, activation_bits=32)
 
@@ -34,7 +32,7 @@ def recipe(self_study: float, co_study: float, learning_rate: float = 1e-2) -> Q
     return QatDistill(
         quantizer=OFF,
         optimizer=AdamW(learning_rate=learning_rate),
-        losses=DistillationLosses(pixelwise=Pixelwise(temperature=3)),
+        losses=by_name(Pixelwise(temperature=3)),
         self_study=self_study,
         co_study=co_study,
         teacher_learning_rate=1e-2,
@@ -45,7 +43,7 @@ def test_phases_begin_at_their_fraction_of_the_steps(run: ExecutionConfig) -> No
     phases = recipe(self_study=0.25, co_study=0.5)
     task = ShortTrial(phases, run, batch_size=64, num_epochs=4)  # a step an epoch
     teachers, named = [], []
-    for epoch in train(phases, task):
+    for epoch in phases.train(task):
         teachers.append(copy.deepcopy(task.source.network))
         named.append(set(epoch.losses))
     assert named == [
@@ -73,7 +71,7 @@ def test_the_teacher_learns_from_labels_and_from_the_student(run: ExecutionConfi
     (batch,) = task.batches(1)
     taught = task.teacher()(batch).logits
     student = forward_features(task.pretrained_student(), batch.images).logits
-    (epoch,) = train(co_study, task)
+    (epoch,) = co_study.train(task)
     divergence = ((student / 3).softmax(1) * (student / 3).log_softmax(1)).sum(1)
     divergence -= ((student / 3).softmax(1) * (taught / 3).log_softmax(1)).sum(1)
     expected = F.cross_entropy(taught, batch.labels, ignore_index=255)
@@ -85,7 +83,7 @@ def test_another_student_makes_another_teacher(run: ExecutionConfig) -> None:
     def classifier(learning_rate: float) -> torch.Tensor:
         co_study = recipe(self_study=0, co_study=1, learning_rate=learning_rate)
         task = ShortTrial(co_study, run)
-        list(train(co_study, task))
+        list(co_study.train(task))
         return task.source.network.get_parameter("classifier.weight")
 
     assert not torch.equal(classifier(1e-3), classifier(1e-1))

@@ -9,12 +9,13 @@ from torch.nn import functional as F
 from trainables.config import ExecutionConfig, TrialConfig
 from trainables.core.files import hash_file
 from trainables.data.arrow_table import ArrowTable
-from trainables.data.augmentation import Augmentation
+from trainables.data.configs import Augmentation
 from trainables.losses.pairwise import similarities
 from trainables.models.base import Outputs
+from trainables.models.configs import UNetConfig
 from trainables.models.model_file import ModelSpec, write_model
-from trainables.models.unet import UNetConfig
-from trainables.recipes import Batch, Distill
+from trainables.recipes.base import Batch
+from trainables.recipes.configs import Distill
 from trainables.teachers.output_cache import (
     CHANNELS,
     NUM_VIEWS,

@@ -19,11 +19,10 @@ from hypothesis import strategies as st
 from trainables.config import ExecutionConfig, TrialConfig
 from trainables.core.errors import Interrupted
 from trainables.core.metrics import Metrics
-from trainables.data.augmentation import Augmentation
-from trainables.models.unet import UNetConfig
-from trainables.quantization.quantizers.lsq import Lsq
-from trainables.recipes import Distill, Qat, QatDistill, Recipe, Supervised
-from trainables.recipes.optimization import AdamW
+from trainables.data.configs import Augmentation
+from trainables.models.configs import UNetConfig
+from trainables.quantization.quantizers.configs import Lsq
+from trainables.recipes.configs import AdamW, Distill, Qat, QatDistill, Recipe, Supervised
 from trainables.teachers.output_cache import cache_outputs
 from trainables.training import checkpoints as checkpoint
 from trainables.training.checkpoints import CheckpointManager, Checkpoints, read_checkpoint

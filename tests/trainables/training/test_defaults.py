@@ -3,10 +3,10 @@
 import pytest
 
 from trainables.config import TrialConfig
-from trainables.data.augmentation import Augmentation
-from trainables.models.unet import UNetConfig
-from trainables.quantization.quantizers.lsq import Lsq
-from trainables.recipes import Distill, Ptq, Qat, QatDistill, Recipe, Supervised
+from trainables.data.configs import Augmentation
+from trainables.models.configs import UNetConfig
+from trainables.quantization.quantizers.configs import Lsq
+from trainables.recipes.configs import Distill, Ptq, Qat, QatDistill, Recipe, Supervised
 from trainables.training.defaults import Defaults, defaults_for
 
 STUDENT = UNetConfig(width=12, depth=3)
@@ -15,7 +15,7 @@ FIXED = Defaults(
     num_epochs=9,
     batch_size=5,
     augmentation=Augmentation(min_scale=0.7, color=0.3),
-    teacher_width=24,
+    teacher=UNetConfig(width=24),
     teacher_epochs=11,
 )
 
@@ -57,7 +57,7 @@ def test_what_is_complete_stays_as_it_is() -> None:
 
 def test_a_study_s_own_teacher_is_wider_than_students_and_the_same_for_all_seeds() -> None:
     teacher = FIXED.default_teacher_config()
-    assert (teacher.student.width, teacher.num_epochs, teacher.seed) == (24, 11, 0)
+    assert (teacher.student, teacher.num_epochs, teacher.seed) == (UNetConfig(width=24), 11, 0)
     assert (teacher.batch_size, teacher.augmentation) == (5, FIXED.augmentation)
     assert isinstance(teacher.recipe, Supervised)
 

@@ -10,7 +10,7 @@ from trainables.config import ExecutionConfig
 from trainables.data.augmentation import normalize
 from trainables.data.loader import Loader
 from trainables.data.packed import images_of, open_pack
-from trainables.models.unet import UNetConfig
+from trainables.models.configs import UNetConfig
 from trainables.training.evaluation import (
     Scores,
     confusion_matrix,

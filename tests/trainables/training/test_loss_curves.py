@@ -18,21 +18,18 @@ import pytest
 import torch
 
 from trainables.config import ExecutionConfig, TrialConfig
-from trainables.data.augmentation import Augmentation
-from trainables.losses import DistillationLosses
-from trainables.losses.pairwise import Pairwise
-from trainables.losses.pixelwise import Pixelwise
+from trainables.data.configs import Augmentation
+from trainables.losses.configs import Pairwise, Pixelwise, by_name
 from trainables.models.base import supports_fast_bf16
+from trainables.models.configs import UNetConfig
 from trainables.models.model_file import ModelSpec, write_model
-from trainables.models.unet import UNetConfig
-from trainables.quantization.quantizers.lsq import Lsq
-from trainables.recipes import Distill, Ptq, Qat, QatDistill, Recipe, Supervised
-from trainables.recipes.optimization import AdamW
+from trainables.quantization.quantizers.configs import Lsq
+from trainables.recipes.configs import AdamW, Distill, Ptq, Qat, QatDistill, Recipe, Supervised
 from trainables.training.trial import Trial
 
 STORED = Path(__file__).with_name("loss_curves.json")
 SUPERVISED = Supervised(optimizer=AdamW(learning_rate=1e-2))
-LOSSES = DistillationLosses(pixelwise=Pixelwise(weight=1.0), pairwise=Pairwise(weight=0.5))
+LOSSES = by_name(Pixelwise(weight=1.0), Pairwise(weight=0.5))
 RECIPES: dict[str, Recipe] = {
     "supervised": SUPERVISED,
     "distill": Distill(optimizer=AdamW(learning_rate=1e-2), losses=LOSSES),

@@ -10,15 +10,14 @@ from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from trainables.config import ExecutionConfig, TrialConfig
-from trainables.losses import DistillationLosses
-from trainables.losses.pairwise import Pairwise
-from trainables.models.unet import UNetConfig
-from trainables.recipes import Distill, Qat, QatDistill, Recipe, Supervised
+from trainables.losses.configs import Pairwise, Pixelwise, by_name
+from trainables.models.configs import UNetConfig
+from trainables.recipes.configs import Distill, Qat, QatDistill, Recipe, Supervised
 from trainables.training.memory_probe import Probe, measure_gpu_bytes
 
 RECIPES: list[Recipe] = [
     Supervised(),
-    Distill(losses=DistillationLosses(pairwise=Pairwise())),
+    Distill(losses=by_name(Pixelwise(), Pairwise())),
     Qat(),
     QatDistill(self_study=0.3, co_study=0.5),
 ]

@@ -13,8 +13,7 @@ from trainables.core.artifacts import ArtifactStore
 from trainables.core.errors import TrialFailed
 from trainables.data.base import Sample, Split
 from trainables.data.packed import PackedDataset, open_pack, pack_dataset
-from trainables.recipes import Ptq, QatDistill, Supervised
-from trainables.recipes.optimization import AdamW
+from trainables.recipes.configs import AdamW, Ptq, QatDistill, Supervised
 from trainables.training.evaluation import Scores, commonest_miou
 from trainables.training.sanity_checks import (
     check_finite,

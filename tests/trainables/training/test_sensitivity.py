@@ -6,14 +6,13 @@ import pytest
 import torch
 
 from trainables.config import ExecutionConfig, TrialConfig
-from trainables.data.augmentation import Augmentation
-from trainables.models.unet import UNetConfig
+from trainables.data.configs import Augmentation
+from trainables.models.configs import UNetConfig
 from trainables.quantization.bits import LayerBits
-from trainables.quantization.mixed_precision import CHOICES, MixedPrecision
+from trainables.quantization.mixed_precision import CHOICES
 from trainables.quantization.prepare import calibrate, prepare, quantizable_names
-from trainables.quantization.quantizers.lsq import Lsq
-from trainables.recipes import Supervised
-from trainables.recipes.optimization import AdamW
+from trainables.quantization.quantizers.configs import Lsq, MixedPrecision
+from trainables.recipes.configs import AdamW, Supervised
 from trainables.training.sensitivity import (
     cache_sensitivity,
     find_sensitivity,
@@ -80,9 +79,12 @@ def test_a_network_is_left_as_it_was_and_readers_of_one_tensor_go_together() -> 
     assert known.num_inputs["encoder.1.0"] == 4 * 8 * 8 + 8 * 16 * 16
     assert known.num_weights["classifier"] == 4 * 5
     assert known.num_inputs["encoder.0.0"] == 3 * 16 * 16
-    bits = MixedPrecision(activation_bits=4).resolve(known).layers
+    bits = MixedPrecision(activation_bits=4).resolve(known, STUDENT.build(5).group_of).layers
     assert bits["encoder.1.0"].activation_bits == bits["decoder.1.0"].activation_bits
-    quantized = prepare(STUDENT.build(5), MixedPrecision(activation_bits=4).resolve(known))
+    quantized = prepare(
+        STUDENT.build(5),
+        MixedPrecision(activation_bits=4).resolve(known, STUDENT.build(5).group_of),
+    )
     for name, layer in bits.items():
         quantizer = quantized.get_submodule(name).input_quantizer
         assert quantizer.bits == layer.activation_bits  # type: ignore[union-attr]

@@ -8,15 +8,14 @@ from torch import nn
 from torchvision.models import get_model
 
 from trainables.config import ExecutionConfig, TrialConfig
-from trainables.data.augmentation import Augmentation
+from trainables.data.configs import Augmentation
 from trainables.data.loader import Loader
 from trainables.data.packed import open_pack
 from trainables.models.base import to_device
+from trainables.models.configs import TorchvisionConfig, UNetConfig
 from trainables.models.model_file import ModelSpec, read_model, write_model
-from trainables.models.torchvision_model import TorchvisionConfig, TorchvisionModel
-from trainables.models.unet import UNetConfig
-from trainables.recipes import Supervised
-from trainables.recipes.optimization import AdamW
+from trainables.models.torchvision_model import TorchvisionModel
+from trainables.recipes.configs import AdamW, Supervised
 from trainables.training.evaluation import evaluate
 from trainables.training.teacher import check_teacher, prepare_teacher
 

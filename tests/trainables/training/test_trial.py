@@ -10,27 +10,20 @@ from trainables.config import ExecutionConfig, TrialConfig
 from trainables.core.artifacts import ArtifactStore
 from trainables.core.errors import TrialFailed
 from trainables.core.metrics import Metrics
-from trainables.data.augmentation import Augmentation, normalize
+from trainables.data.augmentation import normalize
 from trainables.data.base import Sample, Split
+from trainables.data.configs import Augmentation
 from trainables.data.loader import Loader
 from trainables.data.packed import images_of, open_pack, pack_dataset
 from trainables.data.registry import ShapesSource
-from trainables.losses import DistillationLosses
-from trainables.losses.pairwise import Pairwise
+from trainables.losses.configs import Pairwise, Pixelwise, by_name
 from trainables.models.base import Outputs, forward_features, to_device
+from trainables.models.configs import UNetConfig
 from trainables.models.model_file import deserialize, read_model
-from trainables.models.unet import UNetConfig
-from trainables.quantization.quantizers.lsq import Lsq
-from trainables.recipes import (
-    Distill,
-    Ptq,
-    Qat,
-    QatDistill,
-    Recipe,
-    Supervised,
-    TeacherOutputSource,
-)
-from trainables.recipes.optimization import AdamW, OptimizerLoop
+from trainables.quantization.quantizers.configs import Lsq
+from trainables.recipes.base import TeacherOutputSource
+from trainables.recipes.configs import AdamW, Distill, Ptq, Qat, QatDistill, Recipe, Supervised
+from trainables.recipes.optimization import OptimizerLoop
 from trainables.teachers.output_cache import Form, cache_outputs
 from trainables.teachers.outputs import LiveTeacher
 from trainables.training.cost import predict_size_bytes
@@ -43,7 +36,7 @@ BITS = Lsq(weight_bits=4, activation_bits=4)
 START = Supervised(optimizer=AdamW(learning_rate=1e-2))
 RECIPES: list[Recipe] = [
     START,
-    Distill(optimizer=AdamW(learning_rate=1e-2), losses=DistillationLosses(pairwise=Pairwise())),
+    Distill(optimizer=AdamW(learning_rate=1e-2), losses=by_name(Pixelwise(), Pairwise())),
     Qat(start=START, quantizer=BITS),
     QatDistill(start=START, quantizer=BITS, self_study=0.25, co_study=0.5),
     QatDistill(start=Distill(optimizer=AdamW(learning_rate=1e-2)), self_study=0, co_study=0),

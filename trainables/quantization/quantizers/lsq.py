@@ -1,14 +1,12 @@
 """Learned step size quantization, LSQ (Esser et al. 2019, arXiv 1902.08153)."""
 
 import math
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
-from trainables.core.config_base import FrozenConfig
-from trainables.quantization.bits import Bits, LayerBits
+from trainables.quantization.quantizers.fake_quantizer import FakeQuantizer
 from trainables.quantization.quantizers.lsq_kernels import fused_lsq, is_worthwhile
 
 
@@ -47,12 +45,7 @@ class _Lsq(torch.autograd.Function):
         return gradient.masked_fill(outside, 0), step_gradient, None, None, None
 
 
-def bounds(bits: int, signed: bool) -> tuple[int, int]:
-    """The least and the greatest integer of a grid."""
-    return (-(1 << bits - 1) if signed else 0), (1 << bits - signed) - 1
-
-
-class StepQuantizer(nn.Module):
+class StepQuantizer(FakeQuantizer):
     """Quantizes to `bits` on one learned grid, or on one for each channel along `axis`.
 
     The step is learned as its logarithm: it stays positive, and Adam's updates become relative to
@@ -60,18 +53,8 @@ class StepQuantizer(nn.Module):
     """
 
     def __init__(self, bits: int, shape: tuple[int, ...], signed: bool = True) -> None:
-        super().__init__()
-        self.bits = bits
-        self.signed = signed
+        super().__init__(bits, signed)
         self.log_step = nn.Parameter(torch.zeros(shape))
-
-    @property
-    def low(self) -> int:
-        return bounds(self.bits, self.signed)[0]
-
-    @property
-    def high(self) -> int:
-        return bounds(self.bits, self.signed)[1]
 
     @property
     def step(self) -> Tensor:
@@ -87,14 +70,14 @@ class StepQuantizer(nn.Module):
     def init_from_mean(self, value: Tensor) -> None:
         """Sets each step to 2 mean|v| / sqrt(high) (section 2.1), from the values sharing it.
 
-        Cheap and rough: students that begin with `fit` learn more in as many epochs (docs/log.md).
+        Rough: students that begin with `calibrate` learn more in as many epochs (docs/log.md).
         """
         count = value.numel() / self.log_step.numel()
         mean = value.abs().sum_to_size(self.log_step.shape) / count
         self.log_step.copy_((2 * mean / math.sqrt(self.high)).clamp(min=1e-6).log())
 
     @torch.no_grad()
-    def calibrate_mse(self, value: Tensor) -> None:
+    def calibrate(self, value: Tensor) -> None:
         """Sets each step to that of the least squared error, among fractions of the full range.
 
         Of more than 2**16 values, evenly spaced ones are looked at where all share one step.
@@ -112,27 +95,3 @@ class StepQuantizer(nn.Module):
             error = (rounded - value).square().sum_to_size(shape)
             self.log_step.copy_(torch.where(error < best, step.log(), self.log_step))
             best = torch.minimum(error, best)
-
-    @torch.no_grad()
-    def codes(self, value: Tensor) -> Tensor:
-        """The integers in [low, high] that stand for `value`."""
-        return (value / self.step).clamp(self.low, self.high).round().to(torch.int16)
-
-    def get_extra_state(self) -> Tensor:
-        return torch.tensor([self.signed])
-
-    def set_extra_state(self, state: Tensor) -> None:
-        self.signed = bool(state.item())
-
-
-class Lsq(FrozenConfig):
-    """Learned step size quantization with a bit-width per layer.
-
-    The first and the last layer keep at least 8 bits (Esser et al. 2019, section 3) unless
-    `layers`, which maps a layer's name to its own bit-widths, says otherwise.
-    """
-
-    name: Literal["lsq"] = "lsq"
-    weight_bits: Bits = 4
-    activation_bits: Bits = 4
-    layers: dict[str, LayerBits] = Field(default_factory=dict)

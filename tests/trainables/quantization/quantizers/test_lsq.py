@@ -136,7 +136,7 @@ def test_a_fitted_step_has_less_error_than_neighbours_and_than_the_full_range(
         rounded = (value / step).clamp(quantizer.low, quantizer.high).round() * step
         return (rounded - value).square().sum_to_size(shape)
 
-    quantizer.calibrate_mse(value)
+    quantizer.calibrate(value)
     best = errors(1.0)
     assert (best <= errors(1.15)).all()
     assert (best <= errors(0.85)).all()
@@ -146,6 +146,6 @@ def test_a_fitted_step_has_less_error_than_neighbours_and_than_the_full_range(
 def test_a_step_of_many_values_is_fitted_to_all_of_them() -> None:
     value = sample((1 << 17,))
     quantizer, fewer = StepQuantizer(4, (1,)), StepQuantizer(4, (1,))
-    quantizer.calibrate_mse(value[value.abs().argsort()])
-    fewer.calibrate_mse(value[: 1 << 15])
+    quantizer.calibrate(value[value.abs().argsort()])
+    fewer.calibrate(value[: 1 << 15])
     torch.testing.assert_close(quantizer.step, fewer.step, rtol=0.1, atol=0)

@@ -1,0 +1,33 @@
+"""How training images are varied, without the framework that does it."""
+
+from typing import TYPE_CHECKING
+
+from pydantic import Field, model_validator
+
+from trainables.core.config_base import FrozenConfig
+
+if TYPE_CHECKING:
+    from trainables.data.augmentation import Views
+
+
+class Augmentation(FrozenConfig):
+    """Scale, crop with 255 padding, flip, colour: the usual recipe for segmentation."""
+
+    min_scale: float = Field(0.75, gt=0)
+    max_scale: float = Field(1.5, gt=0)
+    flip: float = Field(0.5, ge=0, le=1, description="probability of a horizontal flip")
+    color: float = Field(0.2, ge=0, lt=1, description="brightness, contrast and saturation change")
+
+    @model_validator(mode="after")
+    def check_scales(self) -> "Augmentation":
+        if self.min_scale > self.max_scale:
+            raise ValueError(
+                f"min_scale <= max_scale must hold, but got {self.min_scale} and {self.max_scale}"
+            )
+        return self
+
+    def views(self, num_samples: int, seed: int, epoch: int) -> "Views":
+        """One view of each sample: a function of (seed, epoch, sample) alone."""
+        from trainables.data.augmentation import draw_views
+
+        return draw_views(self, num_samples, seed, epoch)

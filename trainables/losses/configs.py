@@ -1,0 +1,106 @@
+"""The terms of the distillation loss that a recipe may name.
+
+No file of the training framework is imported before a term is built.
+"""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+
+from pydantic import (
+    BeforeValidator,
+    Field,
+    SerializeAsAny,
+    SerializerFunctionWrapHandler,
+    WrapSerializer,
+)
+
+from trainables.core.config_base import TaggedConfig
+
+if TYPE_CHECKING:
+    from trainables.losses.distillation import TermLoss
+    from trainables.models.base import Outputs
+
+Requirement = Literal["logits", "cosines", "channels", "live"]
+"""What a term needs of the teacher: its logits; besides, how alike the features of any two places
+are; besides, the channels of the features themselves; or the network itself at every step."""
+KEPT: frozenset[Requirement] = frozenset({"logits", "cosines"})
+"""What outputs that were computed once and kept can serve: their features are projected."""
+
+
+class Term(TaggedConfig):
+    """One term of the distillation loss, which binds the student to the teacher."""
+
+    weight: float = Field(1.0, ge=0)
+    requires: ClassVar[Requirement]
+
+    def build(self, student: "Outputs", teacher: "Outputs") -> "TermLoss":
+        """The loss as a module; example outputs of both networks tell it their channels.
+
+        Its parameters, if it has any, are trained with the student and are not kept.
+        """
+        raise NotImplementedError
+
+
+class Pixelwise(Term):
+    """Every pixel of the student follows the teacher's class distribution."""
+
+    name: Literal["pixelwise"] = "pixelwise"
+    weight: float = Field(1.0, ge=0)
+    temperature: float = Field(2.0, gt=0, description="softens both distributions")
+    requires: ClassVar[Requirement] = "logits"
+
+    def build(self, student: "Outputs", teacher: "Outputs") -> "TermLoss":
+        from trainables.losses.pixelwise import PixelwiseLoss
+
+        return PixelwiseLoss(self.temperature)
+
+
+class Pairwise(Term):
+    """The student's regions resemble one another as the teacher's do."""
+
+    name: Literal["pairwise"] = "pairwise"
+    weight: float = Field(1.0, ge=0)
+    patch: int = Field(2, ge=1, description="feature pixels a side that make one node")
+    requires: ClassVar[Requirement] = "cosines"
+
+    def build(self, student: "Outputs", teacher: "Outputs") -> "TermLoss":
+        from trainables.losses.pairwise import PairwiseLoss
+
+        return PairwiseLoss(self.patch)
+
+
+RESERVED = ("cross_entropy", "teacher")
+"""Names of losses that are reported beside the terms."""
+ALWAYS_WRITTEN = ("pixelwise", "pairwise")
+"""Terms that are written as null where they are absent, as they were when no others existed: the
+digests of configurations stay what they were, and a further term does not change them."""
+
+
+def read_terms(terms: object) -> object:
+    """The terms that are present, each with its key as its name where it has none."""
+    if not isinstance(terms, Mapping):
+        return terms
+    if reserved := next((name for name in terms if name in RESERVED), None):
+        raise ValueError(f"a term must not be named {reserved}, which is another loss")
+    return {
+        name: {"name": name, **term} if isinstance(term, Mapping) else term
+        for name, term in terms.items()
+        if term is not None
+    }
+
+
+def write_terms(terms: object, handler: SerializerFunctionWrapHandler) -> dict[str, object]:
+    return {**dict.fromkeys(ALWAYS_WRITTEN), **handler(terms)}
+
+
+Terms = Annotated[
+    Mapping[str, SerializeAsAny[Term]],
+    BeforeValidator(read_terms),
+    WrapSerializer(write_terms),
+]
+"""Terms of the distillation loss by the names under which they are reported."""
+
+
+def by_name(*terms: Term) -> Terms:
+    """The mapping of terms by their own names."""
+    return {term.name: term for term in terms}

@@ -1,0 +1,64 @@
+"""What a quantizer's configuration gives, whatever the quantizer.
+
+No file of the training framework is imported before a quantizer is built.
+"""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from pydantic import Field
+
+from trainables.core.config_base import TaggedConfig
+from trainables.quantization.bits import Bits, LayerBits
+from trainables.quantization.mixed_precision import Sensitivity
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from trainables.quantization.quantizers.fake_quantizer import FakeQuantizer
+
+
+class QuantizerConfig(TaggedConfig):
+    """What a recipe is given: a quantizer, or how one is to be found for a student."""
+
+    def resolve(
+        self, sensitivity: Sensitivity, group_of: Callable[[str], str | None]
+    ) -> "Quantizer":
+        """The quantizer for a student of this sensitivity; `group_of` gives a layer's group."""
+        raise NotImplementedError
+
+    @property
+    def quantizer(self) -> "Quantizer | None":
+        """The quantizer itself; None where the student's sensitivity decides on its bits."""
+        return None
+
+
+class Quantizer(QuantizerConfig):
+    """Uniform grids for weights and activations, with a bit-width for each layer.
+
+    The first and the last layers keep at least 8 bits (Esser et al. 2019, section 3) unless
+    `layers`, which maps a layer's name to its own bit-widths, says otherwise.
+    """
+
+    weight_bits: Bits = 4
+    activation_bits: Bits = 4
+    layers: dict[str, LayerBits] = Field(default_factory=dict)
+
+    def resolve(
+        self, sensitivity: Sensitivity, group_of: Callable[[str], str | None]
+    ) -> "Quantizer":
+        return self
+
+    @property
+    def quantizer(self) -> "Quantizer":
+        return self
+
+    def build_weight_quantizer(
+        self, bits: int, weight: "Tensor", step_shape: tuple[int, ...]
+    ) -> "FakeQuantizer":
+        """Signed, one grid for each output channel: `step_shape` broadcasts to the weight."""
+        raise NotImplementedError
+
+    def build_input_quantizer(self, bits: int) -> "FakeQuantizer":
+        """One grid for a whole tensor, unsigned where calibration meets no negative value."""
+        raise NotImplementedError

@@ -1,0 +1,72 @@
+"""The quantizers that a recipe may name."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field
+
+from trainables.quantization.bits import LayerBits
+from trainables.quantization.mixed_precision import Sensitivity, allocate, offset_bits
+from trainables.quantization.quantizers.base import Quantizer, QuantizerConfig
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from trainables.quantization.quantizers.fake_quantizer import FakeQuantizer
+
+
+class Lsq(Quantizer):
+    """Learned step size quantization (Esser et al. 2019, arXiv 1902.08153)."""
+
+    name: Literal["lsq"] = "lsq"
+
+    def build_weight_quantizer(
+        self, bits: int, weight: "Tensor", step_shape: tuple[int, ...]
+    ) -> "FakeQuantizer":
+        from trainables.quantization.quantizers.lsq import StepQuantizer
+
+        quantizer = StepQuantizer(bits, step_shape)
+        quantizer.init_from_mean(weight)
+        return quantizer
+
+    def build_input_quantizer(self, bits: int) -> "FakeQuantizer":
+        from trainables.quantization.quantizers.lsq import StepQuantizer
+
+        return StepQuantizer(bits, (1,))
+
+
+class MixedPrecision(QuantizerConfig):
+    """A mean number of bits, given to the layers where they help most, then shifted by part.
+
+    A study resolves it to `DEFAULT_QUANTIZER` with bits for each layer, once it has measured the
+    sensitivity of the full-precision student.
+    """
+
+    name: Literal["allocation"] = "allocation"
+    weight_bits: float = Field(4, ge=2, le=8, description="mean over all weights")
+    activation_bits: float = Field(4, ge=2, le=8, description="mean over all layers' inputs")
+    encoder: int = Field(0, ge=-2, le=2, description="more bits for each of the encoder's weights")
+    decoder: int = Field(0, ge=-2, le=2, description="the same for the decoder and its upsampling")
+
+    def resolve(self, sensitivity: Sensitivity, group_of: Callable[[str], str | None]) -> Quantizer:
+        weights = allocate(sensitivity.weights, sensitivity.num_weights, self.weight_bits)
+        shared = allocate(sensitivity.inputs, sensitivity.num_inputs, self.activation_bits)
+        inputs = {
+            reader: bits for first, bits in shared.items() for reader in sensitivity.readers[first]
+        }
+        offsets = {"encoder": self.encoder, "decoder": self.decoder}
+        layers = {
+            layer: LayerBits(
+                weight_bits=offset_bits(bits, offsets.get(group_of(layer) or "", 0)),
+                activation_bits=inputs[layer],
+            )
+            for layer, bits in weights.items()
+        }
+        return DEFAULT_QUANTIZER.replace(
+            weight_bits=int(self.weight_bits),
+            activation_bits=int(self.activation_bits),
+            layers=layers,
+        )
+
+
+DEFAULT_QUANTIZER = Lsq()

@@ -1,0 +1,201 @@
+"""The ways to train a student that a trial may name.
+
+No file of the training framework is imported before a training begins.
+"""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, ClassVar, Literal, Self
+
+from pydantic import Field, SerializeAsAny, model_validator
+
+from trainables.core.config_base import FrozenConfig, TaggedConfig
+from trainables.losses.configs import Pixelwise, Terms, by_name
+from trainables.quantization.quantizers.base import QuantizerConfig
+from trainables.quantization.quantizers.configs import DEFAULT_QUANTIZER
+
+if TYPE_CHECKING:
+    from trainables.recipes.base import Epoch, Task
+
+
+class AdamW(FrozenConfig):
+    """The learning rate is the peak of the cycle; biases, normalisation and steps do not decay."""
+
+    learning_rate: float = Field(4e-3, gt=0)
+    weight_decay: float = Field(1e-2, ge=0)
+
+
+class QuantizerLearningRates(FrozenConfig):
+    """Peak learning rates of the logarithms of the quantization steps."""
+
+    weight: float = Field(1e-3, gt=0)
+    activation: float = Field(1e-2, gt=0)
+
+
+class Recipe(TaggedConfig):
+    """A way to train a student."""
+
+    learns_from_teacher: ClassVar[bool] = False
+    """Whether the recipe itself, its start aside, asks a teacher."""
+    only_calibrates: ClassVar[bool] = False
+    """Whether nothing is trained: then a trial has a single epoch."""
+
+    def train(self, task: "Task") -> Iterator["Epoch"]:
+        """Trains, and yields the student after each epoch."""
+        raise NotImplementedError
+
+    @property
+    def quantized(self) -> "QuantizedRecipe | None":
+        """The same where it quantizes the student; None where that keeps its full precision."""
+        return None
+
+    @property
+    def learning_rate(self) -> float | None:
+        """The student's peak learning rate; None where nothing is trained."""
+        return None
+
+    def learning_rate_of(self, loss: str) -> float | None:
+        """The peak learning rate of what a loss trains; None where it trains nothing."""
+        return self.learning_rate
+
+    @property
+    def distillation_terms(self) -> Terms:
+        """The terms of its distillation loss."""
+        return {}
+
+    def at_peak_memory(self) -> Self:
+        """The same, in the phase that takes most memory from its first step on."""
+        return self
+
+
+class FullPrecisionRecipe(Recipe):
+    """A recipe whose student quantized ones may start from."""
+
+    optimizer: AdamW = AdamW()
+
+    @property
+    def learning_rate(self) -> float:
+        return self.optimizer.learning_rate
+
+
+class Supervised(FullPrecisionRecipe):
+    """A full-precision student learns from labels: every other recipe's yardstick."""
+
+    name: Literal["supervised"] = "supervised"
+
+    def train(self, task: "Task") -> Iterator["Epoch"]:
+        from trainables.recipes.supervised import train_supervised
+
+        return train_supervised(self, task)
+
+
+class Distill(FullPrecisionRecipe):
+    """A full-precision student learns from labels and from a frozen teacher."""
+
+    name: Literal["distill"] = "distill"
+    losses: Terms = by_name(Pixelwise())
+    learns_from_teacher: ClassVar[bool] = True
+
+    def train(self, task: "Task") -> Iterator["Epoch"]:
+        from trainables.recipes.distill import train_distill
+
+        return train_distill(self, task)
+
+    @property
+    def distillation_terms(self) -> Terms:
+        return self.losses
+
+
+class QuantizedRecipe(Recipe):
+    """A recipe that starts from a full-precision student and quantizes it."""
+
+    start: SerializeAsAny[FullPrecisionRecipe] = Supervised()
+    start_epochs: int | None = Field(None, ge=1, description="None: as many as the trial's own")
+    quantizer: SerializeAsAny[QuantizerConfig] = DEFAULT_QUANTIZER
+
+    @property
+    def quantized(self) -> "QuantizedRecipe":
+        return self
+
+
+class Ptq(QuantizedRecipe):
+    """What quantization-aware training begins with, as it is: its trials have a single epoch."""
+
+    name: Literal["ptq"] = "ptq"
+    only_calibrates: ClassVar[bool] = True
+
+    def train(self, task: "Task") -> Iterator["Epoch"]:
+        from trainables.recipes.ptq import train_ptq
+
+        return train_ptq(self, task)
+
+
+class Qat(QuantizedRecipe):
+    """A converged full-precision student learns to live with few bits, from labels alone."""
+
+    name: Literal["qat"] = "qat"
+    optimizer: AdamW = AdamW(learning_rate=1e-3)
+    step_learning_rate: QuantizerLearningRates = QuantizerLearningRates()
+
+    def train(self, task: "Task") -> Iterator["Epoch"]:
+        from trainables.recipes.qat import train_qat
+
+        return train_qat(self, task)
+
+    @property
+    def learning_rate(self) -> float:
+        return self.optimizer.learning_rate
+
+
+TEACHER_LOSS = "teacher"
+"""Name of the loss that the teacher learns by in co-study."""
+
+
+class QatDistill(QuantizedRecipe):
+    """A quantized student in three phases, each a fraction of the training's optimizer steps.
+
+    Self-study: labels alone. Co-study: student and teacher learn together, each also from the
+    other. Tutoring, the rest: the teacher is frozen. Either of the first two may be 0; a training
+    of self-study alone is `Qat`.
+    """
+
+    name: Literal["qat_distill"] = "qat_distill"
+    optimizer: AdamW = AdamW(learning_rate=1e-3)
+    step_learning_rate: QuantizerLearningRates = QuantizerLearningRates()
+    losses: Terms = by_name(Pixelwise())
+    self_study: float = Field(0.15, ge=0, lt=1)
+    co_study: float = Field(0.0, ge=0, le=1)
+    teacher_learning_rate: float = Field(1e-4, gt=0, description="peak, during co-study")
+    learns_from_teacher: ClassVar[bool] = True
+
+    @model_validator(mode="after")
+    def check_phases(self) -> "QatDistill":
+        if self.self_study + self.co_study > 1 + 1e-9:
+            raise ValueError(
+                f"self_study + co_study <= 1 must hold, but got {self.self_study} and "
+                f"{self.co_study}"
+            )
+        return self
+
+    @property
+    def tutoring(self) -> float:
+        """The third phase's fraction."""
+        return max(0.0, 1 - self.self_study - self.co_study)
+
+    def train(self, task: "Task") -> Iterator["Epoch"]:
+        from trainables.recipes.qat_distill import train_qat_distill
+
+        return train_qat_distill(self, task)
+
+    @property
+    def distillation_terms(self) -> Terms:
+        return self.losses
+
+    @property
+    def learning_rate(self) -> float:
+        return self.optimizer.learning_rate
+
+    def learning_rate_of(self, loss: str) -> float | None:
+        return self.teacher_learning_rate if loss == TEACHER_LOSS else self.learning_rate
+
+    def at_peak_memory(self) -> Self:
+        return self.replace(self_study=0, co_study=1) if self.co_study else self

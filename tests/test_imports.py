@@ -1,10 +1,18 @@
 """Imports run downwards: commands -> study -> ... -> core, and search -> spaces -> trainables."""
 
 import ast
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from spaces import space_names
+from trainables.losses.configs import Term
+from trainables.models.configs import StudentConfig
+from trainables.quantization.quantizers.base import QuantizerConfig
+from trainables.recipes.configs import Recipe
 
 ROOT = Path(__file__).parent.parent
 FLOORS = {
@@ -85,3 +93,34 @@ def test_heavy_libraries_enter_in_one_place(path: Path) -> None:
     for name in imports(path):
         if (library := name.split(".")[0]) in ONLY_IN:
             assert str(path).startswith(ONLY_IN[library]), name
+
+
+MEMBERS = {
+    "models": (StudentConfig, ("spaces/",)),
+    "quantization/quantizers": (QuantizerConfig, ("spaces/",)),
+    "losses": (Term, ("spaces/", "trainables/recipes/")),
+    "recipes": (Recipe, ("spaces/", "trainables/training/defaults.py")),
+}
+"""Of each folder of trainables that holds a union, its base, and who else may name a member."""
+
+
+@pytest.mark.parametrize("path", FILES, ids=str)
+def test_only_its_own_package_names_a_member_of_a_union(path: Path) -> None:
+    for folder, (base, others) in MEMBERS.items():
+        if str(path).startswith((f"trainables/{folder}/", *others)):
+            continue
+        members = {member.__name__ for member in base.members().values()}
+        assert not members & {name.split(".")[-1] for name in imports(path)}
+
+
+TORCH_FREE = ("trainables.config", *(f"spaces.{name}" for name in space_names()))
+
+
+def test_configurations_load_no_training_framework() -> None:
+    heavy = ("torch", "torchvision", "ray", "mlflow", "pyarrow", "matplotlib", "plotly")
+    code = (
+        f"import importlib, sys\n[importlib.import_module(name) for name in {TORCH_FREE!r}]\n"
+        f"print([name for name in {heavy!r} if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout.strip() == "[]", done.stderr

@@ -8,6 +8,7 @@ from pydantic import Field, SerializeAsAny, ValidationError, model_validator
 from trainables.core.command_line import first_problem
 from trainables.core.config_base import FrozenConfig
 from trainables.data.configs import Augmentation
+from trainables.losses.configs import KEPT
 from trainables.models.configs import DEFAULT_STUDENT, StudentConfig
 from trainables.quantization.quantizers.base import Quantizer
 from trainables.recipes.configs import Recipe
@@ -39,6 +40,14 @@ class TrialConfig(FrozenConfig):
         return self.recipe.learns_from_teacher or (
             quantized is not None and quantized.start.learns_from_teacher
         )
+
+    @property
+    def terms_of_live_teacher(self) -> list[str]:
+        """Distillation terms, the start's included, that need more than kept teacher outputs."""
+        quantized = self.recipe.quantized
+        terms = {**(quantized.start.distillation_terms if quantized else {})}
+        terms |= self.recipe.distillation_terms
+        return [name for name, term in terms.items() if term.requires not in KEPT]
 
     @property
     def start(self) -> "TrialConfig | None":

@@ -78,6 +78,11 @@ class Trial:
         self.outputs: TeacherOutputs | None = None
         if config.recipe.learns_from_teacher and run.teacher_outputs:
             assert run.teacher is not None, "outputs are a teacher's"
+            if terms := config.terms_of_live_teacher:
+                raise ValueError(
+                    f"the teacher must be live for the distillation term {terms[0]}, but its "
+                    f"outputs are read from {run.teacher_outputs}"
+                )
             teacher = hash_file(run.teacher)
             self.outputs = TeacherOutputs(
                 run.teacher_outputs, self.data.digest, teacher, config.augmentation

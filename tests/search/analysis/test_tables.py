@@ -205,7 +205,7 @@ class TestDrawing:
         texts = [text for trace in figure.data for text in trace.hovertext or ()]
         assert len(texts) == 5
         (told,) = (text for text in texts if "trial 0003" in text)
-        for part in ("60.0 %", "61.9 KB", "W/A 4/6", "width 8", "qat", "0.0013"):
+        for part in ("60.0 %", "61.9 KB", "W/A 4/6", "student unet 8", "qat", "0.0013"):
             assert part in told
         assert {a.text for a in figure.layout.annotations} == {"0003", "0004", "0006"}
         assert figure.layout.xaxis.type == "log"
@@ -302,9 +302,9 @@ class TestFrontTable:
         lines = printed(timed)
         cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in lines if "│" in line]
         assert cells == [
-            ["0004", "41.0", "20.4 KB", "", "2/4", "4", "qat_distill", "60", "1,234"],
-            ["0003", "60.0", "61.9 KB", "1.23 ms", "4/6", "8", "qat", "60", "1,234"],
-            ["0006", "67.0", "1.95 MB", "", "32/32", "8", "distill", "60", "1,234"],
+            ["0004", "41.0", "20.4 KB", "", "2/4", "unet 4", "qat_distill", "60", "1,234"],
+            ["0003", "60.0", "61.9 KB", "1.23 ms", "4/6", "unet 8", "qat", "60", "1,234"],
+            ["0006", "67.0", "1.95 MB", "", "32/32", "unet 8", "distill", "60", "1,234"],
         ]
         assert "3 of 5 finished trials" in lines[0]
 

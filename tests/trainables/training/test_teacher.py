@@ -34,7 +34,7 @@ def test_auto_trains_a_teacher_once(blocks_run: ExecutionConfig) -> None:
     again = prepare_teacher(blocks_run, "auto", OWN)
     assert again == first
     assert again.file.stat().st_mtime_ns == stamp
-    assert "U-Net of width 8 trained on the data" in first.note
+    assert "unet 8 depth 2 trained on the data" in first.note
     assert 0.3 < first.miou <= 1
 
 

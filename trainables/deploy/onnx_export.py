@@ -89,8 +89,9 @@ class Translation:
         readers = list(node.users)
         relu = len(readers) == 1 and self._operation(readers[0]) in RELUS
         end = readers[0] if relu else node
-        self.values[end] = self.graph.layer(self._read(inputs, grid), module, relu, self.grids[end])
-        return self.values[end]
+        result = self.graph.layer(self._read(inputs, grid), module, relu, self.grids[end])
+        self.values[end] = result
+        return result
 
     def relu(self, node: fx.Node, inputs: Signal, inplace: bool = False) -> Signal:
         """A ReLU behind anything but a layer."""

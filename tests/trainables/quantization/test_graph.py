@@ -146,7 +146,8 @@ class TwoStemsAndHeads(Net):
         height = x.shape[-2]
         inner = self.c(F.relu(self.a(F.pad(x, (0, 1)))[..., :-1] + self.b(x * 2 + 1)))
         inner = F.interpolate(inner, (height, x.size(3)))
-        return torch.sigmoid(self.head1(inner)) * self.head2(inner.clone())
+        result: Tensor = torch.sigmoid(self.head1(inner)) * self.head2(inner.clone())
+        return result
 
 
 class RegisteredBackwards(Net):
@@ -171,7 +172,8 @@ class Shortcut(Net):
 
     def forward(self, x: Tensor) -> Tensor:
         middle = self.b(torch.cat([self.a(x)[:, :2], x[:, :2]], 1))
-        return middle + self.c(middle).relu()
+        result: Tensor = middle + self.c(middle).relu()
+        return result
 
 
 @pytest.mark.parametrize(
@@ -192,7 +194,8 @@ def test_first_and_last_layers_are_those_of_the_graph(
 class AlsoReadElsewhere(Net):
     def forward(self, x: Tensor) -> Tensor:
         before = self.a(x)
-        return self.p(before) + before.relu()
+        result: Tensor = self.p(before) + before.relu()
+        return result
 
 
 class AlsoTheOutput(Net):

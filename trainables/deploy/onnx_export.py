@@ -1,74 +1,293 @@
-"""The U-Net's forward pass as an ONNX graph, operation for operation."""
+"""The forward pass of a converted network as an ONNX graph, operation for operation."""
+
+import operator
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from types import EllipsisType
+from typing import Any
 
 import numpy as np
 import onnx
-from torch import nn
+import torch
+from torch import fx, nn
+from torch.nn import functional as F
 
-from trainables.deploy.onnx_graph import Graph, OnnxForm, Signal, Value
-from trainables.models.unet import UNet
+from trainables.deploy.onnx_graph import Graph, OnnxForm, Signal, Value, is_exportable, same_grid
 from trainables.quantization.convert import ConvertedLayer, StaticQuantizer
+from trainables.quantization.graph import is_metadata, trace
+
+LAYERS = (ConvertedLayer, nn.Conv2d, nn.ConvTranspose2d)
+RELUS = (nn.ReLU, F.relu, torch.relu, "relu")
+IDENTITIES = (nn.Identity, nn.Dropout, nn.Dropout2d)
+SELECTIONS = (F.max_pool2d, nn.MaxPool2d, torch.cat)
+"""What picks and moves values, so that its outputs lie on the grid of its inputs."""
 
 
 def to_onnx(network: nn.Module, form: OnnxForm, metadata: dict[str, str]) -> onnx.ModelProto:
     """A converted network as an ONNX model from `images` to `logits`, of any batch and size.
 
+    The network has an attribute `num_classes`.
+
     Raises:
-        ValueError: for other networks than U-Nets.
+        ValueError: the network cannot be traced, or does something that the export does not know.
     """
-    if not isinstance(network, UNet):
-        raise ValueError(f"only U-Nets are exported to ONNX, but got a {type(network).__name__}")
     graph = Graph(form)
-    logits = unet_graph(graph, network, "images")
-    return graph.finish(logits, network.num_classes, metadata)
+    logits = Translation(network, graph).run()
+    return graph.finish(logits, network.num_classes, metadata)  # type: ignore[arg-type]
 
 
-def unet_graph(graph: Graph, unet: UNet, images: Value) -> Value:
-    """The logits of a converted U-Net, at the size of the images, which may be any."""
-    size = graph.add("Shape", images, start=2)
-    encoder, ups, decoder = list(unet.encoder), list(unet.ups), list(unet.decoder)
-    x = graph.quantize(pad_to_multiple(graph, images, size, unet.stride), input_grid(encoder[0]))
-    skips: list[Signal] = []
-    for stage, (block, after) in enumerate(zip(encoder, [*encoder[1:], ups[0]], strict=True)):
-        if stage:
-            x = graph.map("MaxPool", x, kernel_shape=[2, 2], strides=[2, 2])
-        x = sequence(graph, x, block, input_grid(after))
-        skips.append(x)
-    skips.pop()
-    for up, block, after in zip(ups, decoder, [*ups[1:], unet.classifier], strict=True):
-        x = sequence(graph, x, up, input_grid(block))
-        x = graph.map("Concat", x, skips.pop(), axis=1)
-        x = sequence(graph, x, block, input_grid(after))
-    logits = graph.layer(x, unet.classifier, relu=False, grid=None).value
-    zeros, axes = graph.constant(np.zeros(2, np.int64)), graph.constant(np.array([2, 3]))
-    return graph.add("Slice", logits, zeros, size, axes)
+@dataclass(frozen=True)
+class Length:
+    """The height (axis 2) or width (axis 3) of a tensor, and what is computed from it.
+
+    `steps` are ONNX operators, each with its second operand where it has one.
+    """
+
+    tensor: Value
+    axis: int
+    steps: tuple[tuple[str, int | None], ...] = ()
+
+    def __neg__(self) -> "Length":
+        return replace(self, steps=(*self.steps, ("Neg", None)))
+
+    def __mod__(self, divisor: int) -> "Length":
+        return replace(self, steps=(*self.steps, ("Mod", divisor)))
 
 
-def pad_to_multiple(graph: Graph, images: Value, size: Value, stride: int) -> Value:
-    """Images with zeros below and to the right of them."""
-    missing = graph.add("Mod", graph.add("Neg", size), graph.constant(np.array(stride)))
-    none = graph.constant(np.zeros(6, np.int64))
-    return graph.add("Pad", images, graph.add("Concat", none, missing, axis=0))
+class Translation:
+    """Writes the operations of a traced network into an ONNX graph, one after the other.
+
+    A tensor is quantized where it comes into being if all that reads it does so on one grid;
+    otherwise each reader quantizes it.
+    """
+
+    def __init__(self, network: nn.Module, graph: Graph) -> None:
+        self.network, self.graph = network, graph
+        self.traced = trace(network, leaves=(ConvertedLayer,))
+        self._remove_idle_nodes()
+        self.grids = self._find_grids()
+        self.values: dict[fx.Node, Any] = {}  # a Signal, or sizes, by the node that gives it
+        self.sizes: dict[Value, Value] = {}  # vectors of height and width, by tensor
+
+    def run(self) -> Value:
+        """Writes all operations and gives the logits."""
+        for node in self.traced.nodes:
+            if node not in self.values:
+                self.values[node] = self._translate(node)
+        (output,) = self.traced.find_nodes(op="output")
+        logits = self.values[output]
+        if not isinstance(logits, Signal):
+            raise self._unknown(output)
+        return logits.value
+
+    def layer(self, node: fx.Node, inputs: Signal) -> Signal:
+        """A convolution, and the ReLU that alone reads it."""
+        module = self._module(node)
+        if not is_exportable(module):
+            raise NotImplementedError
+        grid = module.grid if isinstance(module, ConvertedLayer) else None
+        readers = list(node.users)
+        relu = len(readers) == 1 and self._operation(readers[0]) in RELUS
+        end = readers[0] if relu else node
+        result = self.graph.layer(self._read(inputs, grid), module, relu, self.grids[end])
+        self.values[end] = result
+        return result
+
+    def relu(self, node: fx.Node, inputs: Signal, inplace: bool = False) -> Signal:
+        """A ReLU behind anything but a layer."""
+        return Signal(self.graph.add("Relu", inputs.value), None)
+
+    def cat(self, node: fx.Node, tensors: Sequence[Signal], dim: int = 0) -> Signal:
+        """Tensors side by side."""
+        on_grid = [self._read(tensor, self.grids[node]) for tensor in tensors]
+        return self.graph.map("Concat", *on_grid, axis=dim)
+
+    def max_pool(
+        self,
+        node: fx.Node,
+        inputs: Signal,
+        kernel_size: int | Sequence[int],
+        stride: int | Sequence[int] | None = None,
+        padding: int | Sequence[int] = 0,
+        dilation: int | Sequence[int] = 1,
+        ceil_mode: bool = False,
+        return_indices: bool = False,
+    ) -> Signal:
+        """The greatest values of windows."""
+        if pair(dilation) != [1, 1] or ceil_mode or return_indices:
+            raise NotImplementedError
+        shape = {"kernel_shape": pair(kernel_size), "strides": pair(stride or kernel_size)}
+        if any(pair(padding)):
+            shape["pads"] = 2 * pair(padding)
+        return self.graph.map("MaxPool", self._read(inputs, self.grids[node]), **shape)
+
+    def interpolate(
+        self,
+        node: fx.Node,
+        inputs: Signal,
+        size: object = None,
+        scale_factor: float | Sequence[float] | None = None,
+        mode: str = "nearest",
+        align_corners: bool | None = None,
+        recompute_scale_factor: bool | None = None,
+        antialias: bool = False,
+    ) -> Signal:
+        """Bilinear resizing by a factor."""
+        if scale_factor is None or mode != "bilinear" or align_corners or antialias:
+            raise NotImplementedError
+        scales = self.graph.constant(np.array([1, 1, *pair(scale_factor)], np.float32))
+        return Signal(self.graph.add("Resize", inputs.value, "", scales, mode="linear"), None)
+
+    def pad(
+        self,
+        node: fx.Node,
+        inputs: Signal,
+        pad: Sequence[int | Length],
+        mode: str = "constant",
+        value: float | None = None,
+    ) -> Signal:
+        """Zeros to the right and below, as many as sizes say."""
+        if mode != "constant" or value or len(pad) != 4 or pad[0] != 0 or pad[2] != 0:
+            raise NotImplementedError
+        missing = self._size(pad[3], pad[1])
+        none = self.graph.constant(np.zeros(6, np.int64))
+        pads = self.graph.add("Concat", none, missing, axis=0)
+        return Signal(self.graph.add("Pad", inputs.value, pads), None)
+
+    def getitem(self, node: fx.Node, value: Any, index: Any) -> Any:
+        """A part of a shape, or the upper left part of a tensor."""
+        if not isinstance(value, Signal):
+            return value[index]
+        match index:
+            case (
+                EllipsisType(),
+                slice(start=None, stop=height, step=None),
+                slice(start=None, stop=width, step=None),
+            ):
+                zeros = self.graph.constant(np.zeros(2, np.int64))
+                axes = self.graph.constant(np.array([2, 3]))
+                size = self._size(height, width)
+                return Signal(self.graph.add("Slice", value.value, zeros, size, axes), None)
+        raise NotImplementedError
+
+    def shape(self, node: fx.Node, inputs: Signal, attribute: str) -> list[Length]:
+        """The shape (N,C,H,W) of a tensor."""
+        if attribute != "shape":
+            raise NotImplementedError
+        return [Length(inputs.value, axis) for axis in range(4)]
+
+    def arithmetic(self, node: fx.Node, length: Any, *operands: Any) -> Length:
+        """What Python computes from sizes."""
+        if not isinstance(length, Length) or not all(isinstance(n, int) for n in operands):
+            raise NotImplementedError
+        assert callable(node.target)
+        result: Length = node.target(length, *operands)
+        return result
+
+    def _translate(self, node: fx.Node) -> Any:
+        """Writes one operation; gives a Signal, or sizes."""
+        if node.op == "placeholder":
+            return self._read(Signal("images", None), self.grids[node])
+        args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda n: self.values[n])
+        if node.op == "output":
+            return args[0]
+        operation = self._operation(node)
+        if operation not in HANDLERS:
+            raise self._unknown(node)
+        options = {n: getattr(self._module(node), n) for n in OPTIONS.get(operation, ())}
+        try:
+            value = HANDLERS[operation](self, node, *args, **kwargs, **options)
+        except NotImplementedError as error:
+            raise self._unknown(node) from error
+        return self._read(value, self.grids[node]) if isinstance(value, Signal) else value
+
+    def _operation(self, node: fx.Node) -> object:
+        """A function, the class of a module or the name of a method."""
+        return type(self._module(node)) if node.op == "call_module" else node.target
+
+    def _module(self, node: fx.Node) -> nn.Module:
+        return self.network.get_submodule(str(node.target))
+
+    def _remove_idle_nodes(self) -> None:
+        """Removes what changes nothing in evaluation mode, and what nothing reads."""
+        for node in reversed(self.traced.nodes):
+            if self._operation(node) in IDENTITIES:
+                node.replace_all_uses_with(node.all_input_nodes[0])
+            if not node.users and node.op not in ("placeholder", "output"):
+                self.traced.erase_node(node)
+
+    def _find_grids(self) -> dict[fx.Node, StaticQuantizer | None]:
+        """The grid that all readers of a node's output read it on; None where there is no such."""
+        grids: dict[fx.Node, StaticQuantizer | None] = {}
+
+        def grid_of(reader: fx.Node) -> StaticQuantizer | None:
+            if self._operation(reader) in SELECTIONS:
+                return grids[reader]
+            module = self._module(reader) if reader.op == "call_module" else None
+            return module.grid if isinstance(module, ConvertedLayer) else None
+
+        for node in reversed(self.traced.nodes):
+            read_on = [grid_of(reader) for reader in node.users if not is_metadata(reader)]
+            alike = bool(read_on) and all(same_grid(grid, read_on[0]) for grid in read_on)
+            grids[node] = read_on[0] if alike else None
+        return grids
+
+    def _read(self, signal: Signal, grid: StaticQuantizer | None) -> Signal:
+        """A tensor on the grid that it is read on, where it does not lie there already."""
+        return self.graph.quantize(signal.value, grid) if signal.grid is None else signal
+
+    def _size(self, height: int | Length, width: int | Length) -> Value:
+        """A vector of both, which come of the height and width of one tensor in the same way."""
+        if not isinstance(height, Length) or height.axis != 2 or width != replace(height, axis=3):
+            raise NotImplementedError
+        if height.tensor not in self.sizes:
+            self.sizes[height.tensor] = self.graph.add("Shape", height.tensor, start=2)
+        value = self.sizes[height.tensor]
+        for step, operand in height.steps:
+            operands = [] if operand is None else [self.graph.constant(np.array(operand))]
+            value = self.graph.add(step, value, *operands)
+        return value
+
+    def _unknown(self, node: fx.Node) -> ValueError:
+        """The error that names an operation and its layer."""
+        if node.op == "call_module":
+            module = self._module(node)
+            layer = module.layer if isinstance(module, ConvertedLayer) else module
+            what = f"{' '.join(str(layer).split())}, its layer {node.target}"
+        else:
+            before = node
+            while before.op != "call_module" and before.all_input_nodes:
+                before = before.all_input_nodes[0]
+            options = [*map(str, node.args), *(f"{k}={v}" for k, v in node.kwargs.items())]
+            function = getattr(node.target, "__name__", node.target)
+            what = f"{function}({', '.join(options)}) behind its layer {before.target}"
+        return ValueError(
+            "a network must consist of operations that the ONNX export knows, but "
+            f"{type(self.network).__name__} has {what}"
+        )
 
 
-def sequence(graph: Graph, x: Signal, block: nn.Module, grid: StaticQuantizer | None) -> Signal:
-    """Layers, each with a ReLU behind it, and what comes of them on the grid of their reader."""
-    parts = list(block.children())
-    layers = [part for part in parts if is_layer(part)]
-    grows = isinstance(parts[-1], nn.Upsample)
-    after = [*(input_grid(layer) for layer in layers[1:]), None if grows else grid]
-    for layer, own_grid in zip(layers, after, strict=True):
-        x = graph.layer(x, layer, relu=True, grid=own_grid)
-    if not grows:
-        return x
-    scales = graph.constant(np.array([1, 1, 2, 2], np.float32))
-    return graph.quantize(graph.add("Resize", x.value, "", scales, mode="linear"), grid)
+def pair(value: float | Sequence[float]) -> list[Any]:
+    """What torch takes for height and width alike as one number."""
+    return list(value) if isinstance(value, Sequence) else [value, value]
 
 
-def input_grid(module: nn.Module) -> StaticQuantizer | None:
-    """The grid of a layer's inputs, or of a block's first layer's."""
-    layer = next(part for part in module.modules() if is_layer(part))
-    return layer.grid if isinstance(layer, ConvertedLayer) else None
-
-
-def is_layer(module: nn.Module) -> bool:
-    return isinstance(module, ConvertedLayer | nn.Conv2d | nn.ConvTranspose2d)
+HANDLERS: Mapping[object, Callable[..., Any]] = {
+    **dict.fromkeys(LAYERS, Translation.layer),
+    **dict.fromkeys(RELUS, Translation.relu),
+    torch.cat: Translation.cat,
+    F.max_pool2d: Translation.max_pool,
+    nn.MaxPool2d: Translation.max_pool,
+    F.interpolate: Translation.interpolate,
+    nn.Upsample: Translation.interpolate,
+    F.pad: Translation.pad,
+    operator.getitem: Translation.getitem,
+    getattr: Translation.shape,
+    operator.neg: Translation.arithmetic,
+    operator.mod: Translation.arithmetic,
+}
+OPTIONS: Mapping[object, tuple[str, ...]] = {
+    nn.MaxPool2d: ("kernel_size", "stride", "padding", "dilation", "ceil_mode", "return_indices"),
+    nn.Upsample: ("size", "scale_factor", "mode", "align_corners"),
+}
+"""Attributes of modules that are arguments of the function."""

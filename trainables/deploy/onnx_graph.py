@@ -232,6 +232,23 @@ def as_convolution(layer: nn.Conv2d | nn.ConvTranspose2d, weight: Tensor) -> Arr
     return as_array(weight.flatten(1).T.reshape(-1, inputs, 1, 1))
 
 
+def is_exportable(module: nn.Module) -> bool:
+    """Whether a layer is a convolution that `Graph.layer` can write."""
+    layer = module.layer if isinstance(module, ConvertedLayer) else module
+    if isinstance(layer, nn.ConvTranspose2d):
+        return (
+            layer.kernel_size == layer.stride == layer.stride[::-1]
+            and layer.groups == 1
+            and set(layer.dilation) == {1}
+            and not any((*layer.padding, *layer.output_padding))
+        )
+    return (
+        isinstance(layer, nn.Conv2d)
+        and layer.padding_mode == "zeros"
+        and not isinstance(layer.padding, str)
+    )
+
+
 def code_type(grid: StaticQuantizer) -> type[np.int8 | np.uint8]:
     return np.int8 if grid.signed else np.uint8
 

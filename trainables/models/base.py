@@ -5,9 +5,11 @@ from functools import cache
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from trainables.data.augmentation import resize
+
+fx.wrap("resize")  # one operation of the graph: whether it has anything to do depends on sizes
 
 
 class Outputs(NamedTuple):

@@ -8,13 +8,13 @@ negate the codes instead, -2**(bits - 1) would need one bit more.
 """
 
 import copy
-from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from trainables.quantization.bits import bounds
+from trainables.quantization.graph import find_foldable, replace_module
 from trainables.quantization.layers import QuantizableLayer, QuantizedLayer, step_shape
 from trainables.quantization.quantizers.fake_quantizer import FakeQuantizer
 
@@ -88,35 +88,35 @@ def gain_and_bias(
         return ones, bias
     assert norm.running_mean is not None
     assert norm.running_var is not None
-    gain = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
+    gamma, beta = (norm.weight.double(), norm.bias.double()) if norm.affine else (1.0, 0.0)
+    gain = gamma / (norm.running_var.double() + norm.eps).sqrt()
     shift = norm.running_mean.double() if bias is None else norm.running_mean.double() - bias
-    return gain, norm.bias.double() - shift * gain
+    return gain, beta - shift * gain
 
 
 @torch.no_grad()
 def convert(model: nn.Module) -> nn.Module:
     """The shipped form of a trained network, as a network of its own, in evaluation mode.
 
-    Normalisation is folded into the layer before it wherever both follow one another in a
-    Sequential, and quantized layers become integers.
+    Each BatchNorm that alone reads a convolution is folded into it, and quantized layers become
+    integers.
+
+    Raises:
+        ValueError: the network cannot be traced.
     """
     converted = copy.deepcopy(model).eval()
-    for parent in list(converted.modules()):
-        if isinstance(parent, nn.Sequential):
-            for index, (layer, norm) in enumerate(pairwise(list(parent))):
-                if isinstance(norm, nn.BatchNorm2d) and foldable(layer):
-                    parent[index], parent[index + 1] = folded(layer, norm), nn.Identity()
+    for name, norm_name in find_foldable(converted):
+        layer, norm = converted.get_submodule(name), converted.get_submodule(norm_name)
+        replace_module(converted, name, folded(layer, norm))
+        replace_module(converted, norm_name, nn.Identity())
     for name, module in list(converted.named_modules()):
         if isinstance(module, QuantizedLayer):
-            converted.set_submodule(name, ConvertedLayer(module, None))
+            replace_module(converted, name, ConvertedLayer(module, None))
     return converted
 
 
-def foldable(layer: nn.Module) -> bool:
-    return isinstance(layer, QuantizedLayer | nn.Conv2d | nn.ConvTranspose2d)
-
-
-def folded(layer: nn.Module, norm: nn.BatchNorm2d) -> nn.Module:
+def folded(layer: nn.Module, norm: nn.Module) -> nn.Module:
+    assert isinstance(norm, nn.BatchNorm2d)
     if isinstance(layer, QuantizedLayer):
         return ConvertedLayer(layer, norm)
     assert isinstance(layer, nn.Conv2d | nn.ConvTranspose2d)

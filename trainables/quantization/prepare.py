@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from trainables.quantization.bits import FULL_PRECISION, LayerBits
+from trainables.quantization.graph import find_first_and_last, replace_module
 from trainables.quantization.layers import (
     QUANTIZABLE,
     QuantizableLayer,
@@ -21,10 +22,12 @@ def quantizable_names(model: nn.Module) -> list[str]:
 def prepare(model: nn.Module, quantizer: Quantizer) -> nn.Module:
     """Puts quantizers round every convolution and linear layer of `model`, in place.
 
-    Weight steps are rough until `calibrate` sets all. Build the optimizer afterwards.
+    The first and the last layers of the graph get 8 bits at least. Weight steps are rough until
+    `calibrate` sets all. Build the optimizer afterwards.
 
     Raises:
-        ValueError: `quantizer.layers` names a layer that `model` does not have.
+        ValueError: `quantizer.layers` names a layer that `model` does not have, or the network
+            cannot be traced.
     """
     names = quantizable_names(model)
     if unknown := sorted(set(quantizer.layers) - set(names)):
@@ -32,7 +35,7 @@ def prepare(model: nn.Module, quantizer: Quantizer) -> nn.Module:
             f"quantizer.layers must name layers of the model, but got {unknown[0]!r}; "
             f"it has {', '.join(names)}"
         )
-    ends = {names[0], names[-1]}
+    ends = find_first_and_last(model)
     uniform = LayerBits(
         weight_bits=quantizer.weight_bits, activation_bits=quantizer.activation_bits
     )
@@ -43,7 +46,7 @@ def prepare(model: nn.Module, quantizer: Quantizer) -> nn.Module:
         bits = quantizer.layers.get(name, at_ends if name in ends else uniform)
         layer = model.get_submodule(name)
         assert isinstance(layer, QUANTIZABLE)
-        model.set_submodule(name, quantize_layer(layer, quantizer, bits))
+        replace_module(model, name, quantize_layer(layer, quantizer, bits))
     for group in getattr(model, "input_groups", ()):
         share_input_quantizer([model.get_submodule(name) for name in group])
     return model

@@ -1,0 +1,143 @@
+"""The data flow of a network: which layer reads what, whatever they are called.
+
+Graphs come from symbolic tracing (torch.fx) rather than from torch.export: tracing keeps every
+layer, a quantized one too, as a single operation under its name, leaves the image size open and
+takes milliseconds. Exporting decomposes layers into operations on weights, fixes sizes that steer
+the forward pass, needs an example image and takes seconds.
+"""
+
+import traceback
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from operator import attrgetter
+from pathlib import Path
+
+import torch
+from torch import fx, nn
+
+from trainables.quantization.layers import QUANTIZABLE, QuantizedLayer
+
+LAYERS = (*QUANTIZABLE, QuantizedLayer)
+"""What counts as a layer that is or can be quantized."""
+METADATA = ("shape", "ndim", "size", "dim", "device", "dtype")
+"""Attributes and methods of a tensor that tell nothing of its values."""
+
+
+class LayerTracer(fx.Tracer):
+    """Records calls of the layers of torch.nn, and of `leaves`, as single operations."""
+
+    def __init__(self, leaves: tuple[type[nn.Module], ...]) -> None:
+        super().__init__()
+        self.leaves = leaves
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return isinstance(m, self.leaves) or super().is_leaf_module(m, module_qualified_name)
+
+
+def trace(model: nn.Module, leaves: tuple[type[nn.Module], ...] = ()) -> fx.Graph:
+    """The operations of `model.forward`, in their order, from images to logits.
+
+    Each layer, and each module of `leaves`, is one operation. While the network is traced,
+    torch.fx patches nn.Module, so that no other thread may run a network.
+
+    Raises:
+        ValueError: the forward pass does something that depends on the values of tensors.
+    """
+    tracer = LayerTracer((*LAYERS, nn.BatchNorm2d, *leaves))
+    try:
+        return tracer.trace(model)
+    except Exception as error:  # placeholders make the network's own code raise anything
+        raise ValueError(
+            f"a network must be traceable by torch.fx, but {type(model).__name__} is not: "
+            f"{failed_operation(error)}: {' '.join(str(error).split())}"
+        ) from error
+
+
+def failed_operation(error: Exception) -> str:
+    """The line of a network's code that an error comes from."""
+    folder = Path(torch.__file__).parent
+    frames = traceback.extract_tb(error.__traceback__)
+    of_network = [f for f in frames[1:] if not Path(f.filename).is_relative_to(folder)]
+    frame = (of_network or frames)[-1]
+    return f"{frame.line!r} in {frame.name} ({Path(frame.filename).name}, line {frame.lineno})"
+
+
+def find_foldable(model: nn.Module) -> list[tuple[str, str]]:
+    """The names of convolutions, each with that of the BatchNorm that can be folded into it.
+
+    Every output of such a convolution is read by its BatchNorm and by nothing else, and the
+    BatchNorm reads nothing else. Subclasses of both are left alone, for they may compute otherwise,
+    and so is BatchNorm1d, whose channels are a linear layer's outputs for some shapes only.
+    """
+    calls = defaultdict(list)
+    for node in trace(model).nodes:
+        if node.op == "call_module":
+            calls[node.target].append(node)
+    pairs = []
+    for norm in [name for name in calls if is_fixed_norm(model.get_submodule(name))]:
+        sources = {source.target for call in calls[norm] for source in call.all_input_nodes}
+        for layer in sources & calls.keys():
+            readers = [set(call.users) for call in calls[layer]]
+            alone = all(len(nodes) == 1 for nodes in readers)
+            if alone and set().union(*readers) == set(calls[norm]):
+                pairs.append((layer, norm))
+    return [(layer, norm) for layer, norm in pairs if is_foldable(model.get_submodule(layer))]
+
+
+def is_fixed_norm(module: nn.Module) -> bool:
+    """Whether it is a BatchNorm that does not look at the batch in evaluation mode."""
+    return type(module) is nn.BatchNorm2d and module.running_mean is not None
+
+
+def is_foldable(module: nn.Module) -> bool:
+    """Whether it is a convolution whose output channels are slices of its weight."""
+    layer = module.layer if isinstance(module, QuantizedLayer) else module
+    return type(layer) is nn.Conv2d or (type(layer) is nn.ConvTranspose2d and layer.groups == 1)
+
+
+def find_first_and_last(model: nn.Module) -> set[str]:
+    """The names of the layers that no other layer comes before, and of those that none follows.
+
+    Between the input and a first layer, and between a last one and the output, lie only operations
+    that are no layers, such as padding, activations and resizing.
+    """
+    graph = trace(model)
+    inputs = [node for node in graph.nodes if node.op == "placeholder"]
+    outputs = [node for node in graph.nodes if node.op == "output"]
+    return nearest_layers(model, inputs, attrgetter("users")) | nearest_layers(
+        model, outputs, attrgetter("all_input_nodes")
+    )
+
+
+def nearest_layers(
+    model: nn.Module, ends: Iterable[fx.Node], neighbours: Callable[[fx.Node], Iterable[fx.Node]]
+) -> set[str]:
+    """The layers that are reached from some ends of the graph without passing through a layer."""
+    found, seen, open_nodes = set(), set(ends), list(ends)
+    while open_nodes:
+        for node in neighbours(open_nodes.pop()):
+            if is_layer(model, node):
+                found.add(str(node.target))
+            elif node not in seen and not is_metadata(node):
+                seen.add(node)
+                open_nodes.append(node)
+    return found
+
+
+def is_layer(model: nn.Module, node: fx.Node) -> bool:
+    return node.op == "call_module" and isinstance(model.get_submodule(str(node.target)), LAYERS)
+
+
+def is_metadata(node: fx.Node) -> bool:
+    """Whether an operation asks for the shape or type of a tensor, not for its values."""
+    if node.op == "call_method":
+        return node.target in METADATA
+    return node.target is getattr and node.args[1] in METADATA
+
+
+def replace_module(model: nn.Module, name: str, by: nn.Module) -> None:
+    """Puts a module in the place of another, under every name that the other has in `model`."""
+    old = model.get_submodule(name)
+    names = [n for n, m in model.named_modules(remove_duplicate=False) if m is old]
+    for each in names:
+        model.set_submodule(each, by)

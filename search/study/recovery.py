@@ -10,13 +10,13 @@ from search.algorithms.successive_halving import SuccessiveHalving, rung_epochs
 from search.core.config import StudyConfig
 from search.core.objectives import Objective
 from search.core.record import Record
+from search.storage.optuna_storage import set_trial_attribute
 from search.storage.trials import (
     REASON,
     pause,
     read_record,
     record_decision,
     record_of,
-    set_attribute,
     why_stopped,
 )
 
@@ -42,7 +42,7 @@ def recover(
         if record.metrics and record.metrics.finished:
             study.tell(trial.number, record.measured(objectives), TrialState.COMPLETE)
         elif record.rung_decisions and not record.rung_decisions[-1].promoted:
-            set_attribute(study, trial.number, REASON, why_stopped(record))
+            set_trial_attribute(study, trial.number, REASON, why_stopped(record))
             study.tell(trial.number, state=TrialState.PRUNED)
         else:
             pause(study, trial.number)

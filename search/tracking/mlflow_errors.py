@@ -54,7 +54,7 @@ def is_busy_sqlite(error: BaseException) -> bool:
 
 
 def nobody_listens(uri: str) -> bool:
-    """Whether the server of a database takes no connection; its drivers tell that in words alone."""
+    """Whether the server of a database takes no connection, which drivers tell in words alone."""
     try:
         url = make_url(uri)
     except ArgumentError:

@@ -28,7 +28,7 @@ def server(status: int) -> Iterator[str]:
     """The address of a server that gives every request the same answer."""
 
     class Answer(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:  # noqa: N802
+        def do_GET(self) -> None:
             self.send_response(status)
             self.end_headers()
 
@@ -45,7 +45,7 @@ def server(status: int) -> Iterator[str]:
 
 def error_of(uri: str) -> Exception:
     """What MLflow raises where it asks a store."""
-    with pytest.raises(Exception, match=".") as caught:
+    with pytest.raises(Exception, match=r".") as caught:
         MlflowClient(uri).search_experiments(max_results=1)
     return caught.value
 

@@ -31,7 +31,8 @@ def processes_in_own_group() -> Iterator[None]:
 
 def local_node() -> Node:
     """The processes that `ray.init` started on this machine."""
-    node: Node = ray._private.worker._global_node
+    worker: Any = ray._private.worker
+    node: Node = worker._global_node
     return node
 
 
@@ -45,7 +46,7 @@ def find_cluster_address() -> str:
     return address
 
 
-def actor_of(trial: Trial) -> ActorHandle | None:
+def actor_of(trial: Trial) -> ActorHandle[Any] | None:
     """The process that runs a trial of Tune; None where none does."""
-    actor: ActorHandle | None = trial.temporary_state.ray_actor
+    actor: ActorHandle[Any] | None = trial.temporary_state.ray_actor
     return actor

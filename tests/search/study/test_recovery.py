@@ -1,7 +1,6 @@
 """Which latencies of earlier trials a study takes over."""
 
 import json
-import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -30,7 +29,7 @@ def begun(blocks_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Stud
     )
     study = Study(config, resumed=False).open()
     run = ExecutionConfig(data=study.data.path, artifacts=study.store.root)
-    searcher = study.searcher(run, [], lambda: False, lambda: math.inf)
+    searcher = study.searcher(run, [], lambda: False, lambda: 9)
     assert isinstance(searcher.suggest("a"), dict)
     metrics = make_metrics(0.5, size_bytes=1000)
     searcher.on_trial_complete("a", {METRICS: metrics.model_dump_json()})
@@ -126,7 +125,7 @@ def test_a_warm_start_takes_over_latencies_of_the_same_conditions_alone(
     study = Study(copied.replace(name="later", warm_start=copied.name), resumed=False).open()
     (earlier,) = study.earlier
     run = ExecutionConfig(data=study.data.path, artifacts=study.store.root)
-    searcher = study.searcher(run, [], lambda: False, lambda: math.inf)
+    searcher = study.searcher(run, [], lambda: False, lambda: 9)
     (observation,) = searcher.proposer.warm_start_observations
     assert earlier.latency_ms == observation.costs[0]
     assert (earlier.latency_ms == STATED_MS) == (change is unchanged)

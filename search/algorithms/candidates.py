@@ -1,6 +1,6 @@
 """Points of a space without an Optuna study: drawn at random, or near others."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -22,6 +22,8 @@ STEP = 0.15
 CHANGED = 0.4
 """Share of the parameters that a neighbour changes."""
 ABSENT = object()
+STEP_TOLERANCE = 1e-8
+"""By which a value may lie beside a step of its range, in steps, as in Optuna itself."""
 
 
 class SamplingTrial(optuna.trial.FixedTrial):
@@ -32,18 +34,48 @@ class SamplingTrial(optuna.trial.FixedTrial):
 
     def __init__(self, given: Params, random: np.random.Generator) -> None:
         super().__init__(dict(given))
-        self.random = random
+        self.given, self.random = given, random
+        self.suggested: dict[str, Any] = {}
+        self.known_distributions: dict[str, BaseDistribution] = {}
 
-    def _suggest(self, name: str, distribution: BaseDistribution) -> Any:
-        if name not in self._distributions:
-            given = self._params.get(name, ABSENT)
-            self._distributions[name] = distribution
-            self._suggested_params[name] = (
+    @property
+    def params(self) -> dict[str, Any]:
+        return self.suggested
+
+    @property
+    def distributions(self) -> dict[str, BaseDistribution]:
+        return self.known_distributions
+
+    def suggest_float(
+        self,
+        name: str,
+        low: float,
+        high: float,
+        *,
+        step: float | None = None,
+        log: bool = False,
+    ) -> float:
+        return float(self.suggest(name, FloatDistribution(low, high, log=log, step=step)))
+
+    def suggest_int(
+        self, name: str, low: int, high: int, *, step: int = 1, log: bool = False
+    ) -> int:
+        return int(self.suggest(name, IntDistribution(low, high, log=log, step=step)))
+
+    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
+        return self.suggest(name, CategoricalDistribution(choices))
+
+    def suggest(self, name: str, distribution: BaseDistribution) -> Any:
+        """The value of a parameter, which stays the same if it is asked for again."""
+        if name not in self.known_distributions:
+            given = self.given.get(name, ABSENT)
+            self.known_distributions[name] = distribution
+            self.suggested[name] = (
                 given
                 if contains(distribution, given)
                 else from_unit(self.random.random(), distribution)
             )
-        return self._suggested_params[name]
+        return self.suggested[name]
 
 
 def sample_config(space: Space, params: Params, seed: int = 0) -> tuple[TrialConfig, SamplingTrial]:
@@ -70,11 +102,17 @@ def perturb(params: Params, distributions: Distributions, random: np.random.Gene
 
 def contains(distribution: BaseDistribution, value: Any) -> bool:
     """Whether a value is one that a parameter may have."""
-    if not is_representable(distribution, value):
+    if isinstance(distribution, CategoricalDistribution):
+        return value in distribution.choices
+    assert isinstance(distribution, FloatDistribution | IntDistribution)
+    if not isinstance(value, int | float) or not distribution.low <= value <= distribution.high:
         return False
-    return bool(distribution._contains(distribution.to_internal_repr(value))) and not (
-        isinstance(distribution, IntDistribution) and value != int(value)
-    )
+    if isinstance(distribution, IntDistribution):
+        return (value - distribution.low) % distribution.step == 0
+    if distribution.step is None:
+        return True
+    num_steps = (value - distribution.low) / distribution.step
+    return abs(num_steps - round(num_steps)) < STEP_TOLERANCE
 
 
 def is_representable(distribution: BaseDistribution, value: Any) -> bool:

@@ -12,6 +12,7 @@ from search.algorithms.ehvi import Proposal, propose
 from search.algorithms.observations import Observation, TrialHistory
 from search.core.config import SamplerName
 from search.core.constraints import Budget
+from search.storage.optuna_storage import enqueued_params
 from search.storage.trials import ACQUISITION_VALUE, read_reason
 from spaces import Space
 from trainables.config import TrialConfig
@@ -82,7 +83,7 @@ class Proposer:
 
         But for TPE past its first trials, which draws parameters together.
         """
-        fixed = trial.system_attrs.get("fixed_params", {})
+        fixed = enqueued_params(trial)
         for name, distribution in trial.distributions.items():
             if name not in fixed:
                 self.study.sampler.sample_independent(self.study, trial, name, distribution)

@@ -49,6 +49,6 @@ def connect(address: str) -> None:
 
 def find_cluster() -> None:
     """Connects to the cluster that Ray finds by itself."""
-    from ray._private.services import canonicalize_bootstrap_address_or_die
+    from search.execution.ray_internals import find_cluster_address  # imports Ray
 
-    connect(canonicalize_bootstrap_address_or_die("auto"))
+    connect(find_cluster_address())

@@ -7,18 +7,18 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from functools import partial
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Concatenate, ParamSpec, TypeVar
 
 import ray
-from ray._private import services
 
 from search.core.config import StudyConfig
 from search.execution.cluster_address import CLUSTER_ADDRESS, cluster_address, on_cluster
+from search.execution.ray_internals import local_node, processes_in_own_group
 from search.execution.resources import TrialResources, fixed_resources, num_cores, num_parallel
 from search.execution.restart import DriverRestart
 from search.execution.shutdown import GracefulShutdown
-from search.execution.tuning import MAX_RETRIES, most_informative_line
+from search.execution.tuning import MAX_RETRIES
+from search.execution.worker_failure import describe_worker_failure
 from trainables.config import ExecutionConfig
 from trainables.core import terminal
 from trainables.core.command_line import first_line
@@ -49,9 +49,8 @@ def connect(config: StudyConfig, shutdown: GracefulShutdown) -> Iterator[None]:
         if shutdown.requested:
             raise KeyboardInterrupt
         if not on_cluster():
-            node: Any = ray._private.worker._global_node
             command = [sys.executable, *config.resume_arguments]
-            driver_restart = DriverRestart(node, command, lambda: shutdown.requested)
+            driver_restart = DriverRestart(local_node(), command, lambda: shutdown.requested)
         yield
     finally:
         if driver_restart:
@@ -112,22 +111,6 @@ def start_ray(shutdown: GracefulShutdown) -> None:
     )
 
 
-@contextmanager
-def processes_in_own_group() -> Iterator[None]:
-    """Lets Ray start its processes outside the driver's process group.
-
-    A signal to that group, as `timeout` and terminals send it, then reaches the driver alone, which
-    ends the others in good order. Ray has no setting for it.
-    """
-    module: Any = services
-    popen = module.ConsolePopen
-    module.ConsolePopen = partial(popen, process_group=0)
-    try:
-        yield
-    finally:
-        module.ConsolePopen = popen
-
-
 class RemoteRunner:
     """Runs a preparation where trials run; on a CPU without a cluster, with all its cores."""
 
@@ -163,7 +146,7 @@ class RemoteRunner:
                 raise KeyboardInterrupt from None
             raise error.cause from None
         except ray.exceptions.RayError as error:
-            raise TrialFailed(f"its process died: {most_informative_line(error)}") from error
+            raise TrialFailed(f"its process died: {describe_worker_failure(error)}") from error
         if self.shutdown.requested:
             raise KeyboardInterrupt
         return result

@@ -8,6 +8,7 @@ from typing import Any
 import ray
 from ray.tune.stopper import NoopStopper, Stopper
 
+from search.execution.ray_internals import actor_of
 from search.execution.shutdown import GracefulShutdown
 from trainables.trainable import EPOCH
 
@@ -31,7 +32,7 @@ class StopAll(Stopper):
     def stop_all(self) -> bool:
         if self.shutdown.grace_expired:  # Ray would wait for them for another 10 s
             for trial in self.trials:
-                if actor := trial.temporary_state.ray_actor:
+                if actor := actor_of(trial):
                     ray.kill(actor)
         return self.shutdown.grace_expired
 

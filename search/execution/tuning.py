@@ -3,7 +3,6 @@
 import shutil
 from collections import Counter
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from pyarrow.fs import LocalFileSystem
@@ -16,13 +15,13 @@ from search.execution.resources import TrialResources
 from search.execution.searcher import OptunaSearcher
 from search.execution.shutdown import GracefulShutdown
 from search.execution.stopping import Deadline, StopAll
+from search.execution.worker_failure import failure_reason
 from search.storage.cleanup import SCRATCH
 from trainables.core.files import is_full_disk
 from trainables.trainable import StudentTrainable
 
 MAX_RETRIES = 3
 """Times that a trial is started again because its process died."""
-INFORMATIVE_WORDS = ("exit detail", "out of memory", "OOM", "node", "Error")
 
 
 def tune_trials(
@@ -130,18 +129,3 @@ class WorkerFailureCallback(tune.Callback):
     # Ray's snapshots have nothing to keep
     def __reduce__(self) -> tuple[type[tune.Callback], tuple[()]]:
         return tune.Callback, ()
-
-
-def failure_reason(trial: Any) -> str:
-    """In a line, what Ray says of the last death of a trial's process."""
-    try:
-        return most_informative_line(Path(trial.error_file).read_text().split("Failure #")[-1])
-    except OSError:
-        return "killed, out of memory, or lost with its node"
-
-
-def most_informative_line(error: object) -> str:
-    """What matters in Ray's account of a death, whose first lines name actors and addresses."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    informative = [line for line in lines if any(word in line for word in INFORMATIVE_WORDS)]
-    return (informative or lines or [type(error).__name__])[0]

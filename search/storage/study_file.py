@@ -5,7 +5,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from filelock import FileLock, Timeout
-from pydantic import ValidationError
+from pydantic import JsonValue, ValidationError
 
 import spaces
 from search.core.config import StudyConfig
@@ -29,6 +29,8 @@ class StudyFile(FrozenConfig):
     teacher_digest: str | None = None
     """Of the teacher's file, where it is one."""
     class_names: tuple[str, ...]
+    latency_conditions: dict[str, JsonValue] | None = None
+    """What every latency in the journal was measured under; None: unknown, or not all the same."""
 
 
 def installed_versions() -> dict[str, str]:

@@ -6,6 +6,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from search.core.record import LATENCY_MS, PREDICTED_SIZE, Record, RungDecision, State
+from search.storage.optuna_storage import set_trial_attribute, set_trial_state
 from trainables.config import TrialConfig
 from trainables.core.metrics import Metrics
 
@@ -107,8 +108,7 @@ def read_state(state: TrialState) -> State:
 
 def pause(study: optuna.Study, number: int) -> None:
     """Puts a RUNNING trial back into the queue as it is: it is the next that is asked."""
-    trial = study.get_trials(deepcopy=False)[number]
-    study._storage.set_trial_state_values(trial._trial_id, TrialState.WAITING)
+    set_trial_state(study, number, TrialState.WAITING)
 
 
 def record_decision(study: optuna.Study, decision: RungDecision) -> None:
@@ -118,13 +118,7 @@ def record_decision(study: optuna.Study, decision: RungDecision) -> None:
         str(each.rung): [each.place, each.promoted, list(each.minimized_values)]
         for each in (*record_of(study, number).rung_decisions, decision)
     }
-    set_attribute(study, number, RUNGS, rungs)
-
-
-def set_attribute(study: optuna.Study, number: int, name: str, value: object) -> None:
-    """Stores a user attribute of a trial that is not finished."""
-    trial = study.get_trials(deepcopy=False)[number]
-    study._storage.set_trial_user_attr(trial._trial_id, name, value)
+    set_trial_attribute(study, number, RUNGS, rungs)
 
 
 def why_stopped(record: Record) -> str:

@@ -4,6 +4,7 @@ import math
 from contextlib import suppress
 
 import numpy as np
+from pydantic import JsonValue
 
 from search.algorithms.candidates import find_cheapest, sample_configs
 from search.algorithms.observations import TrialHistory
@@ -17,7 +18,7 @@ from trainables.core.artifacts import ArtifactStore
 from trainables.core.errors import TrialFailed
 from trainables.core.optional_dependencies import require_onnx
 from trainables.core.terminal import track
-from trainables.deploy.latency import predict_latency
+from trainables.deploy.latency import latency_conditions, predict_latency
 from trainables.models.configs import StudentConfig
 from trainables.quantization.mixed_precision import Sensitivity, uniform_minimum_sensitivity
 from trainables.quantization.prepare import quantizable_names
@@ -104,8 +105,12 @@ class CostModel:
             self.latencies[key] = latency.median_ms
         return self.latencies[key]
 
+    def latency_conditions(self) -> dict[str, JsonValue] | None:
+        """What `latencies` are measured under; None where the study asks for none."""
+        return latency_conditions(self.height, self.width) if self.config.wants_latency else None
+
     def latency_key(self, trial: TrialConfig) -> str:
-        """What tells trials apart whose latencies differ."""
+        """What tells trials apart whose latencies differ under the same conditions."""
         return model_spec(trial, self.num_classes).model_dump_json()
 
     def sampled_configs(self) -> list[TrialConfig]:

@@ -40,7 +40,13 @@ from search.storage.study_file import (
 )
 from search.storage.trials import PROPOSED_BY, RAY_ID, asked_trials, read_record
 from search.study.cost_model import CostModel
-from search.study.recovery import recover, replay_decisions
+from search.study.recovery import (
+    read_conditions,
+    recover,
+    replay_decisions,
+    shared_conditions,
+    with_latencies_of_here,
+)
 from search.tracking.callbacks import Callback, run_with_timeout
 from search.tracking.console import ConsoleProgress
 from search.tracking.mlflow import MlflowTracker, check_tracking
@@ -86,6 +92,8 @@ class Study:
         canvas = (found.height, found.width) if found else source.canvas()
         self.cost_model = CostModel(config, len(names), canvas, self.store)
         self.cost_model.measure_latencies()
+        conditions = read_conditions(config.storage, config.warm_start, len(names))
+        self.earlier = with_latencies_of_here(self.earlier, self.cost_model, conditions)
         self.cost_model.check_budget()
         check_tracking(config.tracking_uri, config.storage)
         self.known = read_study_file(config.folder) if resumed else None
@@ -167,6 +175,7 @@ class Study:
             data_digest=self.data.digest,
             teacher_digest=teacher_digest,
             class_names=self.data.class_names,
+            latency_conditions=shared_conditions(known, self.cost_model.latency_conditions()),
         )
 
     def record_teacher_output_mode(self, form: Form | Literal["live"]) -> None:
@@ -190,7 +199,8 @@ class Study:
         """All trials that were asked for so far."""
         if not self.is_open:
             return []
-        return [read_record(trial) for trial in asked_trials(self.optuna)]
+        records = [read_record(trial) for trial in asked_trials(self.optuna)]
+        return with_latencies_of_here(records, self.cost_model, self.file.latency_conditions)
 
     def measured_records(self) -> list[Record]:
         """All trials, those of the front with a latency where ONNX Runtime is installed."""
@@ -224,10 +234,6 @@ class Study:
     def recover(self) -> None:
         """Ends what had come to its end when a driver died, and queues what is to go on."""
         records = self.records()
-        for record in (*records, *self.earlier):
-            if record.config and record.latency_ms is not None:
-                card = self.cost_model.latency_key(record.config)
-                self.cost_model.latencies[card] = record.latency_ms
         history = self.cost_model.new_trial_history()
         halving = replay_decisions(self.config, records)
         recover(self.optuna, halving, history, self.objectives)

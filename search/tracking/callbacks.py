@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple, Protocol
 
 from search.core.record import Record
+from search.tracking.mlflow_errors import describe_store_error
 from trainables.core import terminal
-from trainables.core.command_line import first_line
 
 PATIENCE_S = 5.0
 """Until what could not be delivered is tried again."""
@@ -95,7 +95,7 @@ class AsyncCallback:
 
     def _warn_once(self, error: Exception) -> None:
         if not self.has_warned:
-            reason = first_line(error)
+            reason = describe_store_error(error)
             terminal.print_error(f"the record in MLflow is behind and tried again: {reason}")
             self.has_warned = True
 
@@ -109,7 +109,7 @@ def run_with_timeout(tell: Callable[[], None], patience_s: float) -> bool:
             tell()
             done.set()
         except Exception as error:  # whatever a store does, a study is whole without it
-            terminal.print_error(f"MLflow could not be told the end: {first_line(error)}")
+            terminal.print_error(f"MLflow could not be told the end: {describe_store_error(error)}")
 
     thread = threading.Thread(target=run, name="last words", daemon=True)
     thread.start()

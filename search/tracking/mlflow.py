@@ -5,10 +5,8 @@ where it stopped.
 """
 
 import logging
-import sqlite3
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import closing
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
@@ -26,8 +24,9 @@ from search.core.record import NON_TABLE_FIELDS, Record, State
 from search.core.tracking_uri import database_of, sqlite_uri
 from search.storage.cleanup import MODELS
 from search.tracking.callbacks import Event
+from search.tracking.mlflow_errors import describe_store_error, is_transient
+from search.tracking.mlflow_internals import move_artifacts
 from trainables.core import terminal
-from trainables.core.command_line import first_line
 from trainables.core.metrics import Metrics
 
 logging.getLogger("mlflow").setLevel(logging.CRITICAL)  # errors are told here, in a line
@@ -41,10 +40,6 @@ STATUS: dict[State, str] = {
     "PRUNED": "KILLED",
     "FAIL": "FAILED",
 }
-
-
-TRANSIENT_ERRORS = ("database is locked", "Max retries exceeded", "Connection", "timed out")
-"""What errors say that may be over later."""
 
 
 def check_tracking(uri: str, storage: Path) -> None:
@@ -63,10 +58,10 @@ def check_tracking(uri: str, storage: Path) -> None:
         make_store(uri)
         MlflowClient(uri).search_experiments(max_results=1)
     except Exception as error:  # of MLflow, of SQLAlchemy, or of a driver that is not installed
-        reason = first_line(error)
+        reason = describe_store_error(error)
         if isinstance(error, ImportError):
             reason += ", which this kind of store needs: install it"
-        if not any(words in reason for words in TRANSIENT_ERRORS):
+        if not is_transient(error, uri):
             raise ValueError(
                 f"--tracking-uri must name an MLflow store, but {uri} is none: {reason}"
             ) from error
@@ -274,17 +269,6 @@ def as_mlflow(metrics: Metrics) -> Iterator[Metric]:
         yield Metric(name, float(value), metrics.time_ms, metrics.epoch)
 
 
-def move_artifacts(database: Path, before: str, after: str) -> None:
-    """Tells a SQLite store where its files are now: MLflow itself knows absolute paths alone."""
-    with closing(sqlite3.connect(database)) as connection, connection:
-        for table, column in (("experiments", "artifact_location"), ("runs", "artifact_uri")):
-            connection.execute(
-                f"UPDATE {table} SET {column} = ? || substr({column}, ?) "
-                f"WHERE substr({column}, 1, ?) = ?",
-                (after, len(before) + 1, len(before), before),
-            )
-
-
 def search_runs(client: MlflowClient, experiments: list[str], study_id: str) -> list[MlflowRun]:
     """All runs of a study, its own among them."""
     found: list[MlflowRun] = []
@@ -319,7 +303,7 @@ def read_runs(uri: str, study_id: str) -> list[Run]:
     try:
         return list(find_runs(MlflowClient(uri), study_id))
     except (MlflowException, SQLAlchemyError) as error:
-        reason = first_line(error)
+        reason = describe_store_error(error)
         raise ValueError(f"MLflow at {uri} cannot be asked: {reason}") from error
 
 

@@ -52,10 +52,6 @@ def first_problem(error: ValidationError) -> str:
     return f"{path}: {problem['msg']}, but got {problem['input']!r}"
 
 
-ASIDE = "(raised as a result of Query-invoked autoflush"
-"""What SQLAlchemy may say before it says what is wrong."""
-
-
 def one_line(error: Exception) -> str:
     """What an error says, in a line."""
     if isinstance(error, ValidationError):
@@ -65,8 +61,7 @@ def one_line(error: Exception) -> str:
 
 def first_line(error: BaseException) -> str:
     """The first line of what an error of some library says; the others are for its makers."""
-    lines = str(error).splitlines() or [type(error).__name__]
-    return next((line for line in lines if not line.startswith(ASIDE)), lines[0])
+    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def report(command: Callable[[], None], failure: type[Exception]) -> int:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from pydantic import JsonValue
 from torch import nn
 
 from trainables.core.artifacts import ArtifactStore
@@ -78,7 +79,6 @@ def predict_latency(card: ModelSpec, height: int, width: int, store: ArtifactSto
     """
     require_onnx("latency")
     import onnx
-    import onnxruntime
 
     from trainables.deploy.onnx_export import to_onnx
 
@@ -93,15 +93,22 @@ def predict_latency(card: ModelSpec, height: int, width: int, store: ArtifactSto
     for constant in shape.initializer:
         if constant.data_type != onnx.TensorProto.INT64:  # which hold shapes
             constant.ClearField("raw_data")
-    key: dict[str, object] = {
-        "format": FORMAT,
-        "graph": hashlib.sha256(shape.SerializeToString(deterministic=True)).hexdigest(),
-        "image": [height, width],
-        "onnxruntime": onnxruntime.__version__,
-        "machine": machine_name(),
-    }
+    graph = hashlib.sha256(shape.SerializeToString(deterministic=True)).hexdigest()
+    key = {"graph": graph, **latency_conditions(height, width)}
     folder = store.get("latency", key, build).path
     return Latency.model_validate(json.loads((folder / LATENCY_FILE).read_text()))
+
+
+def latency_conditions(height: int, width: int) -> dict[str, JsonValue]:
+    """What decides a latency on this machine's CPU beside the network."""
+    import onnxruntime
+
+    return {
+        "format": FORMAT,
+        "image": [height, width],
+        "onnxruntime": str(onnxruntime.__version__),
+        "machine": machine_name(),
+    }
 
 
 @lru_cache(maxsize=1024)

@@ -1,7 +1,7 @@
 """State dicts of torchvision's segmentation networks, recognised by their keys and shapes."""
 
-import re
 import warnings
+import zipfile
 from argparse import Namespace
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -33,6 +33,8 @@ PREFIXES = ("module.", "model.", "_orig_mod.", "network.", "net.")
 """What wrappers of a module put before each of its keys."""
 HEADS = ("classifier.4.", "classifier.low_classifier.", "classifier.high_classifier.")
 """The convolutions that have one output channel for each class."""
+TORCHSCRIPT_RECORD = "constants.pkl"
+"""The name of a file that archives of TorchScript hold and those of `torch.save` do not."""
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -107,18 +109,23 @@ def load(path: Path) -> object:
         except Exception as error:  # damaged files make torch raise anything
             raise ValueError(
                 f"a state dict must be an intact file of tensors alone, but {path} "
-                f"{describe(error)}: write it by torch.save(model.state_dict(), FILE) or "
+                f"{describe_refusal(path)}: write it by torch.save(model.state_dict(), FILE) or "
                 "safetensors.torch.save_file"
             ) from error
 
 
-def describe(error: Exception) -> str:
-    """What is wrong with a file, without torch's advice to trust it."""
-    if found := re.search(r"GLOBAL (\S+)", str(error)):
-        return f"holds {found[1]!r}"
-    if "TorchScript" in str(error):
-        return "is a TorchScript archive"
-    return "is damaged or of another format"
+def describe_refusal(path: Path) -> str:
+    """What is wrong with a file that cannot be loaded, by its content."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = {Path(name).name for name in archive.namelist()}
+        if TORCHSCRIPT_RECORD in names:
+            return "is a TorchScript archive"
+        with torch.serialization.safe_globals([Namespace]):
+            unsafe = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+    except Exception:  # damaged files make torch raise anything
+        unsafe = []
+    return f"holds {min(unsafe)!r}" if unsafe else "is damaged or of another format"
 
 
 def find_weights(content: object, depth: int = 2) -> dict[str, Tensor]:

@@ -14,7 +14,14 @@ from optuna.distributions import (
     IntDistribution,
 )
 
-from search.algorithms.candidates import contains, from_unit, perturb, sample_config, to_unit
+from search.algorithms.candidates import (
+    SamplingTrial,
+    contains,
+    from_unit,
+    perturb,
+    sample_config,
+    to_unit,
+)
 from spaces import load_space, space_names
 
 DISTRIBUTIONS: list[BaseDistribution] = [
@@ -35,10 +42,42 @@ DISTRIBUTIONS: list[BaseDistribution] = [
 def test_a_place_gives_a_value_of_the_range(distribution: BaseDistribution, place: float) -> None:
     value = from_unit(place, distribution)
     assert contains(distribution, value)
-    assert distribution._contains(distribution.to_internal_repr(value))
     again = to_unit(value, distribution)
     assert 0 <= again <= 1
     assert from_unit(again, distribution) == pytest.approx(value) or isinstance(value, str | None)
+
+
+VALUES = st.one_of(
+    st.integers(-10, 70),
+    st.floats(-2, 70, allow_nan=False),
+    st.sampled_from([0.25, 0.75, 4.0, 8.0, 1e-3, "a", "c", None]),
+)
+
+
+@pytest.mark.parametrize("distribution", DISTRIBUTIONS, ids=str)
+@given(value=VALUES)
+def test_a_range_contains_what_optuna_takes(distribution: BaseDistribution, value: Any) -> None:
+    try:
+        optuna.trial.create_trial(value=0.0, params={"x": value}, distributions={"x": distribution})
+    except (ValueError, TypeError):
+        assert not contains(distribution, value)
+    else:
+        assert contains(distribution, value)
+
+
+def test_each_way_to_suggest_of_an_optuna_trial_draws_absent_values() -> None:
+    trial = SamplingTrial({"given": 3}, np.random.default_rng(0))
+    values = {
+        "given": trial.suggest_int("given", 1, 5),
+        "rate": trial.suggest_float("rate", 1e-4, 1e-2, log=True),
+        "count": trial.suggest_int("count", 0, 12, step=4),
+        "choice": trial.suggest_categorical("choice", ["a", "b"]),
+    }
+    assert values["given"] == 3
+    assert trial.params == values
+    assert trial.suggest_float("rate", 1e-4, 1e-2, log=True) == values["rate"]
+    for name, value in values.items():
+        assert contains(trial.distributions[name], value)
 
 
 def test_whole_numbers_and_choices_have_equal_shares() -> None:

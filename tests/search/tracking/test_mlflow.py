@@ -15,7 +15,6 @@ from search.core.tracking_uri import default_tracking_uri
 from search.tracking.callbacks import AsyncCallback, Event, Kind
 from search.tracking.mlflow import MlflowTracker, check_tracking, read_runs
 from trainables.config import TrialConfig
-from trainables.core.command_line import ASIDE, first_line
 from trainables.recipes.configs import Qat
 
 
@@ -228,9 +227,3 @@ def test_a_deleted_experiment_is_restored(uri: str, tmp_path: Path) -> None:
     assert second.experiment_id == first.experiment_id
     (run,) = read_runs(uri, "id of deleted")
     assert (run.state, run.epochs) == ("COMPLETE", (1, 2, 3))
-
-
-def test_the_line_that_tells_is_found() -> None:
-    error = ValueError(f"{ASIDE}; consider something else)\ndatabase or disk is full\n[SQL: ...]")
-    assert first_line(error) == "database or disk is full"
-    assert first_line(ValueError()) == "ValueError"

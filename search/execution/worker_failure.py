@@ -1,0 +1,43 @@
+"""Why a process of Ray's died, in words, by the type of what Ray raises."""
+
+from pathlib import Path
+
+from ray import cloudpickle
+from ray.exceptions import ActorDiedError, NodeDiedError, OutOfMemoryError, RayTaskError
+from ray.tune.experiment import Trial
+
+from trainables.core.command_line import first_line
+
+UNKNOWN = "killed, out of memory, or lost with its node"
+
+
+def failure_reason(trial: Trial) -> str:
+    """In a line, why the last process of a trial of Tune died."""
+    path = trial.pickled_error_file
+    if path is None or not Path(path).is_file():
+        return UNKNOWN
+    return describe_worker_failure(cloudpickle.loads(Path(path).read_bytes()))
+
+
+def describe_worker_failure(error: BaseException) -> str:
+    """In a line, what Ray says of a process that died."""
+    match error:
+        case RayTaskError():
+            return f"{type(error.cause).__name__}: {first_line(error.cause)}"
+        case OutOfMemoryError():
+            return f"out of memory: {first_line(error)}"
+        case NodeDiedError():
+            return f"lost with its node: {first_line(error)}"
+        case ActorDiedError() if error.preempted:
+            return "its node was taken away"
+        case ActorDiedError():
+            return cause_of_death(error)
+        case _:
+            return first_line(error)
+
+
+def cause_of_death(error: ActorDiedError) -> str:
+    """What follows the general sentence and the indented fields that say which actor it was."""
+    lines = [line for line in str(error).splitlines() if line.strip() and not line[0].isspace()]
+    causes = [line for line in lines if line != ActorDiedError.BASE_ERROR_MSG]
+    return (causes or lines)[0]

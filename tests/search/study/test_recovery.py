@@ -1,0 +1,145 @@
+"""Which latencies of earlier trials a study takes over."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from factories import make_config, make_metrics
+
+from search.core.config import StudyConfig
+from search.core.record import LATENCY_MS
+from search.storage.journal import JOURNAL
+from search.storage.study_file import STUDY_FILE, read_study_file
+from search.study.study import Study
+from trainables.config import ExecutionConfig
+from trainables.trainable import METRICS
+
+STATED_MS = 12345.0
+"""In the journal; nothing that is measured here takes so long."""
+
+
+@pytest.fixture(scope="module")
+def begun(blocks_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> StudyConfig:
+    """A study by latency with one finished trial, whose latency in the journal is `STATED_MS`."""
+    config = make_config(
+        tmp_path_factory.mktemp("begun"), blocks_folder, objectives=("miou", "latency")
+    )
+    study = Study(config, resumed=False).open()
+    run = ExecutionConfig(data=study.data.path, artifacts=study.store.root)
+    searcher = study.searcher(run, [], lambda: False, lambda: 9)
+    assert isinstance(searcher.suggest("a"), dict)
+    metrics = make_metrics(0.5, size_bytes=1000)
+    searcher.on_trial_complete("a", {METRICS: metrics.model_dump_json()})
+    (record,) = study.records()
+    assert record.state == "COMPLETE"
+    study.lock.release()
+    path = config.folder / JOURNAL
+    recorded = json.dumps({LATENCY_MS: record.latency_ms}, separators=(",", ":"))
+    text = path.read_text()
+    assert recorded in text
+    path.write_text(text.replace(recorded, json.dumps({LATENCY_MS: STATED_MS})))
+    return config
+
+
+@pytest.fixture
+def copied(begun: StudyConfig, tmp_path: Path) -> StudyConfig:
+    shutil.copytree(begun.storage, tmp_path / "storage")
+    return begun.replace(
+        storage=tmp_path / "storage", tracking_uri=f"sqlite:///{tmp_path}/storage/mlflow.db"
+    )
+
+
+def measured_elsewhere(content: dict[str, Any]) -> None:
+    content["latency_conditions"]["machine"] = "another processor"
+
+
+def measured_with_another_version(content: dict[str, Any]) -> None:
+    content["latency_conditions"]["onnxruntime"] = "0.1"
+
+
+def measured_at_another_size(content: dict[str, Any]) -> None:
+    content["latency_conditions"]["image"] = [512, 512]
+
+
+def measured_by_an_earlier_release(content: dict[str, Any]) -> None:
+    del content["latency_conditions"]
+
+
+def unchanged(content: dict[str, Any]) -> None:
+    pass
+
+
+DIFFERENT = [
+    measured_elsewhere,
+    measured_with_another_version,
+    measured_at_another_size,
+    measured_by_an_earlier_release,
+]
+
+
+def change_study_file(config: StudyConfig, change: Callable[[dict[str, Any]], None]) -> None:
+    path = config.folder / STUDY_FILE
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+
+
+def latencies(study: Study) -> tuple[float | None, float]:
+    """Of the trial as a record, and in what the sampler knows of it."""
+    study.recover()
+    (record,) = study.records()
+    history = study.cost_model.new_trial_history()
+    history.update(record)
+    (observation,) = history.all_observations()
+    return record.latency_ms, observation.costs[0]
+
+
+def test_a_resumed_study_takes_over_its_own_latencies(copied: StudyConfig) -> None:
+    study = Study(copied, resumed=True).open()
+    assert latencies(study) == (STATED_MS, STATED_MS)
+    assert read_study_file(copied.folder).latency_conditions is not None
+
+
+@pytest.mark.parametrize("change", DIFFERENT)
+def test_a_study_that_is_resumed_under_other_conditions_measures_again(
+    change: Callable[[dict[str, Any]], None], copied: StudyConfig
+) -> None:
+    change_study_file(copied, change)
+    for _ in range(2):  # a third driver takes nothing over either: the journal now holds both
+        study = Study(copied, resumed=True).open()
+        recorded, known = latencies(study)
+        assert recorded == known
+        assert known < STATED_MS
+        assert read_study_file(copied.folder).latency_conditions is None
+        study.lock.release()
+
+
+@pytest.mark.parametrize("change", [unchanged, *DIFFERENT])
+def test_a_warm_start_takes_over_latencies_of_the_same_conditions_alone(
+    change: Callable[[dict[str, Any]], None], copied: StudyConfig
+) -> None:
+    change_study_file(copied, change)
+    study = Study(copied.replace(name="later", warm_start=copied.name), resumed=False).open()
+    (earlier,) = study.earlier
+    run = ExecutionConfig(data=study.data.path, artifacts=study.store.root)
+    searcher = study.searcher(run, [], lambda: False, lambda: 9)
+    (observation,) = searcher.proposer.warm_start_observations
+    assert earlier.latency_ms == observation.costs[0]
+    assert (earlier.latency_ms == STATED_MS) == (change is unchanged)
+
+
+def test_a_warm_start_from_a_study_without_latencies_measures_them(
+    copied: StudyConfig, blocks_folder: Path
+) -> None:
+    by_size = copied.replace(name="by-size", objectives=("miou", "size"))
+    shutil.copytree(copied.folder, by_size.folder)
+    (by_size.folder / STUDY_FILE).unlink()
+    journal = (by_size.folder / JOURNAL).read_text().replace(f'"{LATENCY_MS}"', '"unused"')
+    (by_size.folder / JOURNAL).write_text(journal.replace(f'"{copied.name}"', '"by-size"'))
+    study = Study(copied.replace(name="later", warm_start="by-size"), resumed=False).open()
+    (earlier,) = study.earlier
+    assert earlier.latency_ms is not None
+    assert earlier.latency_ms < STATED_MS

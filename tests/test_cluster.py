@@ -112,7 +112,10 @@ def test_nodes_install_pinned_versions(
     assert python_version in SpecifierSet(project["project"]["requires-python"])
     assert re.search(r"--exclude-newer \d{4}-\d{2}-\d{2} --editable ~/paretoseg", script)
     assert re.search(r"pip install (--\S+ )*uv==[\d.]+$", script, re.MULTILINE)
-    assert re.search(r"boto3==[\d.]+", script)
+    (boto3_version,) = re.findall(r"boto3==([\d.]+)", script)
+    assert "--constraints ~/paretoseg/constraints.txt" in script
+    pinned = (ROOT / "constraints.txt").read_text().splitlines()
+    assert {f"ray=={ray_version}", f"boto3=={boto3_version}"} <= set(pinned)
 
 
 @pytest.mark.parametrize("commands", SETUP + START)
@@ -133,7 +136,7 @@ def test_nodes_get_the_code_and_nothing_else(
     config: dict[str, Any], project: dict[str, Any]
 ) -> None:
     packages = project["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]
-    needed = {*packages, "pyproject.toml", project["project"]["readme"]}
+    needed = {*packages, "pyproject.toml", "constraints.txt", project["project"]["readme"]}
     mounts = {
         remote: local
         for remote, local in config["file_mounts"].items()

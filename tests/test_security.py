@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 FILES = [
     path
-    for package in ("search", "trainables", "spaces", "benchmarks")
+    for package in ("search", "trainables", "spaces", "benchmarks", "examples")
     for path in (ROOT / package).rglob("*.py")
 ]
 PICKLES = {"pickle", "cPickle", "dill", "cloudpickle", "shelve", "joblib", "marshal"}

@@ -1,9 +1,5 @@
 """The scheduler by itself, as other people's Tune code uses it."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -81,43 +77,3 @@ def test_ends_of_trials_teach_what_rungs_are_worth() -> None:
         scheduler.on_trial_complete(None, asked, result(9, 0.1 * number + 0.4, 100))
     assert answer(scheduler, "low", 1, 0.1, 100) == STOP
     assert answer(scheduler, "high", 1, 0.3, 100) == CONTINUE
-
-
-EXAMPLE = """
-import os
-from search.execution.environment import prepare_environment
-prepare_environment()
-import ray
-from ray import tune
-from search.execution.scheduler import ParetoHalving
-
-def train(config):
-    for epoch in range(27):
-        tune.report({"miou": config["quality"] * (epoch + 1) / 27, "size_bytes": config["size"]})
-
-ray.init("local", num_cpus=1, include_dashboard=False, log_to_driver=False)
-scheduler = ParetoHalving({"miou": "max", "size_bytes": "min"}, max_epochs=27)
-space = {"size": tune.grid_search([1, 2, 3, 4]), "quality": tune.grid_search([0.9, 0.5, 0.1])}
-config = tune.TuneConfig(scheduler=scheduler, max_concurrent_trials=1)
-run = tune.RunConfig(storage_path=os.environ["STORAGE"], verbose=0)
-for result in tune.Tuner(train, param_space=space, tune_config=config, run_config=run).fit():
-    print("TRIAL", result.config["quality"], result.metrics["training_iteration"])
-"""
-
-
-def test_the_example_runs_in_tune(tmp_path: Path) -> None:
-    environment = {**os.environ, "STORAGE": str(tmp_path)}
-    run = subprocess.run(
-        [sys.executable, "-c", EXAMPLE],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=True,
-    )
-    lines = [line.split()[1:] for line in run.stdout.splitlines() if line.startswith("TRIAL")]
-    epochs = {quality: [int(e) for q, e in lines if q == quality] for quality in ("0.9", "0.1")}
-    assert len(lines) == 12
-    assert 27 in epochs["0.9"]
-    assert min(epochs["0.1"]) == 1  # dominated at the first rung
-    assert sum(epochs["0.9"]) > sum(epochs["0.1"])

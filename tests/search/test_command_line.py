@@ -1,5 +1,8 @@
 """What `search.run` says of itself."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -18,3 +21,16 @@ def test_help_stays_as_it_is(
         main(["--help"])
     assert leave.value.code == 0
     assert capsys.readouterr().out == HELP.read_text()
+
+
+@pytest.mark.parametrize("flag", ["--help", "--list-spaces"])
+def test_a_reader_may_leave(flag: str) -> None:
+    """As `head -1` does, here before anything was written."""
+    read, write = os.pipe()
+    os.close(read)
+    argv = [sys.executable, "-m", "search.run", flag]
+    try:
+        done = subprocess.run(argv, stdout=write, stderr=subprocess.PIPE, text=True, check=False)
+    finally:
+        os.close(write)
+    assert (done.returncode, done.stderr) == (0, "")

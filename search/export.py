@@ -7,13 +7,14 @@ import argparse
 import sys
 from typing import get_args
 
+from search.core.units import human_size
 from search.deployment.exporter import Exporter, validation_data
 from search.deployment.selection import choose, describe, read_points
 from search.storage.study_file import read_study_file
 from trainables.core.command_line import Parser, as_path, report
 from trainables.core.errors import ExportFailed
 from trainables.core.optional_dependencies import require_onnx
-from trainables.deploy.model_card import ExportFormat
+from trainables.deploy.model_card import ExportFormat, ModelCard
 
 EXAMPLES = """formats:
   packed      the search's own file: bit-packed codes in safetensors, the smallest
@@ -81,7 +82,8 @@ def run(arguments: argparse.Namespace) -> None:
         print(f"trial {choice.trial_id}: {describe(choice)}: {choice.why}", flush=True)
         try:
             exporter = Exporter(study, arguments.study, data, choice, arguments.format)
-            exporter.export(arguments.out)
+            card = exporter.export(arguments.out)
+            print(f"{arguments.out / card.file}: {describe_card(card)}", flush=True)
         except (ExportFailed, ValueError, OSError) as error:
             if len(chosen) == 1:
                 raise
@@ -89,6 +91,18 @@ def run(arguments: argparse.Namespace) -> None:
             failures += 1
     if failures:
         raise ExportFailed(f"{failures} of {len(chosen)} points were not exported")
+
+
+def describe_card(card: ModelCard) -> str:
+    """What the checks of an exported file measured, in a line."""
+    latencies = "".join(
+        f", {latency.median_ms:.3g} ms on {latency.provider.removesuffix('ExecutionProvider')}"
+        for latency in card.latency
+    )
+    return (
+        f"{human_size(card.size_bytes)}, mIoU {card.miou:.4f}, {card.changed_pixels} of "
+        f"{card.num_pixels} pixels changed ({card.changed_pixels / card.num_pixels:.4%}){latencies}"
+    )
 
 
 if __name__ == "__main__":

@@ -1,16 +1,20 @@
 """Search spaces: `spaces/NAME.py` holds `space` and, tried first, `points_to_evaluate`."""
 
+import ast
 import importlib
 import pkgutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-import optuna
+if TYPE_CHECKING:  # names and descriptions of spaces are found without them
+    import optuna
 
-from trainables.config import TrialConfig
+    from trainables.config import TrialConfig
 
-Space = Callable[[optuna.Trial], TrialConfig]
+Space = Callable[["optuna.Trial"], "TrialConfig"]
 PointsToEvaluate = Sequence[Mapping[str, str | int | float]]
 
 
@@ -30,12 +34,8 @@ def space_names() -> list[str]:
     return sorted(name for name in names if not name.startswith("_"))
 
 
-def load_space(name: str) -> NamedSpace:
-    """The space of `spaces/NAME.py`.
-
-    Raises:
-        ValueError: there is none.
-    """
+def check_name(name: str) -> None:
+    """Raises ValueError where no space has this name."""
     names = space_names()
     if name not in names:
         near = get_close_matches(name, names) or names
@@ -43,6 +43,20 @@ def load_space(name: str) -> NamedSpace:
             f"--space must name a file under spaces/, but got {name!r}; did you mean "
             f"{', '.join(near)}?"
         )
+
+
+def describe_space(name: str) -> str:
+    """The first line of a space's docstring, which is read without importing the space."""
+    source = Path(__path__[0], f"{name}.py").read_text(encoding="utf-8")
+    return (ast.get_docstring(ast.parse(source)) or "").partition("\n")[0]
+
+
+def load_space(name: str) -> NamedSpace:
+    """The space of `spaces/NAME.py`.
+
+    Raises:
+        ValueError: there is none.
+    """
+    check_name(name)
     module = importlib.import_module(f"spaces.{name}")
-    description = (module.__doc__ or "").strip().splitlines()[0]
-    return NamedSpace(name, description, module.space, module.points_to_evaluate)
+    return NamedSpace(name, describe_space(name), module.space, module.points_to_evaluate)

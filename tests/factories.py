@@ -66,6 +66,7 @@ def make_config(storage: Path, data: Path | str, **changes: object) -> StudyConf
         "image_size": 32,
         "teacher": "auto",
         "sampler": "tpe",
+        "scheduler": "none",
         "seed": 0,
         "gpus_per_trial": 0,
         "tracking_uri": f"sqlite:///{storage / 'mlflow.db'}",

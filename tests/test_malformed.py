@@ -203,13 +203,13 @@ CASES: dict[str, Case] = {
     ),
     "storage is empty": Case("run --space qat --storage=", nothing, "--storage: must be a path"),
     "data of another kind": Case(
-        "run --space qat --storage {}/new --data https://host/x", nothing, "--data must be a path"
+        "run --space qat --storage {}/new --data https://host/x", nothing, "--data: must be a path"
     ),
     "output of another kind": Case(
         EXPORT.replace("{}/new", "gs://b/x"), nothing, "--out: must be a path"
     ),
     "store is empty": Case(
-        f"{DATA} --tracking-uri=", nothing, "--tracking-uri must name a store that .*but got ''"
+        f"{DATA} --tracking-uri=", nothing, "--tracking-uri: it must name a store that .*but got ''"
     ),
     "store in no folder": Case(
         f"{DATA} --tracking-uri sqlite:///{{}}/gone/x.db", nothing, "must exist, but there is no"

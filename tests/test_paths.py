@@ -9,8 +9,10 @@ from factories import make_config
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from search.core.config import StudyConfig
+from search.core.flags import typed_values
 from search.core.objectives import MIOU_AND_SIZE
-from search.run import given_fields, make_parser
+from search.run import make_parser
 from search.storage.journal import open_journal, read_journal
 from search.storage.study_file import StudyFile, read_study_file, write_study_file
 from trainables.core.artifacts import ArtifactStore
@@ -38,7 +40,7 @@ def test_everything_lies_where_its_path_says(
     shutil.copytree(blocks_folder, folder / "data")
     teacher = shutil.copy(teacher_file, folder / name)
     argv = ["--storage", str(folder), "--data", str(folder / "data"), f"--teacher={teacher}"]
-    fields = given_fields(make_parser().parse_args(argv))
+    fields = typed_values(StudyConfig, make_parser().parse_args(argv))
     assert fields["storage"] == folder
     assert fields["data"] == str(folder / "data")
     assert fields["teacher"] == str(teacher)
@@ -68,7 +70,7 @@ def test_an_argument_is_the_path_that_it_says(name: str) -> None:
 def test_home_is_found_also_after_an_equals_sign(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/me")
     argv = ["--storage=~/studies", "--data=~/data", "--teacher=~/teacher.pth"]
-    fields = given_fields(make_parser().parse_args(argv))
+    fields = typed_values(StudyConfig, make_parser().parse_args(argv))
     assert fields["storage"] == Path("/home/me/studies")
     assert fields["data"] == "/home/me/data"
     assert fields["teacher"] == "/home/me/teacher.pth"

@@ -1,49 +1,281 @@
 """Everything that determines a study."""
 
+import os
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+    ValidationInfo,
+    field_validator,
+)
 
+from search.core import units
 from search.core.constraints import Budget
+from search.core.flags import Flag
 from search.core.objectives import ObjectiveName
-from search.core.tracking_uri import default_tracking_uri
+from search.core.tracking_uri import check_tracking_uri, default_tracking_uri
+from trainables.core.command_line import as_path
 from trainables.core.config_base import FrozenConfig
 
 LOG = "log.txt"
 """In a study's folder: what libraries say while it runs."""
 SamplerName = Literal["ehvi", "tpe", "nsga2", "random"]
+WHAT, HOW, WHERE = "what to search", "how long and how", "where"
+"""Groups of flags in the help."""
+
+
+def parse_data(text: str) -> str:
+    """The name of a data set that comes with the project, or the absolute path of a folder."""
+    return text if text in ("shapes", "voc") else os.path.abspath(as_path(text))
+
+
+def parse_teacher(text: str) -> str:
+    """The absolute path of a file that is there, or the name of a network."""
+    teacher = os.path.expanduser(text)
+    return os.path.abspath(teacher) if os.path.exists(teacher) else teacher
+
+
+def parse_folder(text: str) -> Path:
+    """The absolute path of a folder."""
+    return Path(os.path.abspath(as_path(text)))
+
+
+def parse_gpus(text: str) -> float | Literal["auto"]:
+    """A number of GPUs, or `auto`."""
+    try:
+        return "auto" if text == "auto" else float(text)
+    except ValueError:
+        raise ValueError(f"must be a number or auto, but got {text!r}") from None
+
+
+def parse_tracking_uri(text: str) -> str:
+    """The address of an MLflow store that is found from any working folder."""
+    return check_tracking_uri(text, "it")
 
 
 class StudyConfig(FrozenConfig):
-    """A study as study.json keeps it; the default of every flag is already filled in."""
+    """A study as study.json keeps it, whose fields are the flags of search.run."""
 
-    space: str
-    data: str
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
-    storage: Path
-    samples: int = Field(ge=1)
-    epochs: int = Field(ge=1)
-    image_size: int = Field(ge=16)
-    teacher: str
-    teacher_outputs: Literal["auto", "live", "views", "maps"] = "auto"
-    sampler: SamplerName
-    scheduler: Literal["halving", "none"] = "none"  # as of studies from before there was any
-    grace_epochs: int = Field(1, ge=1)
-    reduction: float = Field(3.0, gt=1)
-    warm_start: str | None = None
-    stop_when_flat: Annotated[float, Field(gt=0, lt=1)] | None = None
-    seed: int = Field(ge=0)
-    objectives: tuple[ObjectiveName, ...] = ("miou", "size")
-    max_size_bytes: Annotated[int, Field(gt=0)] | None = None
-    max_macs: Annotated[int, Field(gt=0)] | None = None
-    max_latency_ms: Annotated[float, Field(gt=0)] | None = None
-    time_budget_s: float | None = None
-    trial_timeout_s: Annotated[float, Field(gt=0)] = 1800.0
-    checkpoint_every_s: Annotated[float, Field(gt=0)] = 10.0
-    cpus_per_trial: Annotated[float, Field(gt=0)] | None = None
-    gpus_per_trial: Annotated[float, Field(ge=0)] | Literal["auto"]
-    tracking_uri: str
+    space: Annotated[
+        str,
+        Flag(
+            WHAT,
+            "the search space: a file under spaces/ (required, but for --resume)",
+            units.NAME,
+            immutable=True,
+        ),
+    ]
+    data: Annotated[
+        str,
+        Flag(
+            WHAT,
+            "built-in {default} (default), PASCAL VOC 2012 (downloaded), or a folder in VOC layout",
+            units.Unit("shapes|voc|FOLDER", parse_data),
+        ),
+    ] = "shapes"
+    image_size: Annotated[
+        int,
+        Field(ge=16),
+        Flag(
+            WHAT,
+            "longest side of images (default: shapes 48; else 512 on a GPU, 160 on a CPU)",
+            units.PIXELS,
+            immutable=True,
+        ),
+    ]
+    teacher: Annotated[
+        str,
+        Flag(
+            WHAT,
+            "{default} (default): DeepLabV3-ResNet101 for VOC classes, else a wide U-Net trained "
+            "once on the data; the name of a torchvision segmentation network; a model file; or "
+            "the state dict (.pth, .safetensors) of one of these networks, of as many classes as "
+            "the data",
+            units.Unit("auto|NAME|FILE", parse_teacher),
+        ),
+    ] = "auto"
+    teacher_outputs: Annotated[
+        Literal["auto", "live", "views", "maps"],
+        Flag(
+            WHAT,
+            "live: the teacher runs at every step; views, maps: what it says of a few fixed views "
+            "of each image, or of the whole image, is computed once and kept (default {default}: "
+            "maps, or live where the disk is too small). In QKD's co-study the whole teacher "
+            "learns, as in the paper, only if it is live; else a linear map of its logits",
+            immutable=True,
+        ),
+    ] = "auto"
+    samples: Annotated[
+        int, Field(ge=1), Flag(HOW, "trials to train (default: {default})", units.INTEGER)
+    ] = 16
+    epochs: Annotated[
+        int,
+        Field(ge=1),
+        Flag(
+            HOW,
+            "length of one full training (default: shapes 8; else 60 on a GPU, 20 on a CPU)",
+            units.INTEGER,
+            immutable=True,
+        ),
+    ]
+    sampler: Annotated[
+        SamplerName,
+        Flag(
+            HOW,
+            "who proposes trials: by expected hypervolume improvement (default: {default}), or one "
+            "of Optuna's, which do not learn from trials that fail",
+            immutable=True,
+        ),
+    ] = "ehvi"
+    scheduler: Annotated[
+        Literal["halving", "none"],
+        Flag(
+            HOW,
+            "{default} (default): of the trials at a rung, those go on that no other dominates, "
+            "and one in so many; none: all are trained to their end",
+            immutable=True,
+        ),
+    ] = "halving"
+    grace_epochs: Annotated[
+        int,
+        Field(ge=1),
+        Flag(
+            HOW, "epochs before the first rung (default: {default})", units.INTEGER, immutable=True
+        ),
+    ] = 1
+    reduction: Annotated[
+        float,
+        Field(gt=1),
+        Flag(
+            HOW,
+            "one trial in so many passes a rung, and rungs are so far apart (default: {default})",
+            units.NUMBER,
+            immutable=True,
+        ),
+    ] = 3.0
+    seed: Annotated[
+        int,
+        Field(ge=0),
+        Flag(
+            HOW,
+            "of sampler, weights, data order and augmentation (default: {default})",
+            units.INTEGER,
+            immutable=True,
+        ),
+    ] = 0
+    max_size_bytes: Annotated[
+        PositiveInt | None,
+        Flag(
+            HOW, "refuse students above this file size before any training, e.g. 300KB", units.SIZE
+        ),
+    ] = None
+    max_latency_ms: Annotated[
+        PositiveFloat | None,
+        Flag(
+            HOW,
+            "refuse students that take longer for an image in ONNX Runtime, on one core of this "
+            "machine, e.g. 20ms",
+            units.LATENCY,
+        ),
+    ] = None
+    max_macs: Annotated[
+        PositiveInt | None,
+        Flag(HOW, "refuse students of more multiply-adds an image, e.g. 500M", units.COUNT),
+    ] = None
+    objectives: Annotated[
+        tuple[ObjectiveName, ...],
+        Flag(
+            HOW,
+            "what the front trades: miou and any of size, latency, macs (default: {default})",
+            units.LIST,
+            immutable=True,
+        ),
+    ] = ("miou", "size")
+    time_budget_s: Annotated[
+        float | None,
+        Flag(
+            HOW,
+            "end the search this long after its first trial, e.g. 30m; what is nearly trained may "
+            "take up to a tenth longer",
+            units.TIME,
+        ),
+    ] = None
+    trial_timeout_s: Annotated[
+        PositiveFloat,
+        Flag(
+            HOW,
+            "a trial that makes no progress for so long, as in a read that hangs, has failed "
+            "(default: {default})",
+            units.TIME,
+        ),
+    ] = 1800.0
+    checkpoint_every_s: Annotated[
+        PositiveFloat,
+        Flag(
+            HOW, "how much of a trial's training a kill may cost (default: {default})", units.TIME
+        ),
+    ] = 10.0
+    stop_when_flat: Annotated[
+        Annotated[float, Field(gt=0, lt=1)] | None,
+        Flag(
+            HOW,
+            "end the search when trials are expected to enlarge the hypervolume by less, e.g. "
+            "0.002 (sampler ehvi)",
+            units.SHARE,
+        ),
+    ] = None
+    warm_start: Annotated[
+        str | None,
+        Flag(
+            HOW,
+            "an earlier study in the same storage, also of another space: its front is tried "
+            "first, and the sampler learns from its trials",
+            units.NAME,
+            immutable=True,
+        ),
+    ] = None
+    storage: Annotated[
+        Path,
+        Flag(
+            WHERE,
+            "folder of studies and shared artifacts (default: {default})",
+            units.Unit("DIR", parse_folder),
+        ),
+    ] = Path("studies")
+    name: Annotated[
+        str,
+        Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$"),
+        Flag(WHERE, "name of the study (default: SPACE-DATA, numbered)", units.NAME),
+    ]
+    cpus_per_trial: Annotated[
+        PositiveFloat | None,
+        Flag(
+            WHERE,
+            "CPU cores and threads of a trial (default: 1, with a GPU its share of the cores)",
+            units.NUMBER,
+        ),
+    ] = None
+    gpus_per_trial: Annotated[
+        NonNegativeFloat | Literal["auto"],
+        Flag(
+            WHERE,
+            "GPUs of a trial, fractions allowed; auto: as many trials share a GPU as its memory "
+            "holds, by a measured probe (default: auto if there is a GPU, else 0)",
+            units.Unit("N|auto", parse_gpus),
+        ),
+    ]
+    tracking_uri: Annotated[
+        str,
+        Flag(
+            WHERE,
+            "MLflow store (default: $MLFLOW_TRACKING_URI, else sqlite:///STORAGE/mlflow.db)",
+            units.Unit("URI", parse_tracking_uri),
+        ),
+    ]
 
     @field_validator("objectives")
     @classmethod
@@ -96,21 +328,3 @@ class StudyConfig(FrozenConfig):
     def max_gpus_per_trial(self) -> float:
         """What a trial gets where nobody knows yet how little it needs."""
         return 1.0 if self.gpus_per_trial == "auto" else self.gpus_per_trial
-
-
-IMMUTABLE_FIELDS = frozenset(
-    {
-        "space",
-        "epochs",
-        "image_size",
-        "teacher_outputs",
-        "sampler",
-        "scheduler",
-        "grace_epochs",
-        "reduction",
-        "warm_start",
-        "seed",
-        "objectives",
-    }
-)
-"""Fields that a resumed study keeps: changing them would mix trials that cannot be compared."""

@@ -1,6 +1,9 @@
-"""Sizes and durations as people write them."""
+"""Sizes, durations and other quantities as people write them."""
 
 import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
 SIZES = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20}
 COUNTS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9}
@@ -45,6 +48,28 @@ def parse_count(text: str) -> int:
     return int(float(match[1]) * COUNTS[match[2]])
 
 
+def parse_latency(text: str) -> float:
+    """Milliseconds of "20ms", whose unit must be given.
+
+    Raises:
+        ValueError: it is no positive duration.
+    """
+    if text[-1:].isdigit():
+        raise ValueError(f"must have a unit, as 20ms, but got {text}")
+    return 1000 * parse_duration(text)
+
+
+def parse_list(text: str) -> tuple[str, ...]:
+    """The items of "miou,size"."""
+    return tuple(text.split(","))
+
+
+def write_duration(seconds: float) -> str:
+    """The text of whole days, hours or minutes, else of seconds, that `parse_duration` reads."""
+    unit = next((unit for unit in "dhm" if seconds % SECONDS[unit] == 0), "s")
+    return f"{seconds / SECONDS[unit]:g}{unit}"
+
+
 def human_size(num_bytes: int) -> str:
     """A size to three digits, such as 61.9 KB or 1.95 MB, where 1 KB is 1000 bytes."""
     if num_bytes < 1000:
@@ -55,3 +80,29 @@ def human_size(num_bytes: int) -> str:
         size, unit = size / 1000, next(units)
     decimals = 2 if size < 9.995 else 1 if size < 99.95 else 0
     return f"{size:.{decimals}f} {unit}"
+
+
+@dataclass(frozen=True)
+class Unit:
+    """How a quantity is written on the command line.
+
+    The help names it `metavar`; `parse` reads its text and `write` writes that text. The names of
+    fields that hold such a quantity end in `suffix`, which their flags go without.
+    """
+
+    metavar: str
+    parse: Callable[[str], Any] = str
+    write: Callable[[Any], str] = str
+    suffix: str = ""
+
+
+NAME = Unit("NAME")
+INTEGER = Unit("N", int)
+NUMBER = Unit("N", float, "{:g}".format)
+COUNT = Unit("N", parse_count)
+SHARE = Unit("SHARE", float)
+PIXELS = Unit("PIXELS", int)
+SIZE = Unit("SIZE", parse_size, suffix="_bytes")
+TIME = Unit("TIME", parse_duration, write_duration, suffix="_s")
+LATENCY = Unit("TIME", parse_latency, suffix="_ms")
+LIST = Unit("LIST", parse_list, ",".join)

@@ -1,12 +1,11 @@
 """Writes one point of a front as a file for the device, and checks that file before it is kept."""
 
 import hashlib
+import logging
 import os
-import sys
 from dataclasses import replace
 from pathlib import Path
 
-from search.core.units import human_size
 from search.deployment.selection import Choice
 from search.storage.study_file import StudyFile, installed_versions
 from trainables.config import read_config
@@ -21,6 +20,7 @@ from trainables.deploy.parity import Parity, check_parity
 from trainables.deploy.runtime import CUDA, available_providers, module_network, open_model
 from trainables.models.model_file import CONFIG_FILE, MODEL_FILE, read_model
 
+log = logging.getLogger(__name__)
 TOLERANCE = 0.001
 """The most by which the mIoU of an exported file may differ from the search's."""
 SUFFIX: dict[ExportFormat, str] = {
@@ -63,7 +63,7 @@ class Exporter:
         self.config = read_config(self.source.with_name(CONFIG_FILE))
         self.network = read_model(self.source)
 
-    def export(self, out: Path) -> None:
+    def export(self, out: Path) -> ModelCard:
         """Writes the file and its card.
 
         Raises:
@@ -74,8 +74,9 @@ class Exporter:
         content = self.content()
         try:
             aside.write_bytes(content)
-            self.check(aside, path, content)
+            card = self.check(aside, path, content)
             os.replace(aside, path)
+            return card
         finally:
             aside.unlink(missing_ok=True)
 
@@ -101,8 +102,12 @@ class Exporter:
         serialized: bytes = model.SerializeToString()
         return serialized
 
-    def check(self, aside: Path, path: Path, content: bytes) -> None:
-        """Runs the file on the validation split and writes the card of what it will be."""
+    def check(self, aside: Path, path: Path, content: bytes) -> ModelCard:
+        """Runs the file on the validation split and writes the card of what it will be.
+
+        Raises:
+            ExportFailed: the file does not do what the search measured.
+        """
         reference = module_network(self.network)
         try:
             parity = check_parity(open_model(aside), reference, self.data)
@@ -115,17 +120,7 @@ class Exporter:
             )
         card = self.card(path, content, parity, self.latencies(content))
         replace_file(card_path(path), card.model_dump_json(indent=1))
-        speed = "".join(
-            f", {latency.median_ms:.3g} ms on {latency.provider.removesuffix('ExecutionProvider')}"
-            for latency in card.latency
-        )
-        share = parity.changed_pixels / parity.num_pixels
-        print(
-            f"{path}: {human_size(len(content))}, mIoU {parity.miou:.4f}, "
-            f"{parity.changed_pixels} of {parity.num_pixels} pixels changed "
-            f"({share:.4%}){speed}",
-            flush=True,
-        )
+        return card
 
     def latencies(self, content: bytes) -> tuple[Latency, ...]:
         """Of an ONNX file on the CPU, and on a GPU where ONNX Runtime has one."""
@@ -137,7 +132,7 @@ class Exporter:
             try:
                 latencies.append(measure_latency(content, height, width, CUDA))
             except ValueError as error:
-                print(f"no latency on a GPU: {error}", file=sys.stderr)
+                log.warning("no latency on a GPU: %s", error)
         return tuple(latencies)
 
     def card(

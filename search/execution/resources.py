@@ -3,11 +3,8 @@
 import os
 from typing import Literal, NamedTuple
 
-import torch
-
 from search.core.config import StudyConfig
 from search.execution.cluster_address import on_cluster
-from trainables.data.loader import NUM_TABLES, RESIDENT_SHARE
 
 WAITING_ON_CLUSTER = 4
 CONTEXT_BYTES = 600 << 20
@@ -23,23 +20,38 @@ def num_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def num_gpus() -> int:
+    """GPUs of this machine."""
+    import torch  # takes seconds, which a wrong argument should not
+
+    return torch.cuda.device_count()
+
+
 def default_gpus() -> float | Literal["auto"]:
     """GPUs per trial where the user says nothing."""
+    import torch
+
     return "auto" if torch.cuda.is_available() else 0.0
 
 
-def check_resources(config: StudyConfig) -> None:
-    """Raises ValueError where one trial wants more than this machine has."""
-    if on_cluster():
-        return
-    offers = {"gpus": torch.cuda.device_count(), "cpus": num_cores()}
-    share = fixed_resources(config)
-    for kind, requested in (("gpus", share.gpus), ("cpus", share.cpus)):
-        if requested > offers[kind]:
-            raise ValueError(
-                f"--{kind}-per-trial must not exceed the {offers[kind]} {kind.upper()} of this "
-                f"machine, but got {requested:g}"
-            )
+def check_cores(config: StudyConfig) -> None:
+    """Raises ValueError where one trial wants more cores than this machine has."""
+    if not on_cluster():
+        check_offer("cpus", config.cpus_per_trial or 0, num_cores())
+
+
+def check_gpus(config: StudyConfig) -> None:
+    """Raises ValueError where one trial wants more GPUs than this machine has."""
+    if config.max_gpus_per_trial and not on_cluster():
+        check_offer("gpus", config.max_gpus_per_trial, num_gpus())
+
+
+def check_offer(kind: Literal["cpus", "gpus"], requested: float, offered: int) -> None:
+    if requested > offered:
+        raise ValueError(
+            f"--{kind}-per-trial must not exceed the {offered} {kind.upper()} of this machine, but "
+            f"got {requested:g}"
+        )
 
 
 class TrialResources(NamedTuple):
@@ -54,8 +66,9 @@ def fixed_resources(config: StudyConfig) -> TrialResources:
 
     Where no cores are named: one on a CPU; with a part of the GPUs, the same part of the cores.
     """
-    gpus, num_gpus = config.max_gpus_per_trial, torch.cuda.device_count()
-    proportional = max(1, int(num_cores() * gpus / num_gpus)) if gpus and num_gpus else 1
+    gpus = config.max_gpus_per_trial
+    available = num_gpus() if gpus else 0
+    proportional = max(1, int(num_cores() * gpus / available)) if available else 1
     return TrialResources(config.cpus_per_trial or proportional, gpus)
 
 
@@ -64,6 +77,8 @@ def resources_by_memory(config: StudyConfig, peak_bytes: int, free_bytes: int) -
 
     `peak_bytes` is what the largest trial took of the GPU's `free_bytes`, with little data on it.
     """
+    from trainables.data.loader import NUM_TABLES, RESIDENT_SHARE  # imports torch
+
     whole = fixed_resources(config.replace(cpus_per_trial=None)).cpus
     for_data = NUM_TABLES * RESIDENT_SHARE
     by_memory = MEMORY_SHARE * (1 - for_data) * free_bytes / (peak_bytes + CONTEXT_BYTES)

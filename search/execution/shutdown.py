@@ -63,8 +63,9 @@ class GracefulShutdown:
     def exit_now(self) -> None:
         """Ends the process; what the study is stays in its journal."""
         try:
-            if terminal.out().isatty():
-                print(SHOW_CURSOR, end="", file=terminal.out(), flush=True)
+            if (out := terminal.out()).isatty():
+                out.write(SHOW_CURSOR)
+                out.flush()
             if words := self.last_words():
                 terminal.print_error(words)
         finally:  # whoever listened to these words may be gone

@@ -5,7 +5,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from filelock import FileLock, Timeout
-from pydantic import JsonValue, ValidationError
+from pydantic import JsonValue, ValidationError, field_validator
 
 import spaces
 from search.core.config import StudyConfig
@@ -15,6 +15,8 @@ from trainables.core.files import hash_file, replace_file
 
 STUDY_FILE = "study.json"
 PACKAGES = ("paretoseg", "torch", "torchvision", "ray", "optuna", "mlflow")
+BEFORE_ITS_FIELD: dict[str, object] = {"scheduler": "none"}
+"""What a study did whose study.json was written before a field was there, unless the default."""
 PROPOSING = ("optuna", "scikit-learn", "moocore", "numpy")
 
 
@@ -31,6 +33,11 @@ class StudyFile(FrozenConfig):
     class_names: tuple[str, ...]
     latency_conditions: dict[str, JsonValue] | None = None
     """What every latency in the journal was measured under; None: unknown, or not all the same."""
+
+    @field_validator("config", mode="before")
+    @classmethod
+    def fill_in(cls, config: object) -> object:
+        return BEFORE_ITS_FIELD | config if isinstance(config, dict) else config
 
 
 def installed_versions() -> dict[str, str]:

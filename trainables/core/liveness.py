@@ -1,19 +1,20 @@
 """The time that a training takes, and a watchdog that ends a training that hangs."""
 
+import logging
 import os
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+log = logging.getLogger(__name__)
 OnHang = Callable[[str], None]
 """Hears why, in words; does not return."""
 
 
 def die(reason: str) -> None:
     """Says why and ends the process: a call that hangs cannot be ended otherwise."""
-    print(f"error: {reason}", file=sys.stderr, flush=True)
+    log.error("error: %s", reason)
     os._exit(1)
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from search.core.units import parse_duration, parse_size
+from search.core.units import parse_duration, parse_latency, parse_size, write_duration
 
 
 @pytest.mark.parametrize(
@@ -30,3 +30,14 @@ def test_durations(text: str, expected: float) -> None:
 def test_no_durations(text: str) -> None:
     with pytest.raises(ValueError, match="positive number with ms, s, m, h or d"):
         parse_duration(text)
+
+
+@pytest.mark.parametrize("text", ["30m", "10s", "1.5s", "2d", "5h"])
+def test_a_duration_is_written_as_it_was_read(text: str) -> None:
+    assert write_duration(parse_duration(text)) == text
+
+
+def test_a_latency_has_a_unit() -> None:
+    assert parse_latency("20ms") == pytest.approx(20)
+    with pytest.raises(ValueError, match="must have a unit, as 20ms, but got 20"):
+        parse_latency("20")

@@ -1,0 +1,102 @@
+"""The flags of a command, each declared on the field of the configuration that it sets."""
+
+import argparse
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar, get_args
+
+from pydantic import ValidationError
+
+from search.core.units import Unit
+from trainables.core.command_line import first_problem
+from trainables.core.config_base import FrozenConfig
+
+Config = TypeVar("Config", bound=FrozenConfig)
+
+
+@dataclass(frozen=True)
+class Flag:
+    """How a field is set on the command line; it stands in the `Annotated` of the field.
+
+    `group` is the heading of the help that the flag stands below. `{default}` in `help` stands for
+    the field's default. Without a `unit` the values of the field's Literal are the choices. A
+    resumed study must keep a field that is `immutable`.
+    """
+
+    group: str
+    help: str
+    unit: Unit | None = None
+    immutable: bool = False
+
+
+def flags_of(config: type[FrozenConfig]) -> dict[str, Flag]:
+    """The flag of each field, by the field's name, in the order of the help."""
+    return {
+        field: next(item for item in info.metadata if isinstance(item, Flag))
+        for field, info in config.model_fields.items()
+    }
+
+
+def flag_name(config: type[FrozenConfig], field: str) -> str:
+    """The flag of a field as it is typed: such as --max-size of max_size_bytes."""
+    unit = flags_of(config)[field].unit
+    return "--" + field.removesuffix(unit.suffix if unit else "").replace("_", "-")
+
+
+def add_flag(add: Callable[..., object], config: type[FrozenConfig], field: str) -> None:
+    """Adds the flag of a field by the `add_argument` of a parser or of one of its groups.
+
+    A flag that is not typed leaves nothing in the namespace.
+    """
+    flag, info = flags_of(config)[field], config.model_fields[field]
+    write: Callable[[Any], str] = flag.unit.write if flag.unit else str
+    how: dict[str, Any] = (
+        {"metavar": flag.unit.metavar, "type": argument_type(flag.unit.parse)}
+        if flag.unit
+        else {"choices": get_args(info.annotation)}
+    )
+    text = flag.help
+    if not info.is_required() and info.default is not None:
+        text = text.format(default=write(info.default))
+    add(flag_name(config, field), dest=field, default=argparse.SUPPRESS, help=text, **how)
+
+
+def argument_type(parse: Callable[[str], Any]) -> Callable[[str], Any]:
+    """`parse` for argparse, which repeats what an ArgumentTypeError says, but no ValueError."""
+    if isinstance(parse, type):  # argparse itself says what is no int
+        return parse
+
+    def parse_argument(text: str) -> Any:
+        try:
+            return parse(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from error
+
+    return parse_argument
+
+
+def typed_values(config: type[FrozenConfig], arguments: argparse.Namespace) -> dict[str, Any]:
+    """The fields that were set on the command line."""
+    return {name: value for name, value in vars(arguments).items() if name in config.model_fields}
+
+
+def default_values(config: type[FrozenConfig]) -> dict[str, Any]:
+    """The fields that have a default."""
+    fields = config.model_fields.items()
+    return {name: info.default for name, info in fields if not info.is_required()}
+
+
+def build_config(config: type[Config], values: Mapping[str, object]) -> Config:
+    """The configuration of these values.
+
+    Raises:
+        ValueError: one breaks a rule of its field, whose flag the message names.
+    """
+    try:
+        return config.model_validate(values)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        if not problem["loc"]:  # a rule about several fields, which itself names their flags
+            raise ValueError(problem["msg"].removeprefix("Value error, ")) from error
+        flag = flag_name(config, str(problem["loc"][0]))
+        raise ValueError(f"{flag}: {first_problem(error).partition(': ')[2]}") from error

@@ -65,10 +65,10 @@ def run(arguments: argparse.Namespace) -> int:
         prepare_environment()
         check_cluster()
         config = read_config(arguments)
-        from search.study.search_loop import kept_log, run_study
-        from search.study.study import Study  # imports Ray
+        from search.study.preparation import prepare_study
+        from search.study.search_loop import interruption_message, log_hint, run_study  # import Ray
 
-        study = Study(config, resumed=arguments.resume is not None)
+        study = prepare_study(config, resumed=arguments.resume is not None)
     except (ValueError, OSError) as error:
         print_error(f"error: {one_line(error)}")
         return 2
@@ -78,13 +78,13 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         return run_study(study)
     except KeyboardInterrupt:
-        print_error(study.last_words())
+        print_error(interruption_message(study))
         return INTERRUPTED
     except TrialFailed as failure:
-        print_error(f"error: the teacher failed: {failure}{kept_log(study)}")
+        print_error(f"error: the teacher failed: {failure}{log_hint(study)}")
         return 1
     except (ValueError, OSError) as error:  # no student in budget; a full disk
-        print_error(f"error: {one_line(error)}{kept_log(study)}")
+        print_error(f"error: {one_line(error)}{log_hint(study)}")
         return 2
 
 

@@ -14,8 +14,8 @@ from pathlib import Path
 from optuna.trial import FrozenTrial, TrialState
 
 from search.storage.cleanup import CHECKPOINTS
-from search.storage.journal import JOURNAL, read_journal
-from search.storage.study_file import STUDY_FILE
+from search.storage.journal import read_journal
+from search.storage.layout import JOURNAL, STUDY_FILE
 from search.storage.trials import trial_name
 
 RANDOM = "any moment"

@@ -29,7 +29,7 @@ from search.execution.scheduler import ParetoHalving
 from search.execution.searcher import OptunaSearcher
 from search.storage.trials import CONFIG, RAY_ID, RUNGS, metrics_key
 from search.tracking.callbacks import AsyncCallback
-from search.tracking.mlflow import MlflowTracker, check_tracking
+from search.tracking.mlflow import MlflowTracker, make_store
 from spaces import load_space
 from trainables.config import ExecutionConfig, TrialConfig
 from trainables.core.metrics import Metrics
@@ -143,7 +143,7 @@ def drive(workers: int) -> list[object]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         uri = f"sqlite:///{folder / 'mlflow.db'}"
-        check_tracking(uri, folder)
+        make_store(uri)
         tracking = MlflowTracker(uri, "scale", "scale", "0", folder, {})
         asking = reporting = 0.0
         results = 0

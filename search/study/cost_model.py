@@ -15,7 +15,6 @@ from spaces import load_space
 from trainables.config import TrialConfig
 from trainables.core.artifacts import ArtifactStore
 from trainables.core.errors import TrialFailed
-from trainables.core.optional_dependencies import require_onnx
 from trainables.core.terminal import track
 from trainables.deploy.latency import predict_latency
 from trainables.models.unet import UNetConfig
@@ -143,15 +142,9 @@ class CostModel:
         return cost_range_of(np.array(costs or [(1.0,) * (len(history.objectives) - 1)]))
 
     def measure_latencies(self) -> None:
-        """Measures those of the space while nothing else runs, where the study asks for them.
-
-        Raises:
-            ValueError: ONNX Runtime is not installed.
-        """
-        if self.config.wants_latency:
-            require_onnx("--objectives latency, or --max-latency,")
-            for trial in track(self.completed_samples(), "measuring latency"):
-                self.predict_cost(trial)
+        """Measures those of the space while nothing else runs."""
+        for trial in track(self.completed_samples(), "measuring latency"):
+            self.latency_ms(trial)
 
     def check_budget(self) -> None:
         """Raises OverBudget where no student of the space meets the budget."""

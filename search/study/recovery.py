@@ -19,6 +19,18 @@ from search.storage.trials import (
     set_attribute,
     why_stopped,
 )
+from search.study.study import Study, read_records
+
+
+def recover_study(study: Study) -> None:
+    """Brings the trials of an open study to where a new driver can go on with them."""
+    records = read_records(study)
+    cost_model = study.cost_model
+    for record in (*records, *study.warm_start_records):
+        if record.config and record.latency_ms is not None:
+            cost_model.latencies[cost_model.latency_key(record.config)] = record.latency_ms
+    halving = replay_decisions(study.config, records)
+    recover(study.optuna_study, halving, cost_model.new_trial_history(), study.objectives)
 
 
 def recover(

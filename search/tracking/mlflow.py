@@ -8,7 +8,7 @@ import logging
 import sqlite3
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
@@ -28,6 +28,7 @@ from search.storage.cleanup import MODELS
 from search.tracking.callbacks import Event
 from trainables.core import terminal
 from trainables.core.command_line import first_line
+from trainables.core.files import is_writable
 from trainables.core.metrics import Metrics
 
 logging.getLogger("mlflow").setLevel(logging.CRITICAL)  # errors are told here, in a line
@@ -48,20 +49,37 @@ TRANSIENT_ERRORS = ("database is locked", "Max retries exceeded", "Connection", 
 
 
 def check_tracking(uri: str, storage: Path) -> None:
-    """Makes an absent SQLite store; says so where a store does not answer, which may pass.
+    """Says so where a store does not answer, which may pass; makes no SQLite store.
 
     Raises:
         ValueError: `uri` names no MLflow store, or a database in a folder that does not exist and
-            is not `storage`.
+            is not `storage`, or that cannot be written.
     """
     database = database_of(uri)
     if database and database.parent != storage and not database.parent.is_dir():
         raise ValueError(
             f"the folder of --tracking-uri's database must exist, but there is no {database.parent}"
         )
-    try:
-        make_store(uri)
+    if database and not database.exists():
+        if not is_writable(database.parent):
+            raise ValueError(
+                f"the folder of --tracking-uri's database must be writable, but {database.parent} "
+                "is not"
+            )
+        return
+    with store_errors(uri):
         MlflowClient(uri).search_experiments(max_results=1)
+
+
+@contextmanager
+def store_errors(uri: str) -> Iterator[None]:
+    """Says so where a store does not answer in the block, which may pass.
+
+    Raises:
+        ValueError: another error arose in the block.
+    """
+    try:
+        yield
     except Exception as error:  # of MLflow, of SQLAlchemy, or of a driver that is not installed
         reason = first_line(error)
         if isinstance(error, ImportError):
@@ -74,10 +92,21 @@ def check_tracking(uri: str, storage: Path) -> None:
 
 
 def make_store(uri: str) -> None:
-    """Makes an absent SQLite store aside: one killed half-way could never be opened again."""
+    """Makes an absent SQLite store.
+
+    Raises:
+        ValueError: it cannot be made, or the address has options that MLflow does not take.
+    """
     path = database_of(uri)
     if path is None or path.exists():
         return
+    with store_errors(uri):
+        make_database(path)
+        MlflowClient(uri).search_experiments(max_results=1)
+
+
+def make_database(path: Path) -> None:
+    """Makes a SQLite store aside: one killed half-way could never be opened again."""
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.new")
     with FileLock(path.with_name(f".{path.name}.lock")):

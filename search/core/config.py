@@ -10,8 +10,6 @@ from search.core.objectives import ObjectiveName
 from search.core.tracking_uri import default_tracking_uri
 from trainables.core.config_base import FrozenConfig
 
-LOG = "log.txt"
-"""In a study's folder: what libraries say while it runs."""
 SamplerName = Literal["ehvi", "tpe", "nsga2", "random"]
 
 

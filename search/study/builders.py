@@ -2,9 +2,10 @@
 
 from collections.abc import Callable, Sequence
 
+from search.algorithms.problem import SamplerSettings
 from search.algorithms.warm_start import to_observations
 from search.execution.scheduler import ParetoHalving
-from search.execution.searcher import OptunaSearcher
+from search.execution.searcher import OptunaSearcher, SearchLimits
 from search.study.recovery import replay_decisions
 from search.study.study import Study, read_records, samples_left
 from search.tracking.callbacks import Callback
@@ -20,27 +21,16 @@ def build_searcher(
     max_pending_trials: Callable[[], float],
 ) -> OptunaSearcher:
     """The searcher for the trials that are left."""
-    config, cost_model = study.config, study.cost_model
-    return OptunaSearcher(
-        study=study.optuna_study,
-        space=cost_model.named.space,
-        complete=cost_model.complete,
-        objectives=study.objectives,
-        predict_cost=cost_model.predict_cost,
-        history=cost_model.new_trial_history(),
-        budget=config.budget,
-        run=run,
-        folder=config.folder,
-        num_trials=samples_left(study),
+    config, problem = study.config, study.cost_model.problem
+    settings = SamplerSettings(
         sampler=config.sampler,
         seed=config.seed,
-        callbacks=callbacks,
-        warm_start_observations=to_observations(
-            study.warm_start_records, cost_model.new_trial_history()
-        ),
         improvement_bar=config.stop_when_flat,
-        is_over=is_over,
-        capacity=max_pending_trials,
+        warm_start_observations=to_observations(study.warm_start_records, problem.new_history()),
+    )
+    limits = SearchLimits(samples_left(study), is_over, max_pending_trials)
+    return OptunaSearcher(
+        study.optuna_study, problem, settings, limits, run, config.folder, callbacks
     )
 
 

@@ -7,6 +7,7 @@ import numpy as np
 
 from search.algorithms.candidates import find_cheapest, sample_configs
 from search.algorithms.observations import TrialHistory
+from search.algorithms.problem import SearchProblem
 from search.core.config import StudyConfig
 from search.core.constraints import Costs, OverBudget
 from search.core.objectives import named_objectives
@@ -57,8 +58,20 @@ class CostModel:
 
     def new_trial_history(self) -> TrialHistory:
         """What is remembered of a study without trials."""
-        objectives = named_objectives(self.config.objectives)
-        return TrialHistory(objectives, self.predict_cost_if_known, self.commonest_miou)
+        return self.problem.new_history()
+
+    @property
+    def problem(self) -> SearchProblem:
+        """The space with its costs, as a search is given them."""
+        return SearchProblem(
+            space=self.named.space,
+            complete=self.complete,
+            predict_cost=self.predict_cost,
+            predict_cost_if_known=self.predict_cost_if_known,
+            objectives=named_objectives(self.config.objectives),
+            budget=self.config.budget,
+            commonest_miou=self.commonest_miou,
+        )
 
     def complete(self, trial: TrialConfig) -> TrialConfig:
         """Fills in what the study fixes for all its trials.

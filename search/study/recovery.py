@@ -11,12 +11,10 @@ from search.core.config import StudyConfig
 from search.core.objectives import Objective
 from search.core.record import Record
 from search.storage.trials import (
-    REASON,
-    pause,
+    end_trial,
+    pause_trial,
     read_record,
-    record_decision,
-    record_of,
-    set_attribute,
+    store_decision,
     why_stopped,
 )
 from search.study.study import Study, read_records
@@ -49,15 +47,13 @@ def recover(
         if halving and record.metrics and record.trial_id in history.observations:
             losses = history.minimized_values(record.trial_id, record.metrics)
             if decision := halving.report(record.trial_id, record.metrics.epoch, losses):
-                record_decision(study, decision)
-                record = record_of(study, trial.number)
+                record = store_decision(study, record, decision)
         if record.metrics and record.metrics.finished:
-            study.tell(trial.number, record.measured(objectives), TrialState.COMPLETE)
+            end_trial(study, record, TrialState.COMPLETE, values=record.measured(objectives))
         elif record.rung_decisions and not record.rung_decisions[-1].promoted:
-            set_attribute(study, trial.number, REASON, why_stopped(record))
-            study.tell(trial.number, state=TrialState.PRUNED)
+            end_trial(study, record, TrialState.PRUNED, why_stopped(record))
         else:
-            pause(study, trial.number)
+            pause_trial(study, record)
 
 
 def replay_decisions(config: StudyConfig, records: Iterable[Record]) -> SuccessiveHalving | None:

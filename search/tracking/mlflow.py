@@ -24,7 +24,15 @@ from sqlalchemy.exc import SQLAlchemyError
 from search.analysis.diagnostics import HypervolumePoint
 from search.core.record import NON_TABLE_FIELDS, Record, State
 from search.core.tracking_uri import database_of, sqlite_uri
-from search.storage.cleanup import MODELS
+from search.storage.layout import (
+    DIAGNOSTICS_PLOT,
+    FRONT_PAGE,
+    FRONT_PLOT,
+    FRONT_TABLE,
+    STUDY_FILE,
+    TRIALS_TABLE,
+    model_folder,
+)
 from search.tracking.callbacks import Event
 from trainables.core import terminal
 from trainables.core.command_line import first_line
@@ -237,14 +245,14 @@ class MlflowTracker:
                 now = record.metrics.time_ms
                 self.client.log_metric(run, "latency_ms", record.latency_ms, now)
             if is_member and not self.client.list_artifacts(run, "model"):
-                self.client.log_artifacts(run, str(folder / MODELS / record.trial_id), "model")
+                self.client.log_artifacts(run, str(model_folder(folder, record.trial_id)), "model")
         for name in (
-            "trials.parquet",
-            "front.parquet",
-            "front.png",
-            "front.html",
-            "search.png",
-            "study.json",
+            TRIALS_TABLE,
+            FRONT_TABLE,
+            FRONT_PLOT,
+            FRONT_PAGE,
+            DIAGNOSTICS_PLOT,
+            STUDY_FILE,
         ):
             self.client.log_artifact(self.study_run, str(folder / name))
         now = int(time.time() * 1000)

@@ -6,7 +6,7 @@ from pathlib import Path
 from search.core.constraints import OverBudget
 from search.execution import resources
 from search.execution.cluster_address import on_cluster
-from search.execution.restart import take_stop_request
+from search.execution.restart import is_stop_requested
 from search.execution.session import RayUnavailable, RemoteRunner, connect, max_pending_trials
 from search.execution.shutdown import GracefulShutdown, graceful_shutdown
 from search.execution.stopping import Deadline
@@ -50,7 +50,7 @@ def run_study(study: Study) -> int:
     progress.say(f"data: {study.data}, {found} in {study.data.path}")
     for note in study.notes:
         progress.say(f"note on the data: {note}")
-    interrupted = take_stop_request()
+    interrupted = is_stop_requested()
     if samples_left(study) and not interrupted:
         try:
             with graceful_shutdown(

@@ -26,6 +26,7 @@ from search.execution.cluster_address import check_cluster
 from search.execution.environment import prepare_environment
 from search.execution.resources import check_cores, check_gpus, default_gpus
 from search.execution.shutdown import INTERRUPTED
+from search.storage.layout import STUDY_FILE
 from trainables.core.command_line import Parser, one_line, write_output
 from trainables.core.errors import TrialFailed
 from trainables.core.files import is_writable, nearest
@@ -65,10 +66,10 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         prepare_environment()
         config = read_config(arguments)
-        from search.study.search_loop import kept_log, run_study
-        from search.study.study import Study  # imports Ray
+        from search.study.preparation import prepare_study
+        from search.study.search_loop import interruption_message, log_hint, run_study  # import Ray
 
-        study = Study(config, resumed=arguments.resume is not None)
+        study = prepare_study(config, resumed=arguments.resume is not None)
     except (ValueError, OSError) as error:
         print_error(f"error: {one_line(error)}")
         return 2
@@ -78,13 +79,13 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         return run_study(study)
     except KeyboardInterrupt:
-        print_error(study.last_words())
+        print_error(interruption_message(study))
         return INTERRUPTED
     except TrialFailed as failure:
-        print_error(f"error: the teacher failed: {failure}{kept_log(study)}")
+        print_error(f"error: the teacher failed: {failure}{log_hint(study)}")
         return 1
     except (ValueError, OSError) as error:  # no student in budget; a full disk
-        print_error(f"error: {one_line(error)}{kept_log(study)}")
+        print_error(f"error: {one_line(error)}{log_hint(study)}")
         return 2
 
 
@@ -235,7 +236,7 @@ def is_taken(folder: Path) -> bool:
     """Whether a folder holds anything but the beginnings of a study.json."""
     if not folder.is_dir():
         return folder.exists()
-    return any(not path.name.startswith(".study.json.") for path in folder.iterdir())
+    return any(not path.name.startswith(f".{STUDY_FILE}.") for path in folder.iterdir())
 
 
 if __name__ == "__main__":

@@ -17,7 +17,8 @@ from benchmarks.timing import describe_machine, markdown
 from search.algorithms.candidates import sample_config
 from search.core.objectives import MIOU_AND_SIZE
 from search.core.record import Record
-from search.storage.cleanup import CHECKPOINTS, MODELS, ArtifactCleanup
+from search.storage.cleanup import ArtifactCleanup
+from search.storage.layout import checkpoint_folder, model_folder
 from search.storage.trials import trial_name
 from spaces import load_space
 from trainables.config import ExecutionConfig, TrialConfig
@@ -71,8 +72,8 @@ def simulate(count: int, bytes_per_param: float, folder: Path) -> Iterator[float
         weights = count_params(config.student, CLASSES)
         name = trial_name(number)
         for place in range(NUM_KEPT):
-            write(folder / CHECKPOINTS / name / f"{place}.ckpt", int(bytes_per_param * weights))
-        write(folder / MODELS / name / "model.safetensors", size)
+            write(checkpoint_folder(folder, name) / f"{place}.ckpt", int(bytes_per_param * weights))
+        write(model_folder(folder, name) / "model.safetensors", size)
         written += size + NUM_KEPT * int(bytes_per_param * weights)
         miou = 0.9 - 30 / size**0.5 + chance.gauss(0, 0.02)
         metrics = Metrics(

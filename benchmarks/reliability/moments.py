@@ -13,9 +13,15 @@ from pathlib import Path
 
 from optuna.trial import FrozenTrial, TrialState
 
-from search.storage.cleanup import CHECKPOINTS
-from search.storage.journal import JOURNAL, read_journal
-from search.storage.study_file import STUDY_FILE
+from search.storage.journal import read_journal
+from search.storage.layout import (
+    DIAGNOSTICS_PLOT,
+    JOURNAL,
+    STUDY_FILE,
+    TRIALS_TABLE,
+    artifact_folder,
+    checkpoint_folder,
+)
 from search.storage.trials import trial_name
 
 RANDOM = "any moment"
@@ -96,8 +102,8 @@ IS_NOW: dict[str, Callable[[Watched], bool]] = {
     "a trial's first epochs": lambda driver: driver.said("trial 0000"),
     "a checkpoint": lambda driver: driver.holds(f"{driver.folder.name}/checkpoints/*/.*"),
     "the journal": lambda driver: os.path.lexists(driver.folder / f"{JOURNAL}.lock"),
-    "the final report": lambda driver: driver.is_new("trials.parquet"),
-    "MLflow's last words": lambda driver: driver.is_new("search.png"),
+    "the final report": lambda driver: driver.is_new(TRIALS_TABLE),
+    "MLflow's last words": lambda driver: driver.is_new(DIAGNOSTICS_PLOT),
     "a resume": lambda driver: driver.resumed and driver.said("data:"),
 }
 """Each within milliseconds of being true."""
@@ -133,11 +139,11 @@ class Loss:
 
 def loss(folder: Path, begin: float, now: float) -> Loss:
     """What is lost when a driver that began then is killed now."""
-    unfinished = [newest(p) for p in (folder.parent / "artifacts").glob(".student-*-checkpoints")]
+    unfinished = [newest(p) for p in artifact_folder(folder.parent).glob(".student-*-checkpoints")]
     trials: list[FrozenTrial] = []
     with suppress(ValueError):  # killed before there was a trial
         trials = read_journal(folder, folder.name).get_trials(states=(TrialState.RUNNING,))
-    own = [newest(folder / CHECKPOINTS / trial_name(trial.number)) for trial in trials]
+    own = [newest(checkpoint_folder(folder, trial_name(trial.number))) for trial in trials]
     kept = [time for time in (*unfinished, *own) if time > begin]
     seconds = sum(max(0.0, now - time) for time in kept)  # a training outlives its driver a moment
     return Loss(seconds, sum(time <= begin for time in own))

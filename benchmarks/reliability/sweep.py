@@ -26,7 +26,7 @@ import torch
 from benchmarks.reliability.moments import MOMENTS, Watched, loss, rarest
 from benchmarks.timing import describe_machine
 from search.storage.journal import read_journal
-from search.storage.study_file import STUDY_FILE
+from search.storage.layout import STUDY_FILE
 from search.storage.trials import asked_trials, read_record
 
 NAME = "killed"

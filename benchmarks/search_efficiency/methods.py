@@ -14,14 +14,14 @@ from ray.tune.search.optuna import OptunaSearch
 
 from benchmarks.search_efficiency.simulate import Method
 from benchmarks.search_efficiency.table import Curve, Table
-from search.algorithms.observations import Observation, TrialHistory, final_mious
+from search.algorithms.observations import Observation, final_mious
+from search.algorithms.problem import SamplerSettings, SearchProblem
 from search.algorithms.proposer import make_seed
 from search.algorithms.successive_halving import CONFIDENCE_WIDTH
 from search.core.config import SamplerName
-from search.core.constraints import Budget
 from search.core.objectives import MIOU_AND_SIZE
 from search.execution.scheduler import ParetoHalving
-from search.execution.searcher import OptunaSearcher
+from search.execution.searcher import OptunaSearcher, SearchLimits
 from trainables.config import ExecutionConfig, TrialConfig
 from trainables.core.metrics import Metrics
 from trainables.trainable import FAILURE, METRICS
@@ -54,19 +54,19 @@ class Ours:
         by_digest = {curve.config.digest(): curve.costs for curve in table.curves}
         self.rows = {curve.config.digest(): row for row, curve in enumerate(table.curves)}
         self.searcher = OptunaSearcher(
-            study=study,
-            space=self.space,
-            complete=lambda config: config,
-            objectives=MIOU_AND_SIZE,
-            predict_cost=lambda config: by_digest[config.digest()],
-            history=TrialHistory(MIOU_AND_SIZE, lambda config: by_digest[config.digest()]),
-            budget=Budget(),
+            study,
+            SearchProblem(
+                space=self.space,
+                complete=lambda config: config,
+                predict_cost=lambda config: by_digest[config.digest()],
+                predict_cost_if_known=lambda config: by_digest[config.digest()],
+            ),
+            SamplerSettings(
+                sampler, seed, warm_start_observations=earlier_study(table, num_earlier, seed)
+            ),
+            SearchLimits(num_trials=10**9),
             run=ExecutionConfig(data=Path("data"), artifacts=Path("artifacts")),
             folder=Path("."),
-            num_trials=10**9,
-            sampler=sampler,
-            seed=seed,
-            warm_start_observations=earlier_study(table, num_earlier, seed),
         )
         self.scheduler = (
             ParetoHalving(

@@ -21,15 +21,16 @@ from optuna.storages.journal import JournalFileBackend
 
 from benchmarks.timing import describe_machine, markdown
 from search.algorithms.candidates import sample_config
-from search.algorithms.observations import TrialHistory
-from search.core.constraints import Budget, Costs
+from search.algorithms.problem import SamplerSettings, SearchProblem
+from search.core.constraints import Costs
 from search.core.objectives import MIOU_AND_SIZE
 from search.core.record import PREDICTED_SIZE
 from search.execution.scheduler import ParetoHalving
-from search.execution.searcher import OptunaSearcher
+from search.execution.searcher import OptunaSearcher, SearchLimits
+from search.storage.layout import JOURNAL
 from search.storage.trials import CONFIG, RAY_ID, RUNGS, metrics_key
 from search.tracking.callbacks import AsyncCallback
-from search.tracking.mlflow import MlflowTracker, check_tracking
+from search.tracking.mlflow import MlflowTracker, make_store
 from spaces import load_space
 from trainables.config import ExecutionConfig, TrialConfig
 from trainables.core.metrics import Metrics
@@ -67,7 +68,7 @@ def main() -> None:
 
 
 def open_study(folder: Path) -> optuna.Study:
-    storage = JournalStorage(JournalFileBackend(str(folder / "journal.log")))
+    storage = JournalStorage(JournalFileBackend(str(folder / JOURNAL)))
     directions = [objective.direction for objective in MIOU_AND_SIZE]
     return optuna.create_study(storage=storage, study_name="scale", directions=directions)
 
@@ -80,18 +81,17 @@ def predict_cost(config: TrialConfig) -> Costs:
 
 def make_searcher(study: optuna.Study, callbacks: list[AsyncCallback]) -> OptunaSearcher:
     return OptunaSearcher(
-        study=study,
-        space=SPACE,
-        complete=lambda config: config.replace(num_epochs=NUM_EPOCHS),
-        objectives=MIOU_AND_SIZE,
-        predict_cost=predict_cost,
-        history=TrialHistory(MIOU_AND_SIZE, predict_cost),
-        budget=Budget(),
+        study,
+        SearchProblem(
+            space=SPACE,
+            complete=lambda config: config.replace(num_epochs=NUM_EPOCHS),
+            predict_cost=predict_cost,
+            predict_cost_if_known=predict_cost,
+        ),
+        SamplerSettings(sampler="ehvi", seed=0),
+        SearchLimits(num_trials=10**9),
         run=ExecutionConfig(data=Path("data"), artifacts=Path("artifacts")),
         folder=Path("."),
-        num_trials=10**9,
-        sampler="ehvi",
-        seed=0,
         callbacks=callbacks,
     )
 
@@ -143,7 +143,7 @@ def drive(workers: int) -> list[object]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         uri = f"sqlite:///{folder / 'mlflow.db'}"
-        check_tracking(uri, folder)
+        make_store(uri)
         tracking = MlflowTracker(uri, "scale", "scale", "0", folder, {})
         asking = reporting = 0.0
         results = 0

@@ -1,7 +1,7 @@
 """Asks for a study's next trial; by what its journal says, so that it can be asked again."""
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import optuna
@@ -9,61 +9,48 @@ from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESample
 from optuna.trial import FrozenTrial, TrialState
 
 from search.algorithms.ehvi import Proposal, propose
-from search.algorithms.observations import Observation, TrialHistory
+from search.algorithms.observations import TrialHistory
+from search.algorithms.problem import SamplerSettings, SearchProblem
 from search.core.config import SamplerName
-from search.core.constraints import Budget
 from search.storage.optuna_storage import enqueued_params
 from search.storage.trials import ACQUISITION_VALUE, read_reason
-from spaces import Space
 from trainables.config import TrialConfig
 from trainables.core.config_base import digest
 
 REPEATED = "the same configuration as trial"
 """In the reason of a trial that is not trained: the next one is drawn at random."""
 STOP_WINDOW = 5
-"""Proposals in a row whose expected gain must be small before a search counts as flat."""
+"""Proposals in a row that must promise less than the improvement bar before a search ends."""
 
 
 class Proposer:
     """Queues what the sampler proposes, and asks for what is first in the queue.
 
-    Args:
-        complete: fills in what the study fixes for all trials (epochs, seed, ...).
-        budget: nothing beyond it is proposed.
-        memory: knows the trials of the study as they are now.
-        earlier: trials of another study, for the sampler to begin with.
-        flat: nothing is asked any more when proposals promise less, as a share of the hypervolume.
+    `history` knows the trials of the study as they are now. Nothing beyond the problem's budget is
+    proposed.
     """
 
     def __init__(
         self,
         study: optuna.Study,
-        space: Space,
-        complete: Callable[[TrialConfig], TrialConfig],
-        budget: Budget,
+        problem: SearchProblem,
         history: TrialHistory,
-        sampler: SamplerName,
-        seed: int,
-        warm_start_observations: Sequence[Observation] = (),
-        improvement_bar: float | None = None,
+        settings: SamplerSettings,
     ) -> None:
-        self.study, self.space, self.complete = study, space, complete
-        self.budget, self.history = budget, history
-        self.sampler, self.seed = sampler, seed
-        self.warm_start_observations = list(warm_start_observations)
-        self.improvement_bar = improvement_bar
+        self.study, self.problem = study, problem
+        self.history, self.settings = history, settings
 
     def ask(self) -> optuna.Trial | None:
         """The next trial, at random after a repeat; None where none is worth its while."""
         trials = self.study.get_trials(deepcopy=False)
         first = next((trial for trial in trials if trial.state == TrialState.WAITING), None)
-        seed = make_seed(self.seed, len(trials) if first is None else first.number)
+        settings = self.settings
+        seed = make_seed(settings.seed, len(trials) if first is None else first.number)
         proposal = Proposal({})
-        if self.sampler == "ehvi" and first is None:
+        if settings.sampler == "ehvi" and first is None:
             known, random = self.history.all_observations(), np.random.default_rng(seed)
-            proposal = propose(
-                self.space, known, self.warm_start_observations, self._costs_of, random
-            )
+            warm_start = list(settings.warm_start_observations)
+            proposal = propose(self.problem.space, known, warm_start, self._costs_of, random)
             if self._has_converged(trials, proposal):
                 return None
             if proposal.params:  # queued: a driver that dies before asking has lost nothing
@@ -72,7 +59,7 @@ class Proposer:
                     user_attrs={ACQUISITION_VALUE: proposal.acquisition_value},
                 )
         is_repeat = first is None and bool(trials) and REPEATED in read_reason(trials[-1])
-        sampler = "random" if is_repeat and not proposal.params else self.sampler
+        sampler = "random" if is_repeat and not proposal.params else settings.sampler
         self.study.sampler = make_sampler(sampler, seed)
         if first is not None:
             self._skip_drawn(first)
@@ -90,15 +77,15 @@ class Proposer:
 
     def _costs_of(self, suggested: TrialConfig) -> tuple[float, ...] | None:
         """The costs of a configuration that may be tried; None: unknown, too high, or trained."""
-        config = self.complete(suggested)
-        foreseen = self.history.predict_cost(config)
-        if foreseen is None or self.budget.describe_violations(foreseen):
+        config = self.problem.complete(suggested)
+        foreseen = self.problem.predict_cost_if_known(config)
+        if foreseen is None or self.problem.budget.describe_violations(foreseen):
             return None
         return None if config.digest() in self.history.trained else self.history.values(foreseen)
 
     def _has_converged(self, trials: Sequence[FrozenTrial], proposal: Proposal) -> bool:
         """Whether this proposal and those before it promise next to nothing."""
-        if self.improvement_bar is None or proposal.acquisition_value is None:
+        if self.settings.improvement_bar is None or proposal.acquisition_value is None:
             return False
         gains = [
             acquisition_value
@@ -106,7 +93,7 @@ class Proposer:
             if (acquisition_value := trial.user_attrs.get(ACQUISITION_VALUE)) is not None
         ]
         last = [*gains, proposal.acquisition_value][-STOP_WINDOW:]
-        return len(last) == STOP_WINDOW and max(last) < self.improvement_bar
+        return len(last) == STOP_WINDOW and max(last) < self.settings.improvement_bar
 
 
 def make_seed(seed: int, trial_number: int) -> int:

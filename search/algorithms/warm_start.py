@@ -11,7 +11,8 @@ from search.algorithms.observations import Observation, TrialHistory
 from search.core.objectives import Objective
 from search.core.pareto import pareto_front
 from search.core.record import Record
-from search.storage.journal import JOURNAL, read_journal
+from search.storage.journal import read_journal
+from search.storage.layout import JOURNAL
 from search.storage.trials import read_record
 from spaces import Space
 

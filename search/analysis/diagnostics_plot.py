@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 
 from search.analysis.diagnostics import SearchDiagnostics
 from search.analysis.plot_layout import GRID, INK, LINE, MUTED
+from search.storage.layout import DIAGNOSTICS_PLOT
 from trainables.core.files import replace_file
 
 NUM_SHOWN = 8
@@ -34,7 +35,7 @@ def draw_diagnostics(diagnostics: SearchDiagnostics, folder: Path, title: str) -
         draw_shares(axes, shares, f"what {NAMES[metric]} depends on", color)
     content = BytesIO()
     figure.savefig(content, format="png")
-    replace_file(folder / "search.png", content.getvalue())
+    replace_file(folder / DIAGNOSTICS_PLOT, content.getvalue())
 
 
 def draw_steps(axes: Axes, diagnostics: SearchDiagnostics) -> None:

@@ -9,6 +9,7 @@ from search.analysis.pareto_plot import draw_picture
 from search.analysis.plot_layout import count_trials, read_points
 from search.core.objectives import MIOU_AND_SIZE, Objective
 from search.core.record import Record
+from search.storage.layout import FRONT_PAGE, FRONT_PLOT
 from trainables.core.files import replace_file
 
 
@@ -23,5 +24,5 @@ def draw_front(
     subtitle = count_trials(records, points)
     picture = BytesIO()
     draw_picture(points, title, subtitle).savefig(picture, format="png")
-    replace_file(folder / "front.png", picture.getvalue())
-    replace_file(folder / "front.html", write_page(draw_page(points, title, subtitle), title))
+    replace_file(folder / FRONT_PLOT, picture.getvalue())
+    replace_file(folder / FRONT_PAGE, write_page(draw_page(points, title, subtitle), title))

@@ -14,6 +14,7 @@ from search.core.objectives import MIOU_AND_SIZE, Objective
 from search.core.pareto import pareto_front
 from search.core.record import Record
 from search.core.units import human_size
+from search.storage.layout import FRONT_TABLE, TRIALS_TABLE
 from trainables.core.config_base import Leaf
 from trainables.core.files import replace_file
 
@@ -49,8 +50,8 @@ def write_tables(
     rows = [record.row() for record in records]
     front = [record.row() for record in pareto_front(records, objectives)]
     schema = schema_of(rows)
-    write_table(rows, schema, folder / "trials.parquet")
-    write_table(front, schema, folder / "front.parquet")
+    write_table(rows, schema, folder / TRIALS_TABLE)
+    write_table(front, schema, folder / FRONT_TABLE)
 
 
 def schema_of(rows: Sequence[dict[str, Leaf]]) -> pa.Schema:

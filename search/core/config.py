@@ -21,8 +21,6 @@ from search.core.tracking_uri import check_tracking_uri, default_tracking_uri
 from trainables.core.command_line import as_path
 from trainables.core.config_base import FrozenConfig
 
-LOG = "log.txt"
-"""In a study's folder: what libraries say while it runs."""
 SamplerName = Literal["ehvi", "tpe", "nsga2", "random"]
 WHAT, HOW, WHERE = "what to search", "how long and how", "where"
 """Groups of flags in the help."""

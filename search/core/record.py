@@ -34,7 +34,7 @@ PREDICTED_SIZE, LATENCY_MS = "predicted_size_bytes", "latency_ms"
 class Record:
     """One trial; without `config` where the space failed, without `metrics` before an epoch.
 
-    `reports` holds what was reported after each epoch, as JSON.
+    `reports` holds what was reported after each epoch, by epoch.
     """
 
     trial_id: str
@@ -49,12 +49,12 @@ class Record:
     rung_decisions: tuple[RungDecision, ...] = ()
     ray_id: str | None = None
     ended_at: datetime | None = None
-    reports: Mapping[int, str] = field(default_factory=dict)
+    reports: Mapping[int, Metrics] = field(default_factory=dict)
 
     @property
     def history(self) -> list[Metrics]:
         """What was reported after each epoch."""
-        return [Metrics.model_validate_json(report) for report in self.reports.values()]
+        return list(self.reports.values())
 
     def values(self, objectives: Sequence[Objective] = MIOU_AND_SIZE) -> tuple[float, ...] | None:
         """The values of `objectives` for a COMPLETE trial."""

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from search.deployment.selection import Choice
+from search.storage.layout import artifact_folder, model_folder
 from search.storage.study_file import StudyFile, installed_versions
 from trainables.config import read_config
 from trainables.core.artifacts import ArtifactStore
@@ -36,7 +37,7 @@ def validation_data(study: StudyFile, folder: Path) -> PackedDataset:
     Raises:
         ValueError: the data has changed since.
     """
-    store = ArtifactStore(folder.resolve().parent / "artifacts")
+    store = ArtifactStore(artifact_folder(folder.resolve().parent))
     source = open_source(study.config.data, study.config.image_size, store.root)
     data = open_pack(pack_dataset(source, store).path)
     if data.digest != study.data_digest:
@@ -59,7 +60,7 @@ class Exporter:
         form: ExportFormat,
     ) -> None:
         self.study, self.data, self.choice, self.form = study, data, choice, form
-        self.source = folder / "models" / choice.trial_id / MODEL_FILE
+        self.source = model_folder(folder, choice.trial_id) / MODEL_FILE
         self.config = read_config(self.source.with_name(CONFIG_FILE))
         self.network = read_model(self.source)
 

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from search.core.units import human_size, parse_size
+from search.storage.layout import FRONT_TABLE
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ def read_points(folder: Path) -> list[Choice]:
     Raises:
         ValueError: no trial of the study has finished.
     """
-    path = folder / "front.parquet"
+    path = folder / FRONT_TABLE
     if not path.is_file():
         raise ValueError(f"a study must have ended or been interrupted, but there is no {path}")
     try:

@@ -33,9 +33,12 @@ class Node(Protocol):
     def live_processes(self) -> Sequence[tuple[str, Process]]: ...
 
 
-def take_stop_request() -> bool:
-    """Whether this program was begun to end a study that a signal had told to stop."""
-    return os.environ.pop(STOP, "") != ""
+def is_stop_requested() -> bool:
+    """Whether this program was begun to end a study that a signal had told to stop.
+
+    Nothing takes the request back: such a program starts no Ray, so that no other follows it.
+    """
+    return os.environ.get(STOP, "") != ""
 
 
 class DriverRestart:

@@ -30,9 +30,9 @@ class GracefulShutdown:
     if the block of `interruptible` is not left in time.
     """
 
-    def __init__(self, stop_file: Path, last_words: Callable[[], str] = str) -> None:
-        """What `last_words` gives is said on stderr where the process is ended."""
-        self.stop_file, self.last_words = stop_file, last_words
+    def __init__(self, stop_file: Path, exit_message: Callable[[], str] = str) -> None:
+        """What `exit_message` gives is said on stderr where the process is ended."""
+        self.stop_file, self.exit_message = stop_file, exit_message
         self.since: float | None = None
         self.closed = threading.Event()
 
@@ -66,9 +66,9 @@ class GracefulShutdown:
             if (out := terminal.out()).isatty():
                 out.write(SHOW_CURSOR)
                 out.flush()
-            if words := self.last_words():
-                terminal.print_error(words)
-        finally:  # whoever listened to these words may be gone
+            if message := self.exit_message():
+                terminal.print_error(message)
+        finally:  # whoever listened may be gone
             os._exit(INTERRUPTED)
 
     def _wait(self) -> None:
@@ -78,10 +78,10 @@ class GracefulShutdown:
 
 @contextmanager
 def graceful_shutdown(
-    stop_file: Path, last_words: Callable[[], str] = str
+    stop_file: Path, exit_message: Callable[[], str] = str
 ) -> Iterator[GracefulShutdown]:
     """Turns the first Ctrl-C or SIGTERM into an orderly end; with the second the process goes."""
-    shutdown = GracefulShutdown(stop_file, last_words)
+    shutdown = GracefulShutdown(stop_file, exit_message)
     before = {number: signal.getsignal(number) for number in SIGNALS}
     ours, handlers = socket.socketpair()
     handlers.setblocking(False)

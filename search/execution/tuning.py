@@ -16,7 +16,7 @@ from search.execution.searcher import OptunaSearcher
 from search.execution.shutdown import GracefulShutdown
 from search.execution.stopping import Deadline, StopAll
 from search.execution.worker_failure import failure_reason
-from search.storage.cleanup import SCRATCH
+from search.storage.layout import SCRATCH
 from trainables.core.files import is_full_disk
 from trainables.trainable import StudentTrainable
 

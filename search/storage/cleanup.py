@@ -8,9 +8,13 @@ from pathlib import Path
 from search.core.objectives import Objective
 from search.core.pareto import pareto_front
 from search.core.record import Record
-
-CHECKPOINTS, MODELS, SCRATCH = "checkpoints", "models", "ray"
-"""In a study's folder: what trials go on from, models of the front, and Ray's own notes."""
+from search.storage.layout import (
+    CHECKPOINTS,
+    MODELS,
+    SCRATCH,
+    checkpoint_folder,
+    model_folder,
+)
 
 
 class ArtifactCleanup:
@@ -37,8 +41,8 @@ class ArtifactCleanup:
             self.front = pareto_front(known, self.objectives)  # of equals the first, as at the end
         members = {each.trial_id for each in self.front}
         for trial_id in (before | {record.trial_id}) - members:
-            shutil.rmtree(self.folder / MODELS / trial_id, ignore_errors=True)
-        shutil.rmtree(self.folder / CHECKPOINTS / record.trial_id, ignore_errors=True)
+            shutil.rmtree(model_folder(self.folder, trial_id), ignore_errors=True)
+        shutil.rmtree(checkpoint_folder(self.folder, record.trial_id), ignore_errors=True)
 
 
 def prune_study_folder(

@@ -12,10 +12,9 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import BaseJournalBackend, JournalFileBackend
 
 from search.core.objectives import Objective
+from search.storage.layout import JOURNAL
 from trainables.core.errors import DiskFull
 from trainables.core.files import is_full_disk
-
-JOURNAL = "journal.log"
 
 
 def open_journal(folder: Path, name: str, objectives: Sequence[Objective]) -> optuna.Study:
@@ -108,14 +107,34 @@ def read_lines(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines if is_complete_line(line)]
 
 
+def check_journal(folder: Path) -> None:
+    """Looks at the journal in a folder, if there is one, and changes nothing.
+
+    Raises:
+        ValueError: it is damaged, but for a last line that `repair` drops.
+    """
+    if (folder / JOURNAL).is_file():
+        complete_length(folder / JOURNAL)
+        with replaying(folder):
+            storage_of(folder)
+
+
 def repair(path: Path) -> None:
     """Drops a last line that was cut off when a driver was killed while writing it.
 
     Raises:
         ValueError: another line is damaged.
     """
-    if not path.is_file():
-        return
+    if path.is_file() and (length := complete_length(path)) < path.stat().st_size:
+        os.truncate(path, length)
+
+
+def complete_length(path: Path) -> int:
+    """Bytes of a journal without a last line that was cut off.
+
+    Raises:
+        ValueError: another line is damaged.
+    """
     lines = path.read_bytes().splitlines(keepends=True)
     length = 0
     for number, line in enumerate(lines, start=1):
@@ -125,9 +144,9 @@ def repair(path: Path) -> None:
                     f"a journal must hold a JSON document in each line, but line {number} of "
                     f"{path} is damaged"
                 )
-            with path.open("r+b") as file:
-                file.truncate(length)
+            return length
         length += len(line)
+    return length
 
 
 def is_complete_line(line: bytes) -> bool:

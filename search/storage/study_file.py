@@ -9,11 +9,11 @@ from pydantic import JsonValue, ValidationError, field_validator
 
 import spaces
 from search.core.config import StudyConfig
+from search.storage.layout import STUDY_FILE, lock_path
 from trainables.core.command_line import first_problem
 from trainables.core.config_base import FrozenConfig, digest
 from trainables.core.files import hash_file, replace_file
 
-STUDY_FILE = "study.json"
 PACKAGES = ("paretoseg", "torch", "torchvision", "ray", "optuna", "mlflow")
 BEFORE_ITS_FIELD: dict[str, object] = {"scheduler": "none"}
 """What a study did whose study.json was written before a field was there, unless the default."""
@@ -75,7 +75,7 @@ def lock_study(config: StudyConfig) -> FileLock:
         ValueError: one runs it already.
     """
     config.storage.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(config.storage / f".{config.name}.lock")
+    lock = FileLock(lock_path(config.storage, config.name))
     try:
         lock.acquire(timeout=0)
     except Timeout:
@@ -83,6 +83,12 @@ def lock_study(config: StudyConfig) -> FileLock:
             f"a study must not run twice at once, but {config.name} is running"
         ) from None
     return lock
+
+
+def check_not_running(config: StudyConfig) -> None:
+    """Raises ValueError where another driver runs the study; makes no lock that is not there."""
+    if lock_path(config.storage, config.name).exists():
+        lock_study(config).release()
 
 
 def read_study_file(folder: Path, flag: str = "--resume") -> StudyFile:

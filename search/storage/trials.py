@@ -1,6 +1,12 @@
-"""Reads and writes the records of trials as user attributes of Optuna trials."""
+"""Reads and writes the records of trials as user attributes of Optuna trials.
+
+What changes a trial gives its record as it is then, so that none has to be read again.
+"""
 
 import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
@@ -47,14 +53,13 @@ def metrics_key(epoch: int) -> str:
 def read_record(trial: FrozenTrial) -> Record:
     """The record that an Optuna trial carries."""
     attributes = trial.user_attrs
-    config, reports = attributes.get(CONFIG), read_reports(trial)
-    metrics = reports[max(reports)] if reports else None
+    reports = read_reports(trial)
     return Record(
         trial_id=trial_name(trial.number),
         state=read_state(trial.state),
         reason=read_reason(trial),
-        config=TrialConfig.model_validate(json.loads(config)) if config else None,
-        metrics=Metrics.model_validate_json(metrics) if metrics else None,
+        config=read_config(attributes),
+        metrics=reports[max(reports)] if reports else None,
         predicted_size_bytes=attributes.get(PREDICTED_SIZE),
         latency_ms=attributes.get(LATENCY_MS),
         params=trial.params,
@@ -66,19 +71,25 @@ def read_record(trial: FrozenTrial) -> Record:
     )
 
 
+def read_config(attributes: Mapping[str, Any]) -> TrialConfig | None:
+    """The configuration in the attributes of a trial, if the trial came to one."""
+    text = attributes.get(CONFIG)
+    return TrialConfig.model_validate(json.loads(text)) if text else None
+
+
 def read_reason(trial: FrozenTrial) -> str:
     """Why a trial was not trained to its end; else ""."""
     return str(trial.user_attrs.get(REASON, ""))
 
 
-def read_reports(trial: FrozenTrial) -> dict[int, str]:
+def read_reports(trial: FrozenTrial) -> dict[int, Metrics]:
     """What a trial reported by epoch, the first first."""
-    texts = {
-        int(name.removeprefix(METRICS)): text
+    reports = {
+        int(name.removeprefix(METRICS)): Metrics.model_validate_json(text)
         for name, text in trial.user_attrs.items()
         if name.startswith(METRICS)
     }
-    return dict(sorted(texts.items()))
+    return dict(sorted(reports.items()))
 
 
 def read_decisions(trial: FrozenTrial) -> tuple[RungDecision, ...]:
@@ -106,19 +117,59 @@ def read_state(state: TrialState) -> State:
             return "RUNNING"
 
 
-def pause(study: optuna.Study, number: int) -> None:
-    """Puts a RUNNING trial back into the queue as it is: it is the next that is asked."""
-    set_trial_state(study, number, TrialState.WAITING)
+def store_config(trial: optuna.Trial, config: TrialConfig) -> None:
+    """Stores the configuration of a trial that was asked for."""
+    trial.set_user_attr(CONFIG, config.model_dump_json())
 
 
-def record_decision(study: optuna.Study, decision: RungDecision) -> None:
+def store_ray_id(study: optuna.Study, record: Record, ray_id: str) -> Record:
+    """Stores under which id Ray runs a trial."""
+    set_attribute(study, record, RAY_ID, ray_id)
+    return replace(record, ray_id=ray_id)
+
+
+def store_metrics(study: optuna.Study, record: Record, metrics: Metrics) -> Record:
+    """Stores what a trial has reported after an epoch."""
+    set_attribute(study, record, metrics_key(metrics.epoch), metrics.model_dump_json())
+    return replace(record, metrics=metrics, reports={**record.reports, metrics.epoch: metrics})
+
+
+def store_decision(study: optuna.Study, record: Record, decision: RungDecision) -> Record:
     """Stores that a trial has reached a rung."""
-    number = trial_number(decision.trial_id)
+    by_rung = {each.rung: each for each in (*record.rung_decisions, decision)}
+    decisions = tuple(by_rung[rung] for rung in sorted(by_rung))
     rungs = {
         str(each.rung): [each.place, each.promoted, list(each.minimized_values)]
-        for each in (*record_of(study, number).rung_decisions, decision)
+        for each in decisions
     }
-    set_trial_attribute(study, number, RUNGS, rungs)
+    set_attribute(study, record, RUNGS, rungs)
+    return replace(record, rung_decisions=decisions)
+
+
+def pause_trial(study: optuna.Study, record: Record) -> Record:
+    """Puts a RUNNING trial back into the queue as it is: it is the next that is asked."""
+    waiting = TrialState.WAITING
+    set_trial_state(study, trial_number(record.trial_id), waiting)
+    return replace(record, state=read_state(waiting))
+
+
+def end_trial(
+    study: optuna.Study,
+    record: Record,
+    state: TrialState,
+    reason: str = "",
+    values: Sequence[float] | None = None,
+) -> Record:
+    """Tells Optuna how a trial has ended: with values if it is COMPLETE, else with a reason."""
+    if reason:
+        set_attribute(study, record, REASON, reason)
+    told = study.tell(trial_number(record.trial_id), values, state)
+    return replace(record, state=read_state(state), reason=reason, ended_at=told.datetime_complete)
+
+
+def set_attribute(study: optuna.Study, record: Record, name: str, value: object) -> None:
+    """Stores a user attribute of a trial that is not finished."""
+    set_trial_attribute(study, trial_number(record.trial_id), name, value)
 
 
 def why_stopped(record: Record) -> str:

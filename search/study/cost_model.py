@@ -8,6 +8,7 @@ from pydantic import JsonValue
 
 from search.algorithms.candidates import find_cheapest, sample_configs
 from search.algorithms.observations import TrialHistory
+from search.algorithms.problem import SearchProblem
 from search.core.config import StudyConfig
 from search.core.constraints import Costs, OverBudget
 from search.core.objectives import named_objectives
@@ -16,7 +17,6 @@ from spaces import load_space
 from trainables.config import TrialConfig
 from trainables.core.artifacts import ArtifactStore
 from trainables.core.errors import TrialFailed
-from trainables.core.optional_dependencies import require_onnx
 from trainables.core.terminal import track
 from trainables.deploy.latency import latency_conditions, predict_latency
 from trainables.models.configs import StudentConfig
@@ -54,8 +54,20 @@ class CostModel:
 
     def new_trial_history(self) -> TrialHistory:
         """What is remembered of a study without trials."""
-        objectives = named_objectives(self.config.objectives)
-        return TrialHistory(objectives, self.predict_cost_if_known, self.commonest_miou)
+        return self.problem.new_history()
+
+    @property
+    def problem(self) -> SearchProblem:
+        """The space with its costs, as a search is given them."""
+        return SearchProblem(
+            space=self.named.space,
+            complete=self.complete,
+            predict_cost=self.predict_cost,
+            predict_cost_if_known=self.predict_cost_if_known,
+            objectives=named_objectives(self.config.objectives),
+            budget=self.config.budget,
+            commonest_miou=self.commonest_miou,
+        )
 
     def complete(self, trial: TrialConfig) -> TrialConfig:
         """Fills in what the study fixes for all its trials.
@@ -147,15 +159,9 @@ class CostModel:
         return cost_range_of(np.array(costs or [(1.0,) * (len(history.objectives) - 1)]))
 
     def measure_latencies(self) -> None:
-        """Measures those of the space while nothing else runs, where the study asks for them.
-
-        Raises:
-            ValueError: ONNX Runtime is not installed.
-        """
-        if self.config.wants_latency:
-            require_onnx("--objectives latency, or --max-latency,")
-            for trial in track(self.completed_samples(), "measuring latency"):
-                self.predict_cost(trial)
+        """Measures those of the space while nothing else runs."""
+        for trial in track(self.completed_samples(), "measuring latency"):
+            self.latency_ms(trial)
 
     def check_budget(self) -> None:
         """Raises OverBudget where no student of the space meets the budget."""

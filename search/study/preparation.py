@@ -1,67 +1,171 @@
-"""Prepares a search where it runs: the teacher's outputs, and how trials share a GPU."""
+"""Checks a study and makes what it needs, then opens it on disk."""
 
-import shutil
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
 
-from search.core.units import human_size
-from search.execution import resources
-from search.execution.resources import TrialResources
-from search.execution.session import RemoteRunner
-from search.study.study import Study
-from search.tracking.console import ConsoleProgress
-from trainables.config import ExecutionConfig
-from trainables.teachers.output_cache import (
-    DEFAULT_FORM,
-    Form,
-    cache_outputs,
-    find_outputs,
-    predict_footprint,
+import optuna
+
+from search.algorithms.candidates import Params
+from search.algorithms.warm_start import read_warm_start_records, select_points_to_evaluate
+from search.core.config import StudyConfig
+from search.storage.cleanup import remove_partial_files
+from search.storage.journal import check_journal, open_journal
+from search.storage.layout import LOG, artifact_folder
+from search.storage.study_file import (
+    StudyFile,
+    check_not_running,
+    installed_versions,
+    lock_study,
+    proposed_by,
+    read_study_file,
+    write_study_file,
 )
-from trainables.training.memory_probe import measure_gpu_bytes
+from search.storage.trials import PROPOSED_BY, asked_trials
+from search.study.cost_model import CostModel
+from search.study.latencies import (
+    Conditions,
+    read_conditions,
+    shared_conditions,
+    with_latencies_of_here,
+)
+from search.study.study import Study
+from search.tracking.mlflow import check_tracking, make_store
+from trainables.core import terminal
+from trainables.core.artifacts import ArtifactStore
+from trainables.core.files import hash_file
+from trainables.core.optional_dependencies import require_onnx
+from trainables.data.packed import find_pack, open_pack, pack_dataset, pack_path
+from trainables.data.registry import open_source
+from trainables.training.evaluation import commonest_miou
+from trainables.training.teacher import check_teacher
 
-DISK_SHARE = 0.25
-"""Of the free disk: teacher outputs that would take more are not kept unless asked for."""
-NUM_LARGEST = 3
-"""Trials whose memory is measured before any runs."""
+
+def prepare_study(config: StudyConfig, resumed: bool) -> Study:
+    """Makes all checks of a study first, and only then the first write.
+
+    Checks fetch what they look at: VOC 2012 into the storage, and weights of a torchvision teacher.
+    What must be checked after the first write, because it is found out by what is written then:
+
+    - The budget of a study that asks for latencies, which are measured and kept as artifacts.
+    - Images and masks, each of which is decoded when data are packed.
+    - Whether MLflow takes the address of a SQLite store that was absent.
+    - Whether another driver has taken the lock of the study since it was looked at.
+
+    Raises:
+        ValueError: the study as it is stored, its data, its teacher, its budget or its place in
+            MLflow break a rule.
+    """
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    stored_file = read_study_file(config.folder) if resumed else None
+    check_not_running(config)
+    check_journal(config.folder)
+    warm_start_records = read_warm_start_records(config.storage, config.warm_start, resumed)
+    if config.wants_latency:
+        require_onnx("--objectives latency, or --max-latency,")
+    check_tracking(config.tracking_uri, config.storage)
+    store = ArtifactStore(artifact_folder(config.storage))
+    source = open_source(config.data, config.image_size, store.root)
+    pack = find_pack(source, store)
+    found = open_pack(pack.path) if pack else None
+    class_names = (found or source).class_names
+    check_teacher(config.teacher, len(class_names))
+    data_digest = pack_path(source, store).name
+    canvas = (found.height, found.width) if found else source.canvas()
+    cost_model = CostModel(config, len(class_names), canvas, store)
+    conditions = cost_model.latency_conditions()
+    file = build_study_file(config, stored_file, data_digest, class_names, conditions)
+    if not config.wants_latency:
+        cost_model.check_budget()
+
+    if config.wants_latency:
+        cost_model.measure_latencies()
+        cost_model.check_budget()
+    warm_start_conditions = read_conditions(config.storage, config.warm_start, len(class_names))
+    warm_start_records = with_latencies_of_here(
+        warm_start_records, cost_model, warm_start_conditions
+    )
+    data = found or open_pack(pack_dataset(source, store).path)
+    cost_model.commonest_miou = commonest_miou(data)
+    make_store(config.tracking_uri)
+    return Study(
+        file=file,
+        stored_file=stored_file,
+        data=data,
+        was_packed=found is not None,
+        notes=source.notes if found is None or found.notes is None else found.notes,
+        store=store,
+        cost_model=cost_model,
+        warm_start_records=warm_start_records,
+        lock=lock_study(config),
+    )
 
 
-def keep_teacher_outputs(
-    study: Study, progress: ConsoleProgress, remote: RemoteRunner, run: ExecutionConfig
-) -> ExecutionConfig:
-    """`run` with the teacher's outputs where they are kept, having said how much that takes."""
-    wanted, augmentation = study.config.teacher_outputs, study.cost_model.defaults.augmentation
-    if wanted == "live":
-        return run
-    form: Form = DEFAULT_FORM if wanted == "auto" else wanted
-    kept = find_outputs(run, form, augmentation)
-    if kept is None:
-        size = remote(run, predict_footprint, form, augmentation)
-        progress.say(f"keeping the teacher's outputs as {form}: {size}")
-        room = shutil.disk_usage(study.store.root).free
-        if wanted == "auto" and size.num_bytes > DISK_SHARE * room:
-            progress.say(
-                f"that is more than {DISK_SHARE:.0%} of the {human_size(room)} free on disk: "
-                "the teacher runs at every step instead (--teacher-outputs live)"
+def build_study_file(
+    config: StudyConfig,
+    stored_file: StudyFile | None,
+    data_digest: str,
+    class_names: tuple[str, ...],
+    conditions: Conditions,
+) -> StudyFile:
+    """The content of study.json.
+
+    Raises:
+        ValueError: data or teacher are not what the resumed study began with.
+    """
+    teacher = Path(config.teacher)
+    teacher_digest = hash_file(teacher) if teacher.is_file() else None
+    if stored_file and stored_file.data_digest != data_digest:
+        raise ValueError(
+            f"a resumed study must keep its data, but {config.data} has changed: it is "
+            f"now {data_digest}, {config.name} began with {stored_file.data_digest}"
+        )
+    if stored_file and (stored_file.teacher_digest or stored_file.config.teacher) != (
+        teacher_digest or config.teacher
+    ):
+        raise ValueError(
+            f"a resumed study must keep its teacher, but {config.teacher} is not that of "
+            f"{config.name}, which began with {stored_file.config.teacher}"
+        )
+    return StudyFile(
+        id=stored_file.id if stored_file else uuid.uuid4().hex,
+        config=config,
+        versions=installed_versions(),
+        data_digest=data_digest,
+        teacher_digest=teacher_digest,
+        class_names=class_names,
+        latency_conditions=shared_conditions(stored_file, conditions),
+    )
+
+
+def open_study(study: Study) -> None:
+    """Begins the study on disk, or goes on with it.
+
+    Raises:
+        ValueError: its journal is damaged.
+    """
+    folder = study.config.folder
+    remove_partial_files(folder)
+    write_study_file(study.file)
+    terminal.keep_log(folder / LOG)
+    study.journal = load_or_create_study(study)
+
+
+def load_or_create_study(study: Study) -> optuna.Study:
+    """The Optuna study in the folder's journal; a new one begins with what is known to be good.
+
+    That is the front of an earlier study, or what the space itself states.
+    """
+    config = study.config
+    journal = open_journal(config.folder, config.name, study.objectives)
+    if not asked_trials(journal):  # a driver may have died between two of them
+        first: Sequence[Params] = study.cost_model.named.points_to_evaluate
+        if study.warm_start_records:
+            first = select_points_to_evaluate(
+                study.warm_start_records, study.cost_model.named.space, study.objectives
             )
-            study.record_teacher_output_mode("live")
-            return run
-        kept = remote(run, cache_outputs, form, augmentation)
-    study.record_teacher_output_mode(form)
-    return run.replace(teacher_outputs=kept)
-
-
-def share_gpu(
-    study: Study, progress: ConsoleProgress, remote: RemoteRunner, run: ExecutionConfig
-) -> TrialResources:
-    """How many trials share a GPU, by the memory that the largest of the space take."""
-    largest = sorted(
-        study.cost_model.completed_samples(),
-        key=lambda trial: (trial.needs_teacher, study.cost_model.macs(trial)),
-    )
-    crowded = run.replace(gpu_share=1 / resources.MAX_TRIALS_PER_GPU)
-    peak, free = remote(crowded, measure_gpu_bytes, largest[-NUM_LARGEST:])
-    share = resources.resources_by_memory(study.config, peak, free)
-    progress.say(
-        f"{round(1 / share.gpus)} trials at once on a GPU with {human_size(free)} free: the "
-        f"largest takes {human_size(peak)}"
-    )
-    return share
+        for settings in first:
+            journal.enqueue_trial(dict(settings), skip_if_exists=True)
+    if journal.user_attrs.get(PROPOSED_BY) != (now := proposed_by(config)):
+        journal.set_user_attr(PROPOSED_BY, now)
+    return journal

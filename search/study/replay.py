@@ -10,8 +10,10 @@ import numpy as np
 import optuna
 from optuna.trial import TrialState
 
+from search.algorithms.problem import SamplerSettings
 from search.algorithms.proposer import Proposer
 from search.storage.journal import read_lines, study_at
+from search.storage.layout import artifact_folder
 from search.storage.study_file import StudyFile, proposed_by
 from search.storage.trials import ACQUISITION_VALUE, CONFIG, PROPOSED_BY, asked_trials, trial_name
 from search.study.cost_model import CostModel
@@ -100,14 +102,14 @@ def decided_at(lines: list[dict[str, Any]]) -> dict[int, int]:
 def ask_again(then: optuna.Study, file: StudyFile, cost_model: CostModel) -> Mapping[str, Leaf]:
     """The parameters of the next trial of a study as it was then."""
     config = file.config
-    history = cost_model.new_trial_history()
+    problem = cost_model.problem
+    history = problem.new_history()
     history.update_all(then)
-    space, complete = cost_model.named.space, cost_model.complete
-    proposer = Proposer(then, space, complete, config.budget, history, config.sampler, config.seed)
+    proposer = Proposer(then, problem, history, SamplerSettings(config.sampler, config.seed))
     again = proposer.ask()
-    assert again  # only what is to end when it is flat may ask for nothing
+    assert again  # without an improvement bar something is always asked for
     with suppress(Exception):  # as a user's space may have raised then
-        space(again)
+        problem.space(again)
     return again.params
 
 
@@ -133,7 +135,7 @@ def known_cost_model(file: StudyFile) -> CostModel:
         raise NotReplayable(f"the earlier study {config.warm_start} may have gone on since")
     if config.wants_latency:
         raise NotReplayable("latencies were measured when they were needed")
-    store = ArtifactStore(config.storage / "artifacts")
+    store = ArtifactStore(artifact_folder(config.storage))
     try:
         data = open_pack(store.root / file.data_digest)
         cost_model = CostModel(config, data.num_classes, (data.height, data.width), store)

@@ -6,15 +6,20 @@ from pathlib import Path
 from search.core.constraints import OverBudget
 from search.execution import resources
 from search.execution.cluster_address import on_cluster
-from search.execution.restart import take_stop_request
+from search.execution.restart import is_stop_requested
 from search.execution.session import RayUnavailable, RemoteRunner, connect, max_pending_trials
 from search.execution.shutdown import GracefulShutdown, graceful_shutdown
 from search.execution.stopping import Deadline
 from search.execution.tuning import tune_trials
 from search.storage.cleanup import ArtifactCleanup
+from search.storage.layout import STOP_FILE, mlflow_artifact_folder, unopened_log_path
 from search.storage.study_file import StudyFile
-from search.study.preparation import keep_teacher_outputs, share_gpu
-from search.study.study import IN_A_HURRY_S, LAST_WORDS_S, Study
+from search.study.builders import build_scheduler, build_searcher
+from search.study.preparation import open_study
+from search.study.prerequisites import keep_teacher_outputs, measure_sensitivities, share_gpu
+from search.study.recovery import recover_study
+from search.study.report import tracking_timeout_s, write_report
+from search.study.study import Study, read_records, samples_left
 from search.study.verification import print_errors, violations
 from search.tracking.callbacks import AsyncCallback
 from search.tracking.console import ConsoleProgress
@@ -23,9 +28,6 @@ from trainables.config import ExecutionConfig
 from trainables.core import terminal
 from trainables.core.errors import TrialFailed
 from trainables.training.teacher import prepare_teacher
-
-STOP_FILE = ".stop"
-"""In the study's folder: asks its trainings to keep where they stand and to leave."""
 
 
 def run_study(study: Study) -> int:
@@ -37,46 +39,62 @@ def run_study(study: Study) -> int:
         f"{study.data.digest[-8:]}",
         study_name=config.name,
         study_id=study.file.id,
-        artifact_root=config.storage / "mlartifacts",
+        artifact_root=mlflow_artifact_folder(config.storage),
         tags={"space": config.space},
     )
-    if study.known:
-        study.open().recover()
-    progress = ConsoleProgress(config, study.records(), study.samples_left())
-    progress.say(f"data: {study.data}, {'found' if study.found else 'packed'} in {study.data.path}")
+    if study.stored_file:
+        open_study(study)
+        recover_study(study)
+    progress = ConsoleProgress(config, read_records(study), samples_left(study))
+    found = "found" if study.was_packed else "packed"
+    progress.say(f"data: {study.data}, {found} in {study.data.path}")
     for note in study.notes:
         progress.say(f"note on the data: {note}")
-    interrupted = take_stop_request()
-    if study.samples_left() and not interrupted:
+    interrupted = is_stop_requested()
+    if samples_left(study) and not interrupted:
         try:
-            with graceful_shutdown(config.folder / STOP_FILE, study.last_words) as shutdown:
+            with graceful_shutdown(
+                config.folder / STOP_FILE, lambda: interruption_message(study)
+            ) as shutdown:
                 try:
                     search(study, progress, tracking, shutdown)
                 finally:
                     if study.is_open:
-                        study.recover()
+                        recover_study(study)
         except KeyboardInterrupt:
             interrupted = True
         except RayUnavailable as error:
-            raise OSError(f"{error}; {study.way_on}") from error
+            raise OSError(f"{error}; {continuation_hint(study)}") from error
         except (OverBudget, TrialFailed, OSError):
             with suppress(OSError):  # a full disk: the journal has it all
-                study.report(tracking, interrupted=True)
+                write_report(study, tracking, interrupted=True)
             raise
     if not study.is_open:
         raise KeyboardInterrupt
-    records = study.report(tracking, interrupted)
+    records = write_report(study, tracking, interrupted)
     progress.conclude(records, tracking.page, interrupted)
-    whole = study.known is None or is_consistent(study.file, tracking.is_behind)
+    whole = study.stored_file is None or is_consistent(study.file, tracking.is_behind)
     if interrupted:
         return 130
-    return 0 if whole and study.num_finished() else 1
+    return 0 if whole and any(record.state == "COMPLETE" for record in records) else 1
 
 
-def kept_log(study: Study) -> str:
+def interruption_message(study: Study) -> str:
+    """What is said where the driver ends without a report."""
+    return f"interrupted; {continuation_hint(study)}"
+
+
+def continuation_hint(study: Study) -> str:
+    """What to type when the study was interrupted."""
+    if study.is_open:
+        return f"go on with --resume {study.config.name}"
+    return f"study {study.config.name} has not begun: the same command begins it"
+
+
+def log_hint(study: Study) -> str:
     """Where the words of libraries are kept, also of a study that has not begun, in words."""
     if not study.is_open:
-        terminal.keep_log(study.config.storage / f".{study.config.name}.log")
+        terminal.keep_log(unopened_log_path(study.config.storage, study.config.name))
     path = terminal.log_file()
     return f" (what libraries said is in {path})" if path and path.stat().st_size else ""
 
@@ -99,11 +117,11 @@ def search(
     progress.say("starting Ray" if not on_cluster() else "connecting to the cluster")
     with connect(config, shutdown):
         if not study.is_open:
-            study.open()
+            open_study(study)
         if shutdown.requested:
             raise KeyboardInterrupt
         run = ExecutionConfig(
-            data=study.store.root / study.data.digest,
+            data=study.data.path,
             artifacts=study.store.root,
             device=config.device,
             checkpoint_every_s=config.checkpoint_every_s,
@@ -117,28 +135,29 @@ def search(
             teacher = remote(run, prepare_teacher, config.teacher, own)
             progress.say(f"teacher: {teacher.note}, mIoU {100 * teacher.miou:.1f} %")
             run = keep_teacher_outputs(study, progress, remote, run.replace(teacher=teacher.file))
-        study.measure_sensitivities(run, progress, remote)
+        measure_sensitivities(study, progress, remote, run)
         if config.gpus_per_trial == "auto":
             share = share_gpu(study, progress, remote, run)
         run = run.replace(num_threads=max(1, int(share.cpus)), gpu_share=min(1, share.gpus) or 1.0)
         async_callback = AsyncCallback(tracking)
-        records = study.records()
+        records = read_records(study)
         for record in records:
             async_callback.replayed(record)
         deadline = Deadline(config.time_budget_s, config.epochs)
-        searcher = study.searcher(
+        searcher = build_searcher(
+            study,
             run,
             [async_callback, progress, ArtifactCleanup(config.folder, study.objectives, records)],
             lambda: deadline.is_over or shutdown.requested,
             lambda: max_pending_trials(share),
         )
-        scheduler = study.scheduler(searcher)
+        scheduler = build_scheduler(study, searcher)
         try:
             with progress:
                 tune_trials(searcher, scheduler, config, share, deadline, shutdown, progress.say)
         finally:
-            patience_s = IN_A_HURRY_S if shutdown.requested else LAST_WORDS_S
-            tracking.is_behind = not async_callback.close(patience_s)
+            timeout_s = tracking_timeout_s(shutdown.requested)
+            tracking.is_behind = not async_callback.close(timeout_s)
         if searcher.no_room:
             raise OSError(searcher.no_room)
         if searcher.end:

@@ -10,8 +10,8 @@ import pyarrow.parquet as pq
 from search.core.config import StudyConfig
 from search.core.objectives import Objective, named_objectives
 from search.core.record import LATENCY_MS, Record
-from search.storage.cleanup import MODELS
 from search.storage.journal import read_journal
+from search.storage.layout import FRONT_TABLE, MODELS, TRIALS_TABLE, model_folder
 from search.storage.study_file import StudyFile
 from search.storage.trials import asked_trials, read_record
 from search.study.recovery import replay_decisions
@@ -42,10 +42,9 @@ def violations(file: StudyFile, folder: Path, with_mlflow: bool = True) -> Itera
     objectives = named_objectives(file.config.objectives)
     study = read_journal(folder, file.config.name)
     records = [read_record(trial) for trial in asked_trials(study)]
-    rows = {name: read_rows(folder / f"{name}.parquet") for name in ("trials", "front")}
     yield from check_journal(records, objectives)
-    yield from check_table(records, rows["trials"])
-    yield from check_front(records, rows["front"], folder, objectives)
+    yield from check_table(records, read_rows(folder / TRIALS_TABLE))
+    yield from check_front(records, read_rows(folder / FRONT_TABLE), folder, objectives)
     yield from check_decisions(records, file.config)
     if with_mlflow:
         try:
@@ -96,16 +95,16 @@ def check_table(records: Sequence[Record], rows: dict[str, Row]) -> Iterator[str
     for record in records:
         row = rows.get(record.trial_id)
         if row is None:
-            yield f"trial {record.trial_id} is not in trials.parquet"
+            yield f"trial {record.trial_id} is not in {TRIALS_TABLE}"
             continue
         for name, value in record.row().items():
             if name != LATENCY_MS and row.get(name) not in (value, str(value)):
                 yield (
-                    f"trial {record.trial_id} has {name} {row.get(name)} in trials.parquet and "
+                    f"trial {record.trial_id} has {name} {row.get(name)} in {TRIALS_TABLE} and "
                     f"{value} in the journal"
                 )
     for trial_id in rows.keys() - {record.trial_id for record in records}:
-        yield f"trial {trial_id} of trials.parquet is not in the journal"
+        yield f"trial {trial_id} of {TRIALS_TABLE} is not in the journal"
 
 
 def check_front(
@@ -119,10 +118,10 @@ def check_front(
     else:
         front = {record.trial_id: record for record in undominated(records, objectives)}
     if set(front) != set(rows):
-        yield f"front.parquet holds {sorted(rows)}, the front is {sorted(front)}"
+        yield f"{FRONT_TABLE} holds {sorted(rows)}, the front is {sorted(front)}"
     for trial_id, record in front.items():
         assert record.metrics
-        model = folder / MODELS / trial_id / MODEL_FILE
+        model = model_folder(folder, trial_id) / MODEL_FILE
         try:
             read_card(model)
             told = json.loads(model.with_name(METRICS_FILE).read_text())[-1]["miou"]

@@ -22,11 +22,20 @@ from rich.progress import Progress as Bars
 from rich.table import Table
 
 from search.analysis.tables import front_table
-from search.core.config import LOG, StudyConfig
+from search.core.config import StudyConfig
 from search.core.objectives import named_objectives
 from search.core.pareto import pareto_front
 from search.core.record import Record
 from search.core.units import human_size
+from search.storage.layout import (
+    DIAGNOSTICS_PLOT,
+    FRONT_PAGE,
+    FRONT_PLOT,
+    FRONT_TABLE,
+    LOG,
+    MODELS,
+    TRIALS_TABLE,
+)
 from trainables.core import terminal
 
 LOG_WIDTH = 120
@@ -122,12 +131,12 @@ class ConsoleProgress:
             self._print(f"{self.num_refused} suggestions were refused before any training")
         self.console.print(self._table(records))
         for name in (
-            "front.png",
-            "front.html",
-            "search.png",
-            "front.parquet",
-            "trials.parquet",
-            "models",
+            FRONT_PLOT,
+            FRONT_PAGE,
+            DIAGNOSTICS_PLOT,
+            FRONT_TABLE,
+            TRIALS_TABLE,
+            MODELS,
             LOG,
         ):
             if (folder / name).exists():

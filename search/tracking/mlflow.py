@@ -7,6 +7,7 @@ where it stopped.
 import logging
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
@@ -22,11 +23,20 @@ from sqlalchemy.exc import SQLAlchemyError
 from search.analysis.diagnostics import HypervolumePoint
 from search.core.record import NON_TABLE_FIELDS, Record, State
 from search.core.tracking_uri import database_of, sqlite_uri
-from search.storage.cleanup import MODELS
+from search.storage.layout import (
+    DIAGNOSTICS_PLOT,
+    FRONT_PAGE,
+    FRONT_PLOT,
+    FRONT_TABLE,
+    STUDY_FILE,
+    TRIALS_TABLE,
+    model_folder,
+)
 from search.tracking.callbacks import Event
 from search.tracking.mlflow_errors import describe_store_error, is_transient
 from search.tracking.mlflow_internals import move_artifacts
 from trainables.core import terminal
+from trainables.core.files import is_writable
 from trainables.core.metrics import Metrics
 
 logging.getLogger("mlflow").setLevel(logging.CRITICAL)  # errors are told here, in a line
@@ -43,20 +53,37 @@ STATUS: dict[State, str] = {
 
 
 def check_tracking(uri: str, storage: Path) -> None:
-    """Makes an absent SQLite store; says so where a store does not answer, which may pass.
+    """Says so where a store does not answer, which may pass; makes no SQLite store.
 
     Raises:
         ValueError: `uri` names no MLflow store, or a database in a folder that does not exist and
-            is not `storage`.
+            is not `storage`, or that cannot be written.
     """
     database = database_of(uri)
     if database and database.parent != storage and not database.parent.is_dir():
         raise ValueError(
             f"the folder of --tracking-uri's database must exist, but there is no {database.parent}"
         )
-    try:
-        make_store(uri)
+    if database and not database.exists():
+        if not is_writable(database.parent):
+            raise ValueError(
+                f"the folder of --tracking-uri's database must be writable, but {database.parent} "
+                "is not"
+            )
+        return
+    with store_errors(uri):
         MlflowClient(uri).search_experiments(max_results=1)
+
+
+@contextmanager
+def store_errors(uri: str) -> Iterator[None]:
+    """Says so where a store does not answer in the block, which may pass.
+
+    Raises:
+        ValueError: another error arose in the block.
+    """
+    try:
+        yield
     except Exception as error:  # of MLflow, of SQLAlchemy, or of a driver that is not installed
         reason = describe_store_error(error)
         if isinstance(error, ImportError):
@@ -69,10 +96,21 @@ def check_tracking(uri: str, storage: Path) -> None:
 
 
 def make_store(uri: str) -> None:
-    """Makes an absent SQLite store aside: one killed half-way could never be opened again."""
+    """Makes an absent SQLite store.
+
+    Raises:
+        ValueError: it cannot be made, or the address has options that MLflow does not take.
+    """
     path = database_of(uri)
     if path is None or path.exists():
         return
+    with store_errors(uri):
+        make_database(path)
+        MlflowClient(uri).search_experiments(max_results=1)
+
+
+def make_database(path: Path) -> None:
+    """Makes a SQLite store aside: one killed half-way could never be opened again."""
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.new")
     with FileLock(path.with_name(f".{path.name}.lock")):
@@ -203,14 +241,14 @@ class MlflowTracker:
                 now = record.metrics.time_ms
                 self.client.log_metric(run, "latency_ms", record.latency_ms, now)
             if is_member and not self.client.list_artifacts(run, "model"):
-                self.client.log_artifacts(run, str(folder / MODELS / record.trial_id), "model")
+                self.client.log_artifacts(run, str(model_folder(folder, record.trial_id)), "model")
         for name in (
-            "trials.parquet",
-            "front.parquet",
-            "front.png",
-            "front.html",
-            "search.png",
-            "study.json",
+            TRIALS_TABLE,
+            FRONT_TABLE,
+            FRONT_PLOT,
+            FRONT_PAGE,
+            DIAGNOSTICS_PLOT,
+            STUDY_FILE,
         ):
             self.client.log_artifact(self.study_run, str(folder / name))
         now = int(time.time() * 1000)

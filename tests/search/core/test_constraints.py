@@ -6,11 +6,12 @@ from typing import Any, cast
 import optuna
 import pytest
 from factories import make_config
+from study_factories import open_new_study
 
 from search.algorithms.candidates import find_cheapest
 from search.core.constraints import Budget, Costs, OverBudget
 from search.execution.session import RemoteRunner
-from search.study.study import Study
+from search.study.prerequisites import measure_sensitivities
 from search.tracking.console import ConsoleProgress
 from spaces import NamedSpace, load_space, space_names
 from trainables.config import ExecutionConfig, TrialConfig
@@ -69,7 +70,7 @@ def test_a_budget_is_checked_again_with_the_bits_that_layers_really_get(
         "search.study.cost_model.load_space", lambda name: NamedSpace(name, "six bits", space, ())
     )
     config = make_config(tmp_path, blocks_folder, space="six", max_size_bytes=5000)
-    study = Study(config, resumed=False).open()  # 2 bits would be within the budget
+    study = open_new_study(config)  # 2 bits would be within the budget
     names = quantizable_names(student.build(5))
     gains = {name: {bits: 1 / bits for bits in CHOICES} for name in names}
     kept = tmp_path / "sensitivity.json"
@@ -80,7 +81,7 @@ def test_a_budget_is_checked_again_with_the_bits_that_layers_really_get(
 
     run = ExecutionConfig(data=study.data.path, artifacts=study.store.root)
     with pytest.raises(OverBudget, match="its cheapest has size_bytes"):
-        study.measure_sensitivities(run, ConsoleProgress(config, [], 1), cast(RemoteRunner, fake))
+        measure_sensitivities(study, ConsoleProgress(config, [], 1), cast(RemoteRunner, fake), run)
     assert len(study.cost_model.completed_samples()) > 0
     study.cost_model.sensitivities = {}  # had no start learned anything, it could still be reported
     assert study.cost_model.completed_samples() == []

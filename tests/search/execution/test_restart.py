@@ -11,7 +11,7 @@ from search.execution.restart import (
     RAY_RESTARTS,
     STOP,
     DriverRestart,
-    take_stop_request,
+    is_stop_requested,
 )
 
 
@@ -87,7 +87,7 @@ def test_it_gives_up_when_that_happens_again_and_again(
 def test_a_signal_to_all_processes_is_no_death_of_ray(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.delenv(STOP, raising=False)
+    monkeypatch.setenv(STOP, "")  # and takes back what is set from here on
     node, done = Node(), threading.Event()
     signalled = threading.Event()
     node.dead = ["raylet"]
@@ -97,7 +97,13 @@ def test_a_signal_to_all_processes_is_no_death_of_ray(
     watching.close()
     assert capsys.readouterr().out == ""
     assert (revival.os.environ[STOP], revival.os.environ[RAY_RESTARTS]) == ("yes", "0")
-    assert take_stop_request()
+    assert is_stop_requested()
+    assert is_stop_requested()  # asking changes nothing
+
+
+def test_a_program_that_nobody_told_to_stop_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(STOP, raising=False)
+    assert not is_stop_requested()
 
 
 def test_a_driver_that_leaves_by_itself_is_left_to_it() -> None:

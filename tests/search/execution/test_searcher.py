@@ -1,5 +1,8 @@
 """What the searcher tells Optuna about finished, stopped, crashed and refused trials."""
 
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, get_args
@@ -11,16 +14,18 @@ from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
 from search.algorithms.observations import TrialHistory
+from search.algorithms.problem import SamplerSettings, SearchProblem
 from search.algorithms.successive_halving import SuccessiveHalving
 from search.core.config import SamplerName
 from search.core.constraints import Budget, Costs
 from search.core.objectives import MIOU_AND_SIZE
 from search.core.record import Record
 from search.execution.scheduler import ParetoHalving
-from search.execution.searcher import OptunaSearcher
+from search.execution.searcher import OptunaSearcher, SearchLimits
 from search.storage.journal import open_journal
-from search.storage.trials import read_record
+from search.storage.trials import read_record, record_of
 from search.study.recovery import recover
+from search.tracking.callbacks import Callback
 from spaces import Space, load_space
 from trainables.config import ExecutionConfig, TrialConfig
 from trainables.core.metrics import Metrics
@@ -50,23 +55,30 @@ def make(
     sampler: SamplerName = "tpe",
     space: Space = QKD,
     limit: int | None = None,
-    **changes: Any,
+    study: optuna.Study | None = None,
+    callbacks: Sequence[Callback] = (),
+    seed: int = 0,
+    improvement_bar: float | None = None,
+    is_over: Callable[[], bool] = lambda: False,
+    max_pending_trials: Callable[[], float] = lambda: math.inf,
 ) -> OptunaSearcher:
-    arguments: dict[str, Any] = {
-        "study": optuna.create_study(directions=[o.direction for o in MIOU_AND_SIZE]),
-        "space": space,
-        "complete": lambda config: config,
-        "objectives": MIOU_AND_SIZE,
-        "predict_cost": predict_cost,
-        "history": TrialHistory(MIOU_AND_SIZE, predict_cost),
-        "budget": Budget(size_bytes=limit and 1000 * limit),
-        "run": ExecutionConfig(data=Path("data"), artifacts=Path("artifacts")),
-        "folder": Path("study"),
-        "num_trials": num_trials,
-        "sampler": sampler,
-        "seed": 0,
-    }
-    return OptunaSearcher(**{**arguments, **changes})
+    if study is None:
+        study = optuna.create_study(directions=[o.direction for o in MIOU_AND_SIZE])
+    return OptunaSearcher(
+        study,
+        SearchProblem(
+            space=space,
+            complete=lambda config: config,
+            predict_cost=predict_cost,
+            predict_cost_if_known=predict_cost,
+            budget=Budget(size_bytes=limit and 1000 * limit),
+        ),
+        SamplerSettings(sampler, seed, improvement_bar),
+        SearchLimits(num_trials, is_over, max_pending_trials),
+        run=ExecutionConfig(data=Path("data"), artifacts=Path("artifacts")),
+        folder=Path("study"),
+        callbacks=callbacks,
+    )
 
 
 def predict_cost(config: TrialConfig) -> Costs:
@@ -404,6 +416,42 @@ def test_a_paused_trial_is_the_first_to_go_on(sampler: SamplerName, tmp_path: Pa
     assert record.ray_id == "d"
 
 
+class Comparison:
+    """Compares the record that a searcher has kept at each event with what the journal holds."""
+
+    def __init__(self, study: optuna.Study) -> None:
+        self.study, self.num_events = study, 0
+
+    def started(self, record: Record) -> None:
+        self.num_events += 1
+        assert record == record_of(self.study, int(record.trial_id))
+
+    reported = ended = started
+
+
+def test_the_records_that_a_searcher_keeps_are_those_of_the_journal(tmp_path: Path) -> None:
+    study = durable(tmp_path)
+    comparison = Comparison(study)
+    searcher = make(study=study, limit=8, callbacks=[comparison])
+    scheduler = scheduled(searcher)
+    for trial_id in "abcdef":
+        assert isinstance(searcher.suggest(trial_id), dict)
+        answer(searcher, scheduler, trial_id, 1, 0.9 - 0.1 * len(searcher.asked))
+    for trial_id, record in searcher.asked.items():
+        assert record == record_of(study, int(record.trial_id)), trial_id
+    first, second, *others = searcher.asked
+    searcher.on_trial_complete(first, report(9, 0.5, size_bytes=1000))
+    end(searcher, second, {FAILURE: "not learning: mIoU 0.1"})
+    for trial_id in others:
+        searcher.requeue(trial_id)
+    resumed = make(study=study, callbacks=[comparison])
+    for trial_id in "gh":
+        assert isinstance(resumed.suggest(trial_id), dict)
+        resumed.on_trial_result(trial_id, report(5, 0.5))
+        resumed.on_trial_complete(trial_id, report(9, 0.5, size_bytes=1000))
+    assert comparison.num_events > 20
+
+
 def test_a_search_does_not_end_while_a_trial_may_still_pause(tmp_path: Path) -> None:
     over = [False]
     searcher = make(num_trials=1, study=durable(tmp_path), is_over=lambda: over[0])
@@ -456,7 +504,7 @@ def test_a_driver_that_dies_while_asking_changes_nothing(
             set_param(*args)
 
         patch.setattr(storage, "set_trial_param", counted)
-        first.space = deadly if not num_params else QKD
+        first.problem = replace(first.problem, space=deadly if not num_params else QKD)
         with pytest.raises(Killed):
             first.suggest("3")
     recover(first.study, None, first.history, MIOU_AND_SIZE)
@@ -510,7 +558,7 @@ def test_what_a_dead_driver_left_is_ended_or_queued(tmp_path: Path) -> None:
 
 def test_nothing_is_asked_when_the_time_is_over_or_the_cluster_full() -> None:
     room, over = [2], [False]
-    searcher = make(capacity=lambda: room[0], is_over=lambda: over[0])
+    searcher = make(max_pending_trials=lambda: room[0], is_over=lambda: over[0])
     assert isinstance(searcher.suggest("a"), dict)
     assert isinstance(searcher.suggest("b"), dict)
     assert searcher.suggest("c") is None

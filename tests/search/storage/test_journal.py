@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from search.core.objectives import MIOU_AND_SIZE
-from search.storage.journal import JOURNAL, open_journal, read_journal, repair
+from search.storage.journal import open_journal, read_journal, repair
+from search.storage.layout import JOURNAL
 from trainables.core.errors import DiskFull
 
 

@@ -8,14 +8,16 @@ from typing import Any, get_args
 
 import pytest
 from factories import make_config, make_metrics
+from study_factories import open_new_study, open_stored_study
 
 from search.algorithms.successive_halving import SuccessiveHalving
 from search.core.config import SamplerName, StudyConfig
 from search.execution.searcher import OptunaSearcher
-from search.storage.journal import JOURNAL
-from search.study.recovery import replay_decisions
+from search.storage.layout import JOURNAL
+from search.study.builders import build_searcher
+from search.study.recovery import recover_study, replay_decisions
 from search.study.replay import NotReplayable, decided_at, replay
-from search.study.study import Study
+from search.study.study import Study, read_records
 from trainables.config import ExecutionConfig
 from trainables.trainable import FAILURE, METRICS, PAUSE
 
@@ -32,11 +34,11 @@ def config_of(storage: Path, data: Path, **changes: object) -> StudyConfig:
 def trained(config: StudyConfig, later: StudyConfig | None = None) -> Study:
     """A study whose trials end at random, two at a time, resumed in the middle."""
     draw = random.Random(0)
-    study = Study(config, resumed=False).open()
+    study = open_new_study(config)
     drive(study, draw, NUM_TRIALS // 2)
     study.lock.release()
-    study = Study(later or config, resumed=True).open()
-    study.recover()
+    study = open_stored_study(later or config)
+    recover_study(study)
     drive(study, draw, NUM_TRIALS)
     return study
 
@@ -44,8 +46,8 @@ def trained(config: StudyConfig, later: StudyConfig | None = None) -> Study:
 def drive(study: Study, draw: random.Random, num_trials: int) -> None:
     """Trains so many trials in two places, and pauses what then runs."""
     run = ExecutionConfig(data=study.data.path, artifacts=study.store.root)
-    searcher = study.searcher(run, [], lambda: False, lambda: math.inf)
-    halving = replay_decisions(study.config, study.records())
+    searcher = build_searcher(study, run, [], lambda: False, lambda: math.inf)
+    halving = replay_decisions(study.config, read_records(study))
     running: list[str] = []
     for number in range(num_trials):
         while len(running) < 2 and searcher.trials_left:
@@ -85,14 +87,14 @@ def test_every_proposal_is_the_same_again(
     study = trained(config_of(tmp_path, blocks_folder, sampler=sampler, scheduler=scheduler))
     again = replay(study.file, study.config.folder)
     assert again.differences == []
-    assert again.num_compared == again.num_trials == len(study.records()) >= NUM_TRIALS
-    rung_decisions = [decision for record in study.records() for decision in record.rung_decisions]
-    assert bool(rung_decisions) == (scheduler == "halving")
+    assert again.num_compared == again.num_trials == len(read_records(study)) >= NUM_TRIALS
+    has_decisions = any(record.rung_decisions for record in read_records(study))
+    assert has_decisions == (scheduler == "halving")
 
 
 def test_another_proposal_is_noticed(blocks_folder: Path, tmp_path: Path) -> None:
     study = trained(config_of(tmp_path, blocks_folder))
-    last, path = study.records()[-1].trial_id, study.config.folder / JOURNAL
+    last, path = read_records(study)[-1].trial_id, study.config.folder / JOURNAL
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     rates = [line for line in lines if "learning_rate" in line.get("param_name", "")]
     rates[-1]["param_value_internal"] *= 1.001
@@ -127,7 +129,7 @@ def test_one_that_was_asked_for_twice_is_not_asked_for_again() -> None:
 
 
 def test_why_a_sampler_cannot_be_asked_again(blocks_folder: Path, tmp_path: Path) -> None:
-    study = Study(config_of(tmp_path, blocks_folder), resumed=False).open()
+    study = open_new_study(config_of(tmp_path, blocks_folder))
 
     def reason(**changes: object) -> str:
         file = study.file.replace(config=study.config.replace(**changes))

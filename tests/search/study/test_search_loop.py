@@ -14,21 +14,23 @@ import pyarrow.parquet as pq
 import pytest
 from factories import make_config
 from PIL import Image
+from study_factories import open_new_study, open_stored_study
 
 from search.execution.session import NUM_STARTS, start_ray
 from search.execution.shutdown import GracefulShutdown
 from search.run import make_parser, read_config
 from search.storage.journal import read_journal
+from search.storage.layout import STUDY_FILE
 from search.storage.study_file import (
-    STUDY_FILE,
     StudyFile,
     installed_versions,
     version_of,
     write_study_file,
 )
 from search.storage.trials import asked_trials
+from search.study.builders import build_searcher
+from search.study.preparation import prepare_study
 from search.study.search_loop import run_study
-from search.study.study import Study
 from search.study.verification import violations
 from trainables.config import ExecutionConfig
 from trainables.core.artifacts import Artifact
@@ -38,11 +40,11 @@ from trainables.models.model_file import read_card, write_model
 def test_a_study_comes_to_rest_before_it_reports(
     blocks_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    study = Study(make_config(tmp_path, blocks_folder, samples=2), resumed=False).open()
+    study = open_new_study(make_config(tmp_path, blocks_folder, samples=2))
 
     def fill_the_disk(*given: Any) -> None:
         run = ExecutionConfig(data=study.data.path, artifacts=study.store.root)
-        searcher = study.searcher(run, [], lambda: False, lambda: math.inf)
+        searcher = build_searcher(study, run, [], lambda: False, lambda: math.inf)
         for trial_id in ("a", "b"):
             assert isinstance(searcher.suggest(trial_id), dict)
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -57,28 +59,28 @@ def test_a_study_comes_to_rest_before_it_reports(
 
 def test_a_study_of_an_earlier_release_goes_on(blocks_folder: Path, tmp_path: Path) -> None:
     config = make_config(tmp_path, blocks_folder)
-    begun = Study(config, resumed=False).open()
+    begun = open_new_study(config)
     path = config.folder / STUDY_FILE
     content = json.loads(path.read_text())
     content["versions"]["paretoseg"] = "0.0.9"
     del content["teacher_digest"]  # which did not exist then
     path.write_text(json.dumps(content))
     begun.lock.release()
-    resumed = Study(config, resumed=True).open()
+    resumed = open_stored_study(config)
     assert resumed.file == begun.file
-    assert resumed.known is not None
-    assert resumed.known.versions["paretoseg"] == "0.0.9"
+    assert resumed.stored_file is not None
+    assert resumed.stored_file.versions["paretoseg"] == "0.0.9"
 
 
 def test_a_resumed_study_keeps_its_data(blocks_folder: Path, tmp_path: Path) -> None:
     data = tmp_path / "data"
     shutil.copytree(blocks_folder, data)
     config = make_config(tmp_path / "studies", data)
-    Study(config, resumed=False).open().lock.release()
-    Study(config, resumed=True).lock.release()
+    open_new_study(config).lock.release()
+    prepare_study(config, resumed=True).lock.release()
     shutil.copy(data / "SegmentationClass/train1.png", data / "SegmentationClass/train0.png")
     with pytest.raises(ValueError, match=f"must keep its data, but {data} has changed"):
-        Study(config, resumed=True)
+        prepare_study(config, resumed=True)
 
 
 def test_a_resumed_study_keeps_its_teacher(
@@ -90,23 +92,23 @@ def test_a_resumed_study_keeps_its_teacher(
     card = read_card(teacher_file)
     write_model(other, card.build(), card)
     config = make_config(tmp_path / "studies", blocks_folder, teacher=str(own))
-    Study(config, resumed=False).open().lock.release()
-    Study(config.replace(teacher=str(moved)), resumed=True).lock.release()
+    open_new_study(config).lock.release()
+    prepare_study(config.replace(teacher=str(moved)), resumed=True).lock.release()
     for teacher in (str(other), "auto"):
         with pytest.raises(ValueError, match=f"keep its teacher, but {teacher} is not that of"):
-            Study(config.replace(teacher=teacher), resumed=True)
+            prepare_study(config.replace(teacher=teacher), resumed=True)
     shutil.copy(other, own)
     with pytest.raises(ValueError, match=f"must keep its teacher, but {own} is not that of"):
-        Study(config, resumed=True)
+        prepare_study(config, resumed=True)
 
 
 def test_a_study_that_trains_its_teacher_keeps_to_that(
     blocks_folder: Path, teacher_file: Path, tmp_path: Path
 ) -> None:
     config = make_config(tmp_path, blocks_folder)
-    Study(config, resumed=False).open().lock.release()
+    open_new_study(config).lock.release()
     with pytest.raises(ValueError, match=r"must keep its teacher, .* which began with auto"):
-        Study(config.replace(teacher=str(teacher_file)), resumed=True)
+        prepare_study(config.replace(teacher=str(teacher_file)), resumed=True)
 
 
 def no_ray(*given: Any, **named: Any) -> None:
@@ -124,7 +126,7 @@ def test_a_ray_that_does_not_start_leaves_nothing_of_a_study(
     slow_ray: None, blocks_folder: Path, tmp_path: Path
 ) -> None:
     config = make_config(tmp_path, blocks_folder)
-    study = Study(config, resumed=False)
+    study = prepare_study(config, resumed=False)
     with pytest.raises(
         OSError,
         match=r"^Ray must answer on this machine, but it did not in 3 attempts: the node timed "
@@ -133,18 +135,18 @@ def test_a_ray_that_does_not_start_leaves_nothing_of_a_study(
         run_study(study)
     assert not config.folder.exists()
     study.lock.release()
-    assert Study(config, resumed=False).open().is_open
+    assert open_new_study(config).is_open
 
 
 def test_a_ray_that_does_not_start_leaves_a_study_as_it_was(
     slow_ray: None, blocks_folder: Path, tmp_path: Path
 ) -> None:
     config = make_config(tmp_path, blocks_folder)
-    begun = Study(config, resumed=False).open()
+    begun = open_new_study(config)
     before = (config.folder / "journal.log").read_bytes()
     begun.lock.release()
     with pytest.raises(OSError, match="go on with --resume study"):
-        run_study(Study(config, resumed=True))
+        run_study(prepare_study(config, resumed=True))
     assert (config.folder / "journal.log").read_bytes().startswith(before)
     assert asked_trials(read_journal(config.folder, config.name)) == []
 
@@ -187,21 +189,23 @@ def test_a_pack_of_an_earlier_release_is_looked_at_again(
 ) -> None:
     folder = shutil.copytree(blocks_folder, tmp_path / "data")
     config = make_config(tmp_path / "studies", folder)
-    study = Study(config, resumed=False)
+    study = prepare_study(config, resumed=False)
     study.lock.release()
     meta = study.data.path / "data.json"
     content = json.loads(meta.read_text())
-    monkeypatch.setattr("search.study.study.find_pack", lambda *_: Artifact(study.data.path, {}, 0))
     monkeypatch.setattr(
-        "search.study.study.open_pack", lambda path: replace(study.data, notes=None)
+        "search.study.preparation.find_pack", lambda *_: Artifact(study.data.path, {}, 0)
+    )
+    monkeypatch.setattr(
+        "search.study.preparation.open_pack", lambda path: replace(study.data, notes=None)
     )
     assert content["notes"] == []
-    Study(config, resumed=False).lock.release()
+    prepare_study(config, resumed=False).lock.release()
     for path in (folder / "SegmentationClass").iterdir():
         mask = np.asarray(Image.open(path))
         Image.fromarray(np.where(mask > 0, 255, 0).astype(np.uint8)).save(path)
     with pytest.raises(ValueError, match="hold 0 and 255 alone"):
-        Study(config, resumed=False)
+        prepare_study(config, resumed=False)
 
 
 def test_the_store_of_mlflow_s_environment_is_the_default(

@@ -23,6 +23,8 @@ from search.core.record import Record
 from search.storage.journal import read_journal
 from search.storage.study_file import read_study_file
 from search.storage.trials import asked_trials, read_record
+from search.study.builders import build_scheduler, build_searcher
+from search.study.preparation import open_study, prepare_study
 from search.study.search_loop import run_study
 from search.study.study import Study
 from search.study.verification import violations
@@ -60,13 +62,13 @@ def space(trial: optuna.Trial) -> TrialConfig:
 
 def train(study: Study, progress: object, tracking: MlflowTracker, interruption: object) -> None:
     """What Ray would do with trials that learn nothing after their first epoch."""
-    study.open()
+    open_study(study)
     run, delivery = (
         ExecutionConfig(data=study.data.path, artifacts=study.store.root),
         AsyncCallback(tracking),
     )
-    searcher = study.searcher(run, [delivery], lambda: False, lambda: math.inf)
-    scheduler = study.scheduler(searcher)
+    searcher = build_searcher(study, run, [delivery], lambda: False, lambda: math.inf)
+    scheduler = build_scheduler(study, searcher)
     assert scheduler
     for (width, depth, rate), miou in MIOUS.items():
         trial: Any = SimpleNamespace(trial_id=f"{width}x{depth}-{rate}")
@@ -116,7 +118,7 @@ def whole(blocks_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("search.study.cost_model.load_space", lambda name: named)
         patch.setattr("search.study.search_loop.search", train)
-        assert run_study(Study(config, resumed=False)) == 0
+        assert run_study(prepare_study(config, resumed=False)) == 0
     return config.folder
 
 

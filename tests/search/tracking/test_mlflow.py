@@ -13,7 +13,7 @@ from mlflow.entities import Run
 from search.core.record import Record, State
 from search.core.tracking_uri import default_tracking_uri
 from search.tracking.callbacks import AsyncCallback, Event, Kind
-from search.tracking.mlflow import MlflowTracker, check_tracking, read_runs
+from search.tracking.mlflow import MlflowTracker, check_tracking, make_store, read_runs
 from trainables.config import TrialConfig
 from trainables.recipes.configs import Qat
 
@@ -22,7 +22,7 @@ def record(trial_id: str = "0000", epoch: int = 2, state: State = "COMPLETE") ->
     """A trial after so many epochs."""
     finished = state == "COMPLETE"
     history = [make_metrics(0.1 * n, 1000 if finished else None, n) for n in range(1, epoch + 1)]
-    reports = {metrics.epoch: metrics.model_dump_json() for metrics in history}
+    reports = {metrics.epoch: metrics for metrics in history}
     config = TrialConfig(recipe=Qat())
     return Record(trial_id, state, "", config, history[-1] if history else None, reports=reports)
 
@@ -161,7 +161,7 @@ def test_a_store_that_does_not_answer_may_later(
 @pytest.mark.slow
 def test_a_locked_store_may_later(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
-    check_tracking(uri, tmp_path)
+    make_store(uri)
     with closing(sqlite3.connect(tmp_path / "mlflow.db", isolation_level=None)) as other:
         other.execute("BEGIN EXCLUSIVE")
         check_tracking(uri, tmp_path)
@@ -179,7 +179,7 @@ def test_what_a_broken_store_says_is_one_line(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     database = tmp_path / "mlflow.db"
-    check_tracking(f"sqlite:///{database}", tmp_path)
+    make_store(f"sqlite:///{database}")
     tracking = track(f"sqlite:///{database}", "broken", tmp_path)
     tracking.deliver([Event("started", record(epoch=0, state="RUNNING"))])
     with closing(sqlite3.connect(database)) as connection, connection:
@@ -202,15 +202,25 @@ def test_a_database_in_no_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"database must exist, but there is no .*/gone"):
         check_tracking(f"sqlite:///{tmp_path / 'gone/mlflow.db'}", tmp_path)
     assert list(tmp_path.iterdir()) == []
-    check_tracking(f"sqlite:///{tmp_path / 'storage/mlflow.db'}", tmp_path / "storage")
+    uri = f"sqlite:///{tmp_path / 'storage/mlflow.db'}"
+    check_tracking(uri, tmp_path / "storage")
+    assert list(tmp_path.iterdir()) == []
+    make_store(uri)
     assert (tmp_path / "storage/mlflow.db").is_file()
+
+
+def test_options_that_a_new_store_does_not_take_are_refused(tmp_path: Path) -> None:
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}?timeout=never"
+    check_tracking(uri, tmp_path)
+    with pytest.raises(ValueError, match=r"must name an MLflow store, but .*never"):
+        make_store(uri)
 
 
 def test_a_store_lies_where_its_path_says(tmp_path: Path) -> None:
     folder = tmp_path / "a?b%2Fc%d#e"
     folder.mkdir()
     uri = default_tracking_uri(folder)
-    check_tracking(uri, folder)
+    make_store(uri)
     tracking = track(uri, "odd", tmp_path / "artifacts")
     tracking.deliver([Event("replayed", record())])
     assert (folder / "mlflow.db").is_file()

@@ -8,12 +8,15 @@ from typing import Any
 
 import pytest
 from factories import make_config, make_metrics
+from study_factories import open_new_study, open_stored_study
 
 from search.core.config import StudyConfig
 from search.core.record import LATENCY_MS
-from search.storage.journal import JOURNAL
-from search.storage.study_file import STUDY_FILE, read_study_file
-from search.study.study import Study
+from search.storage.layout import JOURNAL, STUDY_FILE
+from search.storage.study_file import read_study_file
+from search.study.builders import build_searcher
+from search.study.recovery import recover_study
+from search.study.study import Study, read_records
 from trainables.config import ExecutionConfig
 from trainables.trainable import METRICS
 
@@ -27,13 +30,13 @@ def begun(blocks_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Stud
     config = make_config(
         tmp_path_factory.mktemp("begun"), blocks_folder, objectives=("miou", "latency")
     )
-    study = Study(config, resumed=False).open()
+    study = open_new_study(config)
     run = ExecutionConfig(data=study.data.path, artifacts=study.store.root)
-    searcher = study.searcher(run, [], lambda: False, lambda: 9)
+    searcher = build_searcher(study, run, [], lambda: False, lambda: 9)
     assert isinstance(searcher.suggest("a"), dict)
     metrics = make_metrics(0.5, size_bytes=1000)
     searcher.on_trial_complete("a", {METRICS: metrics.model_dump_json()})
-    (record,) = study.records()
+    (record,) = read_records(study)
     assert record.state == "COMPLETE"
     study.lock.release()
     path = config.folder / JOURNAL
@@ -89,8 +92,8 @@ def change_study_file(config: StudyConfig, change: Callable[[dict[str, Any]], No
 
 def latencies(study: Study) -> tuple[float | None, float]:
     """Of the trial as a record, and in what the sampler knows of it."""
-    study.recover()
-    (record,) = study.records()
+    recover_study(study)
+    (record,) = read_records(study)
     history = study.cost_model.new_trial_history()
     history.update(record)
     (observation,) = history.all_observations()
@@ -98,7 +101,7 @@ def latencies(study: Study) -> tuple[float | None, float]:
 
 
 def test_a_resumed_study_takes_over_its_own_latencies(copied: StudyConfig) -> None:
-    study = Study(copied, resumed=True).open()
+    study = open_stored_study(copied)
     assert latencies(study) == (STATED_MS, STATED_MS)
     assert read_study_file(copied.folder).latency_conditions is not None
 
@@ -109,7 +112,7 @@ def test_a_study_that_is_resumed_under_other_conditions_measures_again(
 ) -> None:
     change_study_file(copied, change)
     for _ in range(2):  # a third driver takes nothing over either: the journal now holds both
-        study = Study(copied, resumed=True).open()
+        study = open_stored_study(copied)
         recorded, known = latencies(study)
         assert recorded == known
         assert known < STATED_MS
@@ -122,11 +125,11 @@ def test_a_warm_start_takes_over_latencies_of_the_same_conditions_alone(
     change: Callable[[dict[str, Any]], None], copied: StudyConfig
 ) -> None:
     change_study_file(copied, change)
-    study = Study(copied.replace(name="later", warm_start=copied.name), resumed=False).open()
-    (earlier,) = study.earlier
+    study = open_new_study(copied.replace(name="later", warm_start=copied.name))
+    (earlier,) = study.warm_start_records
     run = ExecutionConfig(data=study.data.path, artifacts=study.store.root)
-    searcher = study.searcher(run, [], lambda: False, lambda: 9)
-    (observation,) = searcher.proposer.warm_start_observations
+    searcher = build_searcher(study, run, [], lambda: False, lambda: 9)
+    (observation,) = searcher.proposer.settings.warm_start_observations
     assert earlier.latency_ms == observation.costs[0]
     assert (earlier.latency_ms == STATED_MS) == (change is unchanged)
 
@@ -139,7 +142,7 @@ def test_a_warm_start_from_a_study_without_latencies_measures_them(
     (by_size.folder / STUDY_FILE).unlink()
     journal = (by_size.folder / JOURNAL).read_text().replace(f'"{LATENCY_MS}"', '"unused"')
     (by_size.folder / JOURNAL).write_text(journal.replace(f'"{copied.name}"', '"by-size"'))
-    study = Study(copied.replace(name="later", warm_start="by-size"), resumed=False).open()
-    (earlier,) = study.earlier
+    study = open_new_study(copied.replace(name="later", warm_start="by-size"))
+    (earlier,) = study.warm_start_records
     assert earlier.latency_ms is not None
     assert earlier.latency_ms < STATED_MS

@@ -1,0 +1,53 @@
+"""Builds the searcher and the scheduler of an open study for the trials that are left."""
+
+from collections.abc import Callable, Sequence
+
+from search.algorithms.problem import SamplerSettings
+from search.algorithms.warm_start import to_observations
+from search.execution.scheduler import ParetoHalving
+from search.execution.searcher import OptunaSearcher, SearchLimits
+from search.study.recovery import replay_decisions
+from search.study.study import Study, read_records, samples_left
+from search.tracking.callbacks import Callback
+from trainables.config import ExecutionConfig
+from trainables.trainable import EPOCH
+
+
+def build_searcher(
+    study: Study,
+    run: ExecutionConfig,
+    callbacks: Sequence[Callback],
+    is_over: Callable[[], bool],
+    max_pending_trials: Callable[[], float],
+) -> OptunaSearcher:
+    """The searcher for the trials that are left."""
+    config, problem = study.config, study.cost_model.problem
+    settings = SamplerSettings(
+        sampler=config.sampler,
+        seed=config.seed,
+        improvement_bar=config.stop_when_flat,
+        warm_start_observations=to_observations(study.warm_start_records, problem.new_history()),
+    )
+    limits = SearchLimits(samples_left(study), is_over, max_pending_trials)
+    return OptunaSearcher(
+        study.optuna_study, problem, settings, limits, run, config.folder, callbacks
+    )
+
+
+def build_scheduler(study: Study, searcher: OptunaSearcher) -> ParetoHalving | None:
+    """What stops trials, with all that it has decided so far; None: nothing does."""
+    config = study.config
+    halving = replay_decisions(config, read_records(study))
+    if halving is None:
+        return None
+    scheduler = ParetoHalving(
+        searcher.minimized_values,
+        max_epochs=config.epochs,
+        grace_epochs=config.grace_epochs,
+        reduction=config.reduction,
+        time_attr=EPOCH,
+        keep=searcher.record_decision,
+        name_of=searcher.name_of,
+    )
+    scheduler.halving = halving
+    return scheduler

@@ -1,0 +1,60 @@
+"""Which recorded latencies are taken over: those that were measured under the same conditions."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from pydantic import JsonValue
+
+from search.core.record import Record
+from search.storage.layout import STUDY_FILE
+from search.storage.study_file import StudyFile, read_study_file
+from search.study.cost_model import CostModel
+from trainables.core.terminal import track
+
+Conditions = Mapping[str, JsonValue] | None
+"""What latencies were measured under, beside the network; None: that is not known."""
+
+
+def with_latencies_of_here(
+    records: Sequence[Record], cost_model: CostModel, measured_under: Conditions
+) -> list[Record]:
+    """The records with the latencies that their students have on this machine at this image size.
+
+    Recorded latencies are taken over if all conditions are the same. Others are measured again, of
+    trials that were launched; the artifact store has those that were measured here before. Nothing
+    changes where the study asks for no latency.
+    """
+    if not cost_model.config.wants_latency:
+        return list(records)
+    latencies, latency_key = cost_model.latencies, cost_model.latency_key
+    if measured_under == cost_model.latency_conditions():
+        for record in records:
+            if record.config and record.latency_ms is not None:
+                latencies[latency_key(record.config)] = record.latency_ms
+    launched = [record.config for record in records if record.config and record.ray_id]
+    if unknown := [config for config in launched if latency_key(config) not in latencies]:
+        for config in track(unknown, "measuring latency"):
+            cost_model.latency_ms(config)
+    return [
+        replace(record, latency_ms=cost_model.latency_ms(record.config))
+        if record.config and record.ray_id
+        else record
+        for record in records
+    ]
+
+
+def shared_conditions(known: StudyFile | None, now: Conditions) -> Conditions:
+    """What all latencies of a study are measured under that goes on now, or begins.
+
+    Once it has gone on elsewhere they differ, and no later driver takes them over.
+    """
+    return now if known is None or known.latency_conditions == now else None
+
+
+def read_conditions(storage: Path, name: str | None, num_classes: int) -> Conditions:
+    """What all latencies of an earlier study were measured under; None with other classes, too."""
+    if name is None or not (storage / name / STUDY_FILE).is_file():
+        return None
+    earlier = read_study_file(storage / name, "--warm-start")
+    return earlier.latency_conditions if len(earlier.class_names) == num_classes else None

@@ -1,0 +1,102 @@
+"""What trials need before the first of them runs, made where they run.
+
+The outputs of the teacher, the sensitivity of students to quantization, and how trials share a GPU.
+"""
+
+import shutil
+from typing import Literal
+
+from search.core.units import human_size
+from search.execution import resources
+from search.execution.resources import TrialResources
+from search.execution.session import RemoteRunner
+from search.storage.study_file import write_study_file
+from search.study.study import Study
+from search.tracking.console import ConsoleProgress
+from trainables.config import ExecutionConfig
+from trainables.core.errors import TrialFailed
+from trainables.models.configs import StudentConfig
+from trainables.quantization.mixed_precision import Sensitivity
+from trainables.teachers.output_cache import (
+    DEFAULT_FORM,
+    Form,
+    cache_outputs,
+    find_outputs,
+    predict_footprint,
+)
+from trainables.training.memory_probe import measure_gpu_bytes
+from trainables.training.sensitivity import cache_sensitivity, read_sensitivity
+
+DISK_SHARE = 0.25
+"""Of the free disk: teacher outputs that would take more are not kept unless asked for."""
+NUM_LARGEST = 3
+"""Trials whose memory is measured before any runs."""
+
+
+def keep_teacher_outputs(
+    study: Study, progress: ConsoleProgress, remote: RemoteRunner, run: ExecutionConfig
+) -> ExecutionConfig:
+    """`run` with the teacher's outputs where they are kept, having said how much that takes."""
+    wanted, augmentation = study.config.teacher_outputs, study.cost_model.defaults.augmentation
+    if wanted == "live":
+        return run
+    form: Form = DEFAULT_FORM if wanted == "auto" else wanted
+    kept = find_outputs(run, form, augmentation)
+    if kept is None:
+        size = remote(run, predict_footprint, form, augmentation)
+        progress.say(f"keeping the teacher's outputs as {form}: {size}")
+        room = shutil.disk_usage(study.store.root).free
+        if wanted == "auto" and size.num_bytes > DISK_SHARE * room:
+            progress.say(
+                f"that is more than {DISK_SHARE:.0%} of the {human_size(room)} free on disk: "
+                "the teacher runs at every step instead (--teacher-outputs live)"
+            )
+            record_teacher_output_mode(study, "live")
+            return run
+        kept = remote(run, cache_outputs, form, augmentation)
+    record_teacher_output_mode(study, form)
+    return run.replace(teacher_outputs=kept)
+
+
+def record_teacher_output_mode(study: Study, form: Form | Literal["live"]) -> None:
+    """Keeps what `auto` came to, so that a resumed study goes on with it."""
+    study.file = study.file.replace(config=study.config.replace(teacher_outputs=form))
+    write_study_file(study.file)
+
+
+def measure_sensitivities(
+    study: Study, progress: ConsoleProgress, remote: RemoteRunner, run: ExecutionConfig
+) -> None:
+    """Asks for the sensitivity of each student that the space allocates bits to.
+
+    Raises:
+        OverBudget: no student meets the budget with the bits that it really gets.
+    """
+    known: dict[StudentConfig, Sensitivity] = {}
+    for student, start in study.cost_model.pretraining_configs().items():
+        progress.say(f"training and looking at the start of {student.describe()}")
+        try:
+            kept = remote(run, cache_sensitivity, start)
+            known[student] = read_sensitivity(kept)
+        except TrialFailed as failure:
+            progress.say(f"no trials of {student.describe()}: {failure}")
+    study.cost_model.sensitivities = known
+    study.cost_model.check_budget()
+
+
+def share_gpu(
+    study: Study, progress: ConsoleProgress, remote: RemoteRunner, run: ExecutionConfig
+) -> TrialResources:
+    """How many trials share a GPU, by the memory that the largest of the space take."""
+    largest = sorted(
+        study.cost_model.completed_samples(),
+        key=lambda trial: (trial.needs_teacher, study.cost_model.macs(trial)),
+    )
+    crowded = run.replace(gpu_share=1 / resources.MAX_TRIALS_PER_GPU)
+    peak, free = remote(crowded, measure_gpu_bytes, largest[-NUM_LARGEST:])
+    share = resources.resources_by_memory(study.config, peak, free)
+    progress.say(
+        f"{round(1 / share.gpus)} trials at once on a GPU with {human_size(free)} free: the "
+        f"largest takes {human_size(peak)}"
+    )
+    return share

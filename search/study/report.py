@@ -1,0 +1,69 @@
+"""Reports a study that does not run: tables, plots, models of the front, MLflow's summary."""
+
+from dataclasses import replace
+from functools import partial
+
+from search.analysis.diagnostics import compute_diagnostics
+from search.analysis.diagnostics_plot import draw_diagnostics
+from search.analysis.report import draw_front
+from search.analysis.tables import write_tables
+from search.core.pareto import pareto_front
+from search.core.record import Record
+from search.storage.cleanup import prune_study_folder
+from search.study.study import Study, read_records
+from search.tracking.callbacks import run_with_timeout
+from search.tracking.mlflow import MlflowTracker
+from trainables.core import terminal
+from trainables.core.optional_dependencies import has_onnx
+
+TRACKING_TIMEOUT_S = 600.0
+"""For MLflow to take in the end of a study."""
+INTERRUPTED_TRACKING_TIMEOUT_S = 3.0
+"""The same of an interrupted study: whoever interrupts it waits, and a resume delivers the rest."""
+
+
+def tracking_timeout_s(interrupted: bool) -> float:
+    """Seconds for MLflow to take in what it has not been told yet."""
+    return INTERRUPTED_TRACKING_TIMEOUT_S if interrupted else TRACKING_TIMEOUT_S
+
+
+def write_report(study: Study, tracking: MlflowTracker, interrupted: bool) -> list[Record]:
+    """Writes tables, plots and the front's models; gives all trials as measured."""
+    config, objectives = study.config, study.objectives
+    records, folder = read_measured_records(study), config.folder
+    front = pareto_front(records, objectives)
+    prune_study_folder(folder, records, objectives)
+    write_tables(records, folder, objectives)
+    draw_front(records, folder, f"{config.name}: mIoU against model size", objectives)
+    diagnostics = compute_diagnostics(
+        records, study.optuna_study, study.cost_model.cost_range(), objectives
+    )
+    draw_diagnostics(diagnostics, folder, f"{config.name}: the search")
+    seconds = sum(record.metrics.device_seconds for record in records if record.metrics)
+    numbers = {
+        "trials_complete": sum(record.state == "COMPLETE" for record in records),
+        "front_size": len(front),
+        "device_seconds": seconds,
+        **diagnostics.metrics,
+    }
+    if not tracking.is_behind:
+        finish = partial(
+            tracking.finish, records, front, folder, numbers, diagnostics.steps, interrupted
+        )
+        tracking.is_behind = not run_with_timeout(finish, tracking_timeout_s(interrupted))
+    if tracking.is_behind:
+        delivers = f"--resume {config.name} delivers it"
+        terminal.print_error(f"MLflow lacks part of the record, {delivers}")
+    return records
+
+
+def read_measured_records(study: Study) -> list[Record]:
+    """All trials, those of the front with a latency where ONNX Runtime is installed."""
+    records = read_records(study)
+    members = {record.trial_id for record in pareto_front(records, study.objectives)}
+    return [
+        replace(record, latency_ms=study.cost_model.latency_ms(record.config))
+        if record.trial_id in members and record.latency_ms is None and record.config and has_onnx()
+        else record
+        for record in records
+    ]

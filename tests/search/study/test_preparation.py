@@ -1,0 +1,111 @@
+"""A study is checked before anything of it is written."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from factories import make_config
+from study_factories import open_new_study, open_stored_study
+
+from search.core.config import StudyConfig
+from search.storage.layout import JOURNAL, STUDY_FILE, artifact_folder
+from search.storage.study_file import lock_study
+from search.study.preparation import prepare_study
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+REFUSED: dict[str, tuple[dict[str, Any], str]] = {
+    "no such earlier study": ({"warm_start": "gone"}, "must name a study in"),
+    "no such data": ({"data": "nowhere"}, "nowhere"),
+    "no such teacher": ({"teacher": "nobody"}, "the teacher must be auto"),
+    "teacher of other classes": ({"teacher": "lraspp_mobilenet_v3_large"}, "must have the 5 class"),
+    "no such space": ({"space": "gone"}, "--space must name"),
+    "no student in the budget": ({"max_size_bytes": 10}, "the budget must admit students"),
+    "no folder for MLflow": ({"tracking_uri": "sqlite:////gone/mlflow.db"}, "there is no /gone"),
+    "no store of MLflow": ({"tracking_uri": "ftp://x"}, "must name an MLflow store"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_a_study_that_is_refused_leaves_nothing(
+    case: str, blocks_folder: Path, tmp_path: Path
+) -> None:
+    changes, message = REFUSED[case]
+    config = make_config(tmp_path / "studies", blocks_folder).replace(**changes)
+    with pytest.raises(ValueError, match=message):
+        prepare_study(config, resumed=False)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_latencies_without_onnx_are_refused_first(
+    blocks_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing(flag: str) -> None:
+        raise ValueError(f"{flag} needs onnx")
+
+    monkeypatch.setattr("search.study.preparation.require_onnx", missing)
+    config = make_config(tmp_path / "studies", blocks_folder, max_latency_ms=1.0)
+    with pytest.raises(ValueError, match="--max-latency, needs onnx"):
+        prepare_study(config, resumed=False)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_latencies_are_measured_after_all_other_checks(blocks_folder: Path, tmp_path: Path) -> None:
+    config = make_config(tmp_path / "studies", blocks_folder, max_latency_ms=1.0, teacher="nobody")
+    with pytest.raises(ValueError, match="the teacher must be auto"):
+        prepare_study(config, resumed=False)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_prepared_study_is_not_on_disk_yet(blocks_folder: Path, tmp_path: Path) -> None:
+    study = prepare_study(make_config(tmp_path, blocks_folder), resumed=False)
+    assert not study.is_open
+    assert not study.config.folder.exists()
+    assert study.file.data_digest == study.data.digest
+    assert artifact_folder(tmp_path) in study.data.path.parents
+
+
+@pytest.fixture
+def stored(blocks_folder: Path, tmp_path: Path) -> StudyConfig:
+    """A study on disk that nobody runs."""
+    data = shutil.copytree(blocks_folder, tmp_path / "data")
+    study = open_new_study(make_config(tmp_path / "studies", data))
+    study.lock.release()
+    return study.config
+
+
+def test_a_resumed_study_that_is_refused_stays_as_it_is(stored: StudyConfig) -> None:
+    data, journal = Path(stored.data), stored.folder / JOURNAL
+    whole = journal.read_bytes()
+
+    def refuse(message: str) -> None:
+        before = content(stored.storage)
+        with pytest.raises(ValueError, match=message):
+            prepare_study(stored, resumed=True)
+        assert content(stored.storage) == before
+
+    journal.write_bytes(b"nonsense\n" + whole)
+    refuse(f"line 1 of {journal} is damaged")
+    journal.write_bytes(b'{"op_code": 8}\n')
+    refuse(f"{journal} must be Optuna's journal")
+    journal.write_bytes(whole)
+    lock = lock_study(stored)
+    refuse("must not run twice at once, but study is running")
+    lock.release()
+    shutil.copy(data / "SegmentationClass/train1.png", data / "SegmentationClass/train0.png")
+    refuse("must keep its data")
+    (stored.folder / STUDY_FILE).write_text("{")
+    refuse("is damaged")
+
+
+def test_a_journal_whose_last_line_was_cut_off_is_no_reason_to_refuse(stored: StudyConfig) -> None:
+    journal = stored.folder / JOURNAL
+    whole = journal.read_bytes()
+    journal.write_bytes(whole + b'{"op_code"')
+    study = open_stored_study(stored)
+    assert journal.read_bytes().startswith(whole + b'{"op_code":')
+    assert study.is_open

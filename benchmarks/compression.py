@@ -31,7 +31,7 @@ from trainables.recipes.optimization import AdamW
 from trainables.teachers.output_cache import Form, cache_outputs
 from trainables.training.defaults import FLIP_ONLY
 from trainables.training.teacher import prepare_teacher
-from trainables.training.trial import Trial
+from trainables.training.trial import Trial, train_or_find
 
 PIXEL = DistillationLosses(pixelwise=Pixelwise(weight=1, temperature=2))
 PAIR = DistillationLosses(pixelwise=Pixelwise(weight=1, temperature=2), pairwise=Pairwise(weight=1))
@@ -148,7 +148,7 @@ def epoch_seconds(base: TrialConfig, recipe: Recipe, run: ExecutionConfig) -> fl
         recipe = recipe.replace(start_epochs=1)
     trial = Trial(base.replace(recipe=recipe, num_epochs=2), run)
     trial.stopwatch.start()
-    for _ in train(trial.config.recipe, trial):
+    for _ in train(trial.config.recipe, trial.task):
         pass
     return trial.stopwatch.seconds / 2
 
@@ -180,7 +180,7 @@ def warm_starts(jobs: list[tuple[str, TrialConfig, ExecutionConfig]], workers: i
 
 
 def make_start(config: TrialConfig, run: ExecutionConfig) -> None:
-    Trial(config, run).pretrained_student()
+    train_or_find(config.start, run)
 
 
 def train_one(name: str, config: TrialConfig, run: ExecutionConfig) -> dict[str, object]:

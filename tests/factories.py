@@ -19,6 +19,7 @@ from trainables.models.unet import UNetConfig
 from trainables.quantization.quantizers.lsq import Lsq
 from trainables.recipes import Ptq, Recipe, Supervised, TeacherOutputSource
 from trainables.recipes.optimization import AdamW
+from trainables.training.task import TrialTask
 from trainables.training.trial import Trial, save
 
 PLAIN = Supervised(optimizer=AdamW(learning_rate=1e-2))
@@ -73,8 +74,8 @@ def make_config(storage: Path, data: Path | str, **changes: object) -> StudyConf
     return StudyConfig.model_validate({**fixed, **changes})
 
 
-class ShortTrial(Trial):
-    """A short training without sanity checks, quantized from random weights; keeps its `source`."""
+class ShortTask(TrialTask):
+    """A short training that quantizes from random weights; keeps its `source`."""
 
     source: TeacherOutputSource
 

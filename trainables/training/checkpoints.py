@@ -82,22 +82,23 @@ class CheckpointManager:
     end a training: until there is room again, it goes on without.
     """
 
-    def __init__(self, checkpoints: Checkpoints | None, run: ExecutionConfig) -> None:
-        self.checkpoints, self.run = checkpoints, run
-        self.state: Callable[[], State] | None = None
-        self.kept: State | None = None
-        """What a recipe is still to restore."""
+    def __init__(
+        self,
+        checkpoints: Checkpoints | None,
+        run: ExecutionConfig,
+        state: Callable[[], State | None],
+    ) -> None:
+        """`state` gives what is to be kept, or None while there is nothing."""
+        self.checkpoints, self.run, self.state = checkpoints, run, state
         self.last, self.cost_s = time.monotonic(), 0.0
         self.looked = -math.inf
 
     def restore(self) -> State | None:
         """The last state of this training, if there is one."""
-        self.kept = self.checkpoints.load() if self.checkpoints else None
-        return self.kept
+        return self.checkpoints.load() if self.checkpoints else None
 
     def clear(self) -> None:
-        """Forgets all."""
-        self.kept = self.state = None
+        """Deletes all checkpoints."""
         if self.checkpoints:
             self.checkpoints.clear()
 
@@ -126,11 +127,13 @@ class CheckpointManager:
         return self.run.stop_file.exists()
 
     def _save(self) -> None:
-        if self.checkpoints is None or self.state is None:
+        if self.checkpoints is None:
             return
         begin = time.monotonic()
+        if (state := self.state()) is None:
+            return
         try:
-            self.checkpoints.save(self.state())
+            self.checkpoints.save(state)
         except OSError as error:
             print(f"no checkpoint: {error}", file=sys.stderr, flush=True)
         self.last = time.monotonic()

@@ -7,7 +7,6 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from hashlib import sha256
-from itertools import repeat
 from pathlib import Path
 
 import torch
@@ -16,13 +15,9 @@ from torch import nn
 from trainables.config import ExecutionConfig, TrialConfig
 from trainables.core.artifacts import Artifact, ArtifactStore, checkpoint_folder
 from trainables.core.errors import TrialFailed
-from trainables.core.files import hash_file, replace_file
+from trainables.core.files import replace_file
 from trainables.core.liveness import OnHang, Stopwatch, Watchdog, die
 from trainables.core.metrics import Metrics
-from trainables.data.arrow_table import Tensors
-from trainables.data.augmentation import Transform
-from trainables.data.loader import Loader, shuffled
-from trainables.data.packed import images_of, open_pack
 from trainables.models.base import to_device
 from trainables.models.model_file import (
     CONFIG_FILE,
@@ -31,18 +26,16 @@ from trainables.models.model_file import (
     NETWORK_FILE,
     compressed,
     deserialize,
-    read_model,
     serialize,
     write_model,
 )
-from trainables.recipes import Batch, MeanLosses, Stateful, TeacherOutputSource, train
-from trainables.teachers.output_cache import TeacherOutputs, fixed_views
-from trainables.teachers.outputs import CachedTeacher, LiveTeacher
+from trainables.recipes import train
 from trainables.training.checkpoints import CheckpointManager, Checkpoints, State
 from trainables.training.cost import count_macs, count_params, model_spec, predict_size_bytes
 from trainables.training.evaluation import count_disagreeing_pixels, evaluate
 from trainables.training.identity import training_facts, training_key
 from trainables.training.sanity_checks import check_finite, check_learning
+from trainables.training.task import TrialTask
 
 
 class Trial:
@@ -54,7 +47,7 @@ class Trial:
     have given. `on_hang` ends the process when `run.timeout_s` pass without progress.
 
     Iterating raises TrialFailed where the training gives nothing worth ranking, and Interrupted,
-    having kept where it stands, once `run.stop_file` exists or `leave` was set.
+    having kept where it stands, once `run.stop_file` exists or `stop_requested` was set.
     """
 
     def __init__(
@@ -68,30 +61,15 @@ class Trial:
         self.config, self.run = config, run
         self.watchdog = Watchdog(run.timeout_s, on_hang)
         self.watchdog.beat()
-        self.data = open_pack(run.data)
-        self.device = torch.device(run.device)
-        if self.device.type == "cuda":
+        if run.device == "cuda":
             torch.cuda.set_per_process_memory_fraction(run.gpu_share)
-        self.train = Loader(self.data.train, self.device, run.gpu_share)
-        self.val = Loader(self.data.val, self.device, run.gpu_share)
-        self.transform = Transform(config.augmentation)
-        self.outputs: TeacherOutputs | None = None
-        if config.asks_teacher and run.teacher_outputs:
-            assert run.teacher is not None, "outputs are a teacher's"
-            teacher = hash_file(run.teacher)
-            self.outputs = TeacherOutputs(
-                run.teacher_outputs, self.data.digest, teacher, config.augmentation
-            )
-            self.kept = Loader(self.outputs.table, self.device, run.gpu_share)
-        self.num_steps = config.num_epochs * max(1, len(self.data.train) // config.batch_size)
-        self.parts = 1
-        self.start_seconds = 0.0
+        self.task = TrialTask(config, run, self._pretrain, self._on_step_end)
         self.student: nn.Module | None = None
         self.model_bytes: bytes | None = None
         self.reports: list[Metrics] = []
         self.stopwatch = Stopwatch()
         kept = Checkpoints(checkpoints, training_key(config, run)) if checkpoints else None
-        self.checkpoint_manager = CheckpointManager(kept, run)
+        self.checkpoint_manager = CheckpointManager(kept, run, self._state)
 
     def __iter__(self) -> Iterator[Metrics]:
         self.watchdog.beat()
@@ -105,9 +83,9 @@ class Trial:
     def _reports(self) -> Iterator[Metrics]:
         config, reported = self.config, 0
         if kept := self.checkpoint_manager.restore():
-            self.parts, self.start_seconds = kept["parts"], kept["start_seconds"]
             self.stopwatch = Stopwatch(kept["seconds"])
             self.reports = [Metrics.model_validate_json(report) for report in kept["reports"]]
+            self.task.load_state_dict(kept, epoch=len(self.reports) + 1)
             yield from self.reports[-1:]
         try:
             for metrics in self._train():
@@ -115,11 +93,11 @@ class Trial:
                 yield metrics
             return
         except torch.OutOfMemoryError as error:
-            if config.batch_size < 4 or self.parts > 1:
-                images = config.batch_size // self.parts
+            if config.batch_size < 4 or self.task.parts > 1:
+                images = config.batch_size // self.task.parts
                 raise TrialFailed(f"out of memory with batches of {images} images") from error
         # Once more from the beginning, outside the handler, which holds on to what filled memory
-        self.parts = 2
+        self.task.halve_batches()
         self.reports = []
         self.checkpoint_manager.clear()
         release_memory()
@@ -131,25 +109,25 @@ class Trial:
             raise TrialFailed(f"out of memory, with batches of {half} images, too") from error
 
     def _train(self) -> Iterator[Metrics]:
-        config, data = self.config, self.data
+        config, task, data = self.config, self.task, self.task.data
         self.stopwatch.start()
         size = {
             "num_params": count_params(config.student, data.num_classes),
             "macs": count_macs(config.student, data.num_classes, data.height, data.width),
             "predicted_size_bytes": predict_size_bytes(config, data.num_classes),
         }
-        for student, losses in train(config.recipe, self):
+        for student, losses in train(config.recipe, task):
             epoch = len(self.reports) + 1
             check_finite(losses, epoch, config)
             changed = None
             if epoch == config.num_epochs:
                 shipped = self._pack(student)
-                changed = count_disagreeing_pixels(student, shipped, self.val, self._on_step_end)
+                changed = count_disagreeing_pixels(student, shipped, task.val, self._on_step_end)
                 student = shipped
-            scores = evaluate(student, self.val, data.num_classes, self._on_step_end)
+            scores = evaluate(student, task.val, data.num_classes, self._on_step_end)
             best = max(scores.miou, *(report.miou for report in self.reports), 0.0)
             history = [*(report.losses for report in self.reports), losses]
-            check_learning(best, scores, history, config, self.num_steps, data)
+            check_learning(best, scores, history, config, task.num_steps, data)
             metrics = Metrics(
                 epoch=epoch,
                 time_ms=int(time.time() * 1000),
@@ -157,8 +135,8 @@ class Trial:
                 pixel_accuracy=scores.pixel_accuracy,
                 losses=losses,
                 device_seconds=self.stopwatch.seconds,
-                start_seconds=self.start_seconds,
-                parts=self.parts,
+                start_seconds=task.start_seconds,
+                parts=task.parts,
                 size_bytes=len(self.model_bytes) if self.model_bytes else None,
                 compressed_bytes=compressed(self.model_bytes) if self.model_bytes else None,
                 changed_pixels=changed,
@@ -171,95 +149,29 @@ class Trial:
     def _pack(self, student: nn.Module) -> nn.Module:
         """Turns the student into a file and gives back what the file holds."""
         self.student = student
-        self.model_bytes = serialize(student, model_spec(self.config, self.data.num_classes))
-        return to_device(deserialize(self.model_bytes), self.device)
+        self.model_bytes = serialize(student, model_spec(self.config, self.task.data.num_classes))
+        return to_device(deserialize(self.model_bytes), self.task.device)
 
-    def epochs(self, **parts: Stateful) -> Iterator[tuple[Iterator[Batch], MeanLosses]]:
-        losses, done = MeanLosses(), 0
-        if kept := self.checkpoint_manager.kept:
-            losses.load_state_dict(kept["losses"])
-            done = kept["done"]
-            for name, part in parts.items():
-                part.load_state_dict(kept["recipe"][name])
-            self.checkpoint_manager.kept = None
+    def _pretrain(self, start: TrialConfig) -> Artifact:
+        """The full-precision student, whose training counts neither as time nor as a hang."""
+        with self.watchdog.paused(), self.stopwatch.paused():
+            try:
+                return train_or_find(start, self.run, self.watchdog.on_hang)
+            except TrialFailed as failure:
+                raise TrialFailed(f"{failure} (its full-precision start)") from failure
 
-        def state() -> State:
-            return {
-                "parts": self.parts,
-                "start_seconds": self.start_seconds,
-                "seconds": self.stopwatch.seconds,
-                "reports": [report.model_dump_json() for report in self.reports],
-                "losses": losses.state_dict(),
-                "done": done,
-                "recipe": {name: part.state_dict() for name, part in parts.items()},
-            }
-
-        def batches(epoch: int) -> Iterator[Batch]:
-            nonlocal done
-            for batch in self.batches(epoch, done):
-                yield batch
-                done += 1
-                if done % self.parts == 0:  # a step was taken
-                    self._on_step_end()
-
-        self.checkpoint_manager.state = state
-        for epoch in range(len(self.reports) + 1, self.config.num_epochs + 1):
-            yield batches(epoch), losses
-            losses, done = MeanLosses(), 0
+    def _state(self) -> State | None:
+        """What a checkpoint keeps; None before the recipe has begun its epochs."""
+        state = self.task.state_dict()
+        if state is None:
+            return None
+        reports = [report.model_dump_json() for report in self.reports]
+        return {**state, "seconds": self.stopwatch.seconds, "reports": reports}
 
     def _on_step_end(self) -> None:
         """Between two steps: shows life, keeps a checkpoint that is due, leaves when asked to."""
         self.watchdog.beat()
         self.checkpoint_manager.on_step_end()
-
-    def batches(self, epoch: int, first: int = 0) -> Iterator[Batch]:
-        """The batches of one epoch from the `first` on."""
-        config, count = self.config, len(self.train)
-        rows = shuffled(count, config.batch_size, config.seed, epoch)
-        if self.parts > 1:
-            rows = [half for batch in rows for half in halves(batch)]
-        rows = rows[first:]
-        views = config.augmentation.views(count, config.seed, epoch)
-        cached: Iterator[Tensors] = repeat({})
-        if self.outputs is not None:
-            cached = self.kept.batches(self.outputs.rows(batch, epoch) for batch in rows)
-            if self.outputs.form == "views":
-                views = fixed_views(config.augmentation, count, self.outputs.view(epoch))
-        for batch, raw, kept_outputs in zip(rows, self.train.batches(rows), cached, strict=False):
-            seen = views.select(torch.tensor(batch), self.device)
-            images = self.transform.images(images_of(raw), seen)
-            labels = self.transform.labels(raw["mask"], seen)
-            yield Batch(
-                images.contiguous(memory_format=torch.channels_last), labels, seen, kept_outputs
-            )
-
-    def new_student(self) -> nn.Module:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.config.seed)
-            student = self.config.student.build(self.data.num_classes)
-        return to_device(student, self.device).train()
-
-    def pretrained_student(self) -> nn.Module:
-        with self.watchdog.paused(), self.stopwatch.paused():
-            try:
-                start = train_or_find(self.config.start, self.run, self.watchdog.on_hang)
-            except TrialFailed as failure:
-                raise TrialFailed(f"{failure} (its full-precision start)") from failure
-        self.start_seconds = start.seconds
-        return to_device(read_model(start.path / NETWORK_FILE), self.device).train()
-
-    def teacher(self) -> TeacherOutputSource:
-        if self.outputs is None:
-            assert self.run.teacher is not None, "a recipe with a teacher runs with one"
-            return LiveTeacher(to_device(read_model(self.run.teacher), self.device))
-        maps = self.transform if self.outputs.form == "maps" else None
-        teacher = CachedTeacher(self.data.num_classes, maps)
-        to_device(teacher.network, self.device)
-        return teacher
-
-
-def halves(batch: list[int]) -> tuple[list[int], list[int]]:
-    return batch[: len(batch) // 2], batch[len(batch) // 2 :]
 
 
 def release_memory() -> None:
@@ -282,7 +194,7 @@ def train_or_find(config: TrialConfig, run: ExecutionConfig, on_hang: OnHang = d
             trial.checkpoint_manager.clear()
             raise
         assert trial.student is not None
-        card = model_spec(config, trial.data.num_classes).replace(folded=False)
+        card = model_spec(config, trial.task.data.num_classes).replace(folded=False)
         write_model(folder / NETWORK_FILE, trial.student, card)
 
     artifact = store.get("student", key, build)

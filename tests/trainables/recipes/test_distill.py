@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from factories import ShortTrial
+from factories import ShortTask
 
 from trainables.config import ExecutionConfig
 from trainables.losses import DistillationLosses, DistillationTerm
@@ -31,7 +31,7 @@ def test_a_term_brings_the_student_nearer_to_its_teacher(
     def distance(weight: float) -> float:
         losses = {"pixelwise": None, "pairwise": None, term.name: term.replace(weight=weight)}
         taught = recipe.replace(losses=DistillationLosses.model_validate(losses))
-        task = ShortTrial(taught, blocks_run.replace(teacher=teacher_file), batch_size=8)
+        task = ShortTask(taught, blocks_run.replace(teacher=teacher_file), batch_size=8)
         (epoch,) = train(taught, task)
         batch = next(task.batches(1))
         with torch.no_grad():

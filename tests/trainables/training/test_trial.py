@@ -28,7 +28,6 @@ from trainables.recipes import (
     QatDistill,
     Recipe,
     Supervised,
-    TeacherOutputSource,
 )
 from trainables.recipes.optimization import AdamW, OptimizerLoop
 from trainables.teachers.output_cache import Form, cache_outputs
@@ -36,6 +35,7 @@ from trainables.teachers.outputs import LiveTeacher
 from trainables.training.cost import predict_size_bytes
 from trainables.training.evaluation import evaluate
 from trainables.training.identity import training_key
+from trainables.training.task import TrialTask
 from trainables.training.trial import Trial
 
 PLAIN = Augmentation(min_scale=1, max_scale=1, color=0)
@@ -87,12 +87,16 @@ def test_a_recipe_gives_a_measured_file_and_repeats_itself(
     assert again[-1].miou == last.miou
 
 
-class AskingTrial(Trial):
+def asking_trial(config: TrialConfig, run: ExecutionConfig) -> Trial:
     """Sees images as the kept outputs saw them, but asks the teacher itself."""
 
-    def teacher(self) -> TeacherOutputSource:
-        assert self.run.teacher is not None
-        return LiveTeacher(to_device(read_model(self.run.teacher), self.device))
+    def teacher() -> LiveTeacher:
+        assert run.teacher is not None
+        return LiveTeacher(to_device(read_model(run.teacher), trial.task.device))
+
+    trial = Trial(config, run)
+    trial.task.teacher = teacher  # type: ignore[method-assign]
+    return trial
 
 
 @pytest.mark.parametrize(
@@ -106,7 +110,7 @@ def test_kept_outputs_teach_what_the_teacher_does(
         recipe = recipe.replace(teacher_learning_rate=1e-9)  # what learns differs
     run = taught_run.replace(teacher_outputs=cache_outputs(taught_run, form, augmentation))
     asked = config(recipe, augmentation=augmentation)
-    kept, live = list(Trial(asked, run)), list(AskingTrial(asked, run))
+    kept, live = list(Trial(asked, run)), list(asking_trial(asked, run))
     for ours, reference in zip(kept, live, strict=True):
         assert ours.losses == pytest.approx(reference.losses, rel=0.05)
     assert kept[-1].losses != live[-1].losses
@@ -242,7 +246,7 @@ def test_out_of_memory_halves_the_batch_once(
 ) -> None:
     whole = list(Trial(config(recipe), taught_run))
     halved = Trial(config(recipe), taught_run)
-    halved.parts = 2
+    halved.task.parts = 2
     expected = [report.losses for report in halved]
     limit_batch(monkeypatch, 4)
     trial = Trial(config(recipe), taught_run)
@@ -256,7 +260,7 @@ def test_out_of_memory_halves_the_batch_once(
 
 
 def test_two_halves_are_the_images_of_the_whole_batch(blocks_run: ExecutionConfig) -> None:
-    whole, halved = (Trial(config(START), blocks_run) for _ in range(2))
+    whole, halved = (TrialTask(config(START), blocks_run) for _ in range(2))
     halved.parts = 2
     halves = list(halved.batches(1))
     pairs = zip(halves[::2], halves[1::2], strict=True)
@@ -344,7 +348,7 @@ def test_calibration_alone_keeps_what_eight_bits_can(blocks_run: ExecutionConfig
     assert trial.student is not None
     assert trial.model_bytes is not None
     shipped = deserialize(trial.model_bytes)
-    (images,) = trial.val.in_order(len(trial.val))
+    (images,) = trial.task.val.in_order(len(trial.task.val))
     with torch.no_grad():
         before, after = (
             model.eval()(normalize(images_of(images))).argmax(1)

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from trainables.config import ExecutionConfig
 from trainables.core.artifacts import ArtifactStore, check_artifact, read_artifact
 from trainables.core.config_base import FrozenConfig
-from trainables.core.files import hash_file
+from trainables.core.files import hash_file_once
 from trainables.core.terminal import track
 from trainables.data.arrow_table import Arrays, ArrowTable, chunks_of, write_table
 from trainables.data.augmentation import Augmentation, Transform, Views
@@ -132,7 +132,7 @@ def make_key(run: ExecutionConfig, form: Form, augmentation: Augmentation) -> Ke
     return Key(
         form=form,
         data=run.data.name,
-        teacher=hash_file(run.teacher),
+        teacher=hash_file_once(run.teacher),
         augmentation=augmentation if form == "views" else NO_AUGMENTATION,
         num_views=NUM_VIEWS if form == "views" else 1,
     )

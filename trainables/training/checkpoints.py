@@ -1,9 +1,9 @@
 """Where a training stands, kept so that it goes on exactly there after its process is gone."""
 
 import hashlib
+import logging
 import math
 import shutil
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -16,6 +16,8 @@ import torch
 from trainables.config import ExecutionConfig
 from trainables.core.errors import Interrupted
 from trainables.core.files import replace_file
+
+logger = logging.getLogger(__name__)
 
 State = dict[str, Any]
 """Tensors, numbers and texts in dicts and lists."""
@@ -37,11 +39,12 @@ class Checkpoints:
     """The last states of one training in a folder of its own.
 
     A file is the SHA-256 of the rest and what `torch.save` makes of a state. `key` says what the
-    training is: states of another one are not given back.
+    training is: states of another one are not given back. `older_keys` say the same as earlier
+    versions did.
     """
 
-    def __init__(self, folder: Path, key: str) -> None:
-        self.folder, self.key = folder, key
+    def __init__(self, folder: Path, key: str, *older_keys: str) -> None:
+        self.folder, self.key, self.older_keys = folder, key, older_keys
 
     def save(self, state: State) -> None:
         """Writes a state; until it is whole the ones before stay.
@@ -62,7 +65,7 @@ class Checkpoints:
     def load(self) -> State | None:
         """The newest whole state of this training, or None."""
         for path in reversed(self._files()):
-            state = read_checkpoint(path, self.key)
+            state = read_checkpoint(path, self.key, *self.older_keys)
             if state is not None:
                 return state
         return None
@@ -135,13 +138,13 @@ class CheckpointManager:
         try:
             self.checkpoints.save(state)
         except OSError as error:
-            print(f"no checkpoint: {error}", file=sys.stderr, flush=True)
+            logger.warning("no checkpoint: %s", error)
         self.last = time.monotonic()
         self.cost_s = self.last - begin
 
 
-def read_checkpoint(path: Path, key: str) -> State | None:
-    """The state in a file; None where that is damaged or of another training."""
+def read_checkpoint(path: Path, *keys: str) -> State | None:
+    """The state in a file; None where that is damaged, or of a training with none of `keys`."""
     try:
         content = path.read_bytes()
     except FileNotFoundError:
@@ -150,5 +153,5 @@ def read_checkpoint(path: Path, key: str) -> State | None:
     if hashlib.sha256(rest).digest() != digest:
         return None
     kept = torch.load(BytesIO(rest), map_location="cpu", weights_only=True)
-    state: State | None = kept["state"] if kept["key"] == key else None
+    state: State | None = kept["state"] if kept["key"] in keys else None
     return state

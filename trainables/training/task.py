@@ -8,7 +8,7 @@ from torch import nn
 
 from trainables.config import ExecutionConfig, TrialConfig
 from trainables.core.artifacts import Artifact
-from trainables.core.files import hash_file
+from trainables.core.files import hash_file_once
 from trainables.data.arrow_table import Tensors
 from trainables.data.augmentation import Transform
 from trainables.data.loader import Loader, shuffled
@@ -48,7 +48,7 @@ class TrialTask:
         self.outputs: TeacherOutputs | None = None
         if config.asks_teacher and run.teacher_outputs:
             assert run.teacher is not None, "outputs are a teacher's"
-            teacher = hash_file(run.teacher)
+            teacher = hash_file_once(run.teacher)
             self.outputs = TeacherOutputs(
                 run.teacher_outputs, self.data.digest, teacher, config.augmentation
             )

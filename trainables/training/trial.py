@@ -2,6 +2,7 @@
 
 import gc
 import json
+import logging
 import shutil
 import time
 from collections import deque
@@ -33,9 +34,11 @@ from trainables.recipes import train
 from trainables.training.checkpoints import CheckpointManager, Checkpoints, State
 from trainables.training.cost import count_macs, count_params, model_spec, predict_size_bytes
 from trainables.training.evaluation import count_disagreeing_pixels, evaluate
-from trainables.training.identity import training_facts, training_key
+from trainables.training.identity import older_training_key, training_facts, training_key
 from trainables.training.sanity_checks import check_finite, check_learning
 from trainables.training.task import TrialTask
+
+logger = logging.getLogger(__name__)
 
 
 class Trial:
@@ -68,7 +71,10 @@ class Trial:
         self.model_bytes: bytes | None = None
         self.reports: list[Metrics] = []
         self.stopwatch = Stopwatch()
-        kept = Checkpoints(checkpoints, training_key(config, run)) if checkpoints else None
+        kept = None
+        if checkpoints:
+            keys = training_key(config, run), older_training_key(config, run)
+            kept = Checkpoints(checkpoints, *keys)
         self.checkpoint_manager = CheckpointManager(kept, run, self._state)
 
     def __iter__(self) -> Iterator[Metrics]:
@@ -102,7 +108,7 @@ class Trial:
         self.checkpoint_manager.clear()
         release_memory()
         half = config.batch_size // 2
-        print(f"out of memory: once more with 2 batches of {half} for a step", flush=True)
+        logger.warning("out of memory: once more with 2 batches of %d for a step", half)
         try:
             yield from (metrics for metrics in self._train() if metrics.epoch > reported)
         except torch.OutOfMemoryError as error:

@@ -27,6 +27,7 @@ from trainables.recipes.optimization import AdamW
 from trainables.teachers.output_cache import cache_outputs
 from trainables.training import checkpoints as checkpoint
 from trainables.training.checkpoints import CheckpointManager, Checkpoints, read_checkpoint
+from trainables.training.identity import older_training_key
 from trainables.training.task import TrialTask
 from trainables.training.trial import Trial
 
@@ -171,6 +172,22 @@ def test_a_checkpoint_names_its_parts_as_version_0_2_did(
     assert set(state["recipe"]) == {"student", "stepper"}
 
 
+def test_a_checkpoint_of_version_0_2_is_known_by_the_folder_of_its_teacher(
+    run: ExecutionConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    distill = config(RECIPES[1])
+    with monkeypatch.context() as patch:
+        patch.setattr("trainables.training.trial.training_key", older_training_key)
+        killed_after(Trial(distill, run, tmp_path), 12)
+    assert Trial(distill, run, tmp_path).checkpoint_manager.restore() is not None
+    assert run.teacher is not None
+    elsewhere = tmp_path / "teacher-2" / "teacher.safetensors"
+    elsewhere.parent.mkdir()
+    elsewhere.write_bytes(run.teacher.read_bytes() + b" ")
+    other = Trial(distill, run.replace(teacher=elsewhere), tmp_path)
+    assert other.checkpoint_manager.restore() is None
+
+
 def test_a_part_that_an_older_checkpoint_lacks_starts_fresh(run: ExecutionConfig) -> None:
     class Counter:
         count = 7
@@ -235,7 +252,7 @@ def test_a_full_disk_does_not_end_a_training(
     run: ExecutionConfig,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     expected = train(Trial(config(START), run))
 
@@ -244,7 +261,7 @@ def test_a_full_disk_does_not_end_a_training(
 
     monkeypatch.setattr(os, "fsync", full)
     assert train(Trial(config(START), run, tmp_path)) == expected
-    assert "no checkpoint: the disk of" in capsys.readouterr().err
+    assert "no checkpoint: the disk of" in caplog.text
     assert list(tmp_path.iterdir()) == []
 
 

@@ -1,7 +1,5 @@
 """Prepares a search where it runs: the teacher's outputs, and how trials share a GPU."""
 
-import shutil
-
 from search.core.units import human_size
 from search.execution import resources
 from search.execution.resources import TrialResources
@@ -9,17 +7,9 @@ from search.execution.session import RemoteRunner
 from search.study.study import Study
 from search.tracking.console import ConsoleProgress
 from trainables.config import ExecutionConfig
-from trainables.teachers.output_cache import (
-    DEFAULT_FORM,
-    Form,
-    cache_outputs,
-    find_outputs,
-    predict_footprint,
-)
 from trainables.training.memory_probe import measure_gpu_bytes
+from trainables.training.setup import set_up_teacher_outputs
 
-DISK_SHARE = 0.25
-"""Of the free disk: teacher outputs that would take more are not kept unless asked for."""
 NUM_LARGEST = 3
 """Trials whose memory is measured before any runs."""
 
@@ -29,24 +19,10 @@ def keep_teacher_outputs(
 ) -> ExecutionConfig:
     """`run` with the teacher's outputs where they are kept, having said how much that takes."""
     wanted, augmentation = study.config.teacher_outputs, study.cost_model.defaults.augmentation
-    if wanted == "live":
-        return run
-    form: Form = DEFAULT_FORM if wanted == "auto" else wanted
-    kept = find_outputs(run, form, augmentation)
-    if kept is None:
-        size = remote(run, predict_footprint, form, augmentation)
-        progress.say(f"keeping the teacher's outputs as {form}: {size}")
-        room = shutil.disk_usage(study.store.root).free
-        if wanted == "auto" and size.num_bytes > DISK_SHARE * room:
-            progress.say(
-                f"that is more than {DISK_SHARE:.0%} of the {human_size(room)} free on disk: "
-                "the teacher runs at every step instead (--teacher-outputs live)"
-            )
-            study.record_teacher_output_mode("live")
-            return run
-        kept = remote(run, cache_outputs, form, augmentation)
-    study.record_teacher_output_mode(form)
-    return run.replace(teacher_outputs=kept)
+    run, mode = set_up_teacher_outputs(run, wanted, augmentation, progress.say, remote)
+    if mode != wanted:
+        study.record_teacher_output_mode(mode)
+    return run
 
 
 def share_gpu(

@@ -22,7 +22,7 @@ from search.tracking.mlflow import MlflowTracker
 from trainables.config import ExecutionConfig
 from trainables.core import terminal
 from trainables.core.errors import TrialFailed
-from trainables.training.teacher import prepare_teacher
+from trainables.training.setup import set_up_teacher
 
 STOP_FILE = ".stop"
 """In the study's folder: asks its trainings to keep where they stand and to leave."""
@@ -110,13 +110,11 @@ def search(
             stop_file=shutdown.stop_file,
             timeout_s=config.trial_timeout_s,
         )
-        remote = RemoteRunner(config, shutdown)
+        remote = RemoteRunner(config, shutdown, progress.record)
         if any(trial.needs_teacher for trial in study.cost_model.completed_samples()):
-            progress.say("preparing the teacher (made once for this data, then reused)")
             own = study.cost_model.defaults.default_teacher_config()
-            teacher = remote(run, prepare_teacher, config.teacher, own)
-            progress.say(f"teacher: {teacher.note}, mIoU {100 * teacher.miou:.1f} %")
-            run = keep_teacher_outputs(study, progress, remote, run.replace(teacher=teacher.file))
+            run = set_up_teacher(run, config.teacher, own, progress.say, remote)
+            run = keep_teacher_outputs(study, progress, remote, run)
         study.measure_sensitivities(run, progress, remote)
         if config.gpus_per_trial == "auto":
             share = share_gpu(study, progress, remote, run)
@@ -135,7 +133,7 @@ def search(
         scheduler = study.scheduler(searcher)
         try:
             with progress:
-                tune_trials(searcher, scheduler, config, share, deadline, shutdown, progress.say)
+                tune_trials(searcher, scheduler, config, share, deadline, shutdown, progress.record)
         finally:
             patience_s = IN_A_HURRY_S if shutdown.requested else LAST_WORDS_S
             tracking.is_behind = not async_callback.close(patience_s)

@@ -7,6 +7,7 @@ Shape suffixes: B batch, C channels, h, w feature height and width.
 """
 
 from collections.abc import Iterator, Sequence
+from itertools import chain, islice
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -161,10 +162,12 @@ class Builder:
 
     def chunks(self) -> Iterator[Arrays]:
         chunks = chunks_of(len(self.images) * self.key.num_views, self.row_bytes())
-        for rows in track(chunks, "asking the teacher"):
-            parts = [
-                self.compute(rows[i : i + BATCH_SIZE]) for i in range(0, len(rows), BATCH_SIZE)
-            ]
+        batches = [
+            [rows[i : i + BATCH_SIZE] for i in range(0, len(rows), BATCH_SIZE)] for rows in chunks
+        ]
+        tracked = track(list(chain(*batches)), "keeping the teacher's outputs", "batch")
+        for batches_of_chunk in batches:
+            parts = [self.compute(rows) for rows in islice(tracked, len(batches_of_chunk))]
             yield {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
     @torch.no_grad()

@@ -6,7 +6,7 @@ import logging
 import shutil
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from hashlib import sha256
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from trainables.core.errors import TrialFailed
 from trainables.core.files import replace_file
 from trainables.core.liveness import OnHang, Stopwatch, Watchdog, die
 from trainables.core.metrics import Metrics
+from trainables.core.progress import ProgressReporter
 from trainables.models.base import to_device
 from trainables.models.model_file import (
     CONFIG_FILE,
@@ -47,7 +48,8 @@ class Trial:
     `student` is the trained network that the file was converted from. With a folder for
     `checkpoints` a training goes on where an earlier one of the same configuration was when its
     process ended: it repeats the last report, and on a CPU gives the very numbers that it would
-    have given. `on_hang` ends the process when `run.timeout_s` pass without progress.
+    have given. `on_hang` ends the process when `run.timeout_s` pass without progress, and
+    `on_progress` is told between two steps how many epochs are done.
 
     Iterating raises TrialFailed where the training gives nothing worth ranking, and Interrupted,
     having kept where it stands, once `run.stop_file` exists or `stop_requested` was set.
@@ -59,9 +61,10 @@ class Trial:
         run: ExecutionConfig,
         checkpoints: Path | None = None,
         on_hang: OnHang = die,
+        on_progress: Callable[[float], None] = lambda num_epochs_done: None,
     ) -> None:
         torch.set_num_threads(run.num_threads)
-        self.config, self.run = config, run
+        self.config, self.run, self.on_progress = config, run, on_progress
         self.watchdog = Watchdog(run.timeout_s, on_hang)
         self.watchdog.beat()
         if run.device == "cuda":
@@ -177,6 +180,7 @@ class Trial:
     def _on_step_end(self) -> None:
         """Between two steps: shows life, keeps a checkpoint that is due, leaves when asked to."""
         self.watchdog.beat()
+        self.on_progress(self.task.num_epochs_done)
         self.checkpoint_manager.on_step_end()
 
 
@@ -187,13 +191,22 @@ def release_memory() -> None:
         torch.cuda.empty_cache()
 
 
-def train_or_find(config: TrialConfig, run: ExecutionConfig, on_hang: OnHang = die) -> Artifact:
-    """The artifact of a full-precision trial: what `save` leaves, and the network to train on."""
+def train_or_find(
+    config: TrialConfig,
+    run: ExecutionConfig,
+    on_hang: OnHang = die,
+    description: str = "training the full-precision student",
+) -> Artifact:
+    """The artifact of a full-precision trial: what `save` leaves, and the network to train on.
+
+    It reports its progress as `description`.
+    """
     store, key = ArtifactStore(run.artifacts), training_facts(config, run)
     checkpoints = checkpoint_folder(store.path("student", key))
 
     def build(folder: Path) -> None:
-        trial = Trial(config, run, checkpoints, on_hang)
+        progress = ProgressReporter(description, "epoch", config.num_epochs)
+        trial = Trial(config, run, checkpoints, on_hang, progress.update)
         try:
             deque(save(trial, folder), maxlen=0)
         except TrialFailed:

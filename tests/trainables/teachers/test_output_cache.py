@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from trainables.config import ExecutionConfig, TrialConfig
 from trainables.core.files import hash_file
+from trainables.core.progress import progress_to
 from trainables.data.arrow_table import ArrowTable
 from trainables.data.augmentation import Augmentation
 from trainables.losses.pairwise import similarities
@@ -100,6 +101,15 @@ def test_maps_are_nearly_what_the_live_teacher_says_of_scaled_views(run: Executi
         similar = [similarities(answer.features, size) for answer in (cached, wanted)]
         assert similar[0].diagonal(dim1=1, dim2=2).min() > 0.99
         assert (similar[0] - similar[1]).abs().mean() < 0.25
+
+
+def test_keeping_says_how_far_it_is(run: ExecutionConfig, tmp_path: Path) -> None:
+    lines: list[str] = []
+    with progress_to(lines.append, every_s=0):
+        cache_outputs(run.replace(artifacts=tmp_path), "views", ALL)
+    words = "keeping the teacher's outputs: batch"
+    assert lines[0] == f"{words} 1 of 16"
+    assert lines[-1].startswith(f"{words} 16 of 16, about")
 
 
 @pytest.mark.parametrize("form", ["views", "maps"])

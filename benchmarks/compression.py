@@ -28,7 +28,7 @@ from trainables.recipes.configs import AdamW, Distill, Ptq, Qat, QatDistill, Rec
 from trainables.teachers.output_cache import Form, cache_outputs
 from trainables.training.defaults import FLIP_ONLY
 from trainables.training.teacher import prepare_teacher
-from trainables.training.trial import Trial
+from trainables.training.trial import Trial, train_or_find
 
 PIXEL = by_name(Pixelwise(weight=1, temperature=2))
 PAIR = by_name(Pixelwise(weight=1, temperature=2), Pairwise(weight=1))
@@ -145,7 +145,7 @@ def epoch_seconds(base: TrialConfig, recipe: Recipe, run: ExecutionConfig) -> fl
         recipe = recipe.replace(start_epochs=1)
     trial = Trial(base.replace(recipe=recipe, num_epochs=2), run)
     trial.stopwatch.start()
-    for _ in trial.config.recipe.train(trial):
+    for _ in trial.config.recipe.train(trial.task):
         pass
     return trial.stopwatch.seconds / 2
 
@@ -177,7 +177,7 @@ def warm_starts(jobs: list[tuple[str, TrialConfig, ExecutionConfig]], workers: i
 
 
 def make_start(config: TrialConfig, run: ExecutionConfig) -> None:
-    Trial(config, run).pretrained_student()
+    train_or_find(config.start, run)
 
 
 def train_one(name: str, config: TrialConfig, run: ExecutionConfig) -> dict[str, object]:

@@ -47,7 +47,7 @@ from trainables.recipes.configs import AdamW, Distill, Supervised
 from trainables.recipes.distill import distillation_loss
 from trainables.recipes.optimization import OptimizerLoop
 from trainables.teachers.output_cache import Form, cache_outputs
-from trainables.training.trial import Trial
+from trainables.training.task import TrialTask
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 GPU = DEVICE.type == "cuda"
@@ -87,25 +87,25 @@ def prepare_run(folder: Path, image_size: int, num_train: int) -> ExecutionConfi
     )
 
 
-def make_trial(
+def make_task(
     run: ExecutionConfig, augmentation: Augmentation, distilled: bool = False, width: int = WIDTH
-) -> Trial:
+) -> TrialTask:
     config = TrialConfig(
         student=UNetConfig(width=width),
         recipe=Distill(losses=LOSSES) if distilled else Supervised(),
         augmentation=augmentation,
         batch_size=BATCH_SIZE,
     )
-    return Trial(config, run)
+    return TrialTask(config, run)
 
 
 class Student:
     """A student that takes training steps."""
 
-    def __init__(self, trial: Trial, bits: Lsq | None = None) -> None:
-        self.model = trial.new_student()
+    def __init__(self, task: TrialTask, bits: Lsq | None = None) -> None:
+        self.model = task.new_student()
         if bits:
-            images = next(trial.batches(1)).images
+            images = next(task.batches(1)).images
             prepare(self.model, bits).to(DEVICE)
             calibrate(self.model, images)
         self.optimizer_loop = OptimizerLoop(self.model, AdamW(learning_rate=1e-4), 10**6, 1)
@@ -113,14 +113,14 @@ class Student:
     def step(self, images: Tensor, labels: Tensor) -> None:
         self.optimizer_loop.step(cross_entropy(forward_features(self.model, images).logits, labels))
 
-    def train_epoch(self, trial: Trial) -> None:
-        for batch in trial.batches(1):
+    def train_epoch(self, task: TrialTask) -> None:
+        for batch in task.batches(1):
             self.step(batch.images, batch.labels)
 
 
-def endless(trial: Trial) -> Iterator[Batch]:
+def endless(task: TrialTask) -> Iterator[Batch]:
     for epoch in count(1):
-        yield from trial.batches(epoch)
+        yield from task.batches(epoch)
 
 
 def per_step(seconds: dict[str, float], unit: str, more: dict[str, str]) -> list[list[object]]:
@@ -178,8 +178,8 @@ def data_cost(run: ExecutionConfig) -> str:
         ("flips", Augmentation(min_scale=1, max_scale=1, color=0)),
         ("scale, crop, flip, colour", Augmentation()),
     ):
-        trial = make_trial(run, augmentation)
-        student, fixed = Student(trial), next(trial.batches(1))
+        task = make_task(run, augmentation)
+        student, fixed = Student(task), next(task.batches(1))
         loader = DataLoader(
             Photographs(folder, augmentation),
             BATCH_SIZE,
@@ -202,7 +202,7 @@ def data_cost(run: ExecutionConfig) -> str:
                 on_device = on_device.contiguous(memory_format=torch.channels_last)
                 student.step(on_device, labels.to(DEVICE, non_blocking=True))
 
-        ours = partial(student.train_epoch, trial)
+        ours = partial(student.train_epoch, task)
         seconds = median_seconds({"limit": limit, "ours": ours, "usual": usual}, DEVICE, 5)
         rows.append(
             [
@@ -243,9 +243,9 @@ def teacher_cost(run: ExecutionConfig) -> str:
     kinds: tuple[Form | None, ...] = (None, "views", "maps")
     for form in kinds:
         kept = run.replace(teacher_outputs=cache_outputs(run, form, augmentation) if form else None)
-        trial = make_trial(kept, augmentation, distilled=True)
-        steps[form or "live"] = distilled_step(trial)
-    plain = make_trial(run, augmentation)
+        task = make_task(kept, augmentation, distilled=True)
+        steps[form or "live"] = distilled_step(task)
+    plain = make_task(run, augmentation)
     student, batches = Student(plain), endless(plain)
 
     def supervised() -> None:
@@ -263,10 +263,10 @@ def teacher_cost(run: ExecutionConfig) -> str:
     )
 
 
-def distilled_step(trial: Trial) -> Step:
-    student, tutor, batches = Student(trial), trial.teacher(), endless(trial)
+def distilled_step(task: TrialTask) -> Step:
+    student, tutor, batches = Student(task), task.teacher(), endless(task)
 
-    loss = distillation_loss(LOSSES, student.model, tutor, trial)
+    loss = distillation_loss(LOSSES, student.model, tutor, task)
 
     def step() -> None:
         batch = next(batches)
@@ -284,9 +284,9 @@ def distilled_step(trial: Trial) -> Step:
 
 def quantization_cost(run: ExecutionConfig) -> str:
     """A step with W4A4 fake quantization against the full-precision one."""
-    trial = make_trial(run, Augmentation())
-    fixed = next(trial.batches(1))
-    plain, quantized = Student(trial), Student(trial, BITS)
+    task = make_task(run, Augmentation())
+    fixed = next(task.batches(1))
+    plain, quantized = Student(task), Student(task, BITS)
 
     def reference() -> None:
         most, fused.MIN_ELEMENTS = fused.MIN_ELEMENTS, 1 << 62
@@ -313,10 +313,10 @@ def quantization_cost(run: ExecutionConfig) -> str:
 def peak_megabytes(run: ExecutionConfig, kind: int) -> float:
     """The peak of three steps: 0 full precision, 1 compiled, 2 plain operations."""
     torch.set_num_threads(1)
-    trial = make_trial(run, Augmentation())
+    task = make_task(run, Augmentation())
     if kind == 2:
         fused.MIN_ELEMENTS = 1 << 62
-    student, fixed = Student(trial, BITS if kind else None), next(trial.batches(1))
+    student, fixed = Student(task, BITS if kind else None), next(task.batches(1))
     if GPU:
         torch.cuda.reset_peak_memory_stats()
     for _ in range(3):
@@ -359,8 +359,8 @@ def sharing(run: ExecutionConfig) -> str:
 def train_until(run: ExecutionConfig, begin: float, duration: float) -> float:
     """Images per second of one trial, measured for `duration` seconds from `begin` on."""
     torch.set_num_threads(1)
-    trial = make_trial(run, Augmentation())
-    student, batches = Student(trial), endless(trial)
+    task = make_task(run, Augmentation())
+    student, batches = Student(task), endless(task)
     assert time.time() < begin, "all trials must be ready before the clock starts"
     num_images, started = 0, 0.0
     while time.time() < begin + duration:
@@ -391,10 +391,10 @@ def growth(run: ExecutionConfig) -> str:
     sizes: dict[str, int] = {}
     for name, (image_size, num_train, width) in cases.items():
         own = prepare_run(run.artifacts / f"growth-{image_size}", image_size, num_train)
-        trial = make_trial(own, Augmentation(), width=width)
-        student = Student(trial)
+        task = make_task(own, Augmentation(), width=width)
+        student = Student(task)
         sizes[name] = sum((own.data / f"{split}.arrow").stat().st_size for split in SPLITS)
-        epochs[name] = partial(student.train_epoch, trial)
+        epochs[name] = partial(student.train_epoch, task)
     seconds = median_seconds(epochs, DEVICE, 5)
     rows: list[list[object]] = [
         [

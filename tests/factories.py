@@ -19,6 +19,7 @@ from trainables.models.configs import UNetConfig
 from trainables.quantization.quantizers.configs import Lsq
 from trainables.recipes.base import TeacherOutputSource
 from trainables.recipes.configs import AdamW, Ptq, Recipe, Supervised
+from trainables.training.task import TrialTask
 from trainables.training.trial import Trial, save
 
 PLAIN = Supervised(optimizer=AdamW(learning_rate=1e-2))
@@ -74,8 +75,8 @@ def make_config(storage: Path, data: Path | str, **changes: object) -> StudyConf
     return StudyConfig.model_validate({**fixed, **changes})
 
 
-class ShortTrial(Trial):
-    """A short training without sanity checks, quantized from random weights; keeps its `source`."""
+class ShortTask(TrialTask):
+    """A short training that quantizes from random weights; keeps its `source`."""
 
     source: TeacherOutputSource
 

@@ -5,7 +5,6 @@ python -m trainables.train CONFIG.json --data FOLDER --out DIR
 
 import argparse
 import sys
-from typing import Literal
 
 import torch
 
@@ -13,11 +12,16 @@ from trainables.config import ExecutionConfig, read_config
 from trainables.core.artifacts import ArtifactStore
 from trainables.core.command_line import Parser, as_path, report
 from trainables.core.errors import TrialFailed
-from trainables.data.packed import find_pack, open_pack, pack_dataset
-from trainables.data.registry import open_source
-from trainables.teachers.output_cache import Form, cache_outputs, predict_footprint
+from trainables.core.progress import progress_to
 from trainables.training.defaults import defaults_for
-from trainables.training.teacher import check_teacher, prepare_teacher
+from trainables.training.setup import (
+    OutputMode,
+    open_data,
+    say_data,
+    set_up_teacher,
+    set_up_teacher_outputs,
+)
+from trainables.training.teacher import check_teacher
 from trainables.training.trial import Trial, save
 
 CHECKPOINTS = ".checkpoints"
@@ -27,7 +31,12 @@ CHECKPOINTS = ".checkpoints"
 def main(argv: list[str] | None = None) -> int:
     """Exit status 0: trained; 1: the trial failed; 2: bad input."""
     arguments = parse(argv)
-    return report(lambda: run(arguments), TrialFailed)
+    with progress_to(say):
+        return report(lambda: run(arguments), TrialFailed)
+
+
+def say(line: str) -> None:
+    print(line, flush=True)
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -98,15 +107,11 @@ def run(arguments: argparse.Namespace) -> None:
     store = ArtifactStore(arguments.artifacts or arguments.out.parent / "artifacts")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     defaults = defaults_for(arguments.data, device)
-    source = open_source(arguments.data, arguments.image_size or defaults.image_size, store.root)
+    opened = open_data(arguments.data, arguments.image_size or defaults.image_size, store)
     if config.needs_teacher:
-        check_teacher(arguments.teacher, len(source.class_names))
-    found = find_pack(source, store)
-    data = found or pack_dataset(source, store)
-    packed = open_pack(data.path)
-    print(f"data: {packed}, {'found' if found else 'packed'} in {data.path}", flush=True)
-    for note in source.notes if packed.notes is None else packed.notes:
-        print(f"note: {note}", flush=True)
+        check_teacher(arguments.teacher, len(opened.class_names))
+    data = opened.pack()
+    say_data(data, opened.found is not None, opened.notes, say)
     setting = ExecutionConfig(
         data=data.path,
         artifacts=store.root,
@@ -115,24 +120,17 @@ def run(arguments: argparse.Namespace) -> None:
         checkpoint_every_s=arguments.checkpoint_every,
     )
     if config.needs_teacher:
-        teacher = prepare_teacher(setting, arguments.teacher, defaults.default_teacher_config())
-        print(f"teacher: {teacher.note}, mIoU {teacher.miou:.4f}", flush=True)
-        setting = setting.replace(teacher=teacher.file)
-        form: Form | Literal["live"] = arguments.teacher_outputs
-        if form != "live":
-            print(
-                f"teacher outputs: {predict_footprint(setting, form, config.augmentation)}",
-                flush=True,
-            )
-            kept = cache_outputs(setting, form, config.augmentation)
-            setting = setting.replace(teacher_outputs=kept)
+        own = defaults.default_teacher_config()
+        setting = set_up_teacher(setting, arguments.teacher, own, say)
+        wanted: OutputMode = arguments.teacher_outputs
+        setting, _ = set_up_teacher_outputs(setting, wanted, config.augmentation, say)
     arguments.out.mkdir(parents=True, exist_ok=True)
     trial = Trial(config, setting, arguments.out / CHECKPOINTS)
     for metrics in save(trial, arguments.out):
         losses = ", ".join(f"{name} {value:.4f}" for name, value in metrics.losses.items())
-        print(f"epoch {metrics.epoch}: mIoU {metrics.miou:.4f}, {losses}", flush=True)
+        say(f"epoch {metrics.epoch}: mIoU {metrics.miou:.4f}, {losses}")
     trial.checkpoint_manager.clear()
-    print(f"{arguments.out}: mIoU {metrics.miou:.4f}, {metrics.size_bytes} bytes")
+    say(f"{arguments.out}: mIoU {metrics.miou:.4f}, {metrics.size_bytes} bytes")
 
 
 if __name__ == "__main__":

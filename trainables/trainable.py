@@ -14,6 +14,7 @@ from trainables.core.errors import DiskFull, Interrupted, TrialFailed
 from trainables.core.files import replace_file
 from trainables.core.liveness import die
 from trainables.core.metrics import Metrics
+from trainables.core.progress import PROGRESS_FILE, progress_to_file
 from trainables.training.checkpoints import stop_requested
 from trainables.training.trial import Trial, release_memory, save
 
@@ -44,7 +45,8 @@ class StudentTrainable(tune.Trainable):
     def step(self) -> dict[str, Any]:
         try:
             self.epochs = self.epochs or start(self.config)
-            metrics = next(self.epochs)
+            with progress_to_file(Path(self.config["checkpoints"]) / PROGRESS_FILE):
+                metrics = next(self.epochs)
         except TrialFailed as failure:
             return {FAILURE: str(failure), "done": True}
         except Interrupted as reason:

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from typing import Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import ray
 
@@ -23,6 +23,12 @@ from trainables.config import ExecutionConfig
 from trainables.core import terminal
 from trainables.core.command_line import first_line
 from trainables.core.errors import Interrupted, TrialFailed
+from trainables.core.progress import (
+    PROGRESS_EVERY_S,
+    PROGRESS_FILE,
+    ProgressFiles,
+    with_progress_file,
+)
 
 Given = ParamSpec("Given")
 Result = TypeVar("Result")
@@ -114,8 +120,16 @@ def start_ray(shutdown: GracefulShutdown) -> None:
 class RemoteRunner:
     """Runs a preparation where trials run; on a CPU without a cluster, with all its cores."""
 
-    def __init__(self, config: StudyConfig, shutdown: GracefulShutdown) -> None:
-        self.shutdown = shutdown
+    def __init__(
+        self,
+        config: StudyConfig,
+        shutdown: GracefulShutdown,
+        say: Callable[[str], None],
+        progress_every_s: float = PROGRESS_EVERY_S,
+    ) -> None:
+        """`say` is told every `progress_every_s` seconds how far a preparation is."""
+        self.shutdown, self.say, self.progress_every_s = shutdown, say, progress_every_s
+        self.folder = config.folder
         self.cpus, self.gpus = fixed_resources(config)
         if not self.gpus and not on_cluster():
             self.cpus = num_cores()
@@ -124,6 +138,7 @@ class RemoteRunner:
         self,
         run: ExecutionConfig,
         prepare: Callable[Concatenate[ExecutionConfig, Given], Result],
+        /,
         *given: Given.args,
         **named: Given.kwargs,
     ) -> Result:
@@ -133,10 +148,16 @@ class RemoteRunner:
             KeyboardInterrupt: the user asked to stop, and it did or took too long.
             TrialFailed: its process died again and again.
         """
-        task = ray.remote(num_cpus=self.cpus, num_gpus=self.gpus, max_retries=MAX_RETRIES)(prepare)
+        task: Any = ray.remote(num_cpus=self.cpus, num_gpus=self.gpus, max_retries=MAX_RETRIES)(
+            with_progress_file
+        )
         run = run.replace(num_threads=max(1, int(self.cpus)))
-        waiting = task.remote(run, *given, **named)
+        progress = ProgressFiles(self.folder)
+        file = self.folder / PROGRESS_FILE
+        waiting = task.remote(file, self.progress_every_s, prepare, run, *given, **named)
         while not ray.wait([waiting], timeout=0.2)[0]:
+            for _, line in progress.new_lines():
+                self.say(line)
             if self.shutdown.grace_expired:
                 raise KeyboardInterrupt
         try:

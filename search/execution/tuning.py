@@ -3,6 +3,7 @@
 import shutil
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from pyarrow.fs import LocalFileSystem
@@ -16,8 +17,9 @@ from search.execution.searcher import OptunaSearcher
 from search.execution.shutdown import GracefulShutdown
 from search.execution.stopping import Deadline, StopAll
 from search.execution.worker_failure import failure_reason
-from search.storage.layout import SCRATCH
+from search.storage.layout import CHECKPOINTS, SCRATCH
 from trainables.core.files import is_full_disk
+from trainables.core.progress import PROGRESS_FILE, ProgressFiles
 from trainables.trainable import StudentTrainable
 
 MAX_RETRIES = 3
@@ -61,7 +63,10 @@ def tune_trials(
             storage_filesystem=LocalFileSystem(),  # else the path is taken for part of an address
             verbose=0,
             stop=CombinedStopper(stop_all, deadline),
-            callbacks=[WorkerFailureCallback(searcher, stop_all, say)],
+            callbacks=[
+                WorkerFailureCallback(searcher, stop_all, say),
+                PretrainingProgress(config.folder, say),
+            ],
             failure_config=tune.FailureConfig(max_failures=MAX_RETRIES),
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
         ),
@@ -125,6 +130,22 @@ class WorkerFailureCallback(tune.Callback):
         else:
             self.say(f"trial {name} is asked again: Ray Tune ended it without a word")
             self.searcher.requeue(trial_id)
+
+    # Ray's snapshots have nothing to keep
+    def __reduce__(self) -> tuple[type[tune.Callback], tuple[()]]:
+        return tune.Callback, ()
+
+
+class PretrainingProgress(tune.Callback):
+    """Says how far trials are with the full-precision students that they start from."""
+
+    def __init__(self, folder: Path, say: Callable[[str], None]) -> None:
+        self.say = say
+        self.files = ProgressFiles(folder / CHECKPOINTS, f"*/{PROGRESS_FILE}")
+
+    def on_step_begin(self, iteration: int, trials: Any, **info: Any) -> None:
+        for path, line in self.files.new_lines():
+            self.say(f"trial {path.parent.name} is {line}")
 
     # Ray's snapshots have nothing to keep
     def __reduce__(self) -> tuple[type[tune.Callback], tuple[()]]:

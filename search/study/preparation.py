@@ -38,6 +38,7 @@ from trainables.core.optional_dependencies import require_onnx
 from trainables.data.packed import find_pack, open_pack, pack_dataset, pack_path
 from trainables.data.registry import open_source
 from trainables.training.evaluation import commonest_miou
+from trainables.training.setup import output_mode
 from trainables.training.teacher import check_teacher
 
 
@@ -77,6 +78,7 @@ def prepare_study(config: StudyConfig, resumed: bool) -> Study:
     file = build_study_file(config, stored_file, data_digest, class_names, conditions)
     if not config.wants_latency:
         cost_model.check_budget()
+    output_mode(config.teacher_outputs, cost_model.sampled_configs())
 
     if config.wants_latency:
         cost_model.measure_latencies()

@@ -3,9 +3,6 @@
 The outputs of the teacher, the sensitivity of students to quantization, and how trials share a GPU.
 """
 
-import shutil
-from typing import Literal
-
 from search.core.units import human_size
 from search.execution import resources
 from search.execution.resources import TrialResources
@@ -17,18 +14,10 @@ from trainables.config import ExecutionConfig
 from trainables.core.errors import TrialFailed
 from trainables.models.configs import StudentConfig
 from trainables.quantization.mixed_precision import Sensitivity
-from trainables.teachers.output_cache import (
-    DEFAULT_FORM,
-    Form,
-    cache_outputs,
-    find_outputs,
-    predict_footprint,
-)
 from trainables.training.memory_probe import measure_gpu_bytes
 from trainables.training.sensitivity import cache_sensitivity, read_sensitivity
+from trainables.training.setup import OutputMode, output_mode, set_up_teacher_outputs
 
-DISK_SHARE = 0.25
-"""Of the free disk: teacher outputs that would take more are not kept unless asked for."""
 NUM_LARGEST = 3
 """Trials whose memory is measured before any runs."""
 
@@ -38,29 +27,16 @@ def keep_teacher_outputs(
 ) -> ExecutionConfig:
     """`run` with the teacher's outputs where they are kept, having said how much that takes."""
     wanted, augmentation = study.config.teacher_outputs, study.cost_model.defaults.augmentation
-    if wanted == "live":
-        return run
-    form: Form = DEFAULT_FORM if wanted == "auto" else wanted
-    kept = find_outputs(run, form, augmentation)
-    if kept is None:
-        size = remote(run, predict_footprint, form, augmentation)
-        progress.say(f"keeping the teacher's outputs as {form}: {size}")
-        room = shutil.disk_usage(study.store.root).free
-        if wanted == "auto" and size.num_bytes > DISK_SHARE * room:
-            progress.say(
-                f"that is more than {DISK_SHARE:.0%} of the {human_size(room)} free on disk: "
-                "the teacher runs at every step instead (--teacher-outputs live)"
-            )
-            record_teacher_output_mode(study, "live")
-            return run
-        kept = remote(run, cache_outputs, form, augmentation)
-    record_teacher_output_mode(study, form)
-    return run.replace(teacher_outputs=kept)
+    wanted = output_mode(wanted, study.cost_model.completed_samples())
+    run, mode = set_up_teacher_outputs(run, wanted, augmentation, progress.say, remote)
+    if mode != study.config.teacher_outputs:
+        record_teacher_output_mode(study, mode)
+    return run
 
 
-def record_teacher_output_mode(study: Study, form: Form | Literal["live"]) -> None:
+def record_teacher_output_mode(study: Study, mode: OutputMode) -> None:
     """Keeps what `auto` came to, so that a resumed study goes on with it."""
-    study.file = study.file.replace(config=study.config.replace(teacher_outputs=form))
+    study.file = study.file.replace(config=study.config.replace(teacher_outputs=mode))
     write_study_file(study.file)
 
 

@@ -27,7 +27,7 @@ from search.tracking.mlflow import MlflowTracker
 from trainables.config import ExecutionConfig
 from trainables.core import terminal
 from trainables.core.errors import TrialFailed
-from trainables.training.teacher import prepare_teacher
+from trainables.training.setup import set_up_teacher
 
 
 def run_study(study: Study) -> int:
@@ -128,13 +128,11 @@ def search(
             stop_file=shutdown.stop_file,
             timeout_s=config.trial_timeout_s,
         )
-        remote = RemoteRunner(config, shutdown)
+        remote = RemoteRunner(config, shutdown, progress.record)
         if any(trial.needs_teacher for trial in study.cost_model.completed_samples()):
-            progress.say("preparing the teacher (made once for this data, then reused)")
             own = study.cost_model.defaults.default_teacher_config()
-            teacher = remote(run, prepare_teacher, config.teacher, own)
-            progress.say(f"teacher: {teacher.note}, mIoU {100 * teacher.miou:.1f} %")
-            run = keep_teacher_outputs(study, progress, remote, run.replace(teacher=teacher.file))
+            run = set_up_teacher(run, config.teacher, own, progress.say, remote)
+            run = keep_teacher_outputs(study, progress, remote, run)
         measure_sensitivities(study, progress, remote, run)
         if config.gpus_per_trial == "auto":
             share = share_gpu(study, progress, remote, run)
@@ -154,7 +152,7 @@ def search(
         scheduler = build_scheduler(study, searcher)
         try:
             with progress:
-                tune_trials(searcher, scheduler, config, share, deadline, shutdown, progress.say)
+                tune_trials(searcher, scheduler, config, share, deadline, shutdown, progress.record)
         finally:
             timeout_s = tracking_timeout_s(shutdown.requested)
             tracking.is_behind = not async_callback.close(timeout_s)

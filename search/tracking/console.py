@@ -62,6 +62,11 @@ class ConsoleProgress:
         elapsed = int(time.monotonic() - self.begin)
         self._print(f"[{elapsed // 60:3d}:{elapsed % 60:02d}] {line}")
 
+    def record(self, line: str) -> None:
+        """The same, and the line is kept in the study's log."""
+        self.say(line)
+        terminal.write_log(line)
+
     def __enter__(self) -> Self:
         if self.console.is_terminal:
             # What others print belongs into the log, not above the bars

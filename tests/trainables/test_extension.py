@@ -156,7 +156,7 @@ def train(
     last = metrics[-1]
     assert last.size_bytes == last.predicted_size_bytes == (folder / MODEL_FILE).stat().st_size
     shipped = read_model(folder / MODEL_FILE)
-    images = next(trial.batches(1)).images
+    images = next(trial.task.batches(1)).images
     assert trial.student
     with torch.no_grad():
         trained = trial.student.eval()(images)

@@ -15,6 +15,7 @@ from trainables.models.configs import UNetConfig
 from trainables.recipes.configs import AdamW, Distill, Qat, QatDistill, Recipe, Supervised
 from trainables.recipes.optimization import OptimizerLoop
 from trainables.teachers.output_cache import Form, cache_outputs
+from trainables.training.task import TrialTask
 from trainables.training.trial import Trial
 
 START = Supervised(optimizer=AdamW(learning_rate=1e-2))
@@ -63,13 +64,13 @@ def test_a_recipe_learns_on_a_gpu_as_on_a_cpu(
 def test_a_step_does_not_wait_for_the_device(
     augmentation: Augmentation, blocks_run: ExecutionConfig
 ) -> None:
-    trial = Trial(config(START, augmentation), blocks_run.replace(device="cuda"))
-    student = trial.new_student()
+    task = TrialTask(config(START, augmentation), blocks_run.replace(device="cuda"))
+    student = task.new_student()
     optimizer_loop = OptimizerLoop(student, AdamW(), 100, 1)
     for mode in ("default", "error"):  # what happens once only may wait
         torch.cuda.set_sync_debug_mode(mode)
         try:
-            for batch in trial.batches(1):
+            for batch in task.batches(1):
                 outputs = forward_features(student, batch.images)
                 optimizer_loop.step(cross_entropy(outputs.logits, batch.labels))
         finally:

@@ -1,13 +1,16 @@
 """One configuration from the command line, without Ray, Optuna or MLflow."""
 
 import json
+import re
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from trainables.config import TrialConfig
+from trainables.core.progress import progress_to
 from trainables.models.configs import UNetConfig
 from trainables.models.model_file import read_model
 from trainables.recipes.configs import AdamW, Distill, Recipe, Supervised
@@ -45,6 +48,31 @@ def test_a_configuration_is_trained_and_measured(
     metrics = json.loads((out / "metrics.json").read_text())
     assert [m["epoch"] for m in metrics] == [1, 2, 3, 4]
     assert metrics[-1]["size_bytes"] == (out / "model.safetensors").stat().st_size
+
+
+def test_it_says_how_far_the_teacher_is(
+    blocks_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    own = Supervised(optimizer=FAST)
+    monkeypatch.setattr("trainables.train.progress_to", partial(progress_to, every_s=0))
+    monkeypatch.setattr(
+        "trainables.training.defaults.Defaults.default_teacher_config",
+        lambda self: TrialConfig(student=UNetConfig(width=6, depth=2), recipe=own, num_epochs=3),
+    )
+    config = write_config(tmp_path / "config.json", Distill(optimizer=FAST))
+    argv = [config, *arguments(blocks_folder, tmp_path / "out"), "--teacher-outputs", "maps"]
+    assert main(argv) == 0
+    printed = capsys.readouterr().out
+    for words in (
+        r"training the teacher: epoch 1 of 3$",
+        r"training the teacher: epoch 3 of 3, about \d+ s left$",
+        r"keeping the teacher's outputs as maps: [\d,]+ bytes per image",
+        r"keeping the teacher's outputs: batch 4 of 4, about \d+ s left$",
+    ):
+        assert re.search(f"^{words}", printed, re.MULTILINE), printed
 
 
 def test_it_imports_neither_ray_nor_optuna_nor_mlflow() -> None:

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,9 @@ import pytest
 from trainables.config import ExecutionConfig, TrialConfig
 from trainables.core.errors import DiskFull
 from trainables.core.metrics import Metrics
+from trainables.core.progress import PROGRESS_FILE, progress_to_file
 from trainables.models.configs import UNetConfig
-from trainables.recipes.configs import AdamW, Supervised
+from trainables.recipes.configs import AdamW, Qat, Supervised
 from trainables.trainable import (
     EPOCH,
     FAILURE,
@@ -80,6 +82,29 @@ def test_sigterm_makes_it_leave_with_a_checkpoint(wanted: dict[str, Any]) -> Non
     assert not trainable.reset_config(wanted)  # Ray is not to use this process again
     checkpoint.stop_requested.clear()
     assert [result[EPOCH] for result in steps(StudentTrainable(wanted))][-1] == 3
+
+
+def test_a_trial_says_how_far_the_student_is_that_it_starts_from(
+    wanted: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: dict[str, Path] = {}
+
+    def note(path: Path, line: str) -> None:
+        said[line.split(",")[0]] = path
+
+    monkeypatch.setattr("trainables.core.progress.replace_file", note)
+    monkeypatch.setattr(
+        "trainables.trainable.progress_to_file", partial(progress_to_file, every_s=0)
+    )
+    recipe = Qat(start=Supervised(optimizer=AdamW(learning_rate=1e-2)), start_epochs=3)
+    wanted["trial"]["recipe"] = recipe.model_dump(mode="json")
+    wanted["run"]["artifacts"] = str(tmp_path / "artifacts")
+    StudentTrainable(wanted).step()
+    assert said == {
+        f"training the full-precision student: epoch {epoch} of 3": Path(wanted["checkpoints"])
+        / PROGRESS_FILE
+        for epoch in (1, 2, 3)
+    }
 
 
 def test_a_full_disk_pauses(wanted: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:

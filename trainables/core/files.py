@@ -7,6 +7,7 @@ import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from tempfile import mkdtemp
 
@@ -76,3 +77,14 @@ def hash_file(path: Path) -> str:
     """SHA-256 of a file's content."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def hash_file_once(path: Path) -> str:
+    """The same, computed again by this process only where the file's size or time has changed."""
+    status = path.stat()
+    return _hash_file_of(path.absolute(), status.st_size, status.st_mtime_ns)
+
+
+@lru_cache(maxsize=64)
+def _hash_file_of(path: Path, size: int, modified_ns: int) -> str:
+    return hash_file(path)

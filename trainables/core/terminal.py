@@ -13,6 +13,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, TextIO, TypeVar
 
+from trainables.core.progress import ProgressReporter
+
 DESCRIPTORS = (1, 2)
 """Of stdout and stderr."""
 
@@ -91,6 +93,12 @@ def keep_log(path: Path) -> None:
         log.keep(path)
 
 
+def write_log(line: str) -> None:
+    """Adds a line to what libraries write, if that is kept off the terminal."""
+    if log is not None:
+        os.write(log.file.fileno(), f"{line}\n".encode(errors="backslashreplace"))
+
+
 def log_file() -> Path | None:
     """The file that holds the words of libraries, if they are kept in one."""
     return log.path if log is not None else None
@@ -119,16 +127,21 @@ def flush() -> None:
 Item = TypeVar("Item")
 
 
-def track(items: Sequence[Item], description: str) -> Iterator[Item]:
-    """Yields `items` behind a progress bar on stderr, which logs do not get."""
+def track(items: Sequence[Item], description: str, unit: str = "part") -> Iterator[Item]:
+    """Yields `items` behind a progress bar on stderr; where that is no terminal, reports them."""
     from rich.console import Console
     from rich.progress import Progress
 
     console = Console(file=err())
+    if not console.is_terminal:
+        reporter = ProgressReporter(description, unit, len(items))
+        for done, item in enumerate(items):
+            reporter.update(done)
+            yield item
+        return
     with Progress(
         console=console,
         transient=True,
-        disable=not console.is_terminal,
         redirect_stdout=False,
         redirect_stderr=False,
     ) as bars:

@@ -7,6 +7,7 @@ Shape suffixes: B batch, C channels, h, w feature height and width.
 """
 
 from collections.abc import Iterator, Sequence
+from itertools import chain, islice
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -18,7 +19,7 @@ from torch.nn import functional as F
 from trainables.config import ExecutionConfig
 from trainables.core.artifacts import ArtifactStore, check_artifact, read_artifact
 from trainables.core.config_base import FrozenConfig
-from trainables.core.files import hash_file
+from trainables.core.files import hash_file_once
 from trainables.core.terminal import track
 from trainables.data.arrow_table import Arrays, ArrowTable, chunks_of, write_table
 from trainables.data.augmentation import Transform, Views
@@ -133,7 +134,7 @@ def make_key(run: ExecutionConfig, form: Form, augmentation: Augmentation) -> Ke
     return Key(
         form=form,
         data=run.data.name,
-        teacher=hash_file(run.teacher),
+        teacher=hash_file_once(run.teacher),
         augmentation=augmentation if form == "views" else NO_AUGMENTATION,
         num_views=NUM_VIEWS if form == "views" else 1,
     )
@@ -162,10 +163,12 @@ class Builder:
 
     def chunks(self) -> Iterator[Arrays]:
         chunks = chunks_of(len(self.images) * self.key.num_views, self.row_bytes())
-        for rows in track(chunks, "asking the teacher"):
-            parts = [
-                self.compute(rows[i : i + BATCH_SIZE]) for i in range(0, len(rows), BATCH_SIZE)
-            ]
+        batches = [
+            [rows[i : i + BATCH_SIZE] for i in range(0, len(rows), BATCH_SIZE)] for rows in chunks
+        ]
+        tracked = track(list(chain(*batches)), "keeping the teacher's outputs", "batch")
+        for batches_of_chunk in batches:
+            parts = [self.compute(rows) for rows in islice(tracked, len(batches_of_chunk))]
             yield {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
     @torch.no_grad()

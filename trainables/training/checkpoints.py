@@ -1,9 +1,9 @@
 """Where a training stands, kept so that it goes on exactly there after its process is gone."""
 
 import hashlib
+import logging
 import math
 import shutil
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -16,6 +16,8 @@ import torch
 from trainables.config import ExecutionConfig
 from trainables.core.errors import Interrupted
 from trainables.core.files import replace_file
+
+logger = logging.getLogger(__name__)
 
 State = dict[str, Any]
 """Tensors, numbers and texts in dicts and lists."""
@@ -37,11 +39,12 @@ class Checkpoints:
     """The last states of one training in a folder of its own.
 
     A file is the SHA-256 of the rest and what `torch.save` makes of a state. `key` says what the
-    training is: states of another one are not given back.
+    training is: states of another one are not given back. `older_keys` say the same as earlier
+    versions did.
     """
 
-    def __init__(self, folder: Path, key: str) -> None:
-        self.folder, self.key = folder, key
+    def __init__(self, folder: Path, key: str, *older_keys: str) -> None:
+        self.folder, self.key, self.older_keys = folder, key, older_keys
 
     def save(self, state: State) -> None:
         """Writes a state; until it is whole the ones before stay.
@@ -62,7 +65,7 @@ class Checkpoints:
     def load(self) -> State | None:
         """The newest whole state of this training, or None."""
         for path in reversed(self._files()):
-            state = read_checkpoint(path, self.key)
+            state = read_checkpoint(path, self.key, *self.older_keys)
             if state is not None:
                 return state
         return None
@@ -82,22 +85,23 @@ class CheckpointManager:
     end a training: until there is room again, it goes on without.
     """
 
-    def __init__(self, checkpoints: Checkpoints | None, run: ExecutionConfig) -> None:
-        self.checkpoints, self.run = checkpoints, run
-        self.state: Callable[[], State] | None = None
-        self.kept: State | None = None
-        """What a recipe is still to restore."""
+    def __init__(
+        self,
+        checkpoints: Checkpoints | None,
+        run: ExecutionConfig,
+        state: Callable[[], State | None],
+    ) -> None:
+        """`state` gives what is to be kept, or None while there is nothing."""
+        self.checkpoints, self.run, self.state = checkpoints, run, state
         self.last, self.cost_s = time.monotonic(), 0.0
         self.looked = -math.inf
 
     def restore(self) -> State | None:
         """The last state of this training, if there is one."""
-        self.kept = self.checkpoints.load() if self.checkpoints else None
-        return self.kept
+        return self.checkpoints.load() if self.checkpoints else None
 
     def clear(self) -> None:
-        """Forgets all."""
-        self.kept = self.state = None
+        """Deletes all checkpoints."""
         if self.checkpoints:
             self.checkpoints.clear()
 
@@ -126,19 +130,21 @@ class CheckpointManager:
         return self.run.stop_file.exists()
 
     def _save(self) -> None:
-        if self.checkpoints is None or self.state is None:
+        if self.checkpoints is None:
             return
         begin = time.monotonic()
+        if (state := self.state()) is None:
+            return
         try:
-            self.checkpoints.save(self.state())
+            self.checkpoints.save(state)
         except OSError as error:
-            print(f"no checkpoint: {error}", file=sys.stderr, flush=True)
+            logger.warning("no checkpoint: %s", error)
         self.last = time.monotonic()
         self.cost_s = self.last - begin
 
 
-def read_checkpoint(path: Path, key: str) -> State | None:
-    """The state in a file; None where that is damaged or of another training."""
+def read_checkpoint(path: Path, *keys: str) -> State | None:
+    """The state in a file; None where that is damaged, or of a training with none of `keys`."""
     try:
         content = path.read_bytes()
     except FileNotFoundError:
@@ -147,5 +153,5 @@ def read_checkpoint(path: Path, key: str) -> State | None:
     if hashlib.sha256(rest).digest() != digest:
         return None
     kept = torch.load(BytesIO(rest), map_location="cpu", weights_only=True)
-    state: State | None = kept["state"] if kept["key"] == key else None
+    state: State | None = kept["state"] if kept["key"] in keys else None
     return state

@@ -5,6 +5,7 @@ import json
 import torch
 
 from trainables.config import ExecutionConfig, TrialConfig
+from trainables.core.files import hash_file_once
 from trainables.models.base import supports_fast_bf16
 
 FORMAT = 4
@@ -20,7 +21,7 @@ def training_facts(config: TrialConfig, run: ExecutionConfig) -> dict[str, objec
         "bfloat16": supports_fast_bf16(torch.device(run.device)),
     }
     if config.needs_teacher and run.teacher:
-        key["teacher"] = run.teacher.parent.name
+        key["teacher"] = hash_file_once(run.teacher)
         key["teacher_outputs"] = run.teacher_outputs and run.teacher_outputs.name
     return key
 
@@ -28,3 +29,11 @@ def training_facts(config: TrialConfig, run: ExecutionConfig) -> dict[str, objec
 def training_key(config: TrialConfig, run: ExecutionConfig) -> str:
     """The same as a text."""
     return json.dumps(training_facts(config, run), sort_keys=True)
+
+
+def older_training_key(config: TrialConfig, run: ExecutionConfig) -> str:
+    """The key as version 0.2 wrote it, which named a teacher by the folder of its artifact."""
+    facts = training_facts(config, run)
+    if "teacher" in facts and run.teacher:
+        facts["teacher"] = run.teacher.parent.name
+    return json.dumps(facts, sort_keys=True)

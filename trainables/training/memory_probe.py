@@ -7,37 +7,53 @@ import torch
 from torch import nn
 
 from trainables.config import ExecutionConfig, TrialConfig
-from trainables.recipes.base import Batch
-from trainables.training.trial import Trial, release_memory
+from trainables.recipes.base import Batch, MeanLosses, Stateful, TeacherOutputSource
+from trainables.training.task import TrialTask
+from trainables.training.trial import release_memory
 
 STEPS = 2
 
 
-class Probe(Trial):
-    """The first steps of a trial, from random weights and in the phase that takes most memory."""
+class ProbeTask:
+    """The `Task` of the first steps of a trial, quantized from random weights."""
+
+    num_steps = STEPS
+    parts = 1
 
     def __init__(self, config: TrialConfig, run: ExecutionConfig) -> None:
-        super().__init__(config.replace(recipe=config.recipe.at_peak_memory(), num_epochs=1), run)
-        self.num_steps = STEPS
-        if self.device.type == "cuda":
-            torch.cuda.set_per_process_memory_fraction(1.0)  # the share is what is to be found out
+        self.trial, self.seed = TrialTask(config, run), config.seed
 
-    def batches(self, epoch: int, first: int = 0) -> Iterator[Batch]:
-        return islice(super().batches(epoch, first), STEPS)
+    def epochs(self, **parts: Stateful) -> Iterator[tuple[Iterator[Batch], MeanLosses]]:
+        yield self.batches(1), MeanLosses()
+
+    def batches(self, epoch: int) -> Iterator[Batch]:
+        return islice(self.trial.batches(epoch), STEPS)
+
+    def new_student(self) -> nn.Module:
+        return self.trial.new_student()
 
     def pretrained_student(self) -> nn.Module:
         return self.new_student()
 
-    def peak_bytes(self) -> int:
-        """GPU memory that PyTorch held at most, resident data included; 0 on a CPU.
+    def teacher(self) -> TeacherOutputSource:
+        return self.trial.teacher()
 
-        Raises:
-            torch.OutOfMemoryError: it takes more than there is.
-        """
-        if self.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(self.device)
-        next(self.config.recipe.train(self))
-        return torch.cuda.max_memory_reserved(self.device) if self.device.type == "cuda" else 0
+
+def peak_bytes(config: TrialConfig, run: ExecutionConfig) -> int:
+    """GPU memory that PyTorch held at most in the steps of `config` that take most of it.
+
+    Resident data are included. 0 on a CPU.
+
+    Raises:
+        torch.OutOfMemoryError: it takes more than there is.
+    """
+    device = torch.device(run.device)
+    torch.set_num_threads(run.num_threads)
+    if device.type == "cuda":
+        torch.cuda.set_per_process_memory_fraction(1.0)  # the share is what is to be found out
+        torch.cuda.reset_peak_memory_stats(device)
+    next(config.recipe.at_peak_memory().train(ProbeTask(config, run)))
+    return torch.cuda.max_memory_reserved(device) if device.type == "cuda" else 0
 
 
 def measure_gpu_bytes(run: ExecutionConfig, configs: Sequence[TrialConfig]) -> tuple[int, int]:
@@ -49,7 +65,7 @@ def measure_gpu_bytes(run: ExecutionConfig, configs: Sequence[TrialConfig]) -> t
             if stage is None:
                 continue
             try:
-                peaks.append(Probe(stage, run).peak_bytes())
+                peaks.append(peak_bytes(stage, run))
             except torch.OutOfMemoryError:
                 peaks.append(free)  # the trial itself will halve its batch
             release_memory()

@@ -11,6 +11,8 @@ from trainables.training.evaluation import Scores
 
 GRACE_STEPS = 100
 UNTRAINED_REASON = "calibration alone does not suit so few bits"
+LABEL_LOSS = "cross_entropy"
+"""Name of the loss that recipes learn labels by."""
 MEMORIZED_CROSS_ENTROPY = 0.05
 """Cross-entropy of a training split that was learned by heart."""
 MIN_MIOU_ABOVE_MAJORITY = 0.005
@@ -67,23 +69,37 @@ def likely_cause(
             return f"{cause} in the {split} split"
     if rate is None:
         return UNTRAINED_REASON
-    first, last = losses[0]["cross_entropy"], losses[-1]["cross_entropy"]
-    if last < MEMORIZED_CROSS_ENTROPY:
+    name, first, last = telling_loss(losses)
+    if name == "cross-entropy" and last < MEMORIZED_CROSS_ENTROPY:
         return (
-            f"cross-entropy fell to {last:.3f} in training: validation images or labels that are "
+            f"{name} fell to {last:.3f} in training: validation images or labels that are "
             "unlike those, or far too few training images"
         )
     if last > 1.1 * first or (last > 0.95 * first and rate > 1e-2):
-        return f"cross-entropy went from {first:.3f} to {last:.3f}: learning rate {rate:g} too high"
+        return f"{name} went from {first:.3f} to {last:.3f}: learning rate {rate:g} too high"
     if last > 0.95 * first:
         return (
-            f"cross-entropy went from {first:.3f} to {last:.3f}: learning rate {rate:g} too low, "
+            f"{name} went from {first:.3f} to {last:.3f}: learning rate {rate:g} too low, "
             "or labels that do not belong to the images"
         )
     common, share = scores.commonest_prediction
     if share > 0.95:
         return f"{share:.0%} of its pixels are class {common}: too few steps for rare classes"
-    return f"cross-entropy only fell from {first:.3f} to {last:.3f}: too few steps"
+    return f"{name} only fell from {first:.3f} to {last:.3f}: too few steps"
+
+
+def telling_loss(losses: list[dict[str, float]]) -> tuple[str, float, float]:
+    """The loss that says most about learning, in words, and its means in first and last epoch.
+
+    That is cross-entropy, else the first loss that both epochs have, else their totals.
+    """
+    first, last = losses[0], losses[-1]
+    common = [name for name in first if name in last]
+    if LABEL_LOSS in common:
+        return "cross-entropy", first[LABEL_LOSS], last[LABEL_LOSS]
+    if common:
+        return f"loss {common[0]}", first[common[0]], last[common[0]]
+    return "the total loss", sum(first.values()), sum(last.values())
 
 
 def find_fault(table: ArrowTable) -> str:

@@ -91,7 +91,7 @@ def measure_sensitivity(student: nn.Module, images: Tensor) -> Sensitivity:
             bits: loss({name: LayerBits(weight_bits=bits, activation_bits=FULL_PRECISION)})
             for bits in CHOICES
         }
-        for name in track(names, "weights' sensitivity")
+        for name in track(names, "measuring the sensitivity of weights", "layer")
     }
     inputs = {
         first: {
@@ -100,7 +100,9 @@ def measure_sensitivity(student: nn.Module, images: Tensor) -> Sensitivity:
             )
             for bits in CHOICES
         }
-        for first, group in track(list(readers.items()), "inputs' sensitivity")
+        for first, group in track(
+            list(readers.items()), "measuring the sensitivity of inputs", "layer"
+        )
     }
     return Sensitivity(
         weights=weights,

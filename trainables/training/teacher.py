@@ -1,8 +1,10 @@
 """The teacher as an artifact: a model file and its own mIoU on the validation split."""
 
 import json
+import math
 import os
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 
 import torch
@@ -10,6 +12,7 @@ import torch
 from trainables.config import ExecutionConfig, TrialConfig
 from trainables.core.artifacts import ArtifactStore
 from trainables.core.files import hash_file
+from trainables.core.progress import ProgressReporter
 from trainables.data.labels import VOC_CLASSES
 from trainables.data.loader import Loader
 from trainables.data.packed import PackedDataset, open_pack
@@ -26,7 +29,7 @@ from trainables.models.model_file import (
 )
 from trainables.models.state_dict import is_model_file, read_state_dict
 from trainables.models.torchvision_model import PRETRAINED_CLASSES, load_pretrained
-from trainables.training.evaluation import evaluate
+from trainables.training.evaluation import BATCH_SIZE, evaluate
 from trainables.training.trial import train_or_find
 
 DEFAULT_TORCHVISION = "deeplabv3_resnet101"
@@ -90,7 +93,7 @@ def prepare_teacher(run: ExecutionConfig, spec: str, own: TrialConfig) -> Teache
 
 
 def own_teacher(run: ExecutionConfig, own: TrialConfig, note: str) -> Teacher:
-    folder = train_or_find(own, run).path
+    folder = train_or_find(own, run, description="training the teacher").path
     note = f"{own.student.describe()} {note}"
     return Teacher(folder / NETWORK_FILE, read_miou(folder), note)
 
@@ -142,7 +145,9 @@ def copy_model(file: Path, to: Path) -> None:
 def measure(folder: Path, run: ExecutionConfig, data: PackedDataset) -> None:
     val = Loader(data.val, torch.device(run.device))
     model = to_device(read_model(folder / MODEL_FILE), val.device)
-    miou = evaluate(model, val, data.num_classes).miou
+    progress = ProgressReporter("measuring the teacher", "batch", math.ceil(len(val) / BATCH_SIZE))
+    num_done = count(1)
+    miou = evaluate(model, val, data.num_classes, lambda: progress.update(next(num_done))).miou
     (folder / METRICS_FILE).write_text(json.dumps([{"miou": miou}]))
 
 

@@ -14,7 +14,8 @@ import pytest
 from search.execution import stopping
 from search.execution.shutdown import GRACE_S, GracefulShutdown
 from search.execution.stopping import NEARLY_DONE, OVERTIME, Deadline, StopAll
-from search.execution.tuning import MAX_RETRIES, WorkerFailureCallback
+from search.execution.tuning import MAX_RETRIES, PretrainingProgress, WorkerFailureCallback
+from trainables.core.progress import PROGRESS_FILE
 
 
 def test_only_what_is_nearly_done_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -145,3 +146,14 @@ wait_for(2)
 @pytest.mark.slow
 def test_capacity_follows_a_cluster_that_grows_and_shrinks() -> None:
     subprocess.run([sys.executable, "-c", GROWING], check=True, timeout=300, capture_output=True)
+
+
+def test_it_is_said_how_far_trials_are_with_what_they_start_from(tmp_path: Path) -> None:
+    lines: list[str] = []
+    progress = PretrainingProgress(tmp_path, lines.append)
+    (tmp_path / "checkpoints/0003").mkdir(parents=True)
+    line = "training the full-precision student: epoch 2 of 3, about 40 s left"
+    (tmp_path / "checkpoints/0003" / PROGRESS_FILE).write_text(line)
+    for _ in range(2):
+        progress.on_step_begin(0, [])
+    assert lines == [f"trial 0003 is {line}"]

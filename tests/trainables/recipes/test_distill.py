@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from factories import ShortTrial
+from factories import ShortTask
 from torch import Tensor
 
 from trainables.config import ExecutionConfig
@@ -28,7 +28,7 @@ def test_a_term_brings_the_student_nearer_to_its_teacher(
 ) -> None:
     def distance(weight: float) -> float:
         taught = recipe.replace(losses=by_name(term.replace(weight=weight)))
-        task = ShortTrial(taught, blocks_run.replace(teacher=teacher_file), batch_size=8)
+        task = ShortTask(taught, blocks_run.replace(teacher=teacher_file), batch_size=8)
         (epoch,) = taught.train(task)
         batch = next(task.batches(1))
         with torch.no_grad():

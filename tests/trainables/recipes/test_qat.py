@@ -4,7 +4,7 @@ from itertools import islice
 
 import pytest
 import torch
-from factories import ShortTrial
+from factories import ShortTask
 
 from trainables.config import ExecutionConfig
 from trainables.quantization.prepare import calibrate, prepare
@@ -16,7 +16,7 @@ from trainables.recipes.configs import Ptq
 def test_steps_are_those_of_the_first_four_batches_of_eight(
     parts: int, blocks_run: ExecutionConfig
 ) -> None:
-    task = ShortTrial(Ptq(), blocks_run, batch_size=8)
+    task = ShortTask(Ptq(), blocks_run, batch_size=8)
     task.parts = parts
     (epoch,) = task.config.recipe.train(task)
     images = torch.cat([batch.images for batch in islice(task.batches(1), 4)])

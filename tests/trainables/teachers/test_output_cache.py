@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from trainables.config import ExecutionConfig, TrialConfig
 from trainables.core.files import hash_file
+from trainables.core.progress import progress_to
 from trainables.data.arrow_table import ArrowTable
 from trainables.data.configs import Augmentation
 from trainables.losses.pairwise import similarities
@@ -26,7 +27,7 @@ from trainables.teachers.output_cache import (
     predict_footprint,
     reduce_features,
 )
-from trainables.training.trial import Trial
+from trainables.training.task import TrialTask
 
 FLIPS = Augmentation(min_scale=1, max_scale=1, color=0)
 ALL = Augmentation()
@@ -42,24 +43,24 @@ def run(blocks_run: ExecutionConfig, teacher_file: Path) -> ExecutionConfig:
     return blocks_run.replace(teacher=teacher_file)
 
 
-def make_trial(run: ExecutionConfig, augmentation: Augmentation) -> Trial:
+def make_task(run: ExecutionConfig, augmentation: Augmentation) -> TrialTask:
     config = TrialConfig(
         student=UNetConfig(width=4, depth=2), recipe=Distill(), augmentation=augmentation
     )
-    return Trial(config, run)
+    return TrialTask(config, run)
 
 
 @torch.no_grad()
-def ask(trial: Trial, batch: Batch) -> Outputs:
-    return trial.teacher()(batch)
+def ask(task: TrialTask, batch: Batch) -> Outputs:
+    return task.teacher()(batch)
 
 
 @pytest.mark.parametrize("augmentation", [FLIPS, ALL], ids=["flips", "all"])
 def test_views_are_exact(augmentation: Augmentation, run: ExecutionConfig) -> None:
-    kept = make_trial(
+    kept = make_task(
         run.replace(teacher_outputs=cache_outputs(run, "views", augmentation)), augmentation
     )
-    live = make_trial(run, augmentation)
+    live = make_task(run, augmentation)
     for epoch in (1, 2, NUM_VIEWS + 1):
         for batch in kept.batches(epoch):
             cached, wanted = ask(kept, batch), ask(live, batch)
@@ -70,18 +71,18 @@ def test_views_are_exact(augmentation: Augmentation, run: ExecutionConfig) -> No
     assert pixels(live, 1) != pixels(live, NUM_VIEWS + 1)
 
 
-def pixels(trial: Trial, epoch: int) -> set[bytes]:
-    return {image.numpy().tobytes() for batch in trial.batches(epoch) for image in batch.images}
+def pixels(task: TrialTask, epoch: int) -> set[bytes]:
+    return {image.numpy().tobytes() for batch in task.batches(epoch) for image in batch.images}
 
 
 def test_maps_of_still_images_are_exact_and_move_with_them(run: ExecutionConfig) -> None:
     kept_run = run.replace(teacher_outputs=cache_outputs(run, "maps", ALL))
     still = Augmentation(min_scale=1, max_scale=1, flip=0, color=0)
-    kept, live = make_trial(kept_run, still), make_trial(run, still)
+    kept, live = make_task(kept_run, still), make_task(run, still)
     batch = next(kept.batches(1))
     cached, wanted = ask(kept, batch), ask(live, batch)
     torch.testing.assert_close(cached.logits, wanted.logits, atol=2e-3, rtol=2e-3)
-    mirrored = make_trial(kept_run, still.replace(flip=1))
+    mirrored = make_task(kept_run, still.replace(flip=1))
     flipped = ask(mirrored, next(mirrored.batches(1)))
     torch.testing.assert_close(flipped.logits, cached.logits.flip(-1))
     torch.testing.assert_close(flipped.features, cached.features.flip(-1))
@@ -90,8 +91,8 @@ def test_maps_of_still_images_are_exact_and_move_with_them(run: ExecutionConfig)
 
 def test_maps_are_nearly_what_the_live_teacher_says_of_scaled_views(run: ExecutionConfig) -> None:
     """The network sees other pixels at its borders, so they agree in direction, not in value."""
-    kept = make_trial(run.replace(teacher_outputs=cache_outputs(run, "maps", ALL)), ALL)
-    live = make_trial(run, ALL)
+    kept = make_task(run.replace(teacher_outputs=cache_outputs(run, "maps", ALL)), ALL)
+    live = make_task(run, ALL)
     for batch in kept.batches(1):
         cached, wanted = ask(kept, batch), ask(live, batch)
         labelled = (batch.labels != 255)[:, None].expand_as(cached.logits)
@@ -101,6 +102,15 @@ def test_maps_are_nearly_what_the_live_teacher_says_of_scaled_views(run: Executi
         similar = [similarities(answer.features, size) for answer in (cached, wanted)]
         assert similar[0].diagonal(dim1=1, dim2=2).min() > 0.99
         assert (similar[0] - similar[1]).abs().mean() < 0.25
+
+
+def test_keeping_says_how_far_it_is(run: ExecutionConfig, tmp_path: Path) -> None:
+    lines: list[str] = []
+    with progress_to(lines.append, every_s=0):
+        cache_outputs(run.replace(artifacts=tmp_path), "views", ALL)
+    words = "keeping the teacher's outputs: batch"
+    assert lines[0] == f"{words} 1 of 16"
+    assert lines[-1].startswith(f"{words} 16 of 16, about")
 
 
 @pytest.mark.parametrize("form", ["views", "maps"])

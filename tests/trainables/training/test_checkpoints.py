@@ -26,6 +26,8 @@ from trainables.recipes.configs import AdamW, Distill, Qat, QatDistill, Recipe, 
 from trainables.teachers.output_cache import cache_outputs
 from trainables.training import checkpoints as checkpoint
 from trainables.training.checkpoints import CheckpointManager, Checkpoints, read_checkpoint
+from trainables.training.identity import older_training_key
+from trainables.training.task import TrialTask
 from trainables.training.trial import Trial
 
 BITS = Lsq(weight_bits=4, activation_bits=4)
@@ -169,6 +171,45 @@ def test_a_checkpoint_names_its_parts_as_version_0_2_did(
     assert set(state["recipe"]) == {"student", "stepper"}
 
 
+def test_a_checkpoint_of_version_0_2_is_known_by_the_folder_of_its_teacher(
+    run: ExecutionConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    distill = config(RECIPES[1])
+    with monkeypatch.context() as patch:
+        patch.setattr("trainables.training.trial.training_key", older_training_key)
+        killed_after(Trial(distill, run, tmp_path), 12)
+    assert Trial(distill, run, tmp_path).checkpoint_manager.restore() is not None
+    assert run.teacher is not None
+    elsewhere = tmp_path / "teacher-2" / "teacher.safetensors"
+    elsewhere.parent.mkdir()
+    elsewhere.write_bytes(run.teacher.read_bytes() + b" ")
+    other = Trial(distill, run.replace(teacher=elsewhere), tmp_path)
+    assert other.checkpoint_manager.restore() is None
+
+
+def test_a_part_that_an_older_checkpoint_lacks_starts_fresh(run: ExecutionConfig) -> None:
+    class Counter:
+        count = 7
+
+        def state_dict(self) -> dict[str, int]:
+            return {"count": self.count}
+
+        def load_state_dict(self, state: dict[str, int]) -> None:
+            self.count = state["count"]
+
+    older = TrialTask(config(START), run)
+    old = Counter()
+    next(older.epochs(student=old))
+    state = older.state_dict()
+    assert state is not None
+    task = TrialTask(config(START), run)
+    task.load_state_dict(state, epoch=2)
+    known, new = Counter(), Counter()
+    known.count = new.count = 0
+    next(task.epochs(student=known, term=new))
+    assert (known.count, new.count) == (7, 0)
+
+
 def test_files_beside_it_do_not_matter(tmp_path: Path) -> None:
     (tmp_path / "notes.ckpt").write_text("mine")
     checkpoints = Checkpoints(tmp_path, "a")
@@ -210,7 +251,7 @@ def test_a_full_disk_does_not_end_a_training(
     run: ExecutionConfig,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     expected = train(Trial(config(START), run))
 
@@ -219,7 +260,7 @@ def test_a_full_disk_does_not_end_a_training(
 
     monkeypatch.setattr(os, "fsync", full)
     assert train(Trial(config(START), run, tmp_path)) == expected
-    assert "no checkpoint: the disk of" in capsys.readouterr().err
+    assert "no checkpoint: the disk of" in caplog.text
     assert list(tmp_path.iterdir()) == []
 
 
@@ -257,9 +298,8 @@ def test_a_process_that_was_asked_to_leave_does(run: ExecutionConfig, tmp_path: 
 
 def test_writing_takes_a_small_share_of_the_time(run: ExecutionConfig, tmp_path: Path) -> None:
     checkpoint_manager = CheckpointManager(
-        Checkpoints(tmp_path, "a"), run.replace(checkpoint_every_s=0.01)
+        Checkpoints(tmp_path, "a"), run.replace(checkpoint_every_s=0.01), lambda: {"a": 1}
     )
-    checkpoint_manager.state = lambda: {"a": 1}
     time.sleep(0.02)
     checkpoint_manager.on_step_end()
     checkpoint_manager.cost_s = 1000.0
@@ -281,7 +321,7 @@ def test_a_training_that_hangs_is_ended(
     time.sleep(2.5)  # whoever takes the reports may take their time
     next(reports)
     assert heard == []
-    monkeypatch.setattr(trial.transform, "labels", lambda *_: time.sleep(3.0) or 1 / 0)
+    monkeypatch.setattr(trial.task.transform, "labels", lambda *_: time.sleep(3.0) or 1 / 0)
     with pytest.raises(ZeroDivisionError):
         next(reports)
     assert heard == ["hung: no progress for 1 s"]

@@ -13,7 +13,7 @@ from trainables.config import ExecutionConfig, TrialConfig
 from trainables.losses.configs import Pairwise, Pixelwise, by_name
 from trainables.models.configs import UNetConfig
 from trainables.recipes.configs import Distill, Qat, QatDistill, Recipe, Supervised
-from trainables.training.memory_probe import Probe, measure_gpu_bytes
+from trainables.training.memory_probe import measure_gpu_bytes, peak_bytes
 
 RECIPES: list[Recipe] = [
     Supervised(),
@@ -40,7 +40,7 @@ def steps() -> Iterator[Counter[Optimizer]]:
 def test_it_takes_two_steps_of_all_that_learns(
     recipe: Recipe, steps: Counter[Optimizer], blocks_run: ExecutionConfig, teacher_file: Path
 ) -> None:
-    Probe(config(recipe), blocks_run.replace(teacher=teacher_file)).peak_bytes()
+    peak_bytes(config(recipe), blocks_run.replace(teacher=teacher_file))
     in_co_study = isinstance(recipe, QatDistill)  # the teacher learns, too
     assert sorted(steps.values()) == ([2, 2] if in_co_study else [2])
 
@@ -49,7 +49,7 @@ def test_a_qkd_without_co_study_is_probed_in_its_own_phases(
     steps: Counter[Optimizer], blocks_run: ExecutionConfig, teacher_file: Path
 ) -> None:
     recipe = QatDistill(self_study=0.5, co_study=0)
-    Probe(config(recipe), blocks_run.replace(teacher=teacher_file)).peak_bytes()
+    peak_bytes(config(recipe), blocks_run.replace(teacher=teacher_file))
     assert list(steps.values()) == [2]
 
 
@@ -66,7 +66,7 @@ def test_it_trains_nothing_that_stays(
 ) -> None:
     run = blocks_run.replace(teacher=teacher_file)
     before = set(run.artifacts.iterdir())
-    assert Probe(config(recipe), run).peak_bytes() == 0  # on a CPU there is nothing to measure
+    assert peak_bytes(config(recipe), run) == 0  # on a CPU there is nothing to measure
     assert set(run.artifacts.iterdir()) == before
 
 

@@ -120,6 +120,22 @@ def test_a_cause_is_named(case: str, blocks: PackedDataset) -> None:
 
 
 @pytest.mark.parametrize(
+    ("history", "words"),
+    [
+        ([{"dice": 0.9}, {"dice": 0.9}], "loss dice went from 0.900 to 0.900"),
+        ([{"dice": 0.9}, {"dice": 0.01}], "loss dice only fell from 0.900 to 0.010"),
+        ([{"a": 1.0, "b": 2.0}, {"b": 1.0}], "loss b only fell from 2.000 to 1.000"),
+        ([{"a": 1.0, "b": 2.0}, {"c": 1.0}], "the total loss only fell from 3.000 to 1.000"),
+        ([{"a": 1.0, "cross_entropy": 2.0}, {"cross_entropy": 1.0, "a": 1.0}], "cross-entropy"),
+    ],
+)
+def test_a_recipe_without_cross_entropy_is_judged_by_a_loss_that_is_named(
+    history: list[dict[str, float]], words: str, blocks: PackedDataset
+) -> None:
+    assert likely_cause(scores(), history, config(), blocks).startswith(words)
+
+
+@pytest.mark.parametrize(
     ("source", "words"),
     [
         (OneClass(), "there is one labelled class in the validation split"),

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from trainables.config import ExecutionConfig, TrialConfig
+from trainables.core.progress import progress_to
 from trainables.data.configs import Augmentation
 from trainables.models.configs import UNetConfig
 from trainables.quantization.bits import LayerBits
@@ -65,6 +66,16 @@ def test_a_loss_is_the_divergence_of_the_quantized_network_from_the_full_one() -
         full, few = student(images).softmax(1), quantized(images).softmax(1)
         divergence = (full * (full / few).log()).sum(1).mean().item()
         assert losses[2] == pytest.approx(divergence, rel=1e-3)
+
+
+def test_measuring_says_how_far_it_is() -> None:
+    lines: list[str] = []
+    with progress_to(lines.append, every_s=0):
+        measure_sensitivity(STUDENT.build(5), torch.randn(2, 3, 16, 16))
+    for tensors in ("weights", "inputs"):
+        said = [line for line in lines if f"measuring the sensitivity of {tensors}: layer" in line]
+        assert len(said) > 2
+        assert all(" left" in line for line in said[1:])
 
 
 def test_a_network_is_left_as_it_was_and_readers_of_one_tensor_go_together() -> None:

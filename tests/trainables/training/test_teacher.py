@@ -1,5 +1,6 @@
 """Which teacher is taken, and how it is measured."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ from torch import nn
 from torchvision.models import get_model
 
 from trainables.config import ExecutionConfig, TrialConfig
+from trainables.core.progress import progress_to
 from trainables.data.configs import Augmentation
 from trainables.data.loader import Loader
 from trainables.data.packed import open_pack
@@ -36,6 +38,25 @@ def test_auto_trains_a_teacher_once(blocks_run: ExecutionConfig) -> None:
     assert again.file.stat().st_mtime_ns == stamp
     assert "unet 8 depth 2 trained on the data" in first.note
     assert 0.3 < first.miou <= 1
+
+
+def test_its_training_says_how_far_it_is(blocks_run: ExecutionConfig, tmp_path: Path) -> None:
+    lines: list[str] = []
+    with progress_to(lines.append, every_s=0):
+        prepare_teacher(blocks_run.replace(artifacts=tmp_path), "auto", OWN)
+    assert lines[0] == "training the teacher: epoch 1 of 4"
+    for epoch in (2, 3, 4):
+        line = rf"training the teacher: epoch {epoch} of 4, about \d+ s left"
+        assert any(re.fullmatch(line, said) for said in lines)
+
+
+def test_its_measurement_says_how_far_it_is(
+    blocks_run: ExecutionConfig, teacher_file: Path, tmp_path: Path
+) -> None:
+    lines: list[str] = []
+    with progress_to(lines.append, every_s=0):
+        prepare_teacher(blocks_run.replace(artifacts=tmp_path), str(teacher_file), OWN)
+    assert lines[0] == "measuring the teacher: batch 2 of 2"
 
 
 def test_a_file_is_measured_on_the_validation_split(

@@ -19,9 +19,8 @@ from trainables.data.registry import ShapesSource
 from trainables.losses.configs import Pairwise, Pixelwise, by_name
 from trainables.models.base import Outputs, forward_features, to_device
 from trainables.models.configs import UNetConfig
-from trainables.models.model_file import deserialize, read_model
+from trainables.models.model_file import deserialize, read_card, read_model, write_model
 from trainables.quantization.quantizers.configs import Lsq
-from trainables.recipes.base import TeacherOutputSource
 from trainables.recipes.configs import AdamW, Distill, Ptq, Qat, QatDistill, Recipe, Supervised
 from trainables.recipes.optimization import OptimizerLoop
 from trainables.teachers.output_cache import Form, cache_outputs
@@ -29,6 +28,7 @@ from trainables.teachers.outputs import LiveTeacher
 from trainables.training.cost import predict_size_bytes
 from trainables.training.evaluation import evaluate
 from trainables.training.identity import training_key
+from trainables.training.task import TrialTask
 from trainables.training.trial import Trial
 
 PLAIN = Augmentation(min_scale=1, max_scale=1, color=0)
@@ -80,12 +80,16 @@ def test_a_recipe_gives_a_measured_file_and_repeats_itself(
     assert again[-1].miou == last.miou
 
 
-class AskingTrial(Trial):
+def asking_trial(config: TrialConfig, run: ExecutionConfig) -> Trial:
     """Sees images as the kept outputs saw them, but asks the teacher itself."""
 
-    def teacher(self) -> TeacherOutputSource:
-        assert self.run.teacher is not None
-        return LiveTeacher(to_device(read_model(self.run.teacher), self.device))
+    def teacher() -> LiveTeacher:
+        assert run.teacher is not None
+        return LiveTeacher(to_device(read_model(run.teacher), trial.task.device))
+
+    trial = Trial(config, run)
+    trial.task.teacher = teacher  # type: ignore[method-assign]
+    return trial
 
 
 @pytest.mark.parametrize(
@@ -99,7 +103,7 @@ def test_kept_outputs_teach_what_the_teacher_does(
         recipe = recipe.replace(teacher_learning_rate=1e-9)  # what learns differs
     run = taught_run.replace(teacher_outputs=cache_outputs(taught_run, form, augmentation))
     asked = config(recipe, augmentation=augmentation)
-    kept, live = list(Trial(asked, run)), list(AskingTrial(asked, run))
+    kept, live = list(Trial(asked, run)), list(asking_trial(asked, run))
     for ours, reference in zip(kept, live, strict=True):
         assert ours.losses == pytest.approx(reference.losses, rel=0.05)
     assert kept[-1].losses != live[-1].losses
@@ -136,16 +140,20 @@ def test_the_start_is_trained_once_and_paid_for_by_nobody(taught_run: ExecutionC
     assert first.start_seconds == second.start_seconds > 0
 
 
-def test_a_distilled_start_depends_on_the_teacher(
+def test_a_distilled_start_depends_on_the_content_of_the_teacher_s_file(
     taught_run: ExecutionConfig, tmp_path: Path
 ) -> None:
     other = tmp_path / "other" / "teacher.safetensors"
     other.parent.mkdir()
     assert taught_run.teacher is not None
-    other.write_bytes(taught_run.teacher.read_bytes())
+    copy = tmp_path / "copy.safetensors"
+    copy.write_bytes(taught_run.teacher.read_bytes())
+    torch.manual_seed(1)
+    card = read_card(copy)
+    write_model(other, card.build(), card)
     recipe = Qat(start=Distill(optimizer=AdamW(learning_rate=3e-3)), quantizer=BITS)
     before = len(list(taught_run.artifacts.glob("student-*")))
-    for run in (taught_run, taught_run.replace(teacher=other)):
+    for run in (taught_run, taught_run.replace(teacher=other), taught_run.replace(teacher=copy)):
         next(iter(Trial(config(recipe), run)))
     assert len(list(taught_run.artifacts.glob("student-*"))) == before + 2
 
@@ -155,18 +163,28 @@ FACTS: dict[str, tuple[dict[str, object], dict[str, object]]] = {
     "length": ({"num_epochs": 5}, {}),
     "width": ({"student": UNetConfig(width=9, depth=2)}, {}),
     "data": ({}, {"data": Path("artifacts/data-2")}),
-    "teacher": ({}, {"teacher": Path("artifacts/teacher-2/teacher.safetensors")}),
+    "teacher": ({}, {"teacher": Path("teacher-2.safetensors")}),
     "teacher's outputs": ({}, {"teacher_outputs": Path("artifacts/outputs-2")}),
     "no outputs": ({}, {"teacher_outputs": None}),
 }
 RUN = ExecutionConfig(
     data=Path("artifacts/data-1"),
     artifacts=Path("artifacts"),
-    teacher=Path("artifacts/teacher-1/teacher.safetensors"),
+    teacher=Path("teacher-1.safetensors"),
     teacher_outputs=Path("artifacts/outputs-1"),
 )
 
 
+@pytest.fixture
+def teachers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two files at the paths of two teachers, and a copy of the first."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "elsewhere").mkdir()
+    for path, content in (("", "1"), ("", "2"), ("elsewhere", "1")):
+        (tmp_path / path / f"teacher-{content}.safetensors").write_text(content)
+
+
+@pytest.mark.usefixtures("teachers")
 @pytest.mark.parametrize("fact", FACTS)
 def test_each_fact_that_decides_a_training_is_in_its_key(fact: str) -> None:
     of_config, of_run = FACTS[fact]
@@ -184,11 +202,12 @@ def test_arithmetic_and_release_decide_a_training(monkeypatch: pytest.MonkeyPatc
     assert training_key(config(START), RUN) not in keys
 
 
+@pytest.mark.usefixtures("teachers")
 def test_what_decides_nothing_is_not_in_the_key() -> None:
     where = ExecutionConfig(
         data=Path("elsewhere/data-1"),
         artifacts=Path("elsewhere"),
-        teacher=Path("elsewhere/teacher-1/teacher.safetensors"),
+        teacher=Path("elsewhere/teacher-1.safetensors"),
         teacher_outputs=Path("elsewhere/outputs-1"),
         num_threads=2,
         checkpoint_every_s=1,
@@ -231,25 +250,25 @@ def test_out_of_memory_halves_the_batch_once(
     recipe: Recipe,
     taught_run: ExecutionConfig,
     monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     whole = list(Trial(config(recipe), taught_run))
     halved = Trial(config(recipe), taught_run)
-    halved.parts = 2
+    halved.task.parts = 2
     expected = [report.losses for report in halved]
     limit_batch(monkeypatch, 4)
     trial = Trial(config(recipe), taught_run)
     metrics = list(trial)
     assert [m.epoch for m in metrics] == [1, 2, 3, 4]
     assert {m.parts for m in metrics} == {2}
-    assert "out of memory: once more with 2 batches of 4" in capsys.readouterr().out
+    assert "out of memory: once more with 2 batches of 4" in caplog.text
     assert [m.losses for m in metrics] == expected
     for ours, reference in zip(metrics, whole, strict=True):
         assert ours.losses == pytest.approx(reference.losses, rel=0.15)
 
 
 def test_two_halves_are_the_images_of_the_whole_batch(blocks_run: ExecutionConfig) -> None:
-    whole, halved = (Trial(config(START), blocks_run) for _ in range(2))
+    whole, halved = (TrialTask(config(START), blocks_run) for _ in range(2))
     halved.parts = 2
     halves = list(halved.batches(1))
     pairs = zip(halves[::2], halves[1::2], strict=True)
@@ -337,7 +356,7 @@ def test_calibration_alone_keeps_what_eight_bits_can(blocks_run: ExecutionConfig
     assert trial.student is not None
     assert trial.model_bytes is not None
     shipped = deserialize(trial.model_bytes)
-    (images,) = trial.val.in_order(len(trial.val))
+    (images,) = trial.task.val.in_order(len(trial.task.val))
     with torch.no_grad():
         before, after = (
             model.eval()(normalize(images_of(images))).argmax(1)

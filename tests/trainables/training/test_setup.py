@@ -1,0 +1,122 @@
+"""From data to a teacher and its outputs, as searches and single trainings set them up."""
+
+from collections import namedtuple
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from trainables.config import ExecutionConfig, TrialConfig
+from trainables.core.artifacts import ArtifactStore
+from trainables.data.configs import Augmentation
+from trainables.models.configs import UNetConfig
+from trainables.recipes.configs import AdamW, Supervised
+from trainables.teachers.output_cache import cache_outputs, find_outputs, predict_footprint
+from trainables.training.setup import (
+    OutputMode,
+    open_data,
+    say_data,
+    set_up_teacher,
+    set_up_teacher_outputs,
+)
+from trainables.training.teacher import prepare_teacher
+
+FLIPS = Augmentation(min_scale=1, max_scale=1, color=0)
+OWN = TrialConfig(
+    student=UNetConfig(width=6, depth=2),
+    recipe=Supervised(optimizer=AdamW(learning_rate=1e-2)),
+    augmentation=FLIPS,
+    num_epochs=4,
+)
+Usage = namedtuple("Usage", "free")
+
+
+@pytest.fixture
+def run(blocks_run: ExecutionConfig, teacher_file: Path, tmp_path: Path) -> ExecutionConfig:
+    """With a store of its own."""
+    return blocks_run.replace(teacher=teacher_file, artifacts=tmp_path)
+
+
+class Elsewhere:
+    """A runner that notes what it runs."""
+
+    def __init__(self) -> None:
+        self.ran: list[object] = []
+
+    def __call__(
+        self, run: ExecutionConfig, prepare: Callable[..., Any], /, *given: Any, **named: Any
+    ) -> Any:
+        self.ran.append(prepare)
+        return prepare(run, *given, **named)
+
+
+def test_data_are_known_before_they_are_packed_and_the_same_afterwards(
+    blocks_folder: Path, tmp_path: Path
+) -> None:
+    store = ArtifactStore(tmp_path / "artifacts")
+    new = open_data(str(blocks_folder), 32, store)
+    assert not store.root.exists()
+    data = new.pack()
+    old = open_data(str(blocks_folder), 32, store)
+    assert (new.found, old.found is None) == (None, False)
+    assert old.pack() is old.found
+    for opened in (new, old):
+        assert opened.digest == data.digest
+        assert opened.class_names == data.class_names
+        assert opened.canvas == (data.height, data.width)
+        assert tuple(opened.notes) == data.notes
+    lines: list[str] = []
+    say_data(data, True, ["one", "two"], lines.append)
+    assert lines == [
+        f"data: 64 training and 24 validation images of 32x32 pixels, {data.num_classes} classes, "
+        f"found in {data.path}",
+        "note on the data: one",
+        "note on the data: two",
+    ]
+
+
+def test_a_teacher_is_made_where_the_runner_says(run: ExecutionConfig, teacher_file: Path) -> None:
+    lines, elsewhere = list[str](), Elsewhere()
+    there = set_up_teacher(run, str(teacher_file), OWN, lines.append, elsewhere)
+    assert elsewhere.ran == [prepare_teacher]
+    assert there.teacher is not None
+    assert there.teacher.read_bytes() == teacher_file.read_bytes()
+    assert lines[0].startswith("preparing the teacher")
+    assert lines[1].startswith(f"teacher: unet of {teacher_file}, mIoU ")
+    assert set_up_teacher(run, str(teacher_file), OWN, lines.append) == there
+
+
+@pytest.mark.parametrize(("wanted", "mode"), [("auto", "maps"), ("maps", "maps"), ("views",) * 2])
+def test_outputs_are_kept_once_and_their_size_is_said_before(
+    wanted: Any, mode: OutputMode, run: ExecutionConfig
+) -> None:
+    lines, elsewhere = list[str](), Elsewhere()
+    there, came_to = set_up_teacher_outputs(run, wanted, FLIPS, lines.append, elsewhere)
+    assert came_to == mode
+    assert elsewhere.ran == [predict_footprint, cache_outputs]
+    assert mode != "live"
+    assert there == run.replace(teacher_outputs=find_outputs(run, mode, FLIPS))
+    (line,) = lines
+    assert line == (
+        f"keeping the teacher's outputs as {mode}: {predict_footprint(run, mode, FLIPS)}"
+    )
+    again = set_up_teacher_outputs(run, wanted, FLIPS, lines.append, elsewhere)
+    assert again == (there, mode)
+    assert len(lines) == 1
+
+
+def test_auto_leaves_the_disk_its_room(
+    run: ExecutionConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    room = 3 * predict_footprint(run, "maps", FLIPS).num_bytes
+    monkeypatch.setattr("shutil.disk_usage", lambda path: Usage(room))
+    lines: list[str] = []
+    assert set_up_teacher_outputs(run, "auto", FLIPS, lines.append) == (run, "live")
+    assert lines[-1].startswith("that is more than 25% of the ")
+    assert set_up_teacher_outputs(run, "maps", FLIPS, lines.append)[1] == "maps"  # as asked for
+
+
+def test_a_live_teacher_keeps_nothing(run: ExecutionConfig, tmp_path: Path) -> None:
+    assert set_up_teacher_outputs(run, "live", FLIPS, pytest.fail) == (run, "live")
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,170 @@
+"""What a recipe is given to train a student: its batches, its networks, how long it trains."""
+
+from collections.abc import Callable, Iterator
+from itertools import repeat
+
+import torch
+from torch import nn
+
+from trainables.config import ExecutionConfig, TrialConfig
+from trainables.core.artifacts import Artifact
+from trainables.core.files import hash_file_once
+from trainables.data.arrow_table import Tensors
+from trainables.data.augmentation import Transform
+from trainables.data.loader import Loader, shuffled
+from trainables.data.packed import images_of, open_pack
+from trainables.models.base import to_device
+from trainables.models.model_file import NETWORK_FILE, read_model
+from trainables.recipes.base import Batch, MeanLosses, Stateful, TeacherOutputSource
+from trainables.teachers.output_cache import TeacherOutputs, fixed_views
+from trainables.teachers.outputs import CachedTeacher, LiveTeacher
+from trainables.training.checkpoints import State
+
+Pretrain = Callable[[TrialConfig], Artifact]
+"""Gives the artifact of a full-precision training, which it runs if need be."""
+
+
+class TrialTask:
+    """The `Task` of one trial.
+
+    `on_step_end` is called between two optimizer steps. `pretrain` is needed by recipes that start
+    from a pretrained student.
+    """
+
+    def __init__(
+        self,
+        config: TrialConfig,
+        run: ExecutionConfig,
+        pretrain: Pretrain | None = None,
+        on_step_end: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.config, self.run = config, run
+        self.pretrain, self.on_step_end = pretrain, on_step_end
+        self.data = open_pack(run.data)
+        self.device = torch.device(run.device)
+        self.train = Loader(self.data.train, self.device, run.gpu_share)
+        self.val = Loader(self.data.val, self.device, run.gpu_share)
+        self.transform = Transform(config.augmentation)
+        self.outputs: TeacherOutputs | None = None
+        if config.recipe.learns_from_teacher and run.teacher_outputs:
+            assert run.teacher is not None, "outputs are a teacher's"
+            if terms := config.terms_of_live_teacher:
+                raise ValueError(
+                    f"the teacher must be live for the distillation term {terms[0]}, but its "
+                    f"outputs are read from {run.teacher_outputs}"
+                )
+            teacher = hash_file_once(run.teacher)
+            self.outputs = TeacherOutputs(
+                run.teacher_outputs, self.data.digest, teacher, config.augmentation
+            )
+            self.kept_outputs = Loader(self.outputs.table, self.device, run.gpu_share)
+        self.num_steps = config.num_epochs * max(1, len(self.data.train) // config.batch_size)
+        self.seed, self.parts = config.seed, 1
+        self.start_seconds = 0.0
+        self._reset()
+
+    def _reset(self) -> None:
+        """Puts the training at its beginning."""
+        self.epoch, self.num_batches, self.losses = 1, 0, MeanLosses()
+        self.stateful: dict[str, Stateful] | None = None
+        """What of the recipe changes in training; None until the recipe has begun its epochs."""
+        self.restored: State | None = None
+        """What the recipe is still to restore."""
+
+    @property
+    def num_epochs_done(self) -> float:
+        """Epochs that were trained so far, the one under way in part."""
+        num_batches = self.parts * max(1, len(self.train) // self.config.batch_size)
+        return self.epoch - 1 + min(1.0, self.num_batches / num_batches)
+
+    def halve_batches(self) -> None:
+        """Begins again with two batches for each optimizer step."""
+        self._reset()
+        self.parts = 2
+
+    def state_dict(self) -> State | None:
+        """What a checkpoint keeps; None while there is nothing to go on from."""
+        if self.stateful is None:
+            return None
+        return {
+            "parts": self.parts,
+            "start_seconds": self.start_seconds,
+            "losses": self.losses.state_dict(),
+            "done": self.num_batches,
+            "recipe": {name: part.state_dict() for name, part in self.stateful.items()},
+        }
+
+    def load_state_dict(self, state: State, epoch: int) -> None:
+        """Goes on in `epoch`; the recipe's part is restored when the recipe begins its epochs."""
+        self.parts, self.start_seconds = state["parts"], state["start_seconds"]
+        self.epoch, self.num_batches = epoch, state["done"]
+        self.losses.load_state_dict(state["losses"])
+        self.restored = state
+
+    def epochs(self, **parts: Stateful) -> Iterator[tuple[Iterator[Batch], MeanLosses]]:
+        if self.restored is not None:
+            for name, part in parts.items():
+                if kept := self.restored["recipe"].get(name, {}):
+                    part.load_state_dict(kept)
+            self.restored = None
+        self.stateful = parts
+        for epoch in range(self.epoch, self.config.num_epochs + 1):
+            self.epoch = epoch
+            yield self._steps(), self.losses
+            self.num_batches, self.losses = 0, MeanLosses()
+
+    def _steps(self) -> Iterator[Batch]:
+        """The batches that are left of the epoch under way."""
+        for batch in self.batches(self.epoch, self.num_batches):
+            yield batch
+            self.num_batches += 1
+            if self.num_batches % self.parts == 0:  # a step was taken
+                self.on_step_end()
+
+    def batches(self, epoch: int, first: int = 0) -> Iterator[Batch]:
+        """The batches of one epoch from the `first` on."""
+        config, count = self.config, len(self.train)
+        rows = shuffled(count, config.batch_size, config.seed, epoch)
+        if self.parts > 1:
+            rows = [half for batch in rows for half in halves(batch)]
+        rows = rows[first:]
+        views = config.augmentation.views(count, config.seed, epoch)
+        cached: Iterator[Tensors] = repeat({})
+        if self.outputs is not None:
+            cached = self.kept_outputs.batches(self.outputs.rows(batch, epoch) for batch in rows)
+            if self.outputs.form == "views":
+                views = fixed_views(config.augmentation, count, self.outputs.view(epoch))
+        for batch, raw, kept_outputs in zip(rows, self.train.batches(rows), cached, strict=False):
+            seen = views.select(torch.tensor(batch), self.device)
+            images = self.transform.images(images_of(raw), seen)
+            labels = self.transform.labels(raw["mask"], seen)
+            yield Batch(
+                images.contiguous(memory_format=torch.channels_last), labels, seen, kept_outputs
+            )
+
+    def new_student(self) -> nn.Module:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.config.seed)
+            student = self.config.student.build(self.data.num_classes)
+        self.config.student.initialize(student)
+        return to_device(student, self.device).train()
+
+    def pretrained_student(self) -> nn.Module:
+        assert self.pretrain is not None, "a recipe with a pretrained student needs `pretrain`"
+        assert self.config.start, "a quantized student has a start"
+        start = self.pretrain(self.config.start)
+        self.start_seconds = start.seconds
+        return to_device(read_model(start.path / NETWORK_FILE), self.device).train()
+
+    def teacher(self) -> TeacherOutputSource:
+        if self.outputs is None:
+            assert self.run.teacher is not None, "a recipe with a teacher runs with one"
+            return LiveTeacher(to_device(read_model(self.run.teacher), self.device))
+        maps = self.transform if self.outputs.form == "maps" else None
+        teacher = CachedTeacher(self.data.num_classes, maps)
+        to_device(teacher.network, self.device)
+        return teacher
+
+
+def halves(batch: list[int]) -> tuple[list[int], list[int]]:
+    return batch[: len(batch) // 2], batch[len(batch) // 2 :]

@@ -45,7 +45,7 @@ class Task(Protocol):
     """Optimizer steps in all epochs together."""
     seed: int
     """Of all that is drawn at random."""
-    parts: int
+    accumulation_steps: int
     """Batches for one optimizer step: more than 1 where a whole one does not fit into memory."""
 
     def epochs(self, **parts: Stateful) -> Iterator[tuple[Iterator[Batch], "MeanLosses"]]:

@@ -19,7 +19,9 @@ def train_distill(recipe: Distill, task: Task) -> Iterator[Epoch]:
     student, teacher = task.new_student(), task.teacher()
     distillation = distillation_loss(recipe.losses, student, teacher, task)
     learning = nn.ModuleList([student, distillation])
-    optimizer_loop = OptimizerLoop(learning, recipe.optimizer, task.num_steps, task.parts)
+    optimizer_loop = OptimizerLoop(
+        learning, recipe.optimizer, task.num_steps, task.accumulation_steps
+    )
     for batches, losses in task.epochs(
         student=student, stepper=optimizer_loop, distillation=distillation
     ):

@@ -12,17 +12,17 @@ from trainables.recipes.configs import AdamW, QuantizerLearningRates
 
 
 class OptimizerLoop:
-    """Takes `num_steps` optimizer steps along one cycle, each for the losses of `parts` batches."""
+    """Takes `num_steps` steps along one cycle, each for `accumulation_steps` losses."""
 
     def __init__(
         self,
         model: nn.Module,
         adamw: AdamW,
         num_steps: int,
-        parts: int,
+        accumulation_steps: int,
         rates: QuantizerLearningRates | None = None,
     ) -> None:
-        self.parts, self.num_losses = parts, 0
+        self.accumulation_steps, self.num_losses = accumulation_steps, 0
         groups = parameter_groups(model, adamw, rates or QuantizerLearningRates())
         self.optimizer = torch.optim.AdamW(groups, fused=True)
         self.schedule = torch.optim.lr_scheduler.OneCycleLR(
@@ -30,10 +30,10 @@ class OptimizerLoop:
         )
 
     def step(self, loss: Tensor) -> None:
-        """Adds the gradient of `loss`; after `parts` of them, one update against their mean."""
-        (loss / self.parts).backward()  # type: ignore[no-untyped-call]
+        """Adds the gradient of `loss`; one update follows the mean of `accumulation_steps` losses."""
+        (loss / self.accumulation_steps).backward()  # type: ignore[no-untyped-call]
         self.num_losses += 1
-        if self.num_losses % self.parts == 0:
+        if self.num_losses % self.accumulation_steps == 0:
             self.optimizer.step()
             self.schedule.step()
             self.optimizer.zero_grad()
@@ -54,7 +54,7 @@ class OptimizerLoop:
     @property
     def num_steps_taken(self) -> int:
         """Updates so far."""
-        return self.num_losses // self.parts
+        return self.num_losses // self.accumulation_steps
 
 
 def parameter_groups(

@@ -14,7 +14,9 @@ def train_qat(recipe: Qat, task: Task) -> Iterator[Epoch]:
     """Yields the quantized student after each epoch."""
     student = quantized_student(recipe, task)
     rates = recipe.step_learning_rate
-    optimizer_loop = OptimizerLoop(student, recipe.optimizer, task.num_steps, task.parts, rates)
+    optimizer_loop = OptimizerLoop(
+        student, recipe.optimizer, task.num_steps, task.accumulation_steps, rates
+    )
     for batches, losses in task.epochs(student=student, stepper=optimizer_loop):
         for batch in batches:
             loss = cross_entropy(forward_features(student, batch.images).logits, batch.labels)

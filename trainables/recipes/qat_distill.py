@@ -24,10 +24,14 @@ def train_qat_distill(recipe: QatDistill, task: Task) -> Iterator[Epoch]:
     rates = recipe.step_learning_rate
     distillation = distillation_loss(recipe.losses, student, teacher, task)
     learning = nn.ModuleList([student, distillation])
-    optimizer_loop = OptimizerLoop(learning, recipe.optimizer, task.num_steps, task.parts, rates)
+    optimizer_loop = OptimizerLoop(
+        learning, recipe.optimizer, task.num_steps, task.accumulation_steps, rates
+    )
     co_study_from = round(recipe.self_study * task.num_steps)
     tutoring_from = round((recipe.self_study + recipe.co_study) * task.num_steps)
-    co_teacher = CoTeacher(teacher.network, recipe, tutoring_from - co_study_from, task.parts)
+    co_teacher = CoTeacher(
+        teacher.network, recipe, tutoring_from - co_study_from, task.accumulation_steps
+    )
     for batches, losses in task.epochs(
         student=student,
         stepper=optimizer_loop,
@@ -58,7 +62,9 @@ class CoTeacher:
     are cached, what learns is a linear map of its logits (see `CachedTeacher`).
     """
 
-    def __init__(self, teacher: nn.Module, recipe: QatDistill, num_steps: int, parts: int) -> None:
+    def __init__(
+        self, teacher: nn.Module, recipe: QatDistill, num_steps: int, accumulation_steps: int
+    ) -> None:
         pixelwise = (term for term in recipe.losses.values() if isinstance(term, Pixelwise))
         self.temperature = next(pixelwise, Pixelwise()).temperature
         self.teacher = teacher
@@ -66,7 +72,7 @@ class CoTeacher:
         if num_steps:
             teacher.requires_grad_(True)
             adamw = AdamW(learning_rate=recipe.teacher_learning_rate)
-            self.optimizer_loop = OptimizerLoop(teacher, adamw, num_steps, parts)
+            self.optimizer_loop = OptimizerLoop(teacher, adamw, num_steps, accumulation_steps)
 
     def learn(self, teacher: Outputs, student: Outputs, labels: Tensor) -> Tensor:
         """One step of the teacher; gives its loss back."""

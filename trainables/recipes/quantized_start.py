@@ -15,7 +15,9 @@ def quantized_student(recipe: QuantizedRecipe, task: Task) -> nn.Module:
     student = task.pretrained_student()
     batches = task.batches(1)
     images = next(batches).images
-    while len(images) < CALIBRATION_IMAGES // task.parts and (more := next(batches, None)):
+    while len(images) < CALIBRATION_IMAGES // task.accumulation_steps and (
+        more := next(batches, None)
+    ):
         images = torch.cat([images, more.images])
     quantizer = recipe.quantizer.quantizer
     assert quantizer, "a study resolves what depends on sensitivities"

@@ -12,7 +12,9 @@ from trainables.recipes.optimization import OptimizerLoop
 def train_supervised(recipe: Supervised, task: Task) -> Iterator[Epoch]:
     """Yields the student after each epoch."""
     student = task.new_student()
-    optimizer_loop = OptimizerLoop(student, recipe.optimizer, task.num_steps, task.parts)
+    optimizer_loop = OptimizerLoop(
+        student, recipe.optimizer, task.num_steps, task.accumulation_steps
+    )
     for batches, losses in task.epochs(student=student, stepper=optimizer_loop):
         for batch in batches:
             loss = cross_entropy(forward_features(student, batch.images).logits, batch.labels)

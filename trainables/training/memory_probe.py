@@ -18,7 +18,7 @@ class ProbeTask:
     """The `Task` of the first steps of a trial, quantized from random weights."""
 
     num_steps = STEPS
-    parts = 1
+    accumulation_steps = 1
 
     def __init__(self, config: TrialConfig, run: ExecutionConfig) -> None:
         self.trial, self.seed = TrialTask(config, run), config.seed

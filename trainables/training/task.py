@@ -59,7 +59,7 @@ class TrialTask:
             )
             self.kept_outputs = Loader(self.outputs.table, self.device, run.gpu_share)
         self.num_steps = config.num_epochs * max(1, len(self.data.train) // config.batch_size)
-        self.seed, self.parts = config.seed, 1
+        self.seed, self.accumulation_steps = config.seed, 1
         self.start_seconds = 0.0
         self._reset()
 
@@ -74,20 +74,20 @@ class TrialTask:
     @property
     def num_epochs_done(self) -> float:
         """Epochs that were trained so far, the one under way in part."""
-        num_batches = self.parts * max(1, len(self.train) // self.config.batch_size)
+        num_batches = self.accumulation_steps * max(1, len(self.train) // self.config.batch_size)
         return self.epoch - 1 + min(1.0, self.num_batches / num_batches)
 
     def halve_batches(self) -> None:
         """Begins again with two batches for each optimizer step."""
         self._reset()
-        self.parts = 2
+        self.accumulation_steps = 2
 
     def state_dict(self) -> State | None:
         """What a checkpoint keeps; None while there is nothing to go on from."""
         if self.stateful is None:
             return None
         return {
-            "parts": self.parts,
+            "parts": self.accumulation_steps,
             "start_seconds": self.start_seconds,
             "losses": self.losses.state_dict(),
             "done": self.num_batches,
@@ -96,7 +96,7 @@ class TrialTask:
 
     def load_state_dict(self, state: State, epoch: int) -> None:
         """Goes on in `epoch`; the recipe's part is restored when the recipe begins its epochs."""
-        self.parts, self.start_seconds = state["parts"], state["start_seconds"]
+        self.accumulation_steps, self.start_seconds = state["parts"], state["start_seconds"]
         self.epoch, self.num_batches = epoch, state["done"]
         self.losses.load_state_dict(state["losses"])
         self.restored = state
@@ -118,14 +118,14 @@ class TrialTask:
         for batch in self.batches(self.epoch, self.num_batches):
             yield batch
             self.num_batches += 1
-            if self.num_batches % self.parts == 0:  # a step was taken
+            if self.num_batches % self.accumulation_steps == 0:  # a step was taken
                 self.on_step_end()
 
     def batches(self, epoch: int, first: int = 0) -> Iterator[Batch]:
         """The batches of one epoch from the `first` on."""
         config, count = self.config, len(self.train)
         rows = shuffled(count, config.batch_size, config.seed, epoch)
-        if self.parts > 1:
+        if self.accumulation_steps > 1:
             rows = [half for batch in rows for half in halves(batch)]
         rows = rows[first:]
         views = config.augmentation.views(count, config.seed, epoch)

@@ -101,8 +101,8 @@ class Trial:
                 yield metrics
             return
         except torch.OutOfMemoryError as error:
-            if config.batch_size < 4 or self.task.parts > 1:
-                images = config.batch_size // self.task.parts
+            if config.batch_size < 4 or self.task.accumulation_steps > 1:
+                images = config.batch_size // self.task.accumulation_steps
                 raise TrialFailed(f"out of memory with batches of {images} images") from error
         # Once more from the beginning, outside the handler, which holds on to what filled memory
         self.task.halve_batches()
@@ -144,7 +144,7 @@ class Trial:
                 losses=losses,
                 device_seconds=self.stopwatch.seconds,
                 start_seconds=task.start_seconds,
-                parts=task.parts,
+                parts=task.accumulation_steps,
                 size_bytes=len(self.model_bytes) if self.model_bytes else None,
                 compressed_bytes=compressed(self.model_bytes) if self.model_bytes else None,
                 changed_pixels=changed,

@@ -90,7 +90,7 @@ def test_costs_are_known_before_training(student: StudentConfig) -> None:
 def test_it_learns_with_few_bits_and_its_file_predicts_the_same(student: StudentConfig) -> None:
     network, images = quantized(student).train(), torch.randn(4, 3, 32, 32)
     before = {name: value.clone() for name, value in network.named_parameters()}
-    optimizer_loop = OptimizerLoop(network, AdamW(), num_steps=2, parts=1)
+    optimizer_loop = OptimizerLoop(network, AdamW(), num_steps=2, accumulation_steps=1)
     optimizer_loop.step(network(images).square().mean())
     moved = [n for n, value in network.named_parameters() if not torch.equal(value, before[n])]
     assert len(moved) > 0.8 * len(before)

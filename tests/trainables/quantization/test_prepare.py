@@ -136,7 +136,7 @@ def test_layers_that_read_one_tensor_share_a_grid_of_the_most_bits() -> None:
     assert encoder.input_quantizer is decoder.input_quantizer
     assert encoder.input_quantizer is not None
     assert encoder.input_quantizer.bits == 6
-    optimizer_loop = OptimizerLoop(model, AdamW(), num_steps=10, parts=1)
+    optimizer_loop = OptimizerLoop(model, AdamW(), num_steps=10, accumulation_steps=1)
     parameters = [p for group in optimizer_loop.optimizer.param_groups for p in group["params"]]
     assert len(parameters) == len(set(parameters)) == len(list(model.parameters()))
 

@@ -17,7 +17,7 @@ def test_steps_are_those_of_the_first_four_batches_of_eight(
     parts: int, blocks_run: ExecutionConfig
 ) -> None:
     task = ShortTask(Ptq(), blocks_run, batch_size=8)
-    task.parts = parts
+    task.accumulation_steps = parts
     (epoch,) = task.config.recipe.train(task)
     images = torch.cat([batch.images for batch in islice(task.batches(1), 4)])
     assert len(images) == 32 // parts

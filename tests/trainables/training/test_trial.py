@@ -254,7 +254,7 @@ def test_out_of_memory_halves_the_batch_once(
 ) -> None:
     whole = list(Trial(config(recipe), taught_run))
     halved = Trial(config(recipe), taught_run)
-    halved.task.parts = 2
+    halved.task.accumulation_steps = 2
     expected = [report.losses for report in halved]
     limit_batch(monkeypatch, 4)
     trial = Trial(config(recipe), taught_run)
@@ -269,7 +269,7 @@ def test_out_of_memory_halves_the_batch_once(
 
 def test_two_halves_are_the_images_of_the_whole_batch(blocks_run: ExecutionConfig) -> None:
     whole, halved = (TrialTask(config(START), blocks_run) for _ in range(2))
-    halved.parts = 2
+    halved.accumulation_steps = 2
     halves = list(halved.batches(1))
     pairs = zip(halves[::2], halves[1::2], strict=True)
     for batch, (first, second) in zip(whole.batches(1), pairs, strict=True):

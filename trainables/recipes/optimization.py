@@ -30,7 +30,7 @@ class OptimizerLoop:
         )
 
     def step(self, loss: Tensor) -> None:
-        """Adds the gradient of `loss`; one update follows the mean of `accumulation_steps` losses."""
+        """Adds the gradient of `loss`; an update follows the mean of `accumulation_steps` ones."""
         (loss / self.accumulation_steps).backward()  # type: ignore[no-untyped-call]
         self.num_losses += 1
         if self.num_losses % self.accumulation_steps == 0:

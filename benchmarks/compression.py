@@ -98,7 +98,7 @@ def main() -> None:
         augmentation=FLIP_ONLY,
     )
     recipes = {name: RECIPES[name] for name in ("supervised", *arguments.recipes)}
-    trained = {name: recipe for name, recipe in recipes.items() if not isinstance(recipe, Ptq)}
+    trained = {name: recipe for name, recipe in recipes.items() if not recipe.only_calibrates}
     seconds = {name: epoch_seconds(base, recipe, run) for name, recipe in trained.items()}
     budget = arguments.epochs * seconds["supervised"]
     jobs = [
@@ -141,7 +141,7 @@ def parse() -> argparse.Namespace:
 
 def epoch_seconds(base: TrialConfig, recipe: Recipe, run: ExecutionConfig) -> float:
     """Mean training seconds of an epoch over all phases, without evaluation and start."""
-    if isinstance(recipe, Qat | QatDistill):
+    if recipe.quantized:
         recipe = recipe.replace(start_epochs=1)
     trial = Trial(base.replace(recipe=recipe, num_epochs=2), run)
     trial.stopwatch.start()
@@ -155,9 +155,9 @@ def affordable(
 ) -> TrialConfig:
     """The configuration whose training, start included, takes `budget` seconds."""
     num_plain = round(budget / seconds["supervised"])
-    if isinstance(recipe, Ptq):
+    if recipe.only_calibrates:
         return config.replace(recipe=recipe.replace(start_epochs=num_plain), num_epochs=1)
-    if isinstance(recipe, Supervised | Distill):
+    if not recipe.quantized:
         return config.replace(recipe=recipe, num_epochs=max(1, round(budget / seconds[name])))
     return config.replace(
         recipe=recipe.replace(start_epochs=round(START_SHARE * num_plain)),
@@ -168,15 +168,16 @@ def affordable(
 def warm_starts(jobs: list[tuple[str, TrialConfig, ExecutionConfig]], workers: int) -> None:
     """Trains the shared full-precision starts first, so that no worker waits for another's."""
     first = {
-        (config.seed, config.recipe.start_epochs): (config, run)
+        (config.seed, quantized.start_epochs): (config, run)
         for name, config, run in jobs
-        if isinstance(config.recipe, Qat | Ptq)
+        if (quantized := config.recipe.quantized)
     }
     with ProcessPoolExecutor(workers) as pool:
         list(pool.map(make_start, *zip(*first.values(), strict=True)))
 
 
 def make_start(config: TrialConfig, run: ExecutionConfig) -> None:
+    assert config.start
     train_or_find(config.start, run)
 
 

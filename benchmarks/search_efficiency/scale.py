@@ -34,6 +34,7 @@ from search.tracking.mlflow import MlflowTracker, make_store
 from spaces import load_space
 from trainables.config import ExecutionConfig, TrialConfig
 from trainables.core.metrics import Metrics
+from trainables.models.configs import UNetConfig
 from trainables.trainable import METRICS as RESULT
 from trainables.training.cost import count_macs, predict_size_bytes
 
@@ -122,7 +123,9 @@ def finished(count: int) -> Iterator[optuna.trial.FrozenTrial]:
 def report(config: TrialConfig, epoch: int) -> Metrics:
     """Metrics of a training that knows no noise."""
     size = predict_cost(config).size_bytes
-    miou = min(0.9, 0.1 + 0.02 * config.student.width + 40 * (config.recipe.learning_rate or 0))
+    assert isinstance(config.student, UNetConfig)
+    rate = config.recipe.learning_rate or 0
+    miou = min(0.9, 0.1 + 0.02 * config.student.width + 40 * rate)
     return Metrics(
         epoch=epoch,
         time_ms=0,

@@ -30,7 +30,7 @@ from search.storage.layout import STUDY_FILE
 from trainables.core.command_line import Parser, one_line, write_output
 from trainables.core.errors import TrialFailed
 from trainables.core.files import is_writable, nearest
-from trainables.core.terminal import own_terminal, print_error
+from trainables.core.terminal import out, own_terminal, print_error
 
 EXAMPLES = """examples:
   python -m search.run --space qkd                          built-in data, a front in minutes
@@ -69,6 +69,7 @@ def run(arguments: argparse.Namespace) -> int:
         from search.study.preparation import prepare_study
         from search.study.search_loop import interruption_message, log_hint, run_study  # import Ray
 
+        print("checking the study and its data", file=out(), flush=True)
         study = prepare_study(config, resumed=arguments.resume is not None)
     except (ValueError, OSError) as error:
         print_error(f"error: {one_line(error)}")
@@ -140,6 +141,7 @@ def read_config(arguments: argparse.Namespace) -> StudyConfig:
         open_source(config.data, config.image_size, storage)
     check_cores(config)
     check_cluster()
+    print("importing PyTorch and Ray", file=out(), flush=True)
     if arguments.resume is None and "gpus_per_trial" not in given:
         found = hardware_defaults(config.data, default_gpus())
         config = config.replace(**{k: v for k, v in found.items() if k not in given})

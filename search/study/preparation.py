@@ -35,10 +35,8 @@ from trainables.core import terminal
 from trainables.core.artifacts import ArtifactStore
 from trainables.core.files import hash_file
 from trainables.core.optional_dependencies import require_onnx
-from trainables.data.packed import find_pack, open_pack, pack_dataset, pack_path
-from trainables.data.registry import open_source
 from trainables.training.evaluation import commonest_miou
-from trainables.training.setup import output_mode
+from trainables.training.setup import open_data, output_mode
 from trainables.training.teacher import check_teacher
 
 
@@ -66,16 +64,12 @@ def prepare_study(config: StudyConfig, resumed: bool) -> Study:
         require_onnx("--objectives latency, or --max-latency,")
     check_tracking(config.tracking_uri, config.storage)
     store = ArtifactStore(artifact_folder(config.storage))
-    source = open_source(config.data, config.image_size, store.root)
-    pack = find_pack(source, store)
-    found = open_pack(pack.path) if pack else None
-    class_names = (found or source).class_names
+    opened = open_data(config.data, config.image_size, store)
+    class_names = opened.class_names
     check_teacher(config.teacher, len(class_names))
-    data_digest = pack_path(source, store).name
-    canvas = (found.height, found.width) if found else source.canvas()
-    cost_model = CostModel(config, len(class_names), canvas, store)
+    cost_model = CostModel(config, len(class_names), opened.canvas, store)
     conditions = cost_model.latency_conditions()
-    file = build_study_file(config, stored_file, data_digest, class_names, conditions)
+    file = build_study_file(config, stored_file, opened.digest, class_names, conditions)
     if not config.wants_latency:
         cost_model.check_budget()
     output_mode(config.teacher_outputs, cost_model.sampled_configs())
@@ -87,15 +81,15 @@ def prepare_study(config: StudyConfig, resumed: bool) -> Study:
     warm_start_records = with_latencies_of_here(
         warm_start_records, cost_model, warm_start_conditions
     )
-    data = found or open_pack(pack_dataset(source, store).path)
+    data = opened.pack()
     cost_model.commonest_miou = commonest_miou(data)
     make_store(config.tracking_uri)
     return Study(
         file=file,
         stored_file=stored_file,
         data=data,
-        was_packed=found is not None,
-        notes=source.notes if found is None or found.notes is None else found.notes,
+        was_packed=opened.found is not None,
+        notes=opened.notes,
         store=store,
         cost_model=cost_model,
         warm_start_records=warm_start_records,

@@ -27,7 +27,7 @@ from search.tracking.mlflow import MlflowTracker
 from trainables.config import ExecutionConfig
 from trainables.core import terminal
 from trainables.core.errors import TrialFailed
-from trainables.training.setup import set_up_teacher
+from trainables.training.setup import say_data, set_up_teacher
 
 
 def run_study(study: Study) -> int:
@@ -46,10 +46,7 @@ def run_study(study: Study) -> int:
         open_study(study)
         recover_study(study)
     progress = ConsoleProgress(config, read_records(study), samples_left(study))
-    found = "found" if study.was_packed else "packed"
-    progress.say(f"data: {study.data}, {found} in {study.data.path}")
-    for note in study.notes:
-        progress.say(f"note on the data: {note}")
+    say_data(study.data, study.was_packed, study.notes, progress.say)
     interrupted = is_stop_requested()
     if samples_left(study) and not interrupted:
         try:

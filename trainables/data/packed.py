@@ -56,11 +56,6 @@ def find_pack(source: Source, store: ArtifactStore) -> Artifact | None:
     return store.find("data", pack_key(source))
 
 
-def pack_path(source: Source, store: ArtifactStore) -> Path:
-    """Where `pack_dataset` puts the data set; the name of the folder is the digest of the data."""
-    return store.path("data", pack_key(source))
-
-
 def pack_key(source: Source) -> dict[str, object]:
     return {"format": FORMAT, "source": source.digest()}
 

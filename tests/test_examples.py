@@ -57,6 +57,7 @@ def test_one_student_is_distilled(tmp_path: Path) -> None:
     assert last.endswith(f"{(tmp_path / 'model.safetensors').stat().st_size} bytes")
 
 
+@pytest.mark.slow
 def test_the_scheduler_works_in_tune(tmp_path: Path) -> None:
     printed = run("scheduler_in_tune.py", tmp_path, first=("-c", PREPARED))
     trials = re.findall(r"^quality (\S+): (\d+) epochs$", "\n".join(printed), re.MULTILINE)

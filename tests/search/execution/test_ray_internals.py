@@ -1,4 +1,4 @@
-"""The private doors of Ray, and the reasons that it gives for dead processes, in a real Ray."""
+"""The private names of Ray, and the reasons that it gives for dead processes, in a real Ray."""
 
 import json
 import os
@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.slow  # a Ray of its own is started
 SCRIPT = """
 import json, os, sys
 from search.execution.environment import prepare_environment

@@ -4,6 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from factories import make_config
 
 from trainables.config import ExecutionConfig, TrialConfig
@@ -36,6 +37,7 @@ with terminal.own_terminal(), graceful_shutdown(config.folder / ".stop") as shut
 """
 
 
+@pytest.mark.slow
 def test_the_training_of_a_teacher_is_followed_from_the_driver(
     blocks_run: ExecutionConfig, blocks_folder: Path, tmp_path: Path
 ) -> None:

@@ -194,10 +194,10 @@ def test_a_pack_of_an_earlier_release_is_looked_at_again(
     meta = study.data.path / "data.json"
     content = json.loads(meta.read_text())
     monkeypatch.setattr(
-        "search.study.preparation.find_pack", lambda *_: Artifact(study.data.path, {}, 0)
+        "trainables.training.setup.find_pack", lambda *_: Artifact(study.data.path, {}, 0)
     )
     monkeypatch.setattr(
-        "search.study.preparation.open_pack", lambda path: replace(study.data, notes=None)
+        "trainables.training.setup.open_pack", lambda path: replace(study.data, notes=None)
     )
     assert content["notes"] == []
     prepare_study(config, resumed=False).lock.release()

@@ -13,13 +13,13 @@ from trainables.config import read_config
 from trainables.core.artifacts import ArtifactStore
 from trainables.core.errors import ExportFailed
 from trainables.core.files import replace_file
-from trainables.data.packed import PackedDataset, open_pack, pack_dataset
-from trainables.data.registry import open_source
+from trainables.data.packed import PackedDataset
 from trainables.deploy.latency import Latency, measure_latency
 from trainables.deploy.model_card import ExportFormat, ModelCard, Preprocessing, card_path
 from trainables.deploy.parity import Parity, check_parity
 from trainables.deploy.runtime import CUDA, available_providers, module_network, open_model
 from trainables.models.model_file import CONFIG_FILE, MODEL_FILE, read_model
+from trainables.training.setup import open_data
 
 log = logging.getLogger(__name__)
 TOLERANCE = 0.001
@@ -38,14 +38,13 @@ def validation_data(study: StudyFile, folder: Path) -> PackedDataset:
         ValueError: the data has changed since.
     """
     store = ArtifactStore(artifact_folder(folder.resolve().parent))
-    source = open_source(study.config.data, study.config.image_size, store.root)
-    data = open_pack(pack_dataset(source, store).path)
-    if data.digest != study.data_digest:
+    opened = open_data(study.config.data, study.config.image_size, store)
+    if opened.digest != study.data_digest:
         raise ValueError(
             f"an export is checked on the study's data, but {study.config.data} has changed: it is "
-            f"now {data.digest}, the study had {study.data_digest}"
+            f"now {opened.digest}, the study had {study.data_digest}"
         )
-    return data
+    return opened.pack()
 
 
 class Exporter:

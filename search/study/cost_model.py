@@ -7,7 +7,6 @@ import numpy as np
 from pydantic import JsonValue
 
 from search.algorithms.candidates import find_cheapest, sample_configs
-from search.algorithms.observations import TrialHistory
 from search.algorithms.problem import SearchProblem
 from search.core.config import StudyConfig
 from search.core.constraints import Costs, OverBudget
@@ -51,10 +50,6 @@ class CostModel:
         self.latencies: dict[str, float] = {}
         self.commonest_miou = 0.0
         """Of predicting the commonest class; known once data are packed."""
-
-    def new_trial_history(self) -> TrialHistory:
-        """What is remembered of a study without trials."""
-        return self.problem.new_history()
 
     @property
     def problem(self) -> SearchProblem:
@@ -152,7 +147,7 @@ class CostModel:
 
     def cost_range(self) -> Points:
         """The least and the greatest (2,C) of each cost among points drawn from the space."""
-        history = self.new_trial_history()
+        history = self.problem.new_history()
         costs = [
             cost for trial in self.completed_samples() if (cost := history.costs(trial)) is not None
         ]

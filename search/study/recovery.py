@@ -22,10 +22,9 @@ from search.study.study import Study, read_records
 
 def recover_study(study: Study) -> None:
     """Brings the trials of an open study to where a new driver can go on with them."""
-    records = read_records(study)
-    cost_model = study.cost_model
-    halving = replay_decisions(study.config, records)
-    recover(study.optuna_study, halving, cost_model.new_trial_history(), study.objectives)
+    halving = replay_decisions(study.config, read_records(study))
+    history = study.cost_model.problem.new_history()
+    recover(study.optuna_study, halving, history, study.objectives)
 
 
 def recover(

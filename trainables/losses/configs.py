@@ -45,7 +45,6 @@ class Pixelwise(Term):
     """Every pixel of the student follows the teacher's class distribution."""
 
     name: Literal["pixelwise"] = "pixelwise"
-    weight: float = Field(1.0, ge=0)
     temperature: float = Field(2.0, gt=0, description="softens both distributions")
     requires: ClassVar[Requirement] = "logits"
 
@@ -59,7 +58,6 @@ class Pairwise(Term):
     """The student's regions resemble one another as the teacher's do."""
 
     name: Literal["pairwise"] = "pairwise"
-    weight: float = Field(1.0, ge=0)
     patch: int = Field(2, ge=1, description="feature pixels a side that make one node")
     requires: ClassVar[Requirement] = "cosines"
 

@@ -35,10 +35,9 @@ def meta_network(student: StudentConfig, num_classes: int) -> StudentNetwork:
         return student.build(num_classes)
 
 
-def count_params(student: NetworkConfig, num_classes: int) -> int:
+def count_params(student: StudentConfig, num_classes: int) -> int:
     """Weights and biases of the plain student; quantization steps are not counted."""
-    with torch.device("meta"):
-        return sum(p.numel() for p in student.build(num_classes).parameters())
+    return sum(p.numel() for p in meta_network(student, num_classes).parameters())
 
 
 @lru_cache(maxsize=1024)

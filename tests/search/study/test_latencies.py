@@ -94,7 +94,7 @@ def latencies(study: Study) -> tuple[float | None, float]:
     """Of the trial as a record, and in what the sampler knows of it."""
     recover_study(study)
     (record,) = read_records(study)
-    history = study.cost_model.new_trial_history()
+    history = study.cost_model.problem.new_history()
     history.update(record)
     (observation,) = history.all_observations()
     return record.latency_ms, observation.costs[0]

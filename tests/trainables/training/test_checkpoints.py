@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from trainables.models.configs import UNetConfig
 from trainables.quantization.quantizers.configs import Lsq
 from trainables.recipes.configs import AdamW, Distill, Qat, QatDistill, Recipe, Supervised
 from trainables.teachers.output_cache import cache_outputs
+from trainables.train import main
 from trainables.training import checkpoints as checkpoint
 from trainables.training.checkpoints import CheckpointManager, Checkpoints, read_checkpoint
 from trainables.training.identity import older_training_key
@@ -59,19 +60,26 @@ def config(recipe: Recipe) -> TrialConfig:
     )
 
 
-def train(trial: Trial) -> list[tuple[int, float, dict[str, float]]]:
+Reports = list[tuple[int, float, dict[str, float]]]
+
+
+def train(trial: Trial) -> Reports:
     return [(m.epoch, m.miou, m.losses) for m in trial]
 
 
-def killed_after(trial: Trial, num_rests: int) -> list[tuple[int, float, dict[str, float]]]:
-    """What a training reports until its process is killed, so many times between two steps."""
-    rest, reports = trial.checkpoint_manager.on_step_end, []
-    left = num_rests
+def killed_after(trial: Trial, num_steps: int) -> Reports:
+    """What a training reports until its process is killed after so many steps.
+
+    Its last two checkpoints are those of the last two steps.
+    """
+    save, reports = trial.checkpoint_manager.on_step_end, []
+    left = num_steps
 
     def count() -> None:
         nonlocal left
-        rest()
         left -= 1
+        if left < 2:
+            save()
         if not left:
             raise Killed
 
@@ -83,38 +91,59 @@ def killed_after(trial: Trial, num_rests: int) -> list[tuple[int, float, dict[st
     return reports
 
 
-@pytest.mark.parametrize("num_rests", [11, 29])
+Train = Callable[[Recipe, ExecutionConfig], tuple[Reports, bytes | None]]
+
+
+@pytest.fixture(scope="module")
+def train_whole() -> Train:
+    """Trains without an interruption, each recipe and teacher once."""
+    known: dict[tuple[str, Path | None], tuple[Reports, bytes | None]] = {}
+
+    def train_once(recipe: Recipe, run: ExecutionConfig) -> tuple[Reports, bytes | None]:
+        key = recipe.model_dump_json(), run.teacher_outputs
+        if key not in known:
+            trial = Trial(config(recipe), run)
+            known[key] = train(trial), trial.model_bytes
+        return known[key]
+
+    return train_once
+
+
+@pytest.mark.parametrize("num_steps", [11, 29])
 @pytest.mark.parametrize(
     ("recipe", "cached"),
     [*((recipe, False) for recipe in RECIPES), (RECIPES[3], True)],
     ids=lambda value: getattr(value, "name", "cached" if value else "live"),
 )
 def test_a_killed_training_ends_as_if_nothing_had_happened(
-    recipe: Recipe, num_rests: int, cached: bool, run: ExecutionConfig, tmp_path: Path
+    recipe: Recipe,
+    num_steps: int,
+    cached: bool,
+    run: ExecutionConfig,
+    train_whole: Train,
+    tmp_path: Path,
 ) -> None:
     if cached:
         run = run.replace(teacher_outputs=cache_outputs(run, "maps", Augmentation()))
-    whole = Trial(config(recipe), run)
-    expected = train(whole)
-    before = killed_after(Trial(config(recipe), run, tmp_path), num_rests)
-    again = Trial(config(recipe), run, tmp_path)
+    expected, model = train_whole(recipe, run)
+    before = killed_after(Trial(config(recipe), run, tmp_path), num_steps)
+    again = Trial(config(recipe), run.replace(checkpoint_every_s=1000), tmp_path)
     after = train(again)
-    assert again.model_bytes == whole.model_bytes
+    assert again.model_bytes == model
     assert before == expected[: len(before)]
     assert after == expected[max(0, len(before) - 1) :]  # the last report is repeated
     assert [report.epoch for report in again.reports] == [1, 2, 3, 4]
 
 
 def test_a_training_killed_again_and_again_ends_the_same(
-    run: ExecutionConfig, tmp_path: Path
+    run: ExecutionConfig, train_whole: Train, tmp_path: Path
 ) -> None:
-    whole = Trial(config(RECIPES[3]), run)
-    expected = train(whole)
+    expected, model = train_whole(RECIPES[3], run)
     for _ in range(6):
         killed_after(Trial(config(RECIPES[3]), run, tmp_path), 5)
     again = Trial(config(RECIPES[3]), run, tmp_path)
     assert train(again)[-1] == expected[-1]
-    assert again.model_bytes == whole.model_bytes
+    assert again.model_bytes == model
 
 
 def test_a_start_goes_on_where_it_was(run: ExecutionConfig, tmp_path: Path) -> None:
@@ -148,9 +177,9 @@ def test_a_checkpoint_is_never_that_of_another_training(
 
 
 def test_a_damaged_checkpoint_gives_way_to_the_one_before(
-    run: ExecutionConfig, tmp_path: Path
+    run: ExecutionConfig, train_whole: Train, tmp_path: Path
 ) -> None:
-    expected = train(Trial(config(START), run))
+    expected, _ = train_whole(START, run)
     killed_after(Trial(config(START), run, tmp_path), 12)
     before, last = sorted(tmp_path.iterdir())
     last.write_bytes(last.read_bytes()[:-1])
@@ -249,11 +278,12 @@ def test_bytes_that_are_no_checkpoint_are_none(
 
 def test_a_full_disk_does_not_end_a_training(
     run: ExecutionConfig,
+    train_whole: Train,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    expected = train(Trial(config(START), run))
+    expected, _ = train_whole(START, run)
 
     def full(fd: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -265,10 +295,10 @@ def test_a_full_disk_does_not_end_a_training(
 
 
 def test_a_stop_file_makes_a_training_leave(
-    run: ExecutionConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: ExecutionConfig, train_whole: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(checkpoint, "STOP_FILE_CHECK_S", 0)
-    expected = train(Trial(config(START), run))
+    expected, _ = train_whole(START, run)
     stop = tmp_path / "stop"
     run = run.replace(stop_file=stop, checkpoint_every_s=1000)
     reports = iter(Trial(config(START), run, tmp_path / "kept"))
@@ -328,35 +358,36 @@ def test_a_training_that_hangs_is_ended(
 
 
 def test_a_killed_command_goes_on_when_it_is_given_again(
-    blocks_folder: Path, tmp_path: Path
+    blocks_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """And so ends with the file of one that was left alone."""
     file = tmp_path / "config.json"
-    file.write_text(config(START).replace(num_epochs=30).model_dump_json())
+    file.write_text(config(START).replace(num_epochs=12).model_dump_json())
+    common = [str(file), "--data", str(blocks_folder), "--image-size", "32"]
+    common += ["--checkpoint-every", "0", "--out"]
 
-    def command(out: str) -> subprocess.Popen[str]:
-        argv = [sys.executable, "-m", "trainables.train", str(file), "--data", str(blocks_folder)]
-        argv += ["--image-size", "32", "--out", str(tmp_path / out), "--checkpoint-every", "0"]
-        return subprocess.Popen(argv, stdout=subprocess.PIPE, text=True)
+    def epochs(lines: Iterable[str]) -> Iterator[str]:
+        return (line.rstrip() for line in lines if line.startswith("epoch"))
 
-    def lines(process: subprocess.Popen[str]) -> Iterator[str]:
-        assert process.stdout is not None
-        return (line for line in process.stdout if line.startswith("epoch"))
-
-    left_alone = list(lines(command("whole")))
-    process = command("killed")
-    for line in lines(process):
+    process = subprocess.Popen(
+        [sys.executable, "-m", "trainables.train", *common, str(tmp_path / "killed")],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    for line in epochs(process.stdout):
         if line.startswith("epoch 7:"):
             break
     os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    again = command("killed")
-    printed = list(lines(again))
-    assert again.wait() == 0
-    assert int(printed[0].split()[1].strip(":")) >= 6
-    assert printed == left_alone[-len(printed) :]
-    models = [tmp_path / out / "model.safetensors" for out in ("whole", "killed")]
+    process.communicate()
+    printed = {}
+    for name in ("killed", "whole"):
+        assert main([*common, str(tmp_path / name)]) == 0
+        printed[name] = list(epochs(capsys.readouterr().out.splitlines()))
+    assert int(printed["killed"][0].split()[1].strip(":")) >= 6
+    assert printed["killed"] == printed["whole"][-len(printed["killed"]) :]
+    models = [tmp_path / name / "model.safetensors" for name in printed]
     assert models[0].read_bytes() == models[1].read_bytes()
     history = json.loads((tmp_path / "killed" / "metrics.json").read_text())
-    assert [Metrics.model_validate(m).epoch for m in history] == list(range(1, 31))
+    assert [Metrics.model_validate(m).epoch for m in history] == list(range(1, 13))
     assert not list((tmp_path / "killed").glob(".*"))

@@ -9,6 +9,9 @@ from torch import Tensor, nn
 from trainables.quantization.quantizers.fake_quantizer import FakeQuantizer
 from trainables.quantization.quantizers.lsq_kernels import fused_lsq, is_worthwhile
 
+CALIBRATION_ELEMENTS = 1 << 18
+"""Of the values times the fractions that `calibrate` compares at once: 1 MB in float32."""
+
 
 def lsq(value: Tensor, step: Tensor, low: int, high: int, gradient_scale: float) -> Tensor:
     """Rounds `value` to the grid step * {low, ..., high}, with LSQ's gradients (equations 1 to 3).
@@ -88,10 +91,15 @@ class StepQuantizer(FakeQuantizer):
             value = flat[:: max(1, flat.numel() >> 16)].reshape(-1, *shape[1:])
         others = [axis for axis, size in enumerate(shape) if size == 1]
         largest = value.abs().amax(others, keepdim=True)
-        best = torch.full(shape, math.inf, device=value.device)
-        for fraction in torch.linspace(0.02, 1.0, 99).tolist():
-            step = (fraction * largest / self.high).clamp(min=1e-6)
-            rounded = (value / step).clamp(self.low, self.high).round() * step
-            error = (rounded - value).square().sum_to_size(shape)
-            self.log_step.copy_(torch.where(error < best, step.log(), self.log_step))
-            best = torch.minimum(error, best)
+        least = torch.full(shape, math.inf, device=value.device)
+        fractions = torch.linspace(0.02, 1.0, 99).to(value.device)
+        for some in fractions.split(max(1, CALIBRATION_ELEMENTS // value.numel())):
+            steps = (some.view(-1, *[1] * value.dim()) * largest / self.high).clamp(min=1e-6)
+            rounded = (value / steps).clamp_(self.low, self.high).round_().mul_(steps)
+            errors = rounded.sub_(value).square_()
+            if others:
+                errors = errors.sum([1 + axis for axis in others], keepdim=True)
+            error, index = errors.min(0, keepdim=True)
+            log_step = steps.gather(0, index)[0].log()
+            self.log_step.copy_(torch.where(error[0] < least, log_step, self.log_step))
+            least = torch.minimum(error[0], least)

@@ -30,7 +30,8 @@ from search.storage.layout import STUDY_FILE
 from trainables.core.command_line import Parser, one_line, write_output
 from trainables.core.errors import TrialFailed
 from trainables.core.files import is_writable, nearest
-from trainables.core.terminal import out, own_terminal, print_error
+from trainables.core.progress import progress_to
+from trainables.core.terminal import own_terminal, print_error, print_line
 
 EXAMPLES = """examples:
   python -m search.run --space qkd                          built-in data, a front in minutes
@@ -69,8 +70,9 @@ def run(arguments: argparse.Namespace) -> int:
         from search.study.preparation import prepare_study
         from search.study.search_loop import interruption_message, log_hint, run_study  # import Ray
 
-        print("checking the study and its data", file=out(), flush=True)
-        study = prepare_study(config, resumed=arguments.resume is not None)
+        print_line("checking the study and its data")
+        with progress_to(print_line):
+            study = prepare_study(config, resumed=arguments.resume is not None)
     except (ValueError, OSError) as error:
         print_error(f"error: {one_line(error)}")
         return 2
@@ -141,7 +143,7 @@ def read_config(arguments: argparse.Namespace) -> StudyConfig:
         open_source(config.data, config.image_size, storage)
     check_cores(config)
     check_cluster()
-    print("importing PyTorch and Ray", file=out(), flush=True)
+    print_line("importing PyTorch and Ray")
     if arguments.resume is None and "gpus_per_trial" not in given:
         found = hardware_defaults(config.data, default_gpus())
         config = config.replace(**{k: v for k, v in found.items() if k not in given})

@@ -4,10 +4,11 @@ from collections.abc import Callable, Sequence
 
 from search.algorithms.problem import SamplerSettings
 from search.algorithms.warm_start import to_observations
+from search.core.record import Record
 from search.execution.scheduler import ParetoHalving
 from search.execution.searcher import OptunaSearcher, SearchLimits
 from search.study.recovery import replay_decisions
-from search.study.study import Study, read_records, samples_left
+from search.study.study import Study, samples_left
 from search.tracking.callbacks import Callback
 from trainables.config import ExecutionConfig
 from trainables.trainable import EPOCH
@@ -34,10 +35,12 @@ def build_searcher(
     )
 
 
-def build_scheduler(study: Study, searcher: OptunaSearcher) -> ParetoHalving | None:
+def build_scheduler(
+    study: Study, searcher: OptunaSearcher, records: Sequence[Record]
+) -> ParetoHalving | None:
     """What stops trials, with all that it has decided so far; None: nothing does."""
     config = study.config
-    halving = replay_decisions(config, read_records(study))
+    halving = replay_decisions(config, records)
     if halving is None:
         return None
     scheduler = ParetoHalving(

@@ -10,6 +10,7 @@ from search.core.record import Record
 from search.storage.layout import STUDY_FILE
 from search.storage.study_file import StudyFile, read_study_file
 from search.study.cost_model import CostModel
+from trainables.core.progress import announce
 from trainables.core.terminal import track
 
 Conditions = Mapping[str, JsonValue] | None
@@ -34,6 +35,7 @@ def with_latencies_of_here(
                 latencies[latency_key(record.config)] = record.latency_ms
     launched = [record.config for record in records if record.config and record.ray_id]
     if unknown := [config for config in launched if latency_key(config) not in latencies]:
+        announce(f"measuring the latencies of {len(unknown)} earlier trials")
         for config in track(unknown, "measuring latency"):
             cost_model.latency_ms(config)
     return [

@@ -35,6 +35,7 @@ from trainables.core import terminal
 from trainables.core.artifacts import ArtifactStore
 from trainables.core.files import hash_file
 from trainables.core.optional_dependencies import require_onnx
+from trainables.core.progress import announce
 from trainables.training.evaluation import commonest_miou
 from trainables.training.setup import open_data, output_mode
 from trainables.training.teacher import check_teacher
@@ -69,18 +70,23 @@ def prepare_study(config: StudyConfig, resumed: bool) -> Study:
     check_teacher(config.teacher, len(class_names))
     cost_model = CostModel(config, len(class_names), opened.canvas, store)
     conditions = cost_model.latency_conditions()
+    warm_start_conditions = None
+    if config.wants_latency:
+        warm_start_conditions = read_conditions(config.storage, config.warm_start, len(class_names))
     file = build_study_file(config, stored_file, opened.digest, class_names, conditions)
     if not config.wants_latency:
         cost_model.check_budget()
     output_mode(config.teacher_outputs, cost_model.sampled_configs())
 
     if config.wants_latency:
+        announce("measuring the latencies of the space")
         cost_model.measure_latencies()
         cost_model.check_budget()
-    warm_start_conditions = read_conditions(config.storage, config.warm_start, len(class_names))
     warm_start_records = with_latencies_of_here(
         warm_start_records, cost_model, warm_start_conditions
     )
+    if opened.found is None:
+        announce("packing the data")
     data = opened.pack()
     cost_model.commonest_miou = commonest_miou(data)
     make_store(config.tracking_uri)

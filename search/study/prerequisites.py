@@ -28,16 +28,18 @@ def keep_teacher_outputs(
     """`run` with the teacher's outputs where they are kept, having said how much that takes."""
     wanted, augmentation = study.config.teacher_outputs, study.cost_model.defaults.augmentation
     wanted = output_mode(wanted, study.cost_model.completed_samples())
-    run, mode = set_up_teacher_outputs(run, wanted, augmentation, progress.say, remote)
+    run, mode = set_up_teacher_outputs(run, wanted, augmentation, progress.record, remote)
     if mode != study.config.teacher_outputs:
         record_teacher_output_mode(study, mode)
     return run
 
 
 def record_teacher_output_mode(study: Study, mode: OutputMode) -> None:
-    """Keeps what `auto` came to, so that a resumed study goes on with it."""
-    study.file = study.file.replace(config=study.config.replace(teacher_outputs=mode))
-    write_study_file(study.file)
+    """Writes what `auto` came to, so that a resumed study goes on with it.
+
+    The configuration that this driver runs with stays as it is, wherever it was handed to.
+    """
+    write_study_file(study.file.replace(config=study.config.replace(teacher_outputs=mode)))
 
 
 def measure_sensitivities(
@@ -50,12 +52,12 @@ def measure_sensitivities(
     """
     known: dict[StudentConfig, Sensitivity] = {}
     for student, start in study.cost_model.pretraining_configs().items():
-        progress.say(f"training and looking at the start of {student.describe()}")
+        progress.record(f"training and looking at the start of {student.describe()}")
         try:
             kept = remote(run, cache_sensitivity, start)
             known[student] = read_sensitivity(kept)
         except TrialFailed as failure:
-            progress.say(f"no trials of {student.describe()}: {failure}")
+            progress.record(f"no trials of {student.describe()}: {failure}")
     study.cost_model.sensitivities = known
     study.cost_model.check_budget()
 
@@ -69,9 +71,10 @@ def share_gpu(
         key=lambda trial: (trial.needs_teacher, study.cost_model.macs(trial)),
     )
     crowded = run.replace(gpu_share=1 / resources.MAX_TRIALS_PER_GPU)
+    progress.record("measuring the GPU memory that the largest trials take")
     peak, free = remote(crowded, measure_gpu_bytes, largest[-NUM_LARGEST:])
     share = resources.resources_by_memory(study.config, peak, free)
-    progress.say(
+    progress.record(
         f"{round(1 / share.gpus)} trials at once on a GPU with {human_size(free)} free: the "
         f"largest takes {human_size(peak)}"
     )

@@ -13,43 +13,48 @@ from search.core.record import Record
 from search.storage.trials import (
     end_trial,
     pause_trial,
-    read_record,
     store_decision,
     why_stopped,
 )
 from search.study.study import Study, read_records
 
 
-def recover_study(study: Study) -> None:
-    """Brings the trials of an open study to where a new driver can go on with them."""
-    halving = replay_decisions(study.config, read_records(study))
+def recover_study(study: Study) -> list[Record]:
+    """Brings the trials of an open study to where a new driver can go on; all as they are then."""
+    records = read_records(study)
+    halving = replay_decisions(study.config, records)
     history = study.cost_model.problem.new_history()
-    recover(study.optuna_study, halving, history, study.objectives)
+    return recover(study.optuna_study, records, halving, history, study.objectives)
 
 
 def recover(
     study: optuna.Study,
+    records: Sequence[Record],
     halving: SuccessiveHalving | None,
     history: TrialHistory,
     objectives: Sequence[Objective],
-) -> None:
+) -> list[Record]:
     """Ends the trials that had come to their end, and queues the others that were RUNNING.
 
-    `halving` has replayed the journal; what the dead driver would have asked it next is asked now.
+    `records` are all that were asked for, with the latencies that hold now. `halving` has replayed
+    the journal; what the dead driver would have asked it next is asked now.
     """
-    history.update_all(study)
-    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-        record = read_record(trial)
+    for record in records:
+        history.update(record)
+
+    def recovered(record: Record) -> Record:
         if halving and record.metrics and record.trial_id in history.observations:
             losses = history.minimized_values(record.trial_id, record.metrics)
             if decision := halving.report(record.trial_id, record.metrics.epoch, losses):
                 record = store_decision(study, record, decision)
         if record.metrics and record.metrics.finished:
-            end_trial(study, record, TrialState.COMPLETE, values=record.measured(objectives))
-        elif record.rung_decisions and not record.rung_decisions[-1].promoted:
-            end_trial(study, record, TrialState.PRUNED, why_stopped(record))
-        else:
-            pause_trial(study, record)
+            values = record.measured(objectives)
+            return end_trial(study, record, TrialState.COMPLETE, values=values)
+        if record.rung_decisions and not record.rung_decisions[-1].promoted:
+            return end_trial(study, record, TrialState.PRUNED, why_stopped(record))
+        return pause_trial(study, record)
+
+    return [recovered(record) if record.state == "RUNNING" else record for record in records]
 
 
 def replay_decisions(config: StudyConfig, records: Iterable[Record]) -> SuccessiveHalving | None:

@@ -1,9 +1,11 @@
 """Runs a study from its first trial to its report."""
 
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from search.core.constraints import OverBudget
+from search.core.record import Record
 from search.execution import resources
 from search.execution.cluster_address import on_cluster
 from search.execution.restart import is_stop_requested
@@ -19,7 +21,7 @@ from search.study.preparation import open_study
 from search.study.prerequisites import keep_teacher_outputs, measure_sensitivities, share_gpu
 from search.study.recovery import recover_study
 from search.study.report import tracking_timeout_s, write_report
-from search.study.study import Study, read_records, samples_left
+from search.study.study import Study, samples_left
 from search.study.verification import print_errors, violations
 from search.tracking.callbacks import AsyncCallback
 from search.tracking.console import ConsoleProgress
@@ -27,6 +29,7 @@ from search.tracking.mlflow import MlflowTracker
 from trainables.config import ExecutionConfig
 from trainables.core import terminal
 from trainables.core.errors import TrialFailed
+from trainables.core.progress import progress_to
 from trainables.training.setup import say_data, set_up_teacher
 
 
@@ -42,11 +45,13 @@ def run_study(study: Study) -> int:
         artifact_root=mlflow_artifact_folder(config.storage),
         tags={"space": config.space},
     )
+    records: list[Record] = []
     if study.stored_file:
-        open_study(study)
-        recover_study(study)
-    progress = ConsoleProgress(config, read_records(study), samples_left(study))
-    say_data(study.data, study.was_packed, study.notes, progress.say)
+        with progress_to(terminal.print_line):
+            open_study(study)
+            records = recover_study(study)
+    progress = ConsoleProgress(config, records, samples_left(study))
+    say_data(study.data, study.was_packed, study.notes, progress.record)
     interrupted = is_stop_requested()
     if samples_left(study) and not interrupted:
         try:
@@ -54,7 +59,7 @@ def run_study(study: Study) -> int:
                 config.folder / STOP_FILE, lambda: interruption_message(study)
             ) as shutdown:
                 try:
-                    search(study, progress, tracking, shutdown)
+                    search(study, records, progress, tracking, shutdown)
                 finally:
                     if study.is_open:
                         recover_study(study)
@@ -102,16 +107,20 @@ def is_consistent(file: StudyFile, is_behind: bool) -> bool:
 
 
 def search(
-    study: Study, progress: ConsoleProgress, tracking: MlflowTracker, shutdown: GracefulShutdown
+    study: Study,
+    records: Sequence[Record],
+    progress: ConsoleProgress,
+    tracking: MlflowTracker,
+    shutdown: GracefulShutdown,
 ) -> None:
-    """Prepares the teacher and trains the trials that are left.
+    """Prepares the teacher and trains the trials that are left; `records` are those before them.
 
     Raises:
         DiskFull: there is no room to go on.
     """
     config = study.config
     share = resources.fixed_resources(config)
-    progress.say("starting Ray" if not on_cluster() else "connecting to the cluster")
+    progress.record("starting Ray" if not on_cluster() else "connecting to the cluster")
     with connect(config, shutdown):
         if not study.is_open:
             open_study(study)
@@ -128,14 +137,13 @@ def search(
         remote = RemoteRunner(config, shutdown, progress.record)
         if any(trial.needs_teacher for trial in study.cost_model.completed_samples()):
             own = study.cost_model.defaults.default_teacher_config()
-            run = set_up_teacher(run, config.teacher, own, progress.say, remote)
+            run = set_up_teacher(run, config.teacher, own, progress.record, remote)
             run = keep_teacher_outputs(study, progress, remote, run)
         measure_sensitivities(study, progress, remote, run)
         if config.gpus_per_trial == "auto":
             share = share_gpu(study, progress, remote, run)
         run = run.replace(num_threads=max(1, int(share.cpus)), gpu_share=min(1, share.gpus) or 1.0)
         async_callback = AsyncCallback(tracking)
-        records = read_records(study)
         for record in records:
             async_callback.replayed(record)
         deadline = Deadline(config.time_budget_s, config.epochs)
@@ -146,7 +154,7 @@ def search(
             lambda: deadline.is_over or shutdown.requested,
             lambda: max_pending_trials(share),
         )
-        scheduler = build_scheduler(study, searcher)
+        scheduler = build_scheduler(study, searcher, records)
         try:
             with progress:
                 tune_trials(searcher, scheduler, config, share, deadline, shutdown, progress.record)
@@ -156,4 +164,4 @@ def search(
         if searcher.no_room:
             raise OSError(searcher.no_room)
         if searcher.end:
-            progress.say(f"ended before all trials were asked: {searcher.end}")
+            progress.record(f"ended before all trials were asked: {searcher.end}")

@@ -23,7 +23,7 @@ class Study:
     """One study on its storage, as `prepare_study` makes it and `open_study` opens it."""
 
     file: StudyFile
-    """What study.json holds or will hold; its configuration is the study's."""
+    """What study.json holds when the study has been opened; its configuration is the study's."""
     stored_file: StudyFile | None
     """What study.json held before; None of a new study."""
     data: PackedDataset

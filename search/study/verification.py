@@ -20,6 +20,7 @@ from trainables.core import terminal
 from trainables.core.command_line import one_line
 from trainables.core.config_base import Leaf
 from trainables.core.files import hash_file
+from trainables.core.progress import PROGRESS_FILE
 from trainables.models.model_file import METRICS_FILE, MODEL_FILE, read_card
 
 Row = dict[str, Leaf]
@@ -51,7 +52,9 @@ def violations(file: StudyFile, folder: Path, with_mlflow: bool = True) -> Itera
             yield from check_runs(records, read_runs(file.config.tracking_uri, file.id))
         except ValueError as error:
             yield str(error)
-    yield from (f"{path} is half-written" for path in folder.rglob(".*") if path.is_file())
+    for path in folder.rglob(".*"):
+        if path.is_file() and path.name != PROGRESS_FILE:  # of a worker that was killed
+            yield f"{path} is half-written"
 
 
 def read_rows(path: Path) -> dict[str, Row]:

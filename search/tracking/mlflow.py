@@ -38,6 +38,7 @@ from search.tracking.mlflow_internals import move_artifacts
 from trainables.core import terminal
 from trainables.core.files import is_writable
 from trainables.core.metrics import Metrics
+from trainables.core.progress import announce
 
 logging.getLogger("mlflow").setLevel(logging.CRITICAL)  # errors are told here, in a line
 
@@ -115,6 +116,7 @@ def make_database(path: Path) -> None:
     aside = path.with_name(f".{path.name}.new")
     with FileLock(path.with_name(f".{path.name}.lock")):
         if not path.exists():
+            announce("making the database of MLflow")
             aside.unlink(missing_ok=True)
             MlflowClient(sqlite_uri(aside)).search_experiments(max_results=1)
             aside.rename(path)

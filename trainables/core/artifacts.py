@@ -3,15 +3,17 @@
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from pydantic import JsonValue, ValidationError
 
 from trainables.core import terminal
 from trainables.core.config_base import FrozenConfig, digest
 from trainables.core.files import hash_file, whole_folder
+from trainables.core.progress import announce
 
 RECORD = "artifact.json"
 
@@ -50,7 +52,7 @@ class ArtifactStore:
         if (found := self.find(kind, key)) is not None:
             return found
         self.root.mkdir(parents=True, exist_ok=True)
-        with FileLock(lock_file(path)):
+        with locked(path):
             if (found := self.find(kind, key)) is not None:
                 return found
             if path.is_dir():
@@ -80,6 +82,21 @@ def lock_file(path: Path) -> Path:
     """The lock that whoever builds an artifact holds; `path` may also be that of its beginnings."""
     kind, name = path.name.lstrip(".").split("-")[:2]
     return path.with_name(f".{kind}-{name}.lock")
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Holds the lock of an artifact; says what it waits for while another process holds it."""
+    lock = FileLock(lock_file(path))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        announce(f"waiting for {path.name}, which another process builds")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 class ArtifactRecord(FrozenConfig):

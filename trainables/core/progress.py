@@ -23,6 +23,8 @@ PROGRESS_EVERY_S = 30.0
 """Seconds between two lines: often enough to see that work goes on, too seldom to fill a log."""
 PROGRESS_FILE = ".progress"
 """Name of the file that holds the last line of another process."""
+AT_ONCE = "at_once"
+"""Attribute of a log record that is said however soon after another."""
 CHECK_EVERY_S = 1.0
 """Seconds between looks for lines of other processes: on a network disk each takes milliseconds."""
 
@@ -56,6 +58,11 @@ def human_duration(seconds: float) -> str:
     return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
 
+def announce(line: str) -> None:
+    """Names the work that begins now and may take long: whoever waits is told at once."""
+    logger.info("%s", line, extra={AT_ONCE: True})
+
+
 class _Listener(logging.Handler):
     def __init__(self, say: Callable[[str], None], every_s: float) -> None:
         super().__init__()
@@ -63,14 +70,14 @@ class _Listener(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         now = time.monotonic()
-        if now - self.last >= self.every_s:
+        if hasattr(record, AT_ONCE) or now - self.last >= self.every_s:
             self.last = now
             self.say(record.getMessage())
 
 
 @contextmanager
 def progress_to(say: Callable[[str], None], every_s: float = PROGRESS_EVERY_S) -> Iterator[None]:
-    """Says inside the block how far work is, at most every `every_s` seconds."""
+    """Says inside the block how far work is, at most every `every_s` seconds, and what begins."""
     listener, level = _Listener(say, every_s), logger.level
     logger.addHandler(listener)
     logger.setLevel(logging.INFO)

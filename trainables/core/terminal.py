@@ -114,6 +114,11 @@ def err() -> TextIO:
     return log.err if log is not None else sys.stderr
 
 
+def print_line(line: str) -> None:
+    """Says a line on stdout, at once."""
+    print(line, file=out(), flush=True)
+
+
 def print_error(line: str) -> None:
     """Says on stderr what is wrong."""
     print(line, file=err(), flush=True)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from trainables.core.config_base import digest
 from trainables.core.files import hash_file
+from trainables.core.progress import announce
 from trainables.data import shapes
 from trainables.data.base import Sample, Source, Split
 from trainables.data.voc import VocFolder
@@ -68,6 +69,7 @@ def download_voc(folder: Path) -> Path:
 
     complete = folder / "complete"
     if not complete.is_file():
+        announce("downloading PASCAL VOC 2012 (2 GB)")
         folder.mkdir(parents=True, exist_ok=True)
         try:
             VOCSegmentation(str(folder), year="2012", image_set="train", download=True)

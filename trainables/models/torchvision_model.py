@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from trainables.core.command_line import first_line
+from trainables.core.progress import announce
 from trainables.models.base import Network, Outputs
 from trainables.models.configs import TorchvisionName
 
@@ -46,6 +47,8 @@ def load_pretrained(name: TorchvisionName) -> TorchvisionModel:
     from torchvision.models import get_model_weights
 
     weights = get_model_weights(name)["COCO_WITH_VOC_LABELS_V1"]
+    if not weights_file(weights.url).is_file():
+        announce(f"downloading the weights of {name}")
     try:
         state = weights.get_state_dict(progress=False, check_hash=True, weights_only=True)
     except OSError as error:

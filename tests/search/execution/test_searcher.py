@@ -23,7 +23,7 @@ from search.core.record import Record
 from search.execution.scheduler import ParetoHalving
 from search.execution.searcher import OptunaSearcher, SearchLimits
 from search.storage.journal import open_journal
-from search.storage.trials import read_record, record_of
+from search.storage.trials import asked_trials, read_record, record_of
 from search.study.recovery import recover
 from search.tracking.callbacks import Callback
 from spaces import Space, load_space
@@ -507,7 +507,7 @@ def test_a_driver_that_dies_while_asking_changes_nothing(
         first.problem = replace(first.problem, space=deadly if not num_params else QKD)
         with pytest.raises(Killed):
             first.suggest("3")
-    recover(first.study, None, first.history, MIOU_AND_SIZE)
+    recover(first.study, records_of(first.study), None, first.history, MIOU_AND_SIZE)
     again = make(sampler=sampler, study=first.study)
     assert begun + ask(again, range(3, 6)) == expected
 
@@ -519,6 +519,11 @@ def test_a_full_disk_ends_the_search_and_loses_nothing(tmp_path: Path) -> None:
     assert searcher.suggest("b") == Searcher.FINISHED
     assert searcher.no_room == "the disk is full"
     assert only_record(searcher).state == "PAUSED"
+
+
+def records_of(study: optuna.Study) -> list[Record]:
+    """All trials that were asked for, as the journal has them."""
+    return [read_record(trial) for trial in asked_trials(study)]
 
 
 def test_what_a_dead_driver_left_is_ended_or_queued(tmp_path: Path) -> None:
@@ -534,11 +539,12 @@ def test_what_a_dead_driver_left_is_ended_or_queued(tmp_path: Path) -> None:
     searcher.minimized_values("d", report(1, 0.0))
     searcher.on_trial_result("e", report(1, 0.0))
     halving = SuccessiveHalving((1, 3), 9, 3, confidence_width=0)
-    records = [read_record(trial) for trial in searcher.study.get_trials()]
+    records = records_of(searcher.study)
     halving.replay(decision for record in records for decision in record.rung_decisions)
     history = TrialHistory(MIOU_AND_SIZE, predict_cost)
-    recover(searcher.study, halving, history, MIOU_AND_SIZE)
-    records = [read_record(trial) for trial in searcher.study.get_trials()]
+    recovered = recover(searcher.study, records, halving, history, MIOU_AND_SIZE)
+    records = records_of(searcher.study)
+    assert recovered == records
     assert [record.state for record in records] == [
         "COMPLETE",
         "PAUSED",

@@ -120,6 +120,24 @@ def test_a_study_that_is_resumed_under_other_conditions_measures_again(
         study.lock.release()
 
 
+def test_a_trial_that_a_dead_driver_left_ends_with_the_latency_of_here(
+    copied: StudyConfig,
+) -> None:
+    change_study_file(copied, measured_elsewhere)
+    path = copied.folder / JOURNAL
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    ends = [line for line in lines if line.get("values")]
+    assert len(ends) == 1
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines if line not in ends))
+    study = open_stored_study(copied)
+    (recovered,) = recover_study(study)
+    assert recovered.state == "COMPLETE"
+    assert recovered.latency_ms is not None
+    assert recovered.latency_ms < STATED_MS
+    assert study.optuna_study.get_trials()[0].values == [0.5, recovered.latency_ms]
+    assert read_records(study) == [recovered]
+
+
 @pytest.mark.parametrize("change", [unchanged, *DIFFERENT])
 def test_a_warm_start_takes_over_latencies_of_the_same_conditions_alone(
     change: Callable[[dict[str, Any]], None], copied: StudyConfig

@@ -9,9 +9,12 @@ from factories import make_config
 from study_factories import open_new_study, open_stored_study
 
 from search.core.config import StudyConfig
+from search.core.objectives import MIOU_AND_SIZE
+from search.storage.journal import open_journal
 from search.storage.layout import JOURNAL, STUDY_FILE, artifact_folder
 from search.storage.study_file import lock_study
 from search.study.preparation import prepare_study
+from trainables.core.progress import progress_to
 
 
 def content(folder: Path) -> dict[str, bytes]:
@@ -67,6 +70,38 @@ def test_a_prepared_study_is_not_on_disk_yet(blocks_folder: Path, tmp_path: Path
     assert not study.config.folder.exists()
     assert study.file.data_digest == study.data.digest
     assert artifact_folder(tmp_path) in study.data.path.parents
+
+
+def test_slow_steps_are_named_before_they_begin(blocks_folder: Path, tmp_path: Path) -> None:
+    config = make_config(tmp_path, blocks_folder, max_latency_ms=1e6)
+    lines: list[str] = []
+    with progress_to(lines.append):
+        prepare_study(config, resumed=False).lock.release()
+        first = list(lines)
+        prepare_study(config, resumed=False).lock.release()
+    assert first == [
+        "measuring the latencies of the space",
+        "packing the data",
+        "making the database of MLflow",
+    ]
+    assert lines == [*first, "measuring the latencies of the space"]
+
+
+def test_a_warm_start_needs_the_conditions_of_latencies_where_latencies_count(
+    stored: StudyConfig,
+) -> None:
+    journal = open_journal(stored.folder, stored.name, MIOU_AND_SIZE)
+    trial = journal.ask()
+    trial.set_user_attr("ray_trial_id", "a")
+    journal.tell(trial, (0.5, 1000))
+    (stored.folder / STUDY_FILE).write_text("{")
+    before = content(stored.storage)
+    later = stored.replace(name="later", warm_start=stored.name)
+    by_latency = later.replace(max_latency_ms=1e6)
+    with pytest.raises(ValueError, match="is damaged"):
+        prepare_study(by_latency, resumed=False)
+    assert content(stored.storage) == before
+    prepare_study(later, resumed=False).lock.release()
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import json
 import math
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -60,7 +60,13 @@ def space(trial: optuna.Trial) -> TrialConfig:
     return TrialConfig(student=UNetConfig(width=width, depth=depth), recipe=recipe)
 
 
-def train(study: Study, progress: object, tracking: MlflowTracker, interruption: object) -> None:
+def train(
+    study: Study,
+    records: Sequence[Record],
+    progress: object,
+    tracking: MlflowTracker,
+    interruption: object,
+) -> None:
     """What Ray would do with trials that learn nothing after their first epoch."""
     open_study(study)
     run, delivery = (
@@ -68,7 +74,7 @@ def train(study: Study, progress: object, tracking: MlflowTracker, interruption:
         AsyncCallback(tracking),
     )
     searcher = build_searcher(study, run, [delivery], lambda: False, lambda: math.inf)
-    scheduler = build_scheduler(study, searcher)
+    scheduler = build_scheduler(study, searcher, records)
     assert scheduler
     for (width, depth, rate), miou in MIOUS.items():
         trial: Any = SimpleNamespace(trial_id=f"{width}x{depth}-{rate}")
@@ -305,6 +311,18 @@ def test_another_model_is_noticed(case: str, copy: Path) -> None:
     change(copy / "models/0000")
     (found,) = complaints(copy)
     assert re.fullmatch(expected.format("models/0000/model.safetensors"), found)
+
+
+def test_a_file_that_was_cut_off_is_noticed_but_not_the_last_words_of_a_killed_worker(
+    copy: Path,
+) -> None:
+    worker = copy / "checkpoints/0007"
+    worker.mkdir(parents=True)
+    for folder in (copy, worker):
+        (folder / ".progress").write_text("training the start: epoch 2 of 9")
+    assert complaints(copy) == []
+    (copy / ".trials.parquet.x").write_bytes(b"PAR")
+    assert complaints(copy) == [".trials.parquet.x is half-written"]
 
 
 def run_of(client: MlflowClient, trial: str) -> Run:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from trainables.core.artifacts import ArtifactStore, find_damage
+from trainables.core.progress import progress_to
 
 
 def test_same_key_same_artifact(tmp_path: Path) -> None:
@@ -61,6 +62,30 @@ def test_several_askers_share_one_build(tmp_path: Path) -> None:
     for asker in askers:
         asker.join()
     assert built == [1]
+
+
+def test_who_waits_for_another_build_is_told_for_which(tmp_path: Path) -> None:
+    store, lines = ArtifactStore(tmp_path), list[str]()
+    path = store.path("thing", {})
+    building, asked = threading.Event(), threading.Event()
+
+    def build(folder: Path) -> None:
+        building.set()
+        assert asked.wait(10)
+
+    other = threading.Thread(target=lambda: store.get("thing", {}, build))
+    other.start()
+    assert building.wait(10)
+
+    def say(line: str) -> None:
+        lines.append(line)
+        asked.set()
+
+    with progress_to(say):
+        assert store.get("thing", {}, lambda folder: None).path == path
+        store.get("other", {}, lambda folder: None)
+    other.join()
+    assert lines == [f"waiting for {path.name}, which another process builds"]
 
 
 def write_content(folder: Path) -> None:

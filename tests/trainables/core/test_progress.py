@@ -9,6 +9,7 @@ from trainables.core import progress
 from trainables.core.progress import (
     ProgressFiles,
     ProgressReporter,
+    announce,
     human_duration,
     progress_to,
     progress_to_file,
@@ -58,6 +59,18 @@ def test_a_line_comes_every_30_seconds_however_long_a_unit_is(clock: list[float]
         gaps = [later - sooner for sooner, later in zip([begin, *said], said, strict=False)]
         assert len(said) >= (clock[0] - begin) // 30 - 1
         assert all(30 <= gap < 30 + seconds / 50 for gap in gaps)
+
+
+def test_the_beginning_of_work_is_said_however_soon(clock: list[float]) -> None:
+    lines: list[str] = []
+    announce("packing")
+    with progress_to(lines.append):
+        clock[0] += 29
+        announce("packing")
+        announce("measuring")
+        clock[0] += 29
+        ProgressReporter("measuring", "batch", 9).update(1)
+    assert lines == ["packing", "measuring"]
 
 
 def test_who_does_not_listen_is_told_nothing(

@@ -45,9 +45,13 @@ class TrialConfig(FrozenConfig):
     def terms_of_live_teacher(self) -> list[str]:
         """Distillation terms, the start's included, that need more than kept teacher outputs."""
         quantized = self.recipe.quantized
-        terms = {**(quantized.start.distillation_terms if quantized else {})}
-        terms |= self.recipe.distillation_terms
-        return [name for name, term in terms.items() if term.requires not in KEPT]
+        stages = [quantized.start, self.recipe] if quantized else [self.recipe]
+        return [
+            name
+            for stage in stages
+            for name, term in stage.distillation_terms.items()
+            if term.requires not in KEPT
+        ]
 
     @property
     def start(self) -> "TrialConfig | None":

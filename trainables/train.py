@@ -12,10 +12,11 @@ from trainables.config import ExecutionConfig, read_config
 from trainables.core.artifacts import ArtifactStore
 from trainables.core.command_line import Parser, as_path, report
 from trainables.core.errors import TrialFailed
-from trainables.core.progress import progress_to
+from trainables.core.progress import ProgressReporter, progress_to
 from trainables.training.defaults import defaults_for
 from trainables.training.setup import (
     OutputMode,
+    check_terms,
     open_data,
     say_data,
     set_up_teacher,
@@ -108,7 +109,9 @@ def run(arguments: argparse.Namespace) -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     defaults = defaults_for(arguments.data, device)
     opened = open_data(arguments.data, arguments.image_size or defaults.image_size, store)
+    wanted: OutputMode = arguments.teacher_outputs
     if config.needs_teacher:
+        check_terms(wanted, [config])
         check_teacher(arguments.teacher, len(opened.class_names))
     data = opened.pack()
     say_data(data, opened.found is not None, opened.notes, say)
@@ -122,10 +125,10 @@ def run(arguments: argparse.Namespace) -> None:
     if config.needs_teacher:
         own = defaults.default_teacher_config()
         setting = set_up_teacher(setting, arguments.teacher, own, say)
-        wanted: OutputMode = arguments.teacher_outputs
         setting, _ = set_up_teacher_outputs(setting, wanted, config.augmentation, say)
     arguments.out.mkdir(parents=True, exist_ok=True)
-    trial = Trial(config, setting, arguments.out / CHECKPOINTS)
+    progress = ProgressReporter("training the student", "epoch", config.num_epochs)
+    trial = Trial(config, setting, arguments.out / CHECKPOINTS, on_progress=progress.update)
     for metrics in save(trial, arguments.out):
         losses = ", ".join(f"{name} {value:.4f}" for name, value in metrics.losses.items())
         say(f"epoch {metrics.epoch}: mIoU {metrics.miou:.4f}, {losses}")

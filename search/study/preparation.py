@@ -37,7 +37,7 @@ from trainables.core.files import hash_file
 from trainables.core.optional_dependencies import require_onnx
 from trainables.core.progress import announce
 from trainables.training.evaluation import commonest_miou
-from trainables.training.setup import open_data, output_mode
+from trainables.training.setup import check_terms, open_data
 from trainables.training.teacher import check_teacher
 
 
@@ -76,7 +76,7 @@ def prepare_study(config: StudyConfig, resumed: bool) -> Study:
     file = build_study_file(config, stored_file, opened.digest, class_names, conditions)
     if not config.wants_latency:
         cost_model.check_budget()
-    output_mode(config.teacher_outputs, cost_model.sampled_configs())
+    check_terms(config.teacher_outputs, cost_model.sampled_configs())
 
     if config.wants_latency:
         announce("measuring the latencies of the space")

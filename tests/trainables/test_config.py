@@ -2,11 +2,13 @@
 
 import json
 from pathlib import Path
+from typing import ClassVar, Literal
 
 import pytest
 from pydantic import ValidationError
 
 from trainables.config import TrialConfig
+from trainables.losses.configs import Pixelwise, Requirement
 from trainables.models.configs import UNetConfig
 from trainables.quantization.bits import LayerBits
 from trainables.quantization.quantizers.configs import Lsq
@@ -78,3 +80,18 @@ def test_who_needs_a_teacher() -> None:
     needs = {recipe.name: TrialConfig(recipe=recipe).needs_teacher for recipe in RECIPES}
     assert needs == {"supervised": False, "distill": True, "qat": False, "qat_distill": True}
     assert TrialConfig(recipe=Qat(start=Distill()), student=UNetConfig()).needs_teacher
+
+
+class PixelwiseLive(Pixelwise):
+    name: Literal["pixelwise_live"] = "pixelwise_live"  # type: ignore[assignment]
+    requires: ClassVar[Requirement] = "live"
+
+
+@pytest.mark.parametrize("of_start", [True, False])
+def test_terms_of_one_name_do_not_hide_each_other(of_start: bool) -> None:
+    kept, live = {"same": Pixelwise()}, {"same": PixelwiseLive()}
+    start, own = (live, kept) if of_start else (kept, live)
+    config = TrialConfig(recipe=QatDistill(start=Distill(losses=start), losses=own))
+    assert config.terms_of_live_teacher == ["same"]
+    of_kept = QatDistill(start=Distill(losses=kept), losses=kept)
+    assert config.replace(recipe=of_kept).terms_of_live_teacher == []

@@ -6,17 +6,26 @@ import subprocess
 import sys
 from functools import partial
 from pathlib import Path
+from typing import ClassVar, Literal
 
 import pytest
 
 from trainables.config import TrialConfig
 from trainables.core.progress import progress_to
+from trainables.losses.configs import Pixelwise, Requirement, by_name
 from trainables.models.configs import UNetConfig
 from trainables.models.model_file import read_model
 from trainables.recipes.configs import AdamW, Distill, Recipe, Supervised
 from trainables.train import main
 
 FAST = AdamW(learning_rate=1e-2)
+
+
+class PixelwiseOnline(Pixelwise):
+    """A term that asks the teacher itself."""
+
+    name: Literal["pixelwise_online"] = "pixelwise_online"  # type: ignore[assignment]
+    requires: ClassVar[Requirement] = "live"
 
 
 def write_config(path: Path, recipe: Recipe) -> str:
@@ -50,7 +59,7 @@ def test_a_configuration_is_trained_and_measured(
     assert metrics[-1]["size_bytes"] == (out / "model.safetensors").stat().st_size
 
 
-def test_it_says_how_far_the_teacher_is(
+def test_it_says_how_far_teacher_and_student_are(
     blocks_folder: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -71,8 +80,22 @@ def test_it_says_how_far_the_teacher_is(
         r"training the teacher: epoch 3 of 3, about \d+ s left$",
         r"keeping the teacher's outputs as maps: [\d,]+ bytes per image",
         r"keeping the teacher's outputs: batch 4 of 4, about \d+ s left$",
+        r"training the student: epoch 1 of 4$",
+        r"training the student: epoch 4 of 4, about \d+ s left$",
     ):
         assert re.search(f"^{words}", printed, re.MULTILINE), printed
+
+
+def test_outputs_that_do_not_serve_a_term_are_refused_before_anything_is_made(
+    blocks_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = Distill(losses=by_name(PixelwiseOnline()))
+    config = write_config(tmp_path / "config.json", recipe)
+    argv = [config, *arguments(blocks_folder, tmp_path / "out"), "--teacher-outputs", "maps"]
+    assert main(argv) == 2
+    message = "--teacher-outputs must be live for the distillation term pixelwise_online"
+    assert capsys.readouterr().err.startswith(f"error: {message}, but got maps")
+    assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
 
 
 def test_it_imports_neither_ray_nor_optuna_nor_mlflow() -> None:

@@ -3,8 +3,9 @@
 No file of the training framework is imported before a term is built.
 """
 
+import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, get_args
 
 from pydantic import (
     BeforeValidator,
@@ -25,6 +26,21 @@ Requirement = Literal["logits", "cosines", "channels", "live"]
 are; besides, the channels of the features themselves; or the network itself at every step."""
 KEPT: frozenset[Requirement] = frozenset({"logits", "cosines"})
 """What outputs that were computed once and kept can serve: their features are projected."""
+RESERVED = ("cross_entropy", "teacher")
+"""Names of losses that are reported beside the terms."""
+TERM_NAME = re.compile(r"[a-z][a-z0-9_]*")
+"""Names of terms are parts of dotted paths, of a configuration and of a network's modules."""
+
+
+def check_term_name(name: str) -> None:
+    """Raises ValueError where no term may have this name."""
+    if name in RESERVED:
+        raise ValueError(f"a term must not be named {name}, which is another loss")
+    if not TERM_NAME.fullmatch(name):
+        raise ValueError(
+            "the name of a term must be lowercase letters, digits and _, and begin with a letter, "
+            f"but got {name!r}"
+        )
 
 
 class Term(TaggedConfig):
@@ -32,6 +48,11 @@ class Term(TaggedConfig):
 
     weight: float = Field(1.0, ge=0)
     requires: ClassVar[Requirement]
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: object) -> None:
+        for name in get_args(cls.model_fields["name"].annotation):
+            check_term_name(name)
 
     def build(self, student: "Outputs", teacher: "Outputs") -> "TermLoss":
         """The loss as a module; example outputs of both networks tell it their channels.
@@ -67,8 +88,6 @@ class Pairwise(Term):
         return PairwiseLoss(self.patch)
 
 
-RESERVED = ("cross_entropy", "teacher")
-"""Names of losses that are reported beside the terms."""
 ALWAYS_WRITTEN = ("pixelwise", "pairwise")
 """Terms that are written as null where they are absent, as they were when no others existed: the
 digests of configurations stay what they were, and a further term does not change them."""
@@ -78,8 +97,8 @@ def read_terms(terms: object) -> object:
     """The terms that are present, each with its key as its name where it has none."""
     if not isinstance(terms, Mapping):
         return terms
-    if reserved := next((name for name in terms if name in RESERVED), None):
-        raise ValueError(f"a term must not be named {reserved}, which is another loss")
+    for name in map(str, terms):
+        check_term_name(name)
     return {
         name: {"name": name, **term} if isinstance(term, Mapping) else term
         for name, term in terms.items()

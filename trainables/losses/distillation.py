@@ -8,6 +8,9 @@ from torch import Tensor, nn
 from trainables.losses.configs import Term
 from trainables.models.base import Outputs
 
+SUFFIX = "_loss"
+"""Of a term's module, which can then not bear the name of a method of ModuleDict, as "values"."""
+
 
 class TermLoss(nn.Module):
     """One term: a scalar of the student's and the teacher's outputs and the labels (B,H,W)."""
@@ -27,11 +30,13 @@ class DistillationLoss(nn.Module):
         self.weights = {name: term.weight for name, term in terms.items()}
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            losses = {name: term.build(student, teacher) for name, term in terms.items()}
+            losses = {
+                f"{name}{SUFFIX}": term.build(student, teacher) for name, term in terms.items()
+            }
         self.losses = nn.ModuleDict(losses).to(student.logits.device)
 
     def forward(self, student: Outputs, teacher: Outputs, labels_BHW: Tensor) -> dict[str, Tensor]:
         return {
-            name: self.weights[name] * loss(student, teacher, labels_BHW)
-            for name, loss in self.losses.items()
+            name: weight * self.losses[f"{name}{SUFFIX}"](student, teacher, labels_BHW)
+            for name, weight in self.weights.items()
         }

@@ -43,22 +43,28 @@ def load_pretrained(name: TorchvisionName) -> TorchvisionModel:
 
     Raises:
         ConnectionError: the weights are neither in torch's cache nor to be had from the network.
+        ValueError: the file in torch's cache is damaged.
     """
     from torchvision.models import get_model_weights
 
     weights = get_model_weights(name)["COCO_WITH_VOC_LABELS_V1"]
-    if not weights_file(weights.url).is_file():
+    file = weights_file(weights.url)
+    if not file.is_file():
         announce(f"downloading the weights of {name}")
     try:
         state = weights.get_state_dict(progress=False, check_hash=True, weights_only=True)
-    except OSError as error:
-        file = weights_file(weights.url)
+        model = TorchvisionModel(name, PRETRAINED_CLASSES)
+        model.network.load_state_dict(without_auxiliary_head(state))
+    except Exception as error:  # broken downloads and damaged files make torch raise anything
+        if file.exists():
+            raise ValueError(
+                f"the weights of {name} must be intact, but {file} is damaged, not readable or of "
+                "another network: delete it, and it is downloaded again"
+            ) from error
         raise ConnectionError(
             f"the weights of {name} must be downloadable or present, but {first_line(error)} and "
             f"there is no file {file}: put {file.name} there, or choose another --teacher"
         ) from error
-    model = TorchvisionModel(name, PRETRAINED_CLASSES)
-    model.network.load_state_dict(without_auxiliary_head(state))
     return model
 
 

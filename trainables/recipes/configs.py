@@ -198,4 +198,4 @@ class QatDistill(QuantizedRecipe):
         return self.teacher_learning_rate if loss == TEACHER_LOSS else self.learning_rate
 
     def at_peak_memory(self) -> Self:
-        return self.replace(self_study=0, co_study=1) if self.co_study else self
+        return self.replace(self_study=0, co_study=1 if self.co_study else 0)

@@ -65,8 +65,9 @@ def parameter_groups(
         *by_rate([layer.weight_quantizer for layer in layers], rates.weight),
         *by_rate([layer.input_quantizer for layer in layers], rates.activation),
     ]
-    learned = {id(parameter) for parameters, _ in steps for parameter in parameters}
-    others = [p for p in model.parameters() if id(p) not in learned]
+    quantizers = [module for module in model.modules() if isinstance(module, FakeQuantizer)]
+    of_quantizers = {parameter for quantizer in quantizers for parameter in quantizer.parameters()}
+    others = [p for p in model.parameters() if p not in of_quantizers]
     groups = [
         ([p for p in others if p.ndim > 1], adamw.learning_rate, adamw.weight_decay),
         ([p for p in others if p.ndim <= 1], adamw.learning_rate, 0.0),

@@ -5,11 +5,15 @@ import json
 import torch
 
 from trainables.config import ExecutionConfig, TrialConfig
+from trainables.core.artifacts import ArtifactStore
 from trainables.core.files import hash_file_once
 from trainables.models.base import supports_fast_bf16
 
 FORMAT = 4
 """Of trained students as artifacts: raise it whenever the same configuration trains otherwise."""
+
+ARTIFACT_KIND = "student"
+"""Of trained networks, teachers among them."""
 
 
 def training_facts(config: TrialConfig, run: ExecutionConfig) -> dict[str, object]:
@@ -31,9 +35,22 @@ def training_key(config: TrialConfig, run: ExecutionConfig) -> str:
     return json.dumps(training_facts(config, run), sort_keys=True)
 
 
-def older_training_key(config: TrialConfig, run: ExecutionConfig) -> str:
-    """The key as version 0.2 wrote it, which named a teacher by the folder of its artifact."""
+def older_training_facts(config: TrialConfig, run: ExecutionConfig) -> dict[str, object]:
+    """The facts as version 0.2 wrote them, which named a teacher by the folder of its artifact."""
     facts = training_facts(config, run)
     if "teacher" in facts and run.teacher:
         facts["teacher"] = run.teacher.parent.name
-    return json.dumps(facts, sort_keys=True)
+    return facts
+
+
+def older_training_key(config: TrialConfig, run: ExecutionConfig) -> str:
+    """The same as a text."""
+    return json.dumps(older_training_facts(config, run), sort_keys=True)
+
+
+def artifact_key(
+    config: TrialConfig, run: ExecutionConfig, store: ArtifactStore
+) -> dict[str, object]:
+    """The key of a training as an artifact: that of version 0.2 where one is kept under it."""
+    older = older_training_facts(config, run)
+    return older if store.find(ARTIFACT_KIND, older) else training_facts(config, run)

@@ -19,7 +19,7 @@ from trainables.quantization.bits import FULL_PRECISION, LayerBits
 from trainables.quantization.mixed_precision import CHOICES, Sensitivity
 from trainables.quantization.prepare import calibrate, prepare, quantizable_names
 from trainables.quantization.quantizers.configs import DEFAULT_QUANTIZER
-from trainables.training.identity import training_facts
+from trainables.training.identity import ARTIFACT_KIND, artifact_key
 from trainables.training.trial import train_or_find
 
 FORMAT = 2
@@ -50,7 +50,7 @@ def cache_sensitivity(run: ExecutionConfig, start: TrialConfig) -> Path:
 def find_sensitivity(run: ExecutionConfig, start: TrialConfig) -> Path | None:
     """The same where it is kept already, and the start was not in vain."""
     store = ArtifactStore(run.artifacts)
-    network = store.path("student", training_facts(start, run))
+    network = store.path(ARTIFACT_KIND, artifact_key(start, run, store))
     found = store.find("sensitivity", sensitivity_key(network))
     return found.path / FILE if found else None
 

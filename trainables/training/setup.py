@@ -132,24 +132,28 @@ def set_up_teacher(
     return run.replace(teacher=teacher.file)
 
 
-def output_mode(
-    wanted: OutputMode | Literal["auto"], configs: Iterable[TrialConfig]
-) -> OutputMode | Literal["auto"]:
-    """`wanted`, or live where `auto` leaves the choice and a distillation term needs it.
+def check_terms(wanted: OutputMode | Literal["auto"], configs: Iterable[TrialConfig]) -> None:
+    """Looks, before a teacher is prepared, whether its outputs serve all distillation terms.
 
     Raises:
         ValueError: kept outputs are wanted, and a term needs more than they hold.
     """
-    if wanted == "live":
-        return wanted
+    if wanted in ("auto", "live"):
+        return
     for config in configs:
         if terms := config.terms_of_live_teacher:
-            if wanted == "auto":
-                return "live"
             raise ValueError(
                 f"--teacher-outputs must be live for the distillation term {terms[0]}, but got "
                 f"{wanted}"
             )
+
+
+def output_mode(
+    wanted: OutputMode | Literal["auto"], configs: Iterable[TrialConfig]
+) -> OutputMode | Literal["auto"]:
+    """`wanted`, or live where `auto` leaves the choice and a distillation term needs it."""
+    if wanted == "auto" and any(config.terms_of_live_teacher for config in configs):
+        return "live"
     return wanted
 
 

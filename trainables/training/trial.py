@@ -34,7 +34,12 @@ from trainables.models.model_file import (
 from trainables.training.checkpoints import CheckpointManager, Checkpoints, State
 from trainables.training.cost import count_macs, count_params, model_spec, predict_size_bytes
 from trainables.training.evaluation import count_disagreeing_pixels, evaluate
-from trainables.training.identity import older_training_key, training_facts, training_key
+from trainables.training.identity import (
+    ARTIFACT_KIND,
+    artifact_key,
+    older_training_key,
+    training_key,
+)
 from trainables.training.sanity_checks import check_finite, check_learning
 from trainables.training.task import TrialTask
 
@@ -200,8 +205,9 @@ def train_or_find(
 
     It reports its progress as `description`.
     """
-    store, key = ArtifactStore(run.artifacts), training_facts(config, run)
-    checkpoints = checkpoint_folder(store.path("student", key))
+    store = ArtifactStore(run.artifacts)
+    key = artifact_key(config, run, store)
+    checkpoints = checkpoint_folder(store.path(ARTIFACT_KIND, key))
 
     def build(folder: Path) -> None:
         progress = ProgressReporter(description, "epoch", config.num_epochs)
@@ -215,7 +221,7 @@ def train_or_find(
         card = model_spec(config, trial.task.data.num_classes).replace(folded=False)
         write_model(folder / NETWORK_FILE, trial.student, card)
 
-    artifact = store.get("student", key, build)
+    artifact = store.get(ARTIFACT_KIND, key, build)
     shutil.rmtree(checkpoints, ignore_errors=True)
     return artifact
 

@@ -1,17 +1,20 @@
 """Losses against naive loops, and the contract that every term keeps."""
 
 import math
+from typing import Literal
 
 import pytest
 import torch
+from pydantic import ValidationError
 from torch import Tensor
 
-from trainables.losses.configs import Term, by_name
+from trainables.losses.configs import Pixelwise, Term, by_name
 from trainables.losses.cross_entropy import cross_entropy
 from trainables.losses.distillation import DistillationLoss
 from trainables.losses.pairwise import pairwise_loss
 from trainables.losses.pixelwise import pixelwise_loss
 from trainables.models.base import Outputs
+from trainables.recipes.configs import Distill
 
 TERMS = list(Term.members().values())
 
@@ -158,3 +161,31 @@ def test_term_ignores_ignored_pixels(term: type[Term]) -> None:
 @pytest.mark.parametrize("term", TERMS)
 def test_term_vanishes_for_a_student_equal_to_its_teacher(term: type[Term]) -> None:
     assert loss_of(term(), outputs(0), outputs(0)).item() == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize("name", ["", "a.b", "Pixelwise", "pixel-wise", "2d", "_own", "é"])
+def test_a_name_that_is_no_part_of_a_dotted_path_is_refused(name: str) -> None:
+    message = "the name of a term must be lowercase letters, digits and _, and begin with a letter"
+    with pytest.raises(ValidationError, match=f"{message}, but got {name!r}"):
+        Distill(losses={name: Pixelwise()})
+
+
+def test_a_class_of_terms_is_refused_where_it_is_defined() -> None:
+    with pytest.raises(ValueError, match=r"the name of a term must be .* but got 'by-edges'"):
+
+        class ByEdges(Term):
+            name: Literal["by-edges"] = "by-edges"
+
+    with pytest.raises(ValueError, match="a term must not be named teacher, which is another"):
+
+        class OfTeacher(Term):
+            name: Literal["teacher"] = "teacher"
+
+
+@pytest.mark.parametrize("name", ["values", "training", "forward", "pixelwise_2"])
+def test_any_other_name_will_do(name: str) -> None:
+    student, teacher = outputs(0), outputs(1)
+    recipe = Distill(losses={name: Pixelwise(weight=2)})
+    losses = DistillationLoss(recipe.losses, student, teacher, seed=0)
+    named: dict[str, Tensor] = losses(student, teacher, labels())
+    torch.testing.assert_close(named, {name: 2 * loss_of(Pixelwise(), student, teacher)})

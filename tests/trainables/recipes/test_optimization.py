@@ -2,11 +2,13 @@
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from trainables.models.configs import UNetConfig
+from trainables.quantization.layers import QuantizedLayer
 from trainables.quantization.prepare import prepare
 from trainables.quantization.quantizers.configs import Lsq
+from trainables.quantization.quantizers.fake_quantizer import FakeQuantizer
 from trainables.recipes.configs import AdamW, QuantizerLearningRates
 from trainables.recipes.optimization import OptimizerLoop
 
@@ -39,6 +41,42 @@ def test_rates_and_decay_depend_on_what_a_parameter_is() -> None:
         assert found[parameter] == expected[kind], name
         seen.add(kind)
     assert seen == set(expected)
+
+
+class ShiftedGrid(FakeQuantizer):
+    """A quantizer of several parameters, one for each element, one that is not trained."""
+
+    def __init__(self, bits: int, shape: tuple[int, ...]) -> None:
+        super().__init__(bits)
+        self.log_step = nn.Parameter(torch.zeros(shape))
+        self.rounding = nn.Parameter(torch.full((2, 3), 0.5))
+        self.fixed = nn.Parameter(torch.ones(2, 2))
+
+    @property
+    def step(self) -> Tensor:
+        return self.log_step.exp()
+
+    def learned_parameters(self) -> list[tuple[nn.Parameter, float]]:
+        return [(self.log_step, 1.0), (self.rounding, 10.0)]
+
+
+def test_no_parameter_of_a_quantizer_decays_or_moves_unasked() -> None:
+    layer = QuantizedLayer(nn.Linear(3, 2), ShiftedGrid(4, (2, 1)), ShiftedGrid(4, (1,)))
+    rates = QuantizerLearningRates(weight=0.3, activation=0.4)
+    loop = OptimizerLoop(layer, AdamW(learning_rate=0.1, weight_decay=0.2), 10, 1, rates)
+    found = {
+        parameter: (group["max_lr"], group["weight_decay"])
+        for group in loop.optimizer.param_groups
+        for parameter in group["params"]
+    }
+    assert {n: found[p] for n, p in layer.named_parameters() if p in found} == {
+        "layer.weight": (0.1, 0.2),
+        "layer.bias": (0.1, 0),
+        "weight_quantizer.log_step": (0.3, 0),
+        "weight_quantizer.rounding": (3.0, 0),
+        "input_quantizer.log_step": (0.4, 0),
+        "input_quantizer.rounding": (4.0, 0),
+    }
 
 
 @pytest.mark.parametrize("parts", [2, 4])

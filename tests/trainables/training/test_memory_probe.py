@@ -11,8 +11,11 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from trainables.config import ExecutionConfig, TrialConfig
 from trainables.losses.configs import Pairwise, Pixelwise, by_name
+from trainables.models.base import Outputs
 from trainables.models.configs import UNetConfig
+from trainables.recipes.base import Batch
 from trainables.recipes.configs import Distill, Qat, QatDistill, Recipe, Supervised
+from trainables.teachers.outputs import LiveTeacher
 from trainables.training.memory_probe import measure_gpu_bytes, peak_bytes
 
 RECIPES: list[Recipe] = [
@@ -45,11 +48,21 @@ def test_it_takes_two_steps_of_all_that_learns(
     assert sorted(steps.values()) == ([2, 2] if in_co_study else [2])
 
 
-def test_a_qkd_without_co_study_is_probed_in_its_own_phases(
+def test_a_qkd_without_co_study_is_probed_with_its_frozen_teacher(
     steps: Counter[Optimizer], blocks_run: ExecutionConfig, teacher_file: Path
 ) -> None:
-    recipe = QatDistill(self_study=0.5, co_study=0)
-    peak_bytes(config(recipe), blocks_run.replace(teacher=teacher_file))
+    recipe = QatDistill(self_study=0.9, co_study=0)
+    asked: list[int] = []
+
+    def count(teacher: LiveTeacher, batch: Batch) -> Outputs:
+        asked.append(len(batch.images))
+        return ask(teacher, batch)
+
+    ask = LiveTeacher.__call__
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(LiveTeacher, "__call__", count)
+        peak_bytes(config(recipe), blocks_run.replace(teacher=teacher_file))
+    assert len(asked) == 3  # an example, and both steps
     assert list(steps.values()) == [2]
 
 

@@ -1,11 +1,13 @@
 """What layers lose by few bits, measured on a start."""
 
 import copy
+from pathlib import Path
 
 import pytest
 import torch
 
 from trainables.config import ExecutionConfig, TrialConfig
+from trainables.core.artifacts import read_artifact
 from trainables.core.progress import progress_to
 from trainables.data.configs import Augmentation
 from trainables.models.configs import UNetConfig
@@ -13,13 +15,15 @@ from trainables.quantization.bits import LayerBits
 from trainables.quantization.mixed_precision import CHOICES
 from trainables.quantization.prepare import calibrate, prepare, quantizable_names
 from trainables.quantization.quantizers.configs import Lsq, MixedPrecision
-from trainables.recipes.configs import AdamW, Supervised
+from trainables.recipes.configs import AdamW, Distill, Supervised
+from trainables.training.identity import training_facts
 from trainables.training.sensitivity import (
     cache_sensitivity,
     find_sensitivity,
     measure_sensitivity,
     read_sensitivity,
 )
+from trainables.training.trial import train_or_find
 
 STUDENT = UNetConfig(width=4, depth=2)
 
@@ -48,6 +52,35 @@ def test_a_start_is_looked_at_once(
         assert tuple(losses) == CHOICES
         assert all(loss > -1e-6 for loss in losses.values())
         assert losses[8] < losses[2]
+
+
+def test_a_distilled_start_of_version_0_2_is_found_by_the_folder_of_its_teacher(
+    blocks_run: ExecutionConfig, teacher_file: Path, tmp_path: Path
+) -> None:
+    """With its sensitivity, so that a resumed study gives its students the same bits."""
+    run = blocks_run.replace(teacher=teacher_file, artifacts=tmp_path)
+    start = TrialConfig(
+        student=STUDENT,
+        recipe=Distill(optimizer=AdamW(learning_rate=1e-2)),
+        augmentation=Augmentation(min_scale=1, max_scale=1, color=0),
+        num_epochs=4,
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("trainables.training.identity.training_facts", facts_of_0_2)
+        kept = cache_sensitivity(run, start)
+    (folder,) = tmp_path.glob("student-*")
+    assert read_artifact(folder).key["teacher"] == teacher_file.parent.name
+    assert train_or_find(start, run).path == folder
+    assert find_sensitivity(run, start) == cache_sensitivity(run, start) == kept
+    elsewhere = tmp_path / "other" / teacher_file.name
+    elsewhere.parent.mkdir()
+    elsewhere.write_bytes(teacher_file.read_bytes())
+    assert find_sensitivity(run.replace(teacher=elsewhere), start) is None
+
+
+def facts_of_0_2(config: TrialConfig, run: ExecutionConfig) -> dict[str, object]:
+    assert run.teacher is not None
+    return {**training_facts(config, run), "teacher": run.teacher.parent.name}
 
 
 def test_a_loss_is_the_divergence_of_the_quantized_network_from_the_full_one() -> None:

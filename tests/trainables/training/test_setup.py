@@ -3,19 +3,22 @@
 from collections import namedtuple
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 import pytest
 
 from trainables.config import ExecutionConfig, TrialConfig
 from trainables.core.artifacts import ArtifactStore
 from trainables.data.configs import Augmentation
+from trainables.losses.configs import Pairwise, Pixelwise, Requirement, Term, by_name
 from trainables.models.configs import UNetConfig
-from trainables.recipes.configs import AdamW, Supervised
+from trainables.recipes.configs import AdamW, Distill, Qat, Supervised
 from trainables.teachers.output_cache import cache_outputs, find_outputs, predict_footprint
 from trainables.training.setup import (
     OutputMode,
+    check_terms,
     open_data,
+    output_mode,
     say_data,
     set_up_teacher,
     set_up_teacher_outputs,
@@ -36,6 +39,13 @@ Usage = namedtuple("Usage", "free")
 def run(blocks_run: ExecutionConfig, teacher_file: Path, tmp_path: Path) -> ExecutionConfig:
     """With a store of its own."""
     return blocks_run.replace(teacher=teacher_file, artifacts=tmp_path)
+
+
+class PixelwiseOfNow(Pixelwise):
+    """A term that asks the teacher itself."""
+
+    name: Literal["pixelwise_of_now"] = "pixelwise_of_now"  # type: ignore[assignment]
+    requires: ClassVar[Requirement] = "live"
 
 
 class Elsewhere:
@@ -120,3 +130,27 @@ def test_auto_leaves_the_disk_its_room(
 def test_a_live_teacher_keeps_nothing(run: ExecutionConfig, tmp_path: Path) -> None:
     assert set_up_teacher_outputs(run, "live", FLIPS, pytest.fail) == (run, "live")
     assert list(tmp_path.iterdir()) == []
+
+
+def distill(*terms: Term) -> TrialConfig:
+    return TrialConfig(recipe=Distill(losses=by_name(*terms)))
+
+
+@pytest.mark.parametrize("form", ["maps", "views"])
+def test_kept_outputs_are_refused_where_a_term_asks_the_teacher(form: OutputMode) -> None:
+    kept, live = distill(Pixelwise(), Pairwise()), distill(Pixelwise(), PixelwiseOfNow())
+    message = rf"^--teacher-outputs must be live for .* pixelwise_of_now, but got {form}$"
+    for refused in (live, TrialConfig(recipe=Qat(start=live.recipe))):
+        with pytest.raises(ValueError, match=message):
+            check_terms(form, [kept, refused])
+    check_terms(form, [kept, OWN])
+    check_terms("live", [live])
+    check_terms("auto", [live])
+
+
+def test_auto_is_live_where_a_term_asks_the_teacher() -> None:
+    kept, live = distill(Pixelwise(), Pairwise()), distill(PixelwiseOfNow())
+    assert output_mode("auto", [kept, OWN]) == "auto"
+    assert output_mode("auto", [kept, live]) == "live"
+    assert output_mode("maps", [kept]) == "maps"
+    assert output_mode("live", [live]) == "live"

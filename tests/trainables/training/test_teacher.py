@@ -1,12 +1,16 @@
 """Which teacher is taken, and how it is measured."""
 
 import re
+from email.message import Message
+from http.client import IncompleteRead
+from io import BytesIO
 from pathlib import Path
+from urllib.error import HTTPError, URLError
 
 import pytest
 import torch
 from torch import nn
-from torchvision.models import get_model
+from torchvision.models import get_model, get_model_weights
 
 from trainables.config import ExecutionConfig, TrialConfig
 from trainables.core.progress import progress_to
@@ -16,7 +20,7 @@ from trainables.data.packed import open_pack
 from trainables.models.base import to_device
 from trainables.models.configs import TorchvisionConfig, UNetConfig
 from trainables.models.model_file import ModelSpec, read_model, write_model
-from trainables.models.torchvision_model import TorchvisionModel
+from trainables.models.torchvision_model import TorchvisionModel, weights_file
 from trainables.recipes.configs import AdamW, Supervised
 from trainables.training.evaluation import evaluate
 from trainables.training.teacher import check_teacher, prepare_teacher
@@ -148,14 +152,61 @@ def test_what_names_no_teacher_is_refused(spec: str) -> None:
         check_teacher(spec, 5)
 
 
-def test_what_keeps_pretrained_weights_away_is_said(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refuse(*args: object, **kwargs: object) -> None:
-        raise OSError("the proxy says no\nand more")
+class Response(BytesIO):
+    """What the network answers with."""
 
-    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", refuse)
+    def info(self) -> Message:
+        return Message()
+
+
+class CutOff(Response):
+    def read(self, size: int | None = -1) -> bytes:
+        raise IncompleteRead(b"", 1000)
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        (OSError("the proxy says no\nand more"), "the proxy says no"),
+        (URLError("no route to host"), "<urlopen error no route to host>"),
+        (HTTPError("", 403, "Forbidden", Message(), None), "HTTP Error 403: Forbidden"),
+        (CutOff(), r"IncompleteRead\(0 bytes read, 1000 more expected\)"),
+        (
+            Response(b"a page for whoever must log in"),
+            r'invalid hash value \(expected "[0-9a-f]+".*',
+        ),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_what_keeps_pretrained_weights_away_is_said(
+    answer: Response | Exception, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def urlopen(*args: object) -> Response:
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    monkeypatch.setattr("torch.hub.urlopen", urlopen)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    message = r"present, but the proxy says no and there is no file .*/fcn_resnet50.*\.pth: put"
-    with pytest.raises(ConnectionError, match=message):
-        check_teacher("fcn_resnet50", 21)
+    message = rf"present, but {reason} and there is no file .*/lraspp_.*\.pth: put"
+    with pytest.raises(ConnectionError, match=message) as refused:
+        check_teacher(LRASPP, 21)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"a page", "other"])
+def test_damaged_weights_in_the_cache_are_named(
+    content: bytes | str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    file = weights_file(get_model_weights(LRASPP)["COCO_WITH_VOC_LABELS_V1"].url)
+    file.parent.mkdir(parents=True)
+    if isinstance(content, bytes):
+        file.write_bytes(content)
+    else:
+        torch.save({content: torch.ones(1)}, file)
+    with pytest.raises(
+        ValueError, match=rf"must be intact, but {file} is .*: delete it"
+    ) as refused:
+        check_teacher(LRASPP, 21)
+    assert "\n" not in str(refused.value)

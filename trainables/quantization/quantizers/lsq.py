@@ -93,7 +93,7 @@ class StepQuantizer(FakeQuantizer):
         largest = value.abs().amax(others, keepdim=True)
         least = torch.full(shape, math.inf, device=value.device)
         fractions = torch.linspace(0.02, 1.0, 99).to(value.device)
-        for some in fractions.split(max(1, CALIBRATION_ELEMENTS // value.numel())):
+        for some in torch.split(fractions, max(1, CALIBRATION_ELEMENTS // value.numel())):
             steps = (some.view(-1, *[1] * value.dim()) * largest / self.high).clamp(min=1e-6)
             rounded = (value / steps).clamp_(self.low, self.high).round_().mul_(steps)
             errors = rounded.sub_(value).square_()

@@ -65,7 +65,7 @@ def run(arguments: argparse.Namespace) -> int:
     """The same, of a command line that was understood."""
     try:
         prepare_environment()
-        config = read_config(arguments)
+        config = config_from_arguments(arguments)
         from search.study.preparation import prepare_study
         from search.study.search_loop import interruption_message, log_hint, run_study  # import Ray
 
@@ -118,7 +118,7 @@ def make_parser() -> Parser:
     return parser
 
 
-def read_config(arguments: argparse.Namespace) -> StudyConfig:
+def config_from_arguments(arguments: argparse.Namespace) -> StudyConfig:
     """The study that the command line describes, new or resumed.
 
     What is wrong with the command line is said before the framework is imported that knows of GPUs,

@@ -95,8 +95,8 @@ class SuccessiveHalving:
 
     def replay(self, log: Iterable[RungDecision]) -> None:
         """Makes the decisions of an earlier `SuccessiveHalving` again; the log has any order."""
-        for decision in sorted(log, key=lambda decision: decision.place):
-            self.num_decisions = decision.place
+        for decision in sorted(log, key=lambda decision: decision.sequence_number):
+            self.num_decisions = decision.sequence_number
             self.report(decision.trial_id, decision.rung, decision.minimized_values)
 
     def _is_promoted(self, rung: int, minimized_values: MinimizedValues) -> bool:

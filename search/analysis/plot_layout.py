@@ -91,7 +91,7 @@ def paler(color: str) -> str:
     return "#" + "".join(f"{255 - (255 - part) // 3:02x}" for part in parts)
 
 
-def read_points(
+def plot_points(
     records: Sequence[Record], objectives: Sequence[Objective] = MIOU_AND_SIZE
 ) -> list[Point]:
     """The finished trials, smallest first."""

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 from rich.console import JustifyMethod
 from rich.table import Table
 
-from search.analysis.plot_layout import Point, read_points
+from search.analysis.plot_layout import Point, plot_points
 from search.core.objectives import MIOU_AND_SIZE, Objective
 from search.core.pareto import pareto_front
 from search.core.record import Record
@@ -50,8 +50,8 @@ def write_tables(
     rows = [record.row() for record in records]
     front = [record.row() for record in pareto_front(records, objectives)]
     schema = schema_of(rows)
-    write_table(rows, schema, folder / TRIALS_TABLE)
-    write_table(front, schema, folder / FRONT_TABLE)
+    write_parquet(rows, schema, folder / TRIALS_TABLE)
+    write_parquet(front, schema, folder / FRONT_TABLE)
 
 
 def schema_of(rows: Sequence[dict[str, Leaf]]) -> pa.Schema:
@@ -71,7 +71,7 @@ def arrow_type(values: Sequence[Leaf]) -> pa.DataType:
     return pa.float64() if kinds == {int, float} else pa.string()
 
 
-def write_table(rows: Sequence[dict[str, Leaf]], schema: pa.Schema, path: Path) -> None:
+def write_parquet(rows: Sequence[dict[str, Leaf]], schema: pa.Schema, path: Path) -> None:
     columns = [
         pa.array([cast(row.get(field.name), field.type) for row in rows], field.type)
         for field in schema
@@ -95,7 +95,7 @@ def front_table(
 
     In fewer than `width` characters, as far as trial, mIoU and size allow.
     """
-    points = read_points(records, objectives)
+    points = plot_points(records, objectives)
     front = [point for point in points if point.on_front]
     latencies = {record.trial_id: record.latency_ms for record in records}
     columns = fitting({name: [cell(p, latencies) for p in front] for name, cell in CELLS}, width)

@@ -19,12 +19,12 @@ class RungDecision:
 
     trial_id: str
     rung: int
-    place: int
+    sequence_number: int
     minimized_values: tuple[float, ...]
     promoted: bool
 
 
-State = Literal["RUNNING", "PAUSED", "COMPLETE", "PRUNED", "FAIL"]
+RecordState = Literal["RUNNING", "PAUSED", "COMPLETE", "PRUNED", "FAIL"]
 """PAUSED: begun, and the first to go on when the study is resumed."""
 PREDICTED_SIZE, LATENCY_MS = "predicted_size_bytes", "latency_ms"
 """User attributes of an Optuna trial."""
@@ -38,7 +38,7 @@ class Record:
     """
 
     trial_id: str
-    state: State
+    state: RecordState
     reason: str
     config: TrialConfig | None
     metrics: Metrics | None

@@ -22,7 +22,7 @@ class Choice:
     why: str
 
 
-def read_points(folder: Path) -> list[Choice]:
+def read_front_points(folder: Path) -> list[Choice]:
     """The points of a study's front with the sizes of their packed files, smallest first.
 
     Raises:
@@ -41,7 +41,7 @@ def read_points(folder: Path) -> list[Choice]:
     return sorted(points, key=lambda point: point.size_bytes)
 
 
-def choose(points: list[Choice], arguments: argparse.Namespace) -> list[Choice]:
+def select_points(points: list[Choice], arguments: argparse.Namespace) -> list[Choice]:
     """The points that the command line asks for.
 
     Raises:
@@ -71,8 +71,9 @@ def best(points: Sequence[Choice], max_size: int | None, min_miou: float | None)
     if not small:
         nearest = min(points, key=lambda point: point.size_bytes)
         raise ValueError(
-            f"--max-size must admit a point of the front, but the smallest is {describe(nearest)} "
-            f"(trial {nearest.trial_id}) and the limit is {max_size:,} bytes"
+            "--max-size must admit a point of the front, but the smallest is "
+            f"{describe_point(nearest)} (trial {nearest.trial_id}) and the limit is "
+            f"{max_size:,} bytes"
         )
     good = [point for point in small if min_miou is None or point.miou >= min_miou]
     if not good:
@@ -80,7 +81,7 @@ def best(points: Sequence[Choice], max_size: int | None, min_miou: float | None)
         within = "" if max_size is None else f" within {max_size:,} bytes"
         raise ValueError(
             f"--min-miou must admit a point of the front, but the best{within} is "
-            f"{describe(nearest)} (trial {nearest.trial_id}) and the limit is {min_miou:.4f}"
+            f"{describe_point(nearest)} (trial {nearest.trial_id}) and the limit is {min_miou:.4f}"
         )
     if max_size is None and min_miou is not None:
         smallest = min(good, key=lambda point: point.size_bytes)
@@ -89,5 +90,5 @@ def best(points: Sequence[Choice], max_size: int | None, min_miou: float | None)
     return replace(max(good, key=lambda point: point.miou), why=f"the greatest mIoU{limit}")
 
 
-def describe(point: Choice) -> str:
+def describe_point(point: Choice) -> str:
     return f"mIoU {point.miou:.4f}, {human_size(point.size_bytes)}"

@@ -31,7 +31,7 @@ def check_cluster() -> None:
         if address == "auto":
             find_cluster()
         elif address:
-            connect(address)
+            check_reachable(address)
     except (OSError, ValueError) as error:
         raise ValueError(
             f"{CLUSTER_ADDRESS} must be auto, or HOST:PORT of a cluster's head that can be "
@@ -39,7 +39,7 @@ def check_cluster() -> None:
         ) from error
 
 
-def connect(address: str) -> None:
+def check_reachable(address: str) -> None:
     """Connects to HOST:PORT, and hangs up."""
     host, _, port = address.rpartition(":")
     if "/" in host or not host or not port.isdigit():
@@ -51,4 +51,4 @@ def find_cluster() -> None:
     """Connects to the cluster that Ray finds by itself."""
     from search.execution.ray_internals import find_cluster_address  # imports Ray
 
-    connect(find_cluster_address())
+    check_reachable(find_cluster_address())

@@ -24,7 +24,7 @@ from search.storage.layout import checkpoint_folder, model_folder
 from search.storage.trials import (
     end_trial,
     pause_trial,
-    read_config,
+    read_trial_config,
     record_of,
     store_config,
     store_decision,
@@ -38,8 +38,7 @@ from trainables.config import ExecutionConfig
 from trainables.core.command_line import first_problem
 from trainables.core.errors import NOT_FINITE, TrialFailed
 from trainables.core.metrics import Metrics
-from trainables.trainable import FAILURE, NO_ROOM, PAUSE, TRACE
-from trainables.trainable import METRICS as RESULT
+from trainables.trainable import FAILURE, METRICS, NO_ROOM, PAUSE, TRACE
 
 log = logging.getLogger(__name__)
 MAX_REFUSALS = 1000
@@ -194,7 +193,7 @@ class OptunaSearcher(Searcher):
     def _describe(self, trial: optuna.Trial) -> tuple[TrialState, str]:
         """Stores the trial's configuration and costs; gives its state, and why it cannot run."""
         try:
-            config = read_config(trial.user_attrs)  # of one begun by a driver before this one
+            config = read_trial_config(trial.user_attrs)  # of one begun by a driver before this one
             if config is None:
                 config = self.problem.complete(self.problem.space(trial))
                 store_config(trial, config)
@@ -277,9 +276,9 @@ def parse_result(result: Mapping[str, Any]) -> Metrics | None:
     Raises:
         TrialFailed: they are not finite.
     """
-    if RESULT not in result:
+    if METRICS not in result:
         return None
     try:
-        return Metrics.model_validate_json(result[RESULT])
+        return Metrics.model_validate_json(result[METRICS])
     except ValidationError as error:
         raise TrialFailed(f"{NOT_FINITE}: {first_problem(error)}") from error

@@ -29,7 +29,10 @@ def open_journal(folder: Path, name: str, objectives: Sequence[Objective]) -> op
     directions = [objective.direction for objective in objectives]
     with replaying(folder):
         return optuna.create_study(
-            storage=storage_of(folder), study_name=name, directions=directions, load_if_exists=True
+            storage=journal_storage(folder),
+            study_name=name,
+            directions=directions,
+            load_if_exists=True,
         )
 
 
@@ -42,7 +45,7 @@ def read_journal(folder: Path, name: str) -> optuna.Study:
     if not (folder / JOURNAL).is_file():
         raise ValueError(f"{folder / JOURNAL} must hold study {name}, but is not there")
     with replaying(folder):
-        storage = storage_of(folder)
+        storage = journal_storage(folder)
     try:
         return optuna.load_study(study_name=name, storage=storage)
     except KeyError as error:
@@ -79,7 +82,7 @@ class WholeLines(JournalFileBackend):
             raise
 
 
-def storage_of(folder: Path) -> JournalStorage:
+def journal_storage(folder: Path) -> JournalStorage:
     return JournalStorage(WholeLines(folder / JOURNAL))
 
 
@@ -116,7 +119,7 @@ def check_journal(folder: Path) -> None:
     if (folder / JOURNAL).is_file():
         complete_length(folder / JOURNAL)
         with replaying(folder):
-            storage_of(folder)
+            journal_storage(folder)
 
 
 def repair(path: Path) -> None:

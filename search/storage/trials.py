@@ -11,7 +11,7 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from search.core.record import LATENCY_MS, PREDICTED_SIZE, Record, RungDecision, State
+from search.core.record import LATENCY_MS, PREDICTED_SIZE, Record, RecordState, RungDecision
 from search.storage.optuna_storage import set_trial_attribute, set_trial_state
 from trainables.config import TrialConfig
 from trainables.core.metrics import Metrics
@@ -20,7 +20,7 @@ CONFIG, REASON, RAY_ID = "config", "reason", "ray_trial_id"
 RUNGS, ACQUISITION_VALUE = "rungs", "expected_gain"
 PROPOSED_BY = "proposed_by"
 """The Optuna study's: all but its trials that decides what is proposed from here on."""
-METRICS = "metrics."
+METRICS_PREFIX = "metrics."
 """What the attribute of each epoch's Metrics begins with; the epoch follows."""
 
 
@@ -47,7 +47,7 @@ def record_of(study: optuna.Study, number: int) -> Record:
 
 def metrics_key(epoch: int) -> str:
     """The attribute of an epoch's Metrics."""
-    return f"{METRICS}{epoch}"
+    return f"{METRICS_PREFIX}{epoch}"
 
 
 def read_record(trial: FrozenTrial) -> Record:
@@ -58,7 +58,7 @@ def read_record(trial: FrozenTrial) -> Record:
         trial_id=trial_name(trial.number),
         state=read_state(trial.state),
         reason=read_reason(trial),
-        config=read_config(attributes),
+        config=read_trial_config(attributes),
         metrics=reports[max(reports)] if reports else None,
         predicted_size_bytes=attributes.get(PREDICTED_SIZE),
         latency_ms=attributes.get(LATENCY_MS),
@@ -71,7 +71,7 @@ def read_record(trial: FrozenTrial) -> Record:
     )
 
 
-def read_config(attributes: Mapping[str, Any]) -> TrialConfig | None:
+def read_trial_config(attributes: Mapping[str, Any]) -> TrialConfig | None:
     """The configuration in the attributes of a trial, if the trial came to one."""
     text = attributes.get(CONFIG)
     return TrialConfig.model_validate(json.loads(text)) if text else None
@@ -85,9 +85,9 @@ def read_reason(trial: FrozenTrial) -> str:
 def read_reports(trial: FrozenTrial) -> dict[int, Metrics]:
     """What a trial reported by epoch, the first first."""
     reports = {
-        int(name.removeprefix(METRICS)): Metrics.model_validate_json(text)
+        int(name.removeprefix(METRICS_PREFIX)): Metrics.model_validate_json(text)
         for name, text in trial.user_attrs.items()
-        if name.startswith(METRICS)
+        if name.startswith(METRICS_PREFIX)
     }
     return dict(sorted(reports.items()))
 
@@ -102,7 +102,7 @@ def read_decisions(trial: FrozenTrial) -> tuple[RungDecision, ...]:
     )
 
 
-def read_state(state: TrialState) -> State:
+def read_state(state: TrialState) -> RecordState:
     match state:
         case TrialState.COMPLETE:
             return "COMPLETE"
@@ -139,7 +139,7 @@ def store_decision(study: optuna.Study, record: Record, decision: RungDecision) 
     by_rung = {each.rung: each for each in (*record.rung_decisions, decision)}
     decisions = tuple(by_rung[rung] for rung in sorted(by_rung))
     rungs = {
-        str(each.rung): [each.place, each.promoted, list(each.minimized_values)]
+        str(each.rung): [each.sequence_number, each.promoted, list(each.minimized_values)]
         for each in decisions
     }
     set_attribute(study, record, RUNGS, rungs)

@@ -42,7 +42,7 @@ def violations(file: StudyFile, folder: Path, with_mlflow: bool = True) -> Itera
     objectives = named_objectives(file.config.objectives)
     study = read_journal(folder, file.config.name)
     records = [read_record(trial) for trial in asked_trials(study)]
-    yield from check_journal(records, objectives)
+    yield from check_records(records, objectives)
     yield from check_table(records, read_rows(folder / TRIALS_TABLE))
     yield from check_front(records, read_rows(folder / FRONT_TABLE), folder, objectives)
     yield from check_decisions(records, file.config)
@@ -59,7 +59,7 @@ def read_rows(path: Path) -> dict[str, Row]:
     return {row["trial_id"]: row for row in rows}
 
 
-def check_journal(records: Sequence[Record], objectives: Sequence[Objective]) -> Iterator[str]:
+def check_records(records: Sequence[Record], objectives: Sequence[Objective]) -> Iterator[str]:
     seen: dict[str, str] = {}
     ray_ids: dict[str, str] = {}
     for record in records:
@@ -164,7 +164,9 @@ def check_decisions(records: Sequence[Record], config: StudyConfig) -> Iterator[
     again = replay_decisions(config, records)
     if again is None:
         return
-    log = sorted((a for record in records for a in record.rung_decisions), key=lambda a: a.place)
+    log = sorted(
+        (a for record in records for a in record.rung_decisions), key=lambda a: a.sequence_number
+    )
     for decision in log:
         if again.rung_decisions[decision.rung].get(decision.trial_id) != decision:
             yield f"the decision on {decision.trial_id} at epoch {decision.rung} is another now"

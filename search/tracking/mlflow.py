@@ -21,7 +21,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME
 from sqlalchemy.exc import SQLAlchemyError
 
 from search.analysis.diagnostics import HypervolumePoint
-from search.core.record import NON_TABLE_FIELDS, Record, State
+from search.core.record import NON_TABLE_FIELDS, Record, RecordState
 from search.core.tracking_uri import database_of, sqlite_uri
 from search.storage.layout import (
     DIAGNOSTICS_PLOT,
@@ -43,7 +43,7 @@ logging.getLogger("mlflow").setLevel(logging.CRITICAL)  # errors are told here, 
 
 STUDY_TAG, STUDY_ID_TAG, TRIAL_TAG = "paretoseg.study", "paretoseg.study_id", "paretoseg.trial"
 MAX_PARAMS, MAX_METRICS = 100, 1000  # of one log_batch call
-STATUS: dict[State, str] = {
+STATUS: dict[RecordState, str] = {
     "RUNNING": "RUNNING",
     "PAUSED": "SCHEDULED",
     "COMPLETE": "FINISHED",

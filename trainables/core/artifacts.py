@@ -90,7 +90,7 @@ class ArtifactRecord(FrozenConfig):
     files: dict[str, tuple[int, str]]
 
 
-def read_record(path: Path) -> ArtifactRecord:
+def read_artifact_record(path: Path) -> ArtifactRecord:
     """The record of an artifact.
 
     Raises:
@@ -108,7 +108,7 @@ def read_artifact(path: Path) -> Artifact:
     Raises:
         ValueError: it is none.
     """
-    record = read_record(path)
+    record = read_artifact_record(path)
     return Artifact(path, record.key, record.seconds)
 
 
@@ -129,7 +129,7 @@ def find_damage(path: Path, deep: bool = True) -> str | None:
     Unless `deep`, contents are not read, and changes of the same length not seen.
     """
     try:
-        recorded = read_record(path).files
+        recorded = read_artifact_record(path).files
     except ValueError:
         return f"it has no readable {RECORD}"
     for name, (length, checksum) in recorded.items():

@@ -90,7 +90,7 @@ def test_a_straggler_is_judged_among_all_before_it() -> None:
             halving.report(str(number), 3, (float(-number), float(-number)))
     straggler = halving.report("5", 3, (0.5, 0.5))
     assert straggler is not None
-    assert (straggler.rung, straggler.place, straggler.promoted) == (3, 9, False)
+    assert (straggler.rung, straggler.sequence_number, straggler.promoted) == (3, 9, False)
 
 
 def test_a_rung_that_was_leapt_over_does_not_know_the_trial() -> None:
@@ -151,7 +151,7 @@ def test_a_replayed_log_decides_as_the_live_one(
     assert (
         sorted(
             (a for rung in again.rung_decisions.values() for a in rung.values()),
-            key=lambda a: a.place,
+            key=lambda a: a.sequence_number,
         )
         == log[:cut]
     )

@@ -5,7 +5,7 @@ from pathlib import Path
 from factories import make_metrics
 
 from search.core.objectives import MIOU_AND_SIZE
-from search.core.record import Record, State
+from search.core.record import Record, RecordState
 from search.storage.cleanup import ArtifactCleanup, prune_study_folder, remove_partial_files
 from trainables.config import TrialConfig
 from trainables.recipes.configs import Supervised
@@ -13,7 +13,7 @@ from trainables.recipes.configs import Supervised
 CONFIG = TrialConfig(recipe=Supervised())
 
 
-def record(trial_id: str, state: State, miou: float = 0.5, size: int = 100) -> Record:
+def record(trial_id: str, state: RecordState, miou: float = 0.5, size: int = 100) -> Record:
     metrics = make_metrics(miou, size if state == "COMPLETE" else None)
     return Record(trial_id, state, "", CONFIG, metrics)
 

@@ -1,4 +1,4 @@
-"""What a study leaves for people: tables of its trials and its front, and the front drawn."""
+"""Tables of the trials and of the front of a study, as Parquet files and for the terminal."""
 
 from collections.abc import Callable, Mapping, Sequence
 from io import BytesIO
@@ -82,7 +82,7 @@ def write_parquet(rows: Sequence[dict[str, Leaf]], schema: pa.Schema, path: Path
 
 
 def cast(value: Leaf, kind: pa.DataType) -> Leaf:
-    """`value` as Arrow takes it: a column of several kinds is one of texts."""
+    """`value` in the type of its column; a column with values of several types holds strings."""
     return value if value is None or kind != pa.string() else str(value)
 
 
@@ -124,15 +124,15 @@ CELLS: tuple[tuple[str, Callable[[Point, Mapping[str, float | None]], str]], ...
     ("epochs", lambda point, _: str(point.metrics.epoch)),
     ("device s", lambda point, _: f"{point.metrics.device_seconds:,.0f}"),
 )
-"""The table's columns: their names, and what they say of a point."""
+"""The table's columns: the name of each, and a function that gives the cell of a point."""
 DROPPED = ("device s", "epochs", "recipe", "student", "latency", "bits W/A")
-"""Columns that a narrow terminal goes without, the first one first."""
+"""Columns left out on a narrow terminal, in this order."""
 FRAME = 3
-"""Characters that a column takes beside its text; the table takes one more."""
+"""Characters that a column needs in addition to its text; the table needs one more."""
 
 
 def fitting(columns: Mapping[str, list[str]], width: int | None) -> dict[str, list[str]]:
-    """The columns that a table of a width has room for."""
+    """The columns that fit into a table of a width."""
     kept = dict(columns)
     for name in DROPPED if width is not None else ():
         if 1 + sum(FRAME + max(map(len, [n, *cells])) for n, cells in kept.items()) <= (width or 0):

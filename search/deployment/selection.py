@@ -14,7 +14,7 @@ from search.storage.layout import FRONT_TABLE
 
 @dataclass(frozen=True)
 class Choice:
-    """A point of a front to export, and why it is this one."""
+    """A point of a front to export, and the reason for its choice."""
 
     trial_id: str
     miou: float
@@ -64,7 +64,7 @@ def named(points: Sequence[Choice], trial_id: str) -> Choice:
 
 
 def best(points: Sequence[Choice], max_size: int | None, min_miou: float | None) -> Choice:
-    """Within a size the greatest mIoU; without one the smallest file that is good enough."""
+    """The greatest mIoU within a size; without a size, the smallest file with enough mIoU."""
     if min_miou is not None and not 0 <= min_miou <= 1:
         raise ValueError(f"--min-miou must be a share from 0 to 1, but got {min_miou}")
     small = [point for point in points if max_size is None or point.size_bytes <= max_size]

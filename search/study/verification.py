@@ -26,11 +26,11 @@ Row = dict[str, Leaf]
 
 
 class InconsistentStudy(Exception):
-    """Records of a study disagree; each was named."""
+    """Records of a study disagree; each disagreement was printed."""
 
 
 def print_errors(found: Iterable[str]) -> int:
-    """Says what is wrong, and gives how much."""
+    """Prints each error, and gives their number."""
     lines = list(found)
     for line in lines:
         terminal.print_error(f"error: {line}")
@@ -38,7 +38,7 @@ def print_errors(found: Iterable[str]) -> int:
 
 
 def violations(file: StudyFile, folder: Path, with_mlflow: bool = True) -> Iterator[str]:
-    """All that is wrong with a study that does not run, in words."""
+    """A description of each inconsistency of a study that does not run."""
     objectives = named_objectives(file.config.objectives)
     study = read_journal(folder, file.config.name)
     records = [read_record(trial) for trial in asked_trials(study)]
@@ -87,7 +87,7 @@ def known_values(record: Record, objectives: Sequence[Objective]) -> tuple[float
     """The objectives of a COMPLETE trial; None also where the journal lacks one."""
     try:
         return record.values(objectives)
-    except (AttributeError, TypeError):  # no report at all, or one without it
+    except (AttributeError, TypeError):  # no report, or one that lacks an objective
         return None
 
 
@@ -139,7 +139,7 @@ def check_front(
 
 
 def undominated(records: Sequence[Record], objectives: Sequence[Objective]) -> list[Record]:
-    """The front by comparing all pairs; of equal trials the first."""
+    """The front, computed by comparing all pairs; of equal trials, the first."""
     losses = {
         record.trial_id: [o.sign * v for o, v in zip(objectives, values, strict=True)]
         for record in records

@@ -99,7 +99,7 @@ def show(folders: list[Path]) -> None:
 
 
 def describe_artifact(folder: Path) -> tuple[str, str]:
-    """Seconds and content, in words."""
+    """The seconds it took to build, and a description of the content."""
     if folder.name.startswith("."):
         return "", UNFINISHED
     content = CONTENT[folder.name.split("-")[0]]
@@ -124,7 +124,7 @@ def verify(folders: list[Path]) -> int:
 
 
 def delete(folder: Path) -> None:
-    """Removes an artifact, or what a killed build left of one."""
+    """Removes an artifact, or the partial artifact of a killed build."""
     try:
         with FileLock(lock_file(folder), timeout=0):
             shutil.rmtree(folder)

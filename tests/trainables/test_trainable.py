@@ -21,7 +21,7 @@ from trainables.recipes.configs import AdamW, Qat, Supervised
 from trainables.trainable import (
     EPOCH,
     FAILURE,
-    LAST_WORDS,
+    HANG_REASON,
     METRICS,
     NO_ROOM,
     PAUSE,
@@ -155,6 +155,6 @@ def test_a_read_that_hangs_fails_its_trial_with_last_words(wanted: dict[str, Any
     )
     assert ended.returncode == 1
     assert "hung: no progress for 1 s" in ended.stderr
-    assert (Path(wanted["checkpoints"]) / LAST_WORDS).is_file()
+    assert (Path(wanted["checkpoints"]) / HANG_REASON).is_file()
     again = StudentTrainable(wanted)  # as Ray starts it after its process died
     assert again.step() == {FAILURE: "hung: no progress for 1 s", "done": True}

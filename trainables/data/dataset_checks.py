@@ -18,10 +18,10 @@ orientation says; or both ways."""
 class SampleInfo(NamedTuple):
     """Facts about the two files of a sample.
 
-    `size` is (width, height) of the mask, in pixels; `values` are the mask's, `kept` those that are
-    left of them at the size of training; `colors` are what a palette gives to values, where it does
-    not decide itself, as in a mask that is read `by_color` (None: that makes no difference). A flat
-    image has one colour alone; the peak is the greatest value of a 16-bit image.
+    `size` is (width, height) of the mask, in pixels; `values` are the mask's values, `kept` those
+    that remain at the training size; `colors` are the palette's colours of values, empty where
+    colours give the classes, as in a mask that is read `by_color` (None: both give the same). A
+    flat image has a single colour; the peak is the greatest value of a 16-bit image.
     """
 
     split: Split

@@ -21,28 +21,28 @@ if TYPE_CHECKING:
     from trainables.models.base import Outputs
 
 Requirement = Literal["logits", "cosines", "channels", "live"]
-"""What a term needs of the teacher: its logits; besides, how alike the features of any two places
-are; besides, the channels of the features themselves; or the network itself at every step."""
+"""What a term needs of the teacher: its logits; also the cosine similarities of features; also the
+channels of the features; or the network itself at every step."""
 KEPT: frozenset[Requirement] = frozenset({"logits", "cosines"})
-"""What outputs that were computed once and kept can serve: their features are projected."""
+"""What cached teacher outputs can serve: their features are projected."""
 
 
 class Term(TaggedConfig):
-    """One term of the distillation loss, which binds the student to the teacher."""
+    """One term of the distillation loss between student and teacher."""
 
     weight: float = Field(1.0, ge=0)
     requires: ClassVar[Requirement]
 
     def build(self, student: "Outputs", teacher: "Outputs") -> "TermLoss":
-        """The loss as a module; example outputs of both networks tell it their channels.
+        """The loss as a module, sized by example outputs of both networks.
 
-        Its parameters, if it has any, are trained with the student and are not kept.
+        Its parameters, if it has any, are trained with the student and then dropped.
         """
         raise NotImplementedError
 
 
 class Pixelwise(Term):
-    """Every pixel of the student follows the teacher's class distribution."""
+    """Distillation of the teacher's class distribution at every pixel."""
 
     name: Literal["pixelwise"] = "pixelwise"
     temperature: float = Field(2.0, gt=0, description="softens both distributions")
@@ -55,7 +55,7 @@ class Pixelwise(Term):
 
 
 class Pairwise(Term):
-    """The student's regions resemble one another as the teacher's do."""
+    """Distillation of the teacher's similarities between pairs of regions."""
 
     name: Literal["pairwise"] = "pairwise"
     patch: int = Field(2, ge=1, description="feature pixels a side that make one node")
@@ -68,14 +68,14 @@ class Pairwise(Term):
 
 
 RESERVED = ("cross_entropy", "teacher")
-"""Names of losses that are reported beside the terms."""
+"""Names of losses that are reported together with the terms."""
 ALWAYS_WRITTEN = ("pixelwise", "pairwise")
 """Terms that are written as null where they are absent, as they were when no others existed: the
 digests of configurations stay what they were, and a further term does not change them."""
 
 
 def read_terms(terms: object) -> object:
-    """The terms that are present, each with its key as its name where it has none."""
+    """The terms that are present; a term without a name gets its key as its name."""
     if not isinstance(terms, Mapping):
         return terms
     if reserved := next((name for name in terms if name in RESERVED), None):

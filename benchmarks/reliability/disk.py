@@ -1,4 +1,4 @@
-"""Disk that models and checkpoints take, by number of trials, with litter cleared and without.
+"""Disk space of models and checkpoints, by number of trials, with and without clean-up.
 
     python -m benchmarks.reliability.disk
 

@@ -1,4 +1,4 @@
-"""When a driver is killed: at a moment that its files and its words tell, or at any."""
+"""When a driver is killed: at a moment recognised by its files and output, or at random."""
 
 import os
 import signal

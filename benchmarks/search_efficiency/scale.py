@@ -121,7 +121,7 @@ def finished(count: int) -> Iterator[optuna.trial.FrozenTrial]:
 
 
 def report(config: TrialConfig, epoch: int) -> Metrics:
-    """Metrics of a training that knows no noise."""
+    """Metrics of a training without noise."""
     size = predict_cost(config).size_bytes
     assert isinstance(config.student, UNetConfig)
     rate = config.recipe.learning_rate or 0

@@ -1,4 +1,4 @@
-"""What is remembered of trials: observations for the sampler, digests against repeats."""
+"""The history of trials: observations for the sampler, digests against repeats."""
 
 from dataclasses import replace
 
@@ -78,7 +78,7 @@ def test_what_is_on_its_way_or_will_go_on_counts_as_running(state: RecordState) 
     assert observation.running == (state in ("RUNNING", "PAUSED"))
 
 
-def test_what_was_refused_or_has_unknown_costs_teaches_nothing() -> None:
+def test_refused_trials_and_unknown_costs_give_no_observation() -> None:
     history = make()
     history.update(replace(RUNNING, ray_id=None))
     assert history.all_observations() == []

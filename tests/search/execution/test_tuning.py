@@ -59,7 +59,7 @@ def test_trainings_that_do_not_leave_are_ended(
     assert killed == ["a"]
 
 
-def test_a_trial_that_tune_ended_without_a_word_is_asked_again(
+def test_a_trial_that_tune_ended_without_notice_is_asked_again(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     log: list[str] = []
@@ -144,7 +144,7 @@ wait_for(2)
 
 
 @pytest.mark.slow
-def test_capacity_follows_a_cluster_that_grows_and_shrinks() -> None:
+def test_pending_trials_follow_a_cluster_that_grows_and_shrinks() -> None:
     subprocess.run([sys.executable, "-c", GROWING], check=True, timeout=300, capture_output=True)
 
 

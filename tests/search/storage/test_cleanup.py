@@ -66,7 +66,7 @@ def test_at_the_end_the_front_and_what_goes_on_are_left(tmp_path: Path) -> None:
     assert not (tmp_path / "checkpoints").exists()
 
 
-def test_a_killed_driver_s_beginnings_are_cleared_away(tmp_path: Path) -> None:
+def test_partial_files_of_a_killed_driver_are_removed(tmp_path: Path) -> None:
     make(tmp_path, "0000")
     (tmp_path / "ray" / "trials").mkdir(parents=True)
     for name in (".trials.parquet.123", ".stop", "checkpoints/0000/.00000001.ckpt.5"):

@@ -1,4 +1,4 @@
-"""How a study ends that cannot go on."""
+"""How a study ends that cannot continue."""
 
 import errno
 import json
@@ -37,7 +37,7 @@ from trainables.core.artifacts import Artifact
 from trainables.models.model_file import read_card, write_model
 
 
-def test_a_study_comes_to_rest_before_it_reports(
+def test_a_study_delivers_all_events_before_it_reports(
     blocks_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     study = open_new_study(make_config(tmp_path, blocks_folder, samples=2))

@@ -1,4 +1,4 @@
-"""A training goes on exactly where its checkpoint was taken, whatever happens to the files."""
+"""A training continues exactly from its checkpoint, whatever happens to the files."""
 
 import errno
 import json
@@ -264,7 +264,7 @@ def test_a_full_disk_does_not_end_a_training(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_stop_file_makes_a_training_leave(
+def test_a_stop_file_stops_a_training(
     run: ExecutionConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(checkpoint, "STOP_FILE_CHECK_S", 0)
@@ -290,7 +290,7 @@ def asked() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("asked")
-def test_a_process_that_was_asked_to_leave_does(run: ExecutionConfig, tmp_path: Path) -> None:
+def test_a_process_that_was_asked_to_stop_does(run: ExecutionConfig, tmp_path: Path) -> None:
     with pytest.raises(Interrupted):
         train(Trial(config(START), run.replace(checkpoint_every_s=1000), tmp_path))
     assert len(list(tmp_path.iterdir())) == 1

@@ -264,16 +264,16 @@ def teacher_cost(run: ExecutionConfig) -> str:
 
 
 def distilled_step(task: TrialTask) -> Step:
-    student, tutor, batches = Student(task), task.teacher(), endless(task)
+    student, teacher, batches = Student(task), task.teacher(), endless(task)
 
-    loss = distillation_loss(LOSSES, student.model, tutor, task)
+    loss = distillation_loss(LOSSES, student.model, teacher, task)
 
     def step() -> None:
         batch = next(batches)
         with torch.no_grad():
-            taught = tutor(batch)
+            teacher_outputs = teacher(batch)
         outputs = forward_features(student.model, batch.images)
-        terms = loss(outputs, taught, batch.labels)
+        terms = loss(outputs, teacher_outputs, batch.labels)
         student.optimizer_loop.step(cross_entropy(outputs.logits, batch.labels) + total(terms))
 
     return step

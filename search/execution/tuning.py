@@ -124,10 +124,10 @@ class WorkerFailureCallback(tune.Callback):
         self.num_lost[name] += 1
         if self.num_lost[name] > MAX_RETRIES:
             self.searcher.on_worker_lost(
-                trial_id, f"Ray Tune ended it {MAX_RETRIES + 1} times without a word"
+                trial_id, f"Ray Tune ended it {MAX_RETRIES + 1} times without notice"
             )
         else:
-            self.say(f"trial {name} is asked again: Ray Tune ended it without a word")
+            self.say(f"trial {name} is asked again: Ray Tune ended it without notice")
             self.searcher.requeue(trial_id)
 
     # There is no state for Ray's snapshots

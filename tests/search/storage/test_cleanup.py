@@ -35,21 +35,21 @@ def left(folder: Path) -> tuple[list[str], list[str]]:
 
 def test_what_ended_leaves_its_model_only_while_it_is_on_the_front(tmp_path: Path) -> None:
     make(tmp_path, "0000", "0001", "0002", "0003", "0004")
-    litter = ArtifactCleanup(tmp_path, MIOU_AND_SIZE, [])
-    litter.ended(record("0000", "COMPLETE", 0.5, 100))
+    cleanup = ArtifactCleanup(tmp_path, MIOU_AND_SIZE, [])
+    cleanup.ended(record("0000", "COMPLETE", 0.5, 100))
     assert left(tmp_path)[0] == ["0001", "0002", "0003", "0004"]
-    litter.ended(record("0001", "COMPLETE", 0.4, 200))  # dominated
-    litter.ended(record("0002", "COMPLETE", 0.6, 90))  # dominates the first
-    litter.ended(record("0003", "PAUSED"))
+    cleanup.ended(record("0001", "COMPLETE", 0.4, 200))  # dominated
+    cleanup.ended(record("0002", "COMPLETE", 0.6, 90))  # dominates the first
+    cleanup.ended(record("0003", "PAUSED"))
     assert left(tmp_path) == (["0003", "0004"], ["0002", "0003", "0004"])
-    litter.ended(record("0003", "FAIL"))
+    cleanup.ended(record("0003", "FAIL"))
     assert left(tmp_path) == (["0004"], ["0002", "0004"])  # the last one still runs
 
 
 def test_a_resumed_driver_knows_the_front(tmp_path: Path) -> None:
     make(tmp_path, "0000", "0001")
-    litter = ArtifactCleanup(tmp_path, MIOU_AND_SIZE, [record("0000", "COMPLETE", 0.5, 100)])
-    litter.ended(record("0001", "COMPLETE", 0.6, 90))
+    cleanup = ArtifactCleanup(tmp_path, MIOU_AND_SIZE, [record("0000", "COMPLETE", 0.5, 100)])
+    cleanup.ended(record("0001", "COMPLETE", 0.6, 90))
     assert left(tmp_path)[1] == ["0001"]
 
 

@@ -35,7 +35,7 @@ def build_searcher(
 
 
 def build_scheduler(study: Study, searcher: OptunaSearcher) -> ParetoHalving | None:
-    """The scheduler, with the decisions in the journal; None where no trial is stopped early."""
+    """What stops trials, with all that it has decided so far; None: nothing does."""
     config = study.config
     halving = replay_decisions(config, read_records(study))
     if halving is None:

@@ -35,7 +35,7 @@ def keep_teacher_outputs(
 
 
 def record_teacher_output_mode(study: Study, mode: OutputMode) -> None:
-    """Stores the mode that `auto` resolved to, so that a resumed study uses the same."""
+    """Keeps what `auto` came to, so that a resumed study goes on with it."""
     study.file = study.file.replace(config=study.config.replace(teacher_outputs=mode))
     write_study_file(study.file)
 

@@ -21,7 +21,7 @@ from search.study.study import Study, read_records
 
 
 def recover_study(study: Study) -> None:
-    """Brings the trials of an open study to a state from which a new driver can continue."""
+    """Brings the trials of an open study to where a new driver can go on with them."""
     halving = replay_decisions(study.config, read_records(study))
     history = study.cost_model.problem.new_history()
     recover(study.optuna_study, halving, history, study.objectives)
@@ -33,9 +33,9 @@ def recover(
     history: TrialHistory,
     objectives: Sequence[Objective],
 ) -> None:
-    """Ends the trials that had finished, and enqueues the others that were RUNNING.
+    """Ends the trials that had come to their end, and queues the others that were RUNNING.
 
-    `halving` has replayed the journal; it makes the decisions that the dead driver had not made.
+    `halving` has replayed the journal; what the dead driver would have asked it next is asked now.
     """
     history.update_all(study)
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):

@@ -23,7 +23,7 @@ class Study:
     """One study on its storage, as `prepare_study` makes it and `open_study` opens it."""
 
     file: StudyFile
-    """The content of study.json, which may not be written yet; holds the configuration."""
+    """What study.json holds or will hold; its configuration is the study's."""
     stored_file: StudyFile | None
     """The previous content of study.json; None for a new study."""
     data: PackedDataset

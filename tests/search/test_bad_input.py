@@ -14,6 +14,7 @@ from search.run import main
 from search.storage.study_file import StudyFile, lock_study, read_study_file, write_study_file
 from spaces import space_names
 
+
 FIRST_LINES = {"importing PyTorch and Ray", "checking the study and its data"}
 """What a study says before it is refused."""
 

@@ -70,7 +70,7 @@ class _Listener(logging.Handler):
 
 @contextmanager
 def progress_to(say: Callable[[str], None], every_s: float = PROGRESS_EVERY_S) -> Iterator[None]:
-    """Passes progress lines to `say` inside the block, at most every `every_s` seconds."""
+    """Says inside the block how far work is, at most every `every_s` seconds."""
     listener, level = _Listener(say, every_s), logger.level
     logger.addHandler(listener)
     logger.setLevel(logging.INFO)

@@ -24,7 +24,7 @@ Requirement = Literal["logits", "cosines", "channels", "live"]
 """What a term needs of the teacher: its logits; also the cosine similarities of features; also the
 channels of the features; or the network itself at every step."""
 KEPT: frozenset[Requirement] = frozenset({"logits", "cosines"})
-"""What cached teacher outputs can serve: their features are projected."""
+"""What outputs that were computed once and kept can serve: their features are projected."""
 
 
 class Term(TaggedConfig):
@@ -68,7 +68,7 @@ class Pairwise(Term):
 
 
 RESERVED = ("cross_entropy", "teacher")
-"""Names of losses that are reported together with the terms."""
+"""Names of losses that are reported beside the terms."""
 ALWAYS_WRITTEN = ("pixelwise", "pairwise")
 """Terms that are written as null where they are absent, as they were when no others existed: the
 digests of configurations stay what they were, and a further term does not change them."""

@@ -41,7 +41,7 @@ def load_pretrained(name: TorchvisionName) -> TorchvisionModel:
     """The network with its COCO_WITH_VOC_LABELS_V1 weights, downloaded at first use.
 
     Raises:
-        ConnectionError: the weights are neither in torch's cache nor downloadable.
+        ConnectionError: the weights are neither in torch's cache nor to be had from the network.
     """
     from torchvision.models import get_model_weights
 

@@ -136,7 +136,7 @@ def set_up_teacher(
 def output_mode(
     wanted: OutputMode | Literal["auto"], configs: Iterable[TrialConfig]
 ) -> OutputMode | Literal["auto"]:
-    """`wanted`; `live` instead of `auto` where a distillation term needs it.
+    """`wanted`, or live where `auto` leaves the choice and a distillation term needs it.
 
     Raises:
         ValueError: cached outputs are wanted, and a term needs more than they hold.

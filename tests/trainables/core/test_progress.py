@@ -60,7 +60,7 @@ def test_a_line_comes_every_30_seconds_however_long_a_unit_is(clock: list[float]
         assert all(30 <= gap < 30 + seconds / 50 for gap in gaps)
 
 
-def test_without_a_handler_nothing_is_reported(
+def test_who_does_not_listen_is_told_nothing(
     clock: list[float], caplog: pytest.LogCaptureFixture
 ) -> None:
     lines: list[str] = []

@@ -264,7 +264,7 @@ def test_a_full_disk_does_not_end_a_training(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_stop_file_stops_a_training(
+def test_a_stop_file_makes_a_training_leave(
     run: ExecutionConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(checkpoint, "STOP_FILE_CHECK_S", 0)

@@ -45,7 +45,7 @@ class FakeQuantizer(nn.Module):
         return (value / self.step).clamp(self.low, self.high).round().to(torch.int16)
 
     def learned_parameters(self) -> Iterable[tuple[nn.Parameter, float]]:
-        """Trained parameters, each with its factor on the recipe's learning rate of steps."""
+        """What is trained, each with the factor on the recipe's learning rate of steps."""
         return ((parameter, 1.0) for parameter in self.parameters())
 
     def get_extra_state(self) -> Tensor:

@@ -2,7 +2,7 @@
 
     python -m benchmarks.compression --data FOLDER --out results.json --table table.md
 
-"Two cycles" is the quantized students' twin: started and trained on as they are, in full precision.
+"Two cycles" is the full-precision baseline of quantized students: pretrained and trained further.
 The seconds that a quantized student's full-precision start cost count as its own. How many epochs a
 recipe can afford is derived from the seconds of one epoch, measured one after another beforehand.
 """
@@ -35,7 +35,7 @@ PAIR = by_name(Pixelwise(weight=1, temperature=2), Pairwise(weight=1))
 FULL_RATE = AdamW(learning_rate=4e-3)
 FINE_RATE = AdamW(learning_rate=3e-3)
 START_SHARE = 2 / 3
-"""Of a quantized student's seconds: for its full-precision start."""
+"""Share of a quantized student's seconds for its full-precision pretraining."""
 TEACHER = TrialConfig(
     student=UNetConfig(width=16),
     recipe=Supervised(optimizer=AdamW(learning_rate=2e-3)),
@@ -166,7 +166,7 @@ def affordable(
 
 
 def warm_starts(jobs: list[tuple[str, TrialConfig, ExecutionConfig]], workers: int) -> None:
-    """Trains the shared full-precision starts first, so that no worker waits for another's."""
+    """Trains the shared full-precision students first, so that no worker waits for another."""
     first = {
         (config.seed, quantized.start_epochs): (config, run)
         for name, config, run in jobs

@@ -1,4 +1,4 @@
-"""Shipped students: bytes, mIoU and latency of every form, beside PyTorch's own int8 route.
+"""Exported students: bytes, mIoU and latency of every format, and of PyTorch's int8 quantization.
 
     python -m benchmarks.deployment --data FOLDER --out deployment.md
 
@@ -72,7 +72,7 @@ def main() -> None:
 
 
 def integer_instructions() -> list[str]:
-    """What the processor has for products of 8-bit integers."""
+    """The processor's instructions for products of 8-bit integers."""
     known = ("avx2", "avx512_vnni", "avx_vnni", "amx_int8", "dotprod", "i8mm")
     able = torch.cpu.get_capabilities()
     return [name for name in known if able.get(name)]

@@ -1,4 +1,4 @@
-"""What a training step costs, and what all that is not the student adds to it.
+"""The cost of a training step, and of data, teacher and quantization in it.
 
     python -m benchmarks.speed --out speed.md
 
@@ -124,7 +124,7 @@ def endless(task: TrialTask) -> Iterator[Batch]:
 
 
 def per_step(seconds: dict[str, float], unit: str, more: dict[str, str]) -> list[list[object]]:
-    """Of each thing: its name, its milliseconds, their ratio to those of `unit`, and one more."""
+    """For each case: its name, its milliseconds, their ratio to those of `unit`, and one more."""
     return [
         [name, f"{1e3 * value:.1f}", f"{value / seconds[unit]:.2f}", more[name]]
         for name, value in seconds.items()
@@ -264,16 +264,16 @@ def teacher_cost(run: ExecutionConfig) -> str:
 
 
 def distilled_step(task: TrialTask) -> Step:
-    student, tutor, batches = Student(task), task.teacher(), endless(task)
+    student, teacher, batches = Student(task), task.teacher(), endless(task)
 
-    loss = distillation_loss(LOSSES, student.model, tutor, task)
+    loss = distillation_loss(LOSSES, student.model, teacher, task)
 
     def step() -> None:
         batch = next(batches)
         with torch.no_grad():
-            taught = tutor(batch)
+            teacher_outputs = teacher(batch)
         outputs = forward_features(student.model, batch.images)
-        terms = loss(outputs, taught, batch.labels)
+        terms = loss(outputs, teacher_outputs, batch.labels)
         student.optimizer_loop.step(cross_entropy(outputs.logits, batch.labels) + total(terms))
 
     return step

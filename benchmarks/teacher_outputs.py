@@ -2,8 +2,8 @@
 
     python -m benchmarks.teacher_outputs --data FOLDER --teacher FILE --table table.md
 
-The supervised twin stands beside them. Device seconds are those of training and evaluation; what
-keeping the outputs took is said separately, since all trials of all studies share it.
+The table includes the supervised student. Device seconds are of training and evaluation; what
+keeping the outputs took is given separately, since all trials of all studies share it.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Ratios of things timed side by side."""
+"""Measures ratios of times, interleaved in one run."""
 
 import platform
 import statistics
@@ -13,7 +13,7 @@ ROUNDS = 7
 def median_seconds(
     things: Mapping[str, Callable[[], object]], device: torch.device, rounds: int = ROUNDS
 ) -> dict[str, float]:
-    """Median seconds of each, taken in turns after one warm-up, so that noise meets all alike."""
+    """Median seconds of each, interleaved after a warm-up, so that noise affects all equally."""
     seconds: dict[str, list[float]] = {name: [] for name in things}
     for turn in range(rounds + 1):
         for name, thing in things.items():
@@ -32,7 +32,7 @@ def synchronize(device: torch.device) -> None:
 
 
 def describe_machine(device: torch.device) -> str:
-    """What the numbers were measured on."""
+    """A description of the machine and the versions."""
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
     else:

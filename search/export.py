@@ -9,7 +9,7 @@ from typing import get_args
 
 from search.core.units import human_size
 from search.deployment.exporter import Exporter, validation_data
-from search.deployment.selection import choose, describe, read_points
+from search.deployment.selection import describe_point, read_front_points, select_points
 from search.storage.study_file import read_study_file
 from trainables.core.command_line import Parser, as_path, report
 from trainables.core.errors import ExportFailed
@@ -68,18 +68,18 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.format != "packed":
         require_onnx(f"--format {arguments.format}")
     study = read_study_file(arguments.study, "STUDY")
-    points = read_points(arguments.study)
+    points = read_front_points(arguments.study)
     data = validation_data(study, arguments.study)
     if arguments.max_size is not None and arguments.format != "packed":
         points = [
             Exporter(study, arguments.study, data, point, arguments.format).sized()
             for point in points
         ]
-    chosen = choose(points, arguments)
+    chosen = select_points(points, arguments)
     arguments.out.mkdir(parents=True, exist_ok=True)
     failures = 0
     for choice in chosen:
-        print(f"trial {choice.trial_id}: {describe(choice)}: {choice.why}", flush=True)
+        print(f"trial {choice.trial_id}: {describe_point(choice)}: {choice.why}", flush=True)
         try:
             exporter = Exporter(study, arguments.study, data, choice, arguments.format)
             card = exporter.export(arguments.out)

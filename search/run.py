@@ -63,10 +63,10 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """The same, of a command line that was understood."""
+    """Runs or resumes the study of a parsed command line."""
     try:
         prepare_environment()
-        config = read_config(arguments)
+        config = config_from_arguments(arguments)
         from search.study.preparation import prepare_study
         from search.study.search_loop import interruption_message, log_hint, run_study  # import Ray
 
@@ -120,11 +120,11 @@ def make_parser() -> Parser:
     return parser
 
 
-def read_config(arguments: argparse.Namespace) -> StudyConfig:
+def config_from_arguments(arguments: argparse.Namespace) -> StudyConfig:
     """The study that the command line describes, new or resumed.
 
-    What is wrong with the command line is said before the framework is imported that knows of GPUs,
-    which takes seconds.
+    Errors in the command line are reported before PyTorch is imported to look for GPUs, which takes
+    seconds.
     """
     given = typed_values(StudyConfig, arguments)
     storage = Path(os.path.abspath({**default_values(StudyConfig), **given}["storage"]))
@@ -137,7 +137,7 @@ def read_config(arguments: argparse.Namespace) -> StudyConfig:
         config = resumed_config(storage, arguments.resume, given)
     else:
         config = new_config(storage, given)
-    if config.data != "voc":  # which is downloaded where it is missing
+    if config.data != "voc":  # VOC is downloaded where it is missing
         from trainables.data.registry import open_source  # imports NumPy
 
         open_source(config.data, config.image_size, storage)
@@ -181,7 +181,7 @@ def hardware_defaults(data: str, gpus: float | Literal["auto"]) -> dict[str, obj
 
 
 def resumed_config(storage: Path, name: str, given: Mapping[str, Any]) -> StudyConfig:
-    """The stored study with what may change changed.
+    """The stored configuration with the changes that the command line asks for.
 
     Raises:
         ValueError: there is no such study, or a field that it must keep was given another value.
@@ -220,24 +220,24 @@ def default_store(storage: Path) -> str:
 
 
 def check_writable(storage: Path) -> None:
-    """Raises ValueError where no folder can be made or written."""
+    """Raises ValueError where the storage cannot be created or written."""
     if not is_writable(storage):
         raise ValueError(f"--storage must be a writable folder, but {nearest(storage)} is not")
 
 
 def plain(text: str) -> str:
-    """`text` with nothing in it that a study's name may not have."""
+    """`text` without the characters that a study's name must not have."""
     return re.sub(r"[^A-Za-z0-9._-]+", "-", text)
 
 
 def free_name(storage: Path, wanted: str) -> str:
-    """`wanted`, or the first of wanted-2, wanted-3, ... that no study has."""
+    """`wanted`, or the first of wanted-2, wanted-3, ... that is not the name of a study."""
     names = (wanted if n == 1 else f"{wanted}-{n}" for n in range(1, 10**6))
     return next(name for name in names if not is_taken(storage / name))
 
 
 def is_taken(folder: Path) -> bool:
-    """Whether a folder holds anything but the beginnings of a study.json."""
+    """Whether a folder contains anything other than a partial study.json."""
     if not folder.is_dir():
         return folder.exists()
     return any(not path.name.startswith(f".{STUDY_FILE}.") for path in folder.iterdir())

@@ -1,4 +1,4 @@
-"""`cluster.yaml` is valid for Ray, and holds what Ray's own validation never looks at."""
+"""`cluster.yaml` is valid for Ray, and has properties that Ray's validation does not check."""
 
 import re
 import tomllib
@@ -18,7 +18,7 @@ SETUP = ("initialization_commands", "head_setup_commands", "worker_setup_command
 
 @pytest.fixture(scope="module")
 def config() -> dict[str, Any]:
-    """The file as `ray up` sees it: Ray's AWS defaults stand wherever it is silent."""
+    """The file as `ray up` reads it, completed by Ray's AWS defaults."""
     written: dict[str, Any] = yaml.safe_load((ROOT / "cluster.yaml").read_text())
     prepared: dict[str, Any] = prepare_config(written)
     return prepared
@@ -72,7 +72,7 @@ def test_workers_are_autoscaled_gpu_spot_nodes(config: dict[str, Any]) -> None:
 
 
 def test_only_ssh_is_let_in(config: dict[str, Any]) -> None:
-    """Own groups on every node, else Ray makes one that is open to the world."""
+    """Every node has its own security groups; otherwise Ray creates one open to the internet."""
     for node_type in [head(config), *workers(config)]:
         assert node_type["node_config"]["SecurityGroupIds"]
         assert "NetworkInterfaces" not in node_type["node_config"]

@@ -1,4 +1,4 @@
-"""Our own file formats, altered at random: refused in our words or read, never a crash."""
+"""Randomly altered files of our own formats are refused with our error or read, never a crash."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""Private names of libraries are used in adapters alone, each of which a test holds to the library.
+"""Private names of libraries are used in adapters alone, which tests check against the library.
 
 As far as the syntax tells: an import of a private module or name, an attribute of something else
 than `self`, and an attribute of `self` that a class with a base of a library does not make itself.

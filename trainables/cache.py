@@ -57,7 +57,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    folders = choose(arguments.artifacts, arguments.names)
+    folders = select_folders(arguments.artifacts, arguments.names)
     match arguments.command:
         case "list":
             show(folders)
@@ -71,7 +71,7 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def choose(root: Path, names: list[str]) -> list[Path]:
+def select_folders(root: Path, names: list[str]) -> list[Path]:
     """The folders of the named artifacts, or of all."""
     if not root.is_dir():
         raise ValueError(f"--artifacts must be a folder of artifacts, but there is no {root}")
@@ -91,15 +91,15 @@ def show(folders: list[Path]) -> None:
     for folder in folders:
         size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
         total += size
-        seconds, content = describe(folder)
+        seconds, content = describe_artifact(folder)
         table.add_row(folder.name, decimal(size), seconds, content)
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
     console.print(table)
     console.print(f"{len(folders)} artifacts, {decimal(total)}")
 
 
-def describe(folder: Path) -> tuple[str, str]:
-    """Seconds and content, in words."""
+def describe_artifact(folder: Path) -> tuple[str, str]:
+    """The seconds it took to build, and a description of the content."""
     if folder.name.startswith("."):
         return "", UNFINISHED
     content = CONTENT[folder.name.split("-")[0]]
@@ -124,7 +124,7 @@ def verify(folders: list[Path]) -> int:
 
 
 def delete(folder: Path) -> None:
-    """Removes an artifact, or what a killed build left of one."""
+    """Removes an artifact, or the partial artifact of a killed build."""
     try:
         with FileLock(lock_file(folder), timeout=0):
             shutil.rmtree(folder)

@@ -1,4 +1,4 @@
-"""The complete description of one trial, and of where it runs."""
+"""The complete configuration of one trial, and of its execution."""
 
 from pathlib import Path
 from typing import Literal
@@ -15,7 +15,7 @@ from trainables.recipes.configs import Recipe
 
 
 class TrialConfig(FrozenConfig):
-    """All that determines a trained student, given the data and the teacher."""
+    """The configuration that, with data and teacher, determines a trained student."""
 
     student: SerializeAsAny[StudentConfig] = DEFAULT_STUDENT
     recipe: SerializeAsAny[Recipe]
@@ -35,7 +35,7 @@ class TrialConfig(FrozenConfig):
 
     @property
     def needs_teacher(self) -> bool:
-        """Whether any part of the training, the start included, learns from a teacher."""
+        """Whether any part of the training, pretraining included, learns from a teacher."""
         quantized = self.recipe.quantized
         return self.recipe.learns_from_teacher or (
             quantized is not None and quantized.start.learns_from_teacher
@@ -43,7 +43,7 @@ class TrialConfig(FrozenConfig):
 
     @property
     def terms_of_live_teacher(self) -> list[str]:
-        """Distillation terms, the start's included, that need more than kept teacher outputs."""
+        """Distillation terms, pretraining's included, that cached teacher outputs cannot serve."""
         quantized = self.recipe.quantized
         stages = [quantized.start, self.recipe] if quantized else [self.recipe]
         return [
@@ -55,7 +55,7 @@ class TrialConfig(FrozenConfig):
 
     @property
     def start(self) -> "TrialConfig | None":
-        """The training of the full-precision student that a quantized one starts from."""
+        """The pretraining of the full-precision student that a quantized one starts from."""
         if (quantized := self.recipe.quantized) is None:
             return None
         num_epochs = quantized.start_epochs or self.num_epochs
@@ -63,7 +63,7 @@ class TrialConfig(FrozenConfig):
 
     @property
     def needs_sensitivity(self) -> bool:
-        """Whether its bits are still to be found, layer by layer, for its student."""
+        """Whether its bit-widths still have to be allocated by the student's sensitivity."""
         quantized = self.recipe.quantized
         return quantized is not None and quantized.quantizer.quantizer is None
 
@@ -72,7 +72,7 @@ class TrialConfig(FrozenConfig):
         """The quantizer of the finished student.
 
         Raises:
-            ValueError: it depends on the sensitivity of the student.
+            ValueError: the bit-widths have not been allocated yet.
         """
         if self.needs_sensitivity:
             raise ValueError(
@@ -82,12 +82,12 @@ class TrialConfig(FrozenConfig):
         return self.recipe.quantized.quantizer.quantizer if self.recipe.quantized else None
 
     def with_recipe(self, **changes: object) -> "TrialConfig":
-        """The same with some fields of its recipe changed."""
+        """A copy with some fields of its recipe changed."""
         return self.replace(recipe=self.recipe.replace(**changes))
 
 
 class ExecutionConfig(FrozenConfig):
-    """Where data and artifacts lie and what a trial runs on: given beside it, never sampled."""
+    """Paths of data and artifacts, and resources of a trial; not part of the search space."""
 
     data: Path = Field(description="folder of the packed data set")
     teacher: Path | None = Field(None, description="the teacher's model file")

@@ -1,4 +1,4 @@
-"""Turns data as labelling tools export them into the layout that a search reads.
+"""Converts the exports of labelling tools into the layout that a search reads.
 
 python -m trainables.convert SOURCE --out DIR
 """
@@ -96,7 +96,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def folders_of(arguments: argparse.Namespace) -> list[Path]:
-    """The folders that the user named, none of them within another."""
+    """The folders that the user named, without those inside another."""
     source, images = arguments.source, arguments.images
     folders = [path for path in (source, images) if path is not None and path.is_dir()]
     if len(folders) == 2 and images.resolve().is_relative_to(source.resolve()):
@@ -105,7 +105,7 @@ def folders_of(arguments: argparse.Namespace) -> list[Path]:
 
 
 def describe_classes(names: Sequence[str], contents: Mapping[Split, Contents]) -> Iterator[str]:
-    """A table of the classes, then of what is ignored."""
+    """A table of the classes, then of the ignored pixels."""
     head = [
         "index",
         "class",
@@ -133,7 +133,7 @@ def describe_classes(names: Sequence[str], contents: Mapping[Split, Contents]) -
 
 
 def shares(index: int, contents: Mapping[Split, Contents]) -> Iterator[str]:
-    """Of a class, per split: its share of the labelled pixels, and the images that show it."""
+    """For each split, a class's share of the labelled pixels, and the images that show it."""
     for split in SPLITS:
         held = contents[split]
         yield share(held.pixels[index], held.pixels[:IGNORE].sum())

@@ -26,7 +26,7 @@ from trainables.training.teacher import check_teacher
 from trainables.training.trial import Trial, save
 
 CHECKPOINTS = ".checkpoints"
-"""In the folder of a training that was killed."""
+"""Folder of the checkpoints of an unfinished training, inside its output folder."""
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -1,4 +1,4 @@
-"""The thin Ray adapter round a trial."""
+"""The Ray Tune trainable that runs a `Trial`."""
 
 import signal
 import threading
@@ -19,21 +19,22 @@ from trainables.training.checkpoints import stop_requested
 from trainables.training.trial import Trial, release_memory, save
 
 METRICS, EPOCH = "metrics", "epoch"
-"""Keys of a result: the epoch's Metrics as JSON, and which epoch."""
+"""Keys of a result: the epoch's Metrics as JSON, and the epoch."""
 FAILURE, PAUSE, NO_ROOM = "failure", "pause", "no_room"
-"""Others: why the trial failed, is to go on later, or why no other would fare better."""
+"""Keys of the reason why a trial failed, was paused, or was paused because a disk is full."""
 TRACE = "trace"
-"""Where in the code an unforeseen error arose, for the study's log."""
-LAST_WORDS = "last-words.txt"
-"""Beside a trial's checkpoints, why its process ended itself."""
+"""Key of the traceback of an unexpected error, for the study's log."""
+HANG_REASON = "last-words.txt"
+"""File beside a trial's checkpoints with the reason why the watchdog ended its process."""
 
 
 class StudentTrainable(tune.Trainable):
     """Trains `config["trial"]` where `config["run"]` says and leaves its files in `config["out"]`.
 
-    A failed trial reports its reason as its last result: Ray hands no exception to a searcher. One
-    whose process died goes on from its last state in `config["checkpoints"]` when it is started
-    again, and repeats its last report. SIGTERM, as of a node that is taken away, makes it leave.
+    A failed trial reports its reason as its last result, since Ray passes no exception to a
+    searcher. A trial whose process died continues from its last checkpoint in
+    `config["checkpoints"]` when it is restarted, and repeats its last report. SIGTERM, as from a
+    node that is preempted, makes it write a checkpoint and stop.
     """
 
     def setup(self, config: dict[str, Any]) -> None:
@@ -63,21 +64,21 @@ class StudentTrainable(tune.Trainable):
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         self.epochs = None
         release_memory()
-        # After an unforeseen error a device may be beyond use; who was asked to leave goes
+        # After an unexpected error a device may be unusable; a process asked to stop must end
         return self.healthy and not stop_requested.is_set()
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
-        pass  # a training keeps its own, between any two steps
+        pass  # a training writes its own checkpoints, between any two steps
 
 
 def start(config: dict[str, Any]) -> Iterator[Metrics]:
     checkpoints = Path(config["checkpoints"])
-    last_words = checkpoints / LAST_WORDS
-    if last_words.is_file():
-        raise TrialFailed(last_words.read_text())
+    hang_reason = checkpoints / HANG_REASON
+    if hang_reason.is_file():
+        raise TrialFailed(hang_reason.read_text())
 
     def on_hang(reason: str) -> None:
-        replace_file(last_words, reason)
+        replace_file(hang_reason, reason)
         die(reason)
 
     trial = TrialConfig.model_validate(config["trial"])

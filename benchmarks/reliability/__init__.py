@@ -1,1 +1,1 @@
-"""What is left of a search after its driver was killed again and again."""
+"""What remains of a search after its driver was killed repeatedly."""

@@ -1,4 +1,4 @@
-"""Disk that models and checkpoints take, by number of trials, with litter cleared and without.
+"""Disk space of models and checkpoints, by number of trials, with and without clean-up.
 
     python -m benchmarks.reliability.disk
 
@@ -63,7 +63,7 @@ def measure() -> float:
 def simulate(count: int, bytes_per_param: float, folder: Path) -> Iterator[float]:
     """Members of the front, then bytes: the most at once, at the end, and all that was written."""
     chance = random.Random(count)
-    litter = ArtifactCleanup(folder, MIOU_AND_SIZE, [])
+    cleanup = ArtifactCleanup(folder, MIOU_AND_SIZE, [])
     running: list[Record] = []
     most = written = 0.0
     for number in range(count):
@@ -92,10 +92,10 @@ def simulate(count: int, bytes_per_param: float, folder: Path) -> Iterator[float
         running.append(Record(name, "COMPLETE", "", config, metrics))
         if len(running) == PARALLEL:
             most = max(most, used(folder))
-            litter.ended(running.pop(chance.randrange(PARALLEL)))
+            cleanup.ended(running.pop(chance.randrange(PARALLEL)))
     for record in running:
-        litter.ended(record)
-    yield from (len(litter.front), most, used(folder), written)
+        cleanup.ended(record)
+    yield from (len(cleanup.front), most, used(folder), written)
 
 
 def write(path: Path, size: int) -> None:

@@ -1,4 +1,4 @@
-"""When a driver is killed: at a moment that its files and its words tell, or at any."""
+"""When a driver is killed: at a moment recognised by its files and output, or at random."""
 
 import os
 import signal
@@ -30,7 +30,7 @@ PATIENCE_S = 300.0
 
 
 class Watched:
-    """A driver's process, what it has said so far, and what its folders hold."""
+    """A driver's process, its output so far, and the content of its folders."""
 
     def __init__(self, argv: list[str], folder: Path, resumed: bool) -> None:
         self.folder, self.resumed, self.begin = folder, resumed, time.time()
@@ -50,7 +50,7 @@ class Watched:
             reader.start()
 
     def kill_at(self, wanted: str, delay_s: float) -> str | None:
-        """Kills it at a moment, at any after `delay_s` or after the patience.
+        """Kills it at a moment, or at random after `delay_s` or after the timeout.
 
         Gives the moment at which it was, None where it had ended before.
         """
@@ -75,7 +75,7 @@ class Watched:
             reader.join()
 
     def problems(self) -> list[str]:
-        """What is wrong with how it ended."""
+        """The problems of how it ended."""
         if self.process.returncode == 0:
             return []
         return [f"exit status {self.process.returncode}: {''.join(self.errors).strip()}"]
@@ -103,11 +103,11 @@ IS_NOW: dict[str, Callable[[Watched], bool]] = {
     "a checkpoint": lambda driver: driver.holds(f"{driver.folder.name}/checkpoints/*/.*"),
     "the journal": lambda driver: os.path.lexists(driver.folder / f"{JOURNAL}.lock"),
     "the final report": lambda driver: driver.is_new(TRIALS_TABLE),
-    "MLflow's last words": lambda driver: driver.is_new(DIAGNOSTICS_PLOT),
+    "the last delivery to MLflow": lambda driver: driver.is_new(DIAGNOSTICS_PLOT),
     "a resume": lambda driver: driver.resumed and driver.said("data:"),
 }
 """Each within milliseconds of being true."""
-LATE = {"the final report", "MLflow's last words"}
+LATE = {"the final report", "the last delivery to MLflow"}
 MOMENTS = [*IS_NOW, RANDOM]
 WEIGHTS = {RANDOM: 3}
 """Kills at a moment for one at any other."""

@@ -1,4 +1,4 @@
-"""The same kills for what Ray Tune, Optuna and MLflow do together when used as documented.
+"""The same kills for Ray Tune, Optuna and MLflow, combined as documented.
 
     python -m benchmarks.reliability.plain --kills 40 --out plain.jsonl
 
@@ -117,7 +117,7 @@ def search(folder: Path, workers: int) -> None:
 
 
 def run_study(number: int, num_kills: int) -> dict[str, Any]:
-    """One search, killed so many times, and what its records say of each other."""
+    """One search, killed so many times, and the contradictions between its records."""
     random_, workers = random.Random(number), 1 + number % 2
     folder, kills = Path(tempfile.mkdtemp(prefix="plain-")), 0
     argv = [sys.executable, "-m", "benchmarks.reliability.plain", "--search", str(folder)]
@@ -150,7 +150,7 @@ def uri_of(folder: Path) -> str:
 
 
 def violations(folder: Path) -> Iterator[str]:
-    """The same questions as of our studies."""
+    """The same checks as for studies of this project."""
     trials = optuna.load_study(study_name="study", storage=storage_of(folder)).get_trials()
     for trial in trials:
         if trial.state == TrialState.RUNNING:

@@ -1,4 +1,4 @@
-"""Searches whose answers are formulas: multi-fidelity Branin-Currin and Park.
+"""Analytic problems: multi-fidelity Branin-Currin and Park.
 
 Irshad, Karsch and Doepp 2021 (arXiv 2112.13901), as modified there for several fidelities. The
 first objective stands for mIoU: it is seen at the fidelity of the epoch, its range from -1 to 1

@@ -1,4 +1,4 @@
-"""The searches that are compared: the product's own classes, and peers through their public API."""
+"""The searches that are compared: this project's classes, and other libraries' public API."""
 
 import warnings
 from collections.abc import Callable
@@ -35,7 +35,7 @@ EARLIER_LEVEL = 0.1
 
 
 class Ours:
-    """The product's searcher and scheduler, on an Optuna study in memory."""
+    """This project's searcher and scheduler, on an Optuna study in memory."""
 
     def __init__(
         self,

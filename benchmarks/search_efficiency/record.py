@@ -91,7 +91,7 @@ def parse() -> argparse.Namespace:
 def draw(
     space: str, number: int, epochs: int, defaults: Defaults
 ) -> tuple[TrialConfig, dict[str, Leaf]]:
-    """One configuration as a study would complete it, and its sampled parameters."""
+    """One random configuration, completed as by a study, and its sampled parameters."""
     config, trial = sample_config(load_space(space).space, {}, seed=number)
     return defaults.complete(config, epochs, seed=0), trial.params
 

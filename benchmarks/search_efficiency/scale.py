@@ -35,7 +35,7 @@ from spaces import load_space
 from trainables.config import ExecutionConfig, TrialConfig
 from trainables.core.metrics import Metrics
 from trainables.models.configs import UNetConfig
-from trainables.trainable import METRICS as RESULT
+from trainables.trainable import METRICS
 from trainables.training.cost import count_macs, predict_size_bytes
 
 SPACE = load_space("qkd").space
@@ -121,7 +121,7 @@ def finished(count: int) -> Iterator[optuna.trial.FrozenTrial]:
 
 
 def report(config: TrialConfig, epoch: int) -> Metrics:
-    """Metrics of a training that knows no noise."""
+    """Metrics of a training without noise."""
     size = predict_cost(config).size_bytes
     assert isinstance(config.student, UNetConfig)
     rate = config.recipe.learning_rate or 0
@@ -171,7 +171,7 @@ def drive(workers: int) -> list[object]:
                 launched += 1
             for job, (config, epoch) in list(running.items()):
                 result = {
-                    RESULT: report(config, epoch).model_dump_json(),
+                    METRICS: report(config, epoch).model_dump_json(),
                     "training_iteration": epoch,
                 }
                 results += 1

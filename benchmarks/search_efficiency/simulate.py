@@ -1,4 +1,4 @@
-"""Replays a search on recorded trainings: a simulated clock, and workers that wait for nothing."""
+"""Replays a search on recorded trainings, with a simulated clock and asynchronous workers."""
 
 import heapq
 from collections.abc import Iterator

@@ -20,7 +20,7 @@ from trainables.config import TrialConfig
 Floats = NDArray[np.float64]
 COSTLY = ("student.width", "recipe.quantizer.weight_bits", "recipe.quantizer.activation_bits")
 WEIGHT = 4.0
-"""Of these in the distance: what a student is must match before how it is trained."""
+"""Weight of costly parameters in the distance: the architecture must match before the training."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Table:
     Args:
         points: of the curves, in their order.
         costly: parameters that must match before others when the nearest is looked for.
-        known_settings: what the space states to be good.
+        points_to_evaluate: the space's own, which searches may try first.
         floor: mIoU above which hypervolume counts.
     """
 

@@ -1,4 +1,4 @@
-"""Points of a space without an Optuna study: drawn at random, or near others."""
+"""Candidates from a space without an Optuna study: random ones, or neighbours of others."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, cast
@@ -18,18 +18,18 @@ from trainables.config import TrialConfig
 Params = Mapping[str, Any]
 Distributions = Mapping[str, BaseDistribution]
 STEP = 0.15
-"""Standard deviation of a step to a neighbour, of a parameter's range."""
+"""Standard deviation of a step to a neighbour, as a share of a parameter's range."""
 CHANGED = 0.4
 """Share of the parameters that a neighbour changes."""
 ABSENT = object()
 STEP_TOLERANCE = 1e-8
-"""By which a value may lie beside a step of its range, in steps, as in Optuna itself."""
+"""Tolerance, in steps, for a value between two steps of its range, as in Optuna itself."""
 
 
 class SamplingTrial(optuna.trial.FixedTrial):
-    """Stands in for a trial where a space is called: takes given values, or draws them.
+    """An Optuna trial for calling a space: takes given values, and draws the others at random.
 
-    A given value out of its range is drawn like an absent one.
+    A given value outside its range is replaced by a random one.
     """
 
     def __init__(self, given: Params, random: np.random.Generator) -> None:
@@ -79,13 +79,13 @@ class SamplingTrial(optuna.trial.FixedTrial):
 
 
 def sample_config(space: Space, params: Params, seed: int = 0) -> tuple[TrialConfig, SamplingTrial]:
-    """What a space makes of parameters, those that are missing drawn at random."""
+    """The configuration that a space gives for parameters; missing ones are drawn at random."""
     drawn = SamplingTrial(params, np.random.default_rng(seed))
     return space(cast(optuna.Trial, drawn)), drawn
 
 
 def perturb(params: Params, distributions: Distributions, random: np.random.Generator) -> Params:
-    """A neighbour: some parameters a step further, at least one."""
+    """A neighbour, with a random step in some of the parameters, at least one."""
     names = list(distributions)
     chosen = random.random(len(names)) < CHANGED
     chosen[random.integers(len(names))] = True
@@ -116,7 +116,7 @@ def contains(distribution: BaseDistribution, value: Any) -> bool:
 
 
 def is_representable(distribution: BaseDistribution, value: Any) -> bool:
-    """Whether a value has a place on a parameter's scale, be it beyond its range."""
+    """Whether a value can be scaled as a parameter of this kind, even if it is out of range."""
     if isinstance(distribution, CategoricalDistribution):
         return value in distribution.choices
     assert isinstance(distribution, FloatDistribution | IntDistribution)
@@ -124,7 +124,7 @@ def is_representable(distribution: BaseDistribution, value: Any) -> bool:
 
 
 def to_unit(value: Any, distribution: BaseDistribution) -> float:
-    """Where in its range a value lies, from 0 to 1; of choices, in their order."""
+    """A value scaled to [0,1] within its range; choices are scaled in their order."""
     if isinstance(distribution, CategoricalDistribution):
         return (distribution.choices.index(value) + 0.5) / len(distribution.choices)
     low, high = unit_bounds(distribution)
@@ -134,7 +134,7 @@ def to_unit(value: Any, distribution: BaseDistribution) -> float:
 
 
 def from_unit(place: float, distribution: BaseDistribution) -> Any:
-    """The value at a place of its range; choices and whole numbers have equal shares of it."""
+    """The inverse of `to_unit`; choices and integers have equal shares of [0,1]."""
     if isinstance(distribution, CategoricalDistribution):
         count = len(distribution.choices)
         return distribution.choices[min(int(place * count), count - 1)]
@@ -151,7 +151,7 @@ def from_unit(place: float, distribution: BaseDistribution) -> Any:
 
 
 def unit_bounds(distribution: BaseDistribution) -> tuple[float, float]:
-    """The ends of a range, half a step further out where it has steps, on its own scale."""
+    """The bounds of a range on its own scale, extended by half a step where it has steps."""
     assert isinstance(distribution, FloatDistribution | IntDistribution)
     margin = (distribution.step or 0) / 2
     low, high = distribution.low - margin, distribution.high + margin
@@ -159,13 +159,13 @@ def unit_bounds(distribution: BaseDistribution) -> tuple[float, float]:
 
 
 NUM_SAMPLES = 64
-"""Configurations drawn to see what a space holds."""
+"""Configurations drawn from a space to estimate the range of its costs."""
 
 
 def sample_configs(
     space: Space, known: PointsToEvaluate, seed: int
 ) -> list[tuple[TrialConfig, SamplingTrial]]:
-    """Points of a space: its known settings, then random ones."""
+    """Configurations of a space: its points to evaluate first, then random ones."""
     settings: list[Params] = [*known, *[{}] * (NUM_SAMPLES - len(known))]
     return [sample_config(space, params, seed + index) for index, params in enumerate(settings)]
 
@@ -173,10 +173,10 @@ def sample_configs(
 def find_cheapest(
     space: Space, cost: Callable[[TrialConfig], float], known: PointsToEvaluate
 ) -> TrialConfig:
-    """The configuration of least cost that can be found.
+    """The cheapest configuration, found by coordinate descent.
 
-    From the best of some drawn ones, one parameter after another goes to the end of its range or to
-    the choice that costs least, until nothing helps: exact where each acts in one direction.
+    From the cheapest of some samples, one parameter after another is set to the bound or to the
+    choice that costs least, until the cost no longer falls: exact where the cost is monotonic.
     """
     best, trial = min(sample_configs(space, known, seed=0), key=lambda drawn: cost(drawn[0]))
     improved = True

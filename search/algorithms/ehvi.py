@@ -1,8 +1,8 @@
-"""Proposes what is expected to enlarge the front most, the exact costs of proposals being known.
+"""Proposes the candidate of greatest expected hypervolume improvement, with exact costs.
 
-mIoU is learned by a forest of extremely randomized trees (Geurts et al. 2006) over the parameters,
-much as SMAC does (Hutter et al. 2011); sizes, multiply-adds and latencies are exact. The trees'
-disagreement stands for uncertainty in the expected hypervolume improvement (Emmerich et al. 2006).
+mIoU is modelled by a forest of extremely randomized trees (Geurts et al. 2006) over the parameters,
+much as in SMAC (Hutter et al. 2011); sizes, multiply-adds and latencies are exact. The spread of
+the trees is the uncertainty in the expected hypervolume improvement (Emmerich et al. 2006).
 """
 
 from collections.abc import Callable, Sequence
@@ -28,19 +28,19 @@ from trainables.config import TrialConfig
 
 CostsOf = Callable[[TrialConfig], tuple[float, ...] | None]
 NUM_START = 8
-"""Trials that are spread over the costs before mIoU is learned."""
+"""Initial trials, spread over the costs, before mIoU is modelled."""
 RANDOM_SHARE = 0.125
-"""Of later proposals that are random: no model is right everywhere."""
+"""Share of later proposals that are random, since the model may be wrong in some regions."""
 NUM_RANDOM, NUM_NEIGHBOURS = 56, 32
 """Candidates of a proposal."""
 NUM_TREES = 20
 MAX_ROWS = 256
-"""Trials that are learned from at most, the latest: more take longer than they teach."""
+"""The latest trials that the forest is fitted to; more cost more time than they improve it."""
 
 
 @dataclass(frozen=True)
 class Proposal:
-    """Parameters to try, and the share by which they are expected to enlarge the hypervolume."""
+    """Parameters to try, and their expected improvement as a share of the hypervolume."""
 
     params: Params
     acquisition_value: float | None = None
@@ -53,11 +53,11 @@ def propose(
     costs_of: CostsOf,
     random: np.random.Generator,
 ) -> Proposal:
-    """The candidate of largest expected gain; first those that spread over the costs.
+    """The candidate of greatest expected improvement; at first, candidates spread over the costs.
 
     `warm_start_observations` are finished trials of another study, which may have had other
-    parameters and another level of mIoU. `costs_of` gives the objectives but mIoU, or None for what
-    must not be tried.
+    parameters and another level of mIoU. `costs_of` gives the objectives except mIoU, or None for a
+    configuration that must not be tried.
     """
     seed = int(random.integers(2**31))
     drawn = draw_candidates(space, [], costs_of, random)
@@ -85,9 +85,9 @@ def propose(
     mious = np.concatenate([shifted, estimates])[-MAX_ROWS:]
     candidates = [*drawn, *draw_candidates(space, nondominated(learned, mious), costs_of, random)]
     forest = fit_forest(learned, mious, distributions, seed)
-    # Only what has a model, or may yet get one, is a point to be improved upon
+    # Only trials that have a model, or may still get one, can be on the front
     alive = [o for o in observations if o.running or (o.final is not None and not o.failed)]
-    if all(o.failed for o in learned):  # what a model would be worth cannot be said
+    if all(o.failed for o in learned):  # there is no mIoU of a model to compare with
         return Proposal(candidates[0].params)
     guessed = predict_by_tree(forest, alive, distributions)
     finals = np.array([np.nan if o.final is None else o.final for o in alive]).reshape(-1, 1)
@@ -105,9 +105,9 @@ def propose(
 def draw_candidates(
     space: Space, parents: Sequence[Observation], costs_of: CostsOf, random: np.random.Generator
 ) -> list[Observation]:
-    """Points that may be tried: neighbours of `parents`, or random ones where there are none.
+    """Candidates: neighbours of `parents`, or random points where there are no parents.
 
-    What a space raises for some parameters is told where they are suggested.
+    Candidates for which the space raises are left out; the error is reported when they are asked.
     """
     candidates = []
     for _ in range(NUM_NEIGHBOURS if parents else NUM_RANDOM):
@@ -126,7 +126,7 @@ def draw_candidates(
 
 
 def nondominated(learned: Sequence[Observation], mious: Floats) -> list[Observation]:
-    """Those that seem non-dominated, of those that may have a model."""
+    """The non-dominated observations by the given mIoU, among those that may have a model."""
     rows = [row for row, o in enumerate(learned) if not o.failed]
     if not rows:
         return []
@@ -135,7 +135,7 @@ def nondominated(learned: Sequence[Observation], mious: Floats) -> list[Observat
 
 
 def farthest_in_cost(drawn: Sequence[Observation], others: Sequence[Observation]) -> Observation:
-    """The cheapest where there are no others, else what is farthest from them.
+    """The cheapest candidate where there are no others, else the one farthest from them.
 
     Distances are between logarithms of costs.
     """
@@ -153,7 +153,7 @@ def shift_to_current_level(
     distributions: Distributions,
     seed: int,
 ) -> Floats:
-    """mIoU of an earlier study's trials (N,) at the level of this one's, by their mean distance."""
+    """mIoU of an earlier study's trials (N,), shifted by the mean difference to this study."""
     mious = np.array([o.final for o in warm_start_observations], dtype=np.float64)
     if not warm_start_observations or not known:
         return mious
@@ -166,7 +166,7 @@ def shift_to_current_level(
 def fit_forest(
     points: Sequence[Observation], mious: Floats, distributions: Distributions, seed: int
 ) -> ExtraTreesRegressor:
-    """A forest that knows the mIoU (N,) of points."""
+    """A forest fitted to the mIoU (N,) of points."""
     forest = ExtraTreesRegressor(NUM_TREES, min_samples_leaf=2, random_state=seed)
     return forest.fit(encode(points, distributions), mious)
 
@@ -174,7 +174,7 @@ def fit_forest(
 def predict_by_tree(
     forest: ExtraTreesRegressor, points: Sequence[Observation], distributions: Distributions
 ) -> Floats:
-    """What each tree says of each point, (N, trees)."""
+    """The prediction of each tree for each point, (N, trees)."""
     if not points:
         return np.zeros((0, NUM_TREES))
     rows = encode(points, distributions)
@@ -187,7 +187,7 @@ def predict_failures(
     distributions: Distributions,
     seed: int,
 ) -> NDArray[np.bool_]:
-    """Whether each candidate fails, and so leaves no model, as each tree says, (C, trees)."""
+    """Whether each candidate fails and has no model, as predicted by each tree, (C, trees)."""
     failed = np.array([float(o.failed) for o in learned])
     if not failed.any():
         return np.zeros((len(candidates), NUM_TREES), np.bool_)
@@ -198,7 +198,7 @@ def predict_failures(
 
 
 def encode(points: Sequence[Observation], distributions: Distributions) -> NDArray[np.float32]:
-    """Places in the parameters' ranges (N,P), -1 where a point does not have one."""
+    """Parameters scaled to [0,1] (N,P), -1 where a point does not have a parameter."""
     rows = [
         [
             to_unit(point.params[name], distribution)
@@ -214,11 +214,11 @@ def encode(points: Sequence[Observation], distributions: Distributions) -> NDArr
 def expected_hypervolume_improvement(
     mious: Floats, costs: Floats, new_mious: Floats, new_costs: Floats
 ) -> Floats:
-    """Share by which each candidate is expected to enlarge the hypervolume of points.
+    """The expected improvement of the hypervolume by each candidate, as a share of it.
 
-    `mious` (N,S) and `new_mious` (C,S) are what each of S trees says, so that what is guessed of
-    running trials and of candidates belongs together. `costs` (N,D-1) and `new_costs` (C,D-1) count
-    by their logarithm, from the least to the greatest there is.
+    `mious` (N,S) and `new_mious` (C,S) are predictions of the same S trees, so that predictions for
+    running trials and for candidates are correlated. `costs` (N,D-1) and `new_costs` (C,D-1) count
+    by their logarithms, scaled from the least to the greatest of all of them.
     """
     every = np.vstack([costs, new_costs])
     places = normalize_log_costs(every, cost_range_of(every))

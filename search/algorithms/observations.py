@@ -1,4 +1,4 @@
-"""What a sampler knows of the trials so far: costs exactly, mIoU at the fidelity that each had."""
+"""Observations for the sampler: exact costs of each trial, and its mIoU at each fidelity."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,18 +18,18 @@ from trainables.core.metrics import Metrics
 
 Floats = NDArray[np.float64]
 MIN_PAIRS = 3
-"""Finished trials from which a line is fitted; fewer give a constant difference."""
+"""Finished trials from which a line is fitted; with fewer, only an offset is fitted."""
 SLOPE_PRIOR = 3 * 0.02**2
-"""Weight of the slope 1 beside the data's, as a sum of squared mIoU differences."""
+"""Weight of the prior slope 1 against the data, as a sum of squared mIoU differences."""
 
 
 @dataclass(frozen=True)
 class Observation:
-    """One trial: its parameters, what it costs, its mIoU at rungs, and at its end if it got there.
+    """One trial: its parameters, its costs, its mIoU at rungs, and its final mIoU if it has one.
 
-    `costs` holds the objectives but mIoU, each known before training; `partial` is by epoch. What
-    neither runs nor has come to its end was stopped. What `failed` has no model, and as its final
-    mIoU that of the commonest class.
+    `costs` holds the objectives except mIoU, each known before training; `partial` gives mIoU by
+    epoch. A trial that is not running and has no final mIoU was stopped. A `failed` trial has no
+    model, and its final mIoU is that of predicting the commonest class.
     """
 
     params: Params
@@ -42,10 +42,10 @@ class Observation:
 
 
 def final_mious(observations: Sequence[Observation]) -> Floats:
-    """The mIoU at the end of training (N,), of stopped and running trials extrapolated.
+    """The mIoU at the end of training (N,), extrapolated for stopped and running trials.
 
-    From a trial's last rung by a straight line through the finished trials' values at that rung and
-    at their end; NaN where a trial has reached no rung.
+    A trial is extrapolated from its last rung, by a straight line through the finished trials'
+    values at that rung and at their end; NaN where a trial has reached no rung.
     """
     lines = {rung: fit_line(observations, rung) for rung in reached(observations)}
 
@@ -66,7 +66,7 @@ def reached(observations: Iterable[Observation]) -> set[int]:
 
 
 def fit_line(observations: Iterable[Observation], rung: int) -> tuple[float, float]:
-    """Slope and offset from mIoU at a rung to mIoU at the end, the slope drawn towards 1."""
+    """Slope and offset from mIoU at a rung to mIoU at the end, the slope shrunk towards 1."""
     pairs = np.array(
         [
             (observation.partial[rung], observation.final)
@@ -87,7 +87,7 @@ def fit_line(observations: Iterable[Observation], rung: int) -> tuple[float, flo
 
 
 class TrialHistory:
-    """Learns from records; `observations` are by trial, `trained` gives the trial of a digest."""
+    """All observations of a study by trial; `trained` gives a trial by its config's digest."""
 
     def __init__(
         self,
@@ -95,14 +95,14 @@ class TrialHistory:
         predict_cost: Callable[[TrialConfig], Costs | None],
         commonest_miou: float = 0.0,
     ) -> None:
-        """`commonest_miou` is that of predicting the commonest class, as a failed training has."""
+        """`commonest_miou` is the mIoU of predicting the commonest class: a failed trial's."""
         self.objectives, self.predict_cost = objectives, predict_cost
         self.commonest_miou = commonest_miou
         self.observations: dict[str, Observation] = {}
         self.trained: dict[str, str] = {}
 
     def update(self, record: Record) -> None:
-        """Takes in what is known of a trial now; one that was never launched teaches nothing."""
+        """Replaces the observation of a trial; a trial that was never launched gives none."""
         if record.ray_id is None or record.config is None:
             return
         self.observations.pop(record.trial_id, None)
@@ -132,14 +132,14 @@ class TrialHistory:
         return record.metrics.miou if record.state == "COMPLETE" and record.metrics else None
 
     def update_all(self, study: optuna.Study) -> None:
-        """Takes in all trials of a study that were asked for."""
+        """Adds the observations of all trials of a study that were asked for."""
         for trial in asked_trials(study):
             self.update(read_record(trial))
 
     def costs(self, config: TrialConfig) -> tuple[float, ...] | None:
-        """The objectives but mIoU; None where one would have to be measured."""
-        foreseen = self.predict_cost(config)
-        return None if foreseen is None else self.values(foreseen)
+        """The objectives except mIoU; None where one would have to be measured."""
+        costs = self.predict_cost(config)
+        return None if costs is None else self.values(costs)
 
     def minimized_values(self, trial_id: str, metrics: Metrics) -> list[float]:
         """The objectives of a trial as a scheduler ranks them; costs are exact."""
@@ -148,9 +148,9 @@ class TrialHistory:
             o.sign * (metrics.miou if o.metric == "miou" else next(costs)) for o in self.objectives
         ]
 
-    def values(self, foreseen: Costs) -> tuple[float, ...] | None:
-        """The same of costs that are known already."""
-        values = [getattr(foreseen, o.metric) for o in self.objectives if o.metric != "miou"]
+    def values(self, costs: Costs) -> tuple[float, ...] | None:
+        """The objectives except mIoU, of predicted costs; None where one is unknown."""
+        values = [getattr(costs, o.metric) for o in self.objectives if o.metric != "miou"]
         return None if None in values else tuple(float(value) for value in values)
 
     def all_observations(self) -> list[Observation]:

@@ -1,4 +1,4 @@
-"""What a search is given: the space with the costs of its configurations, and how to sample it."""
+"""The problem of a search (a space and the costs of its configurations), and sampler settings."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -13,23 +13,23 @@ from trainables.config import TrialConfig
 
 @dataclass(frozen=True)
 class SearchProblem:
-    """A space, what its configurations cost, and what is wanted of them."""
+    """A space, the costs of its configurations, the objectives, and the budget."""
 
     space: Space
     complete: Callable[[TrialConfig], TrialConfig]
-    """Fills in what the study fixes for all trials (epochs, seed, ...)."""
+    """Sets the fields that the study fixes for all trials (epochs, seed, ...)."""
     predict_cost: Callable[[TrialConfig], Costs]
-    """Gives what a completed configuration will cost."""
+    """Gives the costs of a completed configuration."""
     predict_cost_if_known: Callable[[TrialConfig], Costs | None]
     """The same, or None where a latency would have to be measured."""
     objectives: Sequence[Objective] = MIOU_AND_SIZE
     budget: Budget = field(default_factory=Budget)
-    """What is beyond it is told to the sampler, and never trained."""
+    """Configurations over it are reported to the sampler and never trained."""
     commonest_miou: float = 0.0
-    """Of predicting the commonest class, as a failed training has."""
+    """The mIoU of predicting the commonest class, which a failed training gets."""
 
     def new_history(self) -> TrialHistory:
-        """What is known of a study without trials."""
+        """The empty history of a study without trials."""
         return TrialHistory(self.objectives, self.predict_cost_if_known, self.commonest_miou)
 
 
@@ -40,6 +40,6 @@ class SamplerSettings:
     sampler: SamplerName
     seed: int
     improvement_bar: float | None = None
-    """Ends the search when proposals promise less, as a share of the hypervolume."""
+    """Ends the search when acquisition values stay below it, as a share of the hypervolume."""
     warm_start_observations: Sequence[Observation] = ()
-    """Trials of another study, for the sampler to begin with."""
+    """Trials of another study that the sampler starts with."""

@@ -1,4 +1,4 @@
-"""Asks for a study's next trial; by what its journal says, so that it can be asked again."""
+"""Asks for the next trial of a study, as a function of its journal, so that it can be repeated."""
 
 import warnings
 from collections.abc import Sequence
@@ -18,16 +18,16 @@ from trainables.config import TrialConfig
 from trainables.core.config_base import digest
 
 REPEATED = "the same configuration as trial"
-"""In the reason of a trial that is not trained: the next one is drawn at random."""
+"""Part of the reason of a trial that is not trained; the trial after it is drawn at random."""
 STOP_WINDOW = 5
-"""Proposals in a row that must promise less than the improvement bar before a search ends."""
+"""Consecutive proposals whose acquisition value must be below the bar before a search ends."""
 
 
 class Proposer:
-    """Queues what the sampler proposes, and asks for what is first in the queue.
+    """Enqueues the sampler's proposals, and asks for the first trial of the queue.
 
-    `history` knows the trials of the study as they are now. Nothing beyond the problem's budget is
-    proposed.
+    `history` holds the trials of the study as they are now. Configurations over the problem's
+    budget are not proposed.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class Proposer:
         self.history, self.settings = history, settings
 
     def ask(self) -> optuna.Trial | None:
-        """The next trial, at random after a repeat; None where none is worth its while."""
+        """The next trial, random after a repeated configuration; None where it has converged."""
         trials = self.study.get_trials(deepcopy=False)
         first = next((trial for trial in trials if trial.state == TrialState.WAITING), None)
         settings = self.settings
@@ -53,7 +53,7 @@ class Proposer:
             proposal = propose(self.problem.space, known, warm_start, self._costs_of, random)
             if self._has_converged(trials, proposal):
                 return None
-            if proposal.params:  # queued: a driver that dies before asking has lost nothing
+            if proposal.params:  # enqueued, so that it is kept if the driver dies before asking
                 self.study.enqueue_trial(
                     dict(proposal.params),
                     user_attrs={ACQUISITION_VALUE: proposal.acquisition_value},
@@ -66,9 +66,9 @@ class Proposer:
         return self.study.ask()
 
     def _skip_drawn(self, trial: FrozenTrial) -> None:
-        """Brings the sampler to where it was when a driver died half-way through a space.
+        """Restores the sampler's state for a trial that a killed driver had sampled in part.
 
-        But for TPE past its first trials, which draws parameters together.
+        This does not restore TPE after its first trials, since it samples parameters jointly.
         """
         fixed = enqueued_params(trial)
         for name, distribution in trial.distributions.items():
@@ -76,36 +76,36 @@ class Proposer:
                 self.study.sampler.sample_independent(self.study, trial, name, distribution)
 
     def _costs_of(self, suggested: TrialConfig) -> tuple[float, ...] | None:
-        """The costs of a configuration that may be tried; None: unknown, too high, or trained."""
+        """The costs of a configuration; None: unknown, over budget, or trained already."""
         config = self.problem.complete(suggested)
-        foreseen = self.problem.predict_cost_if_known(config)
-        if foreseen is None or self.problem.budget.describe_violations(foreseen):
+        costs = self.problem.predict_cost_if_known(config)
+        if costs is None or self.problem.budget.describe_violations(costs):
             return None
-        return None if config.digest() in self.history.trained else self.history.values(foreseen)
+        return None if config.digest() in self.history.trained else self.history.values(costs)
 
     def _has_converged(self, trials: Sequence[FrozenTrial], proposal: Proposal) -> bool:
-        """Whether this proposal and those before it promise next to nothing."""
+        """Whether the last `STOP_WINDOW` acquisition values are all below the improvement bar."""
         if self.settings.improvement_bar is None or proposal.acquisition_value is None:
             return False
-        gains = [
+        earlier = [
             acquisition_value
             for trial in trials
             if (acquisition_value := trial.user_attrs.get(ACQUISITION_VALUE)) is not None
         ]
-        last = [*gains, proposal.acquisition_value][-STOP_WINDOW:]
+        last = [*earlier, proposal.acquisition_value][-STOP_WINDOW:]
         return len(last) == STOP_WINDOW and max(last) < self.settings.improvement_bar
 
 
 def make_seed(seed: int, trial_number: int) -> int:
-    """A trial's own seed, by the study's and its number.
+    """The seed of one trial, from the study's seed and the trial's number.
 
-    So a resumed study does not draw again what it has drawn.
+    A resumed study therefore does not repeat its random draws.
     """
     return int(digest([seed, trial_number])[:7], 16)
 
 
 def make_sampler(name: SamplerName, seed: int) -> BaseSampler:
-    """The sampler for one trial, with its own seed; of "ehvi", for what it does not propose."""
+    """The Optuna sampler for one trial; with "ehvi", for the parameters it does not propose."""
     match name:
         case "tpe":
             with warnings.catch_warnings():

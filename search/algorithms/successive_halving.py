@@ -2,8 +2,8 @@
 
 ASHA (Li et al. 2020, arXiv 1810.05934) for several objectives, after MO-ASHA (Schmucker et al.
 2021, arXiv 2106.12639): trials at a rung are sorted by non-dominated rank, equal ranks by an
-epsilon-net. Unlike there no non-dominated trial is stopped, so that both ends of the front survive
-however long it is, and how far early values can be trusted is learned.
+epsilon-net. Two things differ from MO-ASHA: no non-dominated trial is stopped, so that both ends of
+the front are kept, and the uncertainty of early values is estimated from finished trials.
 """
 
 import math
@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 from search.core.record import RungDecision
 
 MinimizedValues = Sequence[float]
-"""Objective values, signed so that less is better; what is not finite is worse than all that is."""
+"""Objective values, signed so that less is better; a value that is not finite is the worst."""
 
 
 CONFIDENCE_WIDTH = 1.0
-"""Standard deviations by which a trial may be better than it looks."""
+"""Residual standard deviations by which the value of a trial at a rung is improved."""
 MIN_FINISHED = 4
-"""Trials that must have passed a rung and finished before it is known what it foretells."""
+"""Finished trials that must have passed a rung before its uncertainty is estimated."""
 MIN_RUNG_EPOCHS = 0.75
 """Epochs that may be rounded up to one."""
 
@@ -46,13 +46,13 @@ def rung_epochs(max_epochs: int, grace_epochs: int = 1, reduction: float = 3) ->
 
 
 class SuccessiveHalving:
-    """Says after each rung which trials go on.
+    """Decides at each rung which trials are promoted.
 
-    At a rung about one in `reduction` of those that came so far goes on, and all that no other
-    dominates. Whoever passes the last rung is trained to the end.
+    At a rung, about one in `reduction` of the trials that have reached it is promoted, and so is
+    each trial that no other dominates. A trial promoted at the last rung is trained to the end.
 
-    How far a rung can be trusted is learned: by a straight line through the finished trials' values
-    at the rung and at their end, objective by objective. A trial is ranked as if its value were
+    The uncertainty of a rung is estimated for each objective by a straight line through the
+    finished trials' values at the rung and at their end. A trial is ranked as if its value were
     better by `confidence_width` standard deviations of the residuals about that line, which are 0
     for an objective that does not change. Until some trials have finished, all are promoted. With a
     `confidence_width` of 0 the values at rungs are taken as they are, as in MO-ASHA.
@@ -74,9 +74,10 @@ class SuccessiveHalving:
     def report(
         self, trial_id: str, epoch: int, minimized_values: MinimizedValues
     ) -> RungDecision | None:
-        """The trial's arrival at the highest rung that it has reached; None if that is not new.
+        """The decision at the highest rung that a trial has reached; None if it was made before.
 
-        A rung that a trial leapt over does not know it. The last one, `end`, is the training's end.
+        A rung between two reports of a trial has no decision on it. The last rung, `end`, is the
+        end of training.
         """
         for rung, rung_decisions in self.rung_decisions.items():
             if epoch < rung:
@@ -93,9 +94,9 @@ class SuccessiveHalving:
         return None
 
     def replay(self, log: Iterable[RungDecision]) -> None:
-        """Takes in what an earlier `Halving` answered, in any order, by deciding it again."""
-        for decision in sorted(log, key=lambda decision: decision.place):
-            self.num_decisions = decision.place
+        """Makes the decisions of an earlier `SuccessiveHalving` again; the log has any order."""
+        for decision in sorted(log, key=lambda decision: decision.sequence_number):
+            self.num_decisions = decision.sequence_number
             self.report(decision.trial_id, decision.rung, decision.minimized_values)
 
     def _is_promoted(self, rung: int, minimized_values: MinimizedValues) -> bool:
@@ -110,7 +111,7 @@ class SuccessiveHalving:
         return is_promoted(tuple(optimistic_values), others, self.reduction)
 
     def _residual_std(self, rung: int) -> NDArray[np.float64]:
-        """By objective, the standard deviation of a rung's values about what the ends say."""
+        """By objective, the standard deviation of a rung's values about the fitted line."""
         ends = self.rung_decisions[self.end]
         pairs = [
             (decision.minimized_values, ends[trial_id].minimized_values)
@@ -128,7 +129,7 @@ class SuccessiveHalving:
 def residual_std_about_line(early: NDArray[np.float64], late: NDArray[np.float64]) -> float:
     """Standard deviation (in units of `early`, (N,)) about the line from `early` to `late`.
 
-    Infinite where the line does not rise, so that `early` foretells nothing.
+    Infinite where the line does not rise, so that `early` does not predict `late`.
     """
     if (early == late).all():
         return 0.0

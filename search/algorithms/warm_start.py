@@ -1,4 +1,4 @@
-"""What an earlier study teaches a new one: trials for the sampler, and a front to try first."""
+"""Warm start from an earlier study: observations for the sampler, and points to try first."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,11 +17,11 @@ from search.storage.trials import read_record
 from spaces import Space
 
 NUM_FIRST = 6
-"""Of the earlier front, tried first: evenly spread over it."""
+"""Points of the earlier front that are tried first, evenly spread over it."""
 
 
 def read_warm_start_records(storage: Path, name: str | None, resumed: bool) -> list[Record]:
-    """The finished trials of a study; a resumed one goes on without it where it is gone.
+    """The finished trials of an earlier study; none for a resumed study where it was deleted.
 
     Raises:
         ValueError: there is no such study, or none of its trials has finished.
@@ -42,7 +42,7 @@ def read_warm_start_records(storage: Path, name: str | None, resumed: bool) -> l
 
 
 def to_observations(records: Sequence[Record], history: TrialHistory) -> list[Observation]:
-    """The trials as observations with this study's objectives, where those are known of them."""
+    """The trials as observations of this study's objectives, where these are known for them."""
     for record in records:
         history.update(record)
     return history.all_observations()
@@ -51,7 +51,7 @@ def to_observations(records: Sequence[Record], history: TrialHistory) -> list[Ob
 def select_points_to_evaluate(
     records: Sequence[Record], space: Space, objectives: Sequence[Objective]
 ) -> list[Params]:
-    """Settings of the earlier front, as far as the new space has their parameters and values."""
+    """Parameters of the earlier front, those that the new space has, with values in its range."""
     front = pareto_front(records, objectives)
     chosen = np.unique(np.linspace(0, len(front) - 1, NUM_FIRST).round().astype(int))
     settings = []

@@ -1,4 +1,4 @@
-"""What a search did with its seconds, and what its results depend on."""
+"""Diagnostics of a search: hypervolume over time, unfinished work, parameter importances."""
 
 import math
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from search.core.pareto import Points, hypervolume, pareto_front
 from search.core.record import Record
 
 MIN_TRIALS = 24
-"""Finished trials without which importances would be noise."""
+"""The fewest finished trials from which importances are computed; fewer would give noise."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class HypervolumePoint:
 
 
 def unfinished_share(records: Sequence[Record]) -> float:
-    """The part of the device seconds that went into trials which did not finish."""
+    """The share of the device seconds that was spent on trials that did not finish."""
     seconds = {True: 0.0, False: 0.0}
     for record in records:
         if record.metrics:
@@ -50,7 +50,7 @@ def importances(
             return float(trial.values[index])
 
         if math.isclose(*(extreme(map(value, finished)) for extreme in (min, max))):
-            return {}  # nothing varies, so nothing explains it
+            return {}  # the objective does not vary, so no parameter explains it
         return get_param_importances(
             study, evaluator=FanovaImportanceEvaluator(seed=0), target=value
         )
@@ -60,7 +60,7 @@ def importances(
 
 @dataclass(frozen=True)
 class SearchDiagnostics:
-    """What a search did: how its hypervolume grew, seconds without a point, what mattered."""
+    """Diagnostics: the hypervolume over time, the unfinished share, parameter importances."""
 
     steps: list[HypervolumePoint]
     unfinished_share: float
@@ -68,7 +68,7 @@ class SearchDiagnostics:
 
     @property
     def metrics(self) -> dict[str, float]:
-        """Its numbers by name, but for the steps."""
+        """All numbers by name, except the hypervolume over time."""
         shares = {
             f"importance.{metric}.{name}": share
             for metric, by_name in self.importances.items()
@@ -83,7 +83,7 @@ def compute_diagnostics(
     span: Points,
     objectives: Sequence[Objective],
 ) -> SearchDiagnostics:
-    """All that is to be said of a search; `span` (2, costs) is that of its space."""
+    """The diagnostics of a search; `span` (2, costs) is the range of costs of its space."""
     return SearchDiagnostics(
         hypervolume_over_time(records, span, objectives),
         unfinished_share(records),

@@ -1,4 +1,4 @@
-"""What a search did, drawn: hypervolume against device seconds, and what objectives depend on."""
+"""Plots of a search: hypervolume against device seconds, and parameter importances."""
 
 from collections.abc import Mapping
 from io import BytesIO

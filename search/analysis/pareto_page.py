@@ -35,7 +35,7 @@ PAGE = """<!doctype html>
 
 
 def write_page(figure: go.Figure, title: str) -> str:
-    """The figure as HTML that holds all it needs, and sends nothing anywhere."""
+    """The figure as a self-contained HTML page, which makes no network requests."""
     config = {
         "displaylogo": False,
         "showSendToCloud": False,
@@ -98,7 +98,7 @@ def add_axes(figure: go.Figure, view: View) -> None:
 
 
 def add_points(figure: go.Figure, points: Sequence[Point], view: View) -> None:
-    """Adds the staircase, the dominated points, and upon them the front."""
+    """Adds the staircase, the dominated points, and the front on top of them."""
     xs, ys = staircase(points, view)
     line = {"color": LINE, "width": 2}
     figure.add_scatter(
@@ -148,7 +148,7 @@ def symbol(bits: int) -> str:
 
 
 def add_labels(figure: go.Figure, points: Sequence[Point], view: View) -> None:
-    """Names the front's points, placed for a small window: a larger one only spreads them."""
+    """Labels the front's points, placed for a small window; a larger one moves them apart."""
     font = 11
     for label in place_labels(points, view, (800, 420), font):
         across, up = label.shift

@@ -42,7 +42,7 @@ def draw_picture(points: Sequence[Point], title: str, subtitle: str) -> Figure:
     style_axes(axes, view)
     draw_points(axes, points, view)
     draw_legend(figure, points)
-    figure.draw_without_rendering()  # lays the axes out, whose extent the labels need
+    figure.draw_without_rendering()  # computes the layout: the labels need the axes' extent
     draw_labels(axes, points, view)
     return figure
 

@@ -1,4 +1,4 @@
-"""What the figure and the page of a front share: points, axes, colours and places of labels."""
+"""Layout shared by the figure and the page of a front: points, axes, colours and labels."""
 
 import math
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ COLORS = {
     8: "#332288",
     FULL_PRECISION: "#3f4a54",
 }
-"""Colours by weight bits, from the palettes of Okabe & Ito and of Tol: distinct to all eyes."""
+"""Colours by weight bits, from the colour-blind-safe palettes of Okabe & Ito and of Tol."""
 
 INK, MUTED, GRID, LINE, SHADE = "#1f2933", "#66727f", "#e6e9ed", "#8a97a6", "#f3f5f8"
 X_TITLE, Y_TITLE, LEGEND_TITLE = "model size (KB of 1000 bytes)", "mIoU (%)", "weight bits"
@@ -36,7 +36,7 @@ Pair = tuple[float, float]
 
 @dataclass(frozen=True)
 class Point:
-    """A finished trial: a trained student, measured as the file it left."""
+    """A finished trial: a trained student, with the measurements of its model file."""
 
     trial_id: str
     config: TrialConfig
@@ -46,7 +46,7 @@ class Point:
 
     @property
     def color(self) -> str:
-        """Its colour, paler where dominated: opaque all the same, so that crowds stay pale."""
+        """Its colour, paler where dominated; opaque, so that overlapping points stay pale."""
         return COLORS[self.weight_bits] if self.on_front else paler(COLORS[self.weight_bits])
 
     @property
@@ -71,7 +71,7 @@ class Point:
 
     @property
     def hover(self) -> str:
-        """What the page tells of a point under the pointer."""
+        """The hover text of a point."""
         recipe = self.config.recipe
         lines = (
             f"<b>trial {self.trial_id}</b>" + (" (on the front)" if self.on_front else ""),
@@ -91,7 +91,7 @@ def paler(color: str) -> str:
     return "#" + "".join(f"{255 - (255 - part) // 3:02x}" for part in parts)
 
 
-def read_points(
+def plot_points(
     records: Sequence[Record], objectives: Sequence[Objective] = MIOU_AND_SIZE
 ) -> list[Point]:
     """The finished trials, smallest first."""
@@ -116,7 +116,7 @@ def count_trials(records: Sequence[Record], points: Sequence[Point]) -> str:
 
 @dataclass(frozen=True)
 class View:
-    """The window of both drawings: from and to which size (KB) and mIoU (%)."""
+    """The axis limits of the figure and of the page: size (KB) and mIoU (%)."""
 
     x: Pair
     y: Pair
@@ -145,7 +145,7 @@ class View:
 
 
 def view_of(points: Sequence[Point]) -> View:
-    """A window round all points, with room for labels at the left and on top."""
+    """The axis limits around all points, with room for labels at the left and on top."""
     smallest, largest = min(p.x for p in points), max(p.x for p in points)
     worst, best = at_least(2.0, [p.y for p in points])
     tall = best - worst
@@ -205,10 +205,10 @@ class Label:
 
 
 def place_labels(points: Sequence[Point], view: View, extent: Pair, font: float) -> list[Label]:
-    """Labels of the front, upper left of its points, where nothing else can lie; none overlap.
+    """Labels of the front, at the upper left of its points, which no point covers; none overlap.
 
-    `extent` is the window's width and height, in the unit of `font`, the letters' height. Where a
-    crowd leaves no room near a point, it goes without a label. Both ends come first.
+    `extent` is the window's width and height, in the unit of `font`, the letters' height. A point
+    without free space near it gets no label. Both ends are labelled first.
     """
     labels: list[Label] = []
     taken: list[Box] = []
@@ -238,7 +238,7 @@ def leader(spot: Pair, shift: Pair) -> list[Box]:
 
 
 def shifts(font: float, width: float) -> list[Pair]:
-    """Places to try for a label, nearest first."""
+    """Offsets to try for a label, nearest first."""
     left, up = -0.5 * font, 0.4 * font
     places = [(left - i * 0.6 * width, up + j * 1.2 * font) for i in range(3) for j in range(4)]
     return sorted(places, key=lambda place: math.hypot(*place))
@@ -249,7 +249,7 @@ def bits_name(bits: int) -> str:
 
 
 def group_by_bits(points: Sequence[Point]) -> list[tuple[int, list[Point]]]:
-    """Points that look the same, with their weight bits: the dominated ones first."""
+    """Points with the same marker, with their weight bits; dominated points come first."""
     kinds = sorted({(point.on_front, point.weight_bits) for point in points})
     return [
         (bits, [p for p in points if (p.on_front, p.weight_bits) == (on_front, bits)])

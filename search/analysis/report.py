@@ -6,7 +6,7 @@ from pathlib import Path
 
 from search.analysis.pareto_page import draw_page, write_page
 from search.analysis.pareto_plot import draw_picture
-from search.analysis.plot_layout import count_trials, read_points
+from search.analysis.plot_layout import count_trials, plot_points
 from search.core.objectives import MIOU_AND_SIZE, Objective
 from search.core.record import Record
 from search.storage.layout import FRONT_PAGE, FRONT_PLOT
@@ -20,7 +20,7 @@ def draw_front(
     objectives: Sequence[Objective] = MIOU_AND_SIZE,
 ) -> None:
     """Draws mIoU against model size of all finished trials: front.png and front.html."""
-    points = read_points(records, objectives)
+    points = plot_points(records, objectives)
     subtitle = count_trials(records, points)
     picture = BytesIO()
     draw_picture(points, title, subtitle).savefig(picture, format="png")

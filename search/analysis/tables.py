@@ -1,4 +1,4 @@
-"""What a study leaves for people: tables of its trials and its front, and the front drawn."""
+"""Tables of the trials and of the front of a study, as Parquet files and for the terminal."""
 
 from collections.abc import Callable, Mapping, Sequence
 from io import BytesIO
@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 from rich.console import JustifyMethod
 from rich.table import Table
 
-from search.analysis.plot_layout import Point, read_points
+from search.analysis.plot_layout import Point, plot_points
 from search.core.objectives import MIOU_AND_SIZE, Objective
 from search.core.pareto import pareto_front
 from search.core.record import Record
@@ -50,8 +50,8 @@ def write_tables(
     rows = [record.row() for record in records]
     front = [record.row() for record in pareto_front(records, objectives)]
     schema = schema_of(rows)
-    write_table(rows, schema, folder / TRIALS_TABLE)
-    write_table(front, schema, folder / FRONT_TABLE)
+    write_parquet(rows, schema, folder / TRIALS_TABLE)
+    write_parquet(front, schema, folder / FRONT_TABLE)
 
 
 def schema_of(rows: Sequence[dict[str, Leaf]]) -> pa.Schema:
@@ -71,7 +71,7 @@ def arrow_type(values: Sequence[Leaf]) -> pa.DataType:
     return pa.float64() if kinds == {int, float} else pa.string()
 
 
-def write_table(rows: Sequence[dict[str, Leaf]], schema: pa.Schema, path: Path) -> None:
+def write_parquet(rows: Sequence[dict[str, Leaf]], schema: pa.Schema, path: Path) -> None:
     columns = [
         pa.array([cast(row.get(field.name), field.type) for row in rows], field.type)
         for field in schema
@@ -82,7 +82,7 @@ def write_table(rows: Sequence[dict[str, Leaf]], schema: pa.Schema, path: Path) 
 
 
 def cast(value: Leaf, kind: pa.DataType) -> Leaf:
-    """`value` as Arrow takes it: a column of several kinds is one of texts."""
+    """`value` in the type of its column; a column with values of several types holds strings."""
     return value if value is None or kind != pa.string() else str(value)
 
 
@@ -95,7 +95,7 @@ def front_table(
 
     In fewer than `width` characters, as far as trial, mIoU and size allow.
     """
-    points = read_points(records, objectives)
+    points = plot_points(records, objectives)
     front = [point for point in points if point.on_front]
     latencies = {record.trial_id: record.latency_ms for record in records}
     columns = fitting({name: [cell(p, latencies) for p in front] for name, cell in CELLS}, width)
@@ -124,15 +124,15 @@ CELLS: tuple[tuple[str, Callable[[Point, Mapping[str, float | None]], str]], ...
     ("epochs", lambda point, _: str(point.metrics.epoch)),
     ("device s", lambda point, _: f"{point.metrics.device_seconds:,.0f}"),
 )
-"""The table's columns: their names, and what they say of a point."""
+"""The table's columns: the name of each, and a function that gives the cell of a point."""
 DROPPED = ("device s", "epochs", "recipe", "student", "latency", "bits W/A")
-"""Columns that a narrow terminal goes without, the first one first."""
+"""Columns left out on a narrow terminal, in this order."""
 FRAME = 3
-"""Characters that a column takes beside its text; the table takes one more."""
+"""Characters that a column needs in addition to its text; the table needs one more."""
 
 
 def fitting(columns: Mapping[str, list[str]], width: int | None) -> dict[str, list[str]]:
-    """The columns that a table of a width has room for."""
+    """The columns that fit into a table of a width."""
     kept = dict(columns)
     for name in DROPPED if width is not None else ():
         if 1 + sum(FRAME + max(map(len, [n, *cells])) for n, cells in kept.items()) <= (width or 0):

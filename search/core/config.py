@@ -1,4 +1,4 @@
-"""Everything that determines a study."""
+"""The configuration of a study, and the flags that set it."""
 
 import os
 from pathlib import Path
@@ -32,7 +32,7 @@ def parse_data(text: str) -> str:
 
 
 def parse_teacher(text: str) -> str:
-    """The absolute path of a file that is there, or the name of a network."""
+    """The absolute path of an existing file, or the name of a network."""
     teacher = os.path.expanduser(text)
     return os.path.abspath(teacher) if os.path.exists(teacher) else teacher
 
@@ -51,12 +51,12 @@ def parse_gpus(text: str) -> float | Literal["auto"]:
 
 
 def parse_tracking_uri(text: str) -> str:
-    """The address of an MLflow store that is found from any working folder."""
+    """The URI of an MLflow store, made independent of the working folder."""
     return check_tracking_uri(text, "it")
 
 
 class StudyConfig(FrozenConfig):
-    """A study as study.json keeps it, whose fields are the flags of search.run."""
+    """The configuration of a study, stored in study.json; its fields are flags of search.run."""
 
     space: Annotated[
         str,
@@ -291,7 +291,7 @@ class StudyConfig(FrozenConfig):
 
     @property
     def budget(self) -> Budget:
-        """The limits that no student may break."""
+        """The limits on the costs of students."""
         return Budget(
             size_bytes=self.max_size_bytes, macs=self.max_macs, latency_ms=self.max_latency_ms
         )
@@ -302,27 +302,27 @@ class StudyConfig(FrozenConfig):
         return "latency" in self.objectives or self.max_latency_ms is not None
 
     def moved_to(self, storage: Path) -> "StudyConfig":
-        """The same study in another storage, and its store there if it was its storage's own."""
+        """The same study in another storage, with that storage's store if it used the default."""
         is_own = self.tracking_uri == default_tracking_uri(self.storage)
         uri = default_tracking_uri(storage) if is_own else self.tracking_uri
         return self.replace(storage=storage, tracking_uri=uri)
 
     @property
     def resume_arguments(self) -> list[str]:
-        """What Python is given to go on with the study."""
+        """The arguments of Python that resume the study."""
         return ["-m", "search.run", "--storage", str(self.storage), "--resume", self.name]
 
     @property
     def folder(self) -> Path:
-        """Where the study leaves everything."""
+        """The folder of the study."""
         return self.storage / self.name
 
     @property
     def device(self) -> Literal["cpu", "cuda"]:
-        """What trials run on."""
+        """The type of device that trials run on."""
         return "cuda" if self.gpus_per_trial else "cpu"
 
     @property
     def max_gpus_per_trial(self) -> float:
-        """What a trial gets where nobody knows yet how little it needs."""
+        """The GPUs of a trial as long as its memory has not been measured."""
         return 1.0 if self.gpus_per_trial == "auto" else self.gpus_per_trial

@@ -1,4 +1,4 @@
-"""Hard limits, checked before any training is paid for."""
+"""Hard limits on the costs of a student, checked before training."""
 
 import math
 
@@ -10,7 +10,7 @@ class OverBudget(ValueError):
 
 
 class Costs(FrozenConfig):
-    """What a configuration will cost on the device, known before it is trained."""
+    """The predicted costs of a configuration on the device."""
 
     size_bytes: int
     macs: int
@@ -18,19 +18,19 @@ class Costs(FrozenConfig):
 
 
 class Budget(FrozenConfig):
-    """The most that a student may cost; None: no limit."""
+    """The upper limits of a student's costs; None: no limit."""
 
     size_bytes: int | None = None
     macs: int | None = None
     latency_ms: float | None = None
 
     def excess(self, costs: Costs) -> dict[str, float]:
-        """Of each limit, the logarithm of cost by limit: positive where it is broken."""
+        """By limit, the logarithm of cost divided by limit: positive where it is exceeded."""
         limits = {name: limit for name, limit in self if limit is not None}
         return {name: math.log(getattr(costs, name) / limit) for name, limit in limits.items()}
 
     def describe_violations(self, costs: Costs) -> str:
-        """What is over the budget, in words; empty where nothing is."""
+        """A text that names each limit that is exceeded; empty where none is."""
         broken = [name for name, excess in self.excess(costs).items() if excess > 0]
         return ", ".join(
             f"{name} {getattr(costs, name):,.6g}, the limit is {getattr(self, name):,.6g}"

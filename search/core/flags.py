@@ -16,10 +16,10 @@ Config = TypeVar("Config", bound=FrozenConfig)
 
 @dataclass(frozen=True)
 class Flag:
-    """How a field is set on the command line; it stands in the `Annotated` of the field.
+    """How a field is set on the command line; it is part of the `Annotated` type of the field.
 
-    `group` is the heading of the help that the flag stands below. `{default}` in `help` stands for
-    the field's default. Without a `unit` the values of the field's Literal are the choices. A
+    `group` is the heading of the help that lists the flag. `{default}` in `help` is replaced by the
+    field's default. Without a `unit` the values of the field's Literal are the choices. A
     resumed study must keep a field that is `immutable`.
     """
 
@@ -62,8 +62,8 @@ def add_flag(add: Callable[..., object], config: type[FrozenConfig], field: str)
 
 
 def argument_type(parse: Callable[[str], Any]) -> Callable[[str], Any]:
-    """`parse` for argparse, which repeats what an ArgumentTypeError says, but no ValueError."""
-    if isinstance(parse, type):  # argparse itself says what is no int
+    """`parse` for argparse, which shows the message of an ArgumentTypeError, not a ValueError's."""
+    if isinstance(parse, type):  # argparse itself has a message for an invalid int
         return parse
 
     def parse_argument(text: str) -> Any:

@@ -1,4 +1,4 @@
-"""What the search optimises, declared once for searcher, front, tracking and plots."""
+"""The objectives of a search, declared once for searcher, front, tracking and plots."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""The Pareto front: trained, measured students that no other beats in every objective."""
+"""The Pareto front: the trained and measured students that no other dominates."""
 
 from collections.abc import Sequence
 
@@ -11,7 +11,7 @@ from search.core.record import Record
 
 Points = NDArray[np.float64]
 REFERENCE_MARGIN = 1.1
-"""The reference point of a hypervolume, in ranges of each cost."""
+"""The reference point of a hypervolume, as a multiple of the range of each cost."""
 
 
 def pareto_front(
@@ -27,10 +27,10 @@ def pareto_front(
 
 
 def hypervolume(records: Sequence[Record], span: Points, objectives: Sequence[Objective]) -> float:
-    """Share of the volume between the best and the worst values that the front dominates.
+    """The hypervolume of the front, as a share of the box between the best and the worst values.
 
     mIoU counts from 0 to 1, each cost by its logarithm between the two rows of `span`, (2, costs),
-    and a tenth beyond, so that the largest of all counts too.
+    extended by a tenth, so that the largest student contributes, too.
     """
     finished = [record for record in records if record.state == "COMPLETE"]
     if not finished:

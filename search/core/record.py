@@ -15,30 +15,30 @@ from trainables.core.metrics import Metrics
 
 @dataclass(frozen=True)
 class RungDecision:
-    """One trial at a rung or at its end: the `place`-th of all arrivals, and whether it went on."""
+    """The decision on one trial at a rung or at its end, numbered in the order of decisions."""
 
     trial_id: str
     rung: int
-    place: int
+    sequence_number: int
     minimized_values: tuple[float, ...]
     promoted: bool
 
 
-State = Literal["RUNNING", "PAUSED", "COMPLETE", "PRUNED", "FAIL"]
-"""PAUSED: begun, and the first to go on when the study is resumed."""
+RecordState = Literal["RUNNING", "PAUSED", "COMPLETE", "PRUNED", "FAIL"]
+"""PAUSED: started, and among the first to continue when the study is resumed."""
 PREDICTED_SIZE, LATENCY_MS = "predicted_size_bytes", "latency_ms"
 """User attributes of an Optuna trial."""
 
 
 @dataclass(frozen=True)
 class Record:
-    """One trial; without `config` where the space failed, without `metrics` before an epoch.
+    """One trial; `config` is None where the space failed, `metrics` before the first report.
 
-    `reports` holds what was reported after each epoch, by epoch.
+    `reports` holds the metrics that were reported, by epoch.
     """
 
     trial_id: str
-    state: State
+    state: RecordState
     reason: str
     config: TrialConfig | None
     metrics: Metrics | None
@@ -53,7 +53,7 @@ class Record:
 
     @property
     def history(self) -> list[Metrics]:
-        """What was reported after each epoch."""
+        """The metrics reported after each epoch."""
         return list(self.reports.values())
 
     def values(self, objectives: Sequence[Objective] = MIOU_AND_SIZE) -> tuple[float, ...] | None:
@@ -68,7 +68,10 @@ class Record:
         )
 
     def row(self) -> dict[str, Leaf]:
-        """The trial as one row of trials.parquet; "asked.": sampled, and resolved to others."""
+        """The trial as one row of trials.parquet.
+
+        Columns that begin with "asked." hold sampled values that differ from the configuration's.
+        """
         measured = self.metrics.model_dump() if self.metrics else {}
         leaves = self.config.flatten() if self.config else {}
         return {
@@ -87,5 +90,5 @@ class Record:
 
 
 NON_TABLE_FIELDS = {"epoch", "time_ms", "losses", "model_sha256"}
-"""Of Metrics, what tables have no column of that name for."""
+"""Fields of Metrics that have no column of that name in tables."""
 TABLE_METRICS = tuple(name for name in Metrics.model_fields if name not in NON_TABLE_FIELDS)

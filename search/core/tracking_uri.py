@@ -1,30 +1,30 @@
-"""Addresses of MLflow stores in SQLite, whose paths may hold any character."""
+"""URIs of MLflow stores in SQLite, whose paths may contain any character."""
 
 from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
 
 SQLITE = "sqlite:///"
 SQLITE_BY_DRIVER = "sqlite+pysqlite:///"
-"""The same with its driver's name: MLflow makes the folder of the other, without decoding it."""
+"""The same with the driver's name: for the other form MLflow creates an undecoded folder."""
 IN_MEMORY = ("sqlite://", "sqlite:///", "sqlite:///:memory:")
 PLAIN = "".join(chr(code) for code in range(1, 128) if chr(code) not in "%?")
-"""Characters that SQLAlchemy takes as they are; `?` begins options, `%` an encoded character."""
+"""Characters that need no encoding; `?` begins options, `%` an encoded character."""
 
 
 def default_tracking_uri(storage: Path) -> str:
-    """The store of a folder of studies, where no other is named."""
+    """The default store of a folder of studies."""
     return sqlite_uri(storage / "mlflow.db")
 
 
 def sqlite_uri(database: Path) -> str:
-    """The address of a database."""
+    """The URI of a database."""
     path = str(database)
     encoded = "".join(c if ord(c) > 127 else quote(c, safe=PLAIN) for c in path)
     return SQLITE + path if encoded == path else SQLITE_BY_DRIVER + encoded
 
 
 def database_of(uri: str) -> Path | None:
-    """The database of an address; None where the store is not one in SQLite."""
+    """The database file of a URI; None where the store is not in SQLite."""
     for prefix in (SQLITE, SQLITE_BY_DRIVER):
         if uri.startswith(prefix):
             return Path(unquote(uri.removeprefix(prefix).split("?")[0]))
@@ -32,10 +32,10 @@ def database_of(uri: str) -> Path | None:
 
 
 def check_tracking_uri(uri: str, flag: str) -> str:
-    """The same store, named so that it is found from any working folder.
+    """The URI of the same store, made independent of the working folder.
 
     Raises:
-        ValueError: what `flag` names keeps nothing, or holds a password, which would be kept.
+        ValueError: the store that `flag` names is in memory, or its URI contains a password.
     """
     if uri in ("", *IN_MEMORY):
         raise ValueError(f"{flag} must name a store that keeps its content, but got {uri!r}")
@@ -49,7 +49,7 @@ def check_tracking_uri(uri: str, flag: str) -> str:
 
 
 def absolute_uri(uri: str) -> str:
-    """The same store, named so that it is found from any working folder."""
+    """The URI of the same store, made independent of the working folder."""
     path, question, options = uri.partition("?")
     database = database_of(path)
     if database is None or database.is_absolute():

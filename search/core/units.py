@@ -87,7 +87,7 @@ class Unit:
     """How a quantity is written on the command line.
 
     The help names it `metavar`; `parse` reads its text and `write` writes that text. The names of
-    fields that hold such a quantity end in `suffix`, which their flags go without.
+    fields that hold such a quantity end in `suffix`, which their flags leave out.
     """
 
     metavar: str

@@ -1,4 +1,4 @@
-"""Writes one point of a front as a file for the device, and checks that file before it is kept."""
+"""Exports one point of a front as a file for the device, and checks that file."""
 
 import hashlib
 import logging
@@ -32,7 +32,7 @@ SUFFIX: dict[ExportFormat, str] = {
 
 
 def validation_data(study: StudyFile, folder: Path) -> PackedDataset:
-    """The data of a study, packed again where its pack is gone.
+    """The packed data of a study, packed again if the artifact was deleted.
 
     Raises:
         ValueError: the data has changed since.
@@ -64,10 +64,10 @@ class Exporter:
         self.network = read_model(self.source)
 
     def export(self, out: Path) -> ModelCard:
-        """Writes the file and its card.
+        """Writes the file and its model card.
 
         Raises:
-            ExportFailed: the file does not do what the search measured; it is deleted.
+            ExportFailed: the mIoU of the file differs from the search's; the file is deleted.
         """
         path = out / f"{self.study.config.name}-{self.choice.trial_id}{SUFFIX[self.form]}"
         aside = path.with_name(f".unchecked-{path.name}")
@@ -81,7 +81,7 @@ class Exporter:
             aside.unlink(missing_ok=True)
 
     def sized(self) -> Choice:
-        """The point with the size that its file will have."""
+        """The point with the size of its exported file."""
         return replace(self.choice, size_bytes=len(self.content()))
 
     def content(self) -> bytes:
@@ -103,10 +103,10 @@ class Exporter:
         return serialized
 
     def check(self, aside: Path, path: Path, content: bytes) -> ModelCard:
-        """Runs the file on the validation split and writes the card of what it will be.
+        """Runs the file on the validation split and writes its model card.
 
         Raises:
-            ExportFailed: the file does not do what the search measured.
+            ExportFailed: the mIoU of the file differs from the search's.
         """
         reference = module_network(self.network)
         try:
@@ -123,7 +123,7 @@ class Exporter:
         return card
 
     def latencies(self, content: bytes) -> tuple[Latency, ...]:
-        """Of an ONNX file on the CPU, and on a GPU where ONNX Runtime has one."""
+        """Latencies of an ONNX file on the CPU, and on a GPU where ONNX Runtime has one."""
         if self.form == "packed":
             return ()
         height, width = self.data.height, self.data.width

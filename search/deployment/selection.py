@@ -14,7 +14,7 @@ from search.storage.layout import FRONT_TABLE
 
 @dataclass(frozen=True)
 class Choice:
-    """A point of a front to export, and why it is this one."""
+    """A point of a front to export, and the reason for its choice."""
 
     trial_id: str
     miou: float
@@ -22,7 +22,7 @@ class Choice:
     why: str
 
 
-def read_points(folder: Path) -> list[Choice]:
+def read_front_points(folder: Path) -> list[Choice]:
     """The points of a study's front with the sizes of their packed files, smallest first.
 
     Raises:
@@ -41,7 +41,7 @@ def read_points(folder: Path) -> list[Choice]:
     return sorted(points, key=lambda point: point.size_bytes)
 
 
-def choose(points: list[Choice], arguments: argparse.Namespace) -> list[Choice]:
+def select_points(points: list[Choice], arguments: argparse.Namespace) -> list[Choice]:
     """The points that the command line asks for.
 
     Raises:
@@ -64,15 +64,16 @@ def named(points: Sequence[Choice], trial_id: str) -> Choice:
 
 
 def best(points: Sequence[Choice], max_size: int | None, min_miou: float | None) -> Choice:
-    """Within a size the greatest mIoU; without one the smallest file that is good enough."""
+    """The greatest mIoU within a size; without a size, the smallest file with enough mIoU."""
     if min_miou is not None and not 0 <= min_miou <= 1:
         raise ValueError(f"--min-miou must be a share from 0 to 1, but got {min_miou}")
     small = [point for point in points if max_size is None or point.size_bytes <= max_size]
     if not small:
         nearest = min(points, key=lambda point: point.size_bytes)
         raise ValueError(
-            f"--max-size must admit a point of the front, but the smallest is {describe(nearest)} "
-            f"(trial {nearest.trial_id}) and the limit is {max_size:,} bytes"
+            "--max-size must admit a point of the front, but the smallest is "
+            f"{describe_point(nearest)} (trial {nearest.trial_id}) and the limit is "
+            f"{max_size:,} bytes"
         )
     good = [point for point in small if min_miou is None or point.miou >= min_miou]
     if not good:
@@ -80,7 +81,7 @@ def best(points: Sequence[Choice], max_size: int | None, min_miou: float | None)
         within = "" if max_size is None else f" within {max_size:,} bytes"
         raise ValueError(
             f"--min-miou must admit a point of the front, but the best{within} is "
-            f"{describe(nearest)} (trial {nearest.trial_id}) and the limit is {min_miou:.4f}"
+            f"{describe_point(nearest)} (trial {nearest.trial_id}) and the limit is {min_miou:.4f}"
         )
     if max_size is None and min_miou is not None:
         smallest = min(good, key=lambda point: point.size_bytes)
@@ -89,5 +90,5 @@ def best(points: Sequence[Choice], max_size: int | None, min_miou: float | None)
     return replace(max(good, key=lambda point: point.miou), why=f"the greatest mIoU{limit}")
 
 
-def describe(point: Choice) -> str:
+def describe_point(point: Choice) -> str:
     return f"mIoU {point.miou:.4f}, {human_size(point.size_bytes)}"

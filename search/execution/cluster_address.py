@@ -1,17 +1,17 @@
-"""The address of a Ray cluster, and whether anybody listens there."""
+"""The address of a Ray cluster, and checks that it accepts connections."""
 
 import os
 import socket
 
 CLUSTER_ADDRESS = "RAY_ADDRESS"
 LOCAL = "local"
-"""The address that stands for Ray on this machine, as none does."""
+"""The address of Ray on this machine, the same as no address."""
 CONNECT_S = 3.0
-"""For the head of a cluster to take a connection."""
+"""Timeout of a connection to the head of a cluster, in seconds."""
 
 
 def cluster_address() -> str:
-    """Ray's address, or "" where Ray is to be started on this machine."""
+    """The address of the Ray cluster, or "" where Ray is to be started on this machine."""
     address = os.environ.get(CLUSTER_ADDRESS, "").strip()
     return "" if address == LOCAL else address
 
@@ -22,16 +22,16 @@ def on_cluster() -> bool:
 
 
 def check_cluster() -> None:
-    """Raises ValueError where nobody listens at the address of the cluster, if there is one.
+    """Raises ValueError where the address of a cluster is set and accepts no connection.
 
-    Ray itself would try for many minutes, and not hear of Ctrl-C meanwhile.
+    Ray itself would try for many minutes and would not react to Ctrl-C.
     """
     address = cluster_address()
     try:
         if address == "auto":
             find_cluster()
         elif address:
-            connect(address)
+            check_reachable(address)
     except (OSError, ValueError) as error:
         raise ValueError(
             f"{CLUSTER_ADDRESS} must be auto, or HOST:PORT of a cluster's head that can be "
@@ -39,8 +39,8 @@ def check_cluster() -> None:
         ) from error
 
 
-def connect(address: str) -> None:
-    """Connects to HOST:PORT, and hangs up."""
+def check_reachable(address: str) -> None:
+    """Opens a connection to HOST:PORT and closes it."""
     host, _, port = address.rpartition(":")
     if "/" in host or not host or not port.isdigit():
         raise ValueError("it is no HOST:PORT; ray:// leads to no driver that can search")
@@ -51,4 +51,4 @@ def find_cluster() -> None:
     """Connects to the cluster that Ray finds by itself."""
     from search.execution.ray_internals import find_cluster_address  # imports Ray
 
-    connect(find_cluster_address())
+    check_reachable(find_cluster_address())

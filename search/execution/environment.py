@@ -1,4 +1,4 @@
-"""Environment variables that Ray and MLflow read, of which Ray hands its own to its workers."""
+"""Environment variables for Ray and MLflow, which Ray's workers inherit."""
 
 import atexit
 import os
@@ -12,34 +12,34 @@ from search.execution.cluster_address import CLUSTER_ADDRESS, on_cluster
 from trainables.core.files import is_writable
 
 LONGEST_FOLDER = 40
-"""Bytes of the path of Ray's temporary folder: those of a Unix socket below it may be 107."""
+"""Maximum bytes of the path of Ray's temporary folder: a Unix socket below it may have 107."""
 TOKEN_FILE = ".ray/auth_token"
-"""Where Ray keeps a token for all of a user's clusters, in the home folder."""
+"""Ray's file, in the home folder, with the token for all clusters of a user."""
 MATPLOTLIB_FOLDER = "MPLCONFIGDIR"
 
 
 def prepare_environment() -> None:
-    """To be called before Ray is imported.
+    """Sets the environment variables; must be called before Ray is imported.
 
     Raises:
-        ValueError: something that the process needs is not there; the message says the remedy.
+        ValueError: something that the process needs is missing; the message says the remedy.
     """
     os.environ |= {
-        "RAY_AIR_NEW_OUTPUT": "0",  # the terminal is ours
+        "RAY_AIR_NEW_OUTPUT": "0",  # Ray must not write to the terminal
         "RAY_DEDUP_LOGS_SKIP_REGEX": ".*",
         "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
         "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
         "TUNE_DISABLE_SIGINT_HANDLER": "1",
-        "TUNE_MAX_PENDING_TRIALS_PG": "1000",  # the searcher itself says how many may wait
-        # Workers share this environment; under uv, Ray would build each of them a new one
+        "TUNE_MAX_PENDING_TRIALS_PG": "1000",  # the searcher itself limits pending trials
+        # Workers use this Python environment; under uv, Ray would create a new one for each
         "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
         "OMP_WAIT_POLICY": "passive",  # threads that spin starve the trials beside them
     }
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
-    # A silent MLflow is tried again by Delivery, which nobody waits for
+    # `AsyncCallback` retries an MLflow that does not answer, without blocking the search
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
-    for name in ("USER", "LOGNAME"):  # torch and MLflow ask who runs them; containers may not know
+    for name in ("USER", "LOGNAME"):  # torch and MLflow need a user name; containers may lack one
         os.environ.setdefault(name, user_name())
     bring_matplotlib_a_folder()
     if not on_cluster():
@@ -52,7 +52,7 @@ def prepare_environment() -> None:
 
 
 def user_name() -> str:
-    """The user's name; a container may run as a user who has none."""
+    """The user's name, or a substitute in a container whose user has none."""
     try:
         return pwd.getpwuid(os.getuid()).pw_name
     except KeyError:
@@ -60,19 +60,19 @@ def user_name() -> str:
 
 
 def home() -> Path:
-    """The home folder, be it there or not."""
+    """The home folder, which may not exist."""
     return Path(os.path.expanduser("~"))
 
 
 def bring_token() -> None:
-    """Gives Ray on this machine a token of its own, where the user has none."""
+    """Creates a token for Ray on this machine, where the user has none."""
     given = {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & set(os.environ)
     if not given and not os.access(home() / TOKEN_FILE, os.R_OK):
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
 
 
 def bring_matplotlib_a_folder() -> None:
-    """Gives Matplotlib a folder for its cache, where it has none that can be written."""
+    """Sets a cache folder for Matplotlib, where its own cannot be written."""
     configured = Path(os.environ.get("XDG_CONFIG_HOME") or home() / ".config")
     if MATPLOTLIB_FOLDER not in os.environ and not is_writable(configured / "matplotlib"):
         folder = tempfile.mkdtemp(prefix="paretoseg-matplotlib-")

@@ -1,4 +1,4 @@
-"""What Ray offers no public way to; each function is held against Ray itself by a test."""
+"""Uses of private interfaces of Ray; a test checks each function against the installed Ray."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,8 +17,8 @@ from search.execution.restart import Node
 def processes_in_own_group() -> Iterator[None]:
     """Lets Ray start its processes outside the driver's process group.
 
-    A signal to that group, as `timeout` and terminals send it, then reaches the driver alone, which
-    ends the others in good order. Ray has no setting for it.
+    A signal to that group, as `timeout` and terminals send it, then reaches only the driver, which
+    shuts the other processes down in order. Ray has no setting for it.
     """
     module: Any = services
     popen = module.ConsolePopen
@@ -47,6 +47,6 @@ def find_cluster_address() -> str:
 
 
 def actor_of(trial: Trial) -> ActorHandle[Any] | None:
-    """The process that runs a trial of Tune; None where none does."""
+    """The actor that runs a trial of Tune; None where the trial does not run."""
     actor: ActorHandle[Any] | None = trial.temporary_state.ray_actor
     return actor

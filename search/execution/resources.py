@@ -1,4 +1,4 @@
-"""What the machine or the cluster offers, and how many trials fit."""
+"""Resources of the machine or the cluster, and the number of trials that fit."""
 
 import os
 from typing import Literal, NamedTuple
@@ -8,11 +8,11 @@ from search.execution.cluster_address import on_cluster
 
 WAITING_ON_CLUSTER = 4
 CONTEXT_BYTES = 600 << 20
-"""What CUDA itself takes for each process, beside PyTorch's tensors."""
+"""GPU memory of each process for CUDA itself, in addition to PyTorch's tensors."""
 MEMORY_SHARE = 0.9
-"""Of a GPU's memory, for all trials on it together."""
+"""Share of a GPU's memory for all trials on it together."""
 MAX_TRIALS_PER_GPU = 8
-"""On one GPU, however small they are."""
+"""Maximum number of trials on one GPU, however small they are."""
 
 
 def num_cores() -> int:
@@ -22,13 +22,13 @@ def num_cores() -> int:
 
 def num_gpus() -> int:
     """GPUs of this machine."""
-    import torch  # takes seconds, which a wrong argument should not
+    import torch  # takes seconds, which an invalid argument should not
 
     return torch.cuda.device_count()
 
 
 def default_gpus() -> float | Literal["auto"]:
-    """GPUs per trial where the user says nothing."""
+    """GPUs per trial where no flag gives them."""
     import torch
 
     return "auto" if torch.cuda.is_available() else 0.0
@@ -55,16 +55,16 @@ def check_offer(kind: Literal["cpus", "gpus"], requested: float, offered: int) -
 
 
 class TrialResources(NamedTuple):
-    """What one trial gets."""
+    """The resources of one trial."""
 
     cpus: float
     gpus: float
 
 
 def fixed_resources(config: StudyConfig) -> TrialResources:
-    """What is asked for: of `auto`, a whole GPU.
+    """The resources that the configuration gives; for `auto`, a whole GPU.
 
-    Where no cores are named: one on a CPU; with a part of the GPUs, the same part of the cores.
+    Without a number of cores: one core on a CPU; with a share of the GPUs, the same share of cores.
     """
     gpus = config.max_gpus_per_trial
     available = num_gpus() if gpus else 0
@@ -73,9 +73,10 @@ def fixed_resources(config: StudyConfig) -> TrialResources:
 
 
 def resources_by_memory(config: StudyConfig, peak_bytes: int, free_bytes: int) -> TrialResources:
-    """Of one GPU and the cores that come with it: for as many trials as both are enough for.
+    """The share of one GPU and its cores, for as many trials as its memory and cores allow.
 
-    `peak_bytes` is what the largest trial took of the GPU's `free_bytes`, with little data on it.
+    `peak_bytes` is the peak of the largest trial, with little data on the GPU; `free_bytes` is the
+    free memory of the GPU.
     """
     from trainables.data.loader import NUM_TABLES, RESIDENT_SHARE  # imports torch
 
@@ -88,9 +89,9 @@ def resources_by_memory(config: StudyConfig, peak_bytes: int, free_bytes: int) -
 
 
 def num_parallel(share: TrialResources, available: dict[str, float]) -> int:
-    """Trials on their way at once on `available` resources, at least one.
+    """The maximum number of pending and running trials on `available` resources, at least one.
 
-    On a cluster some more than it has room for: its autoscaler adds nodes only for those that wait.
+    On a cluster, some more than fit: its autoscaler adds nodes only for pending trials.
     """
     fits = available.get("CPU", 0) / share.cpus
     if share.gpus:

@@ -1,7 +1,7 @@
-"""Begins again, as a resume of the study, when Ray's own processes on this machine have died.
+"""Restarts the driver and resumes the study when Ray's own processes on this machine have died.
 
-Ray itself would wait for ever, or end the driver after a minute. Whatever the driver is waiting for
-cannot be woken, so the process becomes another program: that of the resumed study.
+Ray itself would wait forever, or end the driver after a minute. A call into Ray that the driver is
+waiting for cannot be interrupted, so the process executes a new program that resumes the study.
 """
 
 import os
@@ -14,29 +14,29 @@ from trainables.core import terminal
 
 LOOK_EVERY_S = 0.5
 GRACE_S = 1.0
-"""After a death, for a signal that was sent to all processes to arrive here, too."""
+"""Seconds after a process has died in which a signal to all processes may arrive here, too."""
 RAY_RESTARTS, STOP = "PARETOSEG_RAY_DEATHS", "PARETOSEG_STOP"
-"""Environment variables from one program to the next: how many there were, and whether to stop."""
+"""Environment variables for the next program: the number of restarts, and whether to stop."""
 MAX_RESTARTS = 3
 
 
 class Process(Protocol):
-    """One of Ray's."""
+    """A process of Ray."""
 
     def kill(self) -> None: ...
 
 
 class Node(Protocol):
-    """Ray on this machine."""
+    """Ray's processes on this machine."""
 
     def dead_processes(self) -> Sequence[tuple[str, Process]]: ...
     def live_processes(self) -> Sequence[tuple[str, Process]]: ...
 
 
 def is_stop_requested() -> bool:
-    """Whether this program was begun to end a study that a signal had told to stop.
+    """Whether this program was started to end a study that a signal had asked to stop.
 
-    Nothing takes the request back: such a program starts no Ray, so that no other follows it.
+    The request is never withdrawn: such a program does not start Ray, so it is not restarted.
     """
     return os.environ.get(STOP, "") != ""
 
@@ -44,7 +44,7 @@ def is_stop_requested() -> bool:
 class DriverRestart:
     """Watches the processes of a node until it is closed; `command` resumes the study.
 
-    Where the study `stops`, that is no more than its report.
+    Where `stops` returns true, the new program only writes the study's report.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class DriverRestart:
         self.thread.start()
 
     def close(self) -> None:
-        """Watches no longer; to be called before Ray is ended on purpose."""
+        """Stops watching; must be called before Ray is shut down on purpose."""
         self.closed.set()
         self.thread.join()
 
@@ -76,10 +76,10 @@ class DriverRestart:
             process.kill()
         if self.closed.wait(GRACE_S) and self.stops():
             return
-        if self.stops():  # the signal went to Ray, too: what is left to do needs none
+        if self.stops():  # the signal went to Ray, too: the remaining report needs no Ray
             os.environ[STOP] = "yes"
         elif restarts > MAX_RESTARTS:
-            with suppress(OSError):  # nobody may be listening any more
+            with suppress(OSError):  # the reader of stderr may be gone
                 terminal.print_error(f"error: Ray must not die again and again, but {dead} did")
             os._exit(1)
         else:

@@ -1,4 +1,4 @@
-"""Stops what cannot reach the front: multi-objective successive halving for Ray Tune.
+"""Stops dominated trials early: multi-objective successive halving for Ray Tune.
 
 Usable with any trainable and searcher; objectives and their directions are those of the results:
 
@@ -23,66 +23,68 @@ from search.algorithms.successive_halving import (
 from search.core.record import RungDecision
 
 Mode = Literal["min", "max"]
-ReadLosses = Callable[[str, dict[str, Any]], MinimizedValues | None]
-KeepArrival = Callable[[RungDecision], None]
+ReadMinimizedValues = Callable[[str, dict[str, Any]], MinimizedValues | None]
+RecordDecision = Callable[[RungDecision], None]
 
 
 class ParetoHalving(FIFOScheduler):
-    """A Tune scheduler that stops trials by `Halving`.
+    """A Tune scheduler that stops trials by `SuccessiveHalving`.
 
     Args:
         objectives: the results' objectives and which way they are better; or a function that gives
-            the losses of a trial from its id and a result, None where that has none.
+            the objective values of a trial, signed so that less is better, from its id and a
+            result; None where the result has none.
         max_epochs: results of a full training, counted by `time_attr`.
         grace_epochs: no trial is stopped earlier.
         reduction: about one trial in so many passes a rung.
-        doubt: see `Halving`.
-        keep: hears of each arrival; `halving.replay` takes them back after a restart, which Ray's
-            own snapshots leave out.
-        name_of: gives a trial's own name by Ray's id, where it outlives Ray's trials.
+        confidence_width: see `SuccessiveHalving`.
+        keep: is called with each decision. After a restart `halving.replay` restores the decisions,
+            which Ray's own snapshots do not contain.
+        name_of: gives the name of a trial that stays the same when Ray runs it under another id.
     """
 
     def __init__(
         self,
-        objectives: Mapping[str, Mode] | ReadLosses,
+        objectives: Mapping[str, Mode] | ReadMinimizedValues,
         max_epochs: int,
         grace_epochs: int = 1,
         reduction: float = 3,
         confidence_width: float = CONFIDENCE_WIDTH,
         time_attr: str = "training_iteration",
-        keep: KeepArrival | None = None,
+        keep: RecordDecision | None = None,
         name_of: Callable[[str], str] = str,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.read = objectives if callable(objectives) else losses_of(objectives)
+        self.read = objectives if callable(objectives) else minimized_values_reader(objectives)
         rungs = rung_epochs(max_epochs, grace_epochs, reduction)
         self.halving = SuccessiveHalving(rungs, max_epochs, reduction, confidence_width)
         self.time_attr, self.keep, self.name_of = time_attr, keep, name_of
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
-        decision = self._arrive(trial, result)
+        decision = self._decide(trial, result)
         promoted = decision is None or decision.promoted
         return TrialScheduler.CONTINUE if promoted else TrialScheduler.STOP
 
     def on_trial_complete(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> None:
-        self._arrive(trial, result)
+        self._decide(trial, result)
 
-    def _arrive(self, trial: Trial, result: dict[str, Any]) -> RungDecision | None:
-        losses = self.read(trial.trial_id, result)
-        if losses is None:
+    def _decide(self, trial: Trial, result: dict[str, Any]) -> RungDecision | None:
+        minimized_values = self.read(trial.trial_id, result)
+        if minimized_values is None:
             return None
         name = self.name_of(trial.trial_id)
-        decision = self.halving.report(name, int(result[self.time_attr]), losses)
+        decision = self.halving.report(name, int(result[self.time_attr]), minimized_values)
         if decision and self.keep:
             self.keep(decision)
         return decision
 
 
-def losses_of(objectives: Mapping[str, Mode]) -> ReadLosses:
-    """Reads objectives from results.
+def minimized_values_reader(objectives: Mapping[str, Mode]) -> ReadMinimizedValues:
+    """Gives a function that reads the objectives from a result.
 
     Raises:
-        ValueError: there is none, or one is neither min nor max; later, a result lacks one.
+        ValueError: no objective is named, or a mode is neither min nor max. The function itself
+            raises it where a result lacks an objective.
     """
     if not objectives or set(objectives.values()) - {"min", "max"}:
         raise ValueError(f"objectives must be named, each min or max, but got {objectives}")

@@ -1,7 +1,7 @@
-"""A Ray Searcher over Optuna's ask and tell, with its own rules for what is told.
+"""A Ray Searcher over Optuna's ask and tell, with its own rules for what Optuna is told.
 
-Finished trials are COMPLETE, stopped ones PRUNED, failed ones FAIL with a reason; no value of a
-partly trained student is ever told as a result.
+Finished trials are COMPLETE, stopped ones PRUNED, failed ones FAIL with a reason. Values of a
+partly trained student are never told to Optuna as results.
 """
 
 import logging
@@ -24,7 +24,7 @@ from search.storage.layout import checkpoint_folder, model_folder
 from search.storage.trials import (
     end_trial,
     pause_trial,
-    read_config,
+    read_trial_config,
     record_of,
     store_config,
     store_decision,
@@ -38,39 +38,38 @@ from trainables.config import ExecutionConfig
 from trainables.core.command_line import first_problem
 from trainables.core.errors import NOT_FINITE, TrialFailed
 from trainables.core.metrics import Metrics
-from trainables.trainable import FAILURE, NO_ROOM, PAUSE, TRACE
-from trainables.trainable import METRICS as RESULT
+from trainables.trainable import FAILURE, METRICS, NO_ROOM, PAUSE, TRACE
 
 log = logging.getLogger(__name__)
 MAX_REFUSALS = 1000
-"""Suggestions in a row that may fail or break the budget before the search gives up."""
+"""Consecutive suggestions that may fail or exceed the budget before the search ends."""
 MAX_REPEATS = 50
-"""Suggestions in a row that were trained already: then the space holds nothing new."""
+"""Consecutive suggestions trained already after which the space is taken to be exhausted."""
 
 
 @dataclass(frozen=True)
 class SearchLimits:
-    """How many trials are asked for, and when."""
+    """The number of trials that are asked for, and when no more are asked for."""
 
     num_trials: int
     is_over: Callable[[], bool] = lambda: False
-    """Whether nothing is asked any more, as after the end of the time budget."""
+    """Whether no more trials are asked for, as after the end of the time budget."""
     max_pending_trials: Callable[[], float] = lambda: math.inf
-    """Trials that may be on their way at once."""
+    """The maximum number of pending and running trials."""
 
 
 class OptunaSearcher(Searcher):
-    """Suggests what `StudentTrainable` wants, until the limits are reached.
+    """Suggests configurations of `StudentTrainable` until the limits are reached.
 
     Args:
-        study: on durable storage; everything about a trial is kept there.
+        study: on durable storage; all data of a trial are stored there.
         run: how trials are run, which is the same for all of them.
         folder: the study's; gets a folder for each trial's checkpoints and for each model.
 
-    `asked` holds the records of the trials on their way, by Ray's ids, as they are now. Once
-    nothing more is asked although trials are left, `end` says why, or `no_room` which disk is full.
-    Trials that a driver before this one had begun are WAITING in the study and are the first to be
-    suggested.
+    `asked` holds the current records of pending and running trials, by Ray's ids. If no more trials
+    are asked for although some are left, `end` gives the reason, or `no_room` the disk that is
+    full. Trials that an earlier driver had started are WAITING in the study and are suggested
+    first.
     """
 
     def __init__(
@@ -96,7 +95,7 @@ class OptunaSearcher(Searcher):
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]
         refusals = repeats = 0
         if not self.trials_left and self.asked and not (self.no_room or self.limits.is_over()):
-            return None  # one of them may be paused and go on elsewhere
+            return None  # one of them may be paused and continue elsewhere
         while self.trials_left and refusals < MAX_REFUSALS and repeats < MAX_REPEATS:
             if self.no_room:
                 break
@@ -122,14 +121,14 @@ class OptunaSearcher(Searcher):
         return Searcher.FINISHED
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        with suppress(TrialFailed):  # it is told when the trial ends
+        with suppress(TrialFailed):  # the failure is told when the trial ends
             self._report(trial_id, result)
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
         if error or trial_id not in self.asked:
-            return  # after an error `on_worker_lost` follows, and knows why
+            return  # after an error `on_worker_lost` follows, which has the reason
         result = result or {}
         failure = result.get(FAILURE)
         try:
@@ -150,16 +149,16 @@ class OptunaSearcher(Searcher):
             self._tell(record, TrialState.COMPLETE)
 
     def requeue(self, trial_id: str) -> None:
-        """Puts a trial back that Ray has ended without a word: it is the next that is asked."""
+        """Enqueues a trial again that Ray ended without notice; it is asked for next."""
         self._pause(self.asked.pop(trial_id))
 
     def on_worker_lost(self, trial_id: str, reason: str) -> None:
-        """Tells that a trial's process died too often."""
+        """Tells Optuna that a trial has failed because its process died too often."""
         if (record := self.asked.pop(trial_id, None)) is not None:
             self._tell(record, TrialState.FAIL, reason)
 
     def close(self) -> None:
-        """Tells the trials that Ray ended without a word, as it does when the time is over."""
+        """Tells Optuna of the trials that Ray ended without notice, as after the time budget."""
         for trial_id in list(self.asked):
             self.on_trial_complete(trial_id)
 
@@ -170,7 +169,7 @@ class OptunaSearcher(Searcher):
     def minimized_values(self, trial_id: str, result: dict[str, Any]) -> list[float] | None:
         """The objectives of a running trial as the scheduler ranks them; costs are exact.
 
-        None where the result tells of a failure.
+        None where the result reports a failure.
         """
         if trial_id not in self.asked:
             return None
@@ -183,7 +182,7 @@ class OptunaSearcher(Searcher):
         return self.history.minimized_values(self.name_of(trial_id), metrics)
 
     def record_decision(self, decision: RungDecision) -> None:
-        """Stores that a trial has reached a rung."""
+        """Stores the decision on a trial at a rung."""
         (trial_id,) = (
             t for t, record in self.asked.items() if record.trial_id == decision.trial_id
         )
@@ -194,12 +193,12 @@ class OptunaSearcher(Searcher):
     def _describe(self, trial: optuna.Trial) -> tuple[TrialState, str]:
         """Stores the trial's configuration and costs; gives its state, and why it cannot run."""
         try:
-            config = read_config(trial.user_attrs)  # of one begun by a driver before this one
+            config = read_trial_config(trial.user_attrs)  # of a trial that an earlier driver began
             if config is None:
                 config = self.problem.complete(self.problem.space(trial))
                 store_config(trial, config)
             costs = self.problem.predict_cost(config)
-        except Exception as error:  # whatever a user's space raises costs one trial, not the study
+        except Exception as error:  # an error in a user's space fails one trial, not the study
             return TrialState.FAIL, f"the space failed: {type(error).__name__}: {error}"
         trial.set_user_attr(PREDICTED_SIZE, costs.size_bytes)
         if costs.latency_ms is not None:
@@ -215,7 +214,7 @@ class OptunaSearcher(Searcher):
         return TrialState.RUNNING, ""
 
     def _launch(self, trial_id: str, record: Record) -> dict[str, Any]:
-        """What the trainable gets of a trial that is on its way from now on."""
+        """Registers a trial as launched and gives the configuration of its trainable."""
         self.trials_left -= 1
         record = self.asked[trial_id] = store_ray_id(self.study, record, trial_id)
         assert record.config
@@ -232,8 +231,8 @@ class OptunaSearcher(Searcher):
     def _report(self, trial_id: str, result: Mapping[str, Any]) -> Metrics | None:
         """Stores the Metrics in a Ray result, and gives them.
 
-        Those that are known already, as a training repeats them after its process died, are not
-        stored again.
+        A restarted training reports its last Metrics again; Metrics that are stored already are
+        not stored again.
 
         Raises:
             TrialFailed: they are not finite.
@@ -246,7 +245,7 @@ class OptunaSearcher(Searcher):
         return metrics
 
     def _pause(self, record: Record) -> None:
-        """Puts a trial back into the queue, to go on when the study is resumed."""
+        """Enqueues a trial again, to continue when the study is resumed."""
         self.trials_left += 1
         self._ended(pause_trial(self.study, record))
 
@@ -260,7 +259,7 @@ class OptunaSearcher(Searcher):
         for callback in self.callbacks:
             callback.ended(record)
 
-    # All state is in Optuna's storage: Ray's own snapshots have nothing to keep.
+    # All state is in Optuna's storage, so that Ray's own snapshots need none.
     def __reduce__(self) -> tuple[type[Searcher], tuple[()]]:
         return Searcher, ()
 
@@ -272,14 +271,14 @@ class OptunaSearcher(Searcher):
 
 
 def parse_result(result: Mapping[str, Any]) -> Metrics | None:
-    """The Metrics in a Ray result; None where it tells of a failure or a pause.
+    """The Metrics in a Ray result; None where it reports a failure or a pause.
 
     Raises:
         TrialFailed: they are not finite.
     """
-    if RESULT not in result:
+    if METRICS not in result:
         return None
     try:
-        return Metrics.model_validate_json(result[RESULT])
+        return Metrics.model_validate_json(result[METRICS])
     except ValidationError as error:
         raise TrialFailed(f"{NOT_FINITE}: {first_problem(error)}") from error

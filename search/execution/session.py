@@ -33,14 +33,14 @@ from trainables.core.progress import (
 Given = ParamSpec("Given")
 Result = TypeVar("Result")
 ANSWER_S = 60.0
-"""For a cluster to answer; a port where something else listens never does."""
+"""Seconds that a cluster may take to answer; a port of another program never does."""
 NUM_STARTS, PAUSE_S = 3, 2.0
-"""Attempts to start Ray, and seconds between the first two: on a busy machine it is often late."""
+"""Attempts to start Ray, and seconds between the first two: a busy machine may time out."""
 
 
 @contextmanager
 def connect(config: StudyConfig, shutdown: GracefulShutdown) -> Iterator[None]:
-    """Ray for as long as the block lasts.
+    """Connects to Ray for the duration of the block.
 
     Raises:
         RayUnavailable: it does not start here, or no cluster answers.
@@ -66,7 +66,7 @@ def connect(config: StudyConfig, shutdown: GracefulShutdown) -> Iterator[None]:
 
 @contextmanager
 def exit_if_silent() -> Iterator[None]:
-    """Ends the process where a cluster takes longer to answer: Ray waits for many minutes."""
+    """Ends the process where a cluster does not answer in time: Ray waits for many minutes."""
 
     def end() -> None:
         try:
@@ -91,7 +91,7 @@ class RayUnavailable(OSError):
 
 
 def start_ray(shutdown: GracefulShutdown) -> None:
-    """Starts Ray, or connects to the cluster; once more where that takes Ray too long."""
+    """Starts Ray, or connects to the cluster; tries again where Ray times out."""
     local = not on_cluster()
     for attempt in range(1, NUM_STARTS + 1):
         try:
@@ -104,7 +104,7 @@ def start_ray(shutdown: GracefulShutdown) -> None:
                     logging_level=logging.CRITICAL,
                 )
             return
-        except (Exception, SystemExit) as error:  # it runs a dozen processes, each may be late
+        except (Exception, SystemExit) as error:  # each of Ray's processes may time out
             ray.shutdown()
             if shutdown.requested:
                 raise KeyboardInterrupt from None
@@ -118,7 +118,7 @@ def start_ray(shutdown: GracefulShutdown) -> None:
 
 
 class RemoteRunner:
-    """Runs a preparation where trials run; on a CPU without a cluster, with all its cores."""
+    """Runs a preparation on a worker of Ray; on a CPU without a cluster, with all cores."""
 
     def __init__(
         self,
@@ -127,7 +127,7 @@ class RemoteRunner:
         say: Callable[[str], None],
         progress_every_s: float = PROGRESS_EVERY_S,
     ) -> None:
-        """`say` is told every `progress_every_s` seconds how far a preparation is."""
+        """`say` gets a line on the progress of a preparation every `progress_every_s` seconds."""
         self.shutdown, self.say, self.progress_every_s = shutdown, say, progress_every_s
         self.folder = config.folder
         self.cpus, self.gpus = fixed_resources(config)
@@ -142,11 +142,11 @@ class RemoteRunner:
         *given: Given.args,
         **named: Given.kwargs,
     ) -> Result:
-        """`prepare(run, *given)`, started again by Ray where its process dies.
+        """Gives `prepare(run, *given, **named)`, which Ray retries where its process dies.
 
         Raises:
-            KeyboardInterrupt: the user asked to stop, and it did or took too long.
-            TrialFailed: its process died again and again.
+            KeyboardInterrupt: the user asked to stop, and the preparation stopped or timed out.
+            TrialFailed: its process died at every attempt.
         """
         task: Any = ray.remote(num_cpus=self.cpus, num_gpus=self.gpus, max_retries=MAX_RETRIES)(
             with_progress_file
@@ -174,5 +174,5 @@ class RemoteRunner:
 
 
 def max_pending_trials(share: TrialResources) -> int:
-    """Trials that may be on their way at once now: as many as run, on a cluster some that wait."""
+    """The maximum number of running trials now; on a cluster, including some pending ones."""
     return num_parallel(share, ray.cluster_resources())  # type: ignore[no-untyped-call]

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: an orderly end, heard even while the main thread waits inside a library."""
+"""Graceful shutdown on Ctrl-C and SIGTERM, even while the main thread blocks in a library."""
 
 import os
 import signal
@@ -12,9 +12,9 @@ from pathlib import Path
 from trainables.core import terminal
 
 GRACE_S = 7.0
-"""For trainings to leave: a node that is taken away gives 30 s, of which the report needs some."""
+"""Seconds for trainings to stop: a preempted node gives 30 s, and the report needs some."""
 MAX_EXIT_S = 15.0
-"""For the driver to leave what it waits for, after which it ends: Ray may never answer."""
+"""Seconds for the driver to leave a blocking call, after which it exits: Ray may not answer."""
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 SHOW_CURSOR = "\x1b[?25h"
 INTERRUPTED = 130
@@ -22,16 +22,16 @@ INTERRUPTED = 130
 
 
 class GracefulShutdown:
-    """Asks trainings to leave once it is `requested`.
+    """Asks trainings to stop once it is `requested`.
 
-    A file is what asks them, since they may run on other machines. Python's own handlers run in the
-    main thread alone, between two of its instructions; here a thread reads the signals' numbers,
+    Trainings may run on other machines, so they are asked by a file. Python's own handlers run only
+    in the main thread, between two of its instructions; here a thread reads the signals' numbers,
     which the handler in C writes at once. The second signal ends the process, and so does the first
-    if the block of `interruptible` is not left in time.
+    if the block of `graceful_shutdown` is not left in time.
     """
 
     def __init__(self, stop_file: Path, exit_message: Callable[[], str] = str) -> None:
-        """What `exit_message` gives is said on stderr where the process is ended."""
+        """The text of `exit_message` is printed on stderr where the process is ended."""
         self.stop_file, self.exit_message = stop_file, exit_message
         self.since: float | None = None
         self.closed = threading.Event()
@@ -43,32 +43,32 @@ class GracefulShutdown:
 
     @property
     def grace_expired(self) -> bool:
-        """Whether trainings have had the time to leave."""
+        """Whether the grace period of trainings is over."""
         return self.since is not None and time.monotonic() - self.since > GRACE_S
 
     def install_handlers(self) -> None:
-        """Takes the signals, also from Ray, which takes them when it starts."""
+        """Installs the signal handlers, again after Ray has replaced them at its start."""
         for number in SIGNALS:
             signal.signal(number, lambda *_: None)
 
     def on_signal(self) -> None:
-        """A signal has come."""
+        """Handles one signal."""
         if self.requested:
             self.exit_now()
         self.since = time.monotonic()
-        with suppress(OSError):  # a full disk: then the patience ends it
+        with suppress(OSError):  # a full disk: then the process ends after the grace period
             self.stop_file.touch()
-        threading.Thread(target=self._wait, name="last moment", daemon=True).start()
+        threading.Thread(target=self._wait, name="exit timeout", daemon=True).start()
 
     def exit_now(self) -> None:
-        """Ends the process; what the study is stays in its journal."""
+        """Ends the process; the state of the study is in its journal."""
         try:
             if (out := terminal.out()).isatty():
                 out.write(SHOW_CURSOR)
                 out.flush()
             if message := self.exit_message():
                 terminal.print_error(message)
-        finally:  # whoever listened may be gone
+        finally:  # the reader of stderr may be gone
             os._exit(INTERRUPTED)
 
     def _wait(self) -> None:
@@ -80,7 +80,7 @@ class GracefulShutdown:
 def graceful_shutdown(
     stop_file: Path, exit_message: Callable[[], str] = str
 ) -> Iterator[GracefulShutdown]:
-    """Turns the first Ctrl-C or SIGTERM into an orderly end; with the second the process goes."""
+    """Turns the first Ctrl-C or SIGTERM into a shutdown request; the second ends the process."""
     shutdown = GracefulShutdown(stop_file, exit_message)
     before = {number: signal.getsignal(number) for number in SIGNALS}
     ours, handlers = socket.socketpair()

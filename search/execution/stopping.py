@@ -13,13 +13,13 @@ from search.execution.shutdown import GracefulShutdown
 from trainables.trainable import EPOCH
 
 NEARLY_DONE = 0.8
-"""Share of a training after which it goes on when the time is over."""
+"""Share of a training from which on it continues when the time budget is over."""
 OVERTIME = 0.1
-"""Of the time budget, for that."""
+"""Additional time for such trainings, as a share of the time budget."""
 
 
 class StopAll(Stopper):
-    """Ends the trainings that have not left although they were asked to."""
+    """Stops the trainings that have not ended within the grace period."""
 
     def __init__(self, shutdown: GracefulShutdown) -> None:
         self.shutdown = shutdown
@@ -36,15 +36,16 @@ class StopAll(Stopper):
                     ray.kill(actor)
         return self.shutdown.grace_expired
 
-    # Ray's snapshots have nothing to keep
+    # There is no state for Ray's snapshots
     def __reduce__(self) -> tuple[type[Stopper], tuple[()]]:
         return NoopStopper, ()
 
 
 class Deadline(Stopper):
-    """The end of the time budget: nothing is asked any more, and only what is nearly done goes on.
+    """The end of the time budget: no more trials are started, and only nearly finished ones go on.
 
-    A trial that reports after it is stopped unless it has little left; all are after a tenth more.
+    A trial that reports after the end is stopped unless it has little left. After a tenth of the
+    budget more, all trials are stopped.
     """
 
     def __init__(self, budget_s: float | None, num_epochs: int) -> None:
@@ -52,7 +53,7 @@ class Deadline(Stopper):
         self.begin = time.monotonic()
 
     def start(self) -> None:
-        """The time begins to count."""
+        """Starts the clock."""
         self.begin = time.monotonic()
 
     @property
@@ -62,7 +63,7 @@ class Deadline(Stopper):
 
     @property
     def last_s(self) -> float | None:
-        """Seconds after which even what is nearly done is stopped."""
+        """Seconds after which all trials are stopped."""
         return None if self.budget_s is None else (1 + OVERTIME) * self.budget_s
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:

@@ -23,7 +23,7 @@ from trainables.core.progress import PROGRESS_FILE, ProgressFiles
 from trainables.trainable import StudentTrainable
 
 MAX_RETRIES = 3
-"""Times that a trial is started again because its process died."""
+"""Maximum number of restarts of a trial whose process died."""
 
 
 def tune_trials(
@@ -37,11 +37,10 @@ def tune_trials(
 ) -> None:
     """Trains trials until there are no more or the time is over.
 
-    A trial whose process dies is started again, at most `MAX_RETRIES` times, and goes on from its
-    checkpoint.
+    A trial whose process dies is restarted from its checkpoint, at most `MAX_RETRIES` times.
 
     Raises:
-        KeyboardInterrupt: the user asked to stop; running trials have left.
+        KeyboardInterrupt: the user asked to stop; running trials have stopped.
         DiskFull: the journal could not be written.
     """
     scratch = config.folder / SCRATCH
@@ -60,7 +59,7 @@ def tune_trials(
         run_config=tune.RunConfig(
             name="trials",
             storage_path=str(scratch),
-            storage_filesystem=LocalFileSystem(),  # else the path is taken for part of an address
+            storage_filesystem=LocalFileSystem(),  # otherwise Ray parses the path as a URI
             verbose=0,
             stop=CombinedStopper(stop_all, deadline),
             callbacks=[
@@ -76,14 +75,14 @@ def tune_trials(
     except Exception as error:
         raise expected_cause(error) from error
     finally:
-        shutil.rmtree(scratch, ignore_errors=True)  # the journal holds all that is worth keeping
+        shutil.rmtree(scratch, ignore_errors=True)  # all state is in the journal
     if shutdown.requested:
         raise KeyboardInterrupt
     searcher.close()
 
 
 def expected_cause(error: BaseException) -> BaseException:
-    """What Tune wraps, where that is an error that we expect; else the error itself."""
+    """The error that Tune wraps, where it is an expected one; else the error itself."""
     cause: BaseException | None = error
     while cause is not None:
         if is_full_disk(cause):
@@ -93,10 +92,10 @@ def expected_cause(error: BaseException) -> BaseException:
 
 
 class WorkerFailureCallback(tune.Callback):
-    """Sees what Tune does not tell a searcher: processes that died, and trials that are lost.
+    """Handles events that Tune does not report to a searcher: dead processes and lost trials.
 
-    Tune ends a trial without a word where the process that it was given to is not to be used again,
-    as after a SIGTERM or an unforeseen error in the trial before. Such a trial is asked again.
+    Tune ends a trial without notice where it was assigned to a process that cannot be reused, as
+    after a SIGTERM or an unexpected error in the trial before. Such a trial is enqueued again.
     """
 
     def __init__(
@@ -125,19 +124,19 @@ class WorkerFailureCallback(tune.Callback):
         self.num_lost[name] += 1
         if self.num_lost[name] > MAX_RETRIES:
             self.searcher.on_worker_lost(
-                trial_id, f"Ray Tune ended it {MAX_RETRIES + 1} times without a word"
+                trial_id, f"Ray Tune ended it {MAX_RETRIES + 1} times without notice"
             )
         else:
-            self.say(f"trial {name} is asked again: Ray Tune ended it without a word")
+            self.say(f"trial {name} is asked again: Ray Tune ended it without notice")
             self.searcher.requeue(trial_id)
 
-    # Ray's snapshots have nothing to keep
+    # There is no state for Ray's snapshots
     def __reduce__(self) -> tuple[type[tune.Callback], tuple[()]]:
         return tune.Callback, ()
 
 
 class PretrainingProgress(tune.Callback):
-    """Says how far trials are with the full-precision students that they start from."""
+    """Reports the progress of trials that train the full-precision student they start from."""
 
     def __init__(self, folder: Path, say: Callable[[str], None]) -> None:
         self.say = say
@@ -147,6 +146,6 @@ class PretrainingProgress(tune.Callback):
         for path, line in self.files.new_lines():
             self.say(f"trial {path.parent.name} is {line}")
 
-    # Ray's snapshots have nothing to keep
+    # There is no state for Ray's snapshots
     def __reduce__(self) -> tuple[type[tune.Callback], tuple[()]]:
         return tune.Callback, ()

@@ -1,4 +1,4 @@
-"""Why a process of Ray's died, in words, by the type of what Ray raises."""
+"""Describes why a process of Ray died, by the type of Ray's exception."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ UNKNOWN = "killed, out of memory, or lost with its node"
 
 
 def failure_reason(trial: Trial) -> str:
-    """In a line, why the last process of a trial of Tune died."""
+    """A one-line description of why the last process of a trial of Tune died."""
     path = trial.pickled_error_file
     if path is None or not Path(path).is_file():
         return UNKNOWN
@@ -20,7 +20,7 @@ def failure_reason(trial: Trial) -> str:
 
 
 def describe_worker_failure(error: BaseException) -> str:
-    """In a line, what Ray says of a process that died."""
+    """A one-line description of Ray's error for a process that died."""
     match error:
         case RayTaskError():
             return f"{type(error.cause).__name__}: {first_line(error.cause)}"
@@ -37,7 +37,7 @@ def describe_worker_failure(error: BaseException) -> str:
 
 
 def cause_of_death(error: ActorDiedError) -> str:
-    """What follows the general sentence and the indented fields that say which actor it was."""
+    """The part of Ray's message after the general sentence and the fields of the actor."""
     lines = [line for line in str(error).splitlines() if line.strip() and not line[0].isspace()]
     causes = [line for line in lines if line != ActorDiedError.BASE_ERROR_MSG]
     return (causes or lines)[0]

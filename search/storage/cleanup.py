@@ -1,4 +1,4 @@
-"""Deletes what a study no longer needs, and what a driver that was killed left half-written."""
+"""Deletes the files that a study no longer needs, and partial files of a killed driver."""
 
 import shutil
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ from search.storage.layout import (
 
 
 class ArtifactCleanup:
-    """An Observer that keeps checkpoints of trials that go on, and models of the front, alone."""
+    """A `Callback` that keeps only checkpoints of unfinished trials and models of the front."""
 
     def __init__(
         self, folder: Path, objectives: Sequence[Objective], records: Sequence[Record]
@@ -48,7 +48,10 @@ class ArtifactCleanup:
 def prune_study_folder(
     folder: Path, records: Sequence[Record], objectives: Sequence[Objective]
 ) -> None:
-    """Deletes what the trials of a study that does not run have left over, but for the front's."""
+    """Deletes all models but the front's, and checkpoints of trials that are not paused.
+
+    No driver may run the study.
+    """
     members = {record.trial_id for record in pareto_front(records, objectives)}
     going_on = {record.trial_id for record in records if record.state == "PAUSED"}
     for name, needed in ((MODELS, members), (CHECKPOINTS, going_on)):
@@ -60,9 +63,9 @@ def prune_study_folder(
 
 
 def remove_partial_files(folder: Path) -> None:
-    """Deletes what a driver that was killed has left half-written."""
+    """Deletes the temporary and partial files of a driver that was killed."""
     shutil.rmtree(folder / SCRATCH, ignore_errors=True)
     for path in list(folder.rglob(".*")):
         if path.is_file() or path.is_symlink():
-            with suppress(OSError):  # a worker that outlives its driver may have been quicker
+            with suppress(OSError):  # a worker that outlives its driver may have deleted it
                 path.unlink()

@@ -1,4 +1,4 @@
-"""The journal of a study: Optuna's log of everything, one JSON document a line."""
+"""The journal of a study: Optuna's append-only log, one JSON document per line."""
 
 import json
 import os
@@ -18,23 +18,26 @@ from trainables.core.files import is_full_disk
 
 
 def open_journal(folder: Path, name: str, objectives: Sequence[Objective]) -> optuna.Study:
-    """The Optuna study in a folder, made where there is none; only for its one driver.
+    """The Optuna study in a folder, created where there is none; only the driver may call this.
 
     Raises:
         ValueError: the journal is damaged.
     """
     repair(folder / JOURNAL)
-    for lock in folder.glob(f"{JOURNAL}.lock*"):  # of a driver that was killed while it wrote
+    for lock in folder.glob(f"{JOURNAL}.lock*"):  # left by a driver killed while it wrote
         lock.unlink()
     directions = [objective.direction for objective in objectives]
     with replaying(folder):
         return optuna.create_study(
-            storage=storage_of(folder), study_name=name, directions=directions, load_if_exists=True
+            storage=journal_storage(folder),
+            study_name=name,
+            directions=directions,
+            load_if_exists=True,
         )
 
 
 def read_journal(folder: Path, name: str) -> optuna.Study:
-    """The Optuna study in a folder, to be read.
+    """The Optuna study in a folder, for reading.
 
     Raises:
         ValueError: there is none, or the journal is damaged.
@@ -42,7 +45,7 @@ def read_journal(folder: Path, name: str) -> optuna.Study:
     if not (folder / JOURNAL).is_file():
         raise ValueError(f"{folder / JOURNAL} must hold study {name}, but is not there")
     with replaying(folder):
-        storage = storage_of(folder)
+        storage = journal_storage(folder)
     try:
         return optuna.load_study(study_name=name, storage=storage)
     except KeyError as error:
@@ -51,18 +54,18 @@ def read_journal(folder: Path, name: str) -> optuna.Study:
 
 @contextmanager
 def replaying(folder: Path) -> Iterator[None]:
-    """Says which journal it is that Optuna cannot make sense of."""
+    """Turns an error of Optuna in the block into a ValueError that names the journal."""
     try:
         yield
     except (OSError, optuna.exceptions.OptunaError):
         raise
-    except Exception as error:  # lines of the right form can say anything
+    except Exception as error:  # lines of valid JSON can still have any content
         reason = f"{type(error).__name__}: {error}"
         raise ValueError(f"{folder / JOURNAL} must be Optuna's journal, but {reason}") from error
 
 
 class WholeLines(JournalFileBackend):
-    """A journal in which a full disk leaves no half of a line."""
+    """A journal in which a full disk leaves no partial line."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(str(path))
@@ -79,12 +82,12 @@ class WholeLines(JournalFileBackend):
             raise
 
 
-def storage_of(folder: Path) -> JournalStorage:
+def journal_storage(folder: Path) -> JournalStorage:
     return JournalStorage(WholeLines(folder / JOURNAL))
 
 
 class Beginning(BaseJournalBackend):
-    """A journal in memory, which goes on from the first lines of another."""
+    """A journal in memory that starts with the first lines of another."""
 
     def __init__(self, lines: Sequence[dict[str, Any]]) -> None:
         self.lines = list(lines)
@@ -97,30 +100,30 @@ class Beginning(BaseJournalBackend):
 
 
 def study_at(lines: Sequence[dict[str, Any]], name: str) -> optuna.Study:
-    """The Optuna study as it was after these lines of its journal; a copy, to be tried on."""
+    """A copy of the Optuna study as it was after these lines of its journal."""
     return optuna.load_study(study_name=name, storage=JournalStorage(Beginning(lines)))
 
 
 def read_lines(folder: Path) -> list[dict[str, Any]]:
-    """All whole lines of a study's journal."""
+    """All complete lines of a study's journal."""
     lines = (folder / JOURNAL).read_bytes().splitlines(keepends=True)
     return [json.loads(line) for line in lines if is_complete_line(line)]
 
 
 def check_journal(folder: Path) -> None:
-    """Looks at the journal in a folder, if there is one, and changes nothing.
+    """Checks the journal in a folder, if there is one, without changing it.
 
     Raises:
-        ValueError: it is damaged, but for a last line that `repair` drops.
+        ValueError: it is damaged, other than by an incomplete last line, which `repair` drops.
     """
     if (folder / JOURNAL).is_file():
         complete_length(folder / JOURNAL)
         with replaying(folder):
-            storage_of(folder)
+            journal_storage(folder)
 
 
 def repair(path: Path) -> None:
-    """Drops a last line that was cut off when a driver was killed while writing it.
+    """Drops an incomplete last line, which a driver killed while writing leaves.
 
     Raises:
         ValueError: another line is damaged.
@@ -130,7 +133,7 @@ def repair(path: Path) -> None:
 
 
 def complete_length(path: Path) -> int:
-    """Bytes of a journal without a last line that was cut off.
+    """The length of a journal in bytes, without an incomplete last line.
 
     Raises:
         ValueError: another line is damaged.

@@ -1,42 +1,42 @@
-"""Names of the files and folders of a study, and of what the studies of one storage share."""
+"""Names of the files and folders of a study, and of those shared by a storage's studies."""
 
 from pathlib import Path
 
 STUDY_FILE = "study.json"
-"""What the study was asked for and what it runs with."""
+"""The configuration of the study and the versions it runs with."""
 JOURNAL = "journal.log"
-"""Optuna's log of all that happened to its trials."""
+"""Optuna's log of all events of the study's trials."""
 LOG = "log.txt"
-"""What libraries say while it runs."""
+"""Output of libraries while the study runs."""
 STOP_FILE = ".stop"
-"""Asks running trainings to keep a checkpoint and to leave."""
+"""Its existence asks running trainings to write a checkpoint and to stop."""
 TRIALS_TABLE, FRONT_TABLE = "trials.parquet", "front.parquet"
 """One row for each trial, and for each trial of the front."""
 FRONT_PLOT, FRONT_PAGE = "front.png", "front.html"
-"""The front as a figure, and as a page to explore."""
+"""The front as a figure, and as an interactive page."""
 DIAGNOSTICS_PLOT = "search.png"
-"""How the search went."""
+"""Diagnostics of the search."""
 MODELS, CHECKPOINTS, SCRATCH = "models", "checkpoints", "ray"
-"""Folders: models of the front, what paused trials go on from, and Ray's own notes."""
+"""Folders: models of the front, checkpoints of unfinished trials, and Ray's own state."""
 
 
 def model_folder(folder: Path, trial_id: str) -> Path:
-    """Where a trial of the study in `folder` leaves its model."""
+    """The folder of a trial's model, in the study's `folder`."""
     return folder / MODELS / trial_id
 
 
 def checkpoint_folder(folder: Path, trial_id: str) -> Path:
-    """Where a trial of the study in `folder` keeps what it goes on from."""
+    """The folder of a trial's checkpoints, in the study's `folder`."""
     return folder / CHECKPOINTS / trial_id
 
 
 def artifact_folder(storage: Path) -> Path:
-    """Where the studies of a storage share packed data, teachers and the like."""
+    """The folder of artifacts that a storage's studies share, such as packed data and teachers."""
     return storage / "artifacts"
 
 
 def mlflow_artifact_folder(storage: Path) -> Path:
-    """Where MLflow keeps files if its store has no place of its own for them."""
+    """The folder of MLflow's artifacts if the store has no artifact location of its own."""
     return storage / "mlartifacts"
 
 

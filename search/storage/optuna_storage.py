@@ -1,4 +1,4 @@
-"""What Optuna offers no public way to: changes of a trial that this process has not asked for."""
+"""Changes of trials that another process asked for, for which Optuna has no public interface."""
 
 import optuna
 from optuna.storages import BaseStorage
@@ -8,7 +8,7 @@ from trainables.core.config_base import Leaf
 
 
 def storage_of(study: optuna.Study) -> BaseStorage:
-    """The storage that keeps a study, to be changed by the functions below."""
+    """The storage of a study, which the functions below change."""
     return study._storage
 
 

@@ -1,4 +1,4 @@
-"""study.json: what a study was asked for and what it ran with."""
+"""study.json: the configuration of a study, its data, and the versions it ran with."""
 
 import platform
 from importlib.metadata import PackageNotFoundError, version
@@ -16,7 +16,7 @@ from trainables.core.files import hash_file, replace_file
 
 PACKAGES = ("paretoseg", "torch", "torchvision", "ray", "optuna", "mlflow")
 BEFORE_ITS_FIELD: dict[str, object] = {"scheduler": "none"}
-"""What a study did whose study.json was written before a field was there, unless the default."""
+"""Values of fields that an older study.json lacks, where they differ from the default."""
 PROPOSING = ("optuna", "scikit-learn", "moocore", "numpy")
 
 
@@ -24,15 +24,15 @@ class StudyFile(FrozenConfig):
     """The content of study.json."""
 
     id: str
-    """Tells studies of one name apart, as after a folder was deleted."""
+    """Distinguishes studies of the same name, as after a folder was deleted."""
     config: StudyConfig
     versions: dict[str, str]
     data_digest: str
     teacher_digest: str | None = None
-    """Of the teacher's file, where it is one."""
+    """SHA-256 of the teacher's file, where the teacher is a file."""
     class_names: tuple[str, ...]
     latency_conditions: dict[str, JsonValue] | None = None
-    """What every latency in the journal was measured under; None: unknown, or not all the same."""
+    """Conditions under which all latencies in the journal were measured; None: unknown or mixed."""
 
     @field_validator("config", mode="before")
     @classmethod
@@ -41,12 +41,12 @@ class StudyFile(FrozenConfig):
 
 
 def installed_versions() -> dict[str, str]:
-    """Of Python and of the packages that decide results."""
+    """Versions of Python and of the packages that determine results."""
     return {"python": platform.python_version(), **{name: version_of(name) for name in PACKAGES}}
 
 
 def version_of(package: str) -> str:
-    """The version of an installed package; a checkout of this project may run without."""
+    """The version of a package; a checkout of this project may run without being installed."""
     try:
         return version(package)
     except PackageNotFoundError:
@@ -54,7 +54,7 @@ def version_of(package: str) -> str:
 
 
 def proposed_by(config: StudyConfig) -> dict[str, str]:
-    """What decides, beside its trials, what a study proposes: packages, spaces and limits."""
+    """What determines proposals besides the trials: packages, spaces and limits."""
     files = sorted(Path(spaces.__file__).parent.glob("*.py"))
     return {
         **{name: version_of(name) for name in ("paretoseg", *PROPOSING)},
@@ -69,10 +69,10 @@ def write_study_file(file: StudyFile) -> None:
 
 
 def lock_study(config: StudyConfig) -> FileLock:
-    """Keeps other drivers off a study for as long as this process lives, however it ends.
+    """Locks a study against other drivers until this process ends, in whatever way.
 
     Raises:
-        ValueError: one runs it already.
+        ValueError: another driver runs the study.
     """
     config.storage.mkdir(parents=True, exist_ok=True)
     lock = FileLock(lock_path(config.storage, config.name))
@@ -86,13 +86,13 @@ def lock_study(config: StudyConfig) -> FileLock:
 
 
 def check_not_running(config: StudyConfig) -> None:
-    """Raises ValueError where another driver runs the study; makes no lock that is not there."""
+    """Raises ValueError where another driver runs the study; creates no lock file."""
     if lock_path(config.storage, config.name).exists():
         lock_study(config).release()
 
 
 def read_study_file(folder: Path, flag: str = "--resume") -> StudyFile:
-    """The study of a folder, which `flag` of the command line named, wherever it lies now.
+    """The study in a folder, which `flag` of the command line named and which may have moved.
 
     Raises:
         ValueError: there is none.

@@ -1,6 +1,6 @@
 """Reads and writes the records of trials as user attributes of Optuna trials.
 
-What changes a trial gives its record as it is then, so that none has to be read again.
+Functions that change a trial return its new record, so that it need not be read again.
 """
 
 import json
@@ -11,7 +11,7 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from search.core.record import LATENCY_MS, PREDICTED_SIZE, Record, RungDecision, State
+from search.core.record import LATENCY_MS, PREDICTED_SIZE, Record, RecordState, RungDecision
 from search.storage.optuna_storage import set_trial_attribute, set_trial_state
 from trainables.config import TrialConfig
 from trainables.core.metrics import Metrics
@@ -19,13 +19,13 @@ from trainables.core.metrics import Metrics
 CONFIG, REASON, RAY_ID = "config", "reason", "ray_trial_id"
 RUNGS, ACQUISITION_VALUE = "rungs", "expected_gain"
 PROPOSED_BY = "proposed_by"
-"""The Optuna study's: all but its trials that decides what is proposed from here on."""
-METRICS = "metrics."
-"""What the attribute of each epoch's Metrics begins with; the epoch follows."""
+"""Attribute of the Optuna study: what determines proposals besides its trials."""
+METRICS_PREFIX = "metrics."
+"""Prefix of the attribute of an epoch's Metrics; the epoch follows."""
 
 
 def trial_name(number: int) -> str:
-    """The trial's id, from Optuna's running number."""
+    """The trial's id, from Optuna's trial number."""
     return f"{number:04d}"
 
 
@@ -35,7 +35,7 @@ def trial_number(name: str) -> int:
 
 
 def asked_trials(study: optuna.Study) -> list[FrozenTrial]:
-    """All trials that were asked for, but not those that only wait to be."""
+    """All trials that were asked for, without those that are only enqueued."""
     trials = study.get_trials(deepcopy=False)
     return [t for t in trials if t.state != TrialState.WAITING or RAY_ID in t.user_attrs]
 
@@ -47,18 +47,18 @@ def record_of(study: optuna.Study, number: int) -> Record:
 
 def metrics_key(epoch: int) -> str:
     """The attribute of an epoch's Metrics."""
-    return f"{METRICS}{epoch}"
+    return f"{METRICS_PREFIX}{epoch}"
 
 
 def read_record(trial: FrozenTrial) -> Record:
-    """The record that an Optuna trial carries."""
+    """The record stored in an Optuna trial."""
     attributes = trial.user_attrs
     reports = read_reports(trial)
     return Record(
         trial_id=trial_name(trial.number),
         state=read_state(trial.state),
         reason=read_reason(trial),
-        config=read_config(attributes),
+        config=read_trial_config(attributes),
         metrics=reports[max(reports)] if reports else None,
         predicted_size_bytes=attributes.get(PREDICTED_SIZE),
         latency_ms=attributes.get(LATENCY_MS),
@@ -71,38 +71,38 @@ def read_record(trial: FrozenTrial) -> Record:
     )
 
 
-def read_config(attributes: Mapping[str, Any]) -> TrialConfig | None:
-    """The configuration in the attributes of a trial, if the trial came to one."""
+def read_trial_config(attributes: Mapping[str, Any]) -> TrialConfig | None:
+    """The configuration in the attributes of a trial, if the space gave one."""
     text = attributes.get(CONFIG)
     return TrialConfig.model_validate(json.loads(text)) if text else None
 
 
 def read_reason(trial: FrozenTrial) -> str:
-    """Why a trial was not trained to its end; else ""."""
+    """The reason why a trial was not trained to its end; else ""."""
     return str(trial.user_attrs.get(REASON, ""))
 
 
 def read_reports(trial: FrozenTrial) -> dict[int, Metrics]:
-    """What a trial reported by epoch, the first first."""
+    """The Metrics of a trial by epoch, in the order of epochs."""
     reports = {
-        int(name.removeprefix(METRICS)): Metrics.model_validate_json(text)
+        int(name.removeprefix(METRICS_PREFIX)): Metrics.model_validate_json(text)
         for name, text in trial.user_attrs.items()
-        if name.startswith(METRICS)
+        if name.startswith(METRICS_PREFIX)
     }
     return dict(sorted(reports.items()))
 
 
 def read_decisions(trial: FrozenTrial) -> tuple[RungDecision, ...]:
-    """The rungs that a trial has reached, lowest first."""
+    """The decisions on a trial at the rungs that it has reached, lowest rung first."""
     return tuple(
-        RungDecision(trial_name(trial.number), int(rung), place, tuple(losses), promoted)
-        for rung, (place, promoted, losses) in sorted(
+        RungDecision(trial_name(trial.number), int(rung), number, tuple(values), promoted)
+        for rung, (number, promoted, values) in sorted(
             trial.user_attrs.get(RUNGS, {}).items(), key=lambda item: int(item[0])
         )
     )
 
 
-def read_state(state: TrialState) -> State:
+def read_state(state: TrialState) -> RecordState:
     match state:
         case TrialState.COMPLETE:
             return "COMPLETE"
@@ -123,23 +123,23 @@ def store_config(trial: optuna.Trial, config: TrialConfig) -> None:
 
 
 def store_ray_id(study: optuna.Study, record: Record, ray_id: str) -> Record:
-    """Stores under which id Ray runs a trial."""
+    """Stores Ray's id of a trial."""
     set_attribute(study, record, RAY_ID, ray_id)
     return replace(record, ray_id=ray_id)
 
 
 def store_metrics(study: optuna.Study, record: Record, metrics: Metrics) -> Record:
-    """Stores what a trial has reported after an epoch."""
+    """Stores the Metrics that a trial has reported after an epoch."""
     set_attribute(study, record, metrics_key(metrics.epoch), metrics.model_dump_json())
     return replace(record, metrics=metrics, reports={**record.reports, metrics.epoch: metrics})
 
 
 def store_decision(study: optuna.Study, record: Record, decision: RungDecision) -> Record:
-    """Stores that a trial has reached a rung."""
+    """Stores the decision on a trial at a rung."""
     by_rung = {each.rung: each for each in (*record.rung_decisions, decision)}
     decisions = tuple(by_rung[rung] for rung in sorted(by_rung))
     rungs = {
-        str(each.rung): [each.place, each.promoted, list(each.minimized_values)]
+        str(each.rung): [each.sequence_number, each.promoted, list(each.minimized_values)]
         for each in decisions
     }
     set_attribute(study, record, RUNGS, rungs)
@@ -147,7 +147,7 @@ def store_decision(study: optuna.Study, record: Record, decision: RungDecision) 
 
 
 def pause_trial(study: optuna.Study, record: Record) -> Record:
-    """Puts a RUNNING trial back into the queue as it is: it is the next that is asked."""
+    """Enqueues a RUNNING trial again, unchanged, so that it is asked for next."""
     waiting = TrialState.WAITING
     set_trial_state(study, trial_number(record.trial_id), waiting)
     return replace(record, state=read_state(waiting))
@@ -160,7 +160,7 @@ def end_trial(
     reason: str = "",
     values: Sequence[float] | None = None,
 ) -> Record:
-    """Tells Optuna how a trial has ended: with values if it is COMPLETE, else with a reason."""
+    """Tells Optuna the end of a trial: with values if it is COMPLETE, else with a reason."""
     if reason:
         set_attribute(study, record, REASON, reason)
     told = study.tell(trial_number(record.trial_id), values, state)
@@ -173,7 +173,7 @@ def set_attribute(study: optuna.Study, record: Record, name: str, value: object)
 
 
 def why_stopped(record: Record) -> str:
-    """In words, why a trial was stopped before its last epoch."""
+    """A text that says why a trial was stopped before its last epoch."""
     if record.rung_decisions and not record.rung_decisions[-1].promoted:
         return f"stopped after epoch {record.rung_decisions[-1].rung}: others promise more"
     return "stopped before its last epoch"

@@ -26,17 +26,17 @@ from trainables.training.defaults import defaults_for
 
 
 class CostModel:
-    """Completes and foresees what the space of a study suggests.
+    """Completes the configurations of a study's space and predicts their costs.
 
     Args:
         canvas: height and width of every image, in pixels.
-        store: keeps the latencies that were measured.
+        store: caches measured latencies.
 
-    `sensitivities` are those of each student that the space allocates bits to. As long as they are
-    None, `complete` gives allocations the fewest bits that they may come to.
+    `sensitivities` are those of each student for which the space suggests mixed precision. As long
+    as they are None, `complete` allocates the fewest bits that a student may get.
 
     Raises:
-        ValueError: there is no such space, or it is broken.
+        ValueError: there is no such space, or it raises an error.
     """
 
     def __init__(
@@ -49,11 +49,11 @@ class CostModel:
         self.sensitivities: dict[StudentConfig, Sensitivity] | None = None
         self.latencies: dict[str, float] = {}
         self.commonest_miou = 0.0
-        """Of predicting the commonest class; known once data are packed."""
+        """The mIoU of predicting the commonest class; known once data are packed."""
 
     @property
     def problem(self) -> SearchProblem:
-        """The space with its costs, as a search is given them."""
+        """The space with its costs, as the problem of a search."""
         return SearchProblem(
             space=self.named.space,
             complete=self.complete,
@@ -65,7 +65,7 @@ class CostModel:
         )
 
     def complete(self, trial: TrialConfig) -> TrialConfig:
-        """Fills in what the study fixes for all its trials.
+        """Sets the fields that the study fixes for all its trials.
 
         Raises:
             TrialFailed: the sensitivity of its student is not known.
@@ -86,7 +86,7 @@ class CostModel:
         return self.sensitivities[student]
 
     def predict_cost(self, trial: TrialConfig) -> Costs:
-        """What a configuration will cost; its latency only where the study asks for it."""
+        """The costs of a configuration; its latency only where the study asks for it."""
         return Costs(
             size_bytes=predict_size_bytes(trial, self.num_classes),
             macs=self.macs(trial),
@@ -113,22 +113,22 @@ class CostModel:
         return self.latencies[key]
 
     def latency_conditions(self) -> dict[str, JsonValue] | None:
-        """What `latencies` are measured under; None where the study asks for none."""
+        """The conditions of latency measurements; None where the study asks for no latency."""
         return latency_conditions(self.height, self.width) if self.config.wants_latency else None
 
     def latency_key(self, trial: TrialConfig) -> str:
-        """What tells trials apart whose latencies differ under the same conditions."""
+        """A key that is equal for configurations with the same latency under equal conditions."""
         return model_spec(trial, self.num_classes).model_dump_json()
 
     def sampled_configs(self) -> list[TrialConfig]:
-        """Configurations as the space suggests them, its known settings among them."""
+        """Configurations of the space, its points to evaluate among them."""
         drawn = sample_configs(self.named.space, self.named.points_to_evaluate, self.config.seed)
         return [config for config, _ in drawn]
 
     def completed_samples(self) -> list[TrialConfig]:
-        """The same, completed.
+        """The same, completed; without students whose pretraining failed.
 
-        Without those of students whose start learned nothing: no trial of them is trained.
+        No trial of such a student is trained.
         """
         probed = []
         for config in self.sampled_configs():
@@ -137,7 +137,7 @@ class CostModel:
         return probed
 
     def pretraining_configs(self) -> dict[StudentConfig, TrialConfig]:
-        """The start of each student that the space allocates bits to."""
+        """The pretraining of each student for which the space suggests mixed precision."""
         drawn = {
             config.student: self.complete(config).start
             for config in self.sampled_configs()
@@ -146,7 +146,7 @@ class CostModel:
         return {student: start for student, start in drawn.items() if start}
 
     def cost_range(self) -> Points:
-        """The least and the greatest (2,C) of each cost among points drawn from the space."""
+        """The least and the greatest (2,C) of each cost among samples of the space."""
         history = self.problem.new_history()
         costs = [
             cost for trial in self.completed_samples() if (cost := history.costs(trial)) is not None
@@ -154,7 +154,7 @@ class CostModel:
         return cost_range_of(np.array(costs or [(1.0,) * (len(history.objectives) - 1)]))
 
     def measure_latencies(self) -> None:
-        """Measures those of the space while nothing else runs."""
+        """Measures the latencies of samples of the space while nothing else runs."""
         for trial in track(self.completed_samples(), "measuring latency"):
             self.latency_ms(trial)
 
@@ -165,7 +165,7 @@ class CostModel:
         def violation(trial: TrialConfig) -> float:
             try:
                 excess = budget.excess(self.predict_cost(self.complete(trial)))
-            except TrialFailed:  # its start learned nothing: out of reach
+            except TrialFailed:  # its pretraining failed: it cannot be trained
                 return math.inf
             return sum(max(0.0, value) for value in excess.values())
 

@@ -1,4 +1,4 @@
-"""Which recorded latencies are taken over: those that were measured under the same conditions."""
+"""Reuse of recorded latencies that were measured under the same conditions."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -14,17 +14,17 @@ from trainables.core.progress import announce
 from trainables.core.terminal import track
 
 Conditions = Mapping[str, JsonValue] | None
-"""What latencies were measured under, beside the network; None: that is not known."""
+"""Conditions of latency measurements besides the network; None: unknown."""
 
 
 def with_latencies_of_here(
     records: Sequence[Record], cost_model: CostModel, measured_under: Conditions
 ) -> list[Record]:
-    """The records with the latencies that their students have on this machine at this image size.
+    """The records with the latencies of their students on this machine at this image size.
 
-    Recorded latencies are taken over if all conditions are the same. Others are measured again, of
-    trials that were launched; the artifact store has those that were measured here before. Nothing
-    changes where the study asks for no latency.
+    Recorded latencies are reused if all conditions are the same. Others are measured again, for
+    trials that were launched; the artifact store caches those measured here before. Nothing changes
+    where the study asks for no latency.
     """
     if not cost_model.config.wants_latency:
         return list(records)
@@ -47,15 +47,15 @@ def with_latencies_of_here(
 
 
 def shared_conditions(known: StudyFile | None, now: Conditions) -> Conditions:
-    """What all latencies of a study are measured under that goes on now, or begins.
+    """The conditions of all latencies of a study that starts or is resumed now.
 
-    Once it has gone on elsewhere they differ, and no later driver takes them over.
+    They are None once it was resumed under other conditions: no later driver reuses its latencies.
     """
     return now if known is None or known.latency_conditions == now else None
 
 
 def read_conditions(storage: Path, name: str | None, num_classes: int) -> Conditions:
-    """What all latencies of an earlier study were measured under; None with other classes, too."""
+    """The conditions of all latencies of an earlier study; None also if its classes differ."""
     if name is None or not (storage / name / STUDY_FILE).is_file():
         return None
     earlier = read_study_file(storage / name, "--warm-start")

@@ -1,4 +1,4 @@
-"""Checks a study and makes what it needs, then opens it on disk."""
+"""Checks a study, prepares its data, and opens it on disk."""
 
 import uuid
 from collections.abc import Sequence
@@ -44,13 +44,13 @@ from trainables.training.teacher import check_teacher
 def prepare_study(config: StudyConfig, resumed: bool) -> Study:
     """Makes all checks of a study first, and only then the first write.
 
-    Checks fetch what they look at: VOC 2012 into the storage, and weights of a torchvision teacher.
-    What must be checked after the first write, because it is found out by what is written then:
+    Checks download what they need: VOC 2012 into the storage, and weights of a torchvision teacher.
+    Four things can only be checked after the first write:
 
     - The budget of a study that asks for latencies, which are measured and kept as artifacts.
     - Images and masks, each of which is decoded when data are packed.
     - Whether MLflow takes the address of a SQLite store that was absent.
-    - Whether another driver has taken the lock of the study since it was looked at.
+    - Whether another driver has taken the lock of the study since it was checked.
 
     Raises:
         ValueError: the study as it is stored, its data, its teacher, its budget or its place in
@@ -113,7 +113,7 @@ def build_study_file(
     """The content of study.json.
 
     Raises:
-        ValueError: data or teacher are not what the resumed study began with.
+        ValueError: data or teacher differ from those that the resumed study began with.
     """
     teacher = Path(config.teacher)
     teacher_digest = hash_file(teacher) if teacher.is_file() else None
@@ -141,7 +141,7 @@ def build_study_file(
 
 
 def open_study(study: Study) -> None:
-    """Begins the study on disk, or goes on with it.
+    """Creates the study on disk, or opens the existing one.
 
     Raises:
         ValueError: its journal is damaged.
@@ -154,13 +154,13 @@ def open_study(study: Study) -> None:
 
 
 def load_or_create_study(study: Study) -> optuna.Study:
-    """The Optuna study in the folder's journal; a new one begins with what is known to be good.
+    """The Optuna study in the folder's journal; a new one starts with enqueued points.
 
-    That is the front of an earlier study, or what the space itself states.
+    These are from the front of an earlier study, or the points to evaluate of the space.
     """
     config = study.config
     journal = open_journal(config.folder, config.name, study.objectives)
-    if not asked_trials(journal):  # a driver may have died between two of them
+    if not asked_trials(journal):  # a driver may have died after enqueueing some of them
         first: Sequence[Params] = study.cost_model.named.points_to_evaluate
         if study.warm_start_records:
             first = select_points_to_evaluate(

@@ -1,4 +1,4 @@
-"""What trials need before the first of them runs, made where they run.
+"""Prerequisites of trials, prepared on a worker before the first trial runs.
 
 The outputs of the teacher, the sensitivity of students to quantization, and how trials share a GPU.
 """
@@ -25,7 +25,7 @@ NUM_LARGEST = 3
 def keep_teacher_outputs(
     study: Study, progress: ConsoleProgress, remote: RemoteRunner, run: ExecutionConfig
 ) -> ExecutionConfig:
-    """`run` with the teacher's outputs where they are kept, having said how much that takes."""
+    """`run` with the folder of cached teacher outputs, if they are cached; reports their size."""
     wanted, augmentation = study.config.teacher_outputs, study.cost_model.defaults.augmentation
     wanted = output_mode(wanted, study.cost_model.completed_samples())
     run, mode = set_up_teacher_outputs(run, wanted, augmentation, progress.record, remote)
@@ -45,10 +45,10 @@ def record_teacher_output_mode(study: Study, mode: OutputMode) -> None:
 def measure_sensitivities(
     study: Study, progress: ConsoleProgress, remote: RemoteRunner, run: ExecutionConfig
 ) -> None:
-    """Asks for the sensitivity of each student that the space allocates bits to.
+    """Measures the sensitivity of each student for which the space suggests mixed precision.
 
     Raises:
-        OverBudget: no student meets the budget with the bits that it really gets.
+        OverBudget: no student meets the budget with the bits that are allocated to it.
     """
     known: dict[StudentConfig, Sensitivity] = {}
     for student, start in study.cost_model.pretraining_configs().items():
@@ -65,7 +65,7 @@ def measure_sensitivities(
 def share_gpu(
     study: Study, progress: ConsoleProgress, remote: RemoteRunner, run: ExecutionConfig
 ) -> TrialResources:
-    """How many trials share a GPU, by the memory that the largest of the space take."""
+    """The resources of a trial, from the GPU memory that the largest trials of the space take."""
     largest = sorted(
         study.cost_model.completed_samples(),
         key=lambda trial: (trial.needs_teacher, study.cost_model.macs(trial)),

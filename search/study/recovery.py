@@ -58,7 +58,7 @@ def recover(
 
 
 def replay_decisions(config: StudyConfig, records: Iterable[Record]) -> SuccessiveHalving | None:
-    """What stops trials, with all that it has decided so far; None: nothing does."""
+    """Successive halving with the decisions so far; None where no trial is stopped early."""
     if config.scheduler == "none":
         return None
     rungs = rung_epochs(config.epochs, config.grace_epochs, config.reduction)

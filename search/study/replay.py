@@ -1,4 +1,4 @@
-"""Asks the sampler of a study again for each trial, by what the journal said at that moment."""
+"""Asks the sampler of a study again for each trial, given the journal at that moment."""
 
 import math
 from collections.abc import Mapping
@@ -34,7 +34,7 @@ CREATE, SET_STATE, SET_USER_ATTR = 4, 6, 8
 
 
 class Replay(NamedTuple):
-    """What the sampler proposes otherwise now, and how many of a study's trials were compared."""
+    """The trials that the sampler proposes differently now, and the number of compared trials."""
 
     differences: list[str]
     num_compared: int
@@ -42,10 +42,10 @@ class Replay(NamedTuple):
 
 
 def replay(file: StudyFile, folder: Path) -> Replay:
-    """Asks again for the trials that were asked for as the sampler is now.
+    """Asks again for the trials that were asked for under the present conditions of the sampler.
 
     Raises:
-        Unknown: what the sampler knew then is not known now.
+        NotReplayable: information that the sampler had is not available any more.
     """
     lines, cost_model = read_lines(folder), known_cost_model(file)
     asked = asked_trials(study_at(lines, file.config.name))
@@ -69,14 +69,15 @@ def replay(file: StudyFile, folder: Path) -> Replay:
 
 
 class NotReplayable(Exception):
-    """Why a sampler cannot be asked again."""
+    """A sampler cannot be asked again; the message says why."""
 
 
 def decided_at(lines: list[dict[str, Any]]) -> dict[int, int]:
-    """By its number the line of the journal before which a trial was decided on.
+    """By trial number, the line of the journal before which the trial was sampled.
 
-    That is when it was proposed, or where others had queued it when it was first asked. Without
-    those that were asked for twice, because a driver died half-way: TPE may then decide otherwise.
+    A trial is sampled when it is proposed, or, if it was enqueued otherwise, when it is first asked
+    for. Trials that were asked for twice, because a driver died in between, are left out: TPE may
+    sample them differently.
     """
     places: dict[int, int] = {}
     begun, described, created = set[int](), set[int](), 0
@@ -107,14 +108,14 @@ def ask_again(then: optuna.Study, file: StudyFile, cost_model: CostModel) -> Map
     history.update_all(then)
     proposer = Proposer(then, problem, history, SamplerSettings(config.sampler, config.seed))
     again = proposer.ask()
-    assert again  # without an improvement bar something is always asked for
-    with suppress(Exception):  # as a user's space may have raised then
+    assert again  # without an improvement bar there is always a next trial
+    with suppress(Exception):  # a user's space may have raised at that time, too
         problem.space(again)
     return again.params
 
 
 def are_same(left: Mapping[str, Leaf], right: Mapping[str, Leaf]) -> bool:
-    """But for the last digits, in which machines differ."""
+    """Whether parameters are equal up to the last digits, in which machines differ."""
 
     def is_same(one: Leaf, other: Leaf) -> bool:
         if isinstance(one, float) and isinstance(other, float):
@@ -125,10 +126,10 @@ def are_same(left: Mapping[str, Leaf], right: Mapping[str, Leaf]) -> bool:
 
 
 def known_cost_model(file: StudyFile) -> CostModel:
-    """What the study's driver knew of its configurations.
+    """The cost model that the study's driver had.
 
     Raises:
-        Unknown: it is not known any more.
+        NotReplayable: it cannot be built any more.
     """
     config = file.config
     if config.warm_start:

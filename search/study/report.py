@@ -1,4 +1,4 @@
-"""Reports a study that does not run: tables, plots, models of the front, MLflow's summary."""
+"""Writes the report of a study: tables, plots, models of the front, MLflow's summary."""
 
 from dataclasses import replace
 from functools import partial
@@ -17,18 +17,18 @@ from trainables.core import terminal
 from trainables.core.optional_dependencies import has_onnx
 
 TRACKING_TIMEOUT_S = 600.0
-"""For MLflow to take in the end of a study."""
+"""Timeout for the delivery of the end of a study to MLflow."""
 INTERRUPTED_TRACKING_TIMEOUT_S = 3.0
-"""The same of an interrupted study: whoever interrupts it waits, and a resume delivers the rest."""
+"""The same for an interrupted study: the user is waiting, and a resume delivers the rest."""
 
 
 def tracking_timeout_s(interrupted: bool) -> float:
-    """Seconds for MLflow to take in what it has not been told yet."""
+    """Timeout, in seconds, for the delivery of the remaining events to MLflow."""
     return INTERRUPTED_TRACKING_TIMEOUT_S if interrupted else TRACKING_TIMEOUT_S
 
 
 def write_report(study: Study, tracking: MlflowTracker, interrupted: bool) -> list[Record]:
-    """Writes tables, plots and the front's models; gives all trials as measured."""
+    """Writes tables, plots and MLflow's summary; gives the records with measured latencies."""
     config, objectives = study.config, study.objectives
     records, folder = read_measured_records(study), config.folder
     front = pareto_front(records, objectives)

@@ -68,33 +68,33 @@ def run_study(study: Study) -> int:
         except RayUnavailable as error:
             raise OSError(f"{error}; {continuation_hint(study)}") from error
         except (OverBudget, TrialFailed, OSError):
-            with suppress(OSError):  # a full disk: the journal has it all
+            with suppress(OSError):  # a full disk: the record is in the journal
                 write_report(study, tracking, interrupted=True)
             raise
     if not study.is_open:
         raise KeyboardInterrupt
     records = write_report(study, tracking, interrupted)
     progress.conclude(records, tracking.page, interrupted)
-    whole = study.stored_file is None or is_consistent(study.file, tracking.is_behind)
+    consistent = study.stored_file is None or is_consistent(study.file, tracking.is_behind)
     if interrupted:
         return 130
-    return 0 if whole and any(record.state == "COMPLETE" for record in records) else 1
+    return 0 if consistent and any(record.state == "COMPLETE" for record in records) else 1
 
 
 def interruption_message(study: Study) -> str:
-    """What is said where the driver ends without a report."""
+    """The message where the driver ends without a report."""
     return f"interrupted; {continuation_hint(study)}"
 
 
 def continuation_hint(study: Study) -> str:
-    """What to type when the study was interrupted."""
+    """A text that says how to continue an interrupted study."""
     if study.is_open:
         return f"go on with --resume {study.config.name}"
     return f"study {study.config.name} has not begun: the same command begins it"
 
 
 def log_hint(study: Study) -> str:
-    """Where the words of libraries are kept, also of a study that has not begun, in words."""
+    """A text with the path of the log of libraries, if it has content."""
     if not study.is_open:
         terminal.keep_log(unopened_log_path(study.config.storage, study.config.name))
     path = terminal.log_file()
@@ -102,7 +102,7 @@ def log_hint(study: Study) -> str:
 
 
 def is_consistent(file: StudyFile, is_behind: bool) -> bool:
-    """Whether all records of a study agree, but for those of MLflow where it `is_behind`."""
+    """Whether all records of a study agree; MLflow's are not checked where it `is_behind`."""
     return not print_errors(violations(file, file.config.folder, with_mlflow=not is_behind))
 
 
@@ -116,7 +116,7 @@ def search(
     """Prepares the teacher and trains the trials that are left; `records` are those before them.
 
     Raises:
-        DiskFull: there is no room to go on.
+        DiskFull: a disk is full.
     """
     config = study.config
     share = resources.fixed_resources(config)

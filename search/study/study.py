@@ -1,4 +1,4 @@
-"""A study: what it is, what it needs, and the trials that its journal holds."""
+"""A study: its file, its data and cost model, and the trials in its journal."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,45 +25,45 @@ class Study:
     file: StudyFile
     """What study.json holds when the study has been opened; its configuration is the study's."""
     stored_file: StudyFile | None
-    """What study.json held before; None of a new study."""
+    """The previous content of study.json; None for a new study."""
     data: PackedDataset
     was_packed: bool
-    """Whether an earlier study had packed the data."""
+    """Whether the packed data were found in the artifact store."""
     notes: Sequence[str]
-    """What the source of the data has to say of it."""
+    """Notes of the data source on the data."""
     store: ArtifactStore
     cost_model: CostModel
     warm_start_records: Sequence[Record]
-    """Finished trials of the study that this one begins with."""
+    """Finished trials of the study for the warm start."""
     lock: FileLock
-    """Keeps other drivers off the study."""
+    """The lock that excludes other drivers of the study."""
     journal: optuna.Study | None = None
-    """The study in Optuna, once it is open."""
+    """The Optuna study, once the study is open."""
 
     @property
     def config(self) -> StudyConfig:
-        """What the study was asked for."""
+        """The configuration of the study."""
         return self.file.config
 
     @property
     def objectives(self) -> tuple[Objective, ...]:
-        """What the study optimises."""
+        """The objectives of the study."""
         return named_objectives(self.config.objectives)
 
     @property
     def is_open(self) -> bool:
-        """Whether it has begun on disk."""
+        """Whether it exists on disk and is open."""
         return self.journal is not None
 
     @property
     def optuna_study(self) -> optuna.Study:
-        """The journal of an open study."""
+        """The Optuna study of an open study."""
         assert self.journal is not None
         return self.journal
 
 
 def read_records(study: Study) -> list[Record]:
-    """All trials that were asked for so far, as the journal has them."""
+    """The records of all trials that were asked for so far, from the journal."""
     if not study.is_open:
         return []
     records = [read_record(trial) for trial in asked_trials(study.optuna_study)]
@@ -71,7 +71,7 @@ def read_records(study: Study) -> list[Record]:
 
 
 def samples_left(study: Study) -> int:
-    """Trials still to be trained to their end; refused ones do not count."""
+    """The number of trials still to be launched; refused suggestions do not count."""
     if not study.is_open:
         return study.config.samples
     launched = [

@@ -27,11 +27,11 @@ Row = dict[str, Leaf]
 
 
 class InconsistentStudy(Exception):
-    """Records of a study disagree; each was named."""
+    """Records of a study disagree; each disagreement was printed."""
 
 
 def print_errors(found: Iterable[str]) -> int:
-    """Says what is wrong, and gives how much."""
+    """Prints each error, and gives their number."""
     lines = list(found)
     for line in lines:
         terminal.print_error(f"error: {line}")
@@ -39,11 +39,11 @@ def print_errors(found: Iterable[str]) -> int:
 
 
 def violations(file: StudyFile, folder: Path, with_mlflow: bool = True) -> Iterator[str]:
-    """All that is wrong with a study that does not run, in words."""
+    """A description of each inconsistency of a study that does not run."""
     objectives = named_objectives(file.config.objectives)
     study = read_journal(folder, file.config.name)
     records = [read_record(trial) for trial in asked_trials(study)]
-    yield from check_journal(records, objectives)
+    yield from check_records(records, objectives)
     yield from check_table(records, read_rows(folder / TRIALS_TABLE))
     yield from check_front(records, read_rows(folder / FRONT_TABLE), folder, objectives)
     yield from check_decisions(records, file.config)
@@ -62,7 +62,7 @@ def read_rows(path: Path) -> dict[str, Row]:
     return {row["trial_id"]: row for row in rows}
 
 
-def check_journal(records: Sequence[Record], objectives: Sequence[Objective]) -> Iterator[str]:
+def check_records(records: Sequence[Record], objectives: Sequence[Objective]) -> Iterator[str]:
     seen: dict[str, str] = {}
     ray_ids: dict[str, str] = {}
     for record in records:
@@ -90,7 +90,7 @@ def known_values(record: Record, objectives: Sequence[Objective]) -> tuple[float
     """The objectives of a COMPLETE trial; None also where the journal lacks one."""
     try:
         return record.values(objectives)
-    except (AttributeError, TypeError):  # no report at all, or one without it
+    except (AttributeError, TypeError):  # no report, or one that lacks an objective
         return None
 
 
@@ -142,7 +142,7 @@ def check_front(
 
 
 def undominated(records: Sequence[Record], objectives: Sequence[Objective]) -> list[Record]:
-    """The front by comparing all pairs; of equal trials the first."""
+    """The front, computed by comparing all pairs; of equal trials, the first."""
     losses = {
         record.trial_id: [o.sign * v for o, v in zip(objectives, values, strict=True)]
         for record in records
@@ -167,7 +167,9 @@ def check_decisions(records: Sequence[Record], config: StudyConfig) -> Iterator[
     again = replay_decisions(config, records)
     if again is None:
         return
-    log = sorted((a for record in records for a in record.rung_decisions), key=lambda a: a.place)
+    log = sorted(
+        (a for record in records for a in record.rung_decisions), key=lambda a: a.sequence_number
+    )
     for decision in log:
         if again.rung_decisions[decision.rung].get(decision.trial_id) != decision:
             yield f"the decision on {decision.trial_id} at epoch {decision.rung} is another now"

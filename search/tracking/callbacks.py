@@ -10,30 +10,30 @@ from search.tracking.mlflow_errors import describe_store_error
 from trainables.core import terminal
 
 PATIENCE_S = 5.0
-"""Until what could not be delivered is tried again."""
+"""Seconds until a failed delivery is tried again."""
 
 
 Kind = Literal["started", "reported", "ended", "replayed"]
-"""Replayed is what an earlier driver may have left out."""
+"""`replayed` is a record that an earlier driver may not have delivered."""
 
 
 class Event(NamedTuple):
-    """What happened to a trial, and its record then."""
+    """An event of a trial, and the record of the trial at that time."""
 
     kind: Kind
     record: Record
 
 
 class Sink(Protocol):
-    """Takes what happened to one trial, perhaps once more after having raised."""
+    """Receives the events of one trial, again if an earlier delivery of them raised."""
 
     def deliver(self, events: Sequence[Event]) -> None: ...
 
 
 class AsyncCallback:
-    """An Observer that never blocks: a thread of its own delivers, in order for each trial.
+    """A `Callback` that never blocks: its own thread delivers the events of each trial in order.
 
-    What cannot be delivered is tried again, and by the next driver as the last resort.
+    Events that cannot be delivered are tried again, and at last by the next driver.
     """
 
     def __init__(self, sink: Sink) -> None:
@@ -54,11 +54,11 @@ class AsyncCallback:
         self._put("ended", record)
 
     def replayed(self, record: Record) -> None:
-        """Hands on a trial that an earlier driver may not have."""
+        """Delivers the record of a trial that an earlier driver may not have delivered."""
         self._put("replayed", record)
 
     def close(self, patience_s: float) -> bool:
-        """Returns whether all is delivered, after a last attempt or when the patience is over."""
+        """Returns whether all events are delivered, after a last attempt or after the timeout."""
         self.events.put(None)
         self.thread.join(patience_s)
         return not self.thread.is_alive() and not self.waiting
@@ -78,13 +78,13 @@ class AsyncCallback:
                 events = waiting.pop(trial_id)
                 try:
                     self.sink.deliver(events)
-                except Exception as error:  # whatever a store does, training goes on
-                    waiting[trial_id] = events  # behind the others, which may fare better
+                except Exception as error:  # no error of a store may end the training
+                    waiting[trial_id] = events  # behind the others, whose delivery may succeed
                     self._warn_once(error)
                     break
 
     def _next(self, timeout: float | None) -> list[Event | None]:
-        """All that has come, once something has or the time is over."""
+        """All events that have arrived, once there is one or after the timeout."""
         try:
             events = [self.events.get(timeout=timeout)]
         except queue.Empty:
@@ -101,24 +101,24 @@ class AsyncCallback:
 
 
 def run_with_timeout(tell: Callable[[], None], patience_s: float) -> bool:
-    """Whether a store was told all, without an error, before the patience was over."""
+    """Whether `tell` returned without an error within `patience_s` seconds."""
     done = threading.Event()
 
     def run() -> None:
         try:
             tell()
             done.set()
-        except Exception as error:  # whatever a store does, a study is whole without it
+        except Exception as error:  # a study is complete without its record in a store
             terminal.print_error(f"MLflow could not be told the end: {describe_store_error(error)}")
 
-    thread = threading.Thread(target=run, name="last words", daemon=True)
+    thread = threading.Thread(target=run, name="final report", daemon=True)
     thread.start()
     thread.join(patience_s)
     return done.is_set()
 
 
 class Callback(Protocol):
-    """Is told of each trial when it starts, after each epoch, and when it has ended."""
+    """Is called when a trial starts, after each epoch, and when the trial has ended."""
 
     def started(self, record: Record) -> None: ...
     def reported(self, record: Record) -> None: ...

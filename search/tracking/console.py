@@ -1,4 +1,4 @@
-"""What the person at the terminal sees while a study runs and when it has ended."""
+"""Console output of a study: progress while it runs, and the front when it has ended."""
 
 import os
 import shlex
@@ -42,7 +42,7 @@ LOG_WIDTH = 120
 
 
 class ConsoleProgress:
-    """An Observer: live bars and the current front on a terminal, plain lines in a log."""
+    """A `Callback`: progress bars and the current front on a terminal, plain lines in a log."""
 
     def __init__(self, config: StudyConfig, records: Sequence[Record], num_left: int) -> None:
         self.config = config
@@ -58,18 +58,18 @@ class ConsoleProgress:
         self.epochs: dict[str, TaskID] = {}
 
     def say(self, line: str) -> None:
-        """One line for both kinds of reader."""
+        """Prints one line, with the elapsed time, on a terminal or in a log."""
         elapsed = int(time.monotonic() - self.begin)
         self._print(f"[{elapsed // 60:3d}:{elapsed % 60:02d}] {line}")
 
     def record(self, line: str) -> None:
-        """The same, and the line is kept in the study's log."""
+        """The same, and also writes the line to the study's log."""
         self.say(line)
         terminal.write_log(line)
 
     def __enter__(self) -> Self:
         if self.console.is_terminal:
-            # What others print belongs into the log, not above the bars
+            # Output of libraries belongs in the log, not above the progress bars
             self.live = Live(
                 self._view(),
                 console=self.console,
@@ -125,11 +125,11 @@ class ConsoleProgress:
             return
         self.num_done += 1
         self.bars.update(self.trials, completed=self.num_done)
-        self.say(f"trial {record.trial_id} {describe(record)}")
+        self.say(f"trial {record.trial_id} {describe_outcome(record)}")
         self._refresh()
 
     def conclude(self, records: Sequence[Record], page: str, interrupted: bool) -> None:
-        """The front, where everything lies, and what to type next."""
+        """Prints the front, the paths of the results, and the next commands."""
         config = self.config
         folder = config.folder
         if self.num_refused:
@@ -159,7 +159,7 @@ class ConsoleProgress:
             self._print(f"interrupted; go on with: {shlex.join(command)}")
 
     def _say_export(self, trial_id: str) -> None:
-        """How a point becomes a file, and how that is used."""
+        """Prints the commands that export a point and use the exported file."""
         folder, python = self.config.folder, [*launcher().split(), "python", "-m"]
         export = ["search.export", str(folder), "--trial", trial_id, "--out", "exported"]
         model = f"exported/{folder.name}-{trial_id}.safetensors"
@@ -182,7 +182,7 @@ class ConsoleProgress:
 
 
 def bar_columns(width: int) -> list[ProgressColumn]:
-    """What a line of progress has room for."""
+    """The columns of a progress bar that a terminal of this width has room for."""
     columns: list[ProgressColumn] = [TextColumn("{task.description}"), MofNCompleteColumn()]
     if width >= 60:
         columns += [TextColumn("left"), TimeRemainingColumn()]
@@ -192,11 +192,11 @@ def bar_columns(width: int) -> list[ProgressColumn]:
 
 
 def launcher() -> str:
-    """What to put before commands: under `uv run` nothing of this environment is on the path."""
+    """The prefix of commands: under `uv run`, this environment's programs are not on the path."""
     return "uv run " if "UV" in os.environ else ""
 
 
-def describe(record: Record) -> str:
+def describe_outcome(record: Record) -> str:
     """How a trial ended, in words."""
     metrics = record.metrics
     if record.state == "COMPLETE" and metrics and metrics.size_bytes:

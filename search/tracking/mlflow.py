@@ -1,7 +1,7 @@
 """The record in MLflow: an experiment per data set, a run per study, a nested run per trial.
 
-Written by the driver alone. Runs are found again by their tags, so that a resumed study goes on
-where it stopped.
+Only the driver writes it. Runs are found again by their tags, so that a resumed study continues
+them.
 """
 
 import logging
@@ -21,7 +21,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME
 from sqlalchemy.exc import SQLAlchemyError
 
 from search.analysis.diagnostics import HypervolumePoint
-from search.core.record import NON_TABLE_FIELDS, Record, State
+from search.core.record import NON_TABLE_FIELDS, Record, RecordState
 from search.core.tracking_uri import database_of, sqlite_uri
 from search.storage.layout import (
     DIAGNOSTICS_PLOT,
@@ -40,11 +40,11 @@ from trainables.core.files import is_writable
 from trainables.core.metrics import Metrics
 from trainables.core.progress import announce
 
-logging.getLogger("mlflow").setLevel(logging.CRITICAL)  # errors are told here, in a line
+logging.getLogger("mlflow").setLevel(logging.CRITICAL)  # errors are reported here, in one line
 
 STUDY_TAG, STUDY_ID_TAG, TRIAL_TAG = "paretoseg.study", "paretoseg.study_id", "paretoseg.trial"
 MAX_PARAMS, MAX_METRICS = 100, 1000  # of one log_batch call
-STATUS: dict[State, str] = {
+STATUS: dict[RecordState, str] = {
     "RUNNING": "RUNNING",
     "PAUSED": "SCHEDULED",
     "COMPLETE": "FINISHED",
@@ -54,7 +54,7 @@ STATUS: dict[State, str] = {
 
 
 def check_tracking(uri: str, storage: Path) -> None:
-    """Says so where a store does not answer, which may pass; makes no SQLite store.
+    """Checks that a store answers; warns if it does not answer now; creates no SQLite store.
 
     Raises:
         ValueError: `uri` names no MLflow store, or a database in a folder that does not exist and
@@ -78,14 +78,14 @@ def check_tracking(uri: str, storage: Path) -> None:
 
 @contextmanager
 def store_errors(uri: str) -> Iterator[None]:
-    """Says so where a store does not answer in the block, which may pass.
+    """Warns if a store does not answer in the block, which may be temporary.
 
     Raises:
         ValueError: another error arose in the block.
     """
     try:
         yield
-    except Exception as error:  # of MLflow, of SQLAlchemy, or of a driver that is not installed
+    except Exception as error:  # by MLflow, by SQLAlchemy, or for a missing database driver
         reason = describe_store_error(error)
         if isinstance(error, ImportError):
             reason += ", which this kind of store needs: install it"
@@ -97,10 +97,10 @@ def store_errors(uri: str) -> Iterator[None]:
 
 
 def make_store(uri: str) -> None:
-    """Makes an absent SQLite store.
+    """Creates a SQLite store if it is absent.
 
     Raises:
-        ValueError: it cannot be made, or the address has options that MLflow does not take.
+        ValueError: it cannot be created, or the URI has options that MLflow does not accept.
     """
     path = database_of(uri)
     if path is None or path.exists():
@@ -111,7 +111,7 @@ def make_store(uri: str) -> None:
 
 
 def make_database(path: Path) -> None:
-    """Makes a SQLite store aside: one killed half-way could never be opened again."""
+    """Creates a SQLite store under a temporary name: MLflow cannot open a partial one again."""
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.new")
     with FileLock(path.with_name(f".{path.name}.lock")):
@@ -123,14 +123,14 @@ def make_database(path: Path) -> None:
 
 
 class MlflowTracker:
-    """Keeps one study in MLflow, which it connects to at first need.
+    """Writes one study to MLflow, to which it connects at first use.
 
-    Whatever is written twice, as after a failure half-way, is there once.
+    Writes are idempotent: data written twice, as after a failure, are stored once.
 
     Args:
-        study_id: finds the study's runs again; a name may be used twice.
-        artifact_root: where a store without its own artifact location keeps files.
-        tags: said of the study and of each of its trials.
+        study_id: identifies the study's runs; a name may be used twice.
+        artifact_root: the artifact location of a store that has none of its own.
+        tags: set on the runs of the study and of each of its trials.
     """
 
     def __init__(
@@ -148,18 +148,18 @@ class MlflowTracker:
         self.study_name, self.study_id = study_name, study_id
         self.tags = {STUDY_TAG: study_name, STUDY_ID_TAG: study_id, **tags}
         self.is_behind = False
-        """Whether the store could not be told all."""
+        """Whether the store lacks part of the record."""
         self.statuses: dict[str, str] = {}
         self.logged: dict[str, int] = {}
 
     @cached_property
     def experiment_id(self) -> str:
-        """Of the data set; made where it is not there yet, restored where it was deleted."""
+        """The id of the data set's experiment, which is created or restored if necessary."""
         known = self.client.get_experiment_by_name(self.experiment)
         location = self.artifact_root.resolve().as_uri() if self.database else None
         if known is None:
             return str(self.client.create_experiment(self.experiment, location))
-        if known.lifecycle_stage == LifecycleStage.DELETED:  # in MLflow's pages: takes no runs then
+        if known.lifecycle_stage == LifecycleStage.DELETED:  # by a user: it accepts no runs then
             self.client.restore_experiment(known.experiment_id)
         before = known.artifact_location
         is_own = self.database and self.database.parent == self.artifact_root.parent
@@ -187,14 +187,14 @@ class MlflowTracker:
 
     @property
     def page(self) -> str:
-        """The runs' place in MLflow's pages, which otherwise open on traces of language models."""
-        experiment_id = vars(self).get("experiment_id")  # asked for now, it might not answer
+        """The path of the runs in MLflow's pages, which open on traces of language models."""
+        experiment_id = vars(self).get("experiment_id")  # only if known: MLflow might not answer
         if experiment_id is None:
             return ""
         return f"#/experiments/{experiment_id}/runs?workflowType=machine_learning"
 
     def deliver(self, events: Sequence[Event]) -> None:
-        """All that happened to one trial, in as few calls as possible."""
+        """Writes the events of one trial, in as few calls as possible."""
         last, kinds = events[-1], {event.kind for event in events}
         trial_id, status = last.record.trial_id, STATUS[last.record.state]
         run = self._run(last.record)
@@ -231,7 +231,7 @@ class MlflowTracker:
     ) -> None:
         """Tags the front, attaches its models, and puts tables and plots on the study's run.
 
-        The hypervolume's steps are device seconds; a resumed study writes the same ones again.
+        The steps of the hypervolume are device seconds; a resumed study writes the same steps.
         """
         members = {record.trial_id for record in front}
         for record in records:
@@ -266,7 +266,7 @@ class MlflowTracker:
         self.client.set_terminated(self.study_run, "KILLED" if interrupted else "FINISHED")
 
     def _log_metrics(self, record: Record) -> None:
-        """Those of the epochs that this driver has not logged yet."""
+        """Logs the metrics of the epochs that this driver has not logged yet."""
         logged = self.logged.get(record.trial_id, 0)
         reports = [report for report in record.history if report.epoch > logged]
         metrics = [metric for report in reports for metric in as_mlflow(report)]
@@ -284,7 +284,7 @@ class MlflowTracker:
             self.client.log_batch(self._run(record), params=batch)
 
     def _run(self, record: Record) -> str:
-        """The id of the trial's run, made at first need."""
+        """The id of the trial's run, which is created at first use."""
         if record.trial_id not in self.runs:
             parent = {MLFLOW_PARENT_RUN_ID: self.study_run}
             self.runs[record.trial_id] = self._create(record.trial_id, parent)
@@ -296,13 +296,13 @@ class MlflowTracker:
         tags = {**self.tags, TRIAL_TAG: trial, MLFLOW_RUN_NAME: name, **extra}
         try:
             return str(self.client.create_run(self.experiment_id, tags=tags).info.run_id)
-        except Exception:  # it may be there all the same: look again before the next attempt
+        except Exception:  # it may exist nevertheless: search again before the next attempt
             del self.runs
             raise
 
 
 def as_mlflow(metrics: Metrics) -> Iterator[Metric]:
-    """One epoch's metrics, with the epoch as step; said twice they are the same to MLflow."""
+    """One epoch's metrics, with the epoch as step; MLflow stores equal metrics once."""
     values = metrics.model_dump(exclude=NON_TABLE_FIELDS, exclude_none=True)
     losses = {f"loss.{name}": value for name, value in metrics.losses.items()}
     for name, value in {**values, **losses}.items():
@@ -322,7 +322,7 @@ def search_runs(client: MlflowClient, experiments: list[str], study_id: str) -> 
 
 
 class Run(NamedTuple):
-    """A trial as MLflow has it."""
+    """The run of a trial in MLflow."""
 
     trial: str
     state: str | None
@@ -332,14 +332,14 @@ class Run(NamedTuple):
 
 
 def read_runs(uri: str, study_id: str) -> list[Run]:
-    """The runs of all trials of a study; none where there is no store.
+    """The runs of all trials of a study; none where the store does not exist.
 
     Raises:
         ValueError: the store does not answer.
     """
     database = database_of(uri)
     if database and not database.exists():
-        return []  # which asking for them would make
+        return []  # a query would create the store
     try:
         return list(find_runs(MlflowClient(uri), study_id))
     except (MlflowException, SQLAlchemyError) as error:

@@ -1,4 +1,4 @@
-"""Which errors of MLflow's stores may be over later, and what they say, by type and code."""
+"""Classifies errors of MLflow's stores as transient or not, and describes them."""
 
 import socket
 import sqlite3
@@ -12,11 +12,11 @@ from trainables.core.command_line import first_line
 BUSY_SQLITE = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 DEFAULT_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
 CONNECT_S = 3.0
-"""For a database to take a connection."""
+"""Timeout of a connection to a database, in seconds."""
 
 
 def describe_store_error(error: BaseException) -> str:
-    """In a line, what is wrong; of a statement in SQL without SQLAlchemy's notes on it."""
+    """A one-line description of an error, without SQLAlchemy's notes on the SQL statement."""
     for cause in causes(error):
         if isinstance(cause, StatementError) and cause.args:
             return str(cause.args[0]).split("\n")[0]
@@ -24,7 +24,7 @@ def describe_store_error(error: BaseException) -> str:
 
 
 def is_transient(error: BaseException, uri: str) -> bool:
-    """Whether the store at `uri` may answer later: it is busy, or cannot be reached now."""
+    """Whether the store at `uri` may answer later: it is busy, or unreachable now."""
     found = list(causes(error))
     if uri.startswith(("http://", "https://")):
         return any(is_network_error(cause) for cause in found)
@@ -34,16 +34,16 @@ def is_transient(error: BaseException, uri: str) -> bool:
 
 
 def causes(error: BaseException | None) -> Iterator[BaseException]:
-    """An error, and those that it was raised for or after."""
+    """An error, and its chain of causes and contexts."""
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__
 
 
 def is_network_error(error: BaseException) -> bool:
-    """Whether a server did not answer, or answered that it cannot now.
+    """Whether a server did not answer, or answered that it is unavailable now.
 
-    What `requests` raises is an OSError, and a ValueError too where the address itself is wrong.
+    Errors of `requests` are OSErrors, and also ValueErrors where the URI itself is invalid.
     """
     return isinstance(error, OSError) and not isinstance(error, ValueError)
 
@@ -54,7 +54,7 @@ def is_busy_sqlite(error: BaseException) -> bool:
 
 
 def nobody_listens(uri: str) -> bool:
-    """Whether the server of a database takes no connection, which drivers tell in words alone."""
+    """Whether the server of a database accepts no connection: drivers have no error code for it."""
     try:
         url = make_url(uri)
     except ArgumentError:

@@ -1,4 +1,4 @@
-"""What MLflow offers no public way to: its SQLite store is told that its files have moved."""
+"""Updates artifact paths in MLflow's SQLite store, for which MLflow has no public interface."""
 
 import sqlite3
 from contextlib import closing
@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def move_artifacts(database: Path, before: str, after: str) -> None:
-    """Tells a SQLite store where its files are now: MLflow itself knows absolute paths alone."""
+    """Changes the prefix of artifact paths in a SQLite store: MLflow stores absolute paths."""
     with closing(sqlite3.connect(database)) as connection, connection:
         for table, column in (("experiments", "artifact_location"), ("runs", "artifact_uri")):
             connection.execute(

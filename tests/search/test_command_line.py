@@ -1,4 +1,4 @@
-"""What `search.run` says of itself."""
+"""The help of `search.run`, and output into a closed pipe."""
 
 import os
 import subprocess

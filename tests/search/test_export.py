@@ -1,4 +1,4 @@
-"""From a study's folder to files that do what the search measured, and to masks and overlays."""
+"""Exports of a study's points that agree with the search, and predicted masks and overlays."""
 
 import hashlib
 import json

@@ -1,7 +1,7 @@
 """One study and all that may happen to it: signals, dead processes, a lost node, silent MLflow.
 
 A reduced form of benchmarks/reliability. Starting a driver takes far longer than what happens to it
-here, so that one study suffers one thing after the other.
+here, so that one study is exposed to one fault after the other.
 """
 
 import os
@@ -32,11 +32,11 @@ pytestmark = pytest.mark.slow
 
 EPOCHS = 16
 TRAINING = "Trainable.train"
-"""In the command line of a process that trains, which Ray names so."""
+"""Part of the command line of a process that trains, by Ray's name for it."""
 
 
 class Driver:
-    """A search in a process of its own, whose words are read as it says them."""
+    """A search in its own process, whose output is read line by line."""
 
     def __init__(self, argv: list[str], own_group: bool = False, **environment: str) -> None:
         self.begin = time.time()
@@ -59,7 +59,7 @@ class Driver:
         raise AssertionError(f"it never said {words!r}: {self.said}{self.process.communicate()[1]}")
 
     def end(self, status: int = 0, seconds: float = 240) -> str:
-        """What it said on stderr, having left with this status."""
+        """Its output on stderr, after it has exited with this status."""
         said, errors = self.process.communicate(timeout=seconds)
         self.said += said
         assert self.process.returncode == status, self.said + errors
@@ -68,7 +68,7 @@ class Driver:
 
 
 def children(pid: int, words: str) -> list[psutil.Process]:
-    """Processes that came of one, with these words in their command lines."""
+    """Descendants of a process with these words in their command lines."""
     found = []
     for process in psutil.Process(pid).children(recursive=True):
         try:
@@ -210,7 +210,7 @@ def test_the_next_trial_of_a_process_that_is_not_to_be_used_again(
         worker.terminate()
         driver.wait_for("paused after")
         assert driver.end(seconds=180) == ""
-    assert "is asked again: Ray Tune ended it without a word" in driver.said
+    assert "is asked again: Ray Tune ended it without notice" in driver.said
     assert sorted(map(str, states(folder))) == ["COMPLETE"] * 4 + ["FAIL"]
     assert check.main([str(folder)]) == 0
 

@@ -1,4 +1,4 @@
-"""What can be said at once is said without importing the frameworks, which takes seconds."""
+"""Answers that need no framework do not import one, which would take seconds."""
 
 import shutil
 import subprocess

@@ -1,4 +1,4 @@
-"""The person at the terminal can see, check and delete artifacts."""
+"""The command that lists, verifies and deletes artifacts."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What is added from outside the package: one class each, through a whole training to its file."""
+"""Parts added from outside the package, one class each, in a training up to the model file."""
 
 from pathlib import Path
 from typing import ClassVar, Literal

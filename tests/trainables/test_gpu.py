@@ -1,4 +1,4 @@
-"""Every recipe on a CUDA device, with all that only happens there."""
+"""Every recipe on a CUDA device, and behaviour that is specific to CUDA."""
 
 from pathlib import Path
 from typing import Literal

@@ -1,4 +1,4 @@
-"""The Ray adapter: how a trial's end reaches the driver, without a cluster."""
+"""The Ray trainable: how the end of a trial reaches the driver, without a cluster."""
 
 import json
 import os
@@ -21,7 +21,7 @@ from trainables.recipes.configs import AdamW, Qat, Supervised
 from trainables.trainable import (
     EPOCH,
     FAILURE,
-    LAST_WORDS,
+    HANG_REASON,
     METRICS,
     NO_ROOM,
     PAUSE,
@@ -74,7 +74,7 @@ def test_a_restarted_trial_repeats_its_last_report(wanted: dict[str, Any]) -> No
     assert (ours.miou, ours.losses) == (theirs.miou, theirs.losses)
 
 
-def test_sigterm_makes_it_leave_with_a_checkpoint(wanted: dict[str, Any]) -> None:
+def test_sigterm_makes_it_stop_with_a_checkpoint(wanted: dict[str, Any]) -> None:
     trainable = StudentTrainable(wanted)
     trainable.step()
     os.kill(os.getpid(), signal.SIGTERM)
@@ -124,7 +124,7 @@ def test_a_full_disk_pauses(wanted: dict[str, Any], monkeypatch: pytest.MonkeyPa
         (OSError(5, "Input/output error"), "OSError: [Errno 5] Input/output error"),
     ],
 )
-def test_an_unforeseen_error_fails_one_trial(
+def test_an_unexpected_error_fails_one_trial(
     error: Exception, reason: str, wanted: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(*args: Any) -> None:
@@ -147,7 +147,7 @@ StudentTrainable(json.load(sys.stdin)).step()
 """
 
 
-def test_a_read_that_hangs_fails_its_trial_with_last_words(wanted: dict[str, Any]) -> None:
+def test_a_read_that_hangs_fails_its_trial_with_a_reason(wanted: dict[str, Any]) -> None:
     wanted["run"]["timeout_s"] = 1.0
     program = [sys.executable, "-c", HANGING]
     ended = subprocess.run(
@@ -155,6 +155,6 @@ def test_a_read_that_hangs_fails_its_trial_with_last_words(wanted: dict[str, Any
     )
     assert ended.returncode == 1
     assert "hung: no progress for 1 s" in ended.stderr
-    assert (Path(wanted["checkpoints"]) / LAST_WORDS).is_file()
+    assert (Path(wanted["checkpoints"]) / HANG_REASON).is_file()
     again = StudentTrainable(wanted)  # as Ray starts it after its process died
     assert again.step() == {FAILURE: "hung: no progress for 1 s", "done": True}

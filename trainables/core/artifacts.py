@@ -1,4 +1,4 @@
-"""Expensive things, made once and shared by all trials, nodes and later studies."""
+"""The artifact store: expensive results, built once and shared by trials, nodes and studies."""
 
 import shutil
 import time
@@ -20,7 +20,7 @@ RECORD = "artifact.json"
 
 @dataclass(frozen=True)
 class Artifact:
-    """A finished artifact: its folder, what determines it, and the seconds it took to build."""
+    """A finished artifact: its folder, its key, and the seconds it took to build."""
 
     path: Path
     key: Mapping[str, object]
@@ -34,19 +34,19 @@ class ArtifactStore:
     root: Path
 
     def path(self, kind: str, key: Mapping[str, object]) -> Path:
-        """Where the artifact of `key` lies, or would."""
+        """The folder of the artifact of `key`, which may not exist."""
         return self.root / f"{kind}-{digest(key)}"
 
     def find(self, kind: str, key: Mapping[str, object]) -> Artifact | None:
-        """The artifact of `key` if it is there, whole."""
+        """The artifact of `key` if it exists and is complete."""
         path = self.path(kind, key)
         return read_artifact(path) if path.is_dir() and find_damage(path) is None else None
 
     def get(self, kind: str, key: Mapping[str, object], build: Callable[[Path], None]) -> Artifact:
-        """The artifact of `key`, which `build` fills into an empty folder at first use.
+        """The artifact of `key`, which `build` writes into an empty folder at first use.
 
-        Several processes may ask at once: one builds, the others wait for it. A build that fails or
-        is killed leaves no artifact behind, and a damaged one is built again.
+        Several processes may call at once: one builds, the others wait for it. A build that fails
+        or is killed leaves no artifact behind, and a damaged artifact is built again.
         """
         path = self.path(kind, key)
         if (found := self.find(kind, key)) is not None:
@@ -74,12 +74,12 @@ class ArtifactStore:
 
 
 def checkpoint_folder(path: Path) -> Path:
-    """Where a build keeps what it would go on from after a kill."""
+    """The folder of a build's checkpoints, from which it continues after a kill."""
     return path.with_name(f".{path.name}-checkpoints")
 
 
 def lock_file(path: Path) -> Path:
-    """The lock that whoever builds an artifact holds; `path` may also be that of its beginnings."""
+    """The lock that a build of an artifact holds; `path` may also be of a partial artifact."""
     kind, name = path.name.lstrip(".").split("-")[:2]
     return path.with_name(f".{kind}-{name}.lock")
 
@@ -100,14 +100,14 @@ def locked(path: Path) -> Iterator[None]:
 
 
 class ArtifactRecord(FrozenConfig):
-    """The content of artifact.json: of each file its length and its SHA-256."""
+    """The content of artifact.json; `files` holds the length and the SHA-256 of each file."""
 
     key: dict[str, JsonValue]
     seconds: float
     files: dict[str, tuple[int, str]]
 
 
-def read_record(path: Path) -> ArtifactRecord:
+def read_artifact_record(path: Path) -> ArtifactRecord:
     """The record of an artifact.
 
     Raises:
@@ -123,14 +123,14 @@ def read_artifact(path: Path) -> Artifact:
     """The artifact in a folder.
 
     Raises:
-        ValueError: it is none.
+        ValueError: it is no artifact.
     """
-    record = read_record(path)
+    record = read_artifact_record(path)
     return Artifact(path, record.key, record.seconds)
 
 
 def check_artifact(path: Path, kind: str, form: int) -> None:
-    """Raises ValueError where `path` is no artifact of a kind and format, or is cut off."""
+    """Raises ValueError where `path` is no artifact of a kind and format, or is incomplete."""
     damage = find_damage(path, deep=False)
     if damage is None and not path.name.startswith(f"{kind}-"):
         damage = f"it is no artifact of kind {kind}"
@@ -141,12 +141,12 @@ def check_artifact(path: Path, kind: str, form: int) -> None:
 
 
 def find_damage(path: Path, deep: bool = True) -> str | None:
-    """What is wrong with an artifact, in words: a file that is gone, cut off or changed.
+    """A description of the damage of an artifact: a file that is missing, truncated or changed.
 
-    Unless `deep`, contents are not read, and changes of the same length not seen.
+    Unless `deep`, contents are not read, so that changes of the same length are not detected.
     """
     try:
-        recorded = read_record(path).files
+        recorded = read_artifact_record(path).files
     except ValueError:
         return f"it has no readable {RECORD}"
     for name, (length, checksum) in recorded.items():
@@ -161,7 +161,7 @@ def find_damage(path: Path, deep: bool = True) -> str | None:
 
 
 def list_files(folder: Path) -> Iterator[str]:
-    """Names of the files of an artifact, but for its record."""
+    """Names of the files of an artifact, without its record."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     return (str(path.relative_to(folder)) for path in files if path.name != RECORD)
 

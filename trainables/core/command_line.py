@@ -1,4 +1,4 @@
-"""One way to speak to the person at the terminal."""
+"""Argument parsing, output and exit statuses that all commands share."""
 
 import argparse
 import os
@@ -14,7 +14,7 @@ from trainables.core.terminal import print_error
 
 
 class Parser(argparse.ArgumentParser):
-    """Answers bad arguments with one line on stderr and exit status 2."""
+    """A parser that reports bad arguments by one line on stderr and exit status 2."""
 
     def __init__(self, prog: str, description: str, epilog: str | None = None) -> None:
         super().__init__(
@@ -36,12 +36,12 @@ class Parser(argparse.ArgumentParser):
 
 
 def write_output(text: str) -> None:
-    """Writes to stdout, and ends nothing where its reader has left, as `head` does."""
+    """Writes to stdout; it is no error if the reader has closed the pipe, as `head` does."""
     try:
         sys.stdout.write(text)
         sys.stdout.flush()
     except BrokenPipeError:
-        # Python flushes once more at exit; what it still holds has to go somewhere
+        # Python flushes stdout again at exit, which must not raise then
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
@@ -49,10 +49,10 @@ SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
 
 def as_path(text: str) -> Path:
-    """A path that a flag or an argument names; `~` is the home folder, also after `=`.
+    """The path in an argument; `~` is the home folder, also after `=`.
 
     Raises:
-        argparse.ArgumentTypeError: it is empty, or the address of something else than a file.
+        argparse.ArgumentTypeError: it is empty, or a URI.
     """
     if not text or "\0" in text:
         raise argparse.ArgumentTypeError(f"must be a path, but got {text!r}")
@@ -64,26 +64,26 @@ def as_path(text: str) -> Path:
 
 
 def first_problem(error: ValidationError) -> str:
-    """The first of pydantic's complaints in one line: path, rule and value."""
+    """The first of pydantic's errors in one line: path, rule and value."""
     problem = error.errors()[0]
     path = ".".join(str(part) for part in problem["loc"])
     return f"{path}: {problem['msg']}, but got {problem['input']!r}"
 
 
 def one_line(error: Exception) -> str:
-    """What an error says, in a line."""
+    """The message of an error, in one line."""
     if isinstance(error, ValidationError):
         return first_problem(error)
     return " ".join(str(error).split("\n")) or type(error).__name__
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of what an error of some library says; the others are for its makers."""
+    """The first line of the message of an error."""
     return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def report(command: Callable[[], None], failure: type[Exception]) -> int:
-    """Runs a command and gives its exit status, with one line on stderr unless all went well.
+    """Runs a command and gives its exit status; writes one line on stderr if it failed.
 
     0 done, 1 `failure`, 2 bad input, 130 interrupted.
     """

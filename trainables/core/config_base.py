@@ -29,7 +29,7 @@ class FrozenConfig(BaseModel):
 
 
 class TaggedConfig(FrozenConfig):
-    """The base of a tagged union, whose members tell themselves apart by `name`.
+    """The base of a tagged union, whose members are distinguished by `name`.
 
     A subclass becomes a member by giving `name` a Literal type. Where a field has the type of a
     base, JSON is read as the member that it names. Annotate such a field with `SerializeAsAny`.
@@ -65,7 +65,7 @@ def digest(content: object) -> str:
 
 
 def flatten_tree(tree: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, Leaf]]:
-    """Yields (dotted path, leaf) pairs of a nested JSON object; an absent part is one None leaf."""
+    """Yields (dotted path, leaf) pairs of a nested JSON object; a null object is one None leaf."""
     for key, value in tree.items():
         if isinstance(value, Mapping):
             yield from flatten_tree(value, f"{prefix}{key}.")

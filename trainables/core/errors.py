@@ -1,17 +1,17 @@
-"""The expected ways to fail, for reasons that a person can act on."""
+"""Exceptions for expected failures, whose causes a user can act on."""
 
 from pathlib import Path
 
 NOT_LEARNING, NOT_FINITE = "not learning", "not finite"
-"""How the reason of a failure begins that its configuration is to blame for, and no machine."""
+"""Beginnings of the reasons of failures that the configuration causes, not the machine."""
 
 
 class TrialFailed(Exception):
-    """A trial that cannot give a point, for a reason a person can act on (its message)."""
+    """A trial has failed; the message is a reason that a user can act on."""
 
 
 class DiskFull(OSError):
-    """There is no room on a disk; what was to be written is not there, what was there still is."""
+    """A disk is full; the file was not written, and existing files are unchanged."""
 
     def __init__(self, folder: Path, name: str) -> None:
         super().__init__(f"the disk of {folder} must have room for {name}, but it is full")
@@ -22,8 +22,8 @@ class DiskFull(OSError):
 
 
 class ExportFailed(Exception):
-    """An exported file does not do what the search measured; the message says how."""
+    """An exported file differs from what the search measured; the message says how."""
 
 
 class Interrupted(Exception):
-    """A training that was asked to leave, and has kept where it stands."""
+    """A training was asked to stop, and has written a checkpoint."""

@@ -1,4 +1,4 @@
-"""Files that are whole or absent, and what they hold."""
+"""Atomic writes of files and folders, and hashes of files."""
 
 import errno
 import hashlib
@@ -15,10 +15,10 @@ from trainables.core.errors import DiskFull
 
 
 def replace_file(path: Path, content: bytes | str) -> None:
-    """Writes a file aside and renames it, so that nobody ever reads half of it.
+    """Writes a file atomically: under a temporary name, which is then renamed.
 
     Raises:
-        DiskFull: then the file is as it was.
+        DiskFull: the file is unchanged.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}")
@@ -37,10 +37,10 @@ def replace_file(path: Path, content: bytes | str) -> None:
 
 @contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
-    """A folder beside `path` that takes its place at the end of the block, or is removed.
+    """A temporary folder that is renamed to `path` at the end of the block, or else removed.
 
     Raises:
-        DiskFull: then nothing is left.
+        DiskFull: the temporary folder is removed.
     """
     aside = Path(mkdtemp(prefix=f".{path.name}-", dir=path.parent))
     try:
@@ -56,19 +56,19 @@ def whole_folder(path: Path) -> Iterator[Path]:
 
 
 def is_full_disk(error: BaseException) -> bool:
-    """Whether there was no room on a disk, or no more for this user."""
+    """Whether an error means that a disk is full or the user's quota is exhausted."""
     return isinstance(error, DiskFull) or (
         isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
     )
 
 
 def nearest(folder: Path) -> Path:
-    """The folder itself, or the first above it that is there."""
+    """The folder itself, or the nearest parent that exists."""
     return next(path for path in (folder, *folder.parents) if path.exists())
 
 
 def is_writable(folder: Path) -> bool:
-    """Whether a folder can be written, or made."""
+    """Whether a folder can be written or created."""
     there = nearest(folder)
     return there.is_dir() and os.access(there, os.W_OK | os.X_OK)
 
@@ -80,7 +80,7 @@ def hash_file(path: Path) -> str:
 
 
 def hash_file_once(path: Path) -> str:
-    """The same, computed again by this process only where the file's size or time has changed."""
+    """The same, computed again in this process only if the file's size or time has changed."""
     status = path.stat()
     return _hash_file_of(path.absolute(), status.st_size, status.st_mtime_ns)
 

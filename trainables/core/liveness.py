@@ -1,4 +1,4 @@
-"""The time that a training takes, and a watchdog that ends a training that hangs."""
+"""A stopwatch for a training, and a watchdog that ends a training that hangs."""
 
 import logging
 import os
@@ -9,17 +9,17 @@ from contextlib import contextmanager
 
 log = logging.getLogger(__name__)
 OnHang = Callable[[str], None]
-"""Hears why, in words; does not return."""
+"""Called with the reason, a text; does not return."""
 
 
 def die(reason: str) -> None:
-    """Says why and ends the process: a call that hangs cannot be ended otherwise."""
+    """Logs the reason and exits: a call that hangs cannot be ended otherwise."""
     log.error("error: %s", reason)
     os._exit(1)
 
 
 class Watchdog:
-    """Calls `on_hang` from a thread of its own once nobody has called `beat` for `timeout_s`.
+    """Calls `on_hang` from its own thread if `beat` is not called for `timeout_s` seconds.
 
     With a timeout of None it does nothing.
     """
@@ -32,12 +32,12 @@ class Watchdog:
             threading.Thread(target=self._run, name="watchdog", daemon=True).start()
 
     def beat(self) -> None:
-        """Shows life."""
+        """Reports progress, which restarts the timeout."""
         self.last = time.monotonic()
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Nothing is expected inside the block."""
+        """Suspends the timeout inside the block."""
         self.last = None
         try:
             yield
@@ -57,7 +57,7 @@ class Watchdog:
 
 
 class Stopwatch:
-    """Counts from `start` on; `seconds` were counted before."""
+    """Measures time from `start` on; `seconds` is the initial value."""
 
     def __init__(self, seconds: float = 0.0) -> None:
         self.before, self.begin = seconds, time.perf_counter()
@@ -69,12 +69,12 @@ class Stopwatch:
 
     @property
     def seconds(self) -> float:
-        """Counted so far."""
+        """The seconds measured so far."""
         return self.before + (time.perf_counter() - self.begin if self.is_running else 0.0)
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Does not count inside the block."""
+        """Suspends the measurement inside the block."""
         was_running, self.before = self.is_running, self.seconds
         self.is_running = False
         try:

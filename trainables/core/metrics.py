@@ -4,14 +4,14 @@ from trainables.core.config_base import FrozenConfig
 
 
 class Metrics(FrozenConfig):
-    """What a trial reports after each epoch; the last report is that of the file it leaves.
+    """The report of a trial after an epoch; the last report describes its model file.
 
     `time_ms` is when it was measured, in milliseconds since 1970.
     `miou` and `pixel_accuracy` are in [0,1], over the whole validation split. `losses` are means
     per labelled pixel over the epoch. `device_seconds` are the seconds this trial has trained and
-    evaluated so far; `start_seconds` those of its shared full-precision start, whoever paid them.
-    `compressed_bytes` is the model file after zstd, which `size_bytes` never is. `changed_pixels`
-    of the validation split got another class by conversion: rounding tips a near tie.
+    evaluated so far; `start_seconds` those of its full-precision pretraining, which trials share.
+    `compressed_bytes` is the size of the model file after zstd; `size_bytes` is without it.
+    `changed_pixels` of the validation split get another class by conversion, because of rounding.
     `macs` are multiply-accumulates per image. `parts` is 2 where a batch did not fit into the
     device's memory, so that each optimizer step took two halves of one.
     """
@@ -34,5 +34,5 @@ class Metrics(FrozenConfig):
 
     @property
     def finished(self) -> bool:
-        """Whether this is the report of a fully trained student, measured as the file it left."""
+        """Whether this is the last report of a finished training, which describes a model file."""
         return self.size_bytes is not None

@@ -1,7 +1,7 @@
-"""How far long pieces of work are, which whoever waits for them is told from time to time.
+"""Progress reports of long tasks, to a terminal or to a file for another process.
 
-Work reports each of its units to a logger of its own, and costs nothing where nobody listens. Who
-listens decides where a line goes and how often: to a terminal, or to a file for another process.
+A task reports each of its units to a logger of this module, at no cost without a handler. The
+handler decides how often a line is written, and where.
 """
 
 import logging
@@ -20,25 +20,25 @@ First = TypeVar("First")
 Result = TypeVar("Result")
 
 PROGRESS_EVERY_S = 30.0
-"""Seconds between two lines: often enough to see that work goes on, too seldom to fill a log."""
+"""Seconds between two lines: frequent enough to show progress, without filling the log."""
 PROGRESS_FILE = ".progress"
 """Name of the file that holds the last line of another process."""
 AT_ONCE = "at_once"
 """Attribute of a log record that is said however soon after another."""
 CHECK_EVERY_S = 1.0
-"""Seconds between looks for lines of other processes: on a network disk each takes milliseconds."""
+"""Seconds between two polls of progress files: on a network disk each takes milliseconds."""
 
 
 class ProgressReporter:
-    """Reports how much of one piece of work is done, and how long the rest will take."""
+    """Reports the completed part of one task, and the estimated remaining time."""
 
     def __init__(self, task: str, unit: str, total: int) -> None:
         self.task, self.unit, self.total = task, unit, total
         self.first: tuple[float, float] | None = None
-        """How much was done, and when, at the first report: the rate is counted from there."""
+        """Completed units and time at the first report, from which the rate is computed."""
 
     def update(self, done: float) -> None:
-        """`done` units of `total` are done; of the one under way it may count a part."""
+        """Reports `done` of `total` units; a fraction counts a part of the current unit."""
         if not logger.isEnabledFor(logging.INFO):
             return
         now = time.monotonic()
@@ -90,7 +90,7 @@ def progress_to(say: Callable[[str], None], every_s: float = PROGRESS_EVERY_S) -
 
 @contextmanager
 def progress_to_file(path: Path, every_s: float = PROGRESS_EVERY_S) -> Iterator[None]:
-    """Keeps the last line in a file, which is gone at the end of the block."""
+    """Keeps the last progress line in a file, which is deleted at the end of the block."""
 
     def say(line: str) -> None:
         with suppress(OSError):  # a full disk does not end the work
@@ -112,13 +112,13 @@ def with_progress_file(
     *given: Given.args,
     **named: Given.kwargs,
 ) -> Result:
-    """`work(first, *given, **named)`, which keeps its progress in a file meanwhile."""
+    """Calls `work(first, *given, **named)` and keeps its progress in a file meanwhile."""
     with progress_to_file(path, every_s):
         return work(first, *given, **named)
 
 
 class ProgressFiles:
-    """Reads the lines that other processes keep in the files of a folder, each line once."""
+    """Reads the progress lines of other processes from files below a folder, each line once."""
 
     def __init__(self, folder: Path, pattern: str = PROGRESS_FILE) -> None:
         self.folder, self.pattern = folder, pattern
@@ -126,13 +126,13 @@ class ProgressFiles:
         self.checked = -math.inf
 
     def new_lines(self) -> Iterator[tuple[Path, str]]:
-        """Of each file that was written since the last call, its path and its line."""
+        """The path and the line of each file that was written since the last call."""
         now = time.monotonic()
         if now - self.checked < CHECK_EVERY_S:
             return
         self.checked = now
         for path in sorted(self.folder.glob(self.pattern)):
-            with suppress(FileNotFoundError):  # the work has just ended
+            with suppress(FileNotFoundError):  # the task has just ended
                 written = path.stat().st_mtime_ns
                 if self.seen.get(path) != written:
                     self.seen[path] = written

@@ -1,7 +1,7 @@
-"""The terminal as ours alone: what libraries write goes to a log file while a study runs.
+"""Redirects the output of libraries from the terminal to a log file while a study runs.
 
-Libraries write by Python's streams and, in C and C++, by file descriptors 1 and 2. Both lead to the
-log; `out` and `err` lead to the terminal.
+Libraries write to Python's streams and, in C and C++, to file descriptors 1 and 2. Both are
+redirected to the log; `out` and `err` write to the terminal.
 """
 
 import os
@@ -16,11 +16,11 @@ from typing import IO, TextIO, TypeVar
 from trainables.core.progress import ProgressReporter
 
 DESCRIPTORS = (1, 2)
-"""Of stdout and stderr."""
+"""File descriptors of stdout and stderr."""
 
 
 class Log:
-    """Where the words of libraries go: a file without a name until `keep` gives it one."""
+    """The log of libraries' output: a temporary file until `keep` gives it a path."""
 
     def __init__(self) -> None:
         self.path: Path | None = None
@@ -32,7 +32,7 @@ class Log:
         self._lead(self.file.fileno())
 
     def keep(self, path: Path) -> None:
-        """Goes on at the end of another file, with what was said so far."""
+        """Appends the output so far to another file, and continues there."""
         flush()
         file = path.open("a+b")
         self.file.seek(0)
@@ -43,7 +43,7 @@ class Log:
         self.file, self.path = file, path
 
     def close(self) -> None:
-        """Gives the terminal back to everybody."""
+        """Ends the redirection."""
         flush()
         for number, descriptor in zip(DESCRIPTORS, self.kept, strict=True):
             os.dup2(descriptor, number)
@@ -56,22 +56,21 @@ class Log:
 
 
 log: Log | None = None
-"""Of this process, while there is one."""
+"""The log of this process, while output is redirected."""
 
 
 @contextmanager
 def own_terminal() -> Iterator[None]:
-    """Keeps libraries off the terminal inside the block.
+    """Redirects the output of libraries to a log inside the block.
 
-    Where a stream is closed, or no longer the process's own, as in tests that capture it, nothing
-    changes.
+    It does nothing where a stream is closed or was replaced, as in tests that capture it.
     """
     global log
     streams = (sys.stdout, sys.stderr)
     if None in streams or streams != (sys.__stdout__, sys.__stderr__):
         yield
         return
-    with suppress(OSError):  # no temporary folder, of which others have more to say
+    with suppress(OSError):  # there is no temporary folder, which is reported elsewhere
         log = Log()
     try:
         yield
@@ -80,7 +79,7 @@ def own_terminal() -> Iterator[None]:
 
 
 def release() -> None:
-    """Ends what `own_terminal` began; to be called before the process becomes another program."""
+    """Ends the redirection; must be called before the process executes another program."""
     global log
     if log is not None:
         log.close()
@@ -88,29 +87,29 @@ def release() -> None:
 
 
 def keep_log(path: Path) -> None:
-    """Keeps the words of libraries in a file, if they are kept off the terminal."""
+    """Continues the log of libraries in a file, if their output is redirected."""
     if log is not None:
         log.keep(path)
 
 
 def write_log(line: str) -> None:
-    """Adds a line to what libraries write, if that is kept off the terminal."""
+    """Adds a line to the log of libraries, if their output is redirected."""
     if log is not None:
         os.write(log.file.fileno(), f"{line}\n".encode(errors="backslashreplace"))
 
 
 def log_file() -> Path | None:
-    """The file that holds the words of libraries, if they are kept in one."""
+    """The file of the log of libraries, if it has a path."""
     return log.path if log is not None else None
 
 
 def out() -> TextIO:
-    """What leads to the person: stdout."""
+    """The terminal's stdout."""
     return log.out if log is not None else sys.stdout
 
 
 def err() -> TextIO:
-    """What leads to the person: stderr."""
+    """The terminal's stderr."""
     return log.err if log is not None else sys.stderr
 
 
@@ -120,7 +119,7 @@ def print_line(line: str) -> None:
 
 
 def print_error(line: str) -> None:
-    """Says on stderr what is wrong."""
+    """Prints an error on the terminal's stderr."""
     print(line, file=err(), flush=True)
 
 
@@ -133,7 +132,7 @@ Item = TypeVar("Item")
 
 
 def track(items: Sequence[Item], description: str, unit: str = "part") -> Iterator[Item]:
-    """Yields `items` behind a progress bar on stderr; where that is no terminal, reports them."""
+    """Yields `items` with a progress bar on stderr, or with progress lines without a terminal."""
     from rich.console import Console
     from rich.progress import Progress
 

@@ -17,14 +17,14 @@ from torch import Tensor
 from trainables.core.command_line import first_line
 
 MAX_ROWS, MAX_BYTES = 64, 1 << 26
-"""Of a chunk, which is an Arrow record batch; all chunks but the last have as many rows."""
+"""Limits of a chunk, an Arrow record batch; all chunks but the last have equally many rows."""
 
 Arrays = Mapping[str, NDArray[Any]]
 Tensors = dict[str, Tensor]
 
 
 def write_table(path: Path, chunks: Iterable[Arrays]) -> None:
-    """Writes arrays (n, ...) by name, a chunk at a time, each of as many rows but for the last."""
+    """Writes chunks of arrays (n, ...) by name; all but the last have equally many rows."""
     writer = None
     with pa.OSFile(str(path), "wb") as file:
         for arrays in chunks:

@@ -20,10 +20,10 @@ STD = (0.229, 0.224, 0.225)
 
 
 class Views(NamedTuple):
-    """How each of N samples is seen.
+    """The parameters of random views of N samples.
 
-    `zoom` (N,) enlarges; of what then exceeds the canvas, or falls short of it, `shift` (N,2), x
-    and y in [-1,1], says where the crop lies or the image; `flipped` (N,) mirrors left and right;
+    `zoom` (N,) is the scale; `shift` (N,2), x and y in [-1,1], is the position of the crop in a
+    larger image, or of a smaller image on the canvas; `flipped` (N,) mirrors left and right;
     `color` (N,3) multiplies brightness, contrast and saturation.
     """
 
@@ -50,7 +50,7 @@ def draw_views(augmentation: Augmentation, num_samples: int, seed: int, epoch: i
 
 
 class Transform:
-    """What an augmentation does to batches; which steps it needs is known without looking at them.
+    """Applies an augmentation to batches; steps that it never needs are left out.
 
     Colour first, then one sampling of the image through the view's affine map: bilinear, without
     antialiasing, so scales below 0.5 would alias.
@@ -61,7 +61,7 @@ class Transform:
         self.scales = (augmentation.min_scale, augmentation.max_scale) != (1, 1)
 
     def images(self, images_B3HW: Tensor, views: Views) -> Tensor:
-        """From uint8 RGB to normalised float32; what lies outside the image is the mean, 0."""
+        """From uint8 RGB to normalised float32; pixels outside the image are 0, the mean."""
         images = images_B3HW
         if self.colors:
             images = recolor(images.float(), views.color)
@@ -71,7 +71,7 @@ class Transform:
         return mirror(images, views.flipped)
 
     def labels(self, labels_BHW: Tensor, views: Views) -> Tensor:
-        """Of the same view, uint8 to int64; what lies outside the image is ignored."""
+        """The labels of the same view, uint8 to int64; pixels outside the image are ignored."""
         if not self.scales:
             return mirror(labels_BHW, views.flipped).long()
         size = labels_BHW.shape[-2:]
@@ -79,10 +79,10 @@ class Transform:
         return (sample(distance, views, size, "nearest", "zeros") + IGNORE)[:, 0].long()
 
     def maps(self, maps_BChw: Tensor, views: Views, size: tuple[int, ...] | None = None) -> Tensor:
-        """The teacher's maps of whole images, of any stride, in the same view; (B,C,*size).
+        """The teacher's maps of whole images, of any stride, in the same view, as (B,C,*size).
 
-        Outside the image they go on as at its edge: what is ignored there has no loss, and the
-        regions that pair-wise distillation compares have some direction.
+        Outside the image the values at its edge are repeated: ignored pixels have no loss, and
+        regions that pair-wise distillation compares need features that are not zero.
         """
         out = size or tuple(maps_BChw.shape[-2:])
         if self.scales:
@@ -133,7 +133,7 @@ def normalize(images: Tensor) -> Tensor:
 
 @cache
 def moments(device: torch.device) -> tuple[Tensor, Tensor]:
-    """Mean and deviation (3,1,1): sent to a device once, since each copy would wait for it."""
+    """Mean and deviation (3,1,1), copied to a device once, since each copy synchronises."""
     mean, std = (torch.tensor(values, device=device).view(3, 1, 1) for values in (MEAN, STD))
     return 255 * mean, 255 * std
 

@@ -1,4 +1,4 @@
-"""Where labelled images come from."""
+"""The protocol of sources of labelled images."""
 
 from typing import Literal, NamedTuple, Protocol
 
@@ -17,7 +17,7 @@ class Sample(NamedTuple):
 
 
 class Source(Protocol):
-    """A labelled data set whose samples all come out at one canvas size.
+    """A labelled data set whose samples all have one canvas size.
 
     `class_names`, `notes`, `canvas` and `sample` raise ValueError where the data breaks a rule.
     """
@@ -27,11 +27,11 @@ class Source(Protocol):
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What a person should know of the data before training on them, a line each."""
+        """Notes that a user should read before training on the data, a line each."""
         ...
 
     def digest(self) -> str:
-        """Names the content: equal digests mean equal samples."""
+        """Identifies the content: equal digests mean equal samples."""
         ...
 
     def canvas(self) -> tuple[int, int]:
@@ -41,5 +41,5 @@ class Source(Protocol):
     def num_samples(self, split: Split) -> int: ...
 
     def sample(self, split: Split, index: int) -> Sample:
-        """One sample; several threads may ask at once."""
+        """One sample; several threads may call at once."""
         ...

@@ -11,7 +11,7 @@ from trainables.data.labels import IGNORE
 LABEL_MAP_LINE = re.compile(r"([^:]+):(?:(\d+),(\d+),(\d+))?:[^:]*:[^:]*")
 NUMBERED_LINE = re.compile(r"(\d+)\s*[:;,\t ]\s*(\S.*)")
 IGNORED_NAMES = ("__ignore__", "ignored")
-"""What labelme and CVAT call pixels that neither train nor count."""
+"""Names that labelme and CVAT give pixels to be ignored in training and evaluation."""
 
 
 class ClassList(NamedTuple):

@@ -1,4 +1,4 @@
-"""How training images are varied, without the framework that does it."""
+"""The configuration of the augmentation; importing it does not import torch."""
 
 from typing import TYPE_CHECKING
 

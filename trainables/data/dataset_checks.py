@@ -1,4 +1,4 @@
-"""What the files of a data set say together, and where they contradict each other."""
+"""Checks for contradictions between the files of a data set, and notes on it."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -9,19 +9,19 @@ from trainables.data.image_file import Color
 from trainables.data.labels import IGNORE
 
 LEAST_PEAK = 8192
-"""The greatest value of 16-bit images of a data set below which they are of fewer bits: 13 bits."""
+"""16-bit images whose greatest value is below this use at most 13 bits and are refused."""
 Fit = Literal["plain", "stored", "turned", "either"]
 """How an image fits its mask: it has no EXIF orientation; or only as stored; or only turned as its
 orientation says; or both ways."""
 
 
 class SampleInfo(NamedTuple):
-    """What the two files of a sample hold.
+    """Facts about the two files of a sample.
 
-    `size` is (width, height) of the mask, in pixels; `values` are the mask's, `kept` those that are
-    left of them at the size of training; `colors` are what a palette gives to values, where it does
-    not decide itself, as in a mask that is read `by_color` (None: that makes no difference). A flat
-    image has one colour alone; the peak is the greatest value of a 16-bit image.
+    `size` is (width, height) of the mask, in pixels; `values` are the mask's values, `kept` those
+    that remain at the training size; `colors` are the palette's colours of values, empty where
+    colours give the classes, as in a mask that is read `by_color` (None: both give the same). A
+    flat image has a single colour; the peak is the greatest value of a 16-bit image.
     """
 
     split: Split
@@ -38,7 +38,7 @@ class SampleInfo(NamedTuple):
 
 
 def check_splits(samples: Sequence[SampleInfo], root: Path) -> None:
-    """Raises ValueError where a split has fewer than two classes to tell apart."""
+    """Raises ValueError where a split has fewer than two classes."""
     for split in SPLITS:
         own = [look for look in samples if look.split == split]
         values = set().union(*(look.values for look in own))
@@ -61,10 +61,10 @@ def check_splits(samples: Sequence[SampleInfo], root: Path) -> None:
 
 
 class MaskColors:
-    """Sees the colours of one mask after another, and whether they contradict each other.
+    """Collects the colours of masks, and checks that they do not contradict each other.
 
-    A mask whose palette gives each value its own grey, or that has no palette, says nothing of
-    colours; its values are what a viewer shows.
+    A mask without a palette, or whose palette gives each value its own grey, has no colours; a
+    viewer shows its values as grey levels.
     """
 
     def __init__(self) -> None:
@@ -74,7 +74,7 @@ class MaskColors:
         self.greys: dict[int, tuple[int, Path]] = {}
 
     def see(self, mask: Path, values: Iterable[int], colors: Mapping[int, Color]) -> None:
-        """Takes in the values of a mask, and the colours that its palette gives them, if any.
+        """Adds the values of a mask, and the colours that its palette gives them, if any.
 
         Raises:
             ValueError: another mask gives a value another colour, or a colour another value.
@@ -107,7 +107,7 @@ def contradiction(what: str) -> ValueError:
 
 
 def check_colors(samples: Sequence[SampleInfo]) -> None:
-    """Raises ValueError where masks contradict each other in what values or colours mean."""
+    """Raises ValueError where masks contradict each other in the meaning of values or colours."""
     colored = next((look for look in samples if look.by_color), None)
     valued = next((look for look in samples if look.by_color is False), None)
     if colored and valued:
@@ -122,7 +122,7 @@ def check_colors(samples: Sequence[SampleInfo]) -> None:
 
 
 def check_peaks(samples: Sequence[SampleInfo]) -> None:
-    """Raises ValueError where 16-bit images use so few of their values that they are black."""
+    """Raises ValueError where 16-bit images use so few values that they would be nearly black."""
     peaks = {look.image: look.peak for look in samples if look.peak is not None}
     if peaks and (peak := max(peaks.values())) < LEAST_PEAK:
         raise ValueError(
@@ -133,10 +133,10 @@ def check_peaks(samples: Sequence[SampleInfo]) -> None:
 
 
 def images_as_stored(samples: Sequence[SampleInfo]) -> frozenset[Path]:
-    """The images that are not turned although they have an EXIF orientation.
+    """The images that are not rotated although they have an EXIF orientation.
 
-    Those whose masks fit only so; and those that fit both ways, where sizes tell of others that
-    they are not turned, and of none that it is.
+    These are the images whose masks fit only the stored orientation. Images that fit both ways are
+    included if the sizes of other images show that some are not rotated and none is.
     """
     fits = {look.fit for look in samples}
     kept = {"stored", "either"} if "stored" in fits and "turned" not in fits else {"stored"}
@@ -144,7 +144,7 @@ def images_as_stored(samples: Sequence[SampleInfo]) -> frozenset[Path]:
 
 
 def notes_on(samples: Sequence[SampleInfo], class_names: Sequence[str]) -> list[str]:
-    """What a person should know of a data set before training on it, a line each."""
+    """Notes that a user should read before training on the data set, a line each."""
     notes = [*notes_on_orientation(samples), *notes_on_classes(samples, class_names)]
     if flat := [look.image for look in samples if look.is_flat]:
         notes.append(f"{len(flat)} images show a single colour, such as {flat[0]}")

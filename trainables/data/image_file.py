@@ -1,4 +1,4 @@
-"""Image and mask files, read in one way for training, prediction and conversion."""
+"""Reads image and mask files, by the same code for training, prediction and conversion."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -12,12 +12,12 @@ from PIL import Image, UnidentifiedImageError
 from trainables.data.labels import IGNORE
 
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp")
-"""Of the files that are taken for images, in lower case."""
+"""File name endings of images, in lower case."""
 MASK_ENDINGS = (".png", ".bmp", ".gif", ".tif", ".tiff")
 EXACT_FORMATS = ("PNG", "BMP", "GIF", "TIFF", "PPM")
-"""Pillow's names of the formats that keep every label as it was drawn."""
+"""Pillow's names of the lossless formats."""
 INEXACT_COMPRESSIONS = ("jpeg", "tiff_jpeg", "webp", "jpeg2000")
-"""Of TIFF files."""
+"""Lossy compressions of TIFF files."""
 CONVERTIBLE_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")
 """Pillow's modes of 8 bits a channel whose colours are those of an RGB image."""
 DEEP_GREY_MODES = ("I;16", "I;16L", "I;16B", "I;16N")
@@ -28,7 +28,7 @@ SEQUENCES = ("TIFF", "GIF", "WEBP", "PNG")
 """Formats that may hold several pictures; in others a second one is a preview."""
 PHOTOMETRIC, WHITE_IS_ZERO = 262, 0
 ORIENTATION = 0x0112
-"""The EXIF tag that says how an image is turned."""
+"""The EXIF tag of the orientation."""
 Turn = Image.Transpose
 TURNED = {
     2: Turn.FLIP_LEFT_RIGHT,
@@ -39,17 +39,17 @@ TURNED = {
     7: Turn.TRANSVERSE,
     8: Turn.ROTATE_90,
 }
-"""What an orientation stands for; and what undoes it:"""
+"""The transposition of each orientation; and its inverse:"""
 TURNED_BACK = TURNED | {6: Turn.ROTATE_90, 8: Turn.ROTATE_270}
 TURN, STEP = "paretoseg.orientation", "paretoseg.step"
-"""What `load` adds to an image's info: its orientation, and the distance of its grey levels."""
+"""Keys that `load` adds to an image's info: its orientation, and the step of its grey levels."""
 REMEDIES = {
     "RGB": "colours need a labelmap.txt in the data folder, with lines of NAME:RED,GREEN,BLUE::",
     "RGBA": "save it without transparency",
     "LA": "save it without transparency",
     "I;16": "python -m trainables.convert --values VALUE=NAME,... rewrites masks of more bits",
 }
-"""By Pillow's mode, what to do with a mask that cannot be read."""
+"""By Pillow's mode, the remedy for a mask that cannot be read."""
 UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 
 Color = tuple[int, int, int]
@@ -68,7 +68,7 @@ def load(path: Path) -> Image.Image:
         if image.format in SEQUENCES and has_other_pages(image):
             raise ValueError("it holds several pictures of one size")
         levels = LEVELS.get(raw_mode(image), 1)
-        if image.format == "TIFF":  # which Pillow turns as it decodes
+        if image.format == "TIFF":  # Pillow rotates TIFF files when it decodes them
             orientation = image.getexif().get(ORIENTATION, 1)
             image.load()
             if orientation in TURNED_BACK:
@@ -81,7 +81,7 @@ def load(path: Path) -> Image.Image:
 
 
 def raw_mode(image: Image.Image) -> str:
-    """How Pillow names the samples of a file that is not decoded yet; "" if it does not say."""
+    """Pillow's raw mode of a file that is not decoded yet; "" if it is not known."""
     tiles = getattr(image, "tile", None)
     arguments = tiles[0].args if tiles else ()
     first = arguments[0] if isinstance(arguments, tuple) and arguments else arguments
@@ -89,7 +89,7 @@ def raw_mode(image: Image.Image) -> str:
 
 
 def has_other_pages(image: Image.Image) -> bool:
-    """Whether a file is a stack or an animation: smaller pages are previews."""
+    """Whether a file is a stack or an animation; smaller pages count as previews."""
     size, num_pages = image.size, getattr(image, "n_frames", 1)
     sizes = []
     for page in range(1, num_pages):
@@ -101,18 +101,18 @@ def has_other_pages(image: Image.Image) -> bool:
 
 
 def orientation_of(image: Image.Image) -> int:
-    """The EXIF orientation of an image that `load` gave: 1 is not turned, from 5 on sides swap."""
+    """The EXIF orientation of an image from `load`: 1 is upright, from 5 on the sides swap."""
     return int(image.info.get(TURN, 1))
 
 
 def turn(image: Image.Image) -> Image.Image:
-    """An image that `load` gave, as its EXIF orientation turns it."""
+    """An image from `load`, rotated by its EXIF orientation."""
     orientation = orientation_of(image)
     return image if orientation == 1 else image.transpose(TURNED[orientation])
 
 
 def read_image(path: Path, turned: bool = True) -> Image.Image:
-    """An image in RGB, `turned` as its EXIF data says or as it is stored.
+    """An image in RGB, rotated by its EXIF orientation if `turned`, else as stored.
 
     Raises:
         ValueError: it cannot be read, or its colours are not those of an RGB image.
@@ -123,12 +123,12 @@ def read_image(path: Path, turned: bool = True) -> Image.Image:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """An image of a mode that `check_image_mode` lets pass; of 16-bit grey the upper bits count."""
+    """Converts an image of a mode that `check_image_mode` accepts to RGB, the upper 8 bits kept."""
     if image.mode in DEEP_GREY_MODES:
         pixels = np.asarray(image).astype(np.uint32)
         image = Image.fromarray(((pixels * 255 + 32767) // 65535).astype(np.uint8))
     elif image.mode == "P" and "transparency" in image.info:
-        image = image.convert("RGBA")  # Pillow warns of the direct way
+        image = image.convert("RGBA")  # Pillow warns about a direct conversion
     return image.convert("RGB")
 
 
@@ -145,7 +145,7 @@ def check_image_mode(path: Path, image: Image.Image) -> None:
 
 
 def read_header(path: Path, content: bytes) -> Image.Image:
-    """The picture in a file of this content, not decoded: its mode, size and format.
+    """The image in a file of this content, not decoded: its mode, size and format.
 
     Raises:
         ValueError: it is no image.
@@ -156,7 +156,7 @@ def read_header(path: Path, content: bytes) -> Image.Image:
 
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """Turns what Pillow raises into a ValueError of one line that names the file."""
+    """Turns an error of Pillow into a ValueError of one line that names the file."""
     try:
         yield
     except UNREADABLE as error:
@@ -169,7 +169,7 @@ def reading(path: Path) -> Iterator[None]:
 
 
 def check_mask_format(path: Path, image: Image.Image) -> None:
-    """Raises ValueError where the file format of a mask does not keep labels exactly."""
+    """Raises ValueError where the file format of a mask is lossy."""
     compression = image.info.get("compression")
     if image.format in EXACT_FORMATS and compression not in INEXACT_COMPRESSIONS:
         return
@@ -181,10 +181,10 @@ def check_mask_format(path: Path, image: Image.Image) -> None:
 
 
 def load_mask(path: Path) -> Image.Image:
-    """A mask as it is stored; without its alpha channel where that is opaque.
+    """A mask as it is stored, without an alpha channel that is opaque.
 
     Raises:
-        ValueError: it cannot be read, or its format changes labels.
+        ValueError: it cannot be read, or its format is lossy.
     """
     image = load(path)
     check_mask_format(path, image)
@@ -196,9 +196,9 @@ def load_mask(path: Path) -> Image.Image:
 
 
 def is_by_color(image: Image.Image, classes: Mapping[Color, int] | None) -> bool | None:
-    """Whether the colours of a mask say its classes, as `read_labels` reads it, or its values do.
+    """Whether `read_labels` takes the classes of a mask from its colours, not from its values.
 
-    None where both say the same.
+    None where both give the same classes.
     """
     if classes is None or image.mode not in ("1", "L", "P", "RGB"):
         return False
@@ -213,7 +213,7 @@ def is_by_color(image: Image.Image, classes: Mapping[Color, int] | None) -> bool
 
 
 def read_labels(path: Path, image: Image.Image, classes: Mapping[Color, int] | None) -> Labels:
-    """The class indices of a mask that `load_mask` gave.
+    """The class indices of a mask from `load_mask`.
 
     `classes` gives the class of each colour, for RGB masks and those whose palette has colours;
     otherwise a pixel's value is its class.
@@ -235,7 +235,7 @@ def read_labels(path: Path, image: Image.Image, classes: Mapping[Color, int] | N
 
 
 def without_equal_channels(image: Image.Image) -> Image.Image:
-    """A mask of grey values that were saved in RGB, as grey."""
+    """A mask whose grey values were saved in RGB, as a grey image."""
     if image.mode != "RGB":
         return image
     red, green, blue = image.split()
@@ -243,7 +243,7 @@ def without_equal_channels(image: Image.Image) -> Image.Image:
 
 
 def read_colors(path: Path, image: Image.Image, classes: Mapping[Color, int]) -> Labels:
-    """The classes of a mask's colours; a palette may give what is ignored any colour."""
+    """The classes of a mask's colours; in a palette, the ignored value may have any colour."""
     labels, unknown = labels_of_colors(np.asarray(image.convert("RGB")), classes)
     if image.mode == "P":
         values = np.asarray(image)

@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 IGNORE = 255
-"""The mask value of pixels that neither train nor count."""
+"""The mask value of pixels that are ignored in training and evaluation."""
 
 VOC_CLASSES = (
     "background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair",

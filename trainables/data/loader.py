@@ -13,20 +13,20 @@ from torch import Tensor
 from trainables.data.arrow_table import ArrowTable, Tensors
 
 RESIDENT_SHARE = 0.1
-"""Of the memory that a process may use of its GPU: a smaller table is kept there whole."""
+"""Share of a process's GPU memory; a table that is smaller is kept on the GPU."""
 NUM_TABLES = 3
-"""That a training reads: images to train on, images to be measured by, the teacher's outputs."""
+"""Tables of a training: training images, validation images, the teacher's outputs."""
 
 
 class Loader:
-    """Gives rows of a table as tensors on a device.
+    """Loads rows of a table as tensors on a device.
 
-    A CPU copies them out of the mapped file. On a GPU a table that fits into `RESIDENT_SHARE` of
+    On a CPU, rows are copied from the mapped file. On a GPU, a table within `RESIDENT_SHARE` of
     the memory is uploaded at first use; a larger one is streamed from pinned memory, a batch ahead.
     """
 
     def __init__(self, table: ArrowTable, device: torch.device, memory_share: float = 1.0) -> None:
-        """`memory_share` is the part of the GPU's memory that this process may use."""
+        """`memory_share` is the share of the GPU's memory that this process may use."""
         self.table, self.device, self.memory_share = table, device, memory_share
 
     @cached_property
@@ -85,7 +85,7 @@ class Loader:
 
 
 def send(tensor: Tensor, device: torch.device) -> Tensor:
-    """The tensor on a device; the caller does not wait for the copy."""
+    """The tensor on a device, by an asynchronous copy."""
     if device.type != "cuda":
         return tensor
     return tensor.pin_memory().to(device, non_blocking=True)

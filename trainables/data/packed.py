@@ -31,14 +31,14 @@ class Meta(FrozenConfig):
     height: int = Field(ge=1)
     width: int = Field(ge=1)
     notes: tuple[str, ...] | None = None
-    """What the data set's source has to say of it; None in packs of earlier releases."""
+    """Notes of the source on the data; None in packs of earlier releases."""
 
 
 def pack_dataset(source: Source, store: ArtifactStore) -> Artifact:
     """The data set as an artifact: one table per split, and its description.
 
     Raises:
-        ValueError: the data breaks a rule; nothing is left behind then.
+        ValueError: the data breaks a rule; no artifact is left then.
     """
 
     def build(folder: Path) -> None:
@@ -52,7 +52,7 @@ def pack_dataset(source: Source, store: ArtifactStore) -> Artifact:
 
 
 def find_pack(source: Source, store: ArtifactStore) -> Artifact | None:
-    """The artifact that `pack` would give, if it is there already."""
+    """The artifact that `pack_dataset` would give, if it exists already."""
     return store.find("data", pack_key(source))
 
 
@@ -84,7 +84,7 @@ class PackedDataset:
     train: ArrowTable
     val: ArrowTable
     notes: tuple[str, ...] | None
-    """None: an earlier release packed it, which did not look at all that is looked at now."""
+    """None: packed by an earlier release, which made fewer checks."""
 
     @property
     def digest(self) -> str:
@@ -115,10 +115,10 @@ def images_of(rows: Tensors) -> Tensor:
 
 
 def open_pack(folder: Path) -> PackedDataset:
-    """Opens the artifact that `pack` made.
+    """Opens an artifact of `pack_dataset`.
 
     Raises:
-        ValueError: it is none, or one of another format, or a file of it was cut off.
+        ValueError: it is no such artifact, has another format, or a file is truncated.
     """
     check_artifact(folder, "data", FORMAT)
     try:

@@ -1,4 +1,4 @@
-"""From what the user named as data to a packed data set."""
+"""Opens the data set that a user names, and downloads VOC."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,7 +54,7 @@ def open_source(data: str, image_size: int, downloads: Path) -> Source:
 
 
 def remove_empty(folder: Path) -> None:
-    """Removes a folder and those above it as long as they hold nothing."""
+    """Removes a folder and its parents as long as they are empty."""
     try:
         while True:
             folder.rmdir()
@@ -64,8 +64,8 @@ def remove_empty(folder: Path) -> None:
 
 
 def download_voc(folder: Path) -> Path:
-    """PASCAL VOC 2012 below `folder`, fetched by torchvision unless it is there."""
-    from torchvision.datasets import VOCSegmentation  # takes seconds, which few need
+    """PASCAL VOC 2012 below `folder`, downloaded by torchvision unless it is present."""
+    from torchvision.datasets import VOCSegmentation  # takes seconds to import
 
     complete = folder / "complete"
     if not complete.is_file():
@@ -73,7 +73,7 @@ def download_voc(folder: Path) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         try:
             VOCSegmentation(str(folder), year="2012", image_set="train", download=True)
-            complete.touch()  # an interrupted extraction is not taken for a data set
+            complete.touch()  # marks the extraction as complete
         except (OSError, RuntimeError) as error:
             remove_empty(folder)
             raise ValueError(

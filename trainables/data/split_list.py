@@ -9,7 +9,7 @@ from trainables.data.image_file import IMAGE_ENDINGS, MASK_ENDINGS
 
 IMAGES = "JPEGImages"
 CONVERT = "python -m trainables.convert {} --out DIR reads what labelling tools export"
-"""The way on where a folder is not in this layout."""
+"""The remedy where a folder is not in this layout."""
 PAIR = re.compile(r"(\S.*\.\w+)\s+(\S.*\.\w+)")
 """The paths of an image and of its mask, below the data folder."""
 OF_ONE_CLASS = re.compile(r"(.*\S)\s+(-1|0|1)")
@@ -25,7 +25,7 @@ class Entry(NamedTuple):
 
 
 def read_split(root: Path, listing: Path, masks: str) -> list[Entry]:
-    """The samples that a list of names, or of pairs of an image and a mask, holds.
+    """The samples of a list of names, or of pairs of an image and a mask.
 
     `masks` is the folder of the masks below `root`.
 
@@ -95,12 +95,12 @@ def inside(listing: Path, name: str) -> Path:
 
 
 def is_name(root: Path, line: str, files: "Files") -> bool:
-    """Whether a line that looks like two paths is the name of one image, which has a space."""
+    """Whether a line that looks like two paths is the name of one image with a space in it."""
     return not line.startswith("/") and bool(files.find(root / IMAGES, line, IMAGE_ENDINGS))
 
 
 def is_image(name: str) -> bool:
-    """Whether a name ends as images do."""
+    """Whether a name has the ending of an image."""
     return Path(name).suffix.lower() in IMAGE_ENDINGS
 
 

@@ -49,15 +49,15 @@ LISTS, MASKS = "ImageSets/Segmentation", "SegmentationClass"
 CLASSES, LABEL_MAP, VOC_FOLDER = "classes.txt", "labelmap.txt", "VOC2012"
 PAD_RGB = (124, 116, 104)  # ImageNet's mean, 0 after normalisation
 FIRST_SWAPPED = 5
-"""From this EXIF orientation on, turning an image swaps its sides."""
+"""From this EXIF orientation on, rotation swaps width and height."""
 
 
 class VocFolder:
     """A folder in VOC layout, its samples scaled to a longest side of `image_size` pixels.
 
     With SBD's `SegmentationClassAug` and `train_aug.txt` (Hariharan et al. 2011) the training split
-    is the augmented one. Before the classes are named or a sample is given, every file is looked
-    at, so that no trial meets a bad one.
+    is the augmented one. Every file is checked before class names or a sample are returned, so that
+    no trial fails because of a bad file.
 
     Raises:
         ValueError: the folder breaks a rule of the layout; the message names rule, value and file.
@@ -67,7 +67,7 @@ class VocFolder:
         self.root = find_root(folder)
         self.image_size = image_size
         self.have_colors = False
-        """Whether a mask may have colours; known once files were read."""
+        """Whether a mask may have colours; known once the files were read."""
         augmented = (self.root / f"{MASKS}Aug").is_dir() and (
             self.root / LISTS / "train_aug.txt"
         ).is_file()
@@ -89,10 +89,10 @@ class VocFolder:
 
     @cached_property
     def _digest(self) -> str:
-        """Over the content of every listed file, undecoded.
+        """The digest of the content of every listed file, undecoded.
 
-        Not over modification times: they change when data is copied to another machine, and stay
-        when a mask is mended within the clock's resolution.
+        Modification times are not used: they change when data is copied to another machine, and may
+        not change when a mask is corrected within the clock's resolution.
         """
         listing = self.root / CLASSES
         classes = hash_file(listing) if listing.is_file() else self.root.name == VOC_FOLDER
@@ -101,8 +101,8 @@ class VocFolder:
             classes,
             list(self._each("reading", self._hashes)),
         ]
-        # What earlier releases did not read is named only where it makes a difference, so that
-        # their studies find their data again
+        # What earlier releases did not read is included only where it makes a difference, so that
+        # the digests of their data do not change
         if self.classes.colors and self.have_colors:
             content.append(sorted((*color, index) for color, index in self.classes.colors.items()))
         plain = tuple(read_lines(listing)) if listing.is_file() else ()
@@ -135,7 +135,7 @@ class VocFolder:
         )
 
     def _each(self, doing: str, look: Callable[[Split, Entry], Answer]) -> Iterator[Answer]:
-        """What `look` says of every sample, in order; all cores look."""
+        """The results of `look` for every sample, in order, computed on all cores."""
         samples = [(split, entry) for split in SPLITS for entry in self.entries[split]]
         with ThreadPoolExecutor() as pool:
             answers = [pool.submit(look, split, entry) for split, entry in samples]
@@ -146,7 +146,7 @@ class VocFolder:
                 pool.shutdown(cancel_futures=True)
 
     def _hashes(self, split: Split, entry: Entry) -> list[str]:
-        """Split, name and SHA-256 of both files, and what else decides how they are read."""
+        """Split, name and SHA-256 of both files, and what else determines how they are read."""
         image, mask = (present(path).read_bytes() for path in (entry.image, entry.mask))
         image_header, mask_header = read_header(entry.image, image), read_header(entry.mask, mask)
         check_image_mode(entry.image, image_header)
@@ -158,10 +158,10 @@ class VocFolder:
 
     @cached_property
     def classes(self) -> ClassList:
-        """What classes.txt or labelmap.txt lists; no names where there is neither.
+        """The classes in classes.txt or labelmap.txt; no names where neither exists.
 
         Raises:
-            ValueError: one cannot be read, or they have different names.
+            ValueError: one cannot be read, or both list different names.
         """
         names, colors = self.root / CLASSES, self.root / LABEL_MAP
         if not colors.is_file():
@@ -176,7 +176,7 @@ class VocFolder:
 
     @cached_property
     def _scan(self) -> "Scan":
-        """What one look at everything says."""
+        """The result of one scan of all files."""
         looks = list(self._each("checking", self._look))
         check_splits(looks, self.root)
         check_colors(looks)
@@ -217,7 +217,7 @@ class VocFolder:
 
 
 class Scan(NamedTuple):
-    """What all files of a folder say together; `canvas` is (height, width) in pixels."""
+    """Facts about all files of a folder; `canvas` is (height, width) in pixels."""
 
     class_names: tuple[str, ...]
     canvas: tuple[int, int]
@@ -272,7 +272,7 @@ def shrink(labels: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8
 
 
 def find_root(folder: Path) -> Path:
-    """The folder itself, or the one below it (two levels at most), that has VOC's three folders."""
+    """The folder with VOC's three folders: the given one, or one at most two levels below it."""
     if not folder.is_dir():
         raise ValueError(f"the data folder must exist, but got {folder}")
     candidates = [folder, *sorted(folder.glob("*")), *sorted(folder.glob("*/*"))]
@@ -298,7 +298,7 @@ def present(path: Path) -> Path:
 
 
 def class_names(root: Path, names: tuple[str, ...], first_file: dict[int, Path]) -> tuple[str, ...]:
-    """The names that were listed, else as many as the masks use.
+    """The listed class names, or else numbered names for the values that the masks use.
 
     `first_file` maps each value that occurs to a mask.
     """

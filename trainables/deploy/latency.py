@@ -1,4 +1,4 @@
-"""How long a network takes for one image in ONNX Runtime: needs no trained weights."""
+"""Latency of a network for one image in ONNX Runtime, which needs no trained weights."""
 
 import hashlib
 import json
@@ -26,7 +26,7 @@ LATENCY_FILE = "latency.json"
 
 
 class Latency(FrozenConfig):
-    """Milliseconds for one image: the median, and the 10th and the 90th percentile beside it."""
+    """Milliseconds for one image: the median, the 10th and the 90th percentile."""
 
     median_ms: float
     low_ms: float
@@ -70,9 +70,9 @@ def measure_latency(
 
 
 def predict_latency(card: ModelSpec, height: int, width: int, store: ArtifactStore) -> Latency:
-    """The latency, on this machine's CPU, of the fast export of any network of a card.
+    """The latency, on this machine's CPU, of the `onnx-int8` export of a network of this spec.
 
-    Measured once for networks whose graphs are alike, and kept.
+    It is measured once for networks with equal graphs, and cached.
 
     Raises:
         ValueError: ONNX Runtime is not installed.
@@ -91,7 +91,7 @@ def predict_latency(card: ModelSpec, height: int, width: int, store: ArtifactSto
     shape: onnx.GraphProto = onnx.GraphProto()
     shape.CopyFrom(model.graph)
     for constant in shape.initializer:
-        if constant.data_type != onnx.TensorProto.INT64:  # which hold shapes
+        if constant.data_type != onnx.TensorProto.INT64:  # INT64 constants are shapes
             constant.ClearField("raw_data")
     graph = hashlib.sha256(shape.SerializeToString(deterministic=True)).hexdigest()
     key = {"graph": graph, **latency_conditions(height, width)}
@@ -100,7 +100,7 @@ def predict_latency(card: ModelSpec, height: int, width: int, store: ArtifactSto
 
 
 def latency_conditions(height: int, width: int) -> dict[str, JsonValue]:
-    """What decides a latency on this machine's CPU beside the network."""
+    """Everything besides the network that determines its latency on this machine's CPU."""
     import onnxruntime
 
     return {
@@ -117,16 +117,16 @@ def untrained_of(card_json: str) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = card.build()
-        if card.quantizer:  # whose grids are unsigned behind a ReLU: other instructions
+        if card.quantizer:  # calibration makes grids behind a ReLU unsigned, which is faster
             calibrate(model, torch.randn(1, 3, 32, 32))
         return card.convert(model)
 
 
 def untrained(card: ModelSpec) -> nn.Module:
-    """A network of a card as it would be shipped, with random weights."""
+    """A network of this spec as it would be exported, with random weights."""
     return untrained_of(card.model_dump_json())
 
 
 def machine_name() -> str:
-    """The processor, as far as the system tells."""
+    """The name of the processor, as far as the system gives it."""
     return str(torch.cpu.get_capabilities().get("cpu_name") or platform.machine())

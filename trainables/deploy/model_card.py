@@ -1,4 +1,4 @@
-"""What a person who gets an exported model must know of it: a JSON file beside the model."""
+"""The model card: a JSON file beside an exported model that describes it."""
 
 from pathlib import Path
 from typing import Literal
@@ -16,10 +16,11 @@ ExportFormat = Literal["packed", "onnx", "onnx-int8"]
 
 
 class Preprocessing(FrozenConfig):
-    """From an image to the model's input `images` (N,3,H,W), float32; H and W may be any.
+    """From an image to the model's input `images` (N,3,H,W), float32, with any H and W.
 
-    The longest side is scaled to `longest_side` pixels, bilinearly; RGB in [0,1] less `mean`,
-    divided by `std`. The model gives `logits` (N,K,H,W); the class is the greatest.
+    The longest side is scaled to `longest_side` pixels, bilinearly; `mean` is subtracted from RGB
+    in [0,1], which is divided by `std`. The model gives `logits` (N,K,H,W); the class of a pixel is
+    that of the greatest logit.
     """
 
     longest_side: int = Field(ge=1)
@@ -32,9 +33,9 @@ class Preprocessing(FrozenConfig):
 class ModelCard(FrozenConfig):
     """The card of an exported model.
 
-    `miou` and `changed_pixels`, of `num_pixels`, were measured with the file itself on the
-    validation split: how good it is, and how often it answers other than the search's own model,
-    whose mIoU is `searched_miou`. `latency` is that of an ONNX file; `packed` has none.
+    `miou` and `changed_pixels`, of `num_pixels`, were measured with the exported file on the
+    validation split; `changed_pixels` get another class than by the search's own model, whose mIoU
+    is `searched_miou`. `latency` is that of an ONNX file; `packed` has none.
     """
 
     format: ExportFormat
@@ -58,7 +59,7 @@ class ModelCard(FrozenConfig):
 
 
 def card_path(model: Path) -> Path:
-    """Where the card of a model lies."""
+    """The path of the card of a model."""
     return model.with_name(f"{model.name}.json")
 
 

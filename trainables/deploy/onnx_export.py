@@ -20,7 +20,7 @@ LAYERS = (ConvertedLayer, nn.Conv2d, nn.ConvTranspose2d)
 RELUS = (nn.ReLU, F.relu, torch.relu, "relu")
 IDENTITIES = (nn.Identity, nn.Dropout, nn.Dropout2d)
 SELECTIONS = (F.max_pool2d, nn.MaxPool2d, torch.cat)
-"""What picks and moves values, so that its outputs lie on the grid of its inputs."""
+"""Operations that only select and move values, so that outputs keep the grid of inputs."""
 
 
 def to_onnx(network: nn.Module, form: OnnxForm, metadata: dict[str, str]) -> onnx.ModelProto:
@@ -57,8 +57,8 @@ class Length:
 class Translation:
     """Writes the operations of a traced network into an ONNX graph, one after the other.
 
-    A tensor is quantized where it comes into being if all that reads it does so on one grid;
-    otherwise each reader quantizes it.
+    A tensor is quantized where it is computed if all its readers use one grid; otherwise each
+    reader quantizes it.
     """
 
     def __init__(self, network: nn.Module, graph: Graph) -> None:
@@ -81,7 +81,7 @@ class Translation:
         return logits.value
 
     def layer(self, node: fx.Node, inputs: Signal) -> Signal:
-        """A convolution, and the ReLU that alone reads it."""
+        """A convolution, and a ReLU that is its only reader."""
         module = self._module(node)
         if not is_exportable(module):
             raise NotImplementedError
@@ -94,11 +94,11 @@ class Translation:
         return result
 
     def relu(self, node: fx.Node, inputs: Signal, inplace: bool = False) -> Signal:
-        """A ReLU behind anything but a layer."""
+        """A ReLU behind another operation than a layer."""
         return Signal(self.graph.add("Relu", inputs.value), None)
 
     def cat(self, node: fx.Node, tensors: Sequence[Signal], dim: int = 0) -> Signal:
-        """Tensors side by side."""
+        """A concatenation of tensors."""
         on_grid = [self._read(tensor, self.grids[node]) for tensor in tensors]
         return self.graph.map("Concat", *on_grid, axis=dim)
 
@@ -113,7 +113,7 @@ class Translation:
         ceil_mode: bool = False,
         return_indices: bool = False,
     ) -> Signal:
-        """The greatest values of windows."""
+        """Max pooling."""
         if pair(dilation) != [1, 1] or ceil_mode or return_indices:
             raise NotImplementedError
         shape = {"kernel_shape": pair(kernel_size), "strides": pair(stride or kernel_size)}
@@ -146,7 +146,7 @@ class Translation:
         mode: str = "constant",
         value: float | None = None,
     ) -> Signal:
-        """Zeros to the right and below, as many as sizes say."""
+        """Zero padding at the right and at the bottom, by computed sizes."""
         if mode != "constant" or value or len(pad) != 4 or pad[0] != 0 or pad[2] != 0:
             raise NotImplementedError
         missing = self._size(pad[3], pad[1])
@@ -155,7 +155,7 @@ class Translation:
         return Signal(self.graph.add("Pad", inputs.value, pads), None)
 
     def getitem(self, node: fx.Node, value: Any, index: Any) -> Any:
-        """A part of a shape, or the upper left part of a tensor."""
+        """An element or slice of a shape, or the upper left part of a tensor."""
         if not isinstance(value, Signal):
             return value[index]
         match index:
@@ -177,7 +177,7 @@ class Translation:
         return [Length(inputs.value, axis) for axis in range(4)]
 
     def arithmetic(self, node: fx.Node, length: Any, *operands: Any) -> Length:
-        """What Python computes from sizes."""
+        """Arithmetic on sizes."""
         if not isinstance(length, Length) or not all(isinstance(n, int) for n in operands):
             raise NotImplementedError
         assert callable(node.target)
@@ -209,7 +209,7 @@ class Translation:
         return self.network.get_submodule(str(node.target))
 
     def _remove_idle_nodes(self) -> None:
-        """Removes what changes nothing in evaluation mode, and what nothing reads."""
+        """Removes operations without effect in evaluation mode, and those that nothing reads."""
         for node in reversed(self.traced.nodes):
             if self._operation(node) in IDENTITIES:
                 node.replace_all_uses_with(node.all_input_nodes[0])
@@ -217,7 +217,7 @@ class Translation:
                 self.traced.erase_node(node)
 
     def _find_grids(self) -> dict[fx.Node, StaticQuantizer | None]:
-        """The grid that all readers of a node's output read it on; None where there is no such."""
+        """By node, the grid of all readers of its output; None where their grids differ."""
         grids: dict[fx.Node, StaticQuantizer | None] = {}
 
         def grid_of(reader: fx.Node) -> StaticQuantizer | None:
@@ -233,11 +233,11 @@ class Translation:
         return grids
 
     def _read(self, signal: Signal, grid: StaticQuantizer | None) -> Signal:
-        """A tensor on the grid that it is read on, where it does not lie there already."""
+        """A tensor on the grid of its reader, quantized where it is not on that grid already."""
         return self.graph.quantize(signal.value, grid) if signal.grid is None else signal
 
     def _size(self, height: int | Length, width: int | Length) -> Value:
-        """A vector of both, which come of the height and width of one tensor in the same way."""
+        """A vector of height and width, which are computed from one tensor's in the same way."""
         if not isinstance(height, Length) or height.axis != 2 or width != replace(height, axis=3):
             raise NotImplementedError
         if height.tensor not in self.sizes:
@@ -268,7 +268,7 @@ class Translation:
 
 
 def pair(value: float | Sequence[float]) -> list[Any]:
-    """What torch takes for height and width alike as one number."""
+    """The values for height and width of an argument that may be a single number."""
     return list(value) if isinstance(value, Sequence) else [value, value]
 
 
@@ -290,4 +290,4 @@ OPTIONS: Mapping[object, tuple[str, ...]] = {
     nn.MaxPool2d: ("kernel_size", "stride", "padding", "dilation", "ceil_mode", "return_indices"),
     nn.Upsample: ("size", "scale_factor", "mode", "align_corners"),
 }
-"""Attributes of modules that are arguments of the function."""
+"""Attributes of modules that are passed to the handler as arguments."""

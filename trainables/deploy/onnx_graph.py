@@ -24,7 +24,7 @@ Value = str
 Array = NDArray[Any]
 
 LARGEST_BIAS = 1 << 24
-"""In steps: beside it the sum of products must fit into 32 bits."""
+"""The largest bias, in steps, so that its sum with the products fits into 32 bits."""
 SAFE_BITS = 7
 """Processors without VNNI add two products of 8-bit integers in 16 bits; 7 bits do not overflow."""
 
@@ -37,10 +37,10 @@ class Signal(NamedTuple):
 
 
 class Graph:
-    """A graph that grows by one operation at a time.
+    """An ONNX graph to which operations are appended one by one.
 
-    Between layers, what is quantized stays integers: pooling, joining and rearranging them gives
-    the same as doing so to the numbers that they stand for.
+    Between layers, quantized tensors stay integers: pooling, concatenation and rearrangement give
+    the same result on integers as on the numbers that these represent.
     """
 
     def __init__(self, form: OnnxForm) -> None:
@@ -70,7 +70,7 @@ class Graph:
         return Signal(codes, grid)
 
     def map(self, operator: str, *signals: Signal, **attributes: Any) -> Signal:
-        """An operation that only picks and moves values, all of one grid."""
+        """An operation that only selects and moves values, which are all on one grid."""
         grid = signals[0].grid
         assert all(same_grid(signal.grid, grid) for signal in signals)
         return Signal(self.add(operator, *(s.value for s in signals), **attributes), grid)
@@ -78,7 +78,7 @@ class Graph:
     def layer(
         self, inputs: Signal, module: nn.Module, relu: bool, grid: StaticQuantizer | None
     ) -> Signal:
-        """A convolution with its bias, and what comes of it on the grid of its readers."""
+        """A convolution with its bias, whose output is on the grid of its readers."""
         layer = module.layer if isinstance(module, ConvertedLayer) else module
         assert isinstance(layer, nn.Conv2d | nn.ConvTranspose2d)
         weight, steps = self._weight(layer, module)
@@ -103,7 +103,7 @@ class Graph:
         if self.form == "onnx-int8":
             step, zero = self._step(signal.grid), self._zero(signal.grid)
             return self.add("DequantizeLinear", signal.value, step, zero)
-        # A DequantizeLinear here would be fused with weights that no kernel computes with
+        # ONNX Runtime would fuse a DequantizeLinear with weights that its kernels do not support
         floats = self.add("Cast", signal.value, to=TensorProto.FLOAT)
         return self.add("Mul", floats, self._step(signal.grid))
 
@@ -121,8 +121,8 @@ class Graph:
             if layer.bias is not None and module.grid is not None:
                 bias = as_array(layer.bias)
                 codes, steps = without_dead_channels(codes, steps, module.grid, bias)
-            # A power of two more of each code and less of each step: exact, and the bias,
-            # which counts in these steps, gets finer
+            # Codes are multiplied and steps divided by a power of two, which is exact, and gives
+            # the bias, which is counted in these steps, a finer resolution
             extra = max(0, SAFE_BITS - module.bits)
             codes, steps = codes << extra, steps / np.float32(1 << extra)
         elif module.bits == 2:
@@ -130,7 +130,7 @@ class Graph:
         elif module.bits <= 4:
             codes = codes.astype(int4)
         parts = [codes, steps]
-        if codes.dtype == np.int8:  # ONNX Runtime's precise mode takes an absent one for a scalar
+        if codes.dtype == np.int8:  # ONNX Runtime's precise mode needs a zero point per channel
             parts.append(np.zeros(len(codes), np.int8))
         return self.add("DequantizeLinear", *map(self.constant, parts), axis=0), steps
 
@@ -140,7 +140,7 @@ class Graph:
         steps: Array | None,
         grid: StaticQuantizer | None,
     ) -> list[Value]:
-        """A bias, in INT32 counted in the steps of the products it is added to, if these are so."""
+        """A bias, in INT32 and in the steps of the products where these are integers."""
         if layer.bias is None:
             return []
         bias = as_array(layer.bias)
@@ -198,8 +198,8 @@ def without_dead_channels(
 ) -> tuple[Array, Array]:
     """Codes and steps whose biases fit into integers.
 
-    Where normalisation multiplies a channel by next to nothing, all of it is its bias: its codes
-    become 0, and its step one that the bias can be counted in.
+    Where normalisation multiplies a channel by nearly 0, the channel equals its bias: its codes
+    become 0, and its step becomes one in which the bias can be counted.
     """
     bias = np.repeat(bias, len(codes) // len(bias))
     least = np.abs(bias) / np.float32(LARGEST_BIAS) / as_array(grid.step)
@@ -221,7 +221,7 @@ def as_convolution(layer: nn.Conv2d | nn.ConvTranspose2d, weight: Tensor) -> Arr
     """The weight (outputs,inputs,h,w) of a convolution.
 
     A transposed one whose windows do not overlap is a 1x1 convolution to a channel for each pixel
-    of a window, whose channels DepthToSpace then lays out; ONNX Runtime has no other on integers.
+    of a window, followed by DepthToSpace; ONNX Runtime has no other integer implementation.
     """
     if isinstance(layer, nn.Conv2d):
         return as_array(weight)

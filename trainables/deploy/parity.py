@@ -1,4 +1,4 @@
-"""How good a shipped model is on the validation split, and how far it agrees with another."""
+"""The parity check: mIoU of an exported model, and its agreement with a reference."""
 
 from dataclasses import dataclass
 
@@ -16,7 +16,7 @@ BATCH_SIZE = 4
 
 @dataclass(frozen=True)
 class Parity:
-    """A model's mIoU, and the pixels to which it gives other classes than its reference."""
+    """A model's mIoU, and the number of pixels whose class differs from its reference's."""
 
     miou: float
     changed_pixels: int
@@ -24,7 +24,7 @@ class Parity:
 
 
 def check_parity(model: Network, reference: Network, data: PackedDataset) -> Parity:
-    """Runs both on every image of the validation split."""
+    """Runs both models on every image of the validation split."""
     confusion = torch.zeros(data.num_classes, data.num_classes, dtype=torch.int64)
     changed = num_pixels = 0
     for batch in Loader(data.val, torch.device("cpu")).in_order(BATCH_SIZE):

@@ -1,4 +1,4 @@
-"""Runs a shipped model, whatever its form: a model file by PyTorch, ONNX by ONNX Runtime."""
+"""Runs an exported model: a model file by PyTorch, an ONNX file by ONNX Runtime."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,7 +20,7 @@ PRECISION = "session.x64quantprecision"
 8-bit products at 16 bits, so that a network computes other classes there."""
 Floats = NDArray[np.float32]
 Network = Callable[[Floats], Floats]
-"""From normalised images (B,3,H,W) to logits (B,K,H,W); ValueError where it cannot take them."""
+"""From normalised images (B,3,H,W) to logits (B,K,H,W); ValueError for unsupported images."""
 
 
 def open_model(path: Path) -> Network:
@@ -65,7 +65,7 @@ def onnx_network(path: Path) -> Network:
 
 @contextmanager
 def onnx_errors(path: Path) -> Iterator[None]:
-    """Turns what ONNX Runtime says of a model into a ValueError of one line."""
+    """Turns errors of ONNX Runtime on a model into a ValueError of one line."""
     from onnxruntime.capi import onnxruntime_pybind11_state as errors
 
     try:
@@ -93,7 +93,7 @@ def session_network(session: Any) -> Network:
 
 
 def open_session(content: bytes, provider: str, num_threads: int) -> Any:
-    """An ONNX Runtime session; 0 threads are as many as there are cores.
+    """An ONNX Runtime session; 0 threads means one thread for each core.
 
     Raises:
         ValueError: ONNX Runtime would use another provider instead.
@@ -112,7 +112,7 @@ def open_session(content: bytes, provider: str, num_threads: int) -> Any:
 
 
 def available_providers() -> list[str]:
-    """What the installed ONNX Runtime was built to run networks on."""
+    """The execution providers of the installed ONNX Runtime."""
     import onnxruntime
 
     return list(onnxruntime.get_available_providers())

@@ -18,14 +18,14 @@ from trainables.deploy.model_card import ModelCard
 from trainables.deploy.runtime import Network
 
 OPACITY = 0.55
-"""Of the colours on an overlay."""
+"""Opacity of the class colours on an overlay."""
 
 
 def find_images(path: Path) -> Sequence[Path]:
-    """The image, or those of a folder, in order of their names.
+    """The image, or the images of a folder in the order of their names.
 
     Raises:
-        ValueError: there are none, or two would get the same mask.
+        ValueError: there are none, or two would have the same mask file.
     """
     if path.is_file():
         return [path]
@@ -52,7 +52,7 @@ def visible(folder: Path) -> list[Path]:
 
 
 def left_out(path: Path) -> str:
-    """How many files of each ending a folder holds that are not taken for images, in words."""
+    """A text with the number of files of each ending in a folder that are not images."""
     files = visible(path) if path.is_dir() else []
     endings = Counter(file.suffix.lower() or "without ending" for file in files)
     others = {ending: count for ending, count in endings.items() if ending not in IMAGE_ENDINGS}
@@ -71,7 +71,7 @@ def segment(network: Network, card: ModelCard, image: Image.Image) -> Image.Imag
 
 
 def classes_at(logits_1Khw: Tensor, size: tuple[int, int]) -> Tensor:
-    """The greatest class (H,W) of logits enlarged to `size`, one class after another in memory."""
+    """The argmax (H,W) of logits resized to `size`, one class at a time to save memory."""
     best = torch.full(size, -torch.inf)
     classes = torch.zeros(size, dtype=torch.uint8)
     for index in range(logits_1Khw.shape[1]):
@@ -83,5 +83,5 @@ def classes_at(logits_1Khw: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def overlay(image: Image.Image, mask: Image.Image) -> Image.Image:
-    """The image under the colours of its classes."""
+    """The image, blended with the colours of its classes."""
     return Image.blend(image, mask.convert("RGB"), OPACITY)

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from trainables.models.base import Outputs
 
 Requirement = Literal["logits", "cosines", "channels", "live"]
-"""What a term needs of the teacher: its logits; besides, how alike the features of any two places
-are; besides, the channels of the features themselves; or the network itself at every step."""
+"""What a term needs of the teacher: its logits; also the cosine similarities of features; also the
+channels of the features; or the network itself at every step."""
 KEPT: frozenset[Requirement] = frozenset({"logits", "cosines"})
 """What outputs that were computed once and kept can serve: their features are projected."""
 RESERVED = ("cross_entropy", "teacher")
@@ -44,7 +44,7 @@ def check_term_name(name: str) -> None:
 
 
 class Term(TaggedConfig):
-    """One term of the distillation loss, which binds the student to the teacher."""
+    """One term of the distillation loss between student and teacher."""
 
     weight: float = Field(1.0, ge=0)
     requires: ClassVar[Requirement]
@@ -55,15 +55,15 @@ class Term(TaggedConfig):
             check_term_name(name)
 
     def build(self, student: "Outputs", teacher: "Outputs") -> "TermLoss":
-        """The loss as a module; example outputs of both networks tell it their channels.
+        """The loss as a module, sized by example outputs of both networks.
 
-        Its parameters, if it has any, are trained with the student and are not kept.
+        Its parameters, if it has any, are trained with the student and then dropped.
         """
         raise NotImplementedError
 
 
 class Pixelwise(Term):
-    """Every pixel of the student follows the teacher's class distribution."""
+    """Distillation of the teacher's class distribution at every pixel."""
 
     name: Literal["pixelwise"] = "pixelwise"
     temperature: float = Field(2.0, gt=0, description="softens both distributions")
@@ -76,7 +76,7 @@ class Pixelwise(Term):
 
 
 class Pairwise(Term):
-    """The student's regions resemble one another as the teacher's do."""
+    """Distillation of the teacher's similarities between pairs of regions."""
 
     name: Literal["pairwise"] = "pairwise"
     patch: int = Field(2, ge=1, description="feature pixels a side that make one node")
@@ -94,7 +94,7 @@ digests of configurations stay what they were, and a further term does not chang
 
 
 def read_terms(terms: object) -> object:
-    """The terms that are present, each with its key as its name where it has none."""
+    """The terms that are present; a term without a name gets its key as its name."""
     if not isinstance(terms, Mapping):
         return terms
     for name in map(str, terms):

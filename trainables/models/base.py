@@ -1,4 +1,4 @@
-"""What every segmentation network of this project gives back, and what a student names besides."""
+"""The interfaces of segmentation networks and of students."""
 
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -9,7 +9,7 @@ from torch import Tensor, fx, nn
 
 from trainables.data.augmentation import resize
 
-fx.wrap("resize")  # one operation of the graph: whether it has anything to do depends on sizes
+fx.wrap("resize")  # one operation of the graph, since its effect depends on sizes
 
 
 class Outputs(NamedTuple):
@@ -19,7 +19,7 @@ class Outputs(NamedTuple):
     features: Tensor
 
     def resize_logits(self, size: tuple[int, ...]) -> "Outputs":
-        """The same with logits at another size, bilinearly, as torchvision's networks do."""
+        """The outputs with logits resized bilinearly, as torchvision's networks do."""
         return Outputs(resize(self.logits, size), self.features)
 
 
@@ -27,26 +27,26 @@ class Network(nn.Module):
     """Maps images (B,3,H,W) to raw logits (B,K,H,W)."""
 
     def native_outputs(self, images_B3HW: Tensor) -> Outputs:
-        """Logits and the deepest feature map, at the strides at which the network has them."""
+        """Logits and the deepest feature map, at the network's own strides."""
         raise NotImplementedError
 
 
 class StudentNetwork(Network):
-    """A network that says which of its layers belong together when they are quantized."""
+    """A network that groups its layers for quantization."""
 
     input_groups: Sequence[tuple[str, ...]]
-    """Names of layers that read the same tensor: quantized, they read it on one grid."""
+    """Names of layers that read the same tensor, for which they share one quantization grid."""
     layer_groups: Mapping[str, tuple[str, ...]]
     """Names of the modules that make up the "encoder" and the "decoder"."""
 
     def group_of(self, layer: str) -> str | None:
-        """The group that a layer belongs to by its name."""
+        """The group of the layer with this name."""
         groups = self.layer_groups.items()
         return next((n for n, parts in groups if layer.split(".")[0] in parts), None)
 
 
 def forward_features(model: nn.Module, images_B3HW: Tensor) -> Outputs:
-    """Runs `model` in its present mode; logits come at the size of the images."""
+    """Runs `model` in its present mode; logits are resized to the size of the images."""
     return native_outputs(model, images_B3HW).resize_logits(images_B3HW.shape[-2:])
 
 
@@ -65,7 +65,7 @@ def native_outputs(model: nn.Module, images_B3HW: Tensor) -> Outputs:
 
 @cache
 def supports_fast_bf16(device: torch.device) -> bool:
-    """Whether a device computes in bfloat16 itself, rather than emulating it."""
+    """Whether a device has native bfloat16 arithmetic."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     able = torch.cpu.get_capabilities()
@@ -73,6 +73,6 @@ def supports_fast_bf16(device: torch.device) -> bool:
 
 
 def to_device(model: nn.Module, device: torch.device) -> nn.Module:
-    """The model on a device, its weights in the order that convolutions are fastest with."""
+    """The model on a device, with weights in the memory format that is fastest there."""
     placed: nn.Module = model.to(memory_format=torch.channels_last)
     return placed.to(device)

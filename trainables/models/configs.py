@@ -1,4 +1,4 @@
-"""The networks that can be built: students, and what only serves as a teacher.
+"""Configurations of the networks: students, and networks that only serve as teachers.
 
 No file of the training framework is imported before a network is built.
 """
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 
 class NetworkConfig(TaggedConfig):
-    """A segmentation network that `build` makes from nothing but its configuration."""
+    """The configuration of a segmentation network, which determines its architecture."""
 
     def build(self, num_classes: int) -> "Network":
-        """A randomly initialised network for `num_classes` classes, drawn from torch's state."""
+        """A network for `num_classes` classes, initialised from torch's random state."""
         raise NotImplementedError
 
     def describe(self) -> str:
@@ -28,12 +28,12 @@ class NetworkConfig(TaggedConfig):
 
 
 class StudentConfig(NetworkConfig):
-    """A network that is compressed: it names its parts, and may begin with pretrained weights."""
+    """The configuration of a student, which may start from pretrained weights."""
 
     default_name: ClassVar[str | None] = "unet"
 
     def build(self, num_classes: int) -> "StudentNetwork":
-        """The same, with the groups of layers that quantization asks for."""
+        """The same, with the groups of layers that quantization needs."""
         raise NotImplementedError
 
     def initialize(self, network: "nn.Module") -> None:
@@ -45,7 +45,7 @@ class StudentConfig(NetworkConfig):
 
 
 class UNetConfig(StudentConfig):
-    """An encoder of `depth` halvings whose channels double from `width`, and its mirror image."""
+    """A U-Net whose encoder halves the resolution `depth` times; channels double from `width`."""
 
     name: Literal["unet"] = "unet"
     width: int = Field(16, ge=1, le=512, description="channels at full resolution")
@@ -58,7 +58,7 @@ class UNetConfig(StudentConfig):
         return UNet(self.width, self.depth, self.upsampling, num_classes)
 
     def describe(self) -> str:
-        """Name and width, and what differs from the default besides."""
+        """Name and width, and other fields that differ from the default."""
         depth = (
             "" if self.depth == UNetConfig.model_fields["depth"].default else f" depth {self.depth}"
         )
@@ -90,4 +90,4 @@ class TorchvisionConfig(NetworkConfig):
 
 DEFAULT_STUDENT = UNetConfig()
 SMALL_TEACHER, LARGE_TEACHER = UNetConfig(width=16), UNetConfig(width=64)
-"""What is trained as a teacher where none is given: on a CPU, and on a GPU."""
+"""Teachers that are trained where none is given: on a CPU, and on a GPU."""

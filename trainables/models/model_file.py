@@ -1,8 +1,9 @@
-"""The model file: one safetensors file that holds a network as small as it really is.
+"""The model file: one safetensors file with the bit-packed weights of a network.
 
 Quantized weights are packed bits in one uint8 tensor, all else (steps, biases, weights that are not
-quantized) is one float32 tensor; the card in the header says which network they fill. Two tensors
-rather than hundreds, because each costs about 90 bytes of header and small students weigh 30 KB.
+quantized) is one float32 tensor; the spec in the header says which network they belong to. There
+are two tensors rather than hundreds, because each needs about 90 bytes of header and small students
+have 30 KB.
 """
 
 import json
@@ -28,13 +29,14 @@ from trainables.quantization.quantizers.base import Quantizer
 
 HEADER_LIMIT = 1 << 20
 FEWEST_BITS = 2
-"""Of a weight."""
+"""The smallest bit-width of a weight."""
 
 
 class ModelSpec(FrozenConfig):
-    """All that is needed to rebuild a network before its weights are filled in.
+    """All that is needed to rebuild a network without its weights.
 
-    Shipped networks are `folded`; what goes on training keeps its normalisation and no bits.
+    Exported networks are `folded`; a network for further training keeps its normalisation and is
+    not quantized.
     """
 
     format: Literal[2] = 2
@@ -50,17 +52,17 @@ class ModelSpec(FrozenConfig):
         return self
 
     def build(self) -> nn.Module:
-        """The untrained network, prepared for quantization where the card says so."""
+        """The untrained network, prepared for quantization where the spec has a quantizer."""
         model = self.model.build(self.num_classes)
         return prepare(model, self.quantizer) if self.quantizer else model
 
     def convert(self, model: nn.Module) -> nn.Module:
-        """A network like that of `build` in the form that the file holds."""
+        """A network like that of `build`, converted to the form of the model file."""
         return convert(model) if self.folded else model
 
 
 def serialize(model: nn.Module, card: ModelSpec) -> bytes:
-    """The content of the model file of a trained network; its length depends on the card alone."""
+    """The content of the model file of a network; its length depends on the spec alone."""
     codes: list[NDArray[np.uint8]] = []
     floats: list[Tensor] = []
     for module in leaves(card.convert(model)):
@@ -79,7 +81,7 @@ def serialize(model: nn.Module, card: ModelSpec) -> bytes:
 
 
 def compressed(content: bytes) -> int:
-    """Bytes of a model file after zstd at its strongest common level."""
+    """The size in bytes of a model file after zstd at its highest regular level."""
     return int(pa.Codec("zstd", compression_level=19).compress(content).size)
 
 
@@ -89,7 +91,7 @@ def write_model(path: Path, model: nn.Module, card: ModelSpec) -> None:
 
 
 def read_card(path: Path) -> ModelSpec:
-    """The card of a model file.
+    """The spec in a model file.
 
     Raises:
         ValueError: it is no model file of this project.
@@ -115,7 +117,7 @@ def read_model(path: Path) -> nn.Module:
 
 
 def deserialize(content: bytes) -> nn.Module:
-    """The network of a model file's content: what `serialize` converted, in evaluation mode.
+    """The network of a model file's content, as `serialize` converted it, in evaluation mode.
 
     Raises:
         ValueError: the content is damaged.
@@ -137,7 +139,7 @@ def deserialize(content: bytes) -> nn.Module:
 
 
 def check_length(card: ModelSpec, num_bytes: int) -> None:
-    """Raises ValueError before a network is built that so few bytes cannot fill."""
+    """Raises ValueError, before the network is built, if the file is too short for it."""
     with torch.device("meta"):
         model = card.model.build(card.num_classes)
     num_params = sum(parameter.numel() for parameter in model.parameters())
@@ -167,7 +169,7 @@ def not_a_model_file(path: str, error: Exception) -> ValueError:
 
 
 class Reader:
-    """Hands out consecutive pieces of an array."""
+    """Reads consecutive parts of an array."""
 
     def __init__(self, values: NDArray[Any]) -> None:
         self.values = values
@@ -202,7 +204,7 @@ def fill(module: nn.Module, codes: Reader, floats: Reader) -> None:
 
 
 def leaves(module: nn.Module) -> Iterator[nn.Module]:
-    """Modules in order of registration, a converted layer as one of them."""
+    """Leaf modules in order of registration; a converted layer counts as one leaf."""
     yield module
     if not isinstance(module, ConvertedLayer):
         for child in module.children():
@@ -221,4 +223,4 @@ def float_tensors(module: nn.Module) -> list[Tensor]:
 
 MODEL_FILE, METRICS_FILE, CONFIG_FILE = "model.safetensors", "metrics.json", "config.json"
 NETWORK_FILE = "network.safetensors"
-"""Of a full-precision student as an artifact: the network as training goes on with it."""
+"""The file of a full-precision student's artifact with the network for further training."""

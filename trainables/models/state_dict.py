@@ -28,9 +28,9 @@ WRAPPINGS = (
     "ema",
     "model_ema",
 )
-"""Where a checkpoint of a training keeps the weights; the first that holds any counts."""
+"""Keys under which training checkpoints hold the weights; the first that has any is used."""
 PREFIXES = ("module.", "model.", "_orig_mod.", "network.", "net.")
-"""What wrappers of a module put before each of its keys."""
+"""Prefixes that wrappers of a module add to its keys."""
 HEADS = ("classifier.4.", "classifier.low_classifier.", "classifier.high_classifier.")
 """The convolutions that have one output channel for each class."""
 TORCHSCRIPT_RECORD = "constants.pkl"
@@ -50,7 +50,7 @@ class StateDict:
 
     @property
     def card(self) -> ModelSpec:
-        """The card of the model file that `build` gives."""
+        """The spec of the network that `build` gives."""
         config = TorchvisionConfig(name=self.name)
         return ModelSpec(model=config, num_classes=self.num_classes, folded=False)
 
@@ -71,14 +71,14 @@ def is_model_file(path: Path) -> bool:
 
 
 def read_state_dict(path: Path) -> StateDict:
-    """A file of tensors in the format of safetensors or of `torch.save`.
+    """Reads the tensors of a file in the format of safetensors or of `torch.save`.
 
     The weights may be wrapped in the checkpoint of a training, and their keys may have prefixes.
     Only floating-point tensors count: what else is there (counters, the optimizer) does not change
     what the network computes.
 
     Raises:
-        ValueError: it holds other things than tensors, or no intact network of torchvision's.
+        ValueError: it holds other objects than tensors, or no intact torchvision network.
     """
     weights = find_weights(load(path))
     if not weights:
@@ -96,7 +96,7 @@ def read_state_dict(path: Path) -> StateDict:
 
 
 def load(path: Path) -> object:
-    """What a file holds, whose content and not whose ending says of which format it is."""
+    """Loads a file, whose format is recognised by its content, not by its ending."""
     with path.open("rb") as file, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's, on old formats
         is_safetensors = file.read(9)[8:] == b"{"
@@ -104,7 +104,7 @@ def load(path: Path) -> object:
         try:
             if is_safetensors:
                 return safetensors.torch.load_file(path)
-            with torch.serialization.safe_globals([Namespace]):  # torchvision's training keeps one
+            with torch.serialization.safe_globals([Namespace]):  # in torchvision's checkpoints
                 return torch.load(file, map_location="cpu", weights_only=True)
         except Exception as error:  # damaged files make torch raise anything
             raise ValueError(
@@ -115,7 +115,7 @@ def load(path: Path) -> object:
 
 
 def describe_refusal(path: Path) -> str:
-    """What is wrong with a file that cannot be loaded, by its content."""
+    """A description of why a file cannot be loaded, by its content."""
     try:
         with zipfile.ZipFile(path) as archive:
             names = {Path(name).name for name in archive.namelist()}
@@ -141,7 +141,7 @@ def find_weights(content: object, depth: int = 2) -> dict[str, Tensor]:
 
 
 def is_weight(value: object) -> TypeGuard[Tensor]:
-    """Whether it is an ordinary tensor, neither sparse nor without values, that can be float32."""
+    """Whether it is a dense tensor, not on the meta device, that can be converted to float32."""
     return (
         isinstance(value, Tensor)
         and value.dtype in FLOATS
@@ -151,7 +151,7 @@ def is_weight(value: object) -> TypeGuard[Tensor]:
 
 
 def strip_prefixes(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The same without prefixes that all keys have."""
+    """The weights without prefixes that all keys have."""
     assert weights
     for prefix in PREFIXES:
         if all(key.startswith(prefix) for key in weights):
@@ -174,7 +174,7 @@ def recognize(path: Path, weights: Mapping[str, Tensor], num_classes: int) -> To
     found = {key: tuple(tensor.shape) for key, tensor in weights.items()}
     known = {name: shapes(name, num_classes) for name in TORCHVISION_NAMES}
     matching = {name: len(known[name].items() & found.items()) for name in known}
-    # a network of ResNet-101 has all weights of that of ResNet-50: the smaller wins a tie
+    # A ResNet-101 network has all weights of the ResNet-50 one: prefer the smaller in a tie
     nearest = max(known, key=lambda name: (matching[name], -len(known[name])))
     if known[nearest] == found:
         return nearest
@@ -195,7 +195,7 @@ def difference(expected: Shapes, found: Shapes) -> str:
 
 
 def shapes(name: TorchvisionName, num_classes: int) -> Shapes:
-    """Of the weights of a network for `num_classes` classes."""
+    """The shapes of the weights of a network for `num_classes` classes."""
     return {
         key: (num_classes, *shape[1:]) if key.startswith(HEADS) else shape
         for key, shape in shapes_of_two_classes(name).items()

@@ -19,7 +19,7 @@ class TorchvisionModel(Network):
 
     def __init__(self, name: TorchvisionName, num_classes: int) -> None:
         super().__init__()
-        from torchvision.models import get_model  # takes seconds, which students need not wait for
+        from torchvision.models import get_model  # takes seconds to import; students do not need it
 
         self.network = get_model(name, weights=None, weights_backbone=None, num_classes=num_classes)
 
@@ -29,7 +29,7 @@ class TorchvisionModel(Network):
     def native_outputs(self, images_B3HW: Tensor) -> Outputs:
         """Logits at the classifier's stride and the backbone's last feature map."""
         features: Mapping[str, Tensor] = self.network.backbone(images_B3HW)
-        if "high" in features:  # LR-ASPP's head reads two maps
+        if "high" in features:  # LR-ASPP's head reads two feature maps
             logits = self.network.classifier(features)
             deepest = features["high"]
         else:
@@ -69,10 +69,10 @@ def load_pretrained(name: TorchvisionName) -> TorchvisionModel:
 
 
 def without_auxiliary_head(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The same state dict without the head that serves training alone."""
+    """The state dict without the auxiliary head, which is only used in training."""
     return {key: value for key, value in state.items() if not key.startswith("aux_classifier.")}
 
 
 def weights_file(url: str) -> Path:
-    """Where torch keeps a download."""
+    """The path of a download in torch's cache."""
     return Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[-1]

@@ -29,7 +29,7 @@ class UNet(StudentNetwork):
         self.ups = nn.ModuleList(up_block(2 * w, w, upsampling) for w in widths[-2::-1])
         self.decoder = nn.ModuleList(conv_block(2 * w, w) for w in widths[-2::-1])
         self.classifier = nn.Conv2d(width, num_classes, 1)
-        # A skip is read by the encoder's next stage and, beside what comes up, by the decoder
+        # A skip connection is read by the encoder's next stage and by the decoder
         self.input_groups: Sequence[tuple[str, ...]] = [
             (f"encoder.{stage + 1}.0", f"decoder.{depth - 1 - stage}.0") for stage in range(depth)
         ]

@@ -1,4 +1,4 @@
-"""From a trained network to the one that is shipped: no normalisation, integers as weights.
+"""Converts a trained network for export: folds batch normalisation, makes weights integers.
 
 Batch normalisation after a layer y = conv(w, x) multiplies each channel by gain = gamma / sigma and
 adds a bias. With one weight step per output channel, w = step * codes, the fold multiplies the step
@@ -71,7 +71,7 @@ class ConvertedLayer(nn.Module):
 
     @torch.no_grad()
     def multiply(self) -> None:
-        """Sets the weight to what codes and steps stand for."""
+        """Sets the weight to the product of codes and steps."""
         assert self.codes is not None
         assert self.step is not None
         self.layer.weight.copy_(self.codes * self.step.view(step_shape(self.layer)))
@@ -80,7 +80,7 @@ class ConvertedLayer(nn.Module):
 def gain_and_bias(
     layer: QuantizableLayer, norm: nn.BatchNorm2d | None
 ) -> tuple[Tensor, Tensor | None]:
-    """What a layer's normalisation multiplies its channels by, and the bias of both together."""
+    """The gain of a layer's normalisation by channel, and the bias of both together."""
     bias = None if layer.bias is None else layer.bias.double()
     if norm is None:
         num_channels = max(step_shape(layer))
@@ -96,10 +96,10 @@ def gain_and_bias(
 
 @torch.no_grad()
 def convert(model: nn.Module) -> nn.Module:
-    """The shipped form of a trained network, as a network of its own, in evaluation mode.
+    """The converted form of a trained network, as a new network in evaluation mode.
 
-    Each BatchNorm that alone reads a convolution is folded into it, and quantized layers become
-    integers.
+    Each BatchNorm that is the only reader of a convolution is folded into it, and quantized layers
+    become `ConvertedLayer`s.
 
     Raises:
         ValueError: the network cannot be traced.

@@ -1,4 +1,4 @@
-"""The data flow of a network: which layer reads what, whatever they are called.
+"""The data flow of a network, independent of the names of its layers.
 
 Graphs come from symbolic tracing (torch.fx) rather than from torch.export: tracing keeps every
 layer, a quantized one too, as a single operation under its name, leaves the image size open and
@@ -18,9 +18,9 @@ from torch import fx, nn
 from trainables.quantization.layers import QUANTIZABLE, QuantizedLayer
 
 LAYERS = (*QUANTIZABLE, QuantizedLayer)
-"""What counts as a layer that is or can be quantized."""
+"""Types of layers that are or can be quantized."""
 METADATA = ("shape", "ndim", "size", "dim", "device", "dtype")
-"""Attributes and methods of a tensor that tell nothing of its values."""
+"""Attributes and methods of a tensor that do not depend on its values."""
 
 
 class LayerTracer(fx.Tracer):
@@ -46,7 +46,7 @@ def trace(model: nn.Module, leaves: tuple[type[nn.Module], ...] = ()) -> fx.Grap
     tracer = LayerTracer((*LAYERS, nn.BatchNorm2d, *leaves))
     try:
         return tracer.trace(model)
-    except Exception as error:  # placeholders make the network's own code raise anything
+    except Exception as error:  # with placeholders, the network's code can raise any error
         raise ValueError(
             f"a network must be traceable by torch.fx, but {type(model).__name__} is not: "
             f"{failed_operation(error)}: {' '.join(str(error).split())}"
@@ -85,7 +85,7 @@ def find_foldable(model: nn.Module) -> list[tuple[str, str]]:
 
 
 def is_fixed_norm(module: nn.Module) -> bool:
-    """Whether it is a BatchNorm that does not look at the batch in evaluation mode."""
+    """Whether it is a BatchNorm that uses running statistics in evaluation mode."""
     return type(module) is nn.BatchNorm2d and module.running_mean is not None
 
 
@@ -96,10 +96,10 @@ def is_foldable(module: nn.Module) -> bool:
 
 
 def find_first_and_last(model: nn.Module) -> set[str]:
-    """The names of the layers that no other layer comes before, and of those that none follows.
+    """The names of the layers without a layer before them, and of those without one after them.
 
     Between the input and a first layer, and between a last one and the output, lie only operations
-    that are no layers, such as padding, activations and resizing.
+    that are not layers, such as padding, activations and resizing.
     """
     graph = trace(model)
     inputs = [node for node in graph.nodes if node.op == "placeholder"]
@@ -129,14 +129,14 @@ def is_layer(model: nn.Module, node: fx.Node) -> bool:
 
 
 def is_metadata(node: fx.Node) -> bool:
-    """Whether an operation asks for the shape or type of a tensor, not for its values."""
+    """Whether an operation gives the shape or type of a tensor, not its values."""
     if node.op == "call_method":
         return node.target in METADATA
     return node.target is getattr and node.args[1] in METADATA
 
 
 def replace_module(model: nn.Module, name: str, by: nn.Module) -> None:
-    """Puts a module in the place of another, under every name that the other has in `model`."""
+    """Replaces a module by another under every name that it has in `model`."""
     old = model.get_submodule(name)
     names = [n for n, m in model.named_modules(remove_duplicate=False) if m is old]
     for each in names:

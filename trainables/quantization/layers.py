@@ -12,7 +12,7 @@ QuantizableLayer = nn.Conv2d | nn.ConvTranspose2d | nn.Linear
 class QuantizedLayer(nn.Module):
     """A convolution or linear layer behind a weight and an input quantizer.
 
-    Weights are quantized per output channel, inputs per tensor; None leaves either as it is.
+    Weights are quantized per output channel, inputs per tensor; None means no quantization.
 
     Raises:
         ValueError: for a grouped transposed convolution, whose channels share no axis.

@@ -1,4 +1,4 @@
-"""Bits for each layer from a mean and from what each layer suffers, instead of one for all."""
+"""Mixed precision: allocates bit-widths to layers from a mean and their sensitivities."""
 
 from collections.abc import Mapping, Sequence
 
@@ -8,11 +8,11 @@ CHOICES = (2, 3, 4, 5, 6, 8)
 """Bit-widths that a layer may get."""
 
 Losses = Mapping[str, Mapping[int, float]]
-"""Of each layer, by its bits: the loss when it alone is quantized."""
+"""By layer and bit-width, the loss when only this layer is quantized."""
 
 
 class Sensitivity(FrozenConfig):
-    """What a full-precision student loses by few bits, layer by layer.
+    """The sensitivity of each layer of a full-precision student to quantization.
 
     Losses are Kullback-Leibler divergences from its own predictions, nats a pixel. `num_weights`
     and `num_inputs`, the latter of one image, are numbers of elements. Layers that read the same
@@ -27,7 +27,7 @@ class Sensitivity(FrozenConfig):
 
 
 def uniform_minimum_sensitivity(layers: Sequence[str]) -> Sensitivity:
-    """Of a student that nobody has looked at: every layer gets the fewest bits."""
+    """A placeholder for a student that was not measured: every layer gets the fewest bits."""
     losses = {layer: dict.fromkeys(CHOICES, 0.0) for layer in layers}
     sizes = dict.fromkeys(layers, 1)
     return Sensitivity(
@@ -40,16 +40,16 @@ def uniform_minimum_sensitivity(layers: Sequence[str]) -> Sensitivity:
 
 
 def offset_bits(bits: int, places: int) -> int:
-    """The choice so many places further on, or the last one."""
+    """The bit-width that is `places` choices above `bits`, within the range of choices."""
     return CHOICES[min(max(CHOICES.index(bits) + places, 0), len(CHOICES) - 1)]
 
 
 def allocate(losses: Losses, sizes: Mapping[str, int], mean_bits: float) -> dict[str, int]:
-    """Bits of each layer, at most `mean_bits` on average: greedily where a bit gains most.
+    """Bits of each layer, at most `mean_bits` on average, allocated greedily.
 
-    All begin with the fewest; the raise that saves the most loss for each bit that it costs comes
-    first. Of the integer programme of HAWQ-V3 (Yao et al. 2021, arXiv 2011.10680) that is the
-    linear relaxation's solution but for the last raise.
+    All layers start with the fewest bits; each step is the increase that reduces the loss most per
+    additional bit. Except for the last step, this is the solution of the linear relaxation of the
+    integer programme of HAWQ-V3 (Yao et al. 2021, arXiv 2011.10680).
     """
     bits = dict.fromkeys(losses, CHOICES[0])
     left = mean_bits * sum(sizes[layer] for layer in losses) - sum(

@@ -1,4 +1,4 @@
-"""From a full-precision network to one that trains with quantized weights and activations."""
+"""Prepares a full-precision network for training with quantized weights and activations."""
 
 import torch
 from torch import Tensor, nn
@@ -20,10 +20,10 @@ def quantizable_names(model: nn.Module) -> list[str]:
 
 
 def prepare(model: nn.Module, quantizer: Quantizer) -> nn.Module:
-    """Puts quantizers round every convolution and linear layer of `model`, in place.
+    """Adds quantizers to every convolution and linear layer of `model`, in place.
 
-    The first and the last layers of the graph get 8 bits at least. Weight steps are rough until
-    `calibrate` sets all. Build the optimizer afterwards.
+    The first and the last layers of the graph get 8 bits at least. Weight steps are approximate
+    until `calibrate` sets all steps. The optimizer must be built afterwards.
 
     Raises:
         ValueError: `quantizer.layers` names a layer that `model` does not have, or the network
@@ -55,7 +55,7 @@ def prepare(model: nn.Module, quantizer: Quantizer) -> nn.Module:
 def quantize_layer(
     layer: QuantizableLayer, quantizer: Quantizer, bits: LayerBits
 ) -> QuantizedLayer:
-    """A layer behind quantizers of its bits, none where these are 32."""
+    """A layer with quantizers of its bit-widths, and none where these are 32."""
     weights = inputs = None
     if bits.weight_bits != FULL_PRECISION:
         weights = quantizer.build_weight_quantizer(
@@ -82,9 +82,9 @@ def share_input_quantizer(layers: list[nn.Module]) -> None:
 
 @torch.no_grad()
 def calibrate(model: nn.Module, images: Tensor) -> None:
-    """Sets the steps of a prepared model by the least squared error, those of inputs from images.
+    """Sets the steps of a prepared model to the least squared error; images calibrate the inputs.
 
-    Layer by layer, each with what the quantized ones before it make of the images (B,3,H,W).
+    Layer by layer: each reads what the quantized layers before it compute from images (B,3,H,W).
     """
     layers = [module for module in model.modules() if isinstance(module, QuantizedLayer)]
     for layer in layers:

@@ -1,4 +1,4 @@
-"""What a recipe is given and what it gives back."""
+"""The interfaces between recipes and trainings."""
 
 from collections.abc import Iterator
 from typing import Any, NamedTuple, Protocol
@@ -21,10 +21,10 @@ class Batch(NamedTuple):
 
 
 class TeacherOutputSource(Protocol):
-    """The trained teacher, in evaluation mode, as a recipe asks it."""
+    """Gives a recipe the outputs of the trained teacher, in evaluation mode."""
 
     network: nn.Module
-    """What learns when the teacher learns, too; without gradients until then."""
+    """The part of the teacher that co-study trains; it has no gradients until then."""
 
     def __call__(self, batch: Batch) -> Outputs:
         """The teacher's outputs for a batch, logits at the images' size."""
@@ -32,31 +32,31 @@ class TeacherOutputSource(Protocol):
 
 
 class Stateful(Protocol):
-    """Of a recipe, what changes in training, as checkpoints keep it."""
+    """A part of a recipe whose state changes in training and is kept in checkpoints."""
 
     def state_dict(self) -> dict[str, Any]: ...
     def load_state_dict(self, state_dict: dict[str, Any], /) -> Any: ...
 
 
 class Task(Protocol):
-    """Data, networks and length of one training, whatever the recipe."""
+    """Data, networks and length of one training, for any recipe."""
 
     num_steps: int
     """Optimizer steps in all epochs together."""
     seed: int
-    """Of all that is drawn at random."""
+    """The seed of all random draws."""
     accumulation_steps: int
     """Batches for one optimizer step: more than 1 where a whole one does not fit into memory."""
 
-    def epochs(self, **parts: Stateful) -> Iterator[tuple[Iterator[Batch], "MeanLosses"]]:
-        """For each epoch its batches, and what the losses of its steps are added to.
+    def epochs(self, **stateful: Stateful) -> Iterator[tuple[Iterator[Batch], "MeanLosses"]]:
+        """For each epoch its batches, and the means to which the losses of its steps are added.
 
-        Begins where a checkpoint of `parts`, which it then restores, was taken.
+        It restores `stateful` from a checkpoint, if there is one, and starts at its position.
         """
         ...
 
     def batches(self, epoch: int) -> Iterator[Batch]:
-        """The batches of one epoch, counted from 1, to look at."""
+        """The batches of one epoch, counted from 1, outside training."""
         ...
 
     def new_student(self) -> nn.Module:
@@ -64,7 +64,7 @@ class Task(Protocol):
         ...
 
     def pretrained_student(self) -> nn.Module:
-        """The student as it was trained in full precision, in training mode."""
+        """The pretrained full-precision student, in training mode."""
         ...
 
     def teacher(self) -> TeacherOutputSource:

@@ -1,4 +1,4 @@
-"""The ways to train a student that a trial may name.
+"""The configurations of recipes, the ways to train a student.
 
 No file of the training framework is imported before a training begins.
 """
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class AdamW(FrozenConfig):
-    """The learning rate is the peak of the cycle; biases, normalisation and steps do not decay."""
+    """Peak learning rate and weight decay, which spares biases, normalisation and steps."""
 
     learning_rate: float = Field(4e-3, gt=0)
     weight_decay: float = Field(1e-2, ge=0)
@@ -35,9 +35,9 @@ class Recipe(TaggedConfig):
     """A way to train a student."""
 
     learns_from_teacher: ClassVar[bool] = False
-    """Whether the recipe itself, its start aside, asks a teacher."""
+    """Whether the recipe itself, without its pretraining, uses a teacher."""
     only_calibrates: ClassVar[bool] = False
-    """Whether nothing is trained: then a trial has a single epoch."""
+    """Whether nothing is trained, so that a trial has a single epoch."""
 
     def train(self, task: "Task") -> Iterator["Epoch"]:
         """Trains, and yields the student after each epoch."""
@@ -45,7 +45,7 @@ class Recipe(TaggedConfig):
 
     @property
     def quantized(self) -> "QuantizedRecipe | None":
-        """The same where it quantizes the student; None where that keeps its full precision."""
+        """The recipe itself if it quantizes the student; else None."""
         return None
 
     @property
@@ -63,12 +63,12 @@ class Recipe(TaggedConfig):
         return {}
 
     def at_peak_memory(self) -> Self:
-        """The same, in the phase that takes most memory from its first step on."""
+        """A copy whose first step is already in the phase that needs the most memory."""
         return self
 
 
 class FullPrecisionRecipe(Recipe):
-    """A recipe whose student quantized ones may start from."""
+    """A recipe that trains a full-precision student, which can be the start of quantized ones."""
 
     optimizer: AdamW = AdamW()
 
@@ -78,7 +78,7 @@ class FullPrecisionRecipe(Recipe):
 
 
 class Supervised(FullPrecisionRecipe):
-    """A full-precision student learns from labels: every other recipe's yardstick."""
+    """A full-precision student learns from labels: the baseline of every other recipe."""
 
     name: Literal["supervised"] = "supervised"
 
@@ -118,7 +118,7 @@ class QuantizedRecipe(Recipe):
 
 
 class Ptq(QuantizedRecipe):
-    """What quantization-aware training begins with, as it is: its trials have a single epoch."""
+    """The calibrated student without quantization-aware training; a trial has a single epoch."""
 
     name: Literal["ptq"] = "ptq"
     only_calibrates: ClassVar[bool] = True
@@ -130,7 +130,7 @@ class Ptq(QuantizedRecipe):
 
 
 class Qat(QuantizedRecipe):
-    """A converged full-precision student learns to live with few bits, from labels alone."""
+    """Quantization-aware training of a converged full-precision student, on labels alone."""
 
     name: Literal["qat"] = "qat"
     optimizer: AdamW = AdamW(learning_rate=1e-3)
@@ -147,15 +147,15 @@ class Qat(QuantizedRecipe):
 
 
 TEACHER_LOSS = "teacher"
-"""Name of the loss that the teacher learns by in co-study."""
+"""Name of the teacher's loss in co-study."""
 
 
 class QatDistill(QuantizedRecipe):
     """A quantized student in three phases, each a fraction of the training's optimizer steps.
 
-    Self-study: labels alone. Co-study: student and teacher learn together, each also from the
-    other. Tutoring, the rest: the teacher is frozen. Either of the first two may be 0; a training
-    of self-study alone is `Qat`.
+    In self-study the student learns from labels alone; in co-study student and teacher are trained
+    together, each also from the other; in tutoring, the rest, the teacher is frozen. Either of the
+    first two fractions may be 0; a training of self-study alone is `Qat`.
     """
 
     name: Literal["qat_distill"] = "qat_distill"

@@ -40,7 +40,7 @@ def train_distill(recipe: Distill, task: Task) -> Iterator[Epoch]:
 def distillation_loss(
     terms: Terms, student: nn.Module, teacher: TeacherOutputSource, task: Task
 ) -> DistillationLoss:
-    """The loss with the parameters of its terms, sized by what both networks make of a batch."""
+    """The distillation loss, whose parameters are sized by both networks' outputs for a batch."""
     batch = next(task.batches(1))
     outputs = forward_features(student.eval(), batch.images)
     student.train()

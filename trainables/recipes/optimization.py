@@ -1,4 +1,4 @@
-"""How weights move: AdamW (arXiv 1711.05101) under a one-cycle schedule (arXiv 1708.07120)."""
+"""Optimization: AdamW (arXiv 1711.05101) with a one-cycle schedule (arXiv 1708.07120)."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,7 +12,7 @@ from trainables.recipes.configs import AdamW, QuantizerLearningRates
 
 
 class OptimizerLoop:
-    """Takes `num_steps` steps along one cycle, each for `accumulation_steps` losses."""
+    """Takes `num_steps` optimizer steps in one cycle, each from `accumulation_steps` losses."""
 
     def __init__(
         self,
@@ -39,7 +39,7 @@ class OptimizerLoop:
             self.optimizer.zero_grad()
 
     def state_dict(self) -> dict[str, Any]:
-        """What goes on after a checkpoint."""
+        """The state for a checkpoint."""
         return {
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
@@ -53,7 +53,7 @@ class OptimizerLoop:
 
     @property
     def num_steps_taken(self) -> int:
-        """Updates so far."""
+        """The number of updates so far."""
         return self.num_losses // self.accumulation_steps
 
 
@@ -83,7 +83,7 @@ def parameter_groups(
 def by_rate(
     quantizers: Sequence[FakeQuantizer | None], rate: float
 ) -> list[tuple[list[nn.Parameter], float]]:
-    """What quantizers learn, each parameter once, with its learning rate."""
+    """The learned parameters of quantizers, each once, with its learning rate."""
     found: dict[float, dict[nn.Parameter, None]] = {}
     for quantizer in quantizers:
         for parameter, factor in quantizer.learned_parameters() if quantizer else ():

@@ -56,10 +56,10 @@ def train_qat_distill(recipe: QatDistill, task: Task) -> Iterator[Epoch]:
 
 
 class CoTeacher:
-    """The teacher as a fellow student: L_T = CE + T^2 KL(student || teacher) (equation 8).
+    """Trains the teacher in co-study: L_T = CE + T^2 KL(student || teacher) (equation 8).
 
-    Its normalisation statistics stay frozen, because batches are small. Of a teacher whose outputs
-    are cached, what learns is a linear map of its logits (see `CachedTeacher`).
+    Its normalisation statistics stay frozen, because batches are small. For a teacher whose outputs
+    are cached, a linear map of its logits is trained (see `CachedTeacher`).
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class CoTeacher:
             self.optimizer_loop = OptimizerLoop(teacher, adamw, num_steps, accumulation_steps)
 
     def learn(self, teacher: Outputs, student: Outputs, labels: Tensor) -> Tensor:
-        """One step of the teacher; gives its loss back."""
+        """Takes one step of the teacher and returns its loss."""
         loss = cross_entropy(teacher.logits, labels) + pixelwise_loss(
             teacher.logits, student.logits, labels, self.temperature
         )
@@ -84,7 +84,7 @@ class CoTeacher:
         return loss
 
     def state_dict(self) -> dict[str, Any]:
-        """What goes on after a checkpoint; nothing of a teacher that never learns."""
+        """The state for a checkpoint; empty for a teacher that is not trained."""
         if self.optimizer_loop is None:
             return {}
         return {"teacher": self.teacher.state_dict(), "stepper": self.optimizer_loop.state_dict()}

@@ -11,7 +11,7 @@ CALIBRATION_IMAGES = 32
 
 
 def quantized_student(recipe: QuantizedRecipe, task: Task) -> nn.Module:
-    """The full-precision student with its quantizers set from weights and training images."""
+    """The full-precision student with quantizers calibrated by weights and training images."""
     student = task.pretrained_student()
     batches = task.batches(1)
     images = next(batches).images
@@ -20,7 +20,7 @@ def quantized_student(recipe: QuantizedRecipe, task: Task) -> nn.Module:
     ):
         images = torch.cat([images, more.images])
     quantizer = recipe.quantizer.quantizer
-    assert quantizer, "a study resolves what depends on sensitivities"
+    assert quantizer, "a study resolves bits that depend on sensitivities"
     prepare(student, quantizer).to(images.device)
     calibrate(student, images)
     return student

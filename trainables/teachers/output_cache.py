@@ -1,4 +1,4 @@
-"""What the teacher says of every training image, computed once and kept as an artifact.
+"""The teacher's outputs for every training image, computed once and cached as an artifact.
 
 Logits are kept exactly, up to float16. Features are averaged and projected, so that pair-wise
 distillation compares somewhat coarser regions than with a live teacher of very fine features.
@@ -37,15 +37,15 @@ FORMAT = 1
 NUM_VIEWS, VIEWS_SEED = 4, 0
 NO_AUGMENTATION = Augmentation(min_scale=1, max_scale=1, flip=0, color=0)
 CHANNELS = 128
-"""Of kept features: wider ones are projected at random, which nearly keeps their cosines."""
+"""Maximum channels of cached features; a random projection nearly preserves their cosines."""
 FEATURE_SIDE = 32
-"""Pixels of kept features a side, at most: finer ones are averaged, as pair-wise nodes are."""
+"""Maximum pixels a side of cached features; finer ones are averaged, as pair-wise nodes are."""
 BATCH_SIZE = 16
 TABLE = "train.arrow"
 
 
 class Key(FrozenConfig):
-    """All that determines outputs."""
+    """All that determines the cached outputs."""
 
     format: int = FORMAT
     form: Form
@@ -56,7 +56,7 @@ class Key(FrozenConfig):
 
 
 class TeacherOutputs:
-    """Opened for reading: a table of float16 `logits` and `features`, both at their own strides.
+    """Cached outputs: a table of float16 `logits` and `features`, both at their own strides.
 
     Its rows are all images in the first view, then all in the second, and so on.
 
@@ -81,7 +81,7 @@ class TeacherOutputs:
         self.num_images = len(self.table) // self.num_views
 
     def view(self, epoch: int) -> int:
-        """The view that an epoch, counted from 1, shows."""
+        """The view of an epoch, counted from 1."""
         return (epoch - 1) % self.num_views
 
     def rows(self, images: Sequence[int], epoch: int) -> list[int]:
@@ -90,7 +90,7 @@ class TeacherOutputs:
 
 
 class Footprint(NamedTuple):
-    """What keeping outputs takes, known before they are built."""
+    """The size of cached outputs, predicted before they are computed."""
 
     bytes_per_image: int
     num_images: int
@@ -104,15 +104,15 @@ class Footprint(NamedTuple):
 
 
 def predict_footprint(run: ExecutionConfig, form: Form, augmentation: Augmentation) -> Footprint:
-    """What `keep_outputs` would take."""
+    """The size of the artifact of `cache_outputs`."""
     builder = Builder(run, make_key(run, form, augmentation))
     return Footprint(builder.key.num_views * builder.row_bytes(), len(builder.images))
 
 
 def cache_outputs(run: ExecutionConfig, form: Form, augmentation: Augmentation) -> Path:
-    """The folder of what the teacher of `run` says of all training images, built at first use.
+    """The folder of the teacher's outputs for all training images, computed at first use.
 
-    Of the form `views`, for trainings with `augmentation`; maps serve any.
+    Outputs of the form `views` serve trainings with `augmentation`, those of `maps` any training.
     """
     key = make_key(run, form, augmentation)
 
@@ -123,7 +123,7 @@ def cache_outputs(run: ExecutionConfig, form: Form, augmentation: Augmentation) 
 
 
 def find_outputs(run: ExecutionConfig, form: Form, augmentation: Augmentation) -> Path | None:
-    """The folder that `keep_outputs` would give, if it is there already."""
+    """The folder that `cache_outputs` would give, if it exists already."""
     key = make_key(run, form, augmentation).model_dump(mode="json")
     found = ArtifactStore(run.artifacts).find("outputs", key)
     return found.path if found else None
@@ -141,7 +141,7 @@ def make_key(run: ExecutionConfig, form: Form, augmentation: Augmentation) -> Ke
 
 
 class Builder:
-    """Asks the teacher of `run` about all training images."""
+    """Computes the outputs of the teacher of `run` for all training images."""
 
     def __init__(self, run: ExecutionConfig, key: Key) -> None:
         assert run.teacher is not None, "outputs are a teacher's"
@@ -158,7 +158,7 @@ class Builder:
         write_table(folder / TABLE, self.chunks())
 
     def row_bytes(self) -> int:
-        """Of one image in one view."""
+        """The bytes of one image in one view."""
         return sum(array.nbytes for array in self.compute([0]).values())
 
     def chunks(self) -> Iterator[Arrays]:
@@ -187,7 +187,7 @@ class Builder:
 
 
 def fixed_views(augmentation: Augmentation, num_images: int, view: int) -> Views:
-    """The views that all trials share."""
+    """The views of an epoch that all trials share."""
     return augmentation.views(num_images, VIEWS_SEED, view)
 
 
@@ -196,7 +196,7 @@ def join(views: Iterator[Views]) -> Views:
 
 
 def reduce_features(features_BChw: Tensor) -> Tensor:
-    """At most `CHANNELS` channels of at most `FEATURE_SIDE` pixels a side.
+    """Reduces features to `CHANNELS` channels and `FEATURE_SIDE` pixels a side, at most.
 
     The projection is Gaussian: a cosine c keeps its value up to a deviation of about
     (1 - c^2) / sqrt(CHANNELS) (Johnson and Lindenstrauss 1984).

@@ -9,7 +9,7 @@ from trainables.recipes.base import Batch
 
 
 class LiveTeacher:
-    """The teacher at every step: the reference."""
+    """Runs the teacher at every step: the reference."""
 
     def __init__(self, network: nn.Module) -> None:
         self.network = network.requires_grad_(False)
@@ -19,18 +19,19 @@ class LiveTeacher:
 
 
 class CachedTeacher:
-    """Outputs kept for these very views, or maps of whole images, moved as the images were.
+    """Cached outputs for the same views, or maps of whole images, transformed as the images were.
 
-    What learns in co-study is `network`, a linear map of the logits of each pixel that begins as
-    the identity: of the teacher's classifier, the part that recombines its classes. The paper's
-    version, where the whole teacher learns, needs the live one.
+    Co-study trains `network`, a linear map of the logits of each pixel that starts as the identity:
+    it corresponds to the part of the teacher's classifier that recombines classes. Training the
+    whole teacher, as in the paper, needs `LiveTeacher`.
 
-    Maps are nearly what the live teacher would say of the view: its borders see other padding, and
-    features of a network that pads images to its stride move as if they ended with the image.
+    Transformed maps approximate the live teacher's outputs for the view: padding at the borders
+    differs, and features of a network that pads images to its stride are transformed as if they
+    ended with the image.
     """
 
     def __init__(self, num_classes: int, maps: Transform | None) -> None:
-        """`maps` moves maps of whole images; None where the outputs are those of the views."""
+        """`maps` transforms maps of whole images; None where the outputs are those of views."""
         self.maps = maps
         recombine = nn.Conv2d(num_classes, num_classes, 1).requires_grad_(False)
         with torch.no_grad():
@@ -41,7 +42,7 @@ class CachedTeacher:
 
     @property
     def learns(self) -> bool:
-        """Whether this training has a co-study; without one the map stays the identity."""
+        """Whether this training has a co-study; otherwise the map stays the identity."""
         return next(self.network.parameters()).requires_grad
 
     def __call__(self, batch: Batch) -> Outputs:

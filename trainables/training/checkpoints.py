@@ -1,4 +1,4 @@
-"""Where a training stands, kept so that it goes on exactly there after its process is gone."""
+"""Checkpoints, from which a training continues exactly after its process has ended."""
 
 import hashlib
 import logging
@@ -20,34 +20,34 @@ from trainables.core.files import replace_file
 logger = logging.getLogger(__name__)
 
 State = dict[str, Any]
-"""Tensors, numbers and texts in dicts and lists."""
+"""Tensors, numbers and strings in dicts and lists."""
 stop_requested = threading.Event()
-"""Set, as by a signal, it asks the trainings of this process to leave."""
+"""When it is set, as by a signal, the trainings of this process stop."""
 STOP_FILE_CHECK_S = 0.5
-"""Seconds between looks for the file that asks so: on a network disk each takes milliseconds."""
+"""Seconds between checks for the stop file: on a network disk each takes milliseconds."""
 COST_SHARE = 0.05
-"""Of the time, that writing checkpoints may take."""
+"""Maximum share of the time that is spent on writing checkpoints."""
 MAX_INTERVAL_FACTOR = 20
-"""Times the wanted distance of checkpoints, for those that take long to write."""
+"""Maximum interval of checkpoints that take long to write, as a multiple of the requested one."""
 NUM_KEPT = 2
-"""The last one, and the one before in case that is damaged."""
+"""The number of checkpoints kept: the last, and the one before in case it is damaged."""
 SUFFIX = ".ckpt"
 DIGEST_BYTES = 32
 
 
 class Checkpoints:
-    """The last states of one training in a folder of its own.
+    """The checkpoints of one training, in its own folder.
 
-    A file is the SHA-256 of the rest and what `torch.save` makes of a state. `key` says what the
-    training is: states of another one are not given back. `older_keys` say the same as earlier
-    versions did.
+    A file is a SHA-256 of the rest, followed by a state in the format of `torch.save`. `key`
+    identifies the training: states of another training are not loaded. `older_keys` are the keys
+    of the same training in earlier versions.
     """
 
     def __init__(self, folder: Path, key: str, *older_keys: str) -> None:
         self.folder, self.key, self.older_keys = folder, key, older_keys
 
     def save(self, state: State) -> None:
-        """Writes a state; until it is whole the ones before stay.
+        """Writes a state; earlier states are deleted once it is complete.
 
         Raises:
             OSError: it cannot be written, as on a full disk.
@@ -63,7 +63,7 @@ class Checkpoints:
             old.unlink(missing_ok=True)
 
     def load(self) -> State | None:
-        """The newest whole state of this training, or None."""
+        """The newest intact state of this training, or None."""
         for path in reversed(self._files()):
             state = read_checkpoint(path, self.key, *self.older_keys)
             if state is not None:
@@ -71,7 +71,7 @@ class Checkpoints:
         return None
 
     def clear(self) -> None:
-        """Deletes all of them."""
+        """Deletes all states."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _files(self) -> list[Path]:
@@ -79,10 +79,10 @@ class Checkpoints:
 
 
 class CheckpointManager:
-    """Keeps a training's checkpoints: when one is due, and when the training is asked to leave.
+    """Writes a training's checkpoints at intervals, and when the training is asked to stop.
 
-    Writing takes a small share of the time: large ones are farther apart. A full disk does not
-    end a training: until there is room again, it goes on without.
+    Writing takes a limited share of the time, so that the interval grows with the size. A full disk
+    does not end a training, which continues without checkpoints until there is space.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class CheckpointManager:
         run: ExecutionConfig,
         state: Callable[[], State | None],
     ) -> None:
-        """`state` gives what is to be kept, or None while there is nothing."""
+        """`state` gives the state for a checkpoint, or None while there is none."""
         self.checkpoints, self.run, self.state = checkpoints, run, state
         self.last, self.cost_s = time.monotonic(), 0.0
         self.looked = -math.inf
@@ -106,10 +106,10 @@ class CheckpointManager:
             self.checkpoints.clear()
 
     def on_step_end(self) -> None:
-        """To be called between two steps.
+        """Must be called between two steps; writes a checkpoint if one is due.
 
         Raises:
-            Interrupted: the training was asked to leave, and where it stands is kept.
+            Interrupted: the training was asked to stop, and a checkpoint was written.
         """
         now = time.monotonic()
         if self._is_stop_requested(now):
@@ -144,7 +144,7 @@ class CheckpointManager:
 
 
 def read_checkpoint(path: Path, *keys: str) -> State | None:
-    """The state in a file; None where that is damaged, or of a training with none of `keys`."""
+    """The state in a file; None where the file is damaged or its key is none of `keys`."""
     try:
         content = path.read_bytes()
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""What a student will cost, known before it is trained."""
+"""Predicts the costs of a student before it is trained."""
 
 from functools import lru_cache
 
@@ -12,12 +12,12 @@ from trainables.models.model_file import ModelSpec, serialize
 
 
 def model_spec(config: TrialConfig, num_classes: int) -> ModelSpec:
-    """The card of the finished student."""
+    """The spec of the finished student."""
     return ModelSpec(model=config.student, num_classes=num_classes, quantizer=config.quantizer)
 
 
 def predict_size_bytes(config: TrialConfig, num_classes: int) -> int:
-    """The exact length of the model file, whatever the training gives."""
+    """The exact length of the model file, which does not depend on the training's outcome."""
     return _file_length(model_spec(config, num_classes).model_dump_json())
 
 
@@ -30,13 +30,13 @@ def _file_length(card_json: str) -> int:
 
 @lru_cache(maxsize=1024)
 def meta_network(student: StudentConfig, num_classes: int) -> StudentNetwork:
-    """The network of a student without values, to look at its layers; not to be changed."""
+    """The network of a student on the meta device; it is cached and must not be changed."""
     with torch.device("meta"):
         return student.build(num_classes)
 
 
 def count_params(student: StudentConfig, num_classes: int) -> int:
-    """Weights and biases of the plain student; quantization steps are not counted."""
+    """Weights and biases of the full-precision student, without quantization steps."""
     return sum(p.numel() for p in meta_network(student, num_classes).parameters())
 
 

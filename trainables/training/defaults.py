@@ -1,4 +1,4 @@
-"""Sensible sizes and lengths for a data set and the hardware at hand."""
+"""Default image sizes, lengths and batch sizes for a data set and the hardware."""
 
 from dataclasses import dataclass
 
@@ -8,13 +8,13 @@ from trainables.models.configs import LARGE_TEACHER, SMALL_TEACHER, StudentConfi
 from trainables.recipes.configs import AdamW, Supervised
 
 PRETRAINING_LENGTH = 2
-"""Lengths of a trial that its full-precision start trains for: many trials share it."""
+"""Epochs of the shared pretraining, as a multiple of a trial's epochs."""
 FLIP_ONLY = Augmentation(min_scale=1, max_scale=1, color=0)
 
 
 @dataclass(frozen=True)
 class Defaults:
-    """Image size in pixels (longest side), epochs of one full training, and images a step."""
+    """Image size in pixels (longest side), epochs of one full training, and images per step."""
 
     image_size: int
     num_epochs: int
@@ -24,7 +24,7 @@ class Defaults:
     teacher_epochs: int
 
     def default_teacher_config(self) -> TrialConfig:
-        """How a teacher is trained where none is to be had: a network larger than students.
+        """The training of a teacher where none is available: a network larger than students.
 
         The same for every study of a data set, whatever its seed.
         """
@@ -37,7 +37,7 @@ class Defaults:
         )
 
     def complete(self, trial: TrialConfig, num_epochs: int, seed: int) -> TrialConfig:
-        """What a space suggests with what is the same for all trials of a study."""
+        """The suggested configuration with the values that are the same for all trials."""
         recipe = trial.recipe
         if (quantized := recipe.quantized) and quantized.start_epochs is None:
             recipe = recipe.replace(start_epochs=PRETRAINING_LENGTH * num_epochs)

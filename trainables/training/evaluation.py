@@ -1,4 +1,4 @@
-"""The one evaluation protocol: one confusion matrix over the whole validation split.
+"""Evaluation by one confusion matrix over the whole validation split.
 
 Shape suffixes: B batch, K classes, H height, W width.
 """
@@ -19,7 +19,7 @@ BATCH_SIZE = 16
 
 @dataclass(frozen=True)
 class Scores:
-    """Of a confusion matrix (K,K), rows = labels, columns = predictions, in pixels."""
+    """Scores of a confusion matrix (K,K), rows = labels, columns = predictions, in pixels."""
 
     confusion: Tensor
 
@@ -33,7 +33,7 @@ class Scores:
 
     @property
     def pixel_accuracy(self) -> float:
-        """Share of labelled pixels that are right; in [0,1]."""
+        """Share of labelled pixels that are classified correctly; in [0,1]."""
         return float(self.confusion.diag().sum() / self.confusion.sum())
 
     @property
@@ -99,7 +99,7 @@ def count_disagreeing_pixels(
 
 def confusion_matrix(predicted_BHW: Tensor, labels_BHW: Tensor, num_classes: int) -> Tensor:
     """Pixel counts (K,K), rows = labels, columns = predictions; ignored pixels do not count."""
-    # Ignored pixels fall into a cell of their own: selecting the others would wait for the device
+    # Ignored pixels get a cell of their own: selecting the others would synchronise the device
     cells = num_classes**2
     pairs = labels_BHW.long() * num_classes + predicted_BHW
     pairs = pairs.masked_fill(labels_BHW == IGNORE, cells).flatten()

@@ -1,4 +1,4 @@
-"""What determines the outcome of a training, as the key of its artifact and of its checkpoints."""
+"""The key of a training's artifact and checkpoints: all that determines its outcome."""
 
 import json
 
@@ -10,7 +10,7 @@ from trainables.core.files import hash_file_once
 from trainables.models.base import supports_fast_bf16
 
 FORMAT = 4
-"""Of trained students as artifacts: raise it whenever the same configuration trains otherwise."""
+"""Version of trained artifacts: to be raised when a configuration trains differently."""
 
 ARTIFACT_KIND = "student"
 """Of trained networks, teachers among them."""

@@ -1,4 +1,4 @@
-"""How much of a GPU a training takes, from two real steps of it."""
+"""Measures the GPU memory of a training by two of its steps."""
 
 from collections.abc import Iterator, Sequence
 from itertools import islice
@@ -23,7 +23,7 @@ class ProbeTask:
     def __init__(self, config: TrialConfig, run: ExecutionConfig) -> None:
         self.trial, self.seed = TrialTask(config, run), config.seed
 
-    def epochs(self, **parts: Stateful) -> Iterator[tuple[Iterator[Batch], MeanLosses]]:
+    def epochs(self, **stateful: Stateful) -> Iterator[tuple[Iterator[Batch], MeanLosses]]:
         yield self.batches(1), MeanLosses()
 
     def batches(self, epoch: int) -> Iterator[Batch]:
@@ -50,14 +50,14 @@ def peak_bytes(config: TrialConfig, run: ExecutionConfig) -> int:
     device = torch.device(run.device)
     torch.set_num_threads(run.num_threads)
     if device.type == "cuda":
-        torch.cuda.set_per_process_memory_fraction(1.0)  # the share is what is to be found out
+        torch.cuda.set_per_process_memory_fraction(1.0)  # the share is not known yet
         torch.cuda.reset_peak_memory_stats(device)
     next(config.recipe.at_peak_memory().train(ProbeTask(config, run)))
     return torch.cuda.max_memory_reserved(device) if device.type == "cuda" else 0
 
 
 def measure_gpu_bytes(run: ExecutionConfig, configs: Sequence[TrialConfig]) -> tuple[int, int]:
-    """The most that any of `configs`, or a start of them, takes of the GPU, and what is free."""
+    """The peak memory of `configs` and their pretrainings on the GPU, and the free memory."""
     free = torch.cuda.mem_get_info()[0] if run.device == "cuda" else 0
     peaks = []
     for config in configs:
@@ -67,6 +67,6 @@ def measure_gpu_bytes(run: ExecutionConfig, configs: Sequence[TrialConfig]) -> t
             try:
                 peaks.append(peak_bytes(stage, run))
             except torch.OutOfMemoryError:
-                peaks.append(free)  # the trial itself will halve its batch
+                peaks.append(free)  # the trial will halve its batch
             release_memory()
     return max(peaks), free

@@ -12,9 +12,9 @@ from trainables.training.evaluation import Scores
 GRACE_STEPS = 100
 UNTRAINED_REASON = "calibration alone does not suit so few bits"
 LABEL_LOSS = "cross_entropy"
-"""Name of the loss that recipes learn labels by."""
+"""Name of the loss on labels."""
 MEMORIZED_CROSS_ENTROPY = 0.05
-"""Cross-entropy of a training split that was learned by heart."""
+"""Cross-entropy below which a training split counts as memorised."""
 MIN_MIOU_ABOVE_MAJORITY = 0.005
 """mIoU by which a student must beat the commonest class alone."""
 
@@ -29,7 +29,7 @@ def check_finite(losses: dict[str, float], epoch: int, config: TrialConfig) -> N
 
 
 def grace_epochs(config: TrialConfig, num_steps: int) -> int:
-    """Epochs after which a student must once have beaten the commonest class.
+    """Epochs after which a student must have exceeded the mIoU of the commonest class once.
 
     A quarter of the training, but at least 3 epochs and 100 optimizer steps if it has so many.
     """
@@ -46,9 +46,9 @@ def check_learning(
     num_steps: int,
     data: PackedDataset,
 ) -> None:
-    """Raises TrialFailed where predicting the commonest class alone does as well.
+    """Raises TrialFailed where predicting the commonest class everywhere is as good.
 
-    After the grace period that is judged by the best epoch so far, at the end by the last.
+    After the grace period the best epoch so far is compared, at the end the last one.
     """
     epoch, baseline = len(losses), scores.majority().miou
     judged = scores.miou if epoch == config.num_epochs else best_miou
@@ -89,7 +89,7 @@ def likely_cause(
 
 
 def telling_loss(losses: list[dict[str, float]]) -> tuple[str, float, float]:
-    """The loss that says most about learning, in words, and its means in first and last epoch.
+    """The most informative loss, described in words, and its means in first and last epoch.
 
     That is cross-entropy, else the first loss that both epochs have, else their totals.
     """
@@ -103,7 +103,7 @@ def telling_loss(losses: list[dict[str, float]]) -> tuple[str, float, float]:
 
 
 def find_fault(table: ArrowTable) -> str:
-    """What keeps any network from learning the rows of a split, in words; "" if nothing does."""
+    """A description of why no network can learn the rows of a split; "" if one can."""
     if (count_labels(table)[:IGNORE] > 0).sum() < 2:
         return "there is one labelled class"
     images = table.chunks["image"]

@@ -1,4 +1,4 @@
-"""Measures what each layer of a full-precision student loses by few bits, once per student."""
+"""Measures the sensitivity of each layer of a student to quantization, once per student."""
 
 import copy
 from pathlib import Path
@@ -28,10 +28,10 @@ FILE = "sensitivity.json"
 
 
 def cache_sensitivity(run: ExecutionConfig, start: TrialConfig) -> Path:
-    """The artifact of a start's sensitivity; trains the start if need be.
+    """The artifact of the sensitivity of a pretrained student, which is trained if necessary.
 
     Raises:
-        TrialFailed: the start learned nothing.
+        TrialFailed: the pretraining learned nothing.
     """
     network = train_or_find(start, run).path
 
@@ -48,7 +48,7 @@ def cache_sensitivity(run: ExecutionConfig, start: TrialConfig) -> Path:
 
 
 def find_sensitivity(run: ExecutionConfig, start: TrialConfig) -> Path | None:
-    """The same where it is kept already, and the start was not in vain."""
+    """The same if it is cached already; None otherwise."""
     store = ArtifactStore(run.artifacts)
     network = store.path(ARTIFACT_KIND, artifact_key(start, run, store))
     found = store.find("sensitivity", sensitivity_key(network))
@@ -60,15 +60,15 @@ def sensitivity_key(network: Path) -> dict[str, object]:
 
 
 def read_sensitivity(path: Path) -> Sensitivity:
-    """What `keep_sensitivity` kept."""
+    """Reads the artifact of `cache_sensitivity`."""
     return Sensitivity.model_validate_json(path.read_bytes())
 
 
 @torch.no_grad()
 def measure_sensitivity(student: nn.Module, images: Tensor) -> Sensitivity:
-    """Quantizes one layer's weights, then its inputs, at a time; images (B,3,H,W).
+    """Quantizes the weights, then the inputs, of one layer at a time; images (B,3,H,W).
 
-    The inputs of layers that read the same tensor are one.
+    The inputs of layers that read the same tensor are quantized together.
     """
     student.eval()
     names = quantizable_names(student)

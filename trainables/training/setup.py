@@ -1,6 +1,7 @@
-"""One path from data to a teacher and its outputs, for searches and for single trainings.
+"""Sets up data, a teacher and its outputs, for searches and for single trainings.
 
-Who calls says where lines go (`say`) and where work runs (`runner`): here, or where trials do.
+The caller chooses where lines are printed (`say`), and where work runs (`runner`): in this process
+or on a worker.
 """
 
 import shutil
@@ -26,17 +27,17 @@ from trainables.teachers.output_cache import (
 from trainables.training.teacher import prepare_teacher
 
 OutputMode = Form | Literal["live"]
-"""How a teacher is asked: kept outputs of a form, or the teacher itself at every step."""
+"""The source of the teacher's outputs: cached outputs of a form, or the teacher at every step."""
 Say = Callable[[str], None]
 Given = ParamSpec("Given")
 Result = TypeVar("Result")
 
 DISK_SHARE = 0.25
-"""Of the free disk: teacher outputs that would take more are not kept unless asked for."""
+"""Share of the free disk space that `auto` may use for teacher outputs."""
 
 
 class Runner(Protocol):
-    """Runs a preparation where its hardware is."""
+    """Runs a preparation on the machine that has the hardware for it."""
 
     def __call__(
         self,
@@ -63,16 +64,16 @@ def run_here(
 
 @dataclass(frozen=True)
 class OpenedData:
-    """A data set that is known, and perhaps still to be packed into `store`."""
+    """A checked data set, which may not have been packed into `store` yet."""
 
     source: Source
     store: ArtifactStore
     found: PackedDataset | None
-    """The packed data set where an earlier training has left it."""
+    """The packed data set if an earlier training has packed it."""
 
     @property
     def digest(self) -> str:
-        """Names the data; also the name of the folder of the packed data set."""
+        """Identifies the data; also the name of the folder of the packed data set."""
         return self.store.path("data", pack_key(self.source)).name
 
     @property
@@ -87,7 +88,7 @@ class OpenedData:
 
     @property
     def notes(self) -> Sequence[str]:
-        """What the source of the data has to say of it."""
+        """Notes of the source on the data."""
         found = self.found
         return self.source.notes if found is None or found.notes is None else found.notes
 
@@ -101,7 +102,7 @@ class OpenedData:
 
 
 def open_data(data: str, image_size: int, store: ArtifactStore) -> OpenedData:
-    """What `data` names (see `open_source`), of which nothing is written yet.
+    """Opens the data set that `data` names (see `open_source`), without writing anything.
 
     Raises:
         ValueError: the data breaks a rule; the message names rule, value and file.
@@ -112,7 +113,7 @@ def open_data(data: str, image_size: int, store: ArtifactStore) -> OpenedData:
 
 
 def say_data(data: PackedDataset, was_packed: bool, notes: Sequence[str], say: Say) -> None:
-    """Says what the data are, where they lie, and what is remarkable about them."""
+    """Prints the size and the path of the data, and the notes on them."""
     say(f"data: {data}, {'found' if was_packed else 'packed'} in {data.path}")
     for note in notes:
         say(f"note on the data: {note}")
@@ -121,10 +122,10 @@ def say_data(data: PackedDataset, was_packed: bool, notes: Sequence[str], say: S
 def set_up_teacher(
     run: ExecutionConfig, spec: str, own: TrialConfig, say: Say, runner: Runner = run_here
 ) -> ExecutionConfig:
-    """`run` with the teacher that `spec` names (see `prepare_teacher`), ready to be asked.
+    """`run` with the path of the teacher that `spec` names (see `prepare_teacher`).
 
     Raises:
-        TrialFailed: the own teacher learned nothing.
+        TrialFailed: the default teacher learned nothing.
     """
     say("preparing the teacher (made once for this data, then reused)")
     teacher = runner(run, prepare_teacher, spec, own)
@@ -136,7 +137,7 @@ def check_terms(wanted: OutputMode | Literal["auto"], configs: Iterable[TrialCon
     """Looks, before a teacher is prepared, whether its outputs serve all distillation terms.
 
     Raises:
-        ValueError: kept outputs are wanted, and a term needs more than they hold.
+        ValueError: cached outputs are wanted, and a term needs more than they hold.
     """
     if wanted in ("auto", "live"):
         return
@@ -164,10 +165,10 @@ def set_up_teacher_outputs(
     say: Say,
     runner: Runner = run_here,
 ) -> tuple[ExecutionConfig, OutputMode]:
-    """`run` with the outputs of its teacher where they are kept, and what `wanted` came to.
+    """`run` with the folder of cached teacher outputs, if any, and the mode that `wanted` gave.
 
-    `auto` keeps them unless they would fill the disk. Outputs of the form `views` are for trainings
-    with `augmentation`.
+    `auto` caches them unless they would fill the disk. Outputs of the form `views` are for
+    trainings with `augmentation`.
     """
     if wanted == "live":
         return run, "live"

@@ -1,4 +1,4 @@
-"""What a recipe is given to train a student: its batches, its networks, how long it trains."""
+"""The task of a recipe: the batches, the networks and the length of a training."""
 
 from collections.abc import Callable, Iterator
 from itertools import repeat
@@ -21,7 +21,7 @@ from trainables.teachers.outputs import CachedTeacher, LiveTeacher
 from trainables.training.checkpoints import State
 
 Pretrain = Callable[[TrialConfig], Artifact]
-"""Gives the artifact of a full-precision training, which it runs if need be."""
+"""Gives the artifact of a full-precision training, which it runs if necessary."""
 
 
 class TrialTask:
@@ -64,26 +64,26 @@ class TrialTask:
         self._reset()
 
     def _reset(self) -> None:
-        """Puts the training at its beginning."""
+        """Resets the training to its beginning."""
         self.epoch, self.num_batches, self.losses = 1, 0, MeanLosses()
         self.stateful: dict[str, Stateful] | None = None
-        """What of the recipe changes in training; None until the recipe has begun its epochs."""
+        """The stateful parts of the recipe; None until the recipe has begun its epochs."""
         self.restored: State | None = None
-        """What the recipe is still to restore."""
+        """The state that the recipe's parts still have to load."""
 
     @property
     def num_epochs_done(self) -> float:
-        """Epochs that were trained so far, the one under way in part."""
+        """Epochs trained so far; the current one counts in part."""
         num_batches = self.accumulation_steps * max(1, len(self.train) // self.config.batch_size)
         return self.epoch - 1 + min(1.0, self.num_batches / num_batches)
 
     def halve_batches(self) -> None:
-        """Begins again with two batches for each optimizer step."""
+        """Restarts the training with two half batches for each optimizer step."""
         self._reset()
         self.accumulation_steps = 2
 
     def state_dict(self) -> State | None:
-        """What a checkpoint keeps; None while there is nothing to go on from."""
+        """The state for a checkpoint; None before the first epoch has begun."""
         if self.stateful is None:
             return None
         return {
@@ -95,26 +95,26 @@ class TrialTask:
         }
 
     def load_state_dict(self, state: State, epoch: int) -> None:
-        """Goes on in `epoch`; the recipe's part is restored when the recipe begins its epochs."""
+        """Continues in `epoch`; the recipe's parts are restored when it begins its epochs."""
         self.accumulation_steps, self.start_seconds = state["parts"], state["start_seconds"]
         self.epoch, self.num_batches = epoch, state["done"]
         self.losses.load_state_dict(state["losses"])
         self.restored = state
 
-    def epochs(self, **parts: Stateful) -> Iterator[tuple[Iterator[Batch], MeanLosses]]:
+    def epochs(self, **stateful: Stateful) -> Iterator[tuple[Iterator[Batch], MeanLosses]]:
         if self.restored is not None:
-            for name, part in parts.items():
+            for name, part in stateful.items():
                 if kept := self.restored["recipe"].get(name, {}):
                     part.load_state_dict(kept)
             self.restored = None
-        self.stateful = parts
+        self.stateful = stateful
         for epoch in range(self.epoch, self.config.num_epochs + 1):
             self.epoch = epoch
             yield self._steps(), self.losses
             self.num_batches, self.losses = 0, MeanLosses()
 
     def _steps(self) -> Iterator[Batch]:
-        """The batches that are left of the epoch under way."""
+        """The remaining batches of the current epoch."""
         for batch in self.batches(self.epoch, self.num_batches):
             yield batch
             self.num_batches += 1

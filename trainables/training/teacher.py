@@ -37,7 +37,7 @@ DEFAULT_TORCHVISION = "deeplabv3_resnet101"
 
 @dataclass(frozen=True)
 class Teacher:
-    """A teacher ready to be loaded; `note` says in words what it is and why."""
+    """A teacher's model file and mIoU; `note` describes the teacher and the reason for it."""
 
     file: Path
     miou: float
@@ -45,7 +45,7 @@ class Teacher:
 
 
 def check_teacher(spec: str, num_classes: int) -> None:
-    """Looks at what can be known of a teacher before anything is written.
+    """Checks what is known of a teacher before anything is written.
 
     Raises:
         ValueError: `spec` names nothing, or a teacher of other than `num_classes` classes.
@@ -73,11 +73,11 @@ def check_teacher(spec: str, num_classes: int) -> None:
 def prepare_teacher(run: ExecutionConfig, spec: str, own: TrialConfig) -> Teacher:
     """The teacher that `spec` names (see `check_teacher`), measured on the data of `run`.
 
-    `auto` is torchvision's DeepLabV3-ResNet101 for VOC's 21 classes where its weights can be had,
-    else a network trained on the data as `own` says.
+    `auto` is torchvision's DeepLabV3-ResNet101 for VOC's 21 classes where its weights are
+    available, else a network trained on the data with the configuration `own`.
 
     Raises:
-        TrialFailed: the own teacher learned nothing.
+        TrialFailed: the network trained on the data learned nothing.
     """
     data = open_pack(run.data)
     if spec == "auto" and data.class_names == VOC_CLASSES:
@@ -127,7 +127,7 @@ def named_file(spec: str) -> Path:
 
 
 def count_classes(file: Path) -> int:
-    """Of the network in a model file or in a state dict."""
+    """The number of classes of the network in a model file or in a state dict."""
     if is_model_file(file):
         return read_card(file).num_classes
     return read_state_dict(file).num_classes

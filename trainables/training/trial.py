@@ -50,13 +50,13 @@ class Trial:
     """Iterate over it for the Metrics of each epoch; then `model_bytes` is the model file.
 
     `student` is the trained network that the file was converted from. With a folder for
-    `checkpoints` a training goes on where an earlier one of the same configuration was when its
-    process ended: it repeats the last report, and on a CPU gives the very numbers that it would
-    have given. `on_hang` ends the process when `run.timeout_s` pass without progress, and
-    `on_progress` is told between two steps how many epochs are done.
+    `checkpoints` a training continues from the last checkpoint of an earlier one of the same
+    configuration: it repeats the last report, and on a CPU gives the same numbers as without an
+    interruption. `on_hang` ends the process when `run.timeout_s` pass without progress, and
+    `on_progress` gets the number of finished epochs between two steps.
 
-    Iterating raises TrialFailed where the training gives nothing worth ranking, and Interrupted,
-    having kept where it stands, once `run.stop_file` exists or `stop_requested` was set.
+    Iterating raises TrialFailed where the student did not learn, and Interrupted, after writing a
+    checkpoint, once `run.stop_file` exists or `stop_requested` is set.
     """
 
     def __init__(
@@ -109,7 +109,7 @@ class Trial:
             if config.batch_size < 4 or self.task.accumulation_steps > 1:
                 images = config.batch_size // self.task.accumulation_steps
                 raise TrialFailed(f"out of memory with batches of {images} images") from error
-        # Once more from the beginning, outside the handler, which holds on to what filled memory
+        # Restart outside the handler, in which the exception keeps references to the memory
         self.task.halve_batches()
         self.reports = []
         self.checkpoint_manager.clear()
@@ -160,13 +160,13 @@ class Trial:
             yield metrics
 
     def _pack(self, student: nn.Module) -> nn.Module:
-        """Turns the student into a file and gives back what the file holds."""
+        """Writes the student into `model_bytes` and returns the network that is read from it."""
         self.student = student
         self.model_bytes = serialize(student, model_spec(self.config, self.task.data.num_classes))
         return to_device(deserialize(self.model_bytes), self.task.device)
 
     def _pretrain(self, start: TrialConfig) -> Artifact:
-        """The full-precision student, whose training counts neither as time nor as a hang."""
+        """The full-precision student; its training is excluded from time and timeout."""
         with self.watchdog.paused(), self.stopwatch.paused():
             try:
                 return train_or_find(start, self.run, self.watchdog.on_hang)
@@ -174,7 +174,7 @@ class Trial:
                 raise TrialFailed(f"{failure} (its full-precision start)") from failure
 
     def _state(self) -> State | None:
-        """What a checkpoint keeps; None before the recipe has begun its epochs."""
+        """The state for a checkpoint; None before the recipe has begun its epochs."""
         state = self.task.state_dict()
         if state is None:
             return None
@@ -182,14 +182,14 @@ class Trial:
         return {**state, "seconds": self.stopwatch.seconds, "reports": reports}
 
     def _on_step_end(self) -> None:
-        """Between two steps: shows life, keeps a checkpoint that is due, leaves when asked to."""
+        """Between two steps: reports progress, writes a checkpoint if due, stops if asked to."""
         self.watchdog.beat()
         self.on_progress(self.task.num_epochs_done)
         self.checkpoint_manager.on_step_end()
 
 
 def release_memory() -> None:
-    """Frees what nobody uses any more, for the other processes on the device."""
+    """Frees unused memory for the other processes on the device."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
@@ -201,7 +201,7 @@ def train_or_find(
     on_hang: OnHang = die,
     description: str = "training the full-precision student",
 ) -> Artifact:
-    """The artifact of a full-precision trial: what `save` leaves, and the network to train on.
+    """The artifact of a full-precision trial: the files of `save`, and the unconverted network.
 
     It reports its progress as `description`.
     """

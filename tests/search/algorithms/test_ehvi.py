@@ -111,7 +111,7 @@ def test_about_an_eighth_of_the_proposals_is_random(monkeypatch: pytest.MonkeyPa
     assert 6 <= sum(proposal.acquisition_value is None for proposal in proposals) <= 20
 
 
-def test_what_is_found_moves_the_search_on_along_the_front() -> None:
+def test_proposals_move_along_the_front() -> None:
     known, widths = observations(20), set()
     for seed in range(25):
         proposal = propose(space, known, [], cost, np.random.default_rng(seed))
@@ -121,7 +121,7 @@ def test_what_is_found_moves_the_search_on_along_the_front() -> None:
     assert len(widths) > 6
 
 
-def test_an_earlier_study_of_another_level_teaches_as_much() -> None:
+def test_a_warm_start_from_another_level_of_miou_is_as_good() -> None:
     assert mean_distance(proposals([], observations(40, level=-0.3))) < 0.6
     both = proposals(observations(4, seed=100), observations(40, level=-0.3))
     assert mean_distance(both) < 0.6
@@ -136,7 +136,7 @@ def test_earlier_values_come_to_the_level_of_known_ones() -> None:
     assert shift_to_current_level(earlier, [], np.zeros(0), {}, 0) == pytest.approx(before)
 
 
-def test_what_must_not_be_tried_is_not_proposed() -> None:
+def test_configurations_without_costs_are_not_proposed() -> None:
     def small(config: TrialConfig) -> tuple[float, ...] | None:
         return cost(config) if config.student.width <= 5 else None
 
@@ -149,7 +149,7 @@ def test_what_must_not_be_tried_is_not_proposed() -> None:
         assert proposal.params[WIDTH] <= 5
 
 
-def test_gains_are_areas_over_the_logarithm_of_cost() -> None:
+def test_improvements_are_areas_over_the_logarithm_of_cost() -> None:
     mious, costs = np.array([[0.4], [0.6]]), np.array([[100.0], [10_000.0]])
     new_mious, new_costs = np.array([[0.5], [0.3], [0.7]]), np.array([[1e3], [1e3], [1e4]])
     before = 0.4 * 1.1 + 0.2 * 0.1
@@ -163,7 +163,7 @@ def test_gains_are_areas_over_the_logarithm_of_cost() -> None:
     assert both == pytest.approx(halved)
 
 
-def test_what_runs_already_is_a_point_to_improve_upon() -> None:
+def test_a_running_trial_counts_as_a_point_of_the_front() -> None:
     known = observations(40)
     alone = propose(space, known, [], cost, np.random.default_rng(3))
     config, drawn = sample_config(space, alone.params)
@@ -175,7 +175,7 @@ def test_what_runs_already_is_a_point_to_improve_upon() -> None:
     assert beside.params != alone.params
 
 
-def test_a_stopped_trial_is_no_point_but_teaches() -> None:
+def test_a_stopped_trial_is_no_point_but_is_learned_from() -> None:
     known = observations(40)
     best, drawn = sample_config(space, {WIDTH: 2, RATE: 1e-3})
     stopped = Observation(drawn.params, drawn.distributions, cost(best), {1: 0.99})
@@ -220,7 +220,7 @@ def search_where_the_narrowest_fail(teaches: bool, first_seed: int) -> list[int]
 
 
 @pytest.mark.parametrize("seed", [0, 100, 200])
-def test_what_always_fails_is_not_proposed_again_and_again(seed: int) -> None:
+def test_a_region_that_always_fails_is_not_proposed_repeatedly(seed: int) -> None:
     assert set(search_where_the_narrowest_fail(False, seed)) == {4}  # 32 times of 32
     learned = search_where_the_narrowest_fail(True, seed)[NUM_START:]
     assert learned.count(4) <= len(learned) / 3
@@ -241,10 +241,10 @@ def test_a_failed_trial_is_neither_a_point_nor_a_parent() -> None:
         proposal = propose(space, [*known, last], [], cost, np.random.default_rng(3))
         assert proposal.acquisition_value is not None
         gains[name] = proposal.acquisition_value
-    assert gains["failed"] > 2 * gains["point"]  # nothing is gained upon so good a point
+    assert gains["failed"] > 2 * gains["point"]  # next to so good a point nothing is improved
 
 
-def test_where_all_have_failed_no_gain_is_foreseen() -> None:
+def test_where_all_have_failed_there_is_no_acquisition_value() -> None:
     drawn = [sample_config(space, {}, seed) for seed in range(NUM_START + 2)]
     failed = [
         Observation(d.params, d.distributions, cost(c), {}, 0.05, failed=True) for c, d in drawn

@@ -1,4 +1,4 @@
-"""Which trials go on after a rung: by hand, by properties, and replayed."""
+"""Which trials are promoted at a rung: examples, properties, and replays."""
 
 import math
 from typing import Any
@@ -51,7 +51,7 @@ def test_numbers_out_of_range(grace: int, reduction: float) -> None:
         rung_epochs(9, grace, reduction)
 
 
-def test_one_trial_alone_goes_on() -> None:
+def test_a_single_trial_is_promoted() -> None:
     assert run([(5.0, 5.0)]) == [True]
 
 
@@ -59,7 +59,7 @@ def test_a_dominated_trial_is_stopped() -> None:
     assert run([(1.0, 1.0), (2.0, 2.0), (1.0, 2.0)]) == [True, False, False]
 
 
-def test_both_ends_of_the_front_survive() -> None:
+def test_both_ends_of_the_front_are_promoted() -> None:
     front = [(float(n), 9.0 - n) for n in range(10)]
     assert run(front) == [True] * 10
 
@@ -68,7 +68,7 @@ def test_equal_values_are_equal() -> None:
     assert run([(1.0, 1.0)] * 5) == [True] * 5
 
 
-def test_a_third_goes_on_however_bad_where_few_are_dominated() -> None:
+def test_a_third_is_promoted_where_few_are_dominated() -> None:
     chain = [(float(n), float(n)) for n in range(9)]
     assert run(chain) == [True] + [False] * 8
     assert run(chain[::-1]) == [True] * 9
@@ -82,7 +82,7 @@ def test_a_third_goes_on_however_bad_where_few_are_dominated() -> None:
     ]
 
 
-def test_a_straggler_is_judged_among_all_before_it() -> None:
+def test_a_late_trial_is_compared_with_all_before_it() -> None:
     halving = SuccessiveHalving([1, 3], 9, confidence_width=0)
     for number in range(6):
         halving.report(str(number), 1, (float(number), float(number)))
@@ -90,10 +90,10 @@ def test_a_straggler_is_judged_among_all_before_it() -> None:
             halving.report(str(number), 3, (float(-number), float(-number)))
     straggler = halving.report("5", 3, (0.5, 0.5))
     assert straggler is not None
-    assert (straggler.rung, straggler.place, straggler.promoted) == (3, 9, False)
+    assert (straggler.rung, straggler.sequence_number, straggler.promoted) == (3, 9, False)
 
 
-def test_a_rung_that_was_leapt_over_does_not_know_the_trial() -> None:
+def test_a_rung_between_two_reports_has_no_decision() -> None:
     halving = SuccessiveHalving([1, 3], 9, confidence_width=0)
     assert halving.report("a", 4, (1.0, 1.0)) == RungDecision("a", 3, 0, (1.0, 1.0), True)
     assert halving.report("a", 5, (1.0, 1.0)) is None
@@ -104,7 +104,7 @@ def test_a_rung_that_was_leapt_over_does_not_know_the_trial() -> None:
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
-def test_what_is_not_finite_never_goes_on(bad: float) -> None:
+def test_a_value_that_is_not_finite_is_never_promoted(bad: float) -> None:
     assert run([(bad, 1.0), (1.0, 1.0), (bad, 0.0)]) == [False, True, False]
 
 
@@ -114,7 +114,7 @@ def test_any_number_of_objectives() -> None:
 
 
 @given(SIZES)
-def test_what_no_other_dominates_is_never_stopped(losses: list[tuple[float, ...]]) -> None:
+def test_a_non_dominated_trial_is_never_stopped(losses: list[tuple[float, ...]]) -> None:
     for number, promoted in enumerate(run(losses)):
         own, before = np.array(losses[number]), np.array(losses[:number]).reshape(-1, 2)
         dominated = ((before <= own).all(axis=1) & (before < own).any(axis=1)).any()
@@ -122,7 +122,7 @@ def test_what_no_other_dominates_is_never_stopped(losses: list[tuple[float, ...]
 
 
 @given(SIZES)
-def test_what_goes_on_is_about_a_third_beside_the_front(losses: list[tuple[float, ...]]) -> None:
+def test_about_a_third_is_promoted_besides_the_front(losses: list[tuple[float, ...]]) -> None:
     for number, promoted in enumerate(run(losses)):
         ranks = moocore.pareto_rank(np.array(losses[: number + 1]))
         if promoted and ranks[-1] > 0:
@@ -151,7 +151,7 @@ def test_a_replayed_log_decides_as_the_live_one(
     assert (
         sorted(
             (a for rung in again.rung_decisions.values() for a in rung.values()),
-            key=lambda a: a.place,
+            key=lambda a: a.sequence_number,
         )
         == log[:cut]
     )
@@ -165,7 +165,7 @@ def test_an_epsilon_net_takes_the_ends_then_the_farthest() -> None:
     assert epsilon_net(line, 1) == [0]
 
 
-def test_until_some_have_finished_all_go_on() -> None:
+def test_until_some_have_finished_all_are_promoted() -> None:
     halving = SuccessiveHalving([1], 9)
     decisions = [halving.report(str(n), 1, (float(n), 1.0)) for n in range(9)]
     assert all(decision and decision.promoted for decision in decisions)
@@ -175,7 +175,7 @@ def test_until_some_have_finished_all_go_on() -> None:
 
 
 @pytest.mark.parametrize(("noise", "promoted"), [(0.0, False), (0.01, False), (0.2, True)])
-def test_a_rung_is_trusted_as_far_as_it_foretells(noise: float, promoted: bool) -> None:
+def test_the_confidence_width_follows_the_residuals(noise: float, promoted: bool) -> None:
     halving = SuccessiveHalving([1], 9)
     for number in range(6):
         value = 0.1 * number
@@ -184,12 +184,12 @@ def test_a_rung_is_trusted_as_far_as_it_foretells(noise: float, promoted: bool) 
     late = halving.report("late", 1, (0.25, 100.0))
     assert late is not None
     assert late.promoted == promoted
-    larger = halving.report("larger", 1, (2.0, 1000.0))  # beyond all luck, and size is exact
+    larger = halving.report("larger", 1, (2.0, 1000.0))  # its size is exact
     assert larger is not None
     assert not larger.promoted
 
 
-def test_an_end_that_is_not_finite_does_not_blind_the_others() -> None:
+def test_an_end_that_is_not_finite_is_left_out_of_the_fit() -> None:
     halving = SuccessiveHalving([1], 9)
     for number in range(6):
         halving.report(str(number), 1, (0.1 * number, 100.0))
@@ -200,7 +200,7 @@ def test_an_end_that_is_not_finite_does_not_blind_the_others() -> None:
     assert not far.promoted
 
 
-def test_the_doubt_is_what_a_line_leaves_open_for_each_degree_of_freedom() -> None:
+def test_the_residual_std_is_per_degree_of_freedom() -> None:
     """Four ends are 0.2 off a line of slope 2: sqrt(4 * 0.2**2 / (4 - 2)) / 2 is 0.1414."""
     halving = SuccessiveHalving([1], 9)
     for number, sign in enumerate((1, -1, -1, 1)):
@@ -212,8 +212,8 @@ def test_the_doubt_is_what_a_line_leaves_open_for_each_degree_of_freedom() -> No
     assert (beyond.promoted, within.promoted) == (False, True)
 
 
-def test_places_after_a_gap_stay_as_they_were() -> None:
-    """As where the arrivals of a trial were lost."""
+def test_sequence_numbers_after_a_gap_stay_as_they_were() -> None:
+    """As where the decisions on a trial were lost."""
     log = [RungDecision("a", 1, 0, (3.0,), True), RungDecision("b", 1, 4, (2.0,), True)]
     halving = SuccessiveHalving([1], 9, confidence_width=0)
     halving.replay(log)

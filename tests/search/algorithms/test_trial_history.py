@@ -1,4 +1,4 @@
-"""What is remembered of trials: observations for the sampler, digests against repeats."""
+"""The history of trials: observations for the sampler, digests against repeats."""
 
 from dataclasses import replace
 
@@ -9,7 +9,7 @@ from optuna.distributions import IntDistribution
 from search.algorithms.observations import TrialHistory
 from search.core.constraints import Costs
 from search.core.objectives import named_objectives
-from search.core.record import Record, RungDecision, State
+from search.core.record import Record, RecordState, RungDecision
 from trainables.config import TrialConfig
 from trainables.recipes.configs import Supervised
 
@@ -71,14 +71,14 @@ def test_what_ended_otherwise(record: Record, num_observations: int, num_trained
 
 
 @pytest.mark.parametrize("state", ["RUNNING", "PAUSED", "PRUNED", "COMPLETE", "FAIL"])
-def test_what_is_on_its_way_or_will_go_on_counts_as_running(state: State) -> None:
+def test_what_is_on_its_way_or_will_go_on_counts_as_running(state: RecordState) -> None:
     history = make()
     history.update(replace(RUNNING, state=state, reason="not learning: mIoU 0.1", metrics=METRICS))
     (observation,) = history.all_observations()
     assert observation.running == (state in ("RUNNING", "PAUSED"))
 
 
-def test_what_was_refused_or_has_unknown_costs_teaches_nothing() -> None:
+def test_refused_trials_and_unknown_costs_give_no_observation() -> None:
     history = make()
     history.update(replace(RUNNING, ray_id=None))
     assert history.all_observations() == []

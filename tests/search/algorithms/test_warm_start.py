@@ -1,4 +1,4 @@
-"""What a new study takes from an earlier one."""
+"""Warm start of a new study from an earlier one."""
 
 from pathlib import Path
 
@@ -75,7 +75,7 @@ def test_the_sampler_gets_all_finished_trials(storage: Path) -> None:
     assert all(each.final is not None and each.costs == (5.0,) for each in observations)
 
 
-def test_studies_that_cannot_teach(storage: Path) -> None:
+def test_studies_that_cannot_be_a_warm_start(storage: Path) -> None:
     assert read_warm_start_records(storage, None, resumed=False) == []
     with pytest.raises(ValueError, match="--warm-start must name a study in"):
         read_warm_start_records(storage, "gone", resumed=False)

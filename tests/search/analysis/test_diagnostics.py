@@ -18,7 +18,7 @@ from search.analysis.diagnostics import (
 from search.analysis.diagnostics_plot import draw_diagnostics
 from search.core.objectives import MIOU_AND_SIZE
 from search.core.pareto import hypervolume
-from search.core.record import Record, State
+from search.core.record import Record, RecordState
 from trainables.config import TrialConfig
 from trainables.recipes.configs import Supervised
 
@@ -26,7 +26,7 @@ SPAN = np.array([[100.0], [10_000.0]])
 
 
 def record(
-    number: int, miou: float, size: int, seconds: float, ended: int, state: State = "COMPLETE"
+    number: int, miou: float, size: int, seconds: float, ended: int, state: RecordState = "COMPLETE"
 ) -> Record:
     metrics = make_metrics(miou, size if state == "COMPLETE" else None, 1, seconds)
     at = datetime(2026, 1, 1) + timedelta(minutes=ended)

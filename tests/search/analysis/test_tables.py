@@ -19,7 +19,7 @@ from search.analysis.plot_layout import (
     View,
     label_box,
     place_labels,
-    read_points,
+    plot_points,
     staircase,
     view_of,
 )
@@ -27,7 +27,7 @@ from search.analysis.report import draw_front
 from search.analysis.tables import BASE_COLUMNS, front_table, write_tables
 from search.core.objectives import named_objectives
 from search.core.pareto import pareto_front
-from search.core.record import Record, State
+from search.core.record import Record, RecordState
 from search.core.units import human_size
 from trainables.config import TrialConfig
 from trainables.core.metrics import Metrics
@@ -60,7 +60,7 @@ def record(
     miou: float,
     size_bytes: int | None,
     recipe: Recipe | None = None,
-    state: State = "COMPLETE",
+    state: RecordState = "COMPLETE",
     width: int = 8,
 ) -> Record:
     config = TrialConfig(student=UNetConfig(width=width), recipe=recipe or Supervised())
@@ -201,7 +201,7 @@ class TestDrawing:
         assert '"showSendToCloud": false' in page
 
     def test_page_tells_of_each_finished_trial(self, records: list[Record]) -> None:
-        figure = draw_page(read_points(records), "title", "subtitle")
+        figure = draw_page(plot_points(records), "title", "subtitle")
         texts = [text for trace in figure.data for text in trace.hovertext or ()]
         assert len(texts) == 5
         (told,) = (text for text in texts if "trial 0003" in text)
@@ -211,7 +211,7 @@ class TestDrawing:
         assert figure.layout.xaxis.type == "log"
 
     def test_picture_shows_each_finished_trial(self, records: list[Record]) -> None:
-        figure = draw_picture(read_points(records), "title", "subtitle")
+        figure = draw_picture(plot_points(records), "title", "subtitle")
         (axes,) = figure.axes
         drawn = [
             np.size(line.get_xdata()) for line in axes.lines if line.get_marker() in ("o", "D")
@@ -227,13 +227,13 @@ class TestDrawing:
 
     @pytest.mark.parametrize("count", [1, 2, 300])
     def test_any_number_of_points(self, count: int) -> None:
-        points = read_points(staircase_of(count))
+        points = plot_points(staircase_of(count))
         assert all(point.on_front for point in points)
         draw_picture(points, "title", "subtitle")
         assert len(draw_page(points, "title", "subtitle").layout.annotations) >= min(count, 10)
 
     def test_full_precision_quantizer_counts_as_full_precision(self) -> None:
-        (point,) = read_points([record("0000", 0.5, 1000, quantized(32, 32))])
+        (point,) = plot_points([record("0000", 0.5, 1000, quantized(32, 32))])
         assert point.bits == "32/32"
         assert point.weight_bits in COLORS
 
@@ -241,19 +241,19 @@ class TestDrawing:
 class TestView:
     @pytest.mark.parametrize(("largest", "log"), [(8000, False), (8001, True)])
     def test_scale(self, largest: int, log: bool) -> None:
-        view = view_of(read_points([record("0", 0.4, 1000), record("1", 0.5, largest)]))
+        view = view_of(plot_points([record("0", 0.4, 1000), record("1", 0.5, largest)]))
         assert view.log is log
         assert 0 <= view.x[0] < 1
         assert view.x[1] > largest / 1000
 
     def test_shows_every_point(self, records: list[Record]) -> None:
-        points = read_points(records)
+        points = plot_points(records)
         view = view_of(points)
         for point in points:
             assert all(0 < fraction < 1 for fraction in view.fraction(point))
 
     def test_single_failed_student(self) -> None:
-        (point,) = read_points([record("0000", 0.0, 500)])
+        (point,) = plot_points([record("0000", 0.0, 500)])
         assert all(0 < fraction < 1 for fraction in view_of([point]).fraction(point))
 
     def test_ticks(self) -> None:
@@ -261,7 +261,7 @@ class TestView:
         assert View((0.15, 1.1), (0, 1), log=True).ticks == pytest.approx([0.2, 0.5, 1])
 
     def test_staircase(self) -> None:
-        points = read_points(
+        points = plot_points(
             [record("0", 0.4, 1000), record("1", 0.5, 3000), record("2", 0.3, 2000)]
         )
         xs, ys = staircase(points, View((0.5, 4.0), (20.0, 60.0), log=False))
@@ -272,7 +272,7 @@ class TestView:
 class TestLabels:
     @pytest.mark.parametrize("count", [1, 2, 12, 100])
     def test_neither_overlap_nor_leave_the_window(self, count: int) -> None:
-        points, extent, font = read_points(staircase_of(count)), (500.0, 300.0), 9.0
+        points, extent, font = plot_points(staircase_of(count)), (500.0, 300.0), 9.0
         view = view_of(points)
         labels = place_labels(points, view, extent, font)
         named = {label.point.trial_id for label in labels}

@@ -31,7 +31,7 @@ def test_costs_at_a_limit_are_within_it() -> None:
     )
 
 
-def test_a_complaint_names_cost_and_limit() -> None:
+def test_a_violation_names_cost_and_limit() -> None:
     budget = Budget(size_bytes=1000, latency_ms=2.5)
     assert budget.describe_violations(Costs(size_bytes=1200, macs=1, latency_ms=3.25)) == (
         "size_bytes 1,200, the limit is 1,000, latency_ms 3.25, the limit is 2.5"
@@ -83,6 +83,6 @@ def test_a_budget_is_checked_again_with_the_bits_that_layers_really_get(
     with pytest.raises(OverBudget, match="its cheapest has size_bytes"):
         measure_sensitivities(study, ConsoleProgress(config, [], 1), cast(RemoteRunner, fake), run)
     assert len(study.cost_model.completed_samples()) > 0
-    study.cost_model.sensitivities = {}  # had no start learned anything, it could still be reported
+    study.cost_model.sensitivities = {}  # as if all pretraining had failed
     assert study.cost_model.completed_samples() == []
     assert study.cost_model.cost_range().tolist() == [[1.0], [1.0]]

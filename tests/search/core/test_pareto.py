@@ -10,12 +10,14 @@ from hypothesis import strategies as st
 
 from search.core.objectives import MIOU_AND_SIZE, named_objectives
 from search.core.pareto import cost_range_of, hypervolume, pareto_front
-from search.core.record import Record, State
+from search.core.record import Record, RecordState
 from trainables.config import TrialConfig
 from trainables.recipes.configs import Supervised
 
 
-def record(number: int, miou: float, size_bytes: int | None, state: State = "COMPLETE") -> Record:
+def record(
+    number: int, miou: float, size_bytes: int | None, state: RecordState = "COMPLETE"
+) -> Record:
     metrics = make_metrics(miou, size_bytes)
     return Record(f"{number:04d}", state, "", TrialConfig(recipe=Supervised()), metrics)
 

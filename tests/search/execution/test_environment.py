@@ -1,4 +1,4 @@
-"""What a process brings itself where its environment lacks it."""
+"""Defaults that a process sets where its environment lacks them."""
 
 import os
 import re

@@ -92,7 +92,7 @@ def test_a_signal_to_all_processes_is_no_death_of_ray(
     signalled = threading.Event()
     node.dead = ["raylet"]
     watching = DriverRestart(node, ["python"], signalled.is_set, lambda *_: done.set())
-    signalled.set()  # the driver hears of it a little later than Ray
+    signalled.set()  # the driver gets the signal a little later than Ray
     assert done.wait(5)
     watching.close()
     assert capsys.readouterr().out == ""

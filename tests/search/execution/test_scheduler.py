@@ -69,7 +69,7 @@ def test_objectives_that_are_absent_are_named() -> None:
         ParetoHalving({"miou": "maximum"}, max_epochs=9)  # type: ignore[dict-item]
 
 
-def test_ends_of_trials_teach_what_rungs_are_worth() -> None:
+def test_finished_trials_determine_the_confidence_width() -> None:
     scheduler = ParetoHalving({"miou": "max", "size_bytes": "min"}, max_epochs=9)
     for number in range(4):
         asked: Any = SimpleNamespace(trial_id=str(number))

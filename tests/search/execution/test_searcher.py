@@ -151,7 +151,7 @@ def test_a_stopped_trial_is_pruned_without_values() -> None:
     assert record.values() is None
 
 
-def test_a_trial_that_ray_ended_without_a_word_is_pruned() -> None:
+def test_a_trial_that_ray_ended_without_notice_is_pruned() -> None:
     searcher = make()
     searcher.suggest("a")
     searcher.on_trial_result("a", report(1))
@@ -576,7 +576,7 @@ def test_nothing_is_asked_when_the_time_is_over_or_the_cluster_full() -> None:
     assert len(searcher.study.get_trials()) == 3
 
 
-def test_a_search_that_promises_nothing_more_ends() -> None:
+def test_a_search_whose_acquisition_values_stay_low_ends() -> None:
     def asked(flat: float | None) -> int:
         searcher = make(sampler="ehvi", improvement_bar=flat, num_trials=60)
         number = 0

@@ -1,4 +1,4 @@
-"""Signals are heard whatever the main thread waits for."""
+"""Signals are handled whatever the main thread waits for."""
 
 import signal
 import subprocess

@@ -59,7 +59,7 @@ def test_trainings_that_do_not_leave_are_ended(
     assert killed == ["a"]
 
 
-def test_a_trial_that_tune_ended_without_a_word_is_asked_again(
+def test_a_trial_that_tune_ended_without_notice_is_asked_again(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     log: list[str] = []
@@ -68,7 +68,7 @@ def test_a_trial_that_tune_ended_without_a_word_is_asked_again(
         asked=asked,
         name_of=lambda trial_id: f"000{trial_id}",
         requeue=lambda trial_id: log.append(f"requeue {trial_id}"),
-        on_worker_lost=lambda trial_id, reason: log.append(f"bury {trial_id}: {reason}"),
+        on_worker_lost=lambda trial_id, reason: log.append(f"lost {trial_id}: {reason}"),
     )
     stop_all = StopAll(GracefulShutdown(tmp_path / ".stop"))
     watch = WorkerFailureCallback(cast(Any, searcher), stop_all, log.append)
@@ -78,11 +78,11 @@ def test_a_trial_that_tune_ended_without_a_word_is_asked_again(
     assert stop_all.trials is trials
     trials[1] = trial("b", finished=True)
     watch.on_step_begin(2, trials)
-    assert log == ["trial 000b is asked again: Ray Tune ended it without a word", "requeue b"]
+    assert log == ["trial 000b is asked again: Ray Tune ended it without notice", "requeue b"]
     for step in range(MAX_RETRIES):
         trials[1] = trial("b", finished=True)
         watch.on_step_begin(3 + step, trials)
-    assert log[-1] == f"bury b: Ray Tune ended it {MAX_RETRIES + 1} times without a word"
+    assert log[-1] == f"lost b: Ray Tune ended it {MAX_RETRIES + 1} times without notice"
     log.clear()
     watch.on_step_begin(9, trials[1:])  # that Tune does not know of at all
     assert "requeue a" in log
@@ -144,7 +144,7 @@ wait_for(2)
 
 
 @pytest.mark.slow
-def test_capacity_follows_a_cluster_that_grows_and_shrinks() -> None:
+def test_pending_trials_follow_a_cluster_that_grows_and_shrinks() -> None:
     subprocess.run([sys.executable, "-c", GROWING], check=True, timeout=300, capture_output=True)
 
 

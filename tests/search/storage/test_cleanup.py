@@ -5,7 +5,7 @@ from pathlib import Path
 from factories import make_metrics
 
 from search.core.objectives import MIOU_AND_SIZE
-from search.core.record import Record, State
+from search.core.record import Record, RecordState
 from search.storage.cleanup import ArtifactCleanup, prune_study_folder, remove_partial_files
 from trainables.config import TrialConfig
 from trainables.recipes.configs import Supervised
@@ -13,7 +13,7 @@ from trainables.recipes.configs import Supervised
 CONFIG = TrialConfig(recipe=Supervised())
 
 
-def record(trial_id: str, state: State, miou: float = 0.5, size: int = 100) -> Record:
+def record(trial_id: str, state: RecordState, miou: float = 0.5, size: int = 100) -> Record:
     metrics = make_metrics(miou, size if state == "COMPLETE" else None)
     return Record(trial_id, state, "", CONFIG, metrics)
 
@@ -35,21 +35,21 @@ def left(folder: Path) -> tuple[list[str], list[str]]:
 
 def test_what_ended_leaves_its_model_only_while_it_is_on_the_front(tmp_path: Path) -> None:
     make(tmp_path, "0000", "0001", "0002", "0003", "0004")
-    litter = ArtifactCleanup(tmp_path, MIOU_AND_SIZE, [])
-    litter.ended(record("0000", "COMPLETE", 0.5, 100))
+    cleanup = ArtifactCleanup(tmp_path, MIOU_AND_SIZE, [])
+    cleanup.ended(record("0000", "COMPLETE", 0.5, 100))
     assert left(tmp_path)[0] == ["0001", "0002", "0003", "0004"]
-    litter.ended(record("0001", "COMPLETE", 0.4, 200))  # dominated
-    litter.ended(record("0002", "COMPLETE", 0.6, 90))  # dominates the first
-    litter.ended(record("0003", "PAUSED"))
+    cleanup.ended(record("0001", "COMPLETE", 0.4, 200))  # dominated
+    cleanup.ended(record("0002", "COMPLETE", 0.6, 90))  # dominates the first
+    cleanup.ended(record("0003", "PAUSED"))
     assert left(tmp_path) == (["0003", "0004"], ["0002", "0003", "0004"])
-    litter.ended(record("0003", "FAIL"))
+    cleanup.ended(record("0003", "FAIL"))
     assert left(tmp_path) == (["0004"], ["0002", "0004"])  # the last one still runs
 
 
 def test_a_resumed_driver_knows_the_front(tmp_path: Path) -> None:
     make(tmp_path, "0000", "0001")
-    litter = ArtifactCleanup(tmp_path, MIOU_AND_SIZE, [record("0000", "COMPLETE", 0.5, 100)])
-    litter.ended(record("0001", "COMPLETE", 0.6, 90))
+    cleanup = ArtifactCleanup(tmp_path, MIOU_AND_SIZE, [record("0000", "COMPLETE", 0.5, 100)])
+    cleanup.ended(record("0001", "COMPLETE", 0.6, 90))
     assert left(tmp_path)[1] == ["0001"]
 
 
@@ -66,7 +66,7 @@ def test_at_the_end_the_front_and_what_goes_on_are_left(tmp_path: Path) -> None:
     assert not (tmp_path / "checkpoints").exists()
 
 
-def test_a_killed_driver_s_beginnings_are_cleared_away(tmp_path: Path) -> None:
+def test_partial_files_of_a_killed_driver_are_removed(tmp_path: Path) -> None:
     make(tmp_path, "0000")
     (tmp_path / "ray" / "trials").mkdir(parents=True)
     for name in (".trials.parquet.123", ".stop", "checkpoints/0000/.00000001.ckpt.5"):

@@ -63,7 +63,7 @@ def test_a_whole_journal_is_not_touched(content: bytes, tmp_path: Path) -> None:
         read_journal(tmp_path, "other")
 
 
-def test_a_full_disk_leaves_no_half_of_a_line(
+def test_a_full_disk_leaves_no_partial_line(
     content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / JOURNAL).write_bytes(content)

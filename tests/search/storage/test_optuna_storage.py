@@ -1,4 +1,4 @@
-"""The private doors of Optuna lead where they are taken to lead."""
+"""The private interfaces of Optuna behave as the adapter expects."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What a study foresees of its space before it trains."""
+"""Predicted costs of a study's space."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Which latencies of earlier trials a study takes over."""
+"""Which latencies of earlier trials a study reuses."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""The sampler says of each trial again what it said when the trial was asked for."""
+"""The sampler proposes each trial again as it did when the trial was asked for."""
 
 import json
 import math

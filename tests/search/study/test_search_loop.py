@@ -1,4 +1,4 @@
-"""How a study ends that cannot go on."""
+"""How a study ends that cannot continue."""
 
 import errno
 import json
@@ -18,7 +18,7 @@ from study_factories import open_new_study, open_stored_study
 
 from search.execution.session import NUM_STARTS, start_ray
 from search.execution.shutdown import GracefulShutdown
-from search.run import make_parser, read_config
+from search.run import config_from_arguments, make_parser
 from search.storage.journal import read_journal
 from search.storage.layout import STUDY_FILE
 from search.storage.study_file import (
@@ -37,7 +37,7 @@ from trainables.core.artifacts import Artifact
 from trainables.models.model_file import read_card, write_model
 
 
-def test_a_study_comes_to_rest_before_it_reports(
+def test_a_study_delivers_all_events_before_it_reports(
     blocks_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     study = open_new_study(make_config(tmp_path, blocks_folder, samples=2))
@@ -214,7 +214,7 @@ def test_the_store_of_mlflow_s_environment_is_the_default(
     argv = ["--space", "qat", "--storage", str(tmp_path)]
 
     def store(*more: str) -> str:
-        return read_config(make_parser().parse_args([*argv, *more])).tracking_uri
+        return config_from_arguments(make_parser().parse_args([*argv, *more])).tracking_uri
 
     assert store() == f"sqlite:///{tmp_path / 'mlflow.db'}"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:5000")

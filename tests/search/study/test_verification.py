@@ -1,4 +1,4 @@
-"""A study whose records agree, and what is said of copies in which one of them is another."""
+"""A consistent study, and the errors reported for copies with one altered record."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""Events reach a slow or broken receiver in order, once, and nobody waits for it."""
+"""Events reach a slow or broken sink in order, once, and without blocking the driver."""
 
 import threading
 import time
@@ -38,7 +38,7 @@ def test_nobody_waits_and_nothing_is_lost_or_told_twice() -> None:
             delivery.reported(record(trial))
     for trial in "ab":
         delivery.ended(record(trial))
-    assert time.monotonic() - begin < 5  # the receiver has not even begun
+    assert time.monotonic() - begin < 5  # the sink has not even begun
     assert not sink.got
     sink.may_go.set()
     assert delivery.close(30)
@@ -63,7 +63,7 @@ def test_what_failed_is_delivered_again(
     assert "behind and tried again: nobody there" in line
 
 
-def test_a_receiver_that_never_recovers_does_not_keep_the_driver() -> None:
+def test_a_sink_that_never_recovers_does_not_block_the_driver() -> None:
     sink = Slow(failures=10**6)
     sink.may_go.set()
     delivery = AsyncCallback(sink)
@@ -72,7 +72,7 @@ def test_a_receiver_that_never_recovers_does_not_keep_the_driver() -> None:
     assert sink.got == []
 
 
-def test_nobody_waits_for_one_that_hangs() -> None:
+def test_a_sink_that_hangs_does_not_block_the_driver() -> None:
     delivery = AsyncCallback(Slow())
     delivery.ended(record("a"))
     begin = time.monotonic()
@@ -80,7 +80,7 @@ def test_nobody_waits_for_one_that_hangs() -> None:
     assert time.monotonic() - begin < 5
 
 
-def test_last_words_are_told_in_time_or_not_at_all(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_final_report_has_a_timeout(capsys: pytest.CaptureFixture[str]) -> None:
     def fail() -> None:
         raise ConnectionError("nobody there")
 

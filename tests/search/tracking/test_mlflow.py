@@ -10,7 +10,7 @@ from factories import make_metrics
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from search.core.record import Record, State
+from search.core.record import Record, RecordState
 from search.core.tracking_uri import default_tracking_uri
 from search.tracking.callbacks import AsyncCallback, Event, Kind
 from search.tracking.mlflow import MlflowTracker, check_tracking, make_store, read_runs
@@ -18,7 +18,7 @@ from trainables.config import TrialConfig
 from trainables.recipes.configs import Qat
 
 
-def record(trial_id: str = "0000", epoch: int = 2, state: State = "COMPLETE") -> Record:
+def record(trial_id: str = "0000", epoch: int = 2, state: RecordState = "COMPLETE") -> Record:
     """A trial after so many epochs."""
     finished = state == "COMPLETE"
     history = [make_metrics(0.1 * n, 1000 if finished else None, n) for n in range(1, epoch + 1)]
@@ -86,7 +86,7 @@ def test_a_paused_trial_goes_on_as_the_same_run(uri: str, tmp_path: Path) -> Non
     ("state", "status"), [("COMPLETE", "FINISHED"), ("PRUNED", "KILLED"), ("FAIL", "FAILED")]
 )
 def test_how_a_trial_ended_is_the_status_of_its_run(
-    state: State, status: str, uri: str, tmp_path: Path
+    state: RecordState, status: str, uri: str, tmp_path: Path
 ) -> None:
     tracking = track(uri, state, tmp_path)
     tracking.deliver([Event("started", record(epoch=0, state="RUNNING"))])
@@ -114,7 +114,7 @@ def test_a_trial_that_died_before_its_configuration_is_a_run_too(uri: str, tmp_p
 def test_what_is_delivered_again_is_there_once(uri: str, tmp_path: Path) -> None:
     """As after a failure whose work was half done, by a driver that does not know."""
     kinds: list[Kind] = ["started", "reported", "reported", "ended"]
-    states: list[State] = ["RUNNING", "RUNNING", "RUNNING", "COMPLETE"]
+    states: list[RecordState] = ["RUNNING", "RUNNING", "RUNNING", "COMPLETE"]
     for _ in range(2):
         tracking = track(uri, "again", tmp_path)
         for number, (kind, state) in enumerate(zip(kinds, states, strict=True)):

@@ -1,4 +1,4 @@
-"""Artifacts are built once, whole or not at all."""
+"""Artifacts are built once, and completely or not at all."""
 
 import errno
 import json

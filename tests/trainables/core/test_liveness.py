@@ -1,4 +1,4 @@
-"""What a stopwatch counts, by a clock that a test sets."""
+"""The time of a stopwatch, by a clock that the test sets."""
 
 from contextlib import suppress
 

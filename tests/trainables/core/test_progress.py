@@ -1,4 +1,4 @@
-"""What those who wait are told of long pieces of work."""
+"""Progress reports of long tasks."""
 
 import errno
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The terminal is ours: what libraries write goes to a log."""
+"""The output of libraries goes to a log instead of the terminal."""
 
 import os
 import subprocess
@@ -28,7 +28,7 @@ print("everybody's again")
 """
 
 
-def test_only_our_words_reach_the_terminal(tmp_path: Path) -> None:
+def test_only_the_command_s_own_output_reaches_the_terminal(tmp_path: Path) -> None:
     log = tmp_path / "log.txt"
     log.write_text("from before\n")
     ended = subprocess.run(

@@ -1,4 +1,4 @@
-"""The contract of every student family, whoever adds it."""
+"""The contract that every student family keeps, also one from outside the package."""
 
 import pytest
 import torch

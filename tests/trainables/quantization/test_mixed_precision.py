@@ -1,4 +1,4 @@
-"""Bits where they help most, within a mean."""
+"""Allocation of bit-widths by sensitivity, within a mean."""
 
 from itertools import product
 
@@ -52,7 +52,7 @@ def test_the_mean_is_kept_and_hardly_any_allocation_is_better(
         assert loss(got) == best
 
 
-def test_a_layer_that_suffers_gets_more_bits() -> None:
+def test_a_sensitive_layer_gets_more_bits() -> None:
     losses = {"robust": falling(1), "fragile": falling(1000)}
     bits = allocate(losses, {"robust": 10, "fragile": 10}, 4)
     assert bits["fragile"] > bits["robust"]
@@ -103,7 +103,7 @@ def test_an_allocation_names_bits_for_every_layer() -> None:
         assert shifted.layers[name].activation_bits == bits.activation_bits
 
 
-def test_a_student_that_nobody_looked_at_gets_the_fewest_bits() -> None:
+def test_a_student_that_was_not_measured_gets_the_fewest_bits() -> None:
     names = quantizable_names(UNetConfig(width=3, depth=2).build(5))
     plain = MixedPrecision(weight_bits=5.7, activation_bits=5.2).resolve(
         uniform_minimum_sensitivity(names), GROUP_OF

@@ -1,4 +1,4 @@
-"""Quantized layers: who gets which bits, and the same predictions from prepare to file."""
+"""Prepared networks: the bits of each layer, and equal predictions from prepare to file."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""What distillation reports is what the student learns by."""
+"""The reported distillation losses are those that train the student."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Which weights move how fast, and against which gradient."""
+"""Learning rates and decay of parameters, and gradient accumulation."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""What a quantized student starts from."""
+"""The calibrated student that quantization-aware training starts from."""
 
 from itertools import islice
 

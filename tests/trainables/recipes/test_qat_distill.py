@@ -1,4 +1,4 @@
-"""Who learns what in each phase of QKD."""
+"""Which networks are trained in each phase of QKD, and by which losses."""
 
 import copy
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What is kept of a teacher is what the live teacher says."""
+"""Cached outputs agree with those of the live teacher."""
 
 from pathlib import Path
 
@@ -115,11 +115,11 @@ def test_keeping_says_how_far_it_is(run: ExecutionConfig, tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("form", ["views", "maps"])
 def test_its_footprint_is_known_before(form: Form, run: ExecutionConfig) -> None:
-    foreseen = predict_footprint(run, form, FLIPS)
+    predicted = predict_footprint(run, form, FLIPS)
     folder = cache_outputs(run, form, FLIPS)
     table = ArrowTable(folder / "train.arrow")
-    assert foreseen.num_bytes == table.num_bytes
-    assert foreseen.num_images == 64
+    assert predicted.num_bytes == table.num_bytes
+    assert predicted.num_images == 64
     assert len(table) == 64 * (NUM_VIEWS if form == "views" else 1)
     views, maps = (predict_footprint(run, f, FLIPS).bytes_per_image for f in ("views", "maps"))
     assert views == NUM_VIEWS * maps

@@ -1,4 +1,4 @@
-"""A training goes on exactly where its checkpoint was taken, whatever happens to the files."""
+"""A training continues exactly from its checkpoint, whatever happens to the files."""
 
 import errno
 import json
@@ -320,7 +320,7 @@ def asked() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("asked")
-def test_a_process_that_was_asked_to_leave_does(run: ExecutionConfig, tmp_path: Path) -> None:
+def test_a_process_that_was_asked_to_stop_does(run: ExecutionConfig, tmp_path: Path) -> None:
     with pytest.raises(Interrupted):
         train(Trial(config(START), run.replace(checkpoint_every_s=1000), tmp_path))
     assert len(list(tmp_path.iterdir())) == 1

@@ -1,4 +1,4 @@
-"""What a study fixes for all its trials."""
+"""The defaults of a study, which are the same for all its trials."""
 
 import pytest
 

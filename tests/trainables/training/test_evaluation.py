@@ -1,4 +1,4 @@
-"""mIoU against a naive count, and what becomes of the networks that are measured."""
+"""mIoU against a naive count, and the mode of networks that are evaluated."""
 
 import copy
 

@@ -1,4 +1,4 @@
-"""A probe takes real steps of any recipe, and nothing but them."""
+"""A memory probe takes real steps of any recipe, and leaves nothing behind."""
 
 from collections import Counter
 from collections.abc import Iterator

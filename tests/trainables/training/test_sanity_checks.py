@@ -1,4 +1,4 @@
-"""Why a student does not learn, in words."""
+"""Descriptions of why a student does not learn."""
 
 import math
 from pathlib import Path

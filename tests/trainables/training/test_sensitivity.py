@@ -1,4 +1,4 @@
-"""What layers lose by few bits, measured on a start."""
+"""Sensitivities of layers, measured on a pretrained student."""
 
 import copy
 from pathlib import Path
@@ -28,7 +28,7 @@ from trainables.training.trial import train_or_find
 STUDENT = UNetConfig(width=4, depth=2)
 
 
-def test_a_start_is_looked_at_once(
+def test_a_pretrained_student_is_measured_once(
     blocks_run: ExecutionConfig, capfd: pytest.CaptureFixture[str]
 ) -> None:
     start = TrialConfig(

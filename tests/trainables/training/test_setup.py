@@ -1,4 +1,4 @@
-"""From data to a teacher and its outputs, as searches and single trainings set them up."""
+"""The set-up of data, a teacher and its outputs, for searches and for single trainings."""
 
 from collections import namedtuple
 from collections.abc import Callable

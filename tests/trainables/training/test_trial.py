@@ -1,4 +1,4 @@
-"""Recipes learn, fail in words, repeat themselves, and leave the file they were measured by."""
+"""Recipes learn, fail with a reason, are reproducible, and give the file that was measured."""
 
 from pathlib import Path
 

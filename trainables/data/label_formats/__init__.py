@@ -1,1 +1,1 @@
-"""Labelled images as labelling tools export them."""
+"""Readers of the export formats of labelling tools."""

@@ -15,7 +15,7 @@ from trainables.data.split_list import inside
 
 ROBOFLOW_FILE, FOLDER, SUFFIX = "_annotations.coco.json", "annotations", ".json"
 OBJECTS = "instances_"
-"""How the files of outlines begin, beside which COCO has files of captions and key points."""
+"""Prefix of the files with outlines; COCO also has files of captions and key points."""
 BACKGROUND = "background"
 
 
@@ -27,7 +27,7 @@ class Part(NamedTuple):
 
 
 def read_coco_export(source: Path, images: Path | None) -> Export | None:
-    """What annotation files in COCO's format say; nothing if `source` has none.
+    """The export of annotation files in COCO's format; None if `source` has none.
 
     Raises:
         ValueError: one is malformed, or an image is absent or ambiguous.
@@ -69,7 +69,7 @@ def read_coco_export(source: Path, images: Path | None) -> Export | None:
 
 
 def find_parts(source: Path, images: Path | None) -> tuple[str, dict[str, Part]]:
-    """The format in words, and its annotation files by a name that may say the split."""
+    """A description of the format, and annotation files by a name that may contain the split."""
     if source.is_file():
         if source.suffix.lower() != SUFFIX:
             return "", {}
@@ -108,7 +108,7 @@ def same_categories(parts: Mapping[str, Part], files: Iterable[CocoFile]) -> dic
 def class_indices(categories: Mapping[int, str], used: set[int]) -> dict[int, int]:
     """The class of each used category: 1, 2, ... in the order of their ids.
 
-    A category named background has none: it is class 0 where no other is drawn, like all the rest.
+    A category named background has none: it is class 0, like all pixels without an outline.
     """
     objects = [n for n, name in categories.items() if n in used and name.lower() != BACKGROUND]
     return {number: index + 1 for index, number in enumerate(objects)}
@@ -133,7 +133,7 @@ def read_images(
 
 
 class Places:
-    """Where the images of an annotation file lie; the folder is searched once."""
+    """Finds the images of an annotation file; the folder is searched once."""
 
     def __init__(self, part: Part, name: str) -> None:
         self.part, self.split = part, split_of(name)
@@ -173,7 +173,7 @@ class Places:
 
 
 def without_area(files: Iterable[CocoFile], categories: Mapping[int, str]) -> list[str]:
-    """Of each annotation without area, its category."""
+    """The category of each annotation without area."""
     return [
         categories[annotation.category_id]
         for file in files

@@ -12,20 +12,20 @@ from trainables.data.label_formats.export import Drawing
 from trainables.data.labels import IGNORE
 
 MIN_NUMBERS = 6
-"""Of a polygon; fewer are no area, and four would be a box to pycocotools."""
+"""Minimum length of a polygon; fewer numbers are no area, and pycocotools reads four as a box."""
 MOST_BITS = 35
-"""Of a run length."""
+"""Maximum bits of a run length."""
 FIRST_CHARACTER, VALUE_BITS, SIGN_BIT, MORE_BIT = ord("0"), 5, 16, 32
-"""Of packed run lengths."""
+"""Constants of the encoding of packed run lengths."""
 
 Outline = tuple[int, Segmentation]
-"""A class index, not 0, and where the class is."""
+"""A class index other than 0, and the area of the class."""
 Encoded = Mapping[str, object]
 """An area as pycocotools stores it."""
 
 
 def has_area(segmentation: Segmentation | None) -> bool:
-    """Whether an annotation is more than a box, points or a line."""
+    """Whether an annotation has an area, rather than a box, points or a line."""
     if isinstance(segmentation, Runs):
         return True
     return any(len(polygon) >= MIN_NUMBERS for polygon in segmentation or [])
@@ -37,7 +37,7 @@ def draw_outlines(file: Path, image: CocoImage, outlines: Sequence[Outline]) -> 
     Raises:
         ValueError: an outline does not fit the image.
     """
-    from pycocotools import mask  # an extra that only this format needs
+    from pycocotools import mask  # an optional dependency of this format
 
     encoded: dict[int, list[Encoded]] = {}
     for index, segmentation in outlines:
@@ -60,7 +60,7 @@ def draw_outlines(file: Path, image: CocoImage, outlines: Sequence[Outline]) -> 
 
 
 def checked(segmentation: Segmentation, height: int, width: int) -> list[Any]:
-    """The parts of an object as pycocotools takes them.
+    """The parts of an object in the format of pycocotools.
 
     Raises:
         ValueError: one does not fit the image.
@@ -74,7 +74,7 @@ def checked(segmentation: Segmentation, height: int, width: int) -> list[Any]:
 
 
 def check_polygon(polygon: Sequence[float], height: int, width: int) -> None:
-    """Raises ValueError where a polygon is not of its image.
+    """Raises ValueError where a polygon does not fit its image.
 
     Points may lie outside the image, since augmentation moves them, but no farther than its size.
     """
@@ -87,7 +87,7 @@ def check_polygon(polygon: Sequence[float], height: int, width: int) -> None:
 
 
 def checked_runs(runs: Runs, height: int, width: int) -> list[int]:
-    """The run lengths, which fill the image.
+    """The run lengths, checked to fill the image.
 
     pycocotools does not check them: it reads and writes beyond its memory where they are wrong.
 
@@ -106,7 +106,7 @@ def unpack(text: str) -> list[int]:
     """Run lengths from COCO's text: five bits a character, from the fourth on as differences.
 
     Raises:
-        ValueError: it is no such text.
+        ValueError: the text is malformed.
     """
     counts: list[int] = []
     value = shift = 0

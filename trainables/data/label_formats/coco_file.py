@@ -8,17 +8,17 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 MAX_PIXELS = 178_956_970
-"""Of an image that Pillow reads."""
+"""Maximum size of an image that Pillow reads."""
 
 
 class CocoPart(BaseModel):
-    """An immutable part of an annotation file; fields that are not needed are passed over."""
+    """An immutable part of an annotation file; other fields are ignored."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
 
 
 class Runs(CocoPart):
-    """Run lengths of 0 and 1 in turn, down the columns; a text packs them.
+    """Alternating run lengths of 0 and 1, column by column, as a list or packed in a text.
 
     `size` is (height, width).
     """
@@ -61,7 +61,7 @@ def read_coco(path: Path) -> CocoFile:
     """An annotation file whose ids are unique and known.
 
     Raises:
-        ValueError: it is none.
+        ValueError: it is no annotation file.
     """
     try:
         file = CocoFile.model_validate_json(path.read_bytes().removeprefix(codecs.BOM_UTF8))

@@ -1,4 +1,4 @@
-"""What every format of a labelling tool is read into."""
+"""The common representation of an export, which each format's reader returns."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -15,7 +15,7 @@ class Drawing(NamedTuple):
 
 
 class LabelledImage(NamedTuple):
-    """An image, and how to draw its mask from `source`; `name` is a path without ending."""
+    """An image, and a function that draws its mask from `source`; `name` has no ending."""
 
     name: str
     image: Path
@@ -24,9 +24,9 @@ class LabelledImage(NamedTuple):
 
 
 class Export(NamedTuple):
-    """Labelled images in groups, which have the source's names of splits.
+    """Labelled images in groups, which are named as the splits of the source.
 
-    `left_out` says what is not converted, by reason; `accounted` are files that were read, or left
+    `left_out` lists what is not converted, by reason; `accounted` are files that were read, or left
     out with their images; `notes` are lines for the report.
     """
 

@@ -1,4 +1,4 @@
-"""Folders of images and of masks: VOC's layout as CVAT and Datumaro write it, and plainer ones."""
+"""Folders of images and of masks: VOC's layout by CVAT and Datumaro, and simpler layouts."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -41,7 +41,7 @@ class Folders(NamedTuple):
 
 
 class Reading(NamedTuple):
-    """How masks are read: in words, the classes, and the file of the classes if there is one."""
+    """How masks are read: a description, the classes, and the file of the classes if any."""
 
     described: str
     class_names: tuple[str, ...]
@@ -50,7 +50,7 @@ class Reading(NamedTuple):
 
 
 class Listing(NamedTuple):
-    """Pairs by group and name, those in no list, and the listed names without an image."""
+    """Pairs by group and name, pairs in no list, and listed names without an image."""
 
     groups: dict[str, dict[str, Pair]]
     unlisted: list[Pair]
@@ -58,7 +58,7 @@ class Listing(NamedTuple):
 
 
 def read_mask_folders(source: Path, images: Path | None, values: Values | None) -> Export | None:
-    """What folders of images and masks hold; nothing if `source` has no such folders.
+    """The export of folders of images and masks; None if `source` has no such folders.
 
     Raises:
         ValueError: there are no images, or they have no masks.
@@ -104,7 +104,7 @@ def find_splits(source: Path) -> dict[str, Folders]:
 
 
 def choose_reading(source: Path, values: Values | None) -> Reading:
-    """By --values, else by the label map, else 1-bit."""
+    """Masks are read by --values, else by the label map, else as 1-bit masks."""
     if values:
         return Reading("values named by --values", values.names, by_values(values))
     path = source / LABEL_MAP
@@ -154,7 +154,7 @@ def pair_folders(folders: Folders) -> Paired:
 def group_by_lists(paired: Paired, lists: Sequence[Path]) -> Listing:
     """The pairs that the lists of each split name.
 
-    Lists that are named for no split count for what no other list holds.
+    Lists that are not named for a split give the images that no other list names.
     """
     named: dict[str, list[str]] = {}
     for path in lists:
@@ -174,7 +174,7 @@ def group_by_lists(paired: Paired, lists: Sequence[Path]) -> Listing:
 
 
 def listed_name(listing: Path, line: str, paired: Paired) -> str:
-    """The name that a line lists: as it is, or as the path of an image or of a pair."""
+    """The name in a line of a list: a name, or the path of an image, or of a pair."""
     if line in paired.pairs:
         return line
     pair = PAIR.fullmatch(line)

@@ -1,4 +1,4 @@
-"""Masks whose values or colours stand for classes."""
+"""Reads masks whose values or colours are mapped to classes."""
 
 from collections.abc import Iterable, Mapping
 from functools import partial
@@ -27,7 +27,7 @@ from trainables.data.labels import IGNORE
 
 MAX_VALUE = 65535
 IGNORED = "ignore"
-"""The name of values that neither train nor count."""
+"""The class name of values that are ignored in training and evaluation."""
 VALUE_MODES = ("1", "L", "P", "I", *DEEP_GREY_MODES)
 """Pillow's modes of masks with one whole number per pixel."""
 MOST_SHOWN = 6
@@ -46,10 +46,10 @@ ONE_BIT = Values(("background", "foreground"), {0: 0, 1: 1}, "a 1-bit mask")
 
 
 def parse_values(text: str) -> Values:
-    """What `0=background,255=crack` says.
+    """The values of a text such as `0=background,255=crack`.
 
     Raises:
-        ValueError: it is no such list.
+        ValueError: the text is malformed.
     """
     entries = [entry.partition("=") for entry in text.split(",")]
     for value, _, name in entries:
@@ -65,7 +65,7 @@ def make_values(entries: Iterable[tuple[int, str]], origin: str) -> Values:
     """Values in the order given; those named `ignore` are ignored.
 
     Raises:
-        ValueError: a value is too large, or there twice.
+        ValueError: a value is too large, or occurs twice.
     """
     names: list[str] = []
     indices: dict[int, int] = {}
@@ -89,7 +89,7 @@ def by_colors(classes: ClassList, origin: Path) -> ReadMask:
 
 
 def load_upright(path: Path) -> Image.Image:
-    """A mask that needs no turning, which the rewritten one would not say.
+    """A mask without an EXIF orientation, which the rewritten mask would lose.
 
     Raises:
         ValueError: it has an EXIF orientation, or cannot be read.
@@ -123,7 +123,7 @@ def read_one_bit(path: Path) -> Labels:
     """The class indices of a mask of one bit per pixel.
 
     Raises:
-        ValueError: it has more.
+        ValueError: it has more than one bit per pixel.
     """
     image = load_upright(path)
     if image.mode in VALUE_MODES[1:]:
@@ -141,7 +141,7 @@ def read_colored(classes: ClassList, origin: Path, path: Path) -> Labels:
     """The class indices of a mask in the colours of a label map.
 
     Raises:
-        ValueError: a colour is of no class.
+        ValueError: a colour belongs to no class.
     """
     image = load_upright(path)
     if image.mode not in ("1", "L", "P", "RGB"):

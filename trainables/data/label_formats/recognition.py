@@ -1,4 +1,4 @@
-"""Which format an export is in."""
+"""Recognises the format of an export."""
 
 from pathlib import Path
 
@@ -18,10 +18,10 @@ FORMATS = (
 
 
 def read_export(source: Path, images: Path | None, values: Values | None) -> Export:
-    """What a labelling tool wrote, in whatever format it is.
+    """The export of a labelling tool, in any of the known formats.
 
     Raises:
-        ValueError: the format is unknown, does not go with the options, or the data break it.
+        ValueError: the format is unknown, does not allow the options, or the data violate it.
     """
     check_places(source, images)
     coco = read_coco_export(source, images)

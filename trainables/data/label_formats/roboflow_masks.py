@@ -15,7 +15,7 @@ HEADER = "pixel value"
 
 
 def read_roboflow_masks(source: Path) -> Export | None:
-    """What folders with `_classes.csv` hold; nothing if `source` has none.
+    """The export of folders with `_classes.csv`; None if `source` has none.
 
     Raises:
         ValueError: classes differ from folder to folder, or images have no masks.

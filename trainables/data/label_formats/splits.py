@@ -1,4 +1,4 @@
-"""Which images train and which validate."""
+"""Divides labelled images into training and validation splits."""
 
 import random
 import re
@@ -23,7 +23,7 @@ Parts = Mapping[Split, Sequence[LabelledImage]]
 
 
 class Division(NamedTuple):
-    """The images of each split, and what decided it."""
+    """The images of each split, and a description of how they were divided."""
 
     parts: Parts
     decided: str
@@ -49,10 +49,10 @@ def wanted(groups: Sequence[str]) -> list[str]:
 def divide(
     groups: Mapping[str, Sequence[LabelledImage]], share: float, seed: int, origin: Path
 ) -> Division:
-    """Train and val of the wanted groups of an export, at random where it has not both.
+    """Train and val of the wanted groups of an export; drawn at random if it lacks one of them.
 
     Raises:
-        ValueError: a split would be empty, an image is in both, or two would get one name.
+        ValueError: a split would be empty, an image is in both, or two would have one name.
     """
     if is_divided(groups):
         parts = {split: of_split(groups, split, origin) for split in SPLITS}

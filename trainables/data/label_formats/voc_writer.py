@@ -27,7 +27,7 @@ NUM_VALUES = 256
 
 
 class Contents(NamedTuple):
-    """What the masks of a split hold: pixels and images (256,) by value."""
+    """Statistics of the masks of a split: pixels and images (256,) by value."""
 
     num_images: int
     pixels: NDArray[np.int64]
@@ -37,11 +37,11 @@ class Contents(NamedTuple):
 
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """A folder beside `path` that takes its place at the end, and is removed after an error.
+    """A temporary folder that is renamed to `path` at the end, and is removed after an error.
 
     Raises:
         ValueError: there is something at `path`.
-        DiskFull: then too nothing is left.
+        DiskFull: the temporary folder is removed then, too.
     """
     path = path.resolve()
     check_free(path)
@@ -51,7 +51,7 @@ def new_folder(path: Path) -> Iterator[Path]:
 
 
 def check_free(path: Path) -> None:
-    """Raises ValueError where there is more than an empty folder."""
+    """Raises ValueError where the path exists and is not an empty folder."""
     if path.is_dir():
         first = next(path.iterdir(), None)
         if first is not None:
@@ -77,7 +77,7 @@ def check_classes(names: Sequence[str], origin: Path) -> None:
 
 
 def write_voc(folder: Path, class_names: Sequence[str], parts: Parts) -> dict[Split, Contents]:
-    """Fills an empty folder and says what the masks hold.
+    """Writes the data set into an empty folder and gives the statistics of the masks.
 
     Raises:
         ValueError: an image or a mask is unreadable, or they do not fit each other.
@@ -95,7 +95,7 @@ def write_voc(folder: Path, class_names: Sequence[str], parts: Parts) -> dict[Sp
 def write_images(
     folder: Path, num_classes: int, split: Split, images: Sequence[LabelledImage]
 ) -> Contents:
-    """Writes images and masks, on all cores; one sample a core is in memory."""
+    """Writes images and masks, on all cores; each core holds one sample in memory."""
     pixels, occurrences = (np.zeros(NUM_VALUES, np.int64) for _ in range(2))
     num_overlapping = 0
     with ThreadPoolExecutor() as pool:
@@ -115,7 +115,7 @@ def write_images(
 def write_image(
     folder: Path, num_classes: int, labelled: LabelledImage
 ) -> tuple[NDArray[np.int64], int]:
-    """Writes an image and its mask; pixels (256,) by value, and how many classes overlap in.
+    """Writes an image and its mask; gives pixels (256,) by value, and those of several classes.
 
     Raises:
         ValueError: one is unreadable, or they do not fit each other.

@@ -1,4 +1,4 @@
-"""What a quantizer's configuration gives, whatever the quantizer.
+"""The interface of quantizer configurations.
 
 No file of the training framework is imported before a quantizer is built.
 """
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class QuantizerConfig(TaggedConfig):
-    """What a recipe is given: a quantizer, or how one is to be found for a student."""
+    """A quantizer, or a rule that gives one for a student's sensitivity."""
 
     def resolve(
         self, sensitivity: Sensitivity, group_of: Callable[[str], str | None]
@@ -29,7 +29,7 @@ class QuantizerConfig(TaggedConfig):
 
     @property
     def quantizer(self) -> "Quantizer | None":
-        """The quantizer itself; None where the student's sensitivity decides on its bits."""
+        """The quantizer itself; None where its bits depend on the student's sensitivity."""
         return None
 
 
@@ -60,5 +60,5 @@ class Quantizer(QuantizerConfig):
         raise NotImplementedError
 
     def build_input_quantizer(self, bits: int) -> "FakeQuantizer":
-        """One grid for a whole tensor, unsigned where calibration meets no negative value."""
+        """One grid for a whole tensor, unsigned where calibration finds no negative value."""
         raise NotImplementedError

@@ -1,4 +1,4 @@
-"""The quantizers that a recipe may name."""
+"""The configurations of quantizers that a recipe may use."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal
@@ -36,9 +36,9 @@ class Lsq(Quantizer):
 
 
 class MixedPrecision(QuantizerConfig):
-    """A mean number of bits, given to the layers where they help most, then shifted by part.
+    """Mean bit-widths, allocated to layers by sensitivity, then offset for encoder and decoder.
 
-    A study resolves it to `DEFAULT_QUANTIZER` with bits for each layer, once it has measured the
+    A study resolves it to `DEFAULT_QUANTIZER` with bits for each layer, after it has measured the
     sensitivity of the full-precision student.
     """
 

@@ -1,4 +1,4 @@
-"""The module that stands for integers while a network trains, whatever the quantizer."""
+"""The base of fake quantizers: modules that simulate quantization during training."""
 
 from collections.abc import Iterable
 
@@ -9,7 +9,7 @@ from trainables.quantization.bits import bounds
 
 
 class FakeQuantizer(nn.Module):
-    """Maps values to numbers on a grid, step * {low, ..., high}, and lets gradients through.
+    """Rounds values to the grid step * {low, ..., high}, and passes gradients through.
 
     Attributes:
         bits: of the grid's integers.
@@ -32,16 +32,16 @@ class FakeQuantizer(nn.Module):
 
     @property
     def step(self) -> Tensor:
-        """The distance of two neighbours on the grid, positive, broadcastable to the values."""
+        """The distance of neighbouring grid points, positive, broadcastable to the values."""
         raise NotImplementedError
 
     def calibrate(self, value: Tensor) -> None:
-        """Sets the grid to suit values that it is to stand for."""
+        """Sets the grid for values such as these."""
         raise NotImplementedError
 
     @torch.no_grad()
     def codes(self, value: Tensor) -> Tensor:
-        """The integers in [low, high] that stand for `value`."""
+        """The integers in [low, high] that represent `value`."""
         return (value / self.step).clamp(self.low, self.high).round().to(torch.int16)
 
     def learned_parameters(self) -> Iterable[tuple[nn.Parameter, float]]:

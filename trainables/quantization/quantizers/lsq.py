@@ -49,7 +49,7 @@ class _Lsq(torch.autograd.Function):
 
 
 class StepQuantizer(FakeQuantizer):
-    """Quantizes to `bits` on one learned grid, or on one for each channel along `axis`.
+    """Quantizes to `bits` on one learned grid for each element of a step of `shape`.
 
     The step is learned as its logarithm: it stays positive, and Adam's updates become relative to
     its size whatever the layer's range (Jain et al. 2019, arXiv 1903.08066, section 5.2).
@@ -73,7 +73,7 @@ class StepQuantizer(FakeQuantizer):
     def init_from_mean(self, value: Tensor) -> None:
         """Sets each step to 2 mean|v| / sqrt(high) (section 2.1), from the values sharing it.
 
-        Rough: students that begin with `calibrate` learn more in as many epochs (docs/log.md).
+        It is less accurate: students that start with `calibrate` reach more mIoU (docs/log.md).
         """
         count = value.numel() / self.log_step.numel()
         mean = value.abs().sum_to_size(self.log_step.shape) / count
@@ -83,7 +83,7 @@ class StepQuantizer(FakeQuantizer):
     def calibrate(self, value: Tensor) -> None:
         """Sets each step to that of the least squared error, among fractions of the full range.
 
-        Of more than 2**16 values, evenly spaced ones are looked at where all share one step.
+        A grid for more than 2**16 values is computed from evenly spaced ones if all share one step.
         """
         shape = self.log_step.shape
         if self.log_step.numel() == 1:

@@ -1,4 +1,4 @@
-"""LSQ on large activations in one pass over memory forward, one backward; `lsq` is the reference.
+"""Fused LSQ for large activations: one pass over memory each way; `lsq` is the reference.
 
 The formulas of `lsq` are compiled by torch.compile, for C++ on a CPU and for Triton on a GPU, once
 for all shapes and bit-widths: tensors are passed as flat, bounds as numbers on the device.
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 MIN_ELEMENTS = 1 << 18
-"""Networks of nothing but smaller tensors are trained before a compiler would be loaded."""
+"""A network with only smaller tensors is trained in less time than loading a compiler takes."""
 
 
 class Kernels(NamedTuple):
@@ -32,7 +32,7 @@ def quantize(value: Tensor, step: Tensor, low: Tensor, high: Tensor) -> Tensor:
 def gradients(
     gradient: Tensor, value: Tensor, step: Tensor, low: Tensor, high: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Of the value, and of the step before its scaling."""
+    """Gradients of the value, and of the step before its scaling."""
     scaled = value / step
     clipped = scaled.clamp(low, high)
     inside = clipped == scaled
@@ -43,14 +43,14 @@ def gradients(
 @cache
 def kernels(device_type: str) -> Kernels | None:
     """The compiled functions, or None where there is no compiler to make them."""
-    # No pool of processes for two small functions
+    # Two small functions do not need a pool of compiler processes
     os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
     made = Kernels(torch.compile(quantize, dynamic=True), torch.compile(gradients, dynamic=True))
     value, number = (torch.ones(n, device=device_type) for n in (8, 1))
     try:
         made.forward(value, number, number, number)
         made.backward(value, value, number, number, number)
-    except Exception as error:  # whatever the compiler of this machine has to say
+    except Exception as error:  # the compiler of a machine may raise any error
         reason = str(error).strip().splitlines()[0]
         warnings.warn(f"fake quantization is not compiled, and slower: {reason}", stacklevel=2)
         return None
@@ -72,7 +72,7 @@ def is_dense(value: Tensor) -> bool:
 
 
 def fused_lsq(value: Tensor, step: Tensor, low: int, high: int, gradient_scale: float) -> Tensor:
-    """What `lsq` gives, for one step and a dense value of 4 dimensions."""
+    """The same as `lsq`, for one step and a dense value of 4 dimensions."""
     result: Tensor = _Fused.apply(value, step, low, high, gradient_scale)
     return result
 
@@ -108,5 +108,5 @@ class _Fused(torch.autograd.Function):
 
 
 def flat(value: Tensor) -> Tensor:
-    """A dense tensor's memory, in its own order."""
+    """A flat view of a dense tensor, in the order of its memory."""
     return value.as_strided((value.numel(),), (1,))

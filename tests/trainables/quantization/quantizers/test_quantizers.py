@@ -1,4 +1,4 @@
-"""The contract of every quantizer, whoever adds it."""
+"""The contract that every quantizer keeps, also one from outside the package."""
 
 import pytest
 import torch

@@ -69,7 +69,10 @@ CASES: dict[str, tuple[list[str], str]] = {
         r"admit students of space qkd, but its cheapest has size_bytes [\d,]+, the limit is 1,000",
     ),
     "nothing is so cheap": (["--max-macs", "1K"], r"its cheapest has macs [\d.,e+]+, the limit is"),
-    "nothing is so fast": (["--max-latency", "0.001ms"], r"has latency_ms [\d.]+, the limit is"),
+    "nothing is so fast": (
+        ["--space", "supervised", "--max-latency", "0.001ms"],
+        r"has latency_ms [\d.]+, the limit is",
+    ),
     "half a byte": (["--max-size", "0.5"], "a size must be a positive number .*'0.5'"),
     "latency of nothing": (["--max-latency", "20"], "--max-latency: must have a unit, .*got 20"),
     "odd count": (["--max-macs", "many"], "a count must be a positive number .*'many'"),

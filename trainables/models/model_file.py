@@ -73,10 +73,13 @@ def serialize(model: nn.Module, card: ModelSpec) -> bytes:
         if isinstance(module, ConvertedLayer) and module.grid is not None:
             floats.append(torch.tensor([float(module.grid.signed)]))
         floats += [tensor.detach().flatten().float().cpu() for tensor in float_tensors(module)]
-    tensors = {
-        "codes": np.concatenate(codes) if codes else np.zeros(0, np.uint8),
-        "floats": torch.cat(floats).numpy(),
-    }
+    packed = np.concatenate(codes) if codes else np.zeros(0, np.uint8)
+    return file_content(packed, torch.cat(floats).numpy(), card)
+
+
+def file_content(codes: NDArray[np.uint8], floats: NDArray[np.float32], card: ModelSpec) -> bytes:
+    """The model file of packed weights and of all other values."""
+    tensors: dict[str, NDArray[Any]] = {"codes": codes, "floats": floats}
     return safetensors.numpy.save(tensors, {"paretoseg": card.model_dump_json()})
 
 

@@ -1,5 +1,8 @@
 """Prepares a full-precision network for training with quantized weights and activations."""
 
+from collections.abc import Sequence, Set
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 
@@ -29,27 +32,72 @@ def prepare(model: nn.Module, quantizer: Quantizer) -> nn.Module:
         ValueError: `quantizer.layers` names a layer that `model` does not have, or the network
             cannot be traced.
     """
-    names = quantizable_names(model)
-    if unknown := sorted(set(quantizer.layers) - set(names)):
+    roles = find_layer_roles(model)
+    for name, bits in layer_bits(roles, quantizer).items():
+        layer = model.get_submodule(name)
+        assert isinstance(layer, QUANTIZABLE)
+        replace_module(model, name, quantize_layer(layer, quantizer, bits))
+    for group in roles.input_groups:
+        first, *others = [model.get_submodule(name) for name in group]
+        for other in others:
+            other.input_quantizer = first.input_quantizer
+    return model
+
+
+class LayerRoles(NamedTuple):
+    """What decides the bit-widths of the layers of an unprepared network.
+
+    Attributes:
+        names: of all layers that can be quantized, in the order of registration.
+        ends: names of the first and the last layers of the graph.
+        input_groups: names of layers that read the same tensor; none for networks that are no
+            students.
+    """
+
+    names: Sequence[str]
+    ends: Set[str]
+    input_groups: Sequence[tuple[str, ...]]
+
+
+def find_layer_roles(model: nn.Module) -> LayerRoles:
+    """The roles of a network's layers.
+
+    Raises:
+        ValueError: the network cannot be traced.
+    """
+    return LayerRoles(
+        quantizable_names(model), find_first_and_last(model), getattr(model, "input_groups", ())
+    )
+
+
+def layer_bits(roles: LayerRoles, quantizer: Quantizer) -> dict[str, LayerBits]:
+    """The bit-widths of each layer by its name.
+
+    Layers that read one tensor share the most bits that one of them gets for it: integers of two
+    grids can be neither concatenated nor computed from one another exactly.
+
+    Raises:
+        ValueError: `quantizer.layers` names a layer that there is not.
+    """
+    if unknown := sorted(set(quantizer.layers) - set(roles.names)):
         raise ValueError(
             f"quantizer.layers must name layers of the model, but got {unknown[0]!r}; "
-            f"it has {', '.join(names)}"
+            f"it has {', '.join(roles.names)}"
         )
-    ends = find_first_and_last(model)
     uniform = LayerBits(
         weight_bits=quantizer.weight_bits, activation_bits=quantizer.activation_bits
     )
     at_ends = LayerBits(
         weight_bits=max(8, quantizer.weight_bits), activation_bits=max(8, quantizer.activation_bits)
     )
-    for name in names:
-        bits = quantizer.layers.get(name, at_ends if name in ends else uniform)
-        layer = model.get_submodule(name)
-        assert isinstance(layer, QUANTIZABLE)
-        replace_module(model, name, quantize_layer(layer, quantizer, bits))
-    for group in getattr(model, "input_groups", ()):
-        share_input_quantizer([model.get_submodule(name) for name in group])
-    return model
+    bits = {
+        name: quantizer.layers.get(name, at_ends if name in roles.ends else uniform)
+        for name in roles.names
+    }
+    for group in roles.input_groups:
+        most = max(bits[name].activation_bits for name in group)
+        bits |= {name: bits[name].replace(activation_bits=most) for name in group}
+    return bits
 
 
 def quantize_layer(
@@ -64,20 +112,6 @@ def quantize_layer(
     if bits.activation_bits != FULL_PRECISION:
         inputs = quantizer.build_input_quantizer(bits.activation_bits)
     return QuantizedLayer(layer, weights, inputs)
-
-
-def share_input_quantizer(layers: list[nn.Module]) -> None:
-    """Gives layers that read one tensor the input quantizer of the one with the most bits.
-
-    Integers of two grids can be neither concatenated nor computed from one another exactly.
-    """
-    quantized = [layer for layer in layers if isinstance(layer, QuantizedLayer)]
-    quantizers = [layer.input_quantizer for layer in quantized]
-    finest = None
-    if None not in quantizers:
-        finest = max((q for q in quantizers if q), key=lambda quantizer: quantizer.bits)
-    for layer in quantized:
-        layer.input_quantizer = finest
 
 
 @torch.no_grad()

@@ -1,14 +1,23 @@
 """Predicts the costs of a student before it is trained."""
 
+from collections.abc import Sequence
 from functools import lru_cache
+from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from trainables.config import TrialConfig
 from trainables.models.base import StudentNetwork
 from trainables.models.configs import NetworkConfig, StudentConfig
-from trainables.models.model_file import ModelSpec, serialize
+from trainables.models.model_file import ModelSpec, file_content, float_tensors, leaves
+from trainables.quantization.bits import FULL_PRECISION, LayerBits, packed_length
+from trainables.quantization.convert import convert
+from trainables.quantization.layers import QUANTIZABLE, step_shape
+from trainables.quantization.prepare import LayerRoles, find_layer_roles, layer_bits
+
+UNQUANTIZED = LayerBits(weight_bits=FULL_PRECISION, activation_bits=FULL_PRECISION)
 
 
 def model_spec(config: TrialConfig, num_classes: int) -> ModelSpec:
@@ -21,11 +30,55 @@ def predict_size_bytes(config: TrialConfig, num_classes: int) -> int:
     return _file_length(model_spec(config, num_classes).model_dump_json())
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=4096)
 def _file_length(card_json: str) -> int:
     card = ModelSpec.model_validate_json(card_json)
-    with torch.random.fork_rng(devices=[]):
-        return len(serialize(card.build(), card))
+    stored = stored_values(card.model, card.num_classes)
+    bits = layer_bits(stored.roles, card.quantizer) if card.quantizer else {}
+    num_code_bytes, num_floats = 0, stored.num_others
+    for layer in stored.layers:
+        of_layer = bits.get(layer.name, UNQUANTIZED)
+        if of_layer.weight_bits == FULL_PRECISION:
+            num_floats += layer.num_weights
+        else:
+            num_code_bytes += packed_length(layer.num_weights, of_layer.weight_bits)
+            num_floats += layer.num_channels  # the steps
+        if of_layer.activation_bits != FULL_PRECISION:
+            num_floats += 2  # the step, and whether the grid is signed
+    codes, floats = np.zeros(num_code_bytes, np.uint8), np.zeros(num_floats, np.float32)
+    return len(file_content(codes, floats, card))
+
+
+class StoredLayer(NamedTuple):
+    """A layer whose weights can be quantized, as the model file holds it."""
+
+    name: str
+    num_weights: int
+    num_channels: int
+
+
+class StoredValues(NamedTuple):
+    """What the model file of a network holds: weights of layers, and `num_others` floats."""
+
+    layers: Sequence[StoredLayer]
+    num_others: int
+    roles: LayerRoles
+
+
+@lru_cache(maxsize=1024)
+def stored_values(network: NetworkConfig, num_classes: int) -> StoredValues:
+    """What the model file of a folded network holds, before it is quantized."""
+    with torch.device("meta"):
+        model = network.build(num_classes)
+    roles = find_layer_roles(model)
+    folded = convert(model)
+    layers = []
+    for name in roles.names:
+        layer = folded.get_submodule(name)
+        assert isinstance(layer, QUANTIZABLE)
+        layers.append(StoredLayer(name, layer.weight.numel(), max(step_shape(layer))))
+    num_floats = sum(tensor.numel() for leaf in leaves(folded) for tensor in float_tensors(leaf))
+    return StoredValues(layers, num_floats - sum(layer.num_weights for layer in layers), roles)
 
 
 @lru_cache(maxsize=1024)

@@ -238,7 +238,7 @@ def test_a_student_overfits_eight_images_to_90_miou(tmp_path: Path) -> None:
         recipe,
         student=UNetConfig(width=12, depth=3),
         augmentation=still,
-        num_epochs=250,
+        num_epochs=60,
         batch_size=8,
     )
     miou = list(Trial(trial, run))[-1].miou

@@ -18,7 +18,6 @@ from optuna.trial import TrialState
 
 from search import check
 from search.core.tracking_uri import default_tracking_uri
-from search.run import main
 from search.storage.trials import read_record
 from trainables.models.model_file import read_card, read_model
 
@@ -52,7 +51,8 @@ def storage(common: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path
     assert (first.returncode, first.stderr) == (0, "")
     for words in ("Pareto front", "mlflow ui --backend-store-uri", "search.export", "log.txt"):
         assert words in first.stdout
-    assert main([*where, "--resume", "tiny", "--samples", "5"]) == 0
+    again = run(*where, "--resume", "tiny", "--samples", "5")
+    assert (again.returncode, again.stderr) == (0, "")
     assert list(outer.iterdir()) == [folder]
     return folder
 
@@ -168,7 +168,8 @@ def warm(storage: Path, blocks_folder: Path) -> Path:
     """A study of another space that begins with what `tiny` found, until nothing more is gained."""
     argv = ["--space", "qat", "--data", str(blocks_folder), "--image-size", "32", "--epochs", "1"]
     argv += ["--storage", str(storage), "--name", "warm", "--warm-start", "tiny"]
-    assert main([*argv, "--samples", "40", "--stop-when-flat", "0.9"]) == 0
+    done = run(*argv, "--samples", "40", "--stop-when-flat", "0.9")
+    assert done.returncode == 0, done.stderr
     return storage / "warm"
 
 

@@ -6,6 +6,8 @@ models of the front, and its teacher.
 """
 
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,6 @@ import pyarrow.parquet as pq
 import pytest
 
 from search import check, export
-from search.run import main
 from search.storage.journal import read_journal
 from search.storage.trials import read_record
 
@@ -36,7 +37,14 @@ def resumed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copytree(STORED, storage, dirs_exist_ok=True)
     argv = ["--storage", str(storage), "--resume", "stored", "--samples", "13"]
     teacher = ["--teacher", str(storage / "teacher.safetensors")]
-    assert main([*argv, *teacher]) == 0
+    done = subprocess.run(
+        [sys.executable, "-m", "search.run", *argv, *teacher],
+        capture_output=True,
+        text=True,
+        timeout=500,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
     return storage / "stored"
 
 

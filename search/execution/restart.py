@@ -85,7 +85,7 @@ class DriverRestart:
         else:
             line = f"Ray is started again, its {dead} has died: the study is resumed"
             with suppress(OSError):
-                print(line, file=terminal.out(), flush=True)
+                terminal.print_line(line)
             os.environ[RAY_RESTARTS] = str(restarts)
         with suppress(OSError):
             terminal.release()

@@ -54,7 +54,9 @@ def recover(
             return end_trial(study, record, TrialState.PRUNED, why_stopped(record))
         return pause_trial(study, record)
 
-    return [recovered(record) if record.state == "RUNNING" else record for record in records]
+    after = [recovered(record) if record.state == "RUNNING" else record for record in records]
+    # What was never handed to Ray is asked anew: until then it is no trial of the study
+    return [record for record in after if record.state != "PAUSED" or record.ray_id is not None]
 
 
 def replay_decisions(config: StudyConfig, records: Iterable[Record]) -> SuccessiveHalving | None:

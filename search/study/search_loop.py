@@ -94,11 +94,11 @@ def continuation_hint(study: Study) -> str:
 
 
 def log_hint(study: Study) -> str:
-    """A text with the path of the log of libraries, if it has content."""
+    """A text with the path of the log."""
     if not study.is_open:
         terminal.keep_log(unopened_log_path(study.config.storage, study.config.name))
     path = terminal.log_file()
-    return f" (what libraries said is in {path})" if path and path.stat().st_size else ""
+    return f" (details are in {path})" if path else ""
 
 
 def is_consistent(file: StudyFile, is_behind: bool) -> bool:

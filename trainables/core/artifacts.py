@@ -13,7 +13,7 @@ from pydantic import JsonValue, ValidationError
 from trainables.core import terminal
 from trainables.core.config_base import FrozenConfig, digest
 from trainables.core.files import hash_file, whole_folder
-from trainables.core.progress import announce
+from trainables.core.progress import PROGRESS_EVERY_S, announce
 
 RECORD = "artifact.json"
 
@@ -87,12 +87,13 @@ def lock_file(path: Path) -> Path:
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
     """Holds the lock of an artifact; says what it waits for while another process holds it."""
-    lock = FileLock(lock_file(path))
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        announce(f"waiting for {path.name}, which another process builds")
-        lock.acquire()
+    lock, wait_s = FileLock(lock_file(path)), 0.0
+    while not lock.is_locked:
+        try:
+            lock.acquire(timeout=wait_s)
+        except Timeout:
+            announce(f"waiting for {path.name}, which another process builds")
+            wait_s = PROGRESS_EVERY_S
     try:
         yield
     finally:

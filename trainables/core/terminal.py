@@ -114,8 +114,9 @@ def err() -> TextIO:
 
 
 def print_line(line: str) -> None:
-    """Says a line on stdout, at once."""
+    """Prints a line on the terminal's stdout at once, and adds it to the log."""
     print(line, file=out(), flush=True)
+    write_log(line)
 
 
 def print_error(line: str) -> None:

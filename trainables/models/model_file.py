@@ -207,7 +207,7 @@ def fill(module: nn.Module, codes: Reader, floats: Reader) -> None:
 
 
 def leaves(module: nn.Module) -> Iterator[nn.Module]:
-    """Leaf modules in order of registration; a converted layer counts as one leaf."""
+    """All modules in order of registration, each once for each parent; a converted layer is one."""
     yield module
     if not isinstance(module, ConvertedLayer):
         for child in module.children():

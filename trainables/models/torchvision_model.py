@@ -51,10 +51,12 @@ def load_pretrained(name: TorchvisionName) -> TorchvisionModel:
     file = weights_file(weights.url)
     if not file.is_file():
         announce(f"downloading the weights of {name}")
+    model = TorchvisionModel(name, PRETRAINED_CLASSES)
     try:
         state = weights.get_state_dict(progress=False, check_hash=True, weights_only=True)
-        model = TorchvisionModel(name, PRETRAINED_CLASSES)
         model.network.load_state_dict(without_auxiliary_head(state))
+    except MemoryError:
+        raise
     except Exception as error:  # broken downloads and damaged files make torch raise anything
         if file.exists():
             raise ValueError(

@@ -77,7 +77,7 @@ def layer_bits(roles: LayerRoles, quantizer: Quantizer) -> dict[str, LayerBits]:
     grids can be neither concatenated nor computed from one another exactly.
 
     Raises:
-        ValueError: `quantizer.layers` names a layer that there is not.
+        ValueError: `quantizer.layers` or a group names a layer that there is not.
     """
     if unknown := sorted(set(quantizer.layers) - set(roles.names)):
         raise ValueError(
@@ -95,6 +95,8 @@ def layer_bits(roles: LayerRoles, quantizer: Quantizer) -> dict[str, LayerBits]:
         for name in roles.names
     }
     for group in roles.input_groups:
+        if unknown := sorted(set(group) - set(bits)):
+            raise ValueError(f"input groups must name layers of the model, but got {unknown[0]!r}")
         most = max(bits[name].activation_bits for name in group)
         bits |= {name: bits[name].replace(activation_bits=most) for name in group}
     return bits

@@ -72,11 +72,12 @@ def stored_values(network: NetworkConfig, num_classes: int) -> StoredValues:
         model = network.build(num_classes)
     roles = find_layer_roles(model)
     folded = convert(model)
-    layers = []
-    for name in roles.names:
-        layer = folded.get_submodule(name)
-        assert isinstance(layer, QUANTIZABLE)
-        layers.append(StoredLayer(name, layer.weight.numel(), max(step_shape(layer))))
+    names = {folded.get_submodule(name): name for name in roles.names}
+    layers = [
+        StoredLayer(names[leaf], leaf.weight.numel(), max(step_shape(leaf)))
+        for leaf in leaves(folded)
+        if isinstance(leaf, QUANTIZABLE)
+    ]
     num_floats = sum(tensor.numel() for leaf in leaves(folded) for tensor in float_tensors(leaf))
     return StoredValues(layers, num_floats - sum(layer.num_weights for layer in layers), roles)
 

@@ -162,7 +162,14 @@ class Trial:
     def _pack(self, student: nn.Module) -> nn.Module:
         """Writes the student into `model_bytes` and returns the network that is read from it."""
         self.student = student
-        self.model_bytes = serialize(student, model_spec(self.config, self.task.data.num_classes))
+        num_classes = self.task.data.num_classes
+        self.model_bytes = serialize(student, model_spec(self.config, num_classes))
+        predicted = predict_size_bytes(self.config, num_classes)
+        if len(self.model_bytes) != predicted:
+            raise TrialFailed(
+                f"the model file must have the predicted {predicted:,} bytes, but has "
+                f"{len(self.model_bytes):,}: a quantizer does not keep its bits or step shape"
+            )
         return to_device(deserialize(self.model_bytes), self.task.device)
 
     def _pretrain(self, start: TrialConfig) -> Artifact:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from search.execution import restart as revival
+from search.execution import restart
 from search.execution.restart import (
     MAX_RESTARTS,
     RAY_RESTARTS,
@@ -39,8 +39,8 @@ class Node:
 
 @pytest.fixture(autouse=True)
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(revival, "LOOK_EVERY_S", 0.01)
-    monkeypatch.setattr(revival, "GRACE_S", 0.2)
+    monkeypatch.setattr(restart, "LOOK_EVERY_S", 0.01)
+    monkeypatch.setattr(restart, "GRACE_S", 0.2)
     monkeypatch.setenv(RAY_RESTARTS, "0")
 
 
@@ -59,7 +59,7 @@ def test_the_study_is_resumed_once_the_rest_is_dead_too(
     watching.close()
     assert heard == [(("python", ["python", "-m", "search.run"]), True)]
     assert "its raylet has died" in capsys.readouterr().out
-    assert revival.os.environ[RAY_RESTARTS] == "1"
+    assert restart.os.environ[RAY_RESTARTS] == "1"
 
 
 def test_it_gives_up_when_that_happens_again_and_again(
@@ -74,7 +74,7 @@ def test_it_gives_up_when_that_happens_again_and_again(
         done.set()
         raise SystemExit  # ends the thread
 
-    monkeypatch.setattr(revival.os, "_exit", leave)
+    monkeypatch.setattr(restart.os, "_exit", leave)
     node = Node()
     node.dead = ["raylet"]
     watching = DriverRestart(node, ["python"], lambda: False, lambda *_: left.append(0))
@@ -96,7 +96,7 @@ def test_a_signal_to_all_processes_is_no_death_of_ray(
     assert done.wait(5)
     watching.close()
     assert capsys.readouterr().out == ""
-    assert (revival.os.environ[STOP], revival.os.environ[RAY_RESTARTS]) == ("yes", "0")
+    assert (restart.os.environ[STOP], restart.os.environ[RAY_RESTARTS]) == ("yes", "0")
     assert is_stop_requested()
     assert is_stop_requested()  # asking changes nothing
 

@@ -507,7 +507,9 @@ def test_a_driver_that_dies_while_asking_changes_nothing(
         first.problem = replace(first.problem, space=deadly if not num_params else QKD)
         with pytest.raises(Killed):
             first.suggest("3")
-    recover(first.study, records_of(first.study), None, first.history, MIOU_AND_SIZE)
+    after = recover(first.study, records_of(first.study), None, first.history, MIOU_AND_SIZE)
+    assert all(record.ray_id is not None for record in after)
+    assert len(after) == len(begun)
     again = make(sampler=sampler, study=first.study)
     assert begun + ask(again, range(3, 6)) == expected
 

@@ -1,4 +1,4 @@
-"""The contract that every student family keeps, also one from outside the package."""
+"""The contract that every student family keeps."""
 
 import pytest
 import torch
@@ -8,10 +8,11 @@ from trainables.config import TrialConfig
 from trainables.models.base import forward_features
 from trainables.models.configs import StudentConfig
 from trainables.models.model_file import ModelSpec, deserialize, serialize
+from trainables.quantization.bits import LayerBits
 from trainables.quantization.layers import QuantizedLayer
 from trainables.quantization.prepare import calibrate, prepare, quantizable_names
 from trainables.quantization.quantizers.configs import Lsq
-from trainables.recipes.configs import AdamW, Ptq
+from trainables.recipes.configs import AdamW, Ptq, Supervised
 from trainables.recipes.optimization import OptimizerLoop
 from trainables.training.cost import count_macs, count_params, meta_network, predict_size_bytes
 
@@ -54,6 +55,31 @@ def test_its_groups_name_its_layers(student: StudentConfig) -> None:
     assert {network.group_of(layer) for layer in layers} <= {"encoder", "decoder", None}
     for parts in network.layer_groups.values():
         assert all(network.get_submodule(part) for part in parts)
+
+
+def mixed_bits(student: StudentConfig) -> Lsq:
+    """Bits that differ between layers, some of them full precision, also within input groups."""
+    names = quantizable_names(student.build(NUM_CLASSES))
+    widths = (2, 3, 5, 8, 32)
+    layers = {
+        name: LayerBits(weight_bits=widths[i % 5], activation_bits=widths[i % 3])
+        for i, name in enumerate(names)
+    }
+    return Lsq(layers=layers)
+
+
+@every_student
+@pytest.mark.parametrize("bits", [(2, 2), (5, 3), (8, 32), (32, 4), (32, 32), "mixed", None])
+def test_the_length_of_its_file_is_known_before_it_is_built(
+    student: StudentConfig, bits: tuple[int, int] | str | None
+) -> None:
+    quantizer = mixed_bits(student) if bits == "mixed" else None
+    if isinstance(bits, tuple):
+        quantizer = Lsq(weight_bits=bits[0], activation_bits=bits[1])
+    spec = ModelSpec(model=student, num_classes=NUM_CLASSES, quantizer=quantizer)
+    recipe = Ptq(start=Supervised(), quantizer=quantizer) if quantizer else Supervised()
+    config = TrialConfig(student=student, recipe=recipe, num_epochs=1)
+    assert predict_size_bytes(config, NUM_CLASSES) == len(serialize(spec.build(), spec))
 
 
 @every_student

@@ -376,7 +376,7 @@ def test_a_killed_command_goes_on_when_it_is_given_again(
     )
     assert process.stdout is not None
     for line in epochs(process.stdout):
-        if line.startswith("epoch 7:"):
+        if line.startswith("epoch 3:"):
             break
     os.kill(process.pid, signal.SIGKILL)
     process.communicate()
@@ -384,7 +384,7 @@ def test_a_killed_command_goes_on_when_it_is_given_again(
     for name in ("killed", "whole"):
         assert main([*common, str(tmp_path / name)]) == 0
         printed[name] = list(epochs(capsys.readouterr().out.splitlines()))
-    assert int(printed["killed"][0].split()[1].strip(":")) >= 6
+    assert int(printed["killed"][0].split()[1].strip(":")) >= 2
     assert printed["killed"] == printed["whole"][-len(printed["killed"]) :]
     models = [tmp_path / name / "model.safetensors" for name in printed]
     assert models[0].read_bytes() == models[1].read_bytes()

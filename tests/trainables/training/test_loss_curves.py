@@ -82,6 +82,11 @@ def float32(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     supports_fast_bf16.cache_clear()
 
 
+def test_every_recipe_has_a_curve() -> None:
+    own = {n for n, c in Recipe.members().items() if c.__module__.startswith("trainables.")}
+    assert set(RECIPES) == own
+
+
 @pytest.mark.usefixtures("float32")
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_gives_its_stored_curve(

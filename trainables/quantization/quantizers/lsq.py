@@ -90,6 +90,7 @@ class StepQuantizer(FakeQuantizer):
             flat = value.flatten()
             value = flat[:: max(1, flat.numel() >> 16)].reshape(-1, *shape[1:])
         others = [axis for axis, size in enumerate(shape) if size == 1]
+        assert others, "values must share steps"
         largest = value.abs().amax(others, keepdim=True)
         least = torch.full(shape, math.inf, device=value.device)
         fractions = torch.linspace(0.02, 1.0, 99).to(value.device)
@@ -97,8 +98,7 @@ class StepQuantizer(FakeQuantizer):
             steps = (some.view(-1, *[1] * value.dim()) * largest / self.high).clamp(min=1e-6)
             rounded = (value / steps).clamp_(self.low, self.high).round_().mul_(steps)
             errors = rounded.sub_(value).square_()
-            if others:
-                errors = errors.sum([1 + axis for axis in others], keepdim=True)
+            errors = errors.sum([1 + axis for axis in others], keepdim=True)
             error, index = errors.min(0, keepdim=True)
             log_step = steps.gather(0, index)[0].log()
             self.log_step.copy_(torch.where(error[0] < least, log_step, self.log_step))

@@ -94,7 +94,7 @@ class Exporter:
 
         about = {"study": self.study.config.name, "trial": self.choice.trial_id}
         classes = {"classes": ",".join(self.data.class_names)}
-        model = to_onnx(self.network, self.form, about | classes)
+        model = to_onnx(self.network, self.data.num_classes, self.form, about | classes)
         try:
             onnx.checker.check_model(model, full_check=True)
         except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:

@@ -82,7 +82,7 @@ def predict_latency(card: ModelSpec, height: int, width: int, store: ArtifactSto
 
     from trainables.deploy.onnx_export import to_onnx
 
-    model = to_onnx(untrained(card), "onnx-int8", {})
+    model = to_onnx(untrained(card), card.num_classes, "onnx-int8", {})
 
     def build(folder: Path) -> None:
         latency = measure_latency(model.SerializeToString(), height, width)

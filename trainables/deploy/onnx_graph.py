@@ -71,13 +71,22 @@ class Graph:
         self.constants.append(numpy_helper.from_array(value, name))
         return name
 
-    def quantize(self, value: Value, grid: StaticQuantizer | None) -> Signal:
-        """`value` on a grid; fewer than 8 bits are clipped as integers."""
+    def quantize(
+        self, value: Value, grid: StaticQuantizer | None, limits: Bounds = (-np.inf, np.inf)
+    ) -> Signal:
+        """`value`, clipped to `limits`, on a grid.
+
+        Integers are clipped instead of floats where these are not the limits of 8 bits. The result
+        is the same, since rounding is monotone, and ONNX Runtime still computes a convolution
+        before it on integers.
+        """
         if grid is None:
             return Signal(value, None)
         codes = self.add("QuantizeLinear", value, self._step(grid), self._zero(grid))
-        if grid.bits < 8:
-            codes = self.add("Clip", codes, *(self.constant(b) for b in limits(grid)))
+        ends = code_limits(grid, limits)
+        if ends != bounds(8, grid.signed):
+            kind = code_type(grid)
+            codes = self.add("Clip", codes, *(self.constant(np.array(end, kind)) for end in ends))
         return Signal(codes, grid)
 
     def map(
@@ -177,10 +186,9 @@ class Graph:
         weight, steps = self._weight(layer, module)
         bias = self._bias(layer, steps, inputs.grid)
         value = self._convolve(self._dequantize(inputs), layer, weight, bias)
-        is_relu_of_grid = limits == (0, np.inf) and grid is not None and not grid.signed
-        if limits is not None and not is_relu_of_grid:  # an unsigned grid begins at 0 itself
+        if limits is not None and grid is None:
             value = self.clip(Signal(value, None), limits).value
-        result = self.quantize(value, grid)
+        result = self.quantize(value, grid, limits or (-np.inf, np.inf))
         if is_pixel_shuffle(layer):
             return self.map("DepthToSpace", [result], blocksize=layer.stride[0], mode="CRD")
         return result
@@ -358,8 +366,11 @@ def code_type(grid: StaticQuantizer) -> type[np.int8 | np.uint8]:
     return np.int8 if grid.signed else np.uint8
 
 
-def limits(grid: StaticQuantizer) -> list[Array]:
-    return [np.array(bound, code_type(grid)) for bound in bounds(grid.bits, grid.signed)]
+def code_limits(grid: StaticQuantizer, limits: Bounds) -> tuple[int, int]:
+    """The least and the greatest code of values between two limits."""
+    codes = np.rint(np.array(limits, np.float32) / as_array(grid.step))
+    low, high = np.clip(codes, *bounds(grid.bits, grid.signed))
+    return int(low), int(high)
 
 
 def same_grid(one: StaticQuantizer | None, other: StaticQuantizer | None) -> bool:

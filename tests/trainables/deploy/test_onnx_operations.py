@@ -1,7 +1,9 @@
 """Every operation of the ONNX export: the logits of small networks of few channels agree."""
 
+import math
 from collections.abc import Callable, Mapping
 
+import numpy as np
 import onnx
 import pytest
 import torch
@@ -16,6 +18,7 @@ from trainables.models.configs import TorchvisionConfig
 from trainables.quantization.convert import convert
 from trainables.quantization.prepare import calibrate, prepare
 from trainables.quantization.quantizers.configs import Lsq
+from trainables.quantization.quantizers.fake_quantizer import FakeQuantizer
 
 FORMS: tuple[OnnxForm, ...] = ("onnx", "onnx-int8")
 SIZES = ((2, 3, 32, 48), (1, 3, 33, 41))
@@ -365,3 +368,28 @@ def test_quantized_networks_on_torchvision_backbones_agree(
         changed = logits_of(content, images).argmax(1) != expected
         # random weights: a value that falls to the other side of a rounding changes later ones
         assert changed.float().mean() <= 0.02
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("bits", [3, 8])
+def test_relu6_clips_integers_as_it_clips_floats(form: OnnxForm, bits: int) -> None:
+    network = build("relu6")
+    prepare(network, Lsq(weight_bits=8, activation_bits=bits))
+    calibrate(network, torch.randn(2, 3, 16, 16))
+    for name in ("middle", "head"):  # 6 lies within their grids, between two points
+        quantizer = network.get_submodule(name).input_quantizer
+        assert isinstance(quantizer, FakeQuantizer)
+        with torch.no_grad():
+            next(quantizer.parameters()).fill_(math.log(1.7))
+    network = convert(network)
+    content = export(network, form)
+    images = 40 * torch.randn(1, 3, 33, 41)
+    with torch.no_grad():
+        expected = network(images)
+    error = (logits_of(content, images) - expected).abs() / expected.abs().max()
+    assert (error > 0.01).float().mean() <= 0.005  # biases are rounded
+    graph = onnx.load_from_string(content).graph
+    clips = [node for node in graph.node if node.op_type == "Clip"]
+    constants = {c.name: onnx.numpy_helper.to_array(c) for c in graph.initializer}
+    ends = [[constants[name] for name in node.input[1:]] for node in clips]
+    assert [(low.dtype, int(low), int(high)) for low, high in ends] == 2 * [(np.uint8, 0, 4)]

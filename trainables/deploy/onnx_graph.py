@@ -85,8 +85,7 @@ class Graph:
         codes = self.add("QuantizeLinear", value, self._step(grid), self._zero(grid))
         ends = code_limits(grid, limits)
         if ends != bounds(8, grid.signed):
-            kind = code_type(grid)
-            codes = self.add("Clip", codes, *(self.constant(np.array(end, kind)) for end in ends))
+            codes = self.add("Clip", codes, *(self._code(grid, end) for end in ends))
         return Signal(codes, grid)
 
     def map(
@@ -197,7 +196,19 @@ class Graph:
         return self.constant(as_array(grid.step).reshape(()))
 
     def _zero(self, grid: StaticQuantizer) -> Value:
-        return self.constant(np.zeros((), code_type(grid)))
+        return self._code(grid, 0)
+
+    def _code(self, grid: StaticQuantizer, code: int) -> Value:
+        """An integer of a grid, as it is stored.
+
+        The fast form stores signed grids with an offset: ONNX Runtime computes a convolution on
+        integers only if its inputs and its outputs are of one type, and others are unsigned.
+        """
+        if not grid.signed:
+            return self.constant(np.array(code, np.uint8))
+        if self.form == "onnx-int8":
+            return self.constant(np.array(code + 128, np.uint8))
+        return self.constant(np.array(code, np.int8))
 
     def _dequantize(self, signal: Signal) -> Value:
         if signal.grid is None:
@@ -360,10 +371,6 @@ def is_exportable(module: nn.Module) -> bool:
     if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
         return layer.padding_mode == "zeros"
     return isinstance(layer, nn.Linear)
-
-
-def code_type(grid: StaticQuantizer) -> type[np.int8 | np.uint8]:
-    return np.int8 if grid.signed else np.uint8
 
 
 def code_limits(grid: StaticQuantizer, limits: Bounds) -> tuple[int, int]:

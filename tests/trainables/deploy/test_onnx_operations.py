@@ -1,10 +1,13 @@
 """Every operation of the ONNX export: the logits of small networks of few channels agree."""
 
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 from torch import Tensor, nn
@@ -12,7 +15,7 @@ from torch.nn import functional as F
 
 from trainables.deploy.onnx_export import to_onnx
 from trainables.deploy.onnx_graph import OnnxForm
-from trainables.deploy.runtime import CPU, open_session
+from trainables.deploy.runtime import CPU, PRECISION, open_session
 from trainables.models.base import Network, Outputs
 from trainables.models.configs import TorchvisionConfig
 from trainables.quantization.convert import convert
@@ -393,3 +396,34 @@ def test_relu6_clips_integers_as_it_clips_floats(form: OnnxForm, bits: int) -> N
     constants = {c.name: onnx.numpy_helper.to_array(c) for c in graph.initializer}
     ends = [[constants[name] for name in node.input[1:]] for node in clips]
     assert [(low.dtype, int(low), int(high)) for low, high in ends] == 2 * [(np.uint8, 0, 4)]
+
+
+class Bottleneck(nn.Module):
+    """As in MobileNetV2: outputs of the first convolution are signed, those of the second not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.narrow, self.wide = nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu6(self.wide(self.narrow(F.relu6(x))))
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_convolutions_of_a_bottleneck_are_computed_on_integers(bits: int, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network = Net(Bottleneck()).eval()
+    calibrate(prepare(network, Lsq(weight_bits=4, activation_bits=bits)), torch.randn(SIZES[0]))
+    optimized = operators_of_onnxruntime(export(convert(network), "onnx-int8"), tmp_path)
+    assert (optimized["QLinearConv"], optimized["Conv"]) == (4, 1)  # the logits are no integers
+
+
+def operators_of_onnxruntime(content: bytes, folder: Path) -> Counter[str]:
+    """The operators that ONNX Runtime executes for a model."""
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(folder / "optimized.onnx")
+    options.log_severity_level = 3
+    options.add_session_config_entry(PRECISION, "1")
+    onnxruntime.InferenceSession(content, options, providers=[CPU])
+    graph = onnx.load(options.optimized_model_filepath).graph
+    return Counter(node.op_type.replace("FusedConv", "Conv") for node in graph.node)

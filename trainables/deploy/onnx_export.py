@@ -15,10 +15,11 @@ from trainables.deploy.onnx_graph import (
     Signal,
     Value,
     as_array,
+    is_computed_on_integers,
     is_exportable,
     same_grid,
 )
-from trainables.deploy.onnx_operations import CLIPS, HANDLERS, OPTIONS, is_selection
+from trainables.deploy.onnx_operations import CLIPS, HANDLERS, MOVES, OPTIONS, is_selection
 from trainables.quantization.convert import ConvertedLayer, StaticQuantizer
 from trainables.quantization.graph import is_metadata, trace
 from trainables.quantization.layers import QUANTIZABLE
@@ -47,6 +48,20 @@ def to_onnx(
     return graph.finish(logits, num_classes, metadata)
 
 
+def find_float_operations(network: nn.Module) -> list[str]:
+    """What a converted network computes on floats in the form `onnx-int8`, in the order of use.
+
+    Layers and activations that are modules have their names in the network; functions have their
+    names and numbers in the traced graph, such as "add_1". What only moves values is left out.
+
+    Raises:
+        ValueError: the network cannot be traced, or does something that the export does not know.
+    """
+    translation = Translation(network, Graph("onnx-int8"))
+    translation.run()
+    return translation.float_operations
+
+
 class Translation:
     """Writes the operations of a traced network into an ONNX graph, one after the other.
 
@@ -60,6 +75,7 @@ class Translation:
         self._remove_idle_nodes()
         self.grids = self._find_grids()
         self.values: dict[fx.Node, Any] = {}  # a Signal, or sizes, by the node that gives it
+        self.float_operations: list[str] = []
 
     def run(self) -> Value:
         """Writes all operations and gives the logits."""
@@ -83,6 +99,8 @@ class Translation:
         end = node if limits is None else readers[0]
         result = self.graph.layer(self._read(inputs, grid), module, limits, self.grids[end])
         self.values[end] = result
+        if not is_computed_on_integers(module, result.grid):
+            self.float_operations.append(str(node.target))
         return result
 
     def _limits(self, node: fx.Node) -> Bounds | None:
@@ -114,6 +132,7 @@ class Translation:
             if operation in LAYERS:
                 return self._layer(node, *args)
             if limits is not None:
+                self.float_operations.append(self._name(node))
                 return self._read(self.graph.clip(args[0], limits), grid)
             if operation not in HANDLERS:
                 raise NotImplementedError
@@ -125,7 +144,15 @@ class Translation:
             value = handler(self.graph, *args, **kwargs)
         except NotImplementedError as error:
             raise self._unknown(node) from error
-        return self._read(value, grid) if isinstance(value, Signal) else value
+        if not isinstance(value, Signal):
+            return value
+        if not self._is_selection(node) and handler not in MOVES:
+            self.float_operations.append(self._name(node))
+        return self._read(value, grid)
+
+    def _name(self, node: fx.Node) -> str:
+        """The name of a module in the network, or that of a function in the traced graph."""
+        return str(node.target) if node.op == "call_module" else node.name
 
     def _arguments(
         self, node: fx.Node, read: Callable[[Signal], Signal]

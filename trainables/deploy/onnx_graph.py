@@ -373,6 +373,20 @@ def is_exportable(module: nn.Module) -> bool:
     return isinstance(layer, nn.Linear)
 
 
+def is_computed_on_integers(module: nn.Module, output: StaticQuantizer | None) -> bool:
+    """Whether ONNX Runtime computes a layer of the fast form, with outputs on a grid, on integers.
+
+    Its weights and its inputs must be integers, and the outputs of a convolution, too.
+    """
+    return (
+        isinstance(module, ConvertedLayer)
+        and module.codes is not None
+        and module.grid is not None
+        and (output is not None or isinstance(module.layer, nn.Linear))
+        and not is_overlapping(module.layer)
+    )
+
+
 def code_limits(grid: StaticQuantizer, limits: Bounds) -> tuple[int, int]:
     """The least and the greatest code of values between two limits."""
     codes = np.rint(np.array(limits, np.float32) / as_array(grid.step))

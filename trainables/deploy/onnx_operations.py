@@ -417,6 +417,9 @@ SELECTIONS = frozenset(
     (cat, chunk, pixel_shuffle, max_pool, getitem, flatten, reshape, unsqueeze, expand, repeat)
 )
 
+MOVES = frozenset((pad, expand_as))
+"""Further functions that compute nothing."""
+
 
 def is_selection(operation: object, *args: Any, **kwargs: Any) -> bool:
     """Whether an operation only selects and moves values, so that outputs keep inputs' grid."""

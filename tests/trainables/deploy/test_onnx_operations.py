@@ -5,7 +5,6 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-import numpy as np
 import onnx
 import onnxruntime
 import pytest
@@ -13,12 +12,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from trainables.deploy.onnx_export import to_onnx
+from trainables.deploy.onnx_export import find_float_operations, to_onnx
 from trainables.deploy.onnx_graph import OnnxForm
 from trainables.deploy.runtime import CPU, PRECISION, open_session
 from trainables.models.base import Network, Outputs
 from trainables.models.configs import TorchvisionConfig
-from trainables.quantization.convert import convert
+from trainables.quantization.convert import ConvertedLayer, convert
 from trainables.quantization.prepare import calibrate, prepare
 from trainables.quantization.quantizers.configs import Lsq
 from trainables.quantization.quantizers.fake_quantizer import FakeQuantizer
@@ -395,7 +394,7 @@ def test_relu6_clips_integers_as_it_clips_floats(form: OnnxForm, bits: int) -> N
     clips = [node for node in graph.node if node.op_type == "Clip"]
     constants = {c.name: onnx.numpy_helper.to_array(c) for c in graph.initializer}
     ends = [[constants[name] for name in node.input[1:]] for node in clips]
-    assert [(low.dtype, int(low), int(high)) for low, high in ends] == 2 * [(np.uint8, 0, 4)]
+    assert [(low.dtype.name, int(low), int(high)) for low, high in ends] == 2 * [("uint8", 0, 4)]
 
 
 class Bottleneck(nn.Module):
@@ -427,3 +426,34 @@ def operators_of_onnxruntime(content: bytes, folder: Path) -> Counter[str]:
     onnxruntime.InferenceSession(content, options, providers=[CPU])
     graph = onnx.load(options.optimized_model_filepath).graph
     return Counter(node.op_type.replace("FusedConv", "Conv") for node in graph.node)
+
+
+@pytest.mark.parametrize(
+    ("name", "others"),
+    [
+        ("relu6", []),
+        ("hardswish", ["operation"]),
+        ("residual", ["add", "relu", "add_1", "relu_1"]),
+        ("squeeze-and-excite, linear", ["mean", "hardsigmoid", "mul"]),
+        ("upsample", []),
+        ("padding module", []),
+        ("bilinear", ["interpolate"]),
+        ("transposed 4/2/1", []),
+        ("transposed 2/2", []),
+    ],
+)
+def test_what_stays_on_floats_is_what_onnxruntime_computes_on_floats(
+    name: str, others: list[str], tmp_path: Path
+) -> None:
+    network = build(name)
+    calibrate(prepare(network, Lsq(weight_bits=4, activation_bits=4)), torch.randn(SIZES[0]))
+    network = convert(network)
+    found = find_float_operations(network)
+    layers = [
+        name for name, module in network.named_modules() if isinstance(module, ConvertedLayer)
+    ]
+    assert "head" in found
+    assert sorted(set(found) - set(layers)) == sorted(others)
+    optimized = operators_of_onnxruntime(export(network, "onnx-int8"), tmp_path)
+    in_floats = sum(optimized[kind] for kind in ("Conv", "ConvTranspose", "Gemm", "MatMul"))
+    assert in_floats == len(set(found) & set(layers))

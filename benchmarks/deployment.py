@@ -93,7 +93,7 @@ def forms_table(run: ExecutionConfig, student: UNetConfig, num_epochs: int) -> s
         files[f"W{weight_bits}A{activation_bits}"] = trial.model_bytes
     models = {name: deserialize(content) for name, content in files.items()}
     exported = {
-        (name, form): bytes(to_onnx(model, form, {}).SerializeToString())
+        (name, form): bytes(to_onnx(model, data.num_classes, form, {}).SerializeToString())
         for name, model in models.items()
         for form in FORMS
     }
@@ -168,7 +168,7 @@ def width_table(run: ExecutionConfig) -> str:
         ):
             student = UNetConfig(width=width)
             card = ModelSpec(model=student, num_classes=data.num_classes, quantizer=quantizer)
-            model = to_onnx(untrained(card), "onnx-int8", {})
+            model = to_onnx(untrained(card), card.num_classes, "onnx-int8", {})
             things[f"{width} {name}"] = partial(
                 session_network(open_session(model.SerializeToString(), CPU, 1)), image
             )

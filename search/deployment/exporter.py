@@ -94,7 +94,7 @@ class Exporter:
 
         about = {"study": self.study.config.name, "trial": self.choice.trial_id}
         classes = {"classes": ",".join(self.data.class_names)}
-        model = to_onnx(self.network, self.form, about | classes)
+        model = to_onnx(self.network, self.data.num_classes, self.form, about | classes)
         try:
             onnx.checker.check_model(model, full_check=True)
         except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
@@ -135,6 +135,14 @@ class Exporter:
                 log.warning("no latency on a GPU: %s", error)
         return tuple(latencies)
 
+    def float_operations(self) -> tuple[str, ...]:
+        """What the fast ONNX form computes on floats; other forms are not meant for integers."""
+        if self.form != "onnx-int8":
+            return ()
+        from trainables.deploy.onnx_export import find_float_operations
+
+        return tuple(find_float_operations(self.network))
+
     def card(
         self, path: Path, content: bytes, parity: Parity, latency: tuple[Latency, ...]
     ) -> ModelCard:
@@ -149,6 +157,7 @@ class Exporter:
             changed_pixels=parity.changed_pixels,
             num_pixels=parity.num_pixels,
             latency=latency,
+            float_operations=self.float_operations(),
             data=Path(study.config.data).name,
             data_digest=study.data_digest,
             classes=self.data.class_names,

@@ -52,6 +52,9 @@ def test_every_point_is_exported_and_does_what_was_measured(
         assert card.changed_pixels <= 0.01 * card.num_pixels
         if form != "onnx-int8":
             assert card.changed_pixels == 0
+            assert not card.float_operations
+        else:
+            assert "classifier" in card.float_operations
         if form == "packed":
             assert not card.latency
         else:

@@ -23,6 +23,9 @@ from trainables.quantization.prepare import calibrate
 FORMAT = 1
 WARM_UP, LEAST_RUNS, MOST_RUNS, MOST_SECONDS = 3, 10, 100, 1.5
 LATENCY_FILE = "latency.json"
+CALIBRATION_SHAPE = (2, 3, 64, 64)
+"""Of random images (B,3,H,W); several pixels at a stride of 32, so that chance hardly decides
+whether a grid has negative integers."""
 
 
 class Latency(FrozenConfig):
@@ -82,7 +85,7 @@ def predict_latency(card: ModelSpec, height: int, width: int, store: ArtifactSto
 
     from trainables.deploy.onnx_export import to_onnx
 
-    model = to_onnx(untrained(card), "onnx-int8", {})
+    model = to_onnx(untrained(card), card.num_classes, "onnx-int8", {})
 
     def build(folder: Path) -> None:
         latency = measure_latency(model.SerializeToString(), height, width)
@@ -111,14 +114,14 @@ def latency_conditions(height: int, width: int) -> dict[str, JsonValue]:
     }
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=8)  # a network takes up to 64 MB
 def untrained_of(card_json: str) -> nn.Module:
     card = ModelSpec.model_validate_json(card_json)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = card.build()
         if card.quantizer:  # calibration makes grids behind a ReLU unsigned, which is faster
-            calibrate(model, torch.randn(1, 3, 32, 32))
+            calibrate(model, torch.randn(*CALIBRATION_SHAPE))
         return card.convert(model)
 
 

@@ -35,7 +35,8 @@ class ModelCard(FrozenConfig):
 
     `miou` and `changed_pixels`, of `num_pixels`, were measured with the exported file on the
     validation split; `changed_pixels` get another class than by the search's own model, whose mIoU
-    is `searched_miou`. `latency` is that of an ONNX file; `packed` has none.
+    is `searched_miou`. `latency` is that of an ONNX file; `packed` has none. `float_operations` are
+    the layers and the other operations that a file of the format `onnx-int8` computes on floats.
     """
 
     format: ExportFormat
@@ -47,6 +48,7 @@ class ModelCard(FrozenConfig):
     changed_pixels: int
     num_pixels: int
     latency: tuple[Latency, ...]
+    float_operations: tuple[str, ...] = ()
     data: str
     data_digest: str
     classes: tuple[str, ...]

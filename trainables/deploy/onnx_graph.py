@@ -6,7 +6,8 @@ convolution between quantized tensors on integers (QLinearConv). Without quantiz
 the same plain float graph.
 """
 
-from typing import Any, Literal, NamedTuple
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple, TypeGuard
 
 import numpy as np
 import onnx
@@ -15,13 +16,22 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
+from trainables.deploy.onnx_sizes import (
+    ComputedLength,
+    Length,
+    TensorLength,
+    is_same_for_width,
+)
 from trainables.quantization.bits import bounds
 from trainables.quantization.convert import ConvertedLayer, StaticQuantizer
+from trainables.quantization.layers import QUANTIZABLE, QuantizableLayer
 
 OnnxForm = Literal["onnx", "onnx-int8"]
 Value = str
 """The name of a tensor in the graph."""
 Array = NDArray[Any]
+Bounds = tuple[float, float]
+"""The least and the greatest value that an activation such as ReLU6 lets through."""
 
 LARGEST_BIAS = 1 << 24
 """The largest bias, in steps, so that its sum with the products fits into 32 bits."""
@@ -47,6 +57,7 @@ class Graph:
         self.form = form
         self.nodes: list[onnx.NodeProto] = []
         self.constants: list[onnx.TensorProto] = []
+        self.shapes: dict[tuple[Value, int | None], Value] = {}  # by tensor and axis, None for both
         self.opset = 21
 
     def add(self, operator: str, *inputs: Value, **attributes: Any) -> Value:
@@ -60,42 +71,144 @@ class Graph:
         self.constants.append(numpy_helper.from_array(value, name))
         return name
 
-    def quantize(self, value: Value, grid: StaticQuantizer | None) -> Signal:
-        """`value` on a grid; fewer than 8 bits are clipped as integers."""
+    def quantize(
+        self, value: Value, grid: StaticQuantizer | None, limits: Bounds = (-np.inf, np.inf)
+    ) -> Signal:
+        """`value`, clipped to `limits`, on a grid.
+
+        Integers are clipped instead of floats where these are not the limits of 8 bits. The result
+        is the same, since rounding is monotone, and ONNX Runtime still computes a convolution
+        before it on integers.
+        """
         if grid is None:
             return Signal(value, None)
         codes = self.add("QuantizeLinear", value, self._step(grid), self._zero(grid))
-        if grid.bits < 8:
-            codes = self.add("Clip", codes, *(self.constant(b) for b in limits(grid)))
+        ends = code_limits(grid, limits)
+        if ends != bounds(8, grid.signed):
+            codes = self.add("Clip", codes, *(self._code(grid, end) for end in ends))
         return Signal(codes, grid)
 
-    def map(self, operator: str, *signals: Signal, **attributes: Any) -> Signal:
+    def map(
+        self, operator: str, signals: Sequence[Signal], *others: Value, **attributes: Any
+    ) -> Signal:
         """An operation that only selects and moves values, which are all on one grid."""
         grid = signals[0].grid
         assert all(same_grid(signal.grid, grid) for signal in signals)
-        return Signal(self.add(operator, *(s.value for s in signals), **attributes), grid)
+        values = [signal.value for signal in signals]
+        return Signal(self.add(operator, *values, *others, **attributes), grid)
+
+    def compute(
+        self, operator: str, *operands: Signal | Value | float, **attributes: Any
+    ) -> Signal:
+        """An operation on floats, of tensors and numbers."""
+        return Signal(self.add(operator, *map(self._operand, operands), **attributes), None)
+
+    def _operand(self, operand: Signal | Value | float) -> Value:
+        match operand:
+            case Signal():
+                return self._dequantize(operand)
+            case str():
+                return operand
+            case int() | float():
+                return self.constant(np.array(operand, np.float32))
+        raise NotImplementedError
+
+    def clip(self, signal: Signal, limits: Bounds) -> Signal:
+        """Floats that are clipped to bounds."""
+        if limits == (0, np.inf):
+            return self.compute("Relu", signal)
+        ends = ["" if np.isinf(limit) else self._operand(limit) for limit in limits]
+        return self.compute("Clip", signal, *ends)
+
+    def split(self, signal: Signal, chunks: int, axis: int) -> list[Signal]:
+        """Parts of equal length along an axis, but for the last one, which may be shorter."""
+        names = [f"v{len(self.nodes)}_{index}" for index in range(chunks)]
+        node = helper.make_node("Split", [signal.value], names, axis=axis, num_outputs=chunks)
+        self.nodes.append(node)
+        return [Signal(name, signal.grid) for name in names]
+
+    def pad(self, signal: Signal, pads: Value) -> Signal:
+        """Padding with zeros."""
+        if signal.grid is None:
+            return Signal(self.add("Pad", signal.value, pads), None)
+        return self.map("Pad", [signal], pads, self._zero(signal.grid))
+
+    def resized_shape(self, value: Value, height: Length, width: Length) -> Value:
+        """The shape of a tensor with another height and width."""
+        kept, size = self.add("Shape", value, end=2), self.lengths(height, width)
+        return self.add("Concat", kept, size, axis=0)
+
+    def lengths(self, *lengths: Length) -> Value:
+        """A vector of lengths, or of a height and a width, which is computed as one if it can be.
+
+        Raises:
+            NotImplementedError: for other things than lengths.
+        """
+        if not all(isinstance(length, Length) for length in lengths):
+            raise NotImplementedError
+        if all(isinstance(length, int) for length in lengths):
+            return self.constant(np.array(lengths, np.int64))
+        if len(lengths) == 2 and is_same_for_width(*lengths):
+            return self._length(lengths[0], is_size=True)
+        parts = [
+            self.constant(np.array([length]))
+            if isinstance(length, int)
+            else self._length(length, is_size=False)
+            for length in lengths
+        ]
+        return self.add("Concat", *parts, axis=0)
+
+    def _length(self, length: Length, is_size: bool) -> Value:
+        """A vector of one length, or of height and width where this is a height."""
+        match length:
+            case int():
+                return self.constant(np.array(length))
+            case ComputedLength(operator, operands):
+                return self.add(operator, *(self._length(part, is_size) for part in operands))
+            case TensorLength(tensor, axis):
+                key = (tensor, None if is_size else axis)
+                if key not in self.shapes:
+                    end = {} if is_size else {"end": axis + 1}
+                    self.shapes[key] = self.add("Shape", tensor, start=axis, **end)
+                return self.shapes[key]
 
     def layer(
-        self, inputs: Signal, module: nn.Module, relu: bool, grid: StaticQuantizer | None
+        self,
+        inputs: Signal,
+        module: nn.Module,
+        limits: Bounds | None,
+        grid: StaticQuantizer | None,
     ) -> Signal:
-        """A convolution with its bias, whose output is on the grid of its readers."""
+        """A layer, clipped to `limits` where given, whose output is on the grid of its readers."""
         layer = module.layer if isinstance(module, ConvertedLayer) else module
-        assert isinstance(layer, nn.Conv2d | nn.ConvTranspose2d)
+        assert isinstance(layer, QUANTIZABLE)
         weight, steps = self._weight(layer, module)
         bias = self._bias(layer, steps, inputs.grid)
         value = self._convolve(self._dequantize(inputs), layer, weight, bias)
-        if relu and (grid is None or grid.signed):  # an unsigned grid begins at 0 itself
-            value = self.add("Relu", value)
-        result = self.quantize(value, grid)
-        if isinstance(layer, nn.ConvTranspose2d):
-            return self.map("DepthToSpace", result, blocksize=layer.stride[0], mode="CRD")
+        if limits is not None and grid is None:
+            value = self.clip(Signal(value, None), limits).value
+        result = self.quantize(value, grid, limits or (-np.inf, np.inf))
+        if is_pixel_shuffle(layer):
+            return self.map("DepthToSpace", [result], blocksize=layer.stride[0], mode="CRD")
         return result
 
     def _step(self, grid: StaticQuantizer) -> Value:
         return self.constant(as_array(grid.step).reshape(()))
 
     def _zero(self, grid: StaticQuantizer) -> Value:
-        return self.constant(np.zeros((), code_type(grid)))
+        return self._code(grid, 0)
+
+    def _code(self, grid: StaticQuantizer, code: int) -> Value:
+        """An integer of a grid, as it is stored.
+
+        The fast form stores signed grids with an offset: ONNX Runtime computes a convolution on
+        integers only if its inputs and its outputs are of one type, and others are unsigned.
+        """
+        if not grid.signed:
+            return self.constant(np.array(code, np.uint8))
+        if self.form == "onnx-int8":
+            return self.constant(np.array(code + 128, np.uint8))
+        return self.constant(np.array(code, np.int8))
 
     def _dequantize(self, signal: Signal) -> Value:
         if signal.grid is None:
@@ -107,18 +220,17 @@ class Graph:
         floats = self.add("Cast", signal.value, to=TensorProto.FLOAT)
         return self.add("Mul", floats, self._step(signal.grid))
 
-    def _weight(
-        self, layer: nn.Conv2d | nn.ConvTranspose2d, module: nn.Module
-    ) -> tuple[Value, Array | None]:
-        """A weight (outputs,inputs,h,w), and the steps (outputs,) that its integers count in."""
+    def _weight(self, layer: QuantizableLayer, module: nn.Module) -> tuple[Value, Array | None]:
+        """A layer's weight, and the steps (outputs,) that its integers count in."""
         if not isinstance(module, ConvertedLayer) or module.codes is None:
-            return self.constant(as_convolution(layer, layer.weight)), None
+            return self.constant(as_operand(layer, layer.weight)), None
         assert module.step is not None
         assert module.bits is not None
-        codes, steps = as_convolution(layer, module.codes), as_array(module.step)
-        steps = np.repeat(steps, len(codes) // len(steps))
+        codes, steps = as_operand(layer, module.codes), as_array(module.step)
+        axis = 1 if is_overlapping(layer) else 0  # of the output channels
+        steps = np.repeat(steps, codes.shape[axis] // len(steps))
         if self.form == "onnx-int8":
-            if layer.bias is not None and module.grid is not None:
+            if layer.bias is not None and module.grid is not None and not is_overlapping(layer):
                 bias = as_array(layer.bias)
                 codes, steps = without_dead_channels(codes, steps, module.grid, bias)
             # Codes are multiplied and steps divided by a power of two, which is exact, and gives
@@ -131,12 +243,12 @@ class Graph:
             codes = codes.astype(int4)
         parts = [codes, steps]
         if codes.dtype == np.int8:  # ONNX Runtime's precise mode needs a zero point per channel
-            parts.append(np.zeros(len(codes), np.int8))
-        return self.add("DequantizeLinear", *map(self.constant, parts), axis=0), steps
+            parts.append(np.zeros(len(steps), np.int8))
+        return self.add("DequantizeLinear", *map(self.constant, parts), axis=axis), steps
 
     def _bias(
         self,
-        layer: nn.Conv2d | nn.ConvTranspose2d,
+        layer: QuantizableLayer,
         steps: Array | None,
         grid: StaticQuantizer | None,
     ) -> list[Value]:
@@ -144,9 +256,9 @@ class Graph:
         if layer.bias is None:
             return []
         bias = as_array(layer.bias)
-        if isinstance(layer, nn.ConvTranspose2d):
+        if is_pixel_shuffle(layer):
             bias = np.repeat(bias, layer.kernel_size[0] * layer.kernel_size[1])
-        if self.form == "onnx" or steps is None or grid is None:
+        if self.form == "onnx" or steps is None or grid is None or is_overlapping(layer):
             return [self.constant(bias)]
         products = steps * as_array(grid.step)
         codes = np.rint(bias.astype(np.float64) / products).astype(np.int32)
@@ -156,25 +268,25 @@ class Graph:
     def _convolve(
         self,
         inputs: Value,
-        layer: nn.Conv2d | nn.ConvTranspose2d,
+        layer: QuantizableLayer,
         weight: Value,
         bias: list[Value],
     ) -> Value:
-        if isinstance(layer, nn.ConvTranspose2d):
+        if isinstance(layer, nn.Linear):
+            return self.add("Gemm", inputs, weight, *bias, transB=1)
+        if is_pixel_shuffle(layer):
             return self.add("Conv", inputs, weight, *bias, kernel_shape=[1, 1])
-        assert layer.padding_mode == "zeros"
-        assert not isinstance(layer.padding, str)
-        return self.add(
-            "Conv",
-            inputs,
-            weight,
-            *bias,
-            kernel_shape=layer.kernel_size,
-            strides=layer.stride,
-            pads=[*layer.padding, *layer.padding],
-            dilations=layer.dilation,
-            group=layer.groups,
-        )
+        shape: dict[str, Any] = {
+            "kernel_shape": layer.kernel_size,
+            "strides": layer.stride,
+            "pads": pads_of(layer),
+            "dilations": layer.dilation,
+            "group": layer.groups,
+        }
+        if isinstance(layer, nn.Conv2d):
+            return self.add("Conv", inputs, weight, *bias, **shape)
+        shape["output_padding"] = layer.output_padding
+        return self.add("ConvTranspose", inputs, weight, *bias, **shape)
 
     def finish(self, output: Value, num_classes: int, metadata: dict[str, str]) -> onnx.ModelProto:
         """The model from `images` (N,3,H,W) to `logits` (N,K,H,W), both float32."""
@@ -217,44 +329,69 @@ def as_array(tensor: Tensor) -> Array:
     return np.ascontiguousarray(tensor.detach().cpu().numpy())
 
 
-def as_convolution(layer: nn.Conv2d | nn.ConvTranspose2d, weight: Tensor) -> Array:
-    """The weight (outputs,inputs,h,w) of a convolution.
+def as_operand(layer: QuantizableLayer, weight: Tensor) -> Array:
+    """The weight as the operator that `Graph.layer` writes for the layer needs it."""
+    if is_pixel_shuffle(layer):
+        return as_array(weight.flatten(1).T.reshape(-1, len(weight), 1, 1))
+    return as_array(weight)
 
-    A transposed one whose windows do not overlap is a 1x1 convolution to a channel for each pixel
-    of a window, followed by DepthToSpace; ONNX Runtime has no other integer implementation.
+
+def is_pixel_shuffle(layer: nn.Module) -> TypeGuard[nn.ConvTranspose2d]:
+    """Whether it is a transposed convolution whose windows do not overlap.
+
+    It is written as a 1x1 convolution to a channel for each pixel of a window, followed by
+    DepthToSpace, since ONNX Runtime has no other integer implementation.
     """
-    if isinstance(layer, nn.Conv2d):
-        return as_array(weight)
-    assert layer.kernel_size == layer.stride
-    assert layer.groups == 1
-    assert not any((*layer.padding, *layer.output_padding))
-    inputs = weight.shape[0]
-    return as_array(weight.flatten(1).T.reshape(-1, inputs, 1, 1))
-
-
-def is_exportable(module: nn.Module) -> bool:
-    """Whether a layer is a convolution that `Graph.layer` can write."""
-    layer = module.layer if isinstance(module, ConvertedLayer) else module
-    if isinstance(layer, nn.ConvTranspose2d):
-        return (
-            layer.kernel_size == layer.stride == layer.stride[::-1]
-            and layer.groups == 1
-            and set(layer.dilation) == {1}
-            and not any((*layer.padding, *layer.output_padding))
-        )
     return (
-        isinstance(layer, nn.Conv2d)
-        and layer.padding_mode == "zeros"
-        and not isinstance(layer.padding, str)
+        isinstance(layer, nn.ConvTranspose2d)
+        and layer.kernel_size == layer.stride == layer.stride[::-1]
+        and layer.groups == 1
+        and set(layer.dilation) == {1}
+        and not any((*layer.padding, *layer.output_padding))
     )
 
 
-def code_type(grid: StaticQuantizer) -> type[np.int8 | np.uint8]:
-    return np.int8 if grid.signed else np.uint8
+def is_overlapping(layer: nn.Module) -> bool:
+    """Whether it is another transposed convolution, which ONNX Runtime computes on floats."""
+    return isinstance(layer, nn.ConvTranspose2d) and not is_pixel_shuffle(layer)
 
 
-def limits(grid: StaticQuantizer) -> list[Array]:
-    return [np.array(bound, code_type(grid)) for bound in bounds(grid.bits, grid.signed)]
+def pads_of(layer: nn.Conv2d | nn.ConvTranspose2d) -> list[int]:
+    """The padding of a convolution at the top, left, bottom and right."""
+    if not isinstance(layer.padding, str):
+        return [*layer.padding, *layer.padding]
+    extents = zip(layer.dilation, layer.kernel_size, strict=True)
+    totals = [d * (k - 1) if layer.padding == "same" else 0 for d, k in extents]
+    return [*(total // 2 for total in totals), *(total - total // 2 for total in totals)]
+
+
+def is_exportable(module: nn.Module) -> bool:
+    """Whether it is a layer that `Graph.layer` can write."""
+    layer = module.layer if isinstance(module, ConvertedLayer) else module
+    if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
+        return layer.padding_mode == "zeros"
+    return isinstance(layer, nn.Linear)
+
+
+def is_computed_on_integers(module: nn.Module, output: StaticQuantizer | None) -> bool:
+    """Whether ONNX Runtime computes a layer of the fast form, with outputs on a grid, on integers.
+
+    Its weights and its inputs must be integers, and the outputs of a convolution, too.
+    """
+    return (
+        isinstance(module, ConvertedLayer)
+        and module.codes is not None
+        and module.grid is not None
+        and (output is not None or isinstance(module.layer, nn.Linear))
+        and not is_overlapping(module.layer)
+    )
+
+
+def code_limits(grid: StaticQuantizer, limits: Bounds) -> tuple[int, int]:
+    """The least and the greatest code of values between two limits."""
+    codes = np.rint(np.array(limits, np.float32) / as_array(grid.step))
+    low, high = np.clip(codes, *bounds(grid.bits, grid.signed))
+    return int(low), int(high)
 
 
 def same_grid(one: StaticQuantizer | None, other: StaticQuantizer | None) -> bool:

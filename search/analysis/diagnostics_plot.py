@@ -15,7 +15,13 @@ from trainables.core.files import replace_file
 NUM_SHOWN = 8
 """Parameters with a bar, the most important of each objective."""
 COLORS = ("#2b6cb0", "#c05621", "#2f855a", "#6b46c1")
-NAMES = {"miou": "mIoU", "size_bytes": "size", "latency_ms": "latency", "macs": "multiply-adds"}
+NAMES = {
+    "miou": "mIoU",
+    "size_bytes": "size",
+    "latency_ms": "latency",
+    "macs": "multiply-adds",
+    "ram_bytes": "RAM",
+}
 
 
 def draw_diagnostics(diagnostics: SearchDiagnostics, folder: Path, title: str) -> None:

@@ -33,6 +33,7 @@ BASE_COLUMNS = {
     "predicted_size_bytes": pa.int64(),
     "num_params": pa.int64(),
     "macs": pa.int64(),
+    "ram_bytes": pa.int64(),
     "device_seconds": pa.float64(),
     "start_seconds": pa.float64(),
     "parts": pa.int64(),
@@ -113,11 +114,17 @@ def latency_cell(point: Point, latencies: Mapping[str, float | None]) -> str:
     return "" if latency is None else f"{latency:.3g} ms"
 
 
+def ram_cell(point: Point, _: object) -> str:
+    ram_bytes = point.metrics.ram_bytes
+    return "" if ram_bytes is None else human_size(ram_bytes)
+
+
 CELLS: tuple[tuple[str, Callable[[Point, Mapping[str, float | None]], str]], ...] = (
     ("trial", lambda point, _: point.trial_id),
     ("mIoU %", lambda point, _: f"{point.y:.1f}"),
     ("size", lambda point, _: human_size(point.size_bytes)),
     ("latency", latency_cell),
+    ("RAM", ram_cell),
     ("bits W/A", lambda point, _: point.bits),
     ("student", lambda point, _: point.config.student.describe()),
     ("recipe", lambda point, _: point.config.recipe.name),
@@ -125,7 +132,7 @@ CELLS: tuple[tuple[str, Callable[[Point, Mapping[str, float | None]], str]], ...
     ("device s", lambda point, _: f"{point.metrics.device_seconds:,.0f}"),
 )
 """The table's columns: the name of each, and a function that gives the cell of a point."""
-DROPPED = ("device s", "epochs", "recipe", "student", "latency", "bits W/A")
+DROPPED = ("device s", "epochs", "RAM", "recipe", "student", "latency", "bits W/A")
 """Columns left out on a narrow terminal, in this order."""
 FRAME = 3
 """Characters that a column needs in addition to its text; the table needs one more."""

@@ -184,11 +184,20 @@ class StudyConfig(FrozenConfig):
         PositiveInt | None,
         Flag(HOW, "refuse students of more multiply-adds an image, e.g. 500M", units.COUNT),
     ] = None
+    max_ram_bytes: Annotated[
+        PositiveInt | None,
+        Flag(
+            HOW,
+            "refuse students that need more memory for activations at once, at their own bits and "
+            "for one image, e.g. 256KB",
+            units.SIZE,
+        ),
+    ] = None
     objectives: Annotated[
         tuple[ObjectiveName, ...],
         Flag(
             HOW,
-            "what the front trades: miou and any of size, latency, macs (default: {default})",
+            "what the front trades: miou and any of size, latency, macs, ram (default: {default})",
             units.LIST,
             immutable=True,
         ),
@@ -293,7 +302,10 @@ class StudyConfig(FrozenConfig):
     def budget(self) -> Budget:
         """The limits on the costs of students."""
         return Budget(
-            size_bytes=self.max_size_bytes, macs=self.max_macs, latency_ms=self.max_latency_ms
+            size_bytes=self.max_size_bytes,
+            macs=self.max_macs,
+            latency_ms=self.max_latency_ms,
+            ram_bytes=self.max_ram_bytes,
         )
 
     @property

@@ -10,11 +10,12 @@ class OverBudget(ValueError):
 
 
 class Costs(FrozenConfig):
-    """The predicted costs of a configuration on the device."""
+    """The predicted costs of a configuration on the device; None: not predicted."""
 
     size_bytes: int
     macs: int
     latency_ms: float | None = None
+    ram_bytes: int | None = None
 
 
 class Budget(FrozenConfig):
@@ -23,6 +24,7 @@ class Budget(FrozenConfig):
     size_bytes: int | None = None
     macs: int | None = None
     latency_ms: float | None = None
+    ram_bytes: int | None = None
 
     def excess(self, costs: Costs) -> dict[str, float]:
         """By limit, the logarithm of cost divided by limit: positive where it is exceeded."""

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-ObjectiveName = Literal["miou", "size", "latency", "macs"]
+ObjectiveName = Literal["miou", "size", "latency", "macs", "ram"]
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,7 @@ OBJECTIVES: dict[ObjectiveName, Objective] = {
     "size": SIZE,
     "latency": LATENCY,
     "macs": Objective("macs", "minimize"),
+    "ram": Objective("ram_bytes", "minimize"),
 }
 MIOU_AND_SIZE = (MIOU, SIZE)
 

@@ -21,7 +21,13 @@ from trainables.deploy.latency import latency_conditions, predict_latency
 from trainables.models.configs import StudentConfig
 from trainables.quantization.mixed_precision import Sensitivity, uniform_minimum_sensitivity
 from trainables.quantization.prepare import quantizable_names
-from trainables.training.cost import count_macs, meta_network, model_spec, predict_size_bytes
+from trainables.training.cost import (
+    count_macs,
+    meta_network,
+    model_spec,
+    predict_ram_bytes,
+    predict_size_bytes,
+)
 from trainables.training.defaults import defaults_for
 
 
@@ -91,7 +97,12 @@ class CostModel:
             size_bytes=predict_size_bytes(trial, self.num_classes),
             macs=self.macs(trial),
             latency_ms=self.latency_ms(trial) if self.config.wants_latency else None,
+            ram_bytes=self.ram_bytes(trial),
         )
+
+    def ram_bytes(self, trial: TrialConfig) -> int:
+        """The peak of the bytes of activations for one image."""
+        return predict_ram_bytes(trial, self.num_classes, self.height, self.width)
 
     def macs(self, trial: TrialConfig) -> int:
         """Multiply-accumulates for one image."""

@@ -2,6 +2,7 @@
 
 import uuid
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import optuna
@@ -9,6 +10,7 @@ import optuna
 from search.algorithms.candidates import Params
 from search.algorithms.warm_start import read_warm_start_records, select_points_to_evaluate
 from search.core.config import StudyConfig
+from search.core.record import Record
 from search.storage.cleanup import remove_partial_files
 from search.storage.journal import check_journal, open_journal
 from search.storage.layout import LOG, artifact_folder
@@ -85,6 +87,7 @@ def prepare_study(config: StudyConfig, resumed: bool) -> Study:
     warm_start_records = with_latencies_of_here(
         warm_start_records, cost_model, warm_start_conditions
     )
+    warm_start_records = with_ram(warm_start_records, cost_model)
     if opened.found is None:
         announce("packing the data")
     data = opened.pack()
@@ -101,6 +104,18 @@ def prepare_study(config: StudyConfig, resumed: bool) -> Study:
         warm_start_records=warm_start_records,
         lock=lock_study(config),
     )
+
+
+def with_ram(records: Sequence[Record], cost_model: CostModel) -> list[Record]:
+    """The records with the memory for activations, which reports of older versions lack."""
+    return [
+        replace(
+            record, metrics=record.metrics.replace(ram_bytes=cost_model.ram_bytes(record.config))
+        )
+        if record.config and record.metrics and record.metrics.ram_bytes is None
+        else record
+        for record in records
+    ]
 
 
 def build_study_file(

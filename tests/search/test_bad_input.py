@@ -68,6 +68,10 @@ CASES: dict[str, tuple[list[str], str]] = {
         ["--max-size", "1KB"],
         r"admit students of space qkd, but its cheapest has size_bytes [\d,]+, the limit is 1,000",
     ),
+    "nothing needs so little memory": (
+        ["--max-ram", "1KB"],
+        r"its cheapest has ram_bytes [\d.,e+]+, the limit is 1,000",
+    ),
     "nothing is so cheap": (["--max-macs", "1K"], r"its cheapest has macs [\d.,e+]+, the limit is"),
     "nothing is so fast": (
         ["--space", "supervised", "--max-latency", "0.001ms"],

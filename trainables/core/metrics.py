@@ -12,8 +12,9 @@ class Metrics(FrozenConfig):
     evaluated so far; `start_seconds` those of its full-precision pretraining, which trials share.
     `compressed_bytes` is the size of the model file after zstd; `size_bytes` is without it.
     `changed_pixels` of the validation split get another class by conversion, because of rounding.
-    `macs` are multiply-accumulates per image. `parts` is 2 where a batch did not fit into the
-    device's memory, so that each optimizer step took two halves of one.
+    `macs` are multiply-accumulates per image. `ram_bytes` is the peak of the bytes of activations
+    for one image; None in reports of older versions. `parts` is 2 where a batch did not fit into
+    the device's memory, so that each optimizer step took two halves of one.
     """
 
     epoch: int
@@ -28,6 +29,7 @@ class Metrics(FrozenConfig):
     predicted_size_bytes: int
     num_params: int
     macs: int
+    ram_bytes: int | None = None
     device_seconds: float
     start_seconds: float
     parts: int = 1

@@ -83,6 +83,17 @@ def file_content(codes: NDArray[np.uint8], floats: NDArray[np.float32], card: Mo
     return safetensors.numpy.save(tensors, {"paretoseg": card.model_dump_json()})
 
 
+def file_length(num_code_bytes: int, num_floats: int, card: ModelSpec) -> int:
+    """The length in bytes of `file_content` for so many values, without any of them."""
+    content = file_content(np.zeros(0, np.uint8), np.zeros(0, np.float32), card)
+    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    end = 4 * num_floats
+    header["floats"] |= {"shape": [num_floats], "data_offsets": [0, end]}
+    header["codes"] |= {"shape": [num_code_bytes], "data_offsets": [end, end + num_code_bytes]}
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    return 8 + -(-len(text) // 8) * 8 + end + num_code_bytes
+
+
 def compressed(content: bytes) -> int:
     """The size in bytes of a model file after zstd at its highest regular level."""
     return int(pa.Codec("zstd", compression_level=19).compress(content).size)

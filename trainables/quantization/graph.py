@@ -62,15 +62,17 @@ def failed_operation(error: Exception) -> str:
     return f"{frame.line!r} in {frame.name} ({Path(frame.filename).name}, line {frame.lineno})"
 
 
-def find_foldable(model: nn.Module) -> list[tuple[str, str]]:
+def find_foldable(model: nn.Module, graph: fx.Graph | None = None) -> list[tuple[str, str]]:
     """The names of convolutions, each with that of the BatchNorm that can be folded into it.
+
+    `graph` is that of the model, which is traced where it is None.
 
     Every output of such a convolution is read by its BatchNorm and by nothing else, and the
     BatchNorm reads nothing else. Subclasses of both are left alone, for they may compute otherwise,
     and so is BatchNorm1d, whose channels are a linear layer's outputs for some shapes only.
     """
     calls = defaultdict(list)
-    for node in trace(model).nodes:
+    for node in (graph or trace(model)).nodes:
         if node.op == "call_module":
             calls[node.target].append(node)
     pairs = []
@@ -95,13 +97,14 @@ def is_foldable(module: nn.Module) -> bool:
     return type(layer) is nn.Conv2d or (type(layer) is nn.ConvTranspose2d and layer.groups == 1)
 
 
-def find_first_and_last(model: nn.Module) -> set[str]:
+def find_first_and_last(model: nn.Module, graph: fx.Graph | None = None) -> set[str]:
     """The names of the layers without a layer before them, and of those without one after them.
 
     Between the input and a first layer, and between a last one and the output, lie only operations
-    that are not layers, such as padding, activations and resizing.
+    that are not layers, such as padding, activations and resizing. `graph` is that of the model,
+    which is traced where it is None.
     """
-    graph = trace(model)
+    graph = graph or trace(model)
     inputs = [node for node in graph.nodes if node.op == "placeholder"]
     outputs = [node for node in graph.nodes if node.op == "output"]
     return nearest_layers(model, inputs, attrgetter("users")) | nearest_layers(

@@ -4,7 +4,7 @@ from collections.abc import Sequence, Set
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from trainables.quantization.bits import FULL_PRECISION, LayerBits
 from trainables.quantization.graph import find_first_and_last, replace_module
@@ -59,14 +59,16 @@ class LayerRoles(NamedTuple):
     input_groups: Sequence[tuple[str, ...]]
 
 
-def find_layer_roles(model: nn.Module) -> LayerRoles:
-    """The roles of a network's layers.
+def find_layer_roles(model: nn.Module, graph: fx.Graph | None = None) -> LayerRoles:
+    """The roles of a network's layers; `graph` is that of the model, traced where it is None.
 
     Raises:
         ValueError: the network cannot be traced.
     """
     return LayerRoles(
-        quantizable_names(model), find_first_and_last(model), getattr(model, "input_groups", ())
+        quantizable_names(model),
+        find_first_and_last(model, graph),
+        getattr(model, "input_groups", ()),
     )
 
 

@@ -4,18 +4,23 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
-import numpy as np
 import torch
-from torch.utils.flop_counter import FlopCounterMode
+from torch import fx
 
 from trainables.config import TrialConfig
-from trainables.models.base import StudentNetwork
+from trainables.models.base import Network, StudentNetwork
 from trainables.models.configs import NetworkConfig, StudentConfig
-from trainables.models.model_file import ModelSpec, file_content, float_tensors, leaves
+from trainables.models.model_file import ModelSpec, file_length, float_tensors, leaves
+from trainables.quantization.activation_memory import (
+    StoredTensor,
+    find_stored_tensors,
+    peak_bytes,
+)
 from trainables.quantization.bits import FULL_PRECISION, LayerBits, packed_length
-from trainables.quantization.convert import convert
+from trainables.quantization.graph import find_foldable, trace
 from trainables.quantization.layers import QUANTIZABLE, step_shape
 from trainables.quantization.prepare import LayerRoles, find_layer_roles, layer_bits
+from trainables.quantization.shapes import Shapes
 
 UNQUANTIZED = LayerBits(weight_bits=FULL_PRECISION, activation_bits=FULL_PRECISION)
 
@@ -45,8 +50,7 @@ def _file_length(card_json: str) -> int:
             num_floats += layer.num_channels  # the steps
         if of_layer.activation_bits != FULL_PRECISION:
             num_floats += 2  # the step, and whether the grid is signed
-    codes, floats = np.zeros(num_code_bytes, np.uint8), np.zeros(num_floats, np.float32)
-    return len(file_content(codes, floats, card))
+    return file_length(num_code_bytes, num_floats, card)
 
 
 class StoredLayer(NamedTuple):
@@ -68,25 +72,46 @@ class StoredValues(NamedTuple):
 @lru_cache(maxsize=1024)
 def stored_values(network: NetworkConfig, num_classes: int) -> StoredValues:
     """What the model file of a folded network holds, before it is quantized."""
-    with torch.device("meta"):
-        model = network.build(num_classes)
-    roles = find_layer_roles(model)
-    folded = convert(model)
-    names = {folded.get_submodule(name): name for name in roles.names}
-    layers = [
-        StoredLayer(names[leaf], leaf.weight.numel(), max(step_shape(leaf)))
-        for leaf in leaves(folded)
-        if isinstance(leaf, QUANTIZABLE)
-    ]
-    num_floats = sum(tensor.numel() for leaf in leaves(folded) for tensor in float_tensors(leaf))
-    return StoredValues(layers, num_floats - sum(layer.num_weights for layer in layers), roles)
+    model, graph = traced_network(network, num_classes)
+    roles = find_layer_roles(model, graph)
+    foldable = find_foldable(model, graph)
+    folded = {model.get_submodule(layer) for layer, _ in foldable}
+    norms = {model.get_submodule(norm) for _, norm in foldable}
+    names = {model.get_submodule(name): name for name in roles.names}
+    layers, num_others = [], 0
+    for leaf in leaves(model):
+        if leaf in norms:
+            continue
+        num_others += sum(tensor.numel() for tensor in float_tensors(leaf))
+        if isinstance(leaf, QUANTIZABLE):
+            num_weights, num_channels = leaf.weight.numel(), max(step_shape(leaf))
+            layers.append(StoredLayer(names[leaf], num_weights, num_channels))
+            num_others -= num_weights
+            if leaf in folded and leaf.bias is None:
+                num_others += num_channels
+    return StoredValues(layers, num_others, roles)
+
+
+class TracedNetwork(NamedTuple):
+    """A network on the meta device, in evaluation mode, and the graph of its forward pass."""
+
+    model: Network
+    graph: fx.Graph
 
 
 @lru_cache(maxsize=1024)
+def traced_network(network: NetworkConfig, num_classes: int) -> TracedNetwork:
+    """The network of a configuration; it is cached and must not be changed."""
+    with torch.device("meta"):
+        model = network.build(num_classes).eval()
+    return TracedNetwork(model, trace(model))
+
+
 def meta_network(student: StudentConfig, num_classes: int) -> StudentNetwork:
     """The network of a student on the meta device; it is cached and must not be changed."""
-    with torch.device("meta"):
-        return student.build(num_classes)
+    model = traced_network(student, num_classes).model
+    assert isinstance(model, StudentNetwork)
+    return model
 
 
 def count_params(student: StudentConfig, num_classes: int) -> int:
@@ -94,9 +119,34 @@ def count_params(student: StudentConfig, num_classes: int) -> int:
     return sum(p.numel() for p in meta_network(student, num_classes).parameters())
 
 
+class Activations(NamedTuple):
+    """The multiply-accumulates of a network for one image, and the tensors that it stores."""
+
+    macs: int
+    tensors: Sequence[StoredTensor]
+
+
 @lru_cache(maxsize=1024)
+def activations_of(
+    network: NetworkConfig, num_classes: int, height: int, width: int
+) -> Activations:
+    """The activations of a network for one image of `height` x `width` pixels."""
+    model, graph = traced_network(network, num_classes)
+    groups = stored_values(network, num_classes).roles.input_groups
+    shapes = Shapes(model, graph, (1, 3, height, width))
+    return Activations(shapes.macs, find_stored_tensors(model, graph, shapes.num_values, groups))
+
+
 def count_macs(student: NetworkConfig, num_classes: int, height: int, width: int) -> int:
     """Multiply-accumulates for one image of `height` x `width` pixels."""
-    with torch.device("meta"), FlopCounterMode(display=False) as counter:
-        student.build(num_classes).eval()(torch.empty(1, 3, height, width))
-    return int(counter.get_total_flops()) // 2
+    return activations_of(student, num_classes, height, width).macs
+
+
+def predict_ram_bytes(config: TrialConfig, num_classes: int, height: int, width: int) -> int:
+    """The peak of the bytes of activations while the finished student runs on one image.
+
+    `height` and `width` are in pixels; quantization/activation_memory.py says what is counted.
+    """
+    tensors = activations_of(config.student, num_classes, height, width).tensors
+    roles = stored_values(config.student, num_classes).roles
+    return peak_bytes(tensors, layer_bits(roles, config.quantizer) if config.quantizer else {})

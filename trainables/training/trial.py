@@ -32,7 +32,13 @@ from trainables.models.model_file import (
     write_model,
 )
 from trainables.training.checkpoints import CheckpointManager, Checkpoints, State
-from trainables.training.cost import count_macs, count_params, model_spec, predict_size_bytes
+from trainables.training.cost import (
+    count_macs,
+    count_params,
+    model_spec,
+    predict_ram_bytes,
+    predict_size_bytes,
+)
 from trainables.training.evaluation import count_disagreeing_pixels, evaluate
 from trainables.training.identity import (
     ARTIFACT_KIND,
@@ -127,6 +133,7 @@ class Trial:
         size = {
             "num_params": count_params(config.student, data.num_classes),
             "macs": count_macs(config.student, data.num_classes, data.height, data.width),
+            "ram_bytes": predict_ram_bytes(config, data.num_classes, data.height, data.width),
             "predicted_size_bytes": predict_size_bytes(config, data.num_classes),
         }
         for student, losses in config.recipe.train(task):

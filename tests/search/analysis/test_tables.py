@@ -50,6 +50,7 @@ def metrics(miou: float, size_bytes: int | None, epoch: int = 60) -> Metrics:
         start_seconds=300.0,
         num_params=7_760_000_000,
         macs=5_000_000_000,
+        ram_bytes=262_144,
         predicted_size_bytes=size_bytes or 70_000,
         size_bytes=size_bytes,
     )
@@ -299,19 +300,30 @@ class TestFrontTable:
             replace(record, latency_ms=1.2345) if record.trial_id == "0003" else record
             for record in records
         ]
-        lines = printed(timed)
+        lines = printed(timed, 120)
         cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in lines if "│" in line]
         assert cells == [
-            ["0004", "41.0", "20.4 KB", "", "2/4", "unet 4", "qat_distill", "60", "1,234"],
-            ["0003", "60.0", "61.9 KB", "1.23 ms", "4/6", "unet 8", "qat", "60", "1,234"],
-            ["0006", "67.0", "1.95 MB", "", "32/32", "unet 8", "distill", "60", "1,234"],
+            [
+                "0004",
+                "41.0",
+                "20.4 KB",
+                "",
+                "262 KB",
+                "2/4",
+                "unet 4",
+                "qat_distill",
+                "60",
+                "1,234",
+            ],
+            ["0003", "60.0", "61.9 KB", "1.23 ms", "262 KB", "4/6", "unet 8", "qat", "60", "1,234"],
+            ["0006", "67.0", "1.95 MB", "", "262 KB", "32/32", "unet 8", "distill", "60", "1,234"],
         ]
         assert "3 of 5 finished trials" in lines[0]
 
     @pytest.mark.parametrize("width", [80, 60, 40])
     def test_a_narrow_terminal_drops_whole_columns(self, width: int, records: list[Record]) -> None:
         timed = [replace(record, latency_ms=1.2345) for record in records]
-        lines, whole = printed(timed, width), printed(timed)
+        lines, whole = printed(timed, width), printed(timed, 120)
         assert max(map(len, lines)) <= width
         assert names_of(lines)[:3] == ["trial", "mIoU %", "size"]
         assert set(names_of(lines)) <= set(names_of(whole))

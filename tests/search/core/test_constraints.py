@@ -31,6 +31,14 @@ def test_costs_at_a_limit_are_within_it() -> None:
     )
 
 
+def test_memory_is_a_limit_like_the_others() -> None:
+    budget = Budget(ram_bytes=1000)
+    assert budget.describe_violations(Costs(size_bytes=9, macs=9, ram_bytes=1000)) == ""
+    assert budget.describe_violations(Costs(size_bytes=9, macs=9, ram_bytes=1001)) == (
+        "ram_bytes 1,001, the limit is 1,000"
+    )
+
+
 def test_a_violation_names_cost_and_limit() -> None:
     budget = Budget(size_bytes=1000, latency_ms=2.5)
     assert budget.describe_violations(Costs(size_bytes=1200, macs=1, latency_ms=3.25)) == (

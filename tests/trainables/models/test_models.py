@@ -2,15 +2,23 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import safetensors.numpy
 import torch
 
 from trainables.models.base import forward_features, supports_fast_bf16
-from trainables.models.configs import NetworkConfig, TorchvisionConfig, UNetConfig
+from trainables.models.configs import (
+    TORCHVISION_NAMES,
+    NetworkConfig,
+    TorchvisionConfig,
+    UNetConfig,
+)
 from trainables.models.model_file import (
     ModelSpec,
     deserialize,
+    file_content,
+    file_length,
     read_card,
     read_model,
     serialize,
@@ -162,3 +170,15 @@ def test_a_file_is_its_bits_and_a_small_header(bits: int) -> None:
     header = 8 + int.from_bytes(content[:8], "little")
     assert header < 4096
     assert len(content) - header == pytest.approx(weight_bits / 8 + 4 * floats, abs=len(layers) + 8)
+
+
+@pytest.mark.parametrize("num_code_bytes", [0, 7, 99_999])
+@pytest.mark.parametrize("num_floats", [0, 3, 4096, 1_234_567])
+def test_the_length_of_a_file_is_known_without_its_values(
+    num_code_bytes: int, num_floats: int
+) -> None:
+    for name in TORCHVISION_NAMES:
+        card = ModelSpec(model=TorchvisionConfig(name=name), num_classes=5)
+        codes, floats = np.zeros(num_code_bytes, np.uint8), np.zeros(num_floats, np.float32)
+        written = len(file_content(codes, floats, card))
+        assert file_length(num_code_bytes, num_floats, card) == written

@@ -3,10 +3,16 @@
 import pytest
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from trainables.config import TrialConfig
 from trainables.models.base import forward_features
-from trainables.models.configs import StudentConfig
+from trainables.models.configs import (
+    TORCHVISION_NAMES,
+    NetworkConfig,
+    StudentConfig,
+    TorchvisionConfig,
+)
 from trainables.models.model_file import ModelSpec, deserialize, serialize
 from trainables.quantization.bits import LayerBits
 from trainables.quantization.layers import QuantizedLayer
@@ -14,7 +20,13 @@ from trainables.quantization.prepare import calibrate, prepare, quantizable_name
 from trainables.quantization.quantizers.configs import Lsq
 from trainables.recipes.configs import AdamW, Ptq, Supervised
 from trainables.recipes.optimization import OptimizerLoop
-from trainables.training.cost import count_macs, count_params, meta_network, predict_size_bytes
+from trainables.training.cost import (
+    count_macs,
+    count_params,
+    meta_network,
+    predict_ram_bytes,
+    predict_size_bytes,
+)
 
 STUDENTS = [
     family.model_validate({"name": name}) for name, family in StudentConfig.members().items()
@@ -110,6 +122,24 @@ def test_costs_are_known_before_training(student: StudentConfig) -> None:
     config = TrialConfig(student=student, recipe=Ptq(quantizer=BITS), num_epochs=1)
     card = ModelSpec(model=student, num_classes=NUM_CLASSES, quantizer=BITS)
     assert predict_size_bytes(config, NUM_CLASSES) == len(serialize(quantized(student), card))
+    ram_bytes = predict_ram_bytes(config, NUM_CLASSES, 32, 32)
+    floats = config.replace(recipe=Supervised())
+    logits = 4 * NUM_CLASSES * 32 * 32
+    assert logits < ram_bytes < predict_ram_bytes(floats, NUM_CLASSES, 32, 32)
+
+
+@pytest.mark.parametrize(
+    "network",
+    [*STUDENTS, *(TorchvisionConfig(name=name) for name in TORCHVISION_NAMES)],
+    ids=lambda network: network.name,
+)
+@pytest.mark.parametrize("size", [(64, 96), (65, 81)], ids=str)
+def test_multiply_accumulates_are_those_that_pytorch_counts(
+    network: NetworkConfig, size: tuple[int, int]
+) -> None:
+    with torch.device("meta"), FlopCounterMode(display=False) as counter:
+        network.build(NUM_CLASSES).eval()(torch.empty(1, 3, *size))
+    assert 2 * count_macs(network, NUM_CLASSES, *size) == counter.get_total_flops()
 
 
 @every_student

@@ -1,5 +1,6 @@
 """Networks of which a latency is measured."""
 
+import gc
 import weakref
 
 from trainables.deploy.latency import untrained
@@ -15,6 +16,7 @@ def spec(num_classes: int) -> ModelSpec:
 
 def test_few_networks_are_kept_in_memory() -> None:
     kept = [weakref.ref(untrained(spec(num_classes))) for num_classes in range(2, 14)]
+    gc.collect()  # networks are part of reference cycles
     assert sum(network() is not None for network in kept) == 8
     assert untrained(spec(13)) is kept[-1]()
 

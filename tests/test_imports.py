@@ -44,7 +44,7 @@ ONLY_IN = {
     "mlflow": ("search/tracking/",),
     "matplotlib": ("search/analysis/",),
     "plotly": ("search/analysis/",),
-    "onnx": ("trainables/deploy/", "search/deployment/"),
+    "onnx": ("trainables/deploy/",),
     "onnxruntime": ("trainables/deploy/",),
     "optuna": ("search/", "spaces/"),
 }
@@ -113,13 +113,18 @@ def test_only_its_own_package_names_a_member_of_a_union(path: Path) -> None:
         assert not members & {name.split(".")[-1] for name in imports(path)}
 
 
-TORCH_FREE = ("trainables.config", *(f"spaces.{name}" for name in space_names()))
+FRAMEWORKS = ("torch", "torchvision", "ray", "mlflow", "pyarrow", "matplotlib", "plotly")
+SPACES = tuple(f"spaces.{name}" for name in space_names())
 
 
-def test_configurations_load_no_training_framework() -> None:
-    heavy = ("torch", "torchvision", "ray", "mlflow", "pyarrow", "matplotlib", "plotly")
+@pytest.mark.parametrize(
+    ("modules", "heavy"), [(("trainables.config",), (*FRAMEWORKS, "optuna")), (SPACES, FRAMEWORKS)]
+)
+def test_configurations_load_no_training_framework(
+    modules: tuple[str, ...], heavy: tuple[str, ...]
+) -> None:
     code = (
-        f"import importlib, sys\n[importlib.import_module(name) for name in {TORCH_FREE!r}]\n"
+        f"import importlib, sys\n[importlib.import_module(name) for name in {modules!r}]\n"
         f"print([name for name in {heavy!r} if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)

@@ -35,9 +35,9 @@ NOT_DRAWN = (
     "sampler + priors",
     "halving + extrapolating TPE",
     "priors alone",
-    "doubt 0 alone",
-    "doubt 0 + sampler",
-    "doubt 2 + sampler",
+    "confidence width 0 alone",
+    "confidence width 0 + sampler",
+    "confidence width 2 + sampler",
     "warm start",
 )
 OURS = ("halving alone", "sampler alone", "halving + TPE", "halving + sampler", "all (default)")

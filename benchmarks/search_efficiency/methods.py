@@ -302,7 +302,7 @@ METHODS: dict[str, Callable[[Table, int], Method]] = {
     "halving alone": lambda table, seed: Ours(
         table, seed, "random", CONFIDENCE_WIDTH, priors=False
     ),
-    "doubt 0 alone": lambda table, seed: Ours(table, seed, "random", 0, priors=False),
+    "confidence width 0 alone": lambda table, seed: Ours(table, seed, "random", 0, priors=False),
     "sampler alone": lambda table, seed: Ours(table, seed, "ehvi", None, priors=False),
     "priors alone": lambda table, seed: Ours(table, seed, "random", None, priors=True),
     "sampler + priors": lambda table, seed: Ours(table, seed, "ehvi", None, priors=True),
@@ -311,8 +311,8 @@ METHODS: dict[str, Callable[[Table, int], Method]] = {
     "halving + sampler": lambda table, seed: Ours(
         table, seed, "ehvi", CONFIDENCE_WIDTH, priors=False
     ),
-    "doubt 0 + sampler": lambda table, seed: Ours(table, seed, "ehvi", 0, priors=False),
-    "doubt 2 + sampler": lambda table, seed: Ours(table, seed, "ehvi", 2, priors=False),
+    "confidence width 0 + sampler": lambda table, seed: Ours(table, seed, "ehvi", 0, priors=False),
+    "confidence width 2 + sampler": lambda table, seed: Ours(table, seed, "ehvi", 2, priors=False),
     "warm start": lambda table, seed: Ours(
         table, seed, "ehvi", CONFIDENCE_WIDTH, False, num_earlier=30
     ),

@@ -88,19 +88,11 @@ class Exporter:
         """The file's content."""
         if self.form == "packed":
             return self.source.read_bytes()
-        import onnx
-
-        from trainables.deploy.onnx_export import to_onnx
+        from trainables.deploy.onnx_export import serialize
 
         about = {"study": self.study.config.name, "trial": self.choice.trial_id}
         classes = {"classes": ",".join(self.data.class_names)}
-        model = to_onnx(self.network, self.data.num_classes, self.form, about | classes)
-        try:
-            onnx.checker.check_model(model, full_check=True)
-        except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-            raise ExportFailed(f"the ONNX checker refuses {self.source}: {error}") from error
-        serialized: bytes = model.SerializeToString()
-        return serialized
+        return serialize(self.network, self.data.num_classes, self.form, about | classes)
 
     def check(self, aside: Path, path: Path, content: bytes) -> ModelCard:
         """Runs the file on the validation split and writes its model card.

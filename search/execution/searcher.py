@@ -105,7 +105,7 @@ class OptunaSearcher(Searcher):
             if len(self.asked) >= self.limits.max_pending_trials():
                 return None
             if (trial := self.proposer.ask()) is None:
-                self.end = f"{STOP_WINDOW} proposals in a row promise next to nothing"
+                self.end = f"{STOP_WINDOW} proposals in a row are expected to add next to nothing"
                 break
             state, reason = self._describe(trial)
             record = record_of(self.study, trial.number)

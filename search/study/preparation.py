@@ -88,8 +88,6 @@ def prepare_study(config: StudyConfig, resumed: bool) -> Study:
         warm_start_records, cost_model, warm_start_conditions
     )
     warm_start_records = with_ram(warm_start_records, cost_model)
-    if opened.found is None:
-        announce("packing the data")
     data = opened.pack()
     cost_model.commonest_miou = commonest_miou(data)
     make_store(config.tracking_uri)

@@ -53,7 +53,8 @@ def violations(file: StudyFile, folder: Path, with_mlflow: bool = True) -> Itera
         except ValueError as error:
             yield str(error)
     for path in folder.rglob(".*"):
-        if path.is_file() and path.name != PROGRESS_FILE:  # of a worker that was killed
+        # A worker that was killed leaves its progress behind, also half-written.
+        if path.is_file() and not path.name.lstrip(".").startswith(PROGRESS_FILE.lstrip(".")):
             yield f"{path} is half-written"
 
 

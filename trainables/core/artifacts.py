@@ -10,7 +10,6 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 from pydantic import JsonValue, ValidationError
 
-from trainables.core import terminal
 from trainables.core.config_base import FrozenConfig, digest
 from trainables.core.files import hash_file, whole_folder
 from trainables.core.progress import PROGRESS_EVERY_S, announce
@@ -56,7 +55,7 @@ class ArtifactStore:
             if (found := self.find(kind, key)) is not None:
                 return found
             if path.is_dir():
-                terminal.print_error(f"building {path} again: {find_damage(path)}")
+                announce(f"building {path} again: {find_damage(path)}")
                 shutil.rmtree(path)
             for killed in set(self.root.glob(f".{path.name}-*")) - {checkpoint_folder(path)}:
                 shutil.rmtree(killed)

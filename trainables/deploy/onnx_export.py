@@ -8,6 +8,7 @@ from typing import Any
 import onnx
 from torch import fx, nn
 
+from trainables.core.errors import ExportFailed
 from trainables.deploy.onnx_graph import (
     Bounds,
     Graph,
@@ -46,6 +47,24 @@ def to_onnx(
     graph = Graph(form)
     logits = Translation(network, graph).run()
     return graph.finish(logits, num_classes, metadata)
+
+
+def serialize(
+    network: nn.Module, num_classes: int, form: OnnxForm, metadata: dict[str, str]
+) -> bytes:
+    """The content of the file of a converted network (see `to_onnx`), which ONNX has checked.
+
+    Raises:
+        ExportFailed: ONNX's checker refuses the model.
+        ValueError: the network cannot be traced, or does something that the export does not know.
+    """
+    model = to_onnx(network, num_classes, form, metadata)
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise ExportFailed(f"the ONNX checker refuses the model: {error}") from error
+    serialized: bytes = model.SerializeToString()
+    return serialized
 
 
 def find_float_operations(network: nn.Module) -> list[str]:

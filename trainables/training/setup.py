@@ -13,6 +13,7 @@ from rich.filesize import decimal
 
 from trainables.config import ExecutionConfig, TrialConfig
 from trainables.core.artifacts import ArtifactStore
+from trainables.core.progress import announce
 from trainables.data.base import Source
 from trainables.data.configs import Augmentation
 from trainables.data.packed import PackedDataset, find_pack, open_pack, pack_dataset, pack_key
@@ -98,7 +99,10 @@ class OpenedData:
         Raises:
             ValueError: the data breaks a rule.
         """
-        return self.found or open_pack(pack_dataset(self.source, self.store).path)
+        if self.found:
+            return self.found
+        announce("packing the data")
+        return open_pack(pack_dataset(self.source, self.store).path)
 
 
 def open_data(data: str, image_size: int, store: ArtifactStore) -> OpenedData:

@@ -1,19 +1,21 @@
 """A study is checked before anything of it is written."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from factories import make_config
+from factories import make_config, make_metrics
 from study_factories import open_new_study, open_stored_study
 
 from search.core.config import StudyConfig
 from search.core.objectives import MIOU_AND_SIZE
+from search.core.record import Record
 from search.storage.journal import open_journal
 from search.storage.layout import JOURNAL, STUDY_FILE, artifact_folder
 from search.storage.study_file import lock_study
-from search.study.preparation import prepare_study
+from search.study.preparation import prepare_study, with_ram
 from trainables.core.progress import progress_to
 
 
@@ -70,6 +72,19 @@ def test_a_prepared_study_is_not_on_disk_yet(blocks_folder: Path, tmp_path: Path
     assert not study.config.folder.exists()
     assert study.file.data_digest == study.data.digest
     assert artifact_folder(tmp_path) in study.data.path.parents
+
+
+def test_records_of_earlier_releases_get_their_memory_for_activations(
+    blocks_folder: Path, tmp_path: Path
+) -> None:
+    cost_model = prepare_study(make_config(tmp_path, blocks_folder), resumed=False).cost_model
+    config = next(iter(cost_model.sampled_configs()))
+    metrics = make_metrics(0.5, 1000)
+    old = Record("0001", "COMPLETE", "", config, metrics)
+    new = replace(old, metrics=metrics.replace(ram_bytes=7))
+    failed = Record("0002", "FAIL", "", None, None)
+    filled = replace(old, metrics=metrics.replace(ram_bytes=cost_model.ram_bytes(config)))
+    assert with_ram([old, new, failed], cost_model) == [filled, new, failed]
 
 
 def test_slow_steps_are_named_before_they_begin(blocks_folder: Path, tmp_path: Path) -> None:

@@ -320,6 +320,7 @@ def test_a_file_that_was_cut_off_is_noticed_but_not_the_last_words_of_a_killed_w
     worker.mkdir(parents=True)
     for folder in (copy, worker):
         (folder / ".progress").write_text("training the start: epoch 2 of 9")
+        (folder / "..progress.0123456789ab").write_text("training the sta")
     assert complaints(copy) == []
     (copy / ".trials.parquet.x").write_bytes(b"PAR")
     assert complaints(copy) == [".trials.parquet.x is half-written"]

@@ -1,6 +1,6 @@
 """The interfaces of segmentation networks and of students."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import cache
 from typing import NamedTuple
 
@@ -34,15 +34,18 @@ class Network(nn.Module):
 class StudentNetwork(Network):
     """A network that groups its layers for quantization."""
 
-    input_groups: Sequence[tuple[str, ...]]
-    """Names of layers that read the same tensor, for which they share one quantization grid."""
     layer_groups: Mapping[str, tuple[str, ...]]
     """Names of the modules that make up the "encoder" and the "decoder"."""
 
     def group_of(self, layer: str) -> str | None:
-        """The group of the layer with this name."""
-        groups = self.layer_groups.items()
-        return next((n for n, parts in groups if layer.split(".")[0] in parts), None)
+        """The group with the innermost module that holds the layer with this name."""
+        holding = {
+            part: group
+            for group, parts in self.layer_groups.items()
+            for part in parts
+            if f"{layer}.".startswith(f"{part}.")
+        }
+        return holding[max(holding, key=len)] if holding else None
 
 
 def forward_features(model: nn.Module, images_B3HW: Tensor) -> Outputs:

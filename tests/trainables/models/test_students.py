@@ -1,13 +1,16 @@
 """The contract that every student family keeps, also one from outside the package."""
 
+from typing import ClassVar
+
 import pytest
 import torch
 from torch import nn
 
 from trainables.config import TrialConfig
-from trainables.models.base import forward_features
+from trainables.models.base import StudentNetwork, forward_features
 from trainables.models.configs import StudentConfig
 from trainables.models.model_file import ModelSpec, deserialize, serialize
+from trainables.quantization.graph import find_input_groups
 from trainables.quantization.layers import QuantizedLayer
 from trainables.quantization.prepare import calibrate, prepare, quantizable_names
 from trainables.quantization.quantizers.configs import Lsq
@@ -50,10 +53,30 @@ def test_logits_have_the_size_of_the_images(student: StudentConfig, size: tuple[
 def test_its_groups_name_its_layers(student: StudentConfig) -> None:
     network = student.build(NUM_CLASSES)
     layers = set(quantizable_names(network))
-    assert {layer for group in network.input_groups for layer in group} <= layers
+    assert {layer for group in find_input_groups(network) for layer in group} <= layers
     assert {network.group_of(layer) for layer in layers} <= {"encoder", "decoder", None}
     for parts in network.layer_groups.values():
         assert all(network.get_submodule(part) for part in parts)
+
+
+class Wrapped(StudentNetwork):
+    """A network inside another, with groups whose names begin alike."""
+
+    layer_groups: ClassVar[dict[str, tuple[str, ...]]] = {
+        "encoder": ("network", "network.back"),
+        "decoder": ("network.head", "network.backbone.last"),
+    }
+
+
+def test_the_innermost_module_decides_on_the_group() -> None:
+    groups = {
+        "network.backbone.0": "encoder",
+        "network.backbone.last.conv": "decoder",
+        "network.head": "decoder",
+        "network.header": "encoder",
+        "networks.0": None,
+    }
+    assert {layer: Wrapped().group_of(layer) for layer in groups} == groups
 
 
 @every_student

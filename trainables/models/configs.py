@@ -5,7 +5,7 @@ No file of the training framework is imported before a network is built.
 
 from typing import TYPE_CHECKING, ClassVar, Literal, get_args
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from trainables.core.config_base import TaggedConfig
 
@@ -64,6 +64,96 @@ class UNetConfig(StudentConfig):
         )
         upsampling = "" if self.upsampling == "transposed" else f" {self.upsampling}"
         return f"{self.name} {self.width}{depth}{upsampling}"
+
+
+SHORT_NAMES = {
+    "mobilenet_v1": "mnv1",
+    "mobilenet_v2": "mnv2",
+    "mobilenet_v3_small": "mnv3s",
+    "efficientnet_lite0": "lite0",
+    "resnet18": "resnet18",
+}
+"""Of the backbones, for tables."""
+
+
+class EncoderDecoderConfig(StudentConfig):
+    """A decoder on the backbone of a classification network; `name` names both."""
+
+    multiplier: float = Field(
+        1.0, ge=0.25, le=1, description="of the channels of a MobileNet; 1 for other backbones"
+    )
+    channels: int = Field(64, ge=8, le=512, description="width of the decoder")
+
+    @property
+    def decoder(self) -> str:
+        """The decoder's name."""
+        return self.name.partition("_")[0]
+
+    @property
+    def backbone(self) -> str:
+        """The backbone's name."""
+        return self.name.partition("_")[2]
+
+    @property
+    def has_multiplier(self) -> bool:
+        """Whether the backbone comes in several widths."""
+        return self.backbone.startswith("mobilenet")
+
+    @model_validator(mode="after")
+    def check_multiplier(self) -> "EncoderDecoderConfig":
+        if self.multiplier != 1 and not self.has_multiplier:
+            raise ValueError(
+                f"the multiplier of {self.name} must be 1, because {self.backbone} comes in one "
+                f"width, but got {self.multiplier}"
+            )
+        return self
+
+    def build(self, num_classes: int) -> "StudentNetwork":
+        from trainables.models.backbones import Backbone
+        from trainables.models.encoder_decoder import DECODERS, EncoderDecoder
+
+        backbone = Backbone(self.backbone, self.multiplier, is_dilated=self.decoder != "unet")
+        decoder = DECODERS[self.decoder](backbone.channels, self.channels, num_classes)
+        return EncoderDecoder(backbone, decoder)
+
+    def describe(self) -> str:
+        """Decoder, backbone and multiplier, and the decoder's width if it is not the default."""
+        multiplier = f" {self.multiplier:.2g}" if self.has_multiplier else ""
+        default = type(self).model_fields["channels"].default
+        channels = "" if self.channels == default else f"/{self.channels}"
+        return f"{self.decoder} {SHORT_NAMES[self.backbone]}{multiplier}{channels}"
+
+
+class BackboneUNetConfig(EncoderDecoderConfig):
+    """A U-Net whose encoder is a backbone; its channels halve from `channels` at stride 16."""
+
+    name: Literal[
+        "unet_mobilenet_v1",
+        "unet_mobilenet_v2",
+        "unet_mobilenet_v3_small",
+        "unet_efficientnet_lite0",
+        "unet_resnet18",
+    ]
+
+
+class DeepLabV3Config(EncoderDecoderConfig):
+    """DeepLabV3 for mobile networks: output stride 16, one 1x1 convolution and image pooling."""
+
+    name: Literal[
+        "deeplabv3_mobilenet_v1",
+        "deeplabv3_mobilenet_v2",
+        "deeplabv3_mobilenet_v3_small",
+        "deeplabv3_efficientnet_lite0",
+        "deeplabv3_resnet18",
+    ]
+    channels: int = Field(256, ge=8, le=512, description="width of the decoder")
+
+
+class LrasppConfig(EncoderDecoderConfig):
+    """LR-ASPP, the head of MobileNetV3, at output stride 16."""
+
+    name: Literal["lraspp_mobilenet_v3_small"] = "lraspp_mobilenet_v3_small"
+    channels: int = Field(128, ge=8, le=512, description="width of the decoder")
 
 
 TorchvisionName = Literal[

@@ -66,6 +66,8 @@ class UNetConfig(StudentConfig):
         return f"{self.name} {self.width}{depth}{upsampling}"
 
 
+InputNormalizationName = Literal["imagenet", "symmetric"]
+"""By which a backbone was trained: ImageNet's mean and deviation, or pixels from -1 to 1."""
 SHORT_NAMES = {
     "mobilenet_v1": "mnv1",
     "mobilenet_v2": "mnv2",
@@ -83,6 +85,7 @@ class EncoderDecoderConfig(StudentConfig):
         1.0, ge=0.25, le=1, description="of the channels of a MobileNet; 1 for other backbones"
     )
     channels: int = Field(64, ge=8, le=512, description="width of the decoder")
+    input_normalization: InputNormalizationName = "imagenet"
 
     @property
     def decoder(self) -> str:
@@ -109,12 +112,18 @@ class EncoderDecoderConfig(StudentConfig):
         return self
 
     def build(self, num_classes: int) -> "StudentNetwork":
+        from torch import nn
+
         from trainables.models.backbones import Backbone
+        from trainables.models.base import InputNormalization
         from trainables.models.encoder_decoder import DECODERS, EncoderDecoder
 
+        normalization: nn.Module = nn.Identity()
+        if self.input_normalization == "symmetric":
+            normalization = InputNormalization(mean=(0.5,) * 3, std=(0.5,) * 3)
         backbone = Backbone(self.backbone, self.multiplier, is_dilated=self.decoder != "unet")
         decoder = DECODERS[self.decoder](backbone.channels, self.channels, num_classes)
-        return EncoderDecoder(backbone, decoder)
+        return EncoderDecoder(normalization, backbone, decoder)
 
     def describe(self) -> str:
         """Decoder, backbone and multiplier, and the decoder's width if it is not the default."""

@@ -20,11 +20,15 @@ FEWEST_CHANNELS = 8
 class EncoderDecoder(StudentNetwork):
     """Maps images (B,3,H,W) to raw logits (B,K,H,W), for any H and W.
 
-    The decoder maps the backbone's feature maps, from fine to coarse, to logits at its own stride.
+    Args:
+        normalization: maps images as all networks get them to those that the backbone knows.
+        backbone: gives feature maps, from fine to coarse.
+        decoder: maps the feature maps to logits at its own stride.
     """
 
-    def __init__(self, backbone: Backbone, decoder: nn.Module) -> None:
+    def __init__(self, normalization: nn.Module, backbone: Backbone, decoder: nn.Module) -> None:
         super().__init__()
+        self.normalization = normalization
         self.backbone, self.decoder = backbone, decoder
         self.layer_groups: Mapping[str, tuple[str, ...]] = {
             "encoder": ("backbone",),
@@ -36,7 +40,7 @@ class EncoderDecoder(StudentNetwork):
 
     def native_outputs(self, images_B3HW: Tensor) -> Outputs:
         """Logits at the decoder's stride and the backbone's last feature map."""
-        features = self.backbone(images_B3HW)
+        features = self.backbone(self.normalization(images_B3HW))
         return Outputs(self.decoder(features), features[-1])
 
 

@@ -5,11 +5,12 @@ from collections.abc import Sequence
 import onnxruntime
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from trainables.config import TrialConfig
 from trainables.core import optional_dependencies
 from trainables.core.optional_dependencies import has_timm
+from trainables.data.augmentation import normalize
 from trainables.deploy.onnx_export import to_onnx
 from trainables.deploy.onnx_graph import OnnxForm
 from trainables.models.backbones import Backbone
@@ -21,7 +22,7 @@ from trainables.quantization.graph import find_foldable, find_input_groups, trac
 from trainables.quantization.layers import QuantizedLayer
 from trainables.quantization.prepare import calibrate, prepare, quantizable_names
 from trainables.quantization.quantizers.configs import Lsq
-from trainables.recipes.configs import AdamW, Ptq
+from trainables.recipes.configs import AdamW, Ptq, Supervised
 from trainables.recipes.optimization import OptimizerLoop
 from trainables.training.cost import count_macs, count_params, meta_network, predict_size_bytes
 
@@ -129,22 +130,56 @@ def test_folding_changes_nothing(student: StudentConfig) -> None:
     torch.testing.assert_close(found, expected, atol=1e-4 * float(expected.abs().max()), rtol=0)
 
 
-CHANGES: dict[str, object] = {"multiplier": 0.5, "channels": 24}
+CHANGES: dict[str, object] = {
+    "multiplier": 0.5,
+    "channels": 24,
+    "input_normalization": "symmetric",
+}
 """Another value of each field of a student with a backbone."""
 
 
 @every_backbone
 def test_every_field_changes_the_network(student: EncoderDecoderConfig) -> None:
     assert {"name", *CHANGES} == set(type(student).model_fields)
-    before = [p.shape for p in student.build(NUM_CLASSES).parameters()]
+    before = shapes(student)
     for field, value in CHANGES.items():
         if field == "multiplier" and not student.has_multiplier:
             with pytest.raises(ValueError, match=f"multiplier of {student.name} must be 1"):
                 student.replace(multiplier=value)
             continue
-        changed = student.replace(**{field: value})
-        assert [p.shape for p in changed.build(NUM_CLASSES).parameters()] != before
-        assert changed.describe() != student.describe()
+        assert shapes(student.replace(**{field: value})) != before
+
+
+def shapes(student: StudentConfig) -> dict[str, torch.Size]:
+    return {name: value.shape for name, value in student.build(NUM_CLASSES).state_dict().items()}
+
+
+@pytest.mark.parametrize("decoder", ["unet", "deeplabv3"])
+def test_a_student_has_the_normalization_of_its_backbone(decoder: str) -> None:
+    """A backbone that was trained on pixels from -1 to 1 sees them, and its file too."""
+    name = f"{decoder}_mobilenet_v1"
+    fields = {"name": name, "multiplier": 0.25, "channels": 16, "input_normalization": "symmetric"}
+    student = StudentConfig.members()[name].model_validate(fields)
+    network = built(student).eval()
+    seen: list[Tensor] = []
+    network.get_submodule("backbone").register_forward_pre_hook(
+        lambda _, inputs: seen.append(inputs[0])
+    )
+    pixels = torch.randint(256, (1, 3, 32, 48), dtype=torch.uint8)
+    with torch.no_grad():
+        logits = network(normalize(pixels))
+    torch.testing.assert_close(seen[0], pixels / 127.5 - 1, atol=1e-6, rtol=0)
+    card = ModelSpec(model=student, num_classes=NUM_CLASSES)
+    with torch.no_grad():
+        shipped = deserialize(serialize(network, card))(normalize(pixels))
+    torch.testing.assert_close(shipped, logits, atol=1e-4 * float(logits.abs().max()), rtol=0)
+    assert predict_size_bytes(
+        TrialConfig(student=student, recipe=Supervised()), NUM_CLASSES
+    ) == len(serialize(network, card))
+    first = prepare(network, BITS).get_submodule("backbone.network.layers.0.0")
+    assert isinstance(first, QuantizedLayer)
+    assert first.weight_quantizer is not None
+    assert first.weight_quantizer.bits == 8  # it is found to be the first
 
 
 @every_backbone

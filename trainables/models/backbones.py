@@ -21,7 +21,7 @@ class Architecture:
         build: gives the classifier for a width multiplier.
         stages: names of the modules that run one after the other, by stride 2, 4, 8, 16, 32.
         last: names of the modules behind the stages that networks of stride 16 use as well.
-        head: names of the modules that only classify.
+        head: prefixes of the names of modules that only classify.
     """
 
     build: Callable[[float], nn.Module]
@@ -47,7 +47,7 @@ class Backbone(nn.Module):
 
     def __init__(self, name: str, multiplier: float, is_dilated: bool) -> None:
         super().__init__()
-        architecture = ARCHITECTURES[name]
+        self.architecture = architecture = ARCHITECTURES[name]
         self.network = architecture.build(multiplier)
         *stages, deepest = architecture.stages
         self.stages = [*stages, [*deepest, *architecture.last] if is_dilated else deepest]
@@ -148,7 +148,9 @@ def numbered(prefix: str, *ends: int) -> list[list[str]]:
 
 
 ARCHITECTURES: Mapping[str, Architecture] = {
-    "mobilenet_v1": Architecture(MobileNetV1, numbered("layers", 2, 4, 6, 12, 14)),
+    "mobilenet_v1": Architecture(
+        MobileNetV1, numbered("layers", 3, 7, 11, 23, 27), head=("layers.27",)
+    ),
     "mobilenet_v2": Architecture(
         mobilenet_v2, numbered("features", 2, 4, 7, 14, 18), head=("features.18", "classifier")
     ),

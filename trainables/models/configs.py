@@ -3,14 +3,17 @@
 No file of the training framework is imported before a network is built.
 """
 
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal, get_args
 
 from pydantic import Field, model_validator
 
 from trainables.core.config_base import TaggedConfig
+from trainables.core.files import hash_file_once
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
     from trainables.models.base import Network, StudentNetwork
 
@@ -36,12 +39,28 @@ class StudentConfig(NetworkConfig):
         """The same, with the groups of layers that quantization needs."""
         raise NotImplementedError
 
-    def initialize(self, network: "nn.Module") -> None:
-        """Loads the pretrained weights of this family into a built network, where there are any.
+    def weights_key(self) -> dict[str, str | float] | None:
+        """What determines the pretrained weights that it starts from; None where there are none."""
+        return None
+
+    def fetch_weights(
+        self, files: Sequence[Path], images_B3HW: "Tensor | None" = None
+    ) -> "Mapping[str, Tensor]":
+        """The pretrained weights of `weights_key`, for `initialize`.
+
+        Args:
+            files: one of these is read, unless the weights are downloaded.
+            images_B3HW: normalised images of the data, whose statistics weights may need.
 
         Raises:
             ConnectionError: the weights are neither cached nor downloadable.
+            ValueError: they are not in `files`, damaged, or of another network.
         """
+        raise NotImplementedError
+
+    def initialize(self, network: "nn.Module", weights: "Mapping[str, Tensor]") -> None:
+        """Loads the weights of `fetch_weights` into a network of `build`."""
+        raise NotImplementedError
 
 
 class UNetConfig(StudentConfig):
@@ -68,6 +87,10 @@ class UNetConfig(StudentConfig):
 
 InputNormalizationName = Literal["imagenet", "symmetric"]
 """By which a backbone was trained: ImageNet's mean and deviation, or pixels from -1 to 1."""
+IMAGENET = "imagenet"
+"""The name of torchvision's weights, which were trained on ImageNet."""
+IN_TORCHVISION = ("mobilenet_v2", "mobilenet_v3_small", "resnet18")
+"""Backbones of which torchvision has weights, at multiplier 1."""
 SHORT_NAMES = {
     "mobilenet_v1": "mnv1",
     "mobilenet_v2": "mnv2",
@@ -86,6 +109,11 @@ class EncoderDecoderConfig(StudentConfig):
     )
     channels: int = Field(64, ge=8, le=512, description="width of the decoder")
     input_normalization: InputNormalizationName = "imagenet"
+    weights: str | None = Field(
+        None,
+        pattern=r"^(imagenet|[0-9a-f]{16})$",
+        description="of the backbone: torchvision's, or a file by the beginning of its SHA-256",
+    )
 
     @property
     def decoder(self) -> str:
@@ -111,6 +139,61 @@ class EncoderDecoderConfig(StudentConfig):
             )
         return self
 
+    @model_validator(mode="after")
+    def check_weights(self) -> "EncoderDecoderConfig":
+        in_torchvision = self.backbone in IN_TORCHVISION and self.multiplier == 1
+        if self.weights == IMAGENET and not in_torchvision:
+            raise ValueError(
+                f"weights of {self.name} must be those of a file, because torchvision has none of "
+                f"{self.backbone} with multiplier {self.multiplier:g}"
+            )
+        if self.weights == IMAGENET and self.input_normalization != "imagenet":
+            raise ValueError(
+                f"input_normalization of {self.name} must be imagenet for torchvision's weights, "
+                f"but got {self.input_normalization}"
+            )
+        return self
+
+    def weights_key(self) -> dict[str, str | float] | None:
+        """The hash of the weights, and the backbone that they are for."""
+        if self.weights is None:
+            return None
+        from trainables.models.backbone_weights import torchvision_file_name
+
+        is_download = self.weights == IMAGENET
+        return {
+            "weights": torchvision_file_name(self.backbone) if is_download else self.weights,
+            "backbone": self.backbone,
+            "multiplier": self.multiplier,
+            "input_normalization": self.input_normalization,
+        }
+
+    def fetch_weights(
+        self, files: Sequence[Path], images_B3HW: "Tensor | None" = None
+    ) -> "Mapping[str, Tensor]":
+        """The state dict of the backbone, with normalisation where a file has none."""
+        from trainables.models.backbone_weights import fetch_backbone_weights
+
+        assert self.weights is not None
+        file = None if self.weights == IMAGENET else self._file_of(files)
+        return fetch_backbone_weights(self, file, images_B3HW)
+
+    def _file_of(self, files: Sequence[Path]) -> Path:
+        for file in files:
+            if not file.is_file():
+                raise ValueError(f"--backbone-weights must be a file, but there is no {file}")
+            if weights_digest(file) == self.weights:
+                return file
+        given = f"{', '.join(map(str, files))} has other content" if files else "none was given"
+        raise ValueError(
+            f"--backbone-weights must name the file of {self.describe()} whose SHA-256 begins with "
+            f"{self.weights}, but {given}"
+        )
+
+    def initialize(self, network: "nn.Module", weights: "Mapping[str, Tensor]") -> None:
+        """Loads the state dict of the backbone."""
+        network.get_submodule("backbone").load_state_dict(dict(weights))
+
     def build(self, num_classes: int) -> "StudentNetwork":
         from torch import nn
 
@@ -131,6 +214,11 @@ class EncoderDecoderConfig(StudentConfig):
         default = type(self).model_fields["channels"].default
         channels = "" if self.channels == default else f"/{self.channels}"
         return f"{self.decoder} {SHORT_NAMES[self.backbone]}{multiplier}{channels}"
+
+
+def weights_digest(file: Path) -> str:
+    """The beginning of the SHA-256 of a file, which names it in a configuration."""
+    return hash_file_once(file)[:16]
 
 
 class BackboneUNetConfig(EncoderDecoderConfig):

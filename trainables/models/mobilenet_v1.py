@@ -15,23 +15,22 @@ FEWEST_CHANNELS = 8
 
 
 class MobileNetV1(nn.Module):
-    """A convolution of stride 2 and 13 depthwise separable ones, all in `layers`."""
+    """A convolution of stride 2, then a depthwise and a 1x1 convolution for each block."""
 
     def __init__(self, multiplier: float) -> None:
         super().__init__()
         widths = [max(FEWEST_CHANNELS, int(channels * multiplier)) for channels in CHANNELS]
-        blocks = [
-            nn.Sequential(*conv_bn(before, before, 3, stride, before), *conv_bn(before, after, 1))
-            for (before, after), stride in zip(pairwise(widths), STRIDES, strict=True)
-        ]
-        self.layers = nn.Sequential(nn.Sequential(*conv_bn(3, widths[0], 3, 2)), *blocks)
+        self.layers = nn.Sequential(conv_bn_relu(3, widths[0], 3, 2))
+        for (before, after), stride in zip(pairwise(widths), STRIDES, strict=True):
+            self.layers.append(conv_bn_relu(before, before, 3, stride, before))
+            self.layers.append(conv_bn_relu(before, after, 1))
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out")
 
 
-def conv_bn(
+def conv_bn_relu(
     before: int, after: int, kernel: int, stride: int = 1, groups: int = 1
-) -> list[nn.Module]:
+) -> nn.Sequential:
     conv = nn.Conv2d(before, after, kernel, stride, kernel // 2, groups=groups, bias=False)
-    return [conv, nn.BatchNorm2d(after), nn.ReLU6(inplace=True)]
+    return nn.Sequential(conv, nn.BatchNorm2d(after), nn.ReLU6(inplace=True))

@@ -108,6 +108,16 @@ def load_weights(backbone: Backbone, weights: State, origin: str) -> None:
     backbone.network.load_state_dict({key: found[key] for key in expected}, strict=False)
 
 
+def count_known_keys(config: EncoderDecoderConfig, file: Path) -> int:
+    """The tensors of a file whose names and shapes are those of a student's backbone."""
+    with torch.device("meta"):
+        backbone = config.build(num_classes=2).get_submodule("backbone")
+    assert isinstance(backbone, Backbone)
+    found = {key: tensor.shape for key, tensor in read_weights(file).items()}
+    expected = float_state(backbone.network)
+    return sum(found.get(key) == tensor.shape for key, tensor in expected.items())
+
+
 def float_state(network: nn.Module) -> dict[str, Tensor]:
     """The tensors that determine what a network computes."""
     state = network.state_dict()

@@ -39,6 +39,10 @@ class StudentConfig(NetworkConfig):
         """The same, with the groups of layers that quantization needs."""
         raise NotImplementedError
 
+    def choices(self) -> Mapping[str, Sequence[int | float]]:
+        """By field, the values that a search tries, from small to large students."""
+        return {}
+
     def weights_key(self) -> dict[str, str | float] | None:
         """What determines the pretrained weights that it starts from; None where there are none."""
         return None
@@ -75,6 +79,10 @@ class UNetConfig(StudentConfig):
         from trainables.models.unet import UNet
 
         return UNet(self.width, self.depth, self.upsampling, num_classes)
+
+    def choices(self) -> Mapping[str, Sequence[int | float]]:
+        """Widths below those of teachers."""
+        return {"width": (4, 6, 8, 12)}
 
     def describe(self) -> str:
         """Name and width, and other fields that differ from the default."""
@@ -138,6 +146,12 @@ class EncoderDecoderConfig(StudentConfig):
                 f"width, but got {self.multiplier}"
             )
         return self
+
+    def choices(self) -> Mapping[str, Sequence[int | float]]:
+        """Widths of the decoder and, unless weights fix it, those of the backbone."""
+        is_fixed = self.weights is not None or not self.has_multiplier
+        multipliers = {} if is_fixed else {"multiplier": (0.25, 0.35, 0.5, 0.75, 1.0)}
+        return {**multipliers, "channels": (16, 32, 64, 128)}
 
     @model_validator(mode="after")
     def check_weights(self) -> "EncoderDecoderConfig":

@@ -58,6 +58,12 @@ def main(argv: list[str] | None = None) -> int:
         names = spaces.space_names()
         write_output("".join(f"{name:12} {spaces.describe_space(name)}\n" for name in names))
         return 0
+    if arguments.list_students:
+        from trainables.training.student_table import student_table  # imports PyTorch
+
+        for line in student_table():
+            write_output(f"{line}\n")
+        return 0
     with own_terminal():
         return run(arguments)
 
@@ -111,6 +117,12 @@ def make_parser() -> Parser:
                 action="store_true",
                 help="show every space with its description, and exit",
             )
+        if field == "students":
+            add(
+                "--list-students",
+                action="store_true",
+                help="show every student with its parameters, MACs and bytes, and exit",
+            )
         if field == "name":
             add(
                 "--resume",
@@ -148,6 +160,15 @@ def config_from_arguments(arguments: argparse.Namespace) -> StudyConfig:
         found = hardware_defaults(config.data, default_gpus())
         config = config.replace(**{k: v for k, v in found.items() if k not in given})
     check_gpus(config)
+    if arguments.resume is None:
+        from trainables.models.student_list import complete_students, write_students
+
+        students = complete_students(
+            given.get("students"), config.backbone_weights or (), config.backbone_normalization
+        )
+        if students != config.students:
+            print_line(f"students: {write_students(students)}")
+        config = config.replace(students=students)
     return config
 
 
@@ -203,9 +224,10 @@ def resumed_config(storage: Path, name: str, given: Mapping[str, Any]) -> StudyC
     for field, flag in flags_of(StudyConfig).items():
         before, after = getattr(kept, field), getattr(changed, field)
         if flag.immutable and before != after:
+            write = flag.unit.write if flag.unit else str
             raise ValueError(
                 f"a resumed study must keep its {flag_name(StudyConfig, field)}, but {name} has "
-                f"{before} and got {after}"
+                f"{write(before)} and got {write(after)}"
             )
     if (store := os.environ.get(STORE)) and absolute_uri(store) != changed.tracking_uri:
         print_error(f"{STORE} is not used: the study keeps {changed.tracking_uri}")

@@ -4,10 +4,14 @@ import ast
 import importlib
 import pkgutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
+from functools import partial
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from trainables.models.configs import StudentConfig, UNetConfig
 
 if TYPE_CHECKING:  # names and descriptions of spaces are found without them
     import optuna
@@ -16,6 +20,10 @@ if TYPE_CHECKING:  # names and descriptions of spaces are found without them
 
 Space = Callable[["optuna.Trial"], "TrialConfig"]
 PointsToEvaluate = Sequence[Mapping[str, str | int | float]]
+Students = Sequence[StudentConfig]
+U_NETS: Students = (UNetConfig(),)
+STUDENT = "student.name"
+"""The parameter that chooses among several students."""
 
 
 @dataclass(frozen=True)
@@ -60,3 +68,45 @@ def load_space(name: str) -> NamedSpace:
     check_name(name)
     module = importlib.import_module(f"spaces.{name}")
     return NamedSpace(name, describe_space(name), module.space, module.points_to_evaluate)
+
+
+def choose_students(named: NamedSpace, students: Students) -> NamedSpace:
+    """The space with other students; its good settings are tried with the first of them.
+
+    With each of the others the first setting is tried.
+
+    Raises:
+        ValueError: the space always suggests students of its own.
+    """
+    if list(students) == list(U_NETS):
+        return named
+    if "students" not in signature(named.space).parameters:
+        raise ValueError(
+            f"--students must be for a space that takes them, but spaces/{named.name}.py has no "
+            "parameter `students`"
+        )
+    is_choice = len(students) > 1
+    points = [
+        adapt_point(point, student, is_choice)
+        for number, student in enumerate(students)
+        for point in (named.points_to_evaluate if number == 0 else named.points_to_evaluate[:1])
+    ]
+    takes_students: Callable[..., TrialConfig] = named.space
+    space = partial(takes_students, students=tuple(students))
+    return replace(named, space=space, points_to_evaluate=points)
+
+
+def adapt_point(
+    point: Mapping[str, str | int | float], student: StudentConfig, is_choice: bool
+) -> dict[str, str | int | float]:
+    """A setting for another student: fields that it does not know get the middle of their range."""
+    fields = type(student).model_fields
+    kept = {
+        path: value
+        for path, value in point.items()
+        if not path.startswith("student.") or path.removeprefix("student.") in fields
+    }
+    own = {
+        f"student.{field}": values[len(values) // 2] for field, values in student.choices().items()
+    }
+    return {**({STUDENT: student.name} if is_choice else {}), **own, **kept}

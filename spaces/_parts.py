@@ -2,8 +2,9 @@
 
 import optuna
 
+from spaces import STUDENT, U_NETS, Students
 from trainables.losses.configs import Pairwise, Pixelwise, Terms, by_name
-from trainables.models.configs import UNetConfig
+from trainables.models.configs import StudentConfig
 from trainables.quantization.quantizers.configs import Lsq
 from trainables.recipes.configs import AdamW, QuantizerLearningRates
 
@@ -12,9 +13,17 @@ WEIGHT_BITS, ACTIVATION_BITS = "recipe.quantizer.weight_bits", "recipe.quantizer
 PIXEL, PAIR = "recipe.losses.pixelwise", "recipe.losses.pairwise"
 
 
-def suggest_student(trial: optuna.Trial) -> UNetConfig:
-    """A U-Net of depth 4, narrower than any teacher."""
-    return UNetConfig(width=trial.suggest_categorical(WIDTH, [4, 6, 8, 12]))
+def suggest_student(trial: optuna.Trial, students: Students = U_NETS) -> StudentConfig:
+    """One of some students, with a choice for each field that its family varies."""
+    names = [student.name for student in students]
+    name = trial.suggest_categorical(STUDENT, names) if len(names) > 1 else names[0]
+    student = students[names.index(name)]
+    return student.replace(
+        **{
+            field: trial.suggest_categorical(f"student.{field}", list(values))
+            for field, values in student.choices().items()
+        }
+    )
 
 
 def suggest_adamw(trial: optuna.Trial, low: float, high: float) -> AdamW:

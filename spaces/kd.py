@@ -1,7 +1,8 @@
-"""Full-precision U-Nets distilled pixel-wise and pair-wise from the teacher."""
+"""Full-precision students distilled pixel-wise and pair-wise from the teacher."""
 
 import optuna
 
+from spaces import U_NETS, Students
 from spaces._parts import PAIR, PIXEL, WIDTH, suggest_adamw, suggest_losses, suggest_student
 from trainables.config import TrialConfig
 from trainables.recipes.configs import Distill
@@ -13,9 +14,9 @@ points_to_evaluate = [
 ]
 
 
-def space(trial: optuna.Trial) -> TrialConfig:
+def space(trial: optuna.Trial, students: Students = U_NETS) -> TrialConfig:
     """Width, learning rate, and the weights and the temperature of the distillation terms."""
     return TrialConfig(
-        student=suggest_student(trial),
+        student=suggest_student(trial, students),
         recipe=Distill(optimizer=suggest_adamw(trial, 1e-3, 1e-2), losses=suggest_losses(trial)),
     )

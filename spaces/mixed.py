@@ -1,7 +1,8 @@
-"""Quantized U-Nets with bits of their own for every layer, from labels alone."""
+"""Quantized students with bits of their own for every layer, from labels alone."""
 
 import optuna
 
+from spaces import U_NETS, Students
 from spaces._parts import (
     ACTIVATION_BITS,
     WEIGHT_BITS,
@@ -23,10 +24,10 @@ points_to_evaluate = [
 ]
 
 
-def space(trial: optuna.Trial) -> TrialConfig:
+def space(trial: optuna.Trial, students: Students = U_NETS) -> TrialConfig:
     """Width, mean bits and how parts depart from their allocation, and learning rates."""
     return TrialConfig(
-        student=suggest_student(trial),
+        student=suggest_student(trial, students),
         recipe=Qat(
             optimizer=suggest_adamw(trial, 5e-4, 1e-2),
             step_learning_rate=suggest_step_rates(trial),

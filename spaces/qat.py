@@ -1,7 +1,8 @@
-"""Quantized U-Nets, 2 to 8 bits, trained from converged ones on labels alone."""
+"""Quantized students, 2 to 8 bits, trained from converged ones on labels alone."""
 
 import optuna
 
+from spaces import U_NETS, Students
 from spaces._parts import (
     ACTIVATION_BITS,
     WEIGHT_BITS,
@@ -21,10 +22,10 @@ points_to_evaluate = [
 ]
 
 
-def space(trial: optuna.Trial) -> TrialConfig:
+def space(trial: optuna.Trial, students: Students = U_NETS) -> TrialConfig:
     """Width, bit-widths, and learning rates of weights and steps."""
     return TrialConfig(
-        student=suggest_student(trial),
+        student=suggest_student(trial, students),
         recipe=Qat(
             optimizer=suggest_adamw(trial, 5e-4, 1e-2),
             step_learning_rate=suggest_step_rates(trial),

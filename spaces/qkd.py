@@ -1,7 +1,8 @@
-"""Quantized U-Nets, 2 to 8 bits, that learn from the teacher in QKD's three phases."""
+"""Quantized students, 2 to 8 bits, that learn from the teacher in QKD's three phases."""
 
 import optuna
 
+from spaces import U_NETS, Students
 from spaces._parts import (
     ACTIVATION_BITS,
     PIXEL,
@@ -31,10 +32,10 @@ points_to_evaluate = [
 ]
 
 
-def space(trial: optuna.Trial) -> TrialConfig:
+def space(trial: optuna.Trial, students: Students = U_NETS) -> TrialConfig:
     """Width, bit-widths, learning rates, distillation weights, temperature and phases."""
     return TrialConfig(
-        student=suggest_student(trial),
+        student=suggest_student(trial, students),
         recipe=QatDistill(
             optimizer=suggest_adamw(trial, 5e-4, 1e-2),
             step_learning_rate=suggest_step_rates(trial),

@@ -2,6 +2,8 @@
 
 import optuna
 
+from spaces import U_NETS, Students
+from spaces._parts import suggest_student
 from trainables.config import TrialConfig
 from trainables.models.configs import UNetConfig
 from trainables.recipes.configs import AdamW, Supervised
@@ -12,13 +14,13 @@ points_to_evaluate = [
 ]
 
 
-def space(trial: optuna.Trial) -> TrialConfig:
-    """Width, depth, learning rate and weight decay."""
+def space(trial: optuna.Trial, students: Students = U_NETS) -> TrialConfig:
+    """Width, depth of U-Nets, learning rate and weight decay."""
+    student = suggest_student(trial, students)
+    if isinstance(student, UNetConfig):
+        student = student.replace(depth=trial.suggest_int("student.depth", 2, 4))
     return TrialConfig(
-        student=UNetConfig(
-            width=trial.suggest_categorical("student.width", [4, 6, 8, 12]),
-            depth=trial.suggest_int("student.depth", 2, 4),
-        ),
+        student=student,
         recipe=Supervised(
             optimizer=AdamW(
                 learning_rate=trial.suggest_float(

@@ -21,9 +21,11 @@ from trainables.training.setup import (
     say_data,
     set_up_teacher,
     set_up_teacher_outputs,
+    set_up_weights,
 )
 from trainables.training.teacher import check_teacher
 from trainables.training.trial import Trial, save
+from trainables.training.weights import check_weights
 
 CHECKPOINTS = ".checkpoints"
 """Folder of the checkpoints of an unfinished training, inside its output folder."""
@@ -77,6 +79,12 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         help="as in search.run; used where the recipe has one",
     )
     add(
+        "--backbone-weights",
+        type=as_path,
+        metavar="FILE",
+        help="of the file that the configuration's student names, at first use",
+    )
+    add(
         "--artifacts",
         type=as_path,
         metavar="DIR",
@@ -113,6 +121,8 @@ def run(arguments: argparse.Namespace) -> None:
     if config.needs_teacher:
         check_terms(wanted, [config])
         check_teacher(arguments.teacher, len(opened.class_names))
+    files = [arguments.backbone_weights] if arguments.backbone_weights else []
+    check_weights([config.student], files, store, opened.digest)
     data = opened.pack()
     say_data(data, opened.found is not None, opened.notes, say)
     setting = ExecutionConfig(
@@ -122,6 +132,7 @@ def run(arguments: argparse.Namespace) -> None:
         device=device,
         checkpoint_every_s=arguments.checkpoint_every,
     )
+    set_up_weights(setting, [config.student], files, say)
     if config.needs_teacher:
         own = defaults.default_teacher_config()
         setting = set_up_teacher(setting, arguments.teacher, own, say)

@@ -9,6 +9,7 @@ from pydantic import (
     NonNegativeFloat,
     PositiveFloat,
     PositiveInt,
+    SerializeAsAny,
     ValidationInfo,
     field_validator,
 )
@@ -20,6 +21,8 @@ from search.core.objectives import ObjectiveName
 from search.core.tracking_uri import check_tracking_uri, default_tracking_uri
 from trainables.core.command_line import as_path
 from trainables.core.config_base import FrozenConfig
+from trainables.models.configs import InputNormalizationName, StudentConfig
+from trainables.models.student_list import parse_students, write_students
 
 SamplerName = Literal["ehvi", "tpe", "nsga2", "random"]
 WHAT, HOW, WHERE = "what to search", "how long and how", "where"
@@ -40,6 +43,11 @@ def parse_teacher(text: str) -> str:
 def parse_folder(text: str) -> Path:
     """The absolute path of a folder."""
     return Path(os.path.abspath(as_path(text)))
+
+
+def parse_files(text: str) -> tuple[Path, ...]:
+    """The absolute paths of "a.pth,b.pth"."""
+    return tuple(parse_folder(name) for name in text.split(","))
 
 
 def parse_gpus(text: str) -> float | Literal["auto"]:
@@ -85,6 +93,36 @@ class StudyConfig(FrozenConfig):
             immutable=True,
         ),
     ]
+    students: Annotated[
+        tuple[SerializeAsAny[StudentConfig], ...],
+        Field(min_length=1),
+        Flag(
+            WHAT,
+            "the networks to choose among, as unet,unet_mobilenet_v1,unet_resnet18:imagenet, where "
+            ":imagenet stands for torchvision's weights (default: {default}, and the U-Nets of "
+            "which pretrained weights are at hand); --list-students shows them",
+            units.Unit("LIST", parse_students, write_students),
+            immutable=True,
+        ),
+    ] = parse_students("unet")
+    backbone_weights: Annotated[
+        tuple[Path, ...] | None,
+        Flag(
+            WHAT,
+            "files with pretrained weights of MobileNets or other backbones (.safetensors, .pth), "
+            "for the students that have these backbones",
+            units.Unit("FILE,...", parse_files),
+        ),
+    ] = None
+    backbone_normalization: Annotated[
+        InputNormalizationName,
+        Flag(
+            WHAT,
+            "how the networks of these files were trained: by ImageNet's mean and deviation "
+            "({default}, default), or on pixels from -1 to 1",
+            immutable=True,
+        ),
+    ] = "imagenet"
     teacher: Annotated[
         str,
         Flag(
@@ -283,6 +321,14 @@ class StudyConfig(FrozenConfig):
             units.Unit("URI", parse_tracking_uri),
         ),
     ]
+
+    @field_validator("students")
+    @classmethod
+    def check_students(cls, students: tuple[StudentConfig, ...]) -> tuple[StudentConfig, ...]:
+        names = [student.name for student in students]
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise ValueError(f"each must be named once, but {twice[0]} is named again")
+        return students
 
     @field_validator("objectives")
     @classmethod

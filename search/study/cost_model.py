@@ -12,7 +12,7 @@ from search.core.config import StudyConfig
 from search.core.constraints import Costs, OverBudget
 from search.core.objectives import named_objectives
 from search.core.pareto import Points, cost_range_of
-from spaces import load_space
+from spaces import choose_students, load_space
 from trainables.config import TrialConfig
 from trainables.core.artifacts import ArtifactStore
 from trainables.core.errors import TrialFailed
@@ -50,7 +50,7 @@ class CostModel:
     ) -> None:
         self.config, self.num_classes, self.store = config, num_classes, store
         self.height, self.width = canvas
-        self.named = load_space(config.space)
+        self.named = choose_students(load_space(config.space), config.students)
         self.defaults = defaults_for(config.data, config.device)
         self.sensitivities: dict[StudentConfig, Sensitivity] | None = None
         self.latencies: dict[str, float] = {}

@@ -41,12 +41,13 @@ from trainables.core.progress import announce
 from trainables.training.evaluation import commonest_miou
 from trainables.training.setup import check_terms, open_data
 from trainables.training.teacher import check_teacher
+from trainables.training.weights import check_weights
 
 
 def prepare_study(config: StudyConfig, resumed: bool) -> Study:
     """Makes all checks of a study first, and only then the first write.
 
-    Checks download what they need: VOC 2012 into the storage, and weights of a torchvision teacher.
+    Checks download what they need: VOC 2012 into the storage, and weights of torchvision.
     Four things can only be checked after the first write:
 
     - The budget of a study that asks for latencies, which are measured and kept as artifacts.
@@ -70,6 +71,7 @@ def prepare_study(config: StudyConfig, resumed: bool) -> Study:
     opened = open_data(config.data, config.image_size, store)
     class_names = opened.class_names
     check_teacher(config.teacher, len(class_names))
+    check_weights(config.students, config.backbone_weights or (), store, opened.digest)
     cost_model = CostModel(config, len(class_names), opened.canvas, store)
     conditions = cost_model.latency_conditions()
     warm_start_conditions = None

@@ -30,7 +30,7 @@ from trainables.config import ExecutionConfig
 from trainables.core import terminal
 from trainables.core.errors import TrialFailed
 from trainables.core.progress import progress_to
-from trainables.training.setup import say_data, set_up_teacher
+from trainables.training.setup import say_data, set_up_teacher, set_up_weights
 
 
 def run_study(study: Study) -> int:
@@ -135,6 +135,7 @@ def search(
             timeout_s=config.trial_timeout_s,
         )
         remote = RemoteRunner(config, shutdown, progress.record)
+        set_up_weights(run, config.students, config.backbone_weights or (), progress.record, remote)
         if any(trial.needs_teacher for trial in study.cost_model.completed_samples()):
             own = study.cost_model.defaults.default_teacher_config()
             run = set_up_teacher(run, config.teacher, own, progress.record, remote)

@@ -91,6 +91,16 @@ CASES: dict[str, tuple[list[str], str]] = {
     "no share": (["--stop-when-flat", "3"], "--stop-when-flat: .*less than 1, but got 3"),
     "no grace": (["--grace-epochs", "0"], "--grace-epochs: .*greater than or equal to 1"),
     "no reduction": (["--reduction", "1"], "--reduction: .*greater than 1, but got 1"),
+    "no such student": (["--students", "unet,vnet"], "--students: each must be one of .*'vnet'"),
+    "student twice": (["--students", "unet,unet"], "--students: .*named once, but unet is named"),
+    "no torchvision weights": (
+        ["--students", "unet_mobilenet_v1:imagenet"],
+        "--students: only :imagenet may follow .*but got 'unet_mobilenet_v1:imagenet'",
+    ),
+    "no such weights": (
+        ["--backbone-weights", "/no/w.pth"],
+        "must be a file, but there is no /no/",
+    ),
     "no earlier study": (["--warm-start", "gone"], "must name a study in .*, but there is no gone"),
     "other classes": (
         ["--teacher", "lraspp_mobilenet_v3_large"],
@@ -208,6 +218,8 @@ def test_bad_names(case: str, known_study: Path, capsys: pytest.CaptureFixture[s
 
 
 CHANGES = {
+    "--students": "unet,unet_mobilenet_v1",
+    "--backbone-normalization": "symmetric",
     "--space": "kd",
     "--image-size": "65",
     "--teacher-outputs": "live",
@@ -215,7 +227,7 @@ CHANGES = {
     "--sampler": "random",
     "--scheduler": "halving",
     "--grace-epochs": "2",
-    "--reduction": "4.0",
+    "--reduction": "4",
     "--seed": "1",
     "--objectives": "miou,macs",
     "--warm-start": "known",
@@ -249,6 +261,15 @@ def test_spaces_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     printed = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in printed] == space_names()
     assert all(len(line.split()) > 4 for line in printed)
+
+
+def test_students_are_listed_with_their_costs(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--list-students"]) == 0
+    lines = {line.split()[0]: line.split()[1:] for line in capsys.readouterr().out.splitlines()}
+    params, most_params, *_, least_bytes, most_bytes = lines["unet_mobilenet_v2"]
+    assert int(params.replace(",", "")) < int(least_bytes.replace(",", ""))
+    assert int(most_params.replace(",", "")) < int(most_bytes.replace(",", ""))
+    assert {"unet", "deeplabv3_resnet18", "lraspp_mobilenet_v3_small"} <= set(lines)
 
 
 def test_a_study_is_not_run_twice_at_once(known_study: Path) -> None:

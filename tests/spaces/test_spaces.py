@@ -3,8 +3,10 @@
 import optuna
 import pytest
 
-from spaces import load_space, space_names
+from spaces import U_NETS, NamedSpace, choose_students, load_space, space_names
 from trainables.config import TrialConfig
+from trainables.models.student_list import parse_students
+from trainables.recipes.configs import Supervised
 from trainables.training.cost import predict_size_bytes
 
 
@@ -75,3 +77,67 @@ def test_known_sizes_differ() -> None:
 def test_an_unknown_space_names_the_nearest() -> None:
     with pytest.raises(ValueError, match=r"but got .qdk.; did you mean .*qkd"):
         load_space("qdk")
+
+
+STUDENTS = parse_students("unet,deeplabv3_mobilenet_v2,unet_resnet18:imagenet")
+
+
+@pytest.mark.parametrize("name", space_names())
+def test_a_space_chooses_among_students_and_asks_for_their_fields_alone(name: str) -> None:
+    named = choose_students(load_space(name), STUDENTS)
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    asked: dict[str, set[str]] = {}
+    for _ in range(40):
+        trial = study.ask()
+        config = named.space(trial)
+        leaves = config.flatten()
+        assert {name: leaves[name] for name in trial.params} == trial.params
+        fields = {path for path in trial.params if path.startswith("student.")}
+        asked.setdefault(config.student.name, set()).update(fields)
+        assert leaves.get("student.weights") == (
+            "imagenet" if config.student.name == "unet_resnet18" else None
+        )
+    depth = {"student.depth"} if name == "supervised" else set[str]()
+    assert asked == {
+        "unet": {"student.name", "student.width", *depth},
+        "deeplabv3_mobilenet_v2": {"student.name", "student.multiplier", "student.channels"},
+        "unet_resnet18": {"student.name", "student.channels"},
+    }
+
+
+@pytest.mark.parametrize("name", space_names())
+@pytest.mark.parametrize("text", ["unet,deeplabv3_mobilenet_v2", "lraspp_mobilenet_v3_small"])
+def test_each_student_is_tried_first_with_known_settings(name: str, text: str) -> None:
+    students = parse_students(text)
+    named = choose_students(load_space(name), students)
+    assert len(named.points_to_evaluate) == 2 + len(students)
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    for settings in named.points_to_evaluate:
+        study.enqueue_trial(dict(settings))
+    tried = []
+    for settings in named.points_to_evaluate:
+        config = named.space(study.ask())
+        leaves = config.flatten()
+        assert {name: leaves[name] for name in settings} == dict(settings)
+        tried.append(config.student.name)
+    assert set(tried) == {student.name for student in students}
+
+
+@pytest.mark.parametrize("name", space_names())
+def test_unets_alone_have_the_parameters_that_they_always_had(name: str) -> None:
+    named = load_space(name)
+    assert choose_students(named, U_NETS) is named
+    trial = optuna.create_study().ask()
+    named.space(trial)
+    fields = [path for path in trial.params if path.startswith("student.")]
+    assert fields == ["student.width", "student.depth"][: 2 if name == "supervised" else 1]
+
+
+def test_a_space_with_students_of_its_own_takes_no_others() -> None:
+    def space(trial: optuna.Trial) -> TrialConfig:
+        return TrialConfig(recipe=Supervised())
+
+    own = NamedSpace("own", "of one student", space, [{}])
+    assert choose_students(own, U_NETS) is own
+    with pytest.raises(ValueError, match="--students must be for a space that takes them, but spa"):
+        choose_students(own, STUDENTS)

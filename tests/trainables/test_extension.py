@@ -46,7 +46,7 @@ class StripesStudent(StudentConfig):
 class Stripes(StudentNetwork):
     def __init__(self, channels: int, num_classes: int) -> None:
         super().__init__()
-        self.input_groups, self.layer_groups = (), {"encoder": ("first",), "decoder": ("middle",)}
+        self.layer_groups = {"encoder": ("first",), "decoder": ("middle",)}
         self.first = nn.Conv2d(3, channels, 3, padding=1, bias=False)
         self.norm = nn.BatchNorm2d(channels)
         self.middle = nn.Conv2d(channels, channels, 3, padding=1)

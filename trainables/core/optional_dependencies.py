@@ -4,6 +4,7 @@ from importlib.util import find_spec
 
 COCO_EXTRA = ("pycocotools",)
 ONNX_EXTRA = ("onnx", "onnxruntime")
+TIMM_EXTRA = ("timm",)
 
 
 def has_onnx() -> bool:
@@ -26,4 +27,18 @@ def require_coco(purpose: str) -> None:
         raise ValueError(
             f"{purpose} needs {' and '.join(COCO_EXTRA)}, which is not installed: "
             "pip install 'paretoseg[coco]', or uv sync --extra coco"
+        )
+
+
+def has_timm() -> bool:
+    """Whether backbones of timm can be built."""
+    return all(find_spec(name) for name in TIMM_EXTRA)
+
+
+def require_timm(purpose: str) -> None:
+    """Raises ValueError, with the remedy, where timm is not installed."""
+    if not has_timm():
+        raise ValueError(
+            f"{purpose} needs {' and '.join(TIMM_EXTRA)}, which is not installed: "
+            "pip install 'paretoseg[timm]', or uv sync --extra timm"
         )

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, fx, nn
 
-from trainables.data.augmentation import resize
+from trainables.data.augmentation import MEAN, STD, resize
 
 fx.wrap("resize")  # one operation of the graph, since its effect depends on sizes
 
@@ -34,15 +34,45 @@ class Network(nn.Module):
 class StudentNetwork(Network):
     """A network that groups its layers for quantization."""
 
-    input_groups: Sequence[tuple[str, ...]]
-    """Names of layers that read the same tensor, for which they share one quantization grid."""
     layer_groups: Mapping[str, tuple[str, ...]]
     """Names of the modules that make up the "encoder" and the "decoder"."""
 
     def group_of(self, layer: str) -> str | None:
-        """The group of the layer with this name."""
-        groups = self.layer_groups.items()
-        return next((n for n, parts in groups if layer.split(".")[0] in parts), None)
+        """The group with the innermost module that holds the layer with this name."""
+        holding = {
+            part: group
+            for group, parts in self.layer_groups.items()
+            for part in parts
+            if f"{layer}.".startswith(f"{part}.")
+        }
+        return holding[max(holding, key=len)] if holding else None
+
+
+class InputNormalization(nn.Module):
+    """Images (B,3,H,W) that ImageNet's statistics normalise, as another mean and deviation would.
+
+    All images of this project are normalised by ImageNet's; a network that was trained on others
+    begins with this module. It is not folded into a convolution, whose zeros at the border stand
+    for zeros of the network's own normalisation.
+
+    Args:
+        mean: by channel, of pixels from 0 to 1.
+        std: likewise.
+    """
+
+    scale: Tensor
+    offset: Tensor
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        of_data = torch.tensor([MEAN, STD], dtype=torch.float64)
+        own = torch.tensor([tuple(mean), tuple(std)], dtype=torch.float64)
+        scale, offset = of_data[1] / own[1], (of_data[0] - own[0]) / own[1]
+        self.register_buffer("scale", scale.float().view(3, 1, 1))
+        self.register_buffer("offset", offset.float().view(3, 1, 1))
+
+    def forward(self, images_B3HW: Tensor) -> Tensor:
+        return images_B3HW * self.scale + self.offset
 
 
 def forward_features(model: nn.Module, images_B3HW: Tensor) -> Outputs:

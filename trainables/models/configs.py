@@ -3,14 +3,17 @@
 No file of the training framework is imported before a network is built.
 """
 
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal, get_args
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from trainables.core.config_base import TaggedConfig
+from trainables.core.files import hash_file_once
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
     from trainables.models.base import Network, StudentNetwork
 
@@ -36,12 +39,32 @@ class StudentConfig(NetworkConfig):
         """The same, with the groups of layers that quantization needs."""
         raise NotImplementedError
 
-    def initialize(self, network: "nn.Module") -> None:
-        """Loads the pretrained weights of this family into a built network, where there are any.
+    def choices(self) -> Mapping[str, Sequence[int | float]]:
+        """By field, the values that a search tries, from small to large students."""
+        return {}
+
+    def weights_key(self) -> dict[str, str | float] | None:
+        """What determines the pretrained weights that it starts from; None where there are none."""
+        return None
+
+    def fetch_weights(
+        self, files: Sequence[Path], images_B3HW: "Tensor | None" = None
+    ) -> "Mapping[str, Tensor]":
+        """The pretrained weights of `weights_key`, for `initialize`.
+
+        Args:
+            files: one of these is read, unless the weights are downloaded.
+            images_B3HW: normalised images of the data, whose statistics weights may need.
 
         Raises:
             ConnectionError: the weights are neither cached nor downloadable.
+            ValueError: they are not in `files`, damaged, or of another network.
         """
+        raise NotImplementedError
+
+    def initialize(self, network: "nn.Module", weights: "Mapping[str, Tensor]") -> None:
+        """Loads the weights of `fetch_weights` into a network of `build`."""
+        raise NotImplementedError
 
 
 class UNetConfig(StudentConfig):
@@ -57,6 +80,10 @@ class UNetConfig(StudentConfig):
 
         return UNet(self.width, self.depth, self.upsampling, num_classes)
 
+    def choices(self) -> Mapping[str, Sequence[int | float]]:
+        """Widths below those of teachers."""
+        return {"width": (4, 6, 8, 12)}
+
     def describe(self) -> str:
         """Name and width, and other fields that differ from the default."""
         depth = (
@@ -64,6 +91,180 @@ class UNetConfig(StudentConfig):
         )
         upsampling = "" if self.upsampling == "transposed" else f" {self.upsampling}"
         return f"{self.name} {self.width}{depth}{upsampling}"
+
+
+InputNormalizationName = Literal["imagenet", "symmetric"]
+"""By which a backbone was trained: ImageNet's mean and deviation, or pixels from -1 to 1."""
+IMAGENET = "imagenet"
+"""The name of torchvision's weights, which were trained on ImageNet."""
+IN_TORCHVISION = ("mobilenet_v2", "mobilenet_v3_small", "resnet18")
+"""Backbones of which torchvision has weights, at multiplier 1."""
+SHORT_NAMES = {
+    "mobilenet_v1": "mnv1",
+    "mobilenet_v2": "mnv2",
+    "mobilenet_v3_small": "mnv3s",
+    "efficientnet_lite0": "lite0",
+    "resnet18": "resnet18",
+}
+"""Of the backbones, for tables."""
+
+
+class EncoderDecoderConfig(StudentConfig):
+    """A decoder on the backbone of a classification network; `name` names both."""
+
+    multiplier: float = Field(
+        1.0, ge=0.25, le=1, description="of the channels of a MobileNet; 1 for other backbones"
+    )
+    channels: int = Field(64, ge=8, le=512, description="width of the decoder")
+    input_normalization: InputNormalizationName = "imagenet"
+    weights: str | None = Field(
+        None,
+        pattern=r"^(imagenet|[0-9a-f]{16})$",
+        description="of the backbone: torchvision's, or a file by the beginning of its SHA-256",
+    )
+
+    @property
+    def decoder(self) -> str:
+        """The decoder's name."""
+        return self.name.partition("_")[0]
+
+    @property
+    def backbone(self) -> str:
+        """The backbone's name."""
+        return self.name.partition("_")[2]
+
+    @property
+    def has_multiplier(self) -> bool:
+        """Whether the backbone comes in several widths."""
+        return self.backbone.startswith("mobilenet")
+
+    @model_validator(mode="after")
+    def check_multiplier(self) -> "EncoderDecoderConfig":
+        if self.multiplier != 1 and not self.has_multiplier:
+            raise ValueError(
+                f"the multiplier of {self.name} must be 1, because {self.backbone} comes in one "
+                f"width, but got {self.multiplier}"
+            )
+        return self
+
+    def choices(self) -> Mapping[str, Sequence[int | float]]:
+        """Widths of the decoder and, unless weights fix it, those of the backbone."""
+        is_fixed = self.weights is not None or not self.has_multiplier
+        multipliers = {} if is_fixed else {"multiplier": (0.25, 0.35, 0.5, 0.75, 1.0)}
+        return {**multipliers, "channels": (16, 32, 64, 128)}
+
+    @model_validator(mode="after")
+    def check_weights(self) -> "EncoderDecoderConfig":
+        in_torchvision = self.backbone in IN_TORCHVISION and self.multiplier == 1
+        if self.weights == IMAGENET and not in_torchvision:
+            raise ValueError(
+                f"weights of {self.name} must be those of a file, because torchvision has none of "
+                f"{self.backbone} with multiplier {self.multiplier:g}"
+            )
+        if self.weights == IMAGENET and self.input_normalization != "imagenet":
+            raise ValueError(
+                f"input_normalization of {self.name} must be imagenet for torchvision's weights, "
+                f"but got {self.input_normalization}"
+            )
+        return self
+
+    def weights_key(self) -> dict[str, str | float] | None:
+        """The hash of the weights, and the backbone that they are for."""
+        if self.weights is None:
+            return None
+        from trainables.models.backbone_weights import torchvision_file_name
+
+        is_download = self.weights == IMAGENET
+        return {
+            "weights": torchvision_file_name(self.backbone) if is_download else self.weights,
+            "backbone": self.backbone,
+            "multiplier": self.multiplier,
+            "input_normalization": self.input_normalization,
+        }
+
+    def fetch_weights(
+        self, files: Sequence[Path], images_B3HW: "Tensor | None" = None
+    ) -> "Mapping[str, Tensor]":
+        """The state dict of the backbone, with normalisation where a file has none."""
+        from trainables.models.backbone_weights import fetch_backbone_weights
+
+        assert self.weights is not None
+        file = None if self.weights == IMAGENET else self._file_of(files)
+        return fetch_backbone_weights(self, file, images_B3HW)
+
+    def _file_of(self, files: Sequence[Path]) -> Path:
+        for file in files:
+            if not file.is_file():
+                raise ValueError(f"--backbone-weights must be a file, but there is no {file}")
+            if weights_digest(file) == self.weights:
+                return file
+        given = f"{', '.join(map(str, files))} has other content" if files else "none was given"
+        raise ValueError(
+            f"--backbone-weights must name the file of {self.describe()} whose SHA-256 begins with "
+            f"{self.weights}, but {given}"
+        )
+
+    def initialize(self, network: "nn.Module", weights: "Mapping[str, Tensor]") -> None:
+        """Loads the state dict of the backbone."""
+        network.get_submodule("backbone").load_state_dict(dict(weights))
+
+    def build(self, num_classes: int) -> "StudentNetwork":
+        from torch import nn
+
+        from trainables.models.backbones import Backbone
+        from trainables.models.base import InputNormalization
+        from trainables.models.encoder_decoder import DECODERS, EncoderDecoder
+
+        normalization: nn.Module = nn.Identity()
+        if self.input_normalization == "symmetric":
+            normalization = InputNormalization(mean=(0.5,) * 3, std=(0.5,) * 3)
+        backbone = Backbone(self.backbone, self.multiplier, is_dilated=self.decoder != "unet")
+        decoder = DECODERS[self.decoder](backbone.channels, self.channels, num_classes)
+        return EncoderDecoder(normalization, backbone, decoder)
+
+    def describe(self) -> str:
+        """Decoder, backbone and multiplier, and the decoder's width if it is not the default."""
+        multiplier = f" {self.multiplier:.2g}" if self.has_multiplier else ""
+        default = type(self).model_fields["channels"].default
+        channels = "" if self.channels == default else f"/{self.channels}"
+        return f"{self.decoder} {SHORT_NAMES[self.backbone]}{multiplier}{channels}"
+
+
+def weights_digest(file: Path) -> str:
+    """The beginning of the SHA-256 of a file, which names it in a configuration."""
+    return hash_file_once(file)[:16]
+
+
+class BackboneUNetConfig(EncoderDecoderConfig):
+    """A U-Net whose encoder is a backbone; its channels halve from `channels` at stride 16."""
+
+    name: Literal[
+        "unet_mobilenet_v1",
+        "unet_mobilenet_v2",
+        "unet_mobilenet_v3_small",
+        "unet_efficientnet_lite0",
+        "unet_resnet18",
+    ]
+
+
+class DeepLabV3Config(EncoderDecoderConfig):
+    """DeepLabV3 for mobile networks: output stride 16, one 1x1 convolution and image pooling."""
+
+    name: Literal[
+        "deeplabv3_mobilenet_v1",
+        "deeplabv3_mobilenet_v2",
+        "deeplabv3_mobilenet_v3_small",
+        "deeplabv3_efficientnet_lite0",
+        "deeplabv3_resnet18",
+    ]
+    channels: int = Field(256, ge=8, le=512, description="width of the decoder")
+
+
+class LrasppConfig(EncoderDecoderConfig):
+    """LR-ASPP, the head of MobileNetV3, at output stride 16."""
+
+    name: Literal["lraspp_mobilenet_v3_small"] = "lraspp_mobilenet_v3_small"
+    channels: int = Field(128, ge=8, le=512, description="width of the decoder")
 
 
 TorchvisionName = Literal[

@@ -1,7 +1,8 @@
 """torchvision's segmentation networks, pretrained on COCO with the 21 VOC labels."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -48,13 +49,29 @@ def load_pretrained(name: TorchvisionName) -> TorchvisionModel:
     from torchvision.models import get_model_weights
 
     weights = get_model_weights(name)["COCO_WITH_VOC_LABELS_V1"]
+    model = TorchvisionModel(name, PRETRAINED_CLASSES)
+
+    def load(state: Mapping[str, Tensor]) -> None:
+        model.network.load_state_dict(without_auxiliary_head(state))
+
+    use_download(weights, name, load, "choose another --teacher")
+    return model
+
+
+def use_download(
+    weights: Any, name: str, load: Callable[[Mapping[str, Tensor]], None], remedy: str
+) -> None:
+    """Loads one of torchvision's weights, which are downloaded where torch's cache has not them.
+
+    Raises:
+        ConnectionError: the weights are neither in torch's cache nor to be had from the network.
+        ValueError: the file in torch's cache is damaged.
+    """
     file = weights_file(weights.url)
     if not file.is_file():
         announce(f"downloading the weights of {name}")
-    model = TorchvisionModel(name, PRETRAINED_CLASSES)
     try:
-        state = weights.get_state_dict(progress=False, check_hash=True, weights_only=True)
-        model.network.load_state_dict(without_auxiliary_head(state))
+        load(weights.get_state_dict(progress=False, check_hash=True, weights_only=True))
     except MemoryError:
         raise
     except Exception as error:  # broken downloads and damaged files make torch raise anything
@@ -65,9 +82,8 @@ def load_pretrained(name: TorchvisionName) -> TorchvisionModel:
             ) from error
         raise ConnectionError(
             f"the weights of {name} must be downloadable or present, but {first_line(error)} and "
-            f"there is no file {file}: put {file.name} there, or choose another --teacher"
+            f"there is no file {file}: put {file.name} there, or {remedy}"
         ) from error
-    return model
 
 
 def without_auxiliary_head(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -3,7 +3,7 @@
 Shape suffixes: B batch, C channels, K classes, H height, W width.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -29,10 +29,6 @@ class UNet(StudentNetwork):
         self.ups = nn.ModuleList(up_block(2 * w, w, upsampling) for w in widths[-2::-1])
         self.decoder = nn.ModuleList(conv_block(2 * w, w) for w in widths[-2::-1])
         self.classifier = nn.Conv2d(width, num_classes, 1)
-        # A skip connection is read by the encoder's next stage and by the decoder
-        self.input_groups: Sequence[tuple[str, ...]] = [
-            (f"encoder.{stage + 1}.0", f"decoder.{depth - 1 - stage}.0") for stage in range(depth)
-        ]
         self.layer_groups: Mapping[str, tuple[str, ...]] = {
             "encoder": ("encoder",),
             "decoder": ("decoder", "ups"),

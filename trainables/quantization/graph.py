@@ -9,16 +9,28 @@ the forward pass, needs an example image and takes seconds.
 import traceback
 from collections import defaultdict
 from collections.abc import Callable, Iterable
-from operator import attrgetter
+from functools import partial
+from operator import attrgetter, getitem
 from pathlib import Path
 
 import torch
 from torch import fx, nn
+from torch.nn import functional as F
 
 from trainables.quantization.layers import QUANTIZABLE, QuantizedLayer
 
 LAYERS = (*QUANTIZABLE, QuantizedLayer)
 """Types of layers that are or can be quantized."""
+SELECTIONS = frozenset[object](
+    (
+        *(torch.cat, torch.concat, torch.chunk, torch.flatten, torch.reshape, getitem),
+        *(F.max_pool2d, F.pad, F.pixel_shuffle, F.dropout),
+        *(nn.MaxPool2d, nn.ZeroPad2d, nn.PixelShuffle, nn.Flatten),
+        *(nn.Dropout, nn.Dropout2d, nn.Identity),
+        *("chunk", "flatten", "reshape", "view"),
+    )
+)
+"""Functions, modules and methods that move the values of their inputs, and add none but zeros."""
 METADATA = ("shape", "ndim", "size", "dim", "device", "dtype")
 """Attributes and methods of a tensor that do not depend on its values."""
 
@@ -110,6 +122,47 @@ def find_first_and_last(model: nn.Module, graph: fx.Graph | None = None) -> set[
     return nearest_layers(model, inputs, attrgetter("users")) | nearest_layers(
         model, outputs, attrgetter("all_input_nodes")
     )
+
+
+def find_input_groups(model: nn.Module, graph: fx.Graph | None = None) -> list[tuple[str, ...]]:
+    """Names of layers that read the same tensor, for which they share one quantization grid.
+
+    A layer also reads a tensor through concatenations, pooling and whatever else moves its values
+    but does not change them. `graph` is that of the model, which is traced where it is None.
+    """
+    graph = graph or trace(model)
+    order = {name: place for place, (name, _) in enumerate(model.named_modules())}
+    groups: list[set[str]] = []
+    sizes: set[fx.Node] = set()
+    for node in graph.nodes:
+        sources = node.all_input_nodes
+        if is_metadata(node) or (sources and sizes.issuperset(sources)):
+            sizes.add(node)
+            continue
+        readers = nearest_layers(model, [node], partial(selecting_users, model))
+        groups, joined = partition(groups, readers)
+        groups.append(readers.union(*joined))
+    shared = [tuple(sorted(group, key=order.__getitem__)) for group in groups if len(group) > 1]
+    return sorted(shared, key=lambda group: order[group[0]])
+
+
+def partition(groups: Iterable[set[str]], names: set[str]) -> tuple[list[set[str]], list[set[str]]]:
+    """The groups without any of the names, and those with some of them."""
+    found: tuple[list[set[str]], list[set[str]]] = ([], [])
+    for group in groups:
+        found[bool(group & names)].append(group)
+    return found
+
+
+def selecting_users(model: nn.Module, node: fx.Node) -> list[fx.Node]:
+    """The layers that read a tensor, and the operations that move its values."""
+    return [user for user in node.users if is_layer(model, user) or is_selection(model, user)]
+
+
+def is_selection(model: nn.Module, node: fx.Node) -> bool:
+    if node.op == "call_module":
+        return type(model.get_submodule(str(node.target))) in SELECTIONS
+    return node.target in SELECTIONS
 
 
 def nearest_layers(

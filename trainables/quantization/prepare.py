@@ -7,7 +7,12 @@ import torch
 from torch import Tensor, fx, nn
 
 from trainables.quantization.bits import FULL_PRECISION, LayerBits
-from trainables.quantization.graph import find_first_and_last, replace_module
+from trainables.quantization.graph import (
+    find_first_and_last,
+    find_input_groups,
+    replace_module,
+    trace,
+)
 from trainables.quantization.layers import (
     QUANTIZABLE,
     QuantizableLayer,
@@ -50,8 +55,7 @@ class LayerRoles(NamedTuple):
     Attributes:
         names: of all layers that can be quantized, in the order of registration.
         ends: names of the first and the last layers of the graph.
-        input_groups: names of layers that read the same tensor; none for networks that are no
-            students.
+        input_groups: names of layers that read the same tensor.
     """
 
     names: Sequence[str]
@@ -65,10 +69,11 @@ def find_layer_roles(model: nn.Module, graph: fx.Graph | None = None) -> LayerRo
     Raises:
         ValueError: the network cannot be traced.
     """
+    graph = graph or trace(model)
     return LayerRoles(
         quantizable_names(model),
         find_first_and_last(model, graph),
-        getattr(model, "input_groups", ()),
+        find_input_groups(model, graph),
     )
 
 

@@ -27,6 +27,8 @@ def training_facts(config: TrialConfig, run: ExecutionConfig) -> dict[str, objec
     if config.needs_teacher and run.teacher:
         key["teacher"] = hash_file_once(run.teacher)
         key["teacher_outputs"] = run.teacher_outputs and run.teacher_outputs.name
+    if (weights := config.student.weights_key()) is not None:
+        key["weights"] = weights
     return key
 
 

@@ -16,6 +16,7 @@ from trainables.data.packed import images_of, open_pack
 from trainables.models.base import to_device
 from trainables.models.model_file import NETWORK_FILE, read_model
 from trainables.quantization.bits import FULL_PRECISION, LayerBits
+from trainables.quantization.graph import find_input_groups
 from trainables.quantization.mixed_precision import CHOICES, Sensitivity
 from trainables.quantization.prepare import calibrate, prepare, quantizable_names
 from trainables.quantization.quantizers.configs import DEFAULT_QUANTIZER
@@ -84,7 +85,8 @@ def measure_sensitivity(student: nn.Module, images: Tensor) -> Sensitivity:
         divergence = F.kl_div(predicted, expected, reduction="sum", log_target=True)
         return float(divergence) / (expected.numel() / expected.shape[1])
 
-    readers = {group[0]: group for name in names if (group := input_group_of(student, name))}
+    groups = {name: group for group in find_input_groups(student) for name in group}
+    readers = {group[0]: group for name in names if (group := groups.get(name, (name,)))}
     counts = count_inputs(student, images[:1])
     weights = {
         name: {
@@ -113,12 +115,6 @@ def measure_sensitivity(student: nn.Module, images: Tensor) -> Sensitivity:
         },
         readers=readers,
     )
-
-
-def input_group_of(student: nn.Module, name: str) -> tuple[str, ...]:
-    """The layers that read the tensor that a layer reads."""
-    groups: list[tuple[str, ...]] = getattr(student, "input_groups", [])
-    return next((group for group in groups if name in group), (name,))
 
 
 def count_inputs(student: nn.Module, image: Tensor) -> dict[str, int]:

@@ -7,6 +7,7 @@ or on a worker.
 import shutil
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Concatenate, Literal, ParamSpec, Protocol, TypeVar
 
 from rich.filesize import decimal
@@ -18,6 +19,7 @@ from trainables.data.base import Source
 from trainables.data.configs import Augmentation
 from trainables.data.packed import PackedDataset, find_pack, open_pack, pack_dataset, pack_key
 from trainables.data.registry import open_source
+from trainables.models.configs import StudentConfig
 from trainables.teachers.output_cache import (
     DEFAULT_FORM,
     Form,
@@ -26,6 +28,7 @@ from trainables.teachers.output_cache import (
     predict_footprint,
 )
 from trainables.training.teacher import prepare_teacher
+from trainables.training.weights import distinct, prepare_weights
 
 OutputMode = Form | Literal["live"]
 """The source of the teacher's outputs: cached outputs of a form, or the teacher at every step."""
@@ -121,6 +124,19 @@ def say_data(data: PackedDataset, was_packed: bool, notes: Sequence[str], say: S
     say(f"data: {data}, {'found' if was_packed else 'packed'} in {data.path}")
     for note in notes:
         say(f"note on the data: {note}")
+
+
+def set_up_weights(
+    run: ExecutionConfig,
+    students: Iterable[StudentConfig],
+    files: Sequence[Path],
+    say: Say,
+    runner: Runner = run_here,
+) -> None:
+    """Makes artifacts of the pretrained weights that students start from (see `check_weights`)."""
+    for student, _ in distinct(students, run.data.name):
+        path = runner(run, prepare_weights, student, files)
+        say(f"pretrained weights of {student.describe()}: {path}")
 
 
 def set_up_teacher(

@@ -19,6 +19,7 @@ from trainables.recipes.base import Batch, MeanLosses, Stateful, TeacherOutputSo
 from trainables.teachers.output_cache import TeacherOutputs, fixed_views
 from trainables.teachers.outputs import CachedTeacher, LiveTeacher
 from trainables.training.checkpoints import State
+from trainables.training.weights import initialize
 
 Pretrain = Callable[[TrialConfig], Artifact]
 """Gives the artifact of a full-precision training, which it runs if necessary."""
@@ -146,7 +147,7 @@ class TrialTask:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.config.seed)
             student = self.config.student.build(self.data.num_classes)
-        self.config.student.initialize(student)
+        initialize(student, self.config.student, self.run)
         return to_device(student, self.device).train()
 
     def pretrained_student(self) -> nn.Module:

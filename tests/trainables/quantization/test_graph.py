@@ -17,7 +17,12 @@ from trainables.models.configs import (
     UNetConfig,
 )
 from trainables.quantization.convert import ConvertedLayer, convert
-from trainables.quantization.graph import find_first_and_last, find_foldable, trace
+from trainables.quantization.graph import (
+    find_first_and_last,
+    find_foldable,
+    find_input_groups,
+    trace,
+)
 from trainables.quantization.layers import QuantizedLayer
 from trainables.quantization.prepare import calibrate, prepare
 from trainables.quantization.quantizers.configs import Lsq
@@ -429,3 +434,52 @@ def test_tracing_leaves_random_numbers_alone() -> None:
     torch.manual_seed(0)
     convert(prepare(model, Lsq()))
     assert torch.equal(torch.rand(1), expected)
+
+
+@pytest.mark.parametrize("upsampling", ["transposed", "bilinear"])
+@pytest.mark.parametrize("depth", [1, 2, 4])
+def test_skip_connections_of_a_unet_are_read_by_encoder_and_decoder(
+    depth: int, upsampling: str
+) -> None:
+    student = UNetConfig.model_validate({"width": 2, "depth": depth, "upsampling": upsampling})
+    assert find_input_groups(student.build(5)) == [
+        (f"encoder.{stage + 1}.0", f"decoder.{depth - 1 - stage}.0") for stage in range(depth)
+    ]
+
+
+class ReadersOfOneTensor(nn.Module):
+    """Two branches read what the stem gives; a third reads their sum, a fourth an activation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.activated, self.summed = nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 1)
+        self.left, self.right = nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 1)
+        self.stem = nn.Conv2d(3, 4, 1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        height, width = images.shape[-2:]
+        x = self.stem(F.pad(images, (0, -width % 2, 0, -height % 2)))
+        total = self.left(x) + self.right(F.pad(x, (0, -width % 2, 0, -height % 2)))
+        return self.summed(total) + self.activated(F.relu(x))
+
+
+class JoinsByConcatenation(ReadersOfOneTensor):
+    """Readers of two tensors and of both joined use one grid, a layer that is called twice too."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = self.stem(images)
+        y = self.left(x)
+        joined = torch.cat([x, y], 1)[:, :4]
+        return self.right(F.max_pool2d(joined, 2)) + self.summed(x) + self.summed(F.relu(y))
+
+
+def test_layers_share_a_grid_where_they_read_one_tensor() -> None:
+    assert find_input_groups(ReadersOfOneTensor()) == [("left", "right")]
+    assert find_input_groups(JoinsByConcatenation()) == [("summed", "left", "right")]
+
+
+def test_groups_are_found_in_prepared_networks_too() -> None:
+    network = TorchvisionConfig(name="lraspp_mobilenet_v3_large").build(5)
+    groups = find_input_groups(network)
+    assert ("network.classifier.cbr.0", "network.classifier.scale.1") not in groups  # it is pooled
+    assert find_input_groups(prepare(network, Lsq(weight_bits=4, activation_bits=4))) == groups

@@ -1,0 +1,90 @@
+"""Pretrained weights of students: fetched once, kept as artifacts, and part of a training's key."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from trainables.config import ExecutionConfig, TrialConfig
+from trainables.core.artifacts import ArtifactStore
+from trainables.core.errors import TrialFailed
+from trainables.models.backbones import Backbone
+from trainables.models.configs import EncoderDecoderConfig, StudentConfig, weights_digest
+from trainables.recipes.configs import Supervised
+from trainables.train import main
+from trainables.training.identity import training_facts
+from trainables.training.setup import set_up_weights
+from trainables.training.task import TrialTask
+from trainables.training.weights import check_weights, prepare_weights
+
+
+@pytest.fixture
+def run(blocks_run: ExecutionConfig, tmp_path: Path) -> ExecutionConfig:
+    """With an artifact store of its own."""
+    return blocks_run.replace(artifacts=tmp_path / "artifacts")
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    torch.manual_seed(7)
+    path = tmp_path / "weights.pth"
+    torch.save(Backbone("mobilenet_v1", 0.25, is_dilated=False).network.state_dict(), path)
+    return path
+
+
+def student_of(file: Path) -> StudentConfig:
+    fields = {"name": "unet_mobilenet_v1", "multiplier": 0.25, "channels": 8}
+    return EncoderDecoderConfig.model_validate({**fields, "weights": weights_digest(file)})
+
+
+def test_weights_are_prepared_once_and_students_start_from_them(
+    run: ExecutionConfig, file: Path
+) -> None:
+    student, store, lines = student_of(file), ArtifactStore(run.artifacts), list[str]()
+    check_weights([student], [file], store, run.data.name)
+    assert not run.artifacts.exists()
+    set_up_weights(run, [student, student.replace(channels=16)], [file], lines.append)
+    (folder,) = run.artifacts.glob("weights-*")
+    assert lines == [f"pretrained weights of unet mnv1 0.25/8: {folder / 'weights.safetensors'}"]
+    expected = torch.load(file, weights_only=True)["layers.0.0.weight"]
+    file.unlink()
+    check_weights([student], [], store, run.data.name)
+    for config in (student, student.replace(channels=16)):  # a decoder does not change them
+        assert prepare_weights(run, config) == folder / "weights.safetensors"
+        task = TrialTask(TrialConfig(student=config, recipe=Supervised()), run)
+        found = task.new_student().state_dict()["backbone.network.layers.0.0.weight"]
+        assert torch.equal(found, expected)
+
+
+def test_a_student_whose_weights_are_not_to_be_had_fails(run: ExecutionConfig, file: Path) -> None:
+    student = student_of(file)
+    with pytest.raises(ValueError, match=r"must name the file of unet mnv1 0.25/8 whose SHA-256"):
+        check_weights([student], [], ArtifactStore(run.artifacts), run.data.name)
+    task = TrialTask(TrialConfig(student=student, recipe=Supervised()), run)
+    with pytest.raises(TrialFailed, match=r"must name the file of unet mnv1 0.25/8 whose SHA-256"):
+        task.new_student()
+
+
+def test_weights_determine_a_training(run: ExecutionConfig, file: Path) -> None:
+    student = student_of(file)
+    facts = training_facts(TrialConfig(student=student, recipe=Supervised()), run)
+    assert facts["weights"] == student.weights_key()
+    assert student.replace(weights=None).weights_key() is None
+    plain = TrialConfig(student=student.replace(weights=None), recipe=Supervised())
+    assert set(training_facts(plain, run)) == {"format", "config", "data", "bfloat16"}
+
+
+def test_a_configuration_with_weights_is_trained_from_the_command_line(
+    blocks_folder: Path, file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = TrialConfig(student=student_of(file), recipe=Supervised(), num_epochs=1)
+    path, out = tmp_path / "config.json", tmp_path / "out"
+    path.write_text(json.dumps(config.model_dump(mode="json")))
+    argv = [str(path), "--data", str(blocks_folder), "--image-size", "32", "--out", str(out)]
+    assert main(argv) == 2
+    error = capsys.readouterr().err
+    assert "--backbone-weights must name the file of unet mnv1 0.25/8" in error
+    assert len(error.splitlines()) == 1
+    main([*argv, "--backbone-weights", str(file)])
+    assert "pretrained weights of unet mnv1 0.25/8: " in capsys.readouterr().out

@@ -1,0 +1,190 @@
+"""Pretrained weights of backbones: torchvision's, or those of a file.
+
+The convolutions of a file may hold their normalisation, or be followed by one that only adds. Then
+normalisation gets the statistics of images without a change of what the backbone computes, so that
+training on batches of such images also begins with what the file computes.
+"""
+
+from collections.abc import Mapping
+from itertools import pairwise
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from trainables.models.backbones import Backbone
+from trainables.models.configs import EncoderDecoderConfig
+from trainables.models.state_dict import find_weights, load, strip_prefixes
+from trainables.models.torchvision_model import use_download, weights_file
+
+State = Mapping[str, Tensor]
+
+
+def torchvision_file_name(backbone: str) -> str:
+    """The name of the file of torchvision's weights, which holds their hash."""
+    from torchvision.models import get_model_weights
+
+    return weights_file(get_model_weights(backbone).DEFAULT.url).name
+
+
+def download_weights(backbone: str) -> State:
+    """torchvision's ImageNet weights.
+
+    Raises:
+        ConnectionError: the weights are neither in torch's cache nor to be had from the network.
+        ValueError: the file in torch's cache is damaged.
+    """
+    from torchvision.models import get_model_weights
+
+    loaded: dict[str, Tensor] = {}
+    remedy = "choose students without pretrained weights"
+    use_download(get_model_weights(backbone).DEFAULT, backbone, loaded.update, remedy)
+    return find_weights(loaded)
+
+
+def read_weights(path: Path) -> State:
+    """The floating-point tensors of a file in the format of safetensors or of `torch.save`.
+
+    Raises:
+        ValueError: it holds other objects than tensors, no tensors, or NaN or infinity.
+    """
+    weights = find_weights(load(path))
+    if not weights:
+        raise ValueError(f"backbone weights must be floating-point tensors, but {path} holds none")
+    weights = {key: tensor.float() for key, tensor in strip_prefixes(weights).items()}
+    for key, tensor in weights.items():
+        if not tensor.isfinite().all():
+            raise ValueError(f"weights must be finite, but {key} in {path} holds NaN or infinity")
+    return weights
+
+
+def fetch_backbone_weights(
+    config: EncoderDecoderConfig, file: Path | None, images_B3HW: Tensor | None
+) -> State:
+    """The state dict of the backbone of a student, from torchvision where there is no file.
+
+    Raises:
+        ConnectionError: the weights are neither in torch's cache nor to be had from the network.
+        ValueError: the weights are damaged or do not fit the backbone.
+    """
+    weights = read_weights(file) if file else download_weights(config.backbone)
+    with torch.random.fork_rng(devices=[]):
+        network = config.build(num_classes=2)
+    backbone = network.get_submodule("backbone")
+    assert isinstance(backbone, Backbone)
+    origin = str(file) if file else f"torchvision's {config.backbone}"
+    load_weights(backbone, weights, origin)
+    if images_B3HW is not None and not has_statistics(backbone):
+        with torch.no_grad():
+            measure_statistics(backbone, network.get_submodule("normalization")(images_B3HW))
+    return backbone.state_dict()
+
+
+def load_weights(backbone: Backbone, weights: State, origin: str) -> None:
+    """Loads the weights of a classifier into its backbone.
+
+    Raises:
+        ValueError: a tensor is missing, not known or of another shape; `origin` names the weights.
+    """
+    expected, found = float_state(backbone.network), weights
+    if not expected.keys() <= found.keys():
+        found = insert_norms(backbone, weights) or weights
+    missing = [key for key in expected if key not in found]
+    heads = tuple(f"{prefix}." for prefix in backbone.architecture.head)
+    unknown = [key for key in found if key not in expected and not key.startswith(heads)]
+    if missing or unknown:
+        differences = [f"lacks {missing[0]!r}"] if missing else []
+        differences += [f"has {unknown[0]!r}, which is not known there"] if unknown else []
+        raise ValueError(
+            f"backbone weights must fit the student's backbone, but {origin} "
+            f"{' and '.join(differences)}"
+        )
+    for key, tensor in expected.items():
+        if tensor.shape != found[key].shape:
+            raise ValueError(
+                f"backbone weights must fit the student's backbone, but {key!r} of {origin} has "
+                f"the shape {tuple(found[key].shape)} instead of {tuple(tensor.shape)}"
+            )
+    backbone.network.load_state_dict({key: found[key] for key in expected}, strict=False)
+
+
+def count_known_keys(config: EncoderDecoderConfig, file: Path) -> int:
+    """The tensors of a file whose names and shapes are those of a student's backbone."""
+    with torch.device("meta"):
+        backbone = config.build(num_classes=2).get_submodule("backbone")
+    assert isinstance(backbone, Backbone)
+    found = {key: tensor.shape for key, tensor in read_weights(file).items()}
+    expected = float_state(backbone.network)
+    return sum(found.get(key) == tensor.shape for key, tensor in expected.items())
+
+
+def float_state(network: nn.Module) -> dict[str, Tensor]:
+    """The tensors that determine what a network computes."""
+    state = network.state_dict()
+    return {key: tensor for key, tensor in state.items() if tensor.is_floating_point()}
+
+
+def insert_norms(backbone: Backbone, weights: State) -> dict[str, Tensor] | None:
+    """Weights without normalisation, with one that does nothing but add a convolution's bias.
+
+    The keys may be those of a convolution or of the module that holds it with its normalisation.
+    None where weights are not of this kind.
+    """
+    left, unfolded = dict(weights), dict[str, Tensor]()
+    for conv, norm in conv_norm_pairs(backbone.network):
+        holder = conv.rpartition(".")[0]
+        name = next((name for name in (conv, holder) if f"{name}.bias" in left), None)
+        if name is None or f"{name}.weight" not in left:
+            return None
+        bias = left.pop(f"{name}.bias")
+        unfolded[f"{conv}.weight"] = left.pop(f"{name}.weight")
+        eps = backbone.network.get_submodule(norm).eps
+        assert isinstance(eps, float)
+        unfolded |= {
+            f"{norm}.weight": torch.full_like(bias, (1 + eps) ** 0.5),
+            f"{norm}.bias": bias,
+            f"{norm}.running_mean": torch.zeros_like(bias),
+            f"{norm}.running_var": torch.ones_like(bias),
+        }
+    return {**left, **unfolded}
+
+
+def conv_norm_pairs(network: nn.Module) -> list[tuple[str, str]]:
+    """Names of the convolutions, each with that of the normalisation registered after it."""
+    named = network.named_modules()
+    layers = [(n, m) for n, m in named if isinstance(m, nn.Conv2d | nn.BatchNorm2d)]
+    return [
+        (conv, norm)
+        for (conv, one), (norm, other) in pairwise(layers)
+        if isinstance(one, nn.Conv2d) and isinstance(other, nn.BatchNorm2d)
+    ]
+
+
+def has_statistics(backbone: Backbone) -> bool:
+    """Whether any normalisation has other statistics than those of an untrained one."""
+    norms = [module for module in backbone.modules() if isinstance(module, nn.BatchNorm2d)]
+    return any(norm.running_mean is not None and norm.running_mean.any() for norm in norms)
+
+
+@torch.no_grad()
+def measure_statistics(backbone: Backbone, images_B3HW: Tensor) -> None:
+    """Gives each normalisation the statistics of images, and leaves what it computes as it is."""
+    norms = [module for module in backbone.modules() if isinstance(module, nn.BatchNorm2d)]
+    hooks = [norm.register_forward_pre_hook(set_statistics) for norm in norms]
+    backbone.eval()(images_B3HW)
+    for hook in hooks:
+        hook.remove()
+    backbone.train()
+
+
+def set_statistics(norm: nn.Module, inputs: tuple[Tensor]) -> None:
+    assert isinstance(norm, nn.BatchNorm2d)
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    gain = norm.weight / (norm.running_var + norm.eps).sqrt()
+    bias = norm.bias - gain * norm.running_mean
+    variance, mean = torch.var_mean(inputs[0], (0, 2, 3), correction=0)
+    norm.running_mean.copy_(mean)
+    norm.running_var.copy_(variance)
+    norm.weight.copy_(gain * (variance + norm.eps).sqrt())
+    norm.bias.copy_(bias + gain * mean)

@@ -1,0 +1,141 @@
+"""Lists of students as people write them, and the pretrained weights at hand for them."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from trainables.models.configs import (
+    IMAGENET,
+    IN_TORCHVISION,
+    EncoderDecoderConfig,
+    InputNormalizationName,
+    StudentConfig,
+    weights_digest,
+)
+
+
+def parse_students(text: str) -> tuple[StudentConfig, ...]:
+    """The students of "unet,unet_resnet18:imagenet".
+
+    Raises:
+        ValueError: there is no such student, or torchvision has no weights of its backbone.
+    """
+    return tuple(parse_student(item) for item in text.split(","))
+
+
+def parse_student(text: str) -> StudentConfig:
+    name, _, weights = text.partition(":")
+    if (family := StudentConfig.members().get(name)) is None:
+        names = ", ".join(StudentConfig.members())
+        raise ValueError(f"each must be one of {names}, but got {name!r}")
+    fields = {"name": name, **({"weights": weights} if weights else {})}
+    takes_weights = issubclass(family, EncoderDecoderConfig) and name.endswith(IN_TORCHVISION)
+    if weights and (weights != IMAGENET or not takes_weights):
+        backbones = ", ".join(IN_TORCHVISION)
+        raise ValueError(
+            f"only :{IMAGENET} may follow a name, for the backbones {backbones}, but got {text!r}"
+        )
+    return family.model_validate(fields)
+
+
+def write_students(students: Sequence[StudentConfig]) -> str:
+    """The text that `parse_students` reads; weights of files are named by their content."""
+    weights = (getattr(student, "weights", None) for student in students)
+    return ",".join(
+        f"{student.name}:{name}" if name else student.name
+        for student, name in zip(students, weights, strict=True)
+    )
+
+
+def students_with_weights_at_hand() -> list[StudentConfig]:
+    """U-Nets with backbones of which torch's cache has torchvision's weights."""
+    import torch
+
+    folder = Path(torch.hub.get_dir()) / "checkpoints"
+    found = [name for name in IN_TORCHVISION if any(folder.glob(f"{name}-*.pth"))]
+    if not found:  # torchvision takes seconds to import
+        return []
+    from trainables.models.backbone_weights import torchvision_file_name
+
+    complete = [name for name in found if (folder / torchvision_file_name(name)).is_file()]
+    return [parse_student(f"unet_{name}:{IMAGENET}") for name in complete]
+
+
+def students_of_file(
+    file: Path, students: Sequence[StudentConfig], normalization: InputNormalizationName
+) -> list[StudentConfig]:
+    """The students whose backbones, at some multiplier, a file of weights fits.
+
+    Raises:
+        ValueError: it fits none; the message is about the nearest.
+    """
+    from trainables.models.backbone_weights import count_known_keys
+
+    if not file.is_file():
+        raise ValueError(f"--backbone-weights must be a file, but there is no {file}")
+    digest, fitting, nearest = weights_digest(file), [], list[tuple[int, ValueError]]()
+    for student in students:
+        if not isinstance(student, EncoderDecoderConfig) or student.weights is not None:
+            continue
+        for multiplier in student.choices().get("multiplier", (student.multiplier,)):
+            named = student.replace(
+                weights=digest, input_normalization=normalization, multiplier=multiplier
+            )
+            try:
+                named.fetch_weights([file])
+            except ValueError as error:
+                nearest.append((count_known_keys(named, file), error))
+            else:
+                fitting.append(named)
+                break
+    if fitting:
+        return list(fitting)
+    if nearest:
+        raise max(nearest, key=lambda pair: pair[0])[1]
+    raise ValueError(
+        f"--students must name a student with a backbone for {file}, such as unet_mobilenet_v2"
+    )
+
+
+def complete_students(
+    students: Sequence[StudentConfig] | None,
+    files: Sequence[Path],
+    normalization: InputNormalizationName,
+) -> tuple[StudentConfig, ...]:
+    """The students of a new study, with the weights of files.
+
+    Args:
+        students: as the user named them; None for U-Nets, and those with weights at hand.
+
+    Raises:
+        ValueError: a file fits none of the students, or one needs a package that is missing.
+    """
+    if students is None:
+        chosen = {s.name: s for s in (parse_student("unet"), *students_with_weights_at_hand())}
+        names = [name for name in StudentConfig.members() if name.startswith("unet_")]
+        candidates = [student for student in map(parse_student, names) if can_be_built(student)]
+        for file in files:
+            chosen |= {s.name: s for s in students_of_file(file, candidates, normalization)}
+    else:
+        chosen = {student.name: student for student in students}
+        for file in files:
+            chosen |= {s.name: s for s in students_of_file(file, students, normalization)}
+    for student in chosen.values():
+        build_shapes(student)
+    return tuple(chosen.values())
+
+
+def can_be_built(student: StudentConfig) -> bool:
+    """Whether all packages that a student needs are installed."""
+    try:
+        build_shapes(student)
+    except ValueError:
+        return False
+    return True
+
+
+def build_shapes(student: StudentConfig) -> None:
+    """Builds a student without its values; raises ValueError where a package is missing."""
+    import torch
+
+    with torch.device("meta"):
+        student.build(num_classes=2)

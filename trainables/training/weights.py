@@ -1,0 +1,94 @@
+"""Pretrained weights of students as artifacts: fetched and checked once, before any training."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from torch import nn
+
+from trainables.config import ExecutionConfig
+from trainables.core.artifacts import ArtifactStore
+from trainables.core.errors import TrialFailed
+from trainables.data.augmentation import normalize
+from trainables.data.loader import Loader
+from trainables.data.packed import images_of, open_pack
+from trainables.models.configs import StudentConfig
+
+FORMAT = 1
+KIND = "weights"
+FILE = "weights.safetensors"
+NUM_IMAGES = 32
+"""Images of the training split whose statistics are measured where a file has none."""
+
+
+def artifact_facts(student: StudentConfig, data: str) -> dict[str, object] | None:
+    """The key of a student's pretrained weights for a data set; None where it has none."""
+    key = student.weights_key()
+    return None if key is None else {"format": FORMAT, "data": data, **key}
+
+
+def check_weights(
+    students: Iterable[StudentConfig], files: Sequence[Path], store: ArtifactStore, data: str
+) -> None:
+    """Fetches the pretrained weights of students that are no artifacts yet, and writes nothing.
+
+    Args:
+        files: of `--backbone-weights`.
+        data: the digest of the data set.
+
+    Raises:
+        ConnectionError: weights are neither cached nor to be downloaded.
+        ValueError: weights are not given, damaged, or of another network.
+    """
+    for student, facts in distinct(students, data):
+        if store.find(KIND, facts) is None:
+            student.fetch_weights(files)
+
+
+def distinct(
+    students: Iterable[StudentConfig], data: str
+) -> list[tuple[StudentConfig, dict[str, object]]]:
+    """One student for each of the pretrained weights that some students start from."""
+    found: dict[str, tuple[StudentConfig, dict[str, object]]] = {}
+    for student in students:
+        if (facts := artifact_facts(student, data)) is not None:
+            found.setdefault(str(facts), (student, facts))
+    return list(found.values())
+
+
+def prepare_weights(
+    run: ExecutionConfig, student: StudentConfig, files: Sequence[Path] = ()
+) -> Path | None:
+    """The file of a student's pretrained weights, made at first use; None where it has none.
+
+    Raises:
+        ConnectionError: the weights are neither cached nor to be downloaded.
+        ValueError: the weights are not given, damaged, or of another network.
+    """
+    facts = artifact_facts(student, run.data.name)
+    if facts is None:
+        return None
+
+    def build(folder: Path) -> None:
+        train = open_pack(run.data).train
+        batch = next(Loader(train, torch.device("cpu")).in_order(min(NUM_IMAGES, len(train))))
+        weights = student.fetch_weights(files, normalize(images_of(batch)))
+        tensors = {name: tensor.contiguous() for name, tensor in weights.items()}
+        safetensors.torch.save_file(tensors, folder / FILE)
+
+    return ArtifactStore(run.artifacts).get(KIND, facts, build).path / FILE
+
+
+def initialize(student: nn.Module, config: StudentConfig, run: ExecutionConfig) -> None:
+    """Loads pretrained weights into a student, where its configuration has any.
+
+    Raises:
+        TrialFailed: they are no artifact, and neither cached nor to be downloaded.
+    """
+    try:
+        file = prepare_weights(run, config)
+    except (ConnectionError, ValueError) as error:
+        raise TrialFailed(str(error)) from error
+    if file is not None:
+        config.initialize(student, safetensors.torch.load_file(file))

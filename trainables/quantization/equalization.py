@@ -93,8 +93,11 @@ def find_pairs(model: nn.Module) -> list[LayerPair]:
     calls = Counter(node.target for node in graph.nodes)
 
     def module_of(node: fx.Node) -> nn.Module | None:
-        is_sole_call = node.op == "call_module" and calls[node.target] == 1
-        return modules[str(node.target)] if is_sole_call else None
+        return modules[str(node.target)] if node.op == "call_module" else None
+
+    def layer_of(node: fx.Node) -> QuantizableLayer | None:
+        module = module_of(node)
+        return module if is_scalable(module) and calls[node.target] == 1 else None
 
     def norm_of(node: fx.Node) -> nn.BatchNorm2d | None:
         norm = modules.get(norms.get(str(node.target), ""))
@@ -102,7 +105,7 @@ def find_pairs(model: nn.Module) -> list[LayerPair]:
 
     pairs = []
     for node in graph.nodes:
-        if not is_scalable(first := module_of(node)):
+        if (first := layer_of(node)) is None:
             continue
         norm = norm_of(node)
         if norm is not None and not norm.affine:
@@ -110,13 +113,12 @@ def find_pairs(model: nn.Module) -> list[LayerPair]:
         source = node if norm is None else next(iter(node.users))
         bounds = (-math.inf, math.inf)
         for reader in sole_readers(source):
-            module = module_of(reader)
-            if is_scalable(module):
-                if are_compatible(first, module):
-                    second_norm = norm_of(reader)
+            if (second := layer_of(reader)) is not None:
+                if are_compatible(first, second):
                     name = str(source.target)
-                    pairs.append(LayerPair(first, norm, module, second_norm, bounds, name))
+                    pairs.append(LayerPair(first, norm, second, norm_of(reader), bounds, name))
                 break
+            module = module_of(reader)
             operation = reader.target if module is None else type(module)
             if operation in BOUNDS:
                 bounds = BOUNDS[operation]

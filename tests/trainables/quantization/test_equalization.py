@@ -81,33 +81,29 @@ def test_a_channel_that_relu6_clips_keeps_its_scale() -> None:
 @pytest.mark.parametrize("kind", ["plain", "norm", "linear", "functional"])
 def test_high_biases_move_to_the_next_layer(kind: str) -> None:
     torch.manual_seed(0)
-    model: nn.Module
-    if kind == "linear":
-        model = nn.Sequential(nn.Linear(3, 5), nn.ReLU(), nn.Linear(5, 2)).eval()
-        images = torch.randn(7, 3)
-        with torch.no_grad():
-            model[0].bias += 10
-    else:
-        has_norm = kind == "norm"
-        norms = [nn.BatchNorm2d(5), nn.BatchNorm2d(2)] if has_norm else [nn.Identity()] * 2
-        first, second = nn.Conv2d(3, 5, 3, bias=not has_norm), nn.Conv2d(5, 2, 3, bias=not has_norm)
-        model = nn.Sequential(first, norms[0], nn.ReLU(), second, norms[1]).eval()
-        images = random_images()
-        with torch.no_grad():
-            (norms[0] if has_norm else first).bias += 10  # type: ignore[operator]
-        if kind == "functional":
-            model = Functional(first, second).eval()
-    equalized = copy.deepcopy(model)
+    images = random_images()
+    first, second = nn.Conv2d(3, 5, 3), nn.Conv2d(5, 2, 3)
+    model: nn.Module = nn.Sequential(first, nn.ReLU(), second)
+    shifted: nn.Module = first
+    if kind == "functional":
+        model = Functional(first, second)
+    elif kind == "linear":
+        shifted, images = nn.Linear(3, 5), torch.randn(7, 3)
+        model = nn.Sequential(shifted, nn.ReLU(), nn.Linear(5, 2))
+    elif kind == "norm":
+        shifted = nn.BatchNorm2d(5)
+        first, second = nn.Conv2d(3, 5, 3, bias=False), nn.Conv2d(5, 2, 3, bias=False)
+        model = nn.Sequential(first, shifted, nn.ReLU(), second, nn.BatchNorm2d(2))
+    with torch.no_grad():
+        shifted.get_parameter("bias").add_(10)
+    equalized = copy.deepcopy(model.eval())
     equalize(equalized, images)
     assert_same_function(model, equalized, images)
     seen: list[Tensor] = []
-    second = list(equalized.modules())[
-        2 if kind == "functional" else -2 if kind != "linear" else -1
-    ]
-    second.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    (pair,) = find_pairs(equalized)
+    pair.second.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     equalized(images)
-    axis = 1
-    lowest = seen[0].movedim(axis, 0).flatten(1).amin(1)
+    lowest = seen[0].movedim(1, 0).flatten(1).amin(1)
     torch.testing.assert_close(lowest, torch.zeros(5), rtol=0, atol=1e-4)
 
 

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from trainables.quantization.bias_correction import correct_bias, shifted_tensors
 from trainables.quantization.layers import QuantizableLayer, apply_layer
 from trainables.quantization.paired_forward import LayerInputs, paired_layer_inputs
 
@@ -62,7 +63,9 @@ class OutputError(NamedTuple):
         return ((change_GOD @ self.quadratic) * change_GOD).sum(-1)
 
 
-def learn_rounding(model: nn.Module, reference: nn.Module, images: Tensor) -> None:
+def learn_rounding(
+    model: nn.Module, reference: nn.Module, images: Tensor, corrects_biases: bool = False
+) -> None:
     """Rounds the weights of a calibrated network, in place, to what its layers need.
 
     Every weight becomes a point of its grid, the one below or above it; the steps stay.
@@ -71,17 +74,27 @@ def learn_rounding(model: nn.Module, reference: nn.Module, images: Tensor) -> No
         model: prepared and calibrated.
         reference: the same network before it was prepared, in evaluation mode.
         images: (B,3,H,W).
+        corrects_biases: whether each layer's bias is corrected once its weights are rounded, so
+            that the next layers see it. To correct them afterwards would undo what later layers
+            have made up for.
     """
     training = model.training
+    shifts = shifted_tensors(model) if corrects_biases else {}
     with torch.no_grad():
         for pair in paired_layer_inputs(reference, model.eval(), images):
+            shifted = shifts.get(pair.name)
             if pair.quantized.weight_quantizer is not None:
-                round_layer(pair)
+                round_layer(pair, is_centred=shifted is not None)
+            if shifted is not None:
+                correct_bias(pair, shifted)
     model.train(training)
 
 
-def round_layer(pair: LayerInputs) -> None:
-    """Sets the weights of the quantized layer to the rounding of the least output error."""
+def round_layer(pair: LayerInputs, is_centred: bool = False) -> None:
+    """Sets the weights of the quantized layer to the rounding of the least output error.
+
+    If `is_centred`, the mean error of each output channel does not count.
+    """
     layer, quantizer = pair.quantized.layer, pair.quantized.weight_quantizer
     assert quantizer is not None
     weight_GOD = by_output_channel(layer, layer.weight)
@@ -94,14 +107,16 @@ def round_layer(pair: LayerInputs) -> None:
         )
         return
     step_GO1 = by_output_channel(layer, quantizer.step.expand_as(layer.weight))[..., :1]
-    codes_GOD = learn_codes(weight_GOD, step_GO1, output_error(pair), quantizer.low, quantizer.high)
+    codes_GOD = learn_codes(
+        weight_GOD, step_GO1, output_error(pair, is_centred), quantizer.low, quantizer.high
+    )
     layer.weight.copy_(from_output_channels(layer, codes_GOD * step_GO1))
 
 
-def output_error(pair: LayerInputs) -> OutputError:
+def output_error(pair: LayerInputs, is_centred: bool = False) -> OutputError:
     """The error of a layer's outputs, summed over all positions of all images."""
     layer, quantizer = pair.quantized.layer, pair.quantized.input_quantizer
-    total: OutputError | None = None
+    sums: list[Tensor] = []
     for image in range(len(pair.inputs)):
         inputs, read = pair.inputs[image, None], pair.quantized_inputs[image, None]
         if quantizer is not None:
@@ -109,12 +124,21 @@ def output_error(pair: LayerInputs) -> OutputError:
         difference = apply_layer(layer, read, layer.weight) - pair.layer(inputs)
         x_GDP = patches(layer, read)
         residual_GOP = channels_first(layer, difference).reshape(len(x_GDP), -1, x_GDP.shape[-1])
-        error = OutputError(
-            x_GDP @ x_GDP.mT, residual_GOP @ x_GDP.mT, residual_GOP.square().sum(-1)
-        )
-        total = OutputError(*map(torch.add, total, error)) if total else error
-    assert total is not None
-    return total
+        terms = [
+            x_GDP @ x_GDP.mT,
+            residual_GOP @ x_GDP.mT,
+            residual_GOP.square().sum(-1),
+            x_GDP.sum(-1),
+            residual_GOP.sum(-1),
+            x_GDP.new_tensor(x_GDP.shape[-1]),
+        ]
+        sums = [a + b for a, b in zip(sums, terms, strict=True)] if sums else terms
+    quadratic, linear, constant, x_GD, residual_GO, count = sums
+    if is_centred:
+        quadratic = quadratic - x_GD[:, :, None] * x_GD[:, None] / count
+        linear = linear - residual_GO[:, :, None] * x_GD[:, None] / count
+        constant = constant - residual_GO.square() / count
+    return OutputError(quadratic, linear, constant)
 
 
 def learn_codes(

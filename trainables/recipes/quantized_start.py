@@ -40,8 +40,9 @@ def quantize(
     reference = copy.deepcopy(student).eval() if steps else student
     prepare(student, quantizer).to(images.device)
     calibrate(student, images)
+    corrects_biases = "bias_correction" in steps
     if "adaround" in steps:
-        learn_rounding(student, reference, images)
-    if "bias_correction" in steps:
+        learn_rounding(student, reference, images, corrects_biases)
+    elif corrects_biases:
         correct_biases(student, reference, images)
     return student

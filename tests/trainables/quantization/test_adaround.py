@@ -52,9 +52,12 @@ def squared_error(pair: LayerInputs) -> float:
     return float(difference.square().sum())
 
 
+@pytest.mark.parametrize("is_centred", [True, False])
 @pytest.mark.parametrize(("layer", "shape"), LAYERS)
 @torch.no_grad()
-def test_the_quadratic_form_is_the_squared_error(layer: nn.Module, shape: tuple[int, ...]) -> None:
+def test_the_quadratic_form_is_the_squared_error(
+    layer: nn.Module, shape: tuple[int, ...], is_centred: bool
+) -> None:
     pair = make_pair(layer, shape)
     quantized = pair.quantized
     assert quantized.weight_quantizer is not None
@@ -64,8 +67,11 @@ def test_the_quadratic_form_is_the_squared_error(layer: nn.Module, shape: tuple[
     read = quantized.input_quantizer(pair.quantized_inputs)
     outputs = apply_layer(quantized.layer, read, rounded)
     axis = -1 if isinstance(layer, nn.Linear) else 1
-    expected = (outputs - pair.layer(pair.inputs)).movedim(axis, 0).flatten(1).square().sum(1)
-    torch.testing.assert_close(output_error(pair)(change).flatten(), expected, rtol=1e-4, atol=1e-4)
+    errors = (outputs - pair.layer(pair.inputs)).movedim(axis, 0).flatten(1)
+    if is_centred:
+        errors = errors - errors.mean(1, keepdim=True)
+    got = output_error(pair, is_centred)(change).flatten()
+    torch.testing.assert_close(got, errors.square().sum(1), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(("layer", "shape"), LAYERS)
@@ -130,6 +136,22 @@ def test_layers_come_closer_to_full_precision(with_norm: bool) -> None:
     images = random_images()
     with torch.no_grad():
         torch.testing.assert_close(convert(rounded)(images), rounded(images), rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("with_norm", [True, False])
+def test_biases_are_corrected_on_the_way(with_norm: bool) -> None:
+    reference = unequal_network(nn.ReLU6, with_norm)
+    model = prepare(copy.deepcopy(reference), Lsq(weight_bits=3, activation_bits=8))
+    calibrate(model, random_images())
+    learn_rounding(model, reference, random_images(), corrects_biases=True)
+    means: list[Tensor] = []
+    with torch.no_grad():
+        for network in (model.eval(), reference):
+            network.get_submodule("project").register_forward_hook(
+                lambda _, __, outputs: means.append(outputs.mean((0, 2, 3)))
+            )
+            network(random_images())
+    torch.testing.assert_close(*means, rtol=1e-4, atol=1e-4)
 
 
 def test_full_precision_weights_stay() -> None:

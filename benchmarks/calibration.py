@@ -52,10 +52,16 @@ def main() -> None:
     chosen = torch.linspace(0, count - 1, min(CALIBRATION_IMAGES, count)).int().tolist()
     calibration = torch.stack([samples.image("train", index) for index in chosen])
     expected = predictions(network, samples, arguments.every)
-    heading = ["calibration", *(f"W{w}A{a} mIoU (flipped; s)" for w, a in BITS)]
+    about = (
+        f"Measured on: {describe_machine(torch.device('cpu'))}, {arguments.threads} threads. "
+        f"{arguments.model.name}, {arguments.image_size}x{arguments.image_size} pixels, "
+        f"{len(expected)} validation images, {len(calibration)} for calibration. "
+        f"Full precision: {100 * score(expected, samples, arguments.every):.2f} mIoU.\n\n"
+    )
+    heading = ["calibration", *(f"W{w}A{a}: mIoU (flipped; s)" for w, a in BITS)]
     rows: list[list[object]] = []
     for name in arguments.methods:
-        cells = []
+        cells: list[object] = []
         for weight_bits, activation_bits in BITS:
             bits = Lsq(weight_bits=weight_bits, activation_bits=activation_bits)
             begin = time.perf_counter()
@@ -67,15 +73,8 @@ def main() -> None:
             cells.append(f"{100 * miou:.2f} ({100 * flipped:.1f} %; {seconds:.0f})")
             print(f"{name} W{weight_bits}A{activation_bits}: {cells[-1]}", flush=True)
         rows.append([name, *cells])
-    text = (
-        f"{describe_machine(torch.device('cpu'))}, {arguments.threads} threads. "
-        f"{arguments.model.name}, {arguments.image_size}x{arguments.image_size} pixels, "
-        f"{len(expected)} validation images, {len(calibration)} for calibration. "
-        f"Full precision: {100 * score(expected, samples, arguments.every):.2f} mIoU.\n\n"
-        + markdown(heading, rows)
-    )
-    arguments.out.write_text(text)
-    print(text)
+        arguments.out.write_text(about + markdown(heading, rows))
+    print(arguments.out.read_text())
 
 
 def parse() -> argparse.Namespace:

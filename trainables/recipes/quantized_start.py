@@ -1,11 +1,18 @@
 """The quantized student that quantization recipes start from: pretrained, prepared, calibrated."""
 
-import torch
-from torch import nn
+import copy
+from collections.abc import Collection
 
+import torch
+from torch import Tensor, nn
+
+from trainables.quantization.adaround import learn_rounding
+from trainables.quantization.bias_correction import correct_biases
+from trainables.quantization.equalization import equalize
 from trainables.quantization.prepare import calibrate, prepare
+from trainables.quantization.quantizers.base import Quantizer
 from trainables.recipes.base import Task
-from trainables.recipes.configs import QuantizedRecipe
+from trainables.recipes.configs import CalibrationStep, QuantizedRecipe
 
 CALIBRATION_IMAGES = 32
 
@@ -21,6 +28,21 @@ def quantized_student(recipe: QuantizedRecipe, task: Task) -> nn.Module:
         images = torch.cat([images, more.images])
     quantizer = recipe.quantizer.quantizer
     assert quantizer, "a study resolves bits that depend on sensitivities"
+    return quantize(student, quantizer, recipe.calibration, images)
+
+
+def quantize(
+    student: nn.Module, quantizer: Quantizer, steps: Collection[CalibrationStep], images: Tensor
+) -> nn.Module:
+    """Prepares a full-precision student, in place, and calibrates it on images (B,3,H,W)."""
+    if "equalization" in steps:
+        equalize(student, images)
+    reference = copy.deepcopy(student).eval() if steps else student
     prepare(student, quantizer).to(images.device)
     calibrate(student, images)
+    corrects_biases = "bias_correction" in steps
+    if "adaround" in steps:
+        learn_rounding(student, reference, images, corrects_biases)
+    elif corrects_biases:
+        correct_biases(student, reference, images)
     return student

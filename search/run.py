@@ -7,7 +7,7 @@ import argparse
 import os
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -32,6 +32,7 @@ from trainables.core.errors import TrialFailed
 from trainables.core.files import is_writable, nearest
 from trainables.core.progress import progress_to
 from trainables.core.terminal import own_terminal, print_error, print_line
+from trainables.models.configs import StudentConfig
 
 EXAMPLES = """examples:
   python -m search.run --space qkd                          built-in data, a front in minutes
@@ -161,15 +162,40 @@ def config_from_arguments(arguments: argparse.Namespace) -> StudyConfig:
         config = config.replace(**{k: v for k, v in found.items() if k not in given})
     check_gpus(config)
     if arguments.resume is None:
-        from trainables.models.student_list import complete_students, write_students
-
-        students = complete_students(
-            given.get("students"), config.backbone_weights or (), config.backbone_normalization
-        )
-        if students != config.students:
-            print_line(f"students: {write_students(students)}")
-        config = config.replace(students=students)
+        config = config.replace(students=find_students(config, given.get("students")))
     return config
+
+
+def find_students(
+    config: StudyConfig, given: Sequence[StudentConfig] | None
+) -> tuple[StudentConfig, ...]:
+    """The students of a new study: a network to compress, and those that were `given`.
+
+    Raises:
+        ConnectionError: weights are neither cached nor to be downloaded.
+        ValueError: a network or weights cannot be used.
+    """
+    from trainables.models.student_list import complete_students, write_students
+
+    found: tuple[StudentConfig, ...] = ()
+    sources = config.weight_sources
+    if sources.network is not None:
+        from trainables.models.network_source import import_network
+
+        print_line(f"tracing {sources.network.file}")
+        network = import_network(sources.network)
+        if network.traced.float_operations and not config.allow_float:
+            raise ValueError(
+                "--allow-float must be given for a network with operations on weights that no "
+                f"quantizer reaches, as {', '.join(network.traced.float_operations)} of "
+                f"{network.label}"
+            )
+        found = (network.student(config.new_head),)
+    if not found or given or sources.backbones:
+        found += complete_students(given, sources.backbones, config.pretrained_normalization)
+    if found != config.students:
+        print_line(f"students: {write_students(found)}")
+    return found
 
 
 def new_config(storage: Path, given: Mapping[str, Any]) -> StudyConfig:

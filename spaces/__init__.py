@@ -24,6 +24,8 @@ Students = Sequence[StudentConfig]
 U_NETS: Students = (UNetConfig(),)
 STUDENT = "student.name"
 """The parameter that chooses among several students."""
+ORIGINAL = "original"
+"""The user attribute of the trial that measures a network as it came, without parameters."""
 
 
 @dataclass(frozen=True)
@@ -92,8 +94,28 @@ def choose_students(named: NamedSpace, students: Students) -> NamedSpace:
         for point in (named.points_to_evaluate if number == 0 else named.points_to_evaluate[:1])
     ]
     takes_students: Callable[..., TrialConfig] = named.space
-    space = partial(takes_students, students=tuple(students))
+    space: Space = partial(takes_students, students=tuple(students))
+    if trained := next((student for student in students if student.is_trained), None):
+        space = partial(suggest_compressed, space, trained)
     return replace(named, space=space, points_to_evaluate=points)
+
+
+def suggest_compressed(
+    space: Space, trained: StudentConfig, trial: "optuna.Trial"
+) -> "TrialConfig":
+    """What a space suggests, where a network that came trained is quantized as it is.
+
+    A trial with the attribute `ORIGINAL` is that network itself.
+    """
+    from trainables.config import TrialConfig
+    from trainables.recipes.configs import Original
+
+    if ORIGINAL in trial.user_attrs:
+        return TrialConfig(student=trained, recipe=Original(), num_epochs=1)
+    config = space(trial)
+    if config.student.is_trained and config.recipe.quantized:
+        return config.with_recipe(start=Original())
+    return config
 
 
 def adapt_point(

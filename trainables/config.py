@@ -6,7 +6,7 @@ from typing import Literal
 from pydantic import Field, SerializeAsAny, ValidationError, model_validator
 
 from trainables.core.command_line import first_problem
-from trainables.core.config_base import FrozenConfig
+from trainables.core.config_base import FrozenConfig, Leaf
 from trainables.data.configs import Augmentation
 from trainables.losses.configs import KEPT
 from trainables.models.configs import DEFAULT_STUDENT, StudentConfig
@@ -31,7 +31,19 @@ class TrialConfig(FrozenConfig):
                 f"num_epochs of recipe {self.recipe.name} must be 1, which calibrates, but got "
                 f"{self.num_epochs}"
             )
+        quantized = self.recipe.quantized
+        is_kept = self.recipe.is_reference or (quantized and quantized.start.is_reference)
+        if is_kept and not self.student.is_trained:
+            raise ValueError(
+                f"recipe original must be for a network that came trained, but got "
+                f"{self.student.describe()}"
+            )
         return self
+
+    def flatten(self) -> dict[str, Leaf]:
+        """The configuration for tables: without the operations of a traced network."""
+        hidden = {f"student.{field}" for field in self.student.hidden_fields}
+        return {path: leaf for path, leaf in super().flatten().items() if path not in hidden}
 
     @property
     def needs_teacher(self) -> bool:
@@ -59,6 +71,8 @@ class TrialConfig(FrozenConfig):
         if (quantized := self.recipe.quantized) is None:
             return None
         num_epochs = quantized.start_epochs or self.num_epochs
+        if quantized.start.only_calibrates:
+            num_epochs = 1
         return self.replace(recipe=quantized.start, num_epochs=num_epochs)
 
     @property

@@ -13,6 +13,7 @@ from trainables.core.artifacts import ArtifactStore
 from trainables.core.command_line import Parser, as_path, report
 from trainables.core.errors import TrialFailed
 from trainables.core.progress import ProgressReporter, progress_to
+from trainables.models.configs import WeightSources
 from trainables.training.defaults import defaults_for
 from trainables.training.setup import (
     OutputMode,
@@ -121,8 +122,10 @@ def run(arguments: argparse.Namespace) -> None:
     if config.needs_teacher:
         check_terms(wanted, [config])
         check_teacher(arguments.teacher, len(opened.class_names))
-    files = [arguments.backbone_weights] if arguments.backbone_weights else []
-    check_weights([config.student], files, store, opened.digest)
+    files = (arguments.backbone_weights,) if arguments.backbone_weights else ()
+    sources = WeightSources(backbones=files)
+    config.student.check_num_classes(len(opened.class_names))
+    check_weights([config.student], sources, store, opened.digest)
     data = opened.pack()
     say_data(data, opened.found is not None, opened.notes, say)
     setting = ExecutionConfig(
@@ -132,10 +135,10 @@ def run(arguments: argparse.Namespace) -> None:
         device=device,
         checkpoint_every_s=arguments.checkpoint_every,
     )
-    set_up_weights(setting, [config.student], files, say)
+    set_up_weights(setting, [config.student], sources, say)
     if config.needs_teacher:
         own = defaults.default_teacher_config()
-        setting = set_up_teacher(setting, arguments.teacher, own, say)
+        setting = set_up_teacher(setting, arguments.teacher, None, own, say)
         setting, _ = set_up_teacher_outputs(setting, wanted, config.augmentation, say)
     arguments.out.mkdir(parents=True, exist_ok=True)
     progress = ProgressReporter("training the student", "epoch", config.num_epochs)

@@ -154,5 +154,9 @@ class TrialHistory:
         return None if None in values else tuple(float(value) for value in values)
 
     def all_observations(self) -> list[Observation]:
-        """All observations, in the order in which trials were asked."""
-        return [self.observations[trial_id] for trial_id in sorted(self.observations, key=int)]
+        """All observations of the space, in the order in which trials were asked.
+
+        A network to compare with is not among them: it has no parameters.
+        """
+        ordered = [self.observations[trial_id] for trial_id in sorted(self.observations, key=int)]
+        return [observation for observation in ordered if observation.distributions]

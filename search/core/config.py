@@ -12,16 +12,22 @@ from pydantic import (
     SerializeAsAny,
     ValidationInfo,
     field_validator,
+    model_validator,
 )
 
 from search.core import units
 from search.core.constraints import Budget
-from search.core.flags import Flag
+from search.core.flags import Flag, flag_name
 from search.core.objectives import ObjectiveName
 from search.core.tracking_uri import check_tracking_uri, default_tracking_uri
 from trainables.core.command_line import as_path
 from trainables.core.config_base import FrozenConfig
-from trainables.models.configs import InputNormalizationName, StudentConfig
+from trainables.models.configs import (
+    InputNormalizationName,
+    NetworkSource,
+    StudentConfig,
+    WeightSources,
+)
 from trainables.models.student_list import parse_students, write_students
 
 SamplerName = Literal["ehvi", "tpe", "nsga2", "random"]
@@ -105,6 +111,43 @@ class StudyConfig(FrozenConfig):
             immutable=True,
         ),
     ] = parse_students("unet")
+    compress: Annotated[
+        str | None,
+        Flag(
+            WHAT,
+            "a trained network to compress, which is the student: a model file, a state dict, or "
+            "the name of a torchvision segmentation network; quantization starts from its weights, "
+            "it is the teacher where no other is given, and a point of the front",
+            units.Unit("FILE|NAME", parse_teacher),
+        ),
+    ] = None
+    builder: Annotated[
+        str | None,
+        Flag(
+            WHAT,
+            "a function without arguments that gives the torch.nn.Module whose state dict "
+            "--compress names; it is imported from the working folder or an installed package",
+            units.Unit("PACKAGE.MODULE:FUNCTION", str),
+        ),
+    ] = None
+    new_head: Annotated[
+        bool,
+        Flag(
+            WHAT,
+            "--compress a network of other classes than the data's: its last layer is new, and the "
+            "network is trained before it is quantized",
+            immutable=True,
+        ),
+    ] = False
+    allow_float: Annotated[
+        bool,
+        Flag(
+            WHAT,
+            "--compress a network although some of its operations on weights stay in float, since "
+            "no quantizer is known for them",
+            immutable=True,
+        ),
+    ] = False
     backbone_weights: Annotated[
         tuple[Path, ...] | None,
         Flag(
@@ -114,12 +157,12 @@ class StudyConfig(FrozenConfig):
             units.Unit("FILE,...", parse_files),
         ),
     ] = None
-    backbone_normalization: Annotated[
+    pretrained_normalization: Annotated[
         InputNormalizationName,
         Flag(
             WHAT,
-            "how the networks of these files were trained: by ImageNet's mean and deviation "
-            "({default}, default), or on pixels from -1 to 1",
+            "of the images that the networks of --compress and --backbone-weights were trained on: "
+            "ImageNet's mean and deviation ({default}, default), or pixels from -1 to 1 or 0 to 1",
             immutable=True,
         ),
     ] = "imagenet"
@@ -134,6 +177,14 @@ class StudyConfig(FrozenConfig):
             units.Unit("auto|NAME|FILE", parse_teacher),
         ),
     ] = "auto"
+    teacher_builder: Annotated[
+        str | None,
+        Flag(
+            WHAT,
+            "as --builder, for the state dict that --teacher names",
+            units.Unit("PACKAGE.MODULE:FUNCTION", str),
+        ),
+    ] = None
     teacher_outputs: Annotated[
         Literal["auto", "live", "views", "maps"],
         Flag(
@@ -343,6 +394,27 @@ class StudyConfig(FrozenConfig):
         if share is not None and info.data.get("sampler") != "ehvi":
             raise ValueError(f"it needs --sampler ehvi, not {info.data.get('sampler')}")
         return share
+
+    @model_validator(mode="after")
+    def check_compress(self) -> "StudyConfig":
+        for field in ("builder", "new_head", "allow_float"):
+            if getattr(self, field) and self.compress is None:
+                raise ValueError(f"{flag_name(StudyConfig, field)} needs --compress")
+        if self.teacher_builder and self.teacher == "auto":
+            raise ValueError("--teacher-builder needs --teacher FILE")
+        return self
+
+    @property
+    def weight_sources(self) -> WeightSources:
+        """What the pretrained weights of students may be read from."""
+        network = None
+        if self.compress is not None:
+            network = NetworkSource(
+                file=self.compress,
+                builder=self.builder,
+                normalization=self.pretrained_normalization,
+            )
+        return WeightSources(backbones=self.backbone_weights or (), network=network)
 
     @property
     def budget(self) -> Budget:

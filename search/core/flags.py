@@ -19,8 +19,8 @@ class Flag:
     """How a field is set on the command line; it is part of the `Annotated` type of the field.
 
     `group` is the heading of the help that lists the flag. `{default}` in `help` is replaced by the
-    field's default. Without a `unit` the values of the field's Literal are the choices. A
-    resumed study must keep a field that is `immutable`.
+    field's default. Without a `unit` the values of the field's Literal are the choices, and
+    a bool is true where its flag is typed. A resumed study must keep a field that is `immutable`.
     """
 
     group: str
@@ -50,11 +50,11 @@ def add_flag(add: Callable[..., object], config: type[FrozenConfig], field: str)
     """
     flag, info = flags_of(config)[field], config.model_fields[field]
     write: Callable[[Any], str] = flag.unit.write if flag.unit else str
-    how: dict[str, Any] = (
-        {"metavar": flag.unit.metavar, "type": argument_type(flag.unit.parse)}
-        if flag.unit
-        else {"choices": get_args(info.annotation)}
-    )
+    how: dict[str, Any] = {"choices": get_args(info.annotation)}
+    if flag.unit:
+        how = {"metavar": flag.unit.metavar, "type": argument_type(flag.unit.parse)}
+    elif info.annotation is bool:
+        how = {"action": "store_true"}
     text = flag.help
     if not info.is_required() and info.default is not None:
         text = text.format(default=write(info.default))

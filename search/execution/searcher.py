@@ -206,7 +206,8 @@ class OptunaSearcher(Searcher):
         for name, excess in self.problem.budget.excess(costs).items():
             if name not in trial.constraints:  # as it is in a trial that was paused
                 trial.set_constraint(name, excess)
-        if violations := self.problem.budget.describe_violations(costs):
+        violations = self.problem.budget.describe_violations(costs)
+        if violations and not config.recipe.is_reference:
             return TrialState.PRUNED, f"over budget: {violations}"
         same = self.history.trained.get(config.digest())
         if same and same != trial_name(trial.number):

@@ -21,6 +21,7 @@ from trainables.deploy.latency import latency_conditions, predict_latency
 from trainables.models.configs import StudentConfig
 from trainables.quantization.mixed_precision import Sensitivity, uniform_minimum_sensitivity
 from trainables.quantization.prepare import quantizable_names
+from trainables.recipes.configs import Original
 from trainables.training.cost import (
     count_macs,
     meta_network,
@@ -155,6 +156,13 @@ class CostModel:
             if config.needs_sensitivity
         }
         return {student: start for student, start in drawn.items() if start}
+
+    def own_teacher_config(self) -> TrialConfig:
+        """The teacher where none is named: the network that is compressed, or one to train."""
+        for student in self.config.students:
+            if student.is_trained:
+                return self.complete(TrialConfig(student=student, recipe=Original(), num_epochs=1))
+        return self.defaults.default_teacher_config()
 
     def cost_range(self) -> Points:
         """The least and the greatest (2,C) of each cost among samples of the space."""

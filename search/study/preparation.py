@@ -33,6 +33,7 @@ from search.study.latencies import (
 )
 from search.study.study import Study
 from search.tracking.mlflow import check_tracking, make_store
+from spaces import ORIGINAL
 from trainables.core import terminal
 from trainables.core.artifacts import ArtifactStore
 from trainables.core.files import hash_file
@@ -70,8 +71,10 @@ def prepare_study(config: StudyConfig, resumed: bool) -> Study:
     store = ArtifactStore(artifact_folder(config.storage))
     opened = open_data(config.data, config.image_size, store)
     class_names = opened.class_names
-    check_teacher(config.teacher, len(class_names))
-    check_weights(config.students, config.backbone_weights or (), store, opened.digest)
+    check_teacher(config.teacher, len(class_names), config.teacher_builder)
+    for student in config.students:
+        student.check_num_classes(len(class_names))
+    check_weights(config.students, config.weight_sources, store, opened.digest)
     cost_model = CostModel(config, len(class_names), opened.canvas, store)
     conditions = cost_model.latency_conditions()
     warm_start_conditions = None
@@ -171,7 +174,8 @@ def open_study(study: Study) -> None:
 def load_or_create_study(study: Study) -> optuna.Study:
     """The Optuna study in the folder's journal; a new one starts with enqueued points.
 
-    These are from the front of an earlier study, or the points to evaluate of the space.
+    These are from the front of an earlier study, or the points to evaluate of the space. A network
+    that is compressed comes first, as it is.
     """
     config = study.config
     journal = open_journal(config.folder, config.name, study.objectives)
@@ -181,6 +185,10 @@ def load_or_create_study(study: Study) -> optuna.Study:
             first = select_points_to_evaluate(
                 study.warm_start_records, study.cost_model.named.space, study.objectives
             )
+        for student in config.students:
+            if student.is_trained:
+                original = {ORIGINAL: student.describe()}
+                journal.enqueue_trial({}, user_attrs=original, skip_if_exists=True)
         for settings in first:
             journal.enqueue_trial(dict(settings), skip_if_exists=True)
     if journal.user_attrs.get(PROPOSED_BY) != (now := proposed_by(config)):

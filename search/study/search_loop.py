@@ -135,10 +135,12 @@ def search(
             timeout_s=config.trial_timeout_s,
         )
         remote = RemoteRunner(config, shutdown, progress.record)
-        set_up_weights(run, config.students, config.backbone_weights or (), progress.record, remote)
+        set_up_weights(run, config.students, config.weight_sources, progress.record)
         if any(trial.needs_teacher for trial in study.cost_model.completed_samples()):
-            own = study.cost_model.defaults.default_teacher_config()
-            run = set_up_teacher(run, config.teacher, own, progress.record, remote)
+            own = study.cost_model.own_teacher_config()
+            run = set_up_teacher(
+                run, config.teacher, config.teacher_builder, own, progress.record, remote
+            )
             run = keep_teacher_outputs(study, progress, remote, run)
         measure_sensitivities(study, progress, remote, run)
         if config.gpus_per_trial == "auto":

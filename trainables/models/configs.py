@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal, get_args
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from trainables.core.config_base import TaggedConfig
+from trainables.core.config_base import FrozenConfig, TaggedConfig, digest
 from trainables.core.files import hash_file_once
+from trainables.models.network_graph import decode_graph
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -30,14 +31,74 @@ class NetworkConfig(TaggedConfig):
         return self.name
 
 
+InputNormalizationName = Literal["imagenet", "symmetric", "unit"]
+"""By which a network was trained: ImageNet's mean and deviation, pixels from -1 to 1 or 0 to 1."""
+STATISTICS: Mapping[InputNormalizationName, tuple[float, float]] = {
+    "symmetric": (0.5, 0.5),
+    "unit": (0.0, 1.0),
+}
+"""The mean and the deviation of each channel, of pixels from 0 to 1."""
+
+
+def build_normalization(name: InputNormalizationName) -> "nn.Module":
+    """What a network begins with that was trained on images normalised so."""
+    from torch import nn
+
+    from trainables.models.base import InputNormalization
+
+    if name == "imagenet":
+        return nn.Identity()
+    mean, std = STATISTICS[name]
+    return InputNormalization(mean=(mean,) * 3, std=(std,) * 3)
+
+
+class NetworkSource(FrozenConfig):
+    """Where a network comes from that is to be compressed.
+
+    Attributes:
+        file: the name of a torchvision segmentation network, or the path of a model file, of a
+            state dict of one of these networks, or, with a builder, of any state dict.
+        builder: PACKAGE.MODULE:FUNCTION, which is called without arguments and gives the module.
+        normalization: of the images that it was trained on.
+        flag: for errors, which names the file; that of the builder belongs to it.
+    """
+
+    file: str
+    builder: str | None = None
+    normalization: InputNormalizationName = "imagenet"
+    flag: str = "--compress"
+
+    @property
+    def builder_flag(self) -> str:
+        """The flag that names the builder."""
+        return "--builder" if self.flag == "--compress" else f"{self.flag}-builder"
+
+
+class WeightSources(FrozenConfig):
+    """What pretrained weights may be read from: files with backbones, or a whole network."""
+
+    backbones: tuple[Path, ...] = ()
+    network: NetworkSource | None = None
+
+
 class StudentConfig(NetworkConfig):
     """The configuration of a student, which may start from pretrained weights."""
 
     default_name: ClassVar[str | None] = "unet"
+    hidden_fields: ClassVar[Sequence[str]] = ()
+    """Fields that no table shows."""
 
     def build(self, num_classes: int) -> "StudentNetwork":
         """The same, with the groups of layers that quantization needs."""
         raise NotImplementedError
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether its pretrained weights are those of a whole network, which needs no training."""
+        return False
+
+    def check_num_classes(self, num_classes: int) -> None:
+        """Raises ValueError where the student cannot be built for so many classes."""
 
     def choices(self) -> Mapping[str, Sequence[int | float]]:
         """By field, the values that a search tries, from small to large students."""
@@ -48,17 +109,17 @@ class StudentConfig(NetworkConfig):
         return None
 
     def fetch_weights(
-        self, files: Sequence[Path], images_B3HW: "Tensor | None" = None
+        self, sources: WeightSources, images_B3HW: "Tensor | None" = None
     ) -> "Mapping[str, Tensor]":
         """The pretrained weights of `weights_key`, for `initialize`.
 
         Args:
-            files: one of these is read, unless the weights are downloaded.
+            sources: one of these is read, unless the weights are downloaded.
             images_B3HW: normalised images of the data, whose statistics weights may need.
 
         Raises:
             ConnectionError: the weights are neither cached nor downloadable.
-            ValueError: they are not in `files`, damaged, or of another network.
+            ValueError: they are not in `sources`, damaged, or of another network.
         """
         raise NotImplementedError
 
@@ -93,8 +154,6 @@ class UNetConfig(StudentConfig):
         return f"{self.name} {self.width}{depth}{upsampling}"
 
 
-InputNormalizationName = Literal["imagenet", "symmetric"]
-"""By which a backbone was trained: ImageNet's mean and deviation, or pixels from -1 to 1."""
 IMAGENET = "imagenet"
 """The name of torchvision's weights, which were trained on ImageNet."""
 IN_TORCHVISION = ("mobilenet_v2", "mobilenet_v3_small", "resnet18")
@@ -183,13 +242,13 @@ class EncoderDecoderConfig(StudentConfig):
         }
 
     def fetch_weights(
-        self, files: Sequence[Path], images_B3HW: "Tensor | None" = None
+        self, sources: WeightSources, images_B3HW: "Tensor | None" = None
     ) -> "Mapping[str, Tensor]":
         """The state dict of the backbone, with normalisation where a file has none."""
         from trainables.models.backbone_weights import fetch_backbone_weights
 
         assert self.weights is not None
-        file = None if self.weights == IMAGENET else self._file_of(files)
+        file = None if self.weights == IMAGENET else self._file_of(sources.backbones)
         return fetch_backbone_weights(self, file, images_B3HW)
 
     def _file_of(self, files: Sequence[Path]) -> Path:
@@ -209,15 +268,10 @@ class EncoderDecoderConfig(StudentConfig):
         network.get_submodule("backbone").load_state_dict(dict(weights))
 
     def build(self, num_classes: int) -> "StudentNetwork":
-        from torch import nn
-
         from trainables.models.backbones import Backbone
-        from trainables.models.base import InputNormalization
         from trainables.models.encoder_decoder import DECODERS, EncoderDecoder
 
-        normalization: nn.Module = nn.Identity()
-        if self.input_normalization == "symmetric":
-            normalization = InputNormalization(mean=(0.5,) * 3, std=(0.5,) * 3)
+        normalization = build_normalization(self.input_normalization)
         backbone = Backbone(self.backbone, self.multiplier, is_dilated=self.decoder != "unet")
         decoder = DECODERS[self.decoder](backbone.channels, self.channels, num_classes)
         return EncoderDecoder(normalization, backbone, decoder)
@@ -265,6 +319,84 @@ class LrasppConfig(EncoderDecoderConfig):
 
     name: Literal["lraspp_mobilenet_v3_small"] = "lraspp_mobilenet_v3_small"
     channels: int = Field(128, ge=8, le=512, description="width of the decoder")
+
+
+class TracedConfig(StudentConfig):
+    """A network that was traced: its operations are data, and no code of its author is needed."""
+
+    hidden_fields: ClassVar[Sequence[str]] = ("graph",)
+
+    name: Literal["traced"] = "traced"
+    label: str = Field(pattern=r"^[A-Za-z0-9._-]+$", description="for tables")
+    graph: str = Field(description="of its operations, by NetworkGraph.encode")
+    num_classes: int = Field(ge=2, le=255, description="of the network that was traced")
+    weights: str = Field(pattern=r"^[0-9a-f]{16}$", description="hash of its weights")
+    input_normalization: InputNormalizationName = "imagenet"
+    new_head: bool = Field(False, description="whether its classifier is trained anew")
+
+    @field_validator("graph")
+    @classmethod
+    def check_graph(cls, text: str) -> str:
+        decode_graph(text)
+        return text
+
+    @property
+    def is_trained(self) -> bool:
+        """Unless its classifier is to be trained."""
+        return not self.new_head
+
+    def check_num_classes(self, num_classes: int) -> None:
+        """Raises ValueError where the network has others, and keeps its classifier."""
+        if num_classes != self.num_classes and not self.new_head:
+            raise ValueError(
+                f"--compress must name a network of the {num_classes} classes of the data, but "
+                f"{self.label} has {self.num_classes}: --new-head trains a new classifier for it"
+            )
+        if self.new_head and not decode_graph(self.graph).classifiers:
+            raise ValueError(
+                f"--new-head must be for a network that ends with layers of one output for each "
+                f"class, but {self.label} does not"
+            )
+
+    def weights_key(self) -> dict[str, str | float]:
+        """The hash of the weights, and of the graph that they are for."""
+        return {"weights": self.weights, "graph": digest(self.graph)}
+
+    def fetch_weights(
+        self, sources: WeightSources, images_B3HW: "Tensor | None" = None
+    ) -> "Mapping[str, Tensor]":
+        """The state dict of the traced network."""
+        from trainables.models.network_source import import_network
+
+        if sources.network is None:
+            raise ValueError(f"--compress must name the network {self.label} again")
+        network = import_network(sources.network)
+        if network.weights_digest != self.weights:
+            raise ValueError(
+                f"--compress must name the network of the study, but {sources.network.file} has "
+                "other weights"
+            )
+        return network.weights
+
+    def initialize(self, network: "nn.Module", weights: "Mapping[str, Tensor]") -> None:
+        """Loads the state dict, but for a classifier that is to be trained."""
+        kept = dict(weights)
+        if self.new_head:
+            for classifier in decode_graph(self.graph).classifiers:
+                prefix = f"network.{classifier}."
+                kept = {key: value for key, value in kept.items() if not key.startswith(prefix)}
+        network.load_state_dict({**network.state_dict(), **kept})
+
+    def build(self, num_classes: int) -> "StudentNetwork":
+        from trainables.models.graph_network import GraphNetwork
+
+        self.check_num_classes(num_classes)
+        normalization = build_normalization(self.input_normalization)
+        return GraphNetwork(decode_graph(self.graph), normalization, num_classes)
+
+    def describe(self) -> str:
+        """Its label."""
+        return self.label
 
 
 TorchvisionName = Literal[

@@ -9,6 +9,8 @@ from trainables.models.configs import (
     EncoderDecoderConfig,
     InputNormalizationName,
     StudentConfig,
+    TracedConfig,
+    WeightSources,
     weights_digest,
 )
 
@@ -22,10 +24,17 @@ def parse_students(text: str) -> tuple[StudentConfig, ...]:
     return tuple(parse_student(item) for item in text.split(","))
 
 
+def listed_families() -> dict[str, type[StudentConfig]]:
+    """The families that a name stands for: all but traced networks."""
+    families = StudentConfig.members()
+    return {name: family for name, family in families.items() if family is not TracedConfig}
+
+
 def parse_student(text: str) -> StudentConfig:
     name, _, weights = text.partition(":")
-    if (family := StudentConfig.members().get(name)) is None:
-        names = ", ".join(StudentConfig.members())
+    families = listed_families()
+    if (family := families.get(name)) is None:
+        names = ", ".join(families)
         raise ValueError(f"each must be one of {names}, but got {name!r}")
     fields = {"name": name, **({"weights": weights} if weights else {})}
     takes_weights = issubclass(family, EncoderDecoderConfig) and name.endswith(IN_TORCHVISION)
@@ -39,11 +48,14 @@ def parse_student(text: str) -> StudentConfig:
 
 def write_students(students: Sequence[StudentConfig]) -> str:
     """The text that `parse_students` reads; weights of files are named by their content."""
-    weights = (getattr(student, "weights", None) for student in students)
-    return ",".join(
-        f"{student.name}:{name}" if name else student.name
-        for student, name in zip(students, weights, strict=True)
-    )
+    return ",".join(map(write_student, students))
+
+
+def write_student(student: StudentConfig) -> str:
+    if isinstance(student, TracedConfig):
+        return student.label
+    weights = student.weights if isinstance(student, EncoderDecoderConfig) else None
+    return f"{student.name}:{weights}" if weights else student.name
 
 
 def students_with_weights_at_hand() -> list[StudentConfig]:
@@ -81,7 +93,7 @@ def students_of_file(
                 weights=digest, input_normalization=normalization, multiplier=multiplier
             )
             try:
-                named.fetch_weights([file])
+                named.fetch_weights(WeightSources(backbones=(file,)))
             except ValueError as error:
                 nearest.append((count_known_keys(named, file), error))
             else:
@@ -111,7 +123,7 @@ def complete_students(
     """
     if students is None:
         chosen = {s.name: s for s in (parse_student("unet"), *students_with_weights_at_hand())}
-        names = [name for name in StudentConfig.members() if name.startswith("unet_")]
+        names = [name for name in listed_families() if name.startswith("unet_")]
         candidates = [student for student in map(parse_student, names) if can_be_built(student)]
         for file in files:
             chosen |= {s.name: s for s in students_of_file(file, candidates, normalization)}

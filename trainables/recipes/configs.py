@@ -45,6 +45,8 @@ class Recipe(TaggedConfig):
     """Whether the recipe itself, without its pretraining, uses a teacher."""
     only_calibrates: ClassVar[bool] = False
     """Whether nothing is trained, so that a trial has a single epoch."""
+    is_reference: ClassVar[bool] = False
+    """Whether it only shows what others are compared with, so that no budget refuses it."""
 
     def train(self, task: "Task") -> Iterator["Epoch"]:
         """Trains, and yields the student after each epoch."""
@@ -75,19 +77,31 @@ class Recipe(TaggedConfig):
 
 
 class FullPrecisionRecipe(Recipe):
-    """A recipe that trains a full-precision student, which can be the start of quantized ones."""
+    """A recipe with a full-precision student, which can be the start of quantized ones."""
 
-    optimizer: AdamW = AdamW()
 
-    @property
-    def learning_rate(self) -> float:
-        return self.optimizer.learning_rate
+class Original(FullPrecisionRecipe):
+    """The student as its pretrained weights make it: what compression has to come close to."""
+
+    name: Literal["original"] = "original"
+    only_calibrates: ClassVar[bool] = True
+    is_reference: ClassVar[bool] = True
+
+    def train(self, task: "Task") -> Iterator["Epoch"]:
+        from trainables.recipes.original import keep_original
+
+        return keep_original(self, task)
 
 
 class Supervised(FullPrecisionRecipe):
     """A full-precision student learns from labels: the baseline of every other recipe."""
 
     name: Literal["supervised"] = "supervised"
+    optimizer: AdamW = AdamW()
+
+    @property
+    def learning_rate(self) -> float:
+        return self.optimizer.learning_rate
 
     def train(self, task: "Task") -> Iterator["Epoch"]:
         from trainables.recipes.supervised import train_supervised
@@ -99,6 +113,7 @@ class Distill(FullPrecisionRecipe):
     """A full-precision student learns from labels and from a frozen teacher."""
 
     name: Literal["distill"] = "distill"
+    optimizer: AdamW = AdamW()
     losses: Terms = by_name(Pixelwise())
     learns_from_teacher: ClassVar[bool] = True
 
@@ -106,6 +121,10 @@ class Distill(FullPrecisionRecipe):
         from trainables.recipes.distill import train_distill
 
         return train_distill(self, task)
+
+    @property
+    def learning_rate(self) -> float:
+        return self.optimizer.learning_rate
 
     @property
     def distillation_terms(self) -> Terms:

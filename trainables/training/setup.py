@@ -7,7 +7,6 @@ or on a worker.
 import shutil
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Concatenate, Literal, ParamSpec, Protocol, TypeVar
 
 from rich.filesize import decimal
@@ -19,7 +18,7 @@ from trainables.data.base import Source
 from trainables.data.configs import Augmentation
 from trainables.data.packed import PackedDataset, find_pack, open_pack, pack_dataset, pack_key
 from trainables.data.registry import open_source
-from trainables.models.configs import StudentConfig
+from trainables.models.configs import StudentConfig, WeightSources
 from trainables.teachers.output_cache import (
     DEFAULT_FORM,
     Form,
@@ -27,7 +26,7 @@ from trainables.teachers.output_cache import (
     find_outputs,
     predict_footprint,
 )
-from trainables.training.teacher import prepare_teacher
+from trainables.training.teacher import import_teacher, prepare_teacher
 from trainables.training.weights import distinct, prepare_weights
 
 OutputMode = Form | Literal["live"]
@@ -127,27 +126,35 @@ def say_data(data: PackedDataset, was_packed: bool, notes: Sequence[str], say: S
 
 
 def set_up_weights(
-    run: ExecutionConfig,
-    students: Iterable[StudentConfig],
-    files: Sequence[Path],
-    say: Say,
-    runner: Runner = run_here,
+    run: ExecutionConfig, students: Iterable[StudentConfig], sources: WeightSources, say: Say
 ) -> None:
-    """Makes artifacts of the pretrained weights that students start from (see `check_weights`)."""
+    """Makes artifacts of the pretrained weights that students start from (see `check_weights`).
+
+    It does so in this process, where files and builders of networks are at hand.
+    """
     for student, _ in distinct(students, run.data.name):
-        path = runner(run, prepare_weights, student, files)
+        path = prepare_weights(run, student, sources)
         say(f"pretrained weights of {student.describe()}: {path}")
 
 
 def set_up_teacher(
-    run: ExecutionConfig, spec: str, own: TrialConfig, say: Say, runner: Runner = run_here
+    run: ExecutionConfig,
+    spec: str,
+    builder: str | None,
+    own: TrialConfig,
+    say: Say,
+    runner: Runner = run_here,
 ) -> ExecutionConfig:
     """`run` with the path of the teacher that `spec` names (see `prepare_teacher`).
+
+    A network that a `builder` gives is built in this process.
 
     Raises:
         TrialFailed: the default teacher learned nothing.
     """
     say("preparing the teacher (made once for this data, then reused)")
+    if builder is not None:
+        spec = str(import_teacher(run, spec, builder))
     teacher = runner(run, prepare_teacher, spec, own)
     say(f"teacher: {teacher.note}, mIoU {100 * teacher.miou:.1f} %")
     return run.replace(teacher=teacher.file)

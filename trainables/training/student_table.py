@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from trainables.config import TrialConfig
 from trainables.models.configs import StudentConfig
+from trainables.models.student_list import listed_families
 from trainables.quantization.quantizers.configs import DEFAULT_QUANTIZER
 from trainables.recipes.configs import Recipe
 from trainables.training.cost import count_macs, count_params, predict_size_bytes
@@ -19,7 +20,7 @@ def student_table() -> Iterator[str]:
         f"(smallest and largest of a search; {NUM_CLASSES} classes, "
         f"{IMAGE_SIZE}x{IMAGE_SIZE} pixels)"
     )
-    for name, family in StudentConfig.members().items():
+    for name, family in listed_families().items():
         student = family.model_validate({"name": name})
         ends = [
             student.replace(**{field: values[end] for field, values in student.choices().items()})

@@ -17,7 +17,7 @@ from trainables.data.labels import VOC_CLASSES
 from trainables.data.loader import Loader
 from trainables.data.packed import PackedDataset, open_pack
 from trainables.models.base import to_device
-from trainables.models.configs import TORCHVISION_NAMES, TorchvisionConfig
+from trainables.models.configs import TORCHVISION_NAMES, NetworkSource, TorchvisionConfig
 from trainables.models.model_file import (
     METRICS_FILE,
     MODEL_FILE,
@@ -27,6 +27,7 @@ from trainables.models.model_file import (
     read_model,
     write_model,
 )
+from trainables.models.network_source import import_network
 from trainables.models.state_dict import is_model_file, read_state_dict
 from trainables.models.torchvision_model import PRETRAINED_CLASSES, load_pretrained
 from trainables.training.evaluation import BATCH_SIZE, evaluate
@@ -44,16 +45,18 @@ class Teacher:
     note: str
 
 
-def check_teacher(spec: str, num_classes: int) -> None:
+def check_teacher(spec: str, num_classes: int, builder: str | None = None) -> None:
     """Checks what is known of a teacher before anything is written.
 
     Raises:
         ValueError: `spec` names nothing, or a teacher of other than `num_classes` classes.
         ConnectionError: its weights are neither cached nor to be downloaded.
     """
-    if spec == "auto":
+    if builder is not None:
+        found = import_network(teacher_source(spec, builder)).traced.num_classes
+    elif spec == "auto":
         return
-    if spec in TORCHVISION_NAMES:
+    elif spec in TORCHVISION_NAMES:
         found = PRETRAINED_CLASSES
     elif named_file(spec).is_file():
         found = count_classes(named_file(spec))
@@ -73,13 +76,16 @@ def check_teacher(spec: str, num_classes: int) -> None:
 def prepare_teacher(run: ExecutionConfig, spec: str, own: TrialConfig) -> Teacher:
     """The teacher that `spec` names (see `check_teacher`), measured on the data of `run`.
 
-    `auto` is torchvision's DeepLabV3-ResNet101 for VOC's 21 classes where its weights are
-    available, else a network trained on the data with the configuration `own`.
+    `auto` is the network that is compressed, if one is. Otherwise it is torchvision's
+    DeepLabV3-ResNet101 for VOC's 21 classes where its weights are available, else a network trained
+    on the data with the configuration `own`.
 
     Raises:
         TrialFailed: the network trained on the data learned nothing.
     """
     data = open_pack(run.data)
+    if spec == "auto" and own.recipe.is_reference:
+        return own_teacher(run, own, "as it came")
     if spec == "auto" and data.class_names == VOC_CLASSES:
         try:
             return torchvision_teacher(DEFAULT_TORCHVISION, run, data)
@@ -120,6 +126,28 @@ def file_teacher(file: Path, run: ExecutionConfig, data: PackedDataset) -> Teach
     folder = ArtifactStore(run.artifacts).get("teacher", key, build).path
     name = read_card(folder / MODEL_FILE).model.name
     return Teacher(folder / MODEL_FILE, read_miou(folder), f"{name} of {file}")
+
+
+def teacher_source(spec: str, builder: str) -> NetworkSource:
+    return NetworkSource(file=spec, builder=builder, flag="--teacher")
+
+
+def import_teacher(run: ExecutionConfig, spec: str, builder: str) -> Path:
+    """The model file of the network that a function of the user's gives, made at first use.
+
+    Raises:
+        ValueError: it cannot be built or traced.
+    """
+    network = import_network(teacher_source(spec, builder))
+    card = ModelSpec(model=network.student(), num_classes=network.traced.num_classes, folded=False)
+
+    def build(folder: Path) -> None:
+        model = card.build()
+        model.load_state_dict(network.weights)
+        write_model(folder / MODEL_FILE, model, card)
+
+    key = {"weights": network.weights_digest, "model": card.model.digest()}
+    return ArtifactStore(run.artifacts).get("import", key, build).path / MODEL_FILE
 
 
 def named_file(spec: str) -> Path:

@@ -1,6 +1,6 @@
 """Pretrained weights of students as artifacts: fetched and checked once, before any training."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 import safetensors.torch
@@ -13,7 +13,7 @@ from trainables.core.errors import TrialFailed
 from trainables.data.augmentation import normalize
 from trainables.data.loader import Loader
 from trainables.data.packed import images_of, open_pack
-from trainables.models.configs import StudentConfig
+from trainables.models.configs import StudentConfig, WeightSources
 
 FORMAT = 1
 KIND = "weights"
@@ -29,12 +29,14 @@ def artifact_facts(student: StudentConfig, data: str) -> dict[str, object] | Non
 
 
 def check_weights(
-    students: Iterable[StudentConfig], files: Sequence[Path], store: ArtifactStore, data: str
+    students: Iterable[StudentConfig],
+    sources: WeightSources,
+    store: ArtifactStore,
+    data: str,
 ) -> None:
     """Fetches the pretrained weights of students that are no artifacts yet, and writes nothing.
 
     Args:
-        files: of `--backbone-weights`.
         data: the digest of the data set.
 
     Raises:
@@ -43,7 +45,7 @@ def check_weights(
     """
     for student, facts in distinct(students, data):
         if store.find(KIND, facts) is None:
-            student.fetch_weights(files)
+            student.fetch_weights(sources)
 
 
 def distinct(
@@ -58,7 +60,7 @@ def distinct(
 
 
 def prepare_weights(
-    run: ExecutionConfig, student: StudentConfig, files: Sequence[Path] = ()
+    run: ExecutionConfig, student: StudentConfig, sources: WeightSources | None = None
 ) -> Path | None:
     """The file of a student's pretrained weights, made at first use; None where it has none.
 
@@ -73,7 +75,7 @@ def prepare_weights(
     def build(folder: Path) -> None:
         train = open_pack(run.data).train
         batch = next(Loader(train, torch.device("cpu")).in_order(min(NUM_IMAGES, len(train))))
-        weights = student.fetch_weights(files, normalize(images_of(batch)))
+        weights = student.fetch_weights(sources or WeightSources(), normalize(images_of(batch)))
         tensors = {name: tensor.contiguous() for name, tensor in weights.items()}
         safetensors.torch.save_file(tensors, folder / FILE)
 

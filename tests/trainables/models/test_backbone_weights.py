@@ -10,7 +10,12 @@ from torchvision.models import get_model, get_model_weights
 
 from trainables.models.backbone_weights import torchvision_file_name
 from trainables.models.backbones import Backbone
-from trainables.models.configs import IN_TORCHVISION, EncoderDecoderConfig, weights_digest
+from trainables.models.configs import (
+    IN_TORCHVISION,
+    EncoderDecoderConfig,
+    WeightSources,
+    weights_digest,
+)
 from trainables.quantization.convert import convert
 
 State = dict[str, Tensor]
@@ -38,7 +43,7 @@ def trained(backbone: str) -> Backbone:
 
 def loaded(student: EncoderDecoderConfig, file: Path, images: Tensor | None = None) -> nn.Module:
     network = student.build(3)
-    student.initialize(network, student.fetch_weights([file], images))
+    student.initialize(network, student.fetch_weights(WeightSources(backbones=(file,)), images))
     return network.get_submodule("backbone").eval()
 
 
@@ -93,7 +98,7 @@ def test_normalisation_that_only_adds_gets_statistics_too(tmp_path: Path) -> Non
     expected, file = trained("mobilenet_v1"), tmp_path / "weights.safetensors"
     safetensors.torch.save_file(folded_state(expected, False), file)
     student = student_of(file, "mobilenet_v1", input_normalization="imagenet")
-    safetensors.torch.save_file(dict(student.fetch_weights([file])), file)
+    safetensors.torch.save_file(dict(student.fetch_weights(WeightSources(backbones=(file,)))), file)
     student = student_of(file, "mobilenet_v1", input_normalization="imagenet")
     assert_same(loaded(student, file, IMAGES).train(), expected)
 
@@ -144,7 +149,7 @@ def test_weights_that_do_not_fit_are_refused(key: str, tmp_path: Path) -> None:
         del state[key]
     safetensors.torch.save_file(state, file)
     with pytest.raises(ValueError, match=f"must fit the student's backbone, but .*{message}"):
-        student_of(file, "mobilenet_v1").fetch_weights([file])
+        student_of(file, "mobilenet_v1").fetch_weights(WeightSources(backbones=(file,)))
 
 
 def test_the_first_missing_and_the_first_unexpected_key_are_named(tmp_path: Path) -> None:
@@ -152,20 +157,20 @@ def test_the_first_missing_and_the_first_unexpected_key_are_named(tmp_path: Path
     torch.save(trained("mobilenet_v2").network.state_dict(), file)
     message = r"lacks 'layers.0.0.weight' and has 'features.0.0.weight', which is not known there$"
     with pytest.raises(ValueError, match=message):
-        student_of(file, "mobilenet_v1").fetch_weights([file])
+        student_of(file, "mobilenet_v1").fetch_weights(WeightSources(backbones=(file,)))
 
 
 def test_files_that_are_no_weights_are_refused(tmp_path: Path) -> None:
     file = tmp_path / "weights.pth"
     torch.save({"epoch": 3}, file)
     with pytest.raises(ValueError, match=r"must be floating-point tensors, but .*pth holds none"):
-        student_of(file, "mobilenet_v1").fetch_weights([file])
+        student_of(file, "mobilenet_v1").fetch_weights(WeightSources(backbones=(file,)))
     torch.save(nn.Conv2d(1, 1, 1), file)
     with pytest.raises(ValueError, match=r"file of tensors alone, but .*pth holds 'torch.nn.mod"):
-        student_of(file, "mobilenet_v1").fetch_weights([file])
+        student_of(file, "mobilenet_v1").fetch_weights(WeightSources(backbones=(file,)))
     torch.save({"layers.0.0.weight": torch.full((8, 3, 3, 3), torch.nan)}, file)
     with pytest.raises(ValueError, match=r"finite, but layers.0.0.weight in .* holds NaN"):
-        student_of(file, "mobilenet_v1").fetch_weights([file])
+        student_of(file, "mobilenet_v1").fetch_weights(WeightSources(backbones=(file,)))
 
 
 def test_another_file_than_the_one_that_is_named_is_refused(tmp_path: Path) -> None:
@@ -176,13 +181,13 @@ def test_another_file_than_the_one_that_is_named_is_refused(tmp_path: Path) -> N
     with pytest.raises(
         ValueError, match=f"begins with {student.weights}, but .*other.pth has othe"
     ):
-        student.fetch_weights([other])
+        student.fetch_weights(WeightSources(backbones=(other,)))
     with pytest.raises(ValueError, match=f"begins with {student.weights}, but none was given$"):
-        student.fetch_weights([])
+        student.fetch_weights(WeightSources())
     with pytest.raises(
         ValueError, match=r"--backbone-weights must be a file, but there is no .*no"
     ):
-        student.fetch_weights([tmp_path / "no.pth"])
+        student.fetch_weights(WeightSources(backbones=(tmp_path / "no.pth",)))
 
 
 IMAGENET = EncoderDecoderConfig.model_validate(
@@ -198,12 +203,12 @@ def test_downloaded_weights_are_used(tmp_path: Path, monkeypatch: pytest.MonkeyP
     state = get_model("mobilenet_v3_small").state_dict()
     torch.save(state, file)
     network = IMAGENET.build(3)
-    IMAGENET.initialize(network, IMAGENET.fetch_weights([]))
+    IMAGENET.initialize(network, IMAGENET.fetch_weights(WeightSources()))
     name = "features.4.block.1.0.weight"
     assert torch.equal(network.state_dict()[f"backbone.network.{name}"], state[name])
     file.write_bytes(file.read_bytes()[:1000])
     with pytest.raises(ValueError, match=r"mobilenet_v3_small must be intact, but .*: delete it"):
-        IMAGENET.fetch_weights([])
+        IMAGENET.fetch_weights(WeightSources())
 
 
 def test_weights_without_a_network_name_file_and_place(
@@ -218,7 +223,7 @@ def test_weights_without_a_network_name_file_and_place(
         r"mobilenet_v3_small must be .*no network and there is no file .*\.pth: put .* without"
     )
     with pytest.raises(ConnectionError, match=message):
-        IMAGENET.fetch_weights([])
+        IMAGENET.fetch_weights(WeightSources())
 
 
 def test_weights_are_named_only_where_there_are_some() -> None:

@@ -10,7 +10,12 @@ from trainables.config import ExecutionConfig, TrialConfig
 from trainables.core.artifacts import ArtifactStore
 from trainables.core.errors import TrialFailed
 from trainables.models.backbones import Backbone
-from trainables.models.configs import EncoderDecoderConfig, StudentConfig, weights_digest
+from trainables.models.configs import (
+    EncoderDecoderConfig,
+    StudentConfig,
+    WeightSources,
+    weights_digest,
+)
 from trainables.recipes.configs import Supervised
 from trainables.train import main
 from trainables.training.identity import training_facts
@@ -42,14 +47,16 @@ def test_weights_are_prepared_once_and_students_start_from_them(
     run: ExecutionConfig, file: Path
 ) -> None:
     student, store, lines = student_of(file), ArtifactStore(run.artifacts), list[str]()
-    check_weights([student], [file], store, run.data.name)
+    check_weights([student], WeightSources(backbones=(file,)), store, run.data.name)
     assert not run.artifacts.exists()
-    set_up_weights(run, [student, student.replace(channels=16)], [file], lines.append)
+    set_up_weights(
+        run, [student, student.replace(channels=16)], WeightSources(backbones=(file,)), lines.append
+    )
     (folder,) = run.artifacts.glob("weights-*")
     assert lines == [f"pretrained weights of unet mnv1 0.25/8: {folder / 'weights.safetensors'}"]
     expected = torch.load(file, weights_only=True)["layers.0.0.weight"]
     file.unlink()
-    check_weights([student], [], store, run.data.name)
+    check_weights([student], WeightSources(), store, run.data.name)
     for config in (student, student.replace(channels=16)):  # a decoder does not change them
         assert prepare_weights(run, config) == folder / "weights.safetensors"
         task = TrialTask(TrialConfig(student=config, recipe=Supervised()), run)
@@ -60,7 +67,7 @@ def test_weights_are_prepared_once_and_students_start_from_them(
 def test_a_student_whose_weights_are_not_to_be_had_fails(run: ExecutionConfig, file: Path) -> None:
     student = student_of(file)
     with pytest.raises(ValueError, match=r"must name the file of unet mnv1 0.25/8 whose SHA-256"):
-        check_weights([student], [], ArtifactStore(run.artifacts), run.data.name)
+        check_weights([student], WeightSources(), ArtifactStore(run.artifacts), run.data.name)
     task = TrialTask(TrialConfig(student=student, recipe=Supervised()), run)
     with pytest.raises(TrialFailed, match=r"must name the file of unet mnv1 0.25/8 whose SHA-256"):
         task.new_student()

@@ -1,0 +1,216 @@
+"""Networks of other people's code become data, and compute what they did."""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from foreign_networks import Foreign, randomize
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from trainables.models.configs import STATISTICS, TracedConfig, build_normalization
+from trainables.models.graph_network import GraphNetwork
+from trainables.models.model_file import ModelSpec, deserialize, serialize
+from trainables.models.network_graph import NetworkGraph, decode_graph
+from trainables.models.trace_network import TracedNetwork, trace_network
+from trainables.quantization.graph import find_foldable, find_input_groups
+from trainables.quantization.prepare import calibrate, prepare
+from trainables.quantization.quantizers.configs import Lsq
+
+IDENTITY = nn.Identity()
+IMAGES = torch.randn(2, 3, 72, 90, generator=torch.Generator().manual_seed(1))
+
+
+def traced(network: nn.Module) -> TracedNetwork:
+    return trace_network(network, IDENTITY, "mine")
+
+
+@pytest.fixture(scope="module")
+def foreign() -> TracedNetwork:
+    return traced(randomize(Foreign()))
+
+
+def config_of(network: TracedNetwork, **fields: Any) -> TracedConfig:
+    return TracedConfig(
+        label="foreign",
+        graph=network.graph.encode(),
+        num_classes=network.num_classes,
+        weights="0" * 16,
+        **fields,
+    )
+
+
+def built(network: TracedNetwork, **fields: Any) -> nn.Module:
+    config = config_of(network, **fields)
+    model = config.build(network.num_classes)
+    config.initialize(model, network.weights)
+    return model.eval()
+
+
+@torch.no_grad()
+def test_a_foreign_network_computes_the_same_from_data_alone(foreign: TracedNetwork) -> None:
+    expected = randomize(Foreign())(IMAGES)["out"]
+    model = built(foreign)
+    torch.testing.assert_close(model(IMAGES), expected, rtol=1e-5, atol=1e-5)
+    outputs = model.native_outputs(IMAGES)  # type: ignore[operator]
+    assert outputs.logits.shape == (2, 5, 36, 45)  # the last resizing is left to the caller
+    assert outputs.features.shape == (2, 8, 18, 23)
+    assert foreign.num_classes == 5
+    assert foreign.float_operations == []
+    assert "aux" not in foreign.graph.layers
+    assert foreign.graph.classifiers == ["head"]
+    assert list(foreign.graph.tensors) == ["offset", "gain"]
+    assert not foreign.graph.tensors["offset"].is_parameter
+
+
+def test_a_graph_survives_text(foreign: TracedNetwork) -> None:
+    text = foreign.graph.encode()
+    assert decode_graph(text).encode() == text
+    assert json.loads(json.dumps(text)) == text
+    assert len(text) < 2000
+
+
+def test_a_traced_network_trains_and_its_modules_have_their_names(foreign: TracedNetwork) -> None:
+    model = built(foreign).train()
+    F.cross_entropy(model(IMAGES), torch.zeros(2, 72, 90, dtype=torch.long)).backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+    names = {f"network.{name}" for name in randomize(Foreign()).state_dict()}
+    assert {n for n in names if ".aux." not in n} == set(model.state_dict())
+    groups = {model.group_of(name) for name in ("network.head", "network.fuse")}  # type: ignore[operator]
+    assert groups == {"decoder"}
+    assert model.group_of("network.stem.0") == "encoder"  # type: ignore[operator]
+
+
+def test_quantization_reaches_every_layer_by_the_graph(foreign: TracedNetwork) -> None:
+    model = built(foreign)
+    assert len(find_foldable(model)) == 7
+    (group,) = (g for g in find_input_groups(model) if "network.fuse" in g)
+    assert group == ("network.stages.0.body.expand", "network.fuse")
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("bits", [None, 8, 3])
+def test_a_model_file_holds_the_network_and_needs_nothing_else(
+    foreign: TracedNetwork, bits: int | None
+) -> None:
+    quantizer = Lsq(weight_bits=bits, activation_bits=8) if bits else None
+    model = built(foreign)
+    if quantizer:
+        calibrate(prepare(model, quantizer), IMAGES)
+    spec = ModelSpec(model=config_of(foreign), num_classes=5, quantizer=quantizer)
+    expected = model.eval()(IMAGES)
+    found = deserialize(serialize(model, spec))(IMAGES)
+    agree = (found.argmax(1) == expected.argmax(1)).float().mean()
+    assert agree > 0.999
+
+
+@pytest.mark.parametrize("name", STATISTICS)
+@torch.no_grad()
+def test_a_network_knows_the_normalisation_that_it_was_trained_with(name: Any) -> None:
+    network = randomize(Foreign())
+    normalization = build_normalization(name)
+    model = built(trace_network(network, normalization, "mine"), input_normalization=name)
+    expected = network(normalization(IMAGES))["out"]
+    torch.testing.assert_close(model(IMAGES), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_new_head_is_new_and_the_rest_is_kept(foreign: TracedNetwork) -> None:
+    config = config_of(foreign, new_head=True)
+    assert not config.is_trained
+    model = config.build(9)
+    config.initialize(model, foreign.weights)
+    state = model.state_dict()
+    assert state["network.head.weight"].shape == (9, 8, 1, 1)
+    for name, tensor in foreign.weights.items():
+        if not name.startswith("network.head."):
+            assert torch.equal(state[name], tensor)
+    with pytest.raises(ValueError, match=r"of the 9 classes of the data, but foreign has 5: --new-"):
+        config_of(foreign).build(9)
+
+
+class Output(nn.Module):
+    """A convolution behind which something is done."""
+
+    def __init__(self, what: Callable[[Tensor], Any]) -> None:
+        super().__init__()
+        self.layer, self.what = nn.Conv2d(3, 4, 1), what
+
+    def forward(self, images: Tensor) -> Any:
+        return self.what(self.layer(images))
+
+
+class Attention(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(4, 2, batch_first=True)
+        self.layer = nn.Conv2d(3, 4, 4, 4)
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = self.layer(images)
+        tokens = x.flatten(2).transpose(1, 2)
+        return self.attention(tokens, tokens, tokens)[0].transpose(1, 2).view(x.shape)
+
+
+REFUSED: dict[str, tuple[nn.Module, str]] = {
+    "control flow": (Output(lambda x: x if x.sum() > 0 else -x), "cannot be compressed: .*trac"),
+    "layer": (Attention(), "operation attention: a layer of type MultiheadAttention cannot be"),
+    "function": (Output(lambda x: torch.fft.fft2(x).abs()), "operation fft_fft2: the function .*fft"),
+    "method": (Output(lambda x: x.cumsum(1)), "operation cumsum: the method cumsum of a tensor"),
+    "attribute": (Output(lambda x: x * x.itemsize), "operation getattr_1: the attribute itemsize"),
+    "argument": (Output(lambda x: x.sum(1, True, dtype=torch.half)), "operation sum_1: an argument"),
+    "no map": (Output(lambda x: x.mean((2, 3))), r"must give logits .*a tensor of shape \(1, 4\)"),
+    "nothing": (Output(lambda x: None), "must give logits .*but gives none"),
+    "size": (Output(lambda x: x.view(-1, 4, 64, 256)), "must run on images of 97 x 160"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_cannot_be_recorded_is_named(case: str) -> None:
+    network, message = REFUSED[case]
+    with pytest.raises(ValueError, match=f"^mine .*{message}"):
+        traced(network)
+
+
+def test_operations_on_weights_that_no_quantizer_reaches_are_named() -> None:
+    class Products(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Conv2d(3, 4, 1)
+            self.grouped = nn.ConvTranspose2d(4, 4, 2, 2, groups=2)
+            self.weight = nn.Parameter(torch.randn(6, 4, 1, 1))
+
+        def forward(self, images: Tensor) -> Tensor:
+            return F.conv2d(self.grouped(self.layer(images)), self.weight)
+
+    assert traced(Products()).float_operations == ["grouped", "conv2d"]
+
+
+EVIL: dict[str, dict[str, Any]] = {
+    "function": {"kind": "function", "target": "os.system", "args": ["true"]},
+    "builtin": {"kind": "function", "target": "eval", "args": ["1"]},
+    "attribute": {"kind": "function", "target": "getattr", "args": [{"node": 0}, "__class__"]},
+    "method": {"kind": "method", "target": "__reduce__", "args": [{"node": 0}]},
+    "code": {"kind": "layer", "target": "a;import os"},
+}
+
+
+@pytest.mark.parametrize("case", EVIL)
+def test_a_graph_cannot_name_code(case: str) -> None:
+    content = {"layers": {}, "operations": [EVIL[case]], "logits": 1, "features": 1}
+    with pytest.raises(ValueError, match=r"operation must be a known|attribute must|pattern"):
+        graph = NetworkGraph.model_validate({**content, "classifiers": []})
+        GraphNetwork(graph, IDENTITY, 5)
+
+
+def test_a_layer_must_be_one_of_torch() -> None:
+    content = {"layers": {"a": {"type": "Module"}}, "operations": [], "logits": 0, "features": 0}
+    with pytest.raises(ValueError, match="a layer must be one of Conv1d"):
+        GraphNetwork(NetworkGraph.model_validate({**content, "classifiers": []}), IDENTITY, 5)
+
+
+@pytest.mark.parametrize("text", ["", "nonsense!", "c$}-5", "\x00"])
+def test_damaged_text_is_no_graph(text: str) -> None:
+    with pytest.raises(ValueError, match="must be whole, but it is damaged"):
+        decode_graph(text)

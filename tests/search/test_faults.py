@@ -217,14 +217,7 @@ def test_the_next_trial_of_a_process_that_is_not_to_be_used_again(
 
 def trainers(driver: Driver, where: str) -> list[psutil.Process]:
     """The processes that train, which on a cluster are no children of the driver."""
-    if where == "this machine":
-        return children(driver.process.pid, TRAINING)
-    own = psutil.Process()
-    return [
-        process
-        for process in own.children(recursive=True)
-        if TRAINING in " ".join(process.cmdline())
-    ]
+    return children(driver.process.pid if where == "this machine" else os.getpid(), TRAINING)
 
 
 def test_a_signal_to_all_processes_is_an_orderly_end(blocks_folder: Path, tmp_path: Path) -> None:

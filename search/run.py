@@ -247,6 +247,11 @@ def resumed_config(storage: Path, name: str, given: Mapping[str, Any]) -> StudyC
             f"a resumed study must keep its kind of device, but {name} ran on {kept.device} and "
             f"--gpus-per-trial {changed.gpus_per_trial} wants {changed.device}"
         )
+    if changed.compress and kept.compress is None:
+        raise ValueError(
+            f"a resumed study must keep its students, but {name} compresses no network, and got "
+            f"--compress {changed.compress}"
+        )
     for field, flag in flags_of(StudyConfig).items():
         before, after = getattr(kept, field), getattr(changed, field)
         if flag.immutable and before != after:

@@ -6,13 +6,17 @@ import numpy as np
 import pytest
 import torch
 from factories import make_finished_study
+from foreign_networks import Foreign
 from PIL import Image
+from torch.nn import functional as F
 
 from trainables.config import ExecutionConfig
 from trainables.core.artifacts import ArtifactStore
 from trainables.data import shapes
+from trainables.data.augmentation import normalize
 from trainables.data.base import SPLITS, Sample, Split
-from trainables.data.packed import pack_dataset
+from trainables.data.loader import Loader
+from trainables.data.packed import images_of, open_pack, pack_dataset
 from trainables.models.configs import UNetConfig
 from trainables.models.model_file import ModelSpec, write_model
 
@@ -104,6 +108,27 @@ def teacher_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     card = ModelSpec(model=UNetConfig(width=6, depth=2), num_classes=5)
     path = tmp_path_factory.mktemp("teacher") / "teacher.safetensors"
     write_model(path, card.build(), card)
+    return path
+
+
+@pytest.fixture(scope="session")
+def foreign_file(blocks_run: ExecutionConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The state dict of a network that its author trained on the blocks."""
+    loader = Loader(open_pack(blocks_run.data).train, torch.device("cpu"))
+    batches = list(loader.in_order(16))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = Foreign()
+        optimizer = torch.optim.Adam(network.parameters(), 1e-2)
+        for _ in range(12):
+            for batch in batches:
+                logits = network(normalize(images_of(batch)))["out"]
+                loss = F.cross_entropy(logits, batch["mask"].long(), ignore_index=255)
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+    path = tmp_path_factory.mktemp("foreign") / "net.pth"
+    torch.save(network.state_dict(), path)
     return path
 
 

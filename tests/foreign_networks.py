@@ -26,7 +26,13 @@ class Residual(nn.Module):
                 norm=nn.BatchNorm2d(2 * channels),
                 act=nn.Hardswish(inplace=True),
                 depthwise=nn.Conv2d(
-                    2 * channels, 2 * channels, 3, stride, padding=1, groups=2 * channels, bias=False
+                    2 * channels,
+                    2 * channels,
+                    3,
+                    stride,
+                    1,
+                    groups=2 * channels,
+                    bias=False,
                 ),
                 norm2=nn.BatchNorm2d(2 * channels, eps=1e-3, momentum=0.01),
                 act2=nn.ReLU6(),

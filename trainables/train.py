@@ -8,12 +8,12 @@ import sys
 
 import torch
 
-from trainables.config import ExecutionConfig, read_config
+from trainables.config import ExecutionConfig, TrialConfig, read_config
 from trainables.core.artifacts import ArtifactStore
 from trainables.core.command_line import Parser, as_path, report
 from trainables.core.errors import TrialFailed
 from trainables.core.progress import ProgressReporter, progress_to
-from trainables.models.configs import WeightSources
+from trainables.models.configs import NetworkSource, TracedConfig, WeightSources
 from trainables.training.defaults import defaults_for
 from trainables.training.setup import (
     OutputMode,
@@ -86,6 +86,16 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         help="of the file that the configuration's student names, at first use",
     )
     add(
+        "--compress",
+        metavar="FILE|NAME",
+        help="the network that the configuration's student was traced from, at first use",
+    )
+    add(
+        "--builder",
+        metavar="PACKAGE.MODULE:FUNCTION",
+        help="as in search.run, for the network of --compress",
+    )
+    add(
         "--artifacts",
         type=as_path,
         metavar="DIR",
@@ -108,6 +118,17 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
+def network_source(arguments: argparse.Namespace, config: TrialConfig) -> NetworkSource | None:
+    """What the flags name, normalised as the configuration says."""
+    if arguments.compress is None or not isinstance(config.student, TracedConfig):
+        return None
+    return NetworkSource(
+        file=arguments.compress,
+        builder=arguments.builder,
+        normalization=config.student.input_normalization,
+    )
+
+
 def run(arguments: argparse.Namespace) -> None:
     config = read_config(arguments.config)
     if arguments.threads < 1:
@@ -123,7 +144,7 @@ def run(arguments: argparse.Namespace) -> None:
         check_terms(wanted, [config])
         check_teacher(arguments.teacher, len(opened.class_names))
     files = (arguments.backbone_weights,) if arguments.backbone_weights else ()
-    sources = WeightSources(backbones=files)
+    sources = WeightSources(backbones=files, network=network_source(arguments, config))
     config.student.check_num_classes(len(opened.class_names))
     check_weights([config.student], sources, store, opened.digest)
     data = opened.pack()

@@ -97,6 +97,18 @@ CASES: dict[str, tuple[list[str], str]] = {
         ["--students", "unet_mobilenet_v1:imagenet"],
         "--students: only :imagenet may follow .*but got 'unet_mobilenet_v1:imagenet'",
     ),
+    "no network": (["--compress", "/no/n.pth"], "--compress must be a model file, .* /no/n.pth"),
+    "no weights for a builder": (
+        ["--compress", "/no/n.pth", "--builder", "a:b"],
+        "--compress must be a file with weights, but there is no /no/n.pth",
+    ),
+    "builder of nothing": (["--builder", "a:b"], "--builder needs --compress"),
+    "head of nothing": (["--new-head"], "--new-head needs --compress"),
+    "float of nothing": (["--allow-float"], "--allow-float needs --compress"),
+    "teacher's builder of nothing": (
+        ["--teacher-builder", "a:b"],
+        "--teacher-builder needs --teacher FILE",
+    ),
     "no such weights": (
         ["--backbone-weights", "/no/w.pth"],
         "must be a file, but there is no /no/",
@@ -219,7 +231,7 @@ def test_bad_names(case: str, known_study: Path, capsys: pytest.CaptureFixture[s
 
 CHANGES = {
     "--students": "unet,unet_mobilenet_v1",
-    "--backbone-normalization": "symmetric",
+    "--pretrained-normalization": "symmetric",
     "--space": "kd",
     "--image-size": "65",
     "--teacher-outputs": "live",
@@ -237,7 +249,7 @@ CHANGES = {
 def test_these_fields_must_be_kept() -> None:
     flags = flags_of(StudyConfig).items()
     kept = {flag_name(StudyConfig, field) for field, flag in flags if flag.immutable}
-    assert kept == set(CHANGES)
+    assert kept == {*CHANGES, "--new-head", "--allow-float"}
 
 
 @pytest.mark.parametrize("flag", CHANGES)
@@ -248,6 +260,27 @@ def test_a_resumed_study_keeps_what_must_not_change(
     line = answer(capsys, *argv)
     changed = CHANGES[flag].split(",")[-1]
     assert_matches(line, f"keep its {flag}, but known has .* and got .*{changed}")
+
+
+@pytest.mark.parametrize("flag", ["--new-head", "--allow-float"])
+def test_a_resumed_study_of_a_network_keeps_how_it_is_compressed(
+    flag: str, known_study: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = read_study_file(known_study / "known").config.replace(compress="net.pth")
+    (known_study / "known/study.json").unlink()
+    write_study_file(
+        StudyFile(id="0", config=config, versions={}, data_digest="0", class_names=("a", "b"))
+    )
+    line = answer(capsys, "--resume", "known", flag, "--storage", str(known_study))
+    assert_matches(line, f"keep its {flag}, but known has False and got True")
+
+
+def test_a_resumed_study_does_not_begin_to_compress_a_network(
+    known_study: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ["--resume", "known", "--compress", "net.pth", "--storage", str(known_study)]
+    line = answer(capsys, *argv)
+    assert_matches(line, "must keep its students, but known compresses no network, and got --compr")
 
 
 def test_a_damaged_study_file(known_study: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,6 +6,7 @@ models/graph_network.py, and all other words are checked to be plain names.
 
 import base64
 import binascii
+import re
 import zlib
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
@@ -74,7 +75,7 @@ class NetworkGraph(FrozenConfig):
     @field_validator("layers", "tensors")
     @classmethod
     def check_names(cls, named: Mapping[str, object]) -> Mapping[str, object]:
-        if unfit := [name for name in named if not all(part for part in name.split("."))]:
+        if unfit := [name for name in named if not re.match(PATH, name)]:
             raise ValueError(f"{unfit[0]!r} is no name of a module")
         return named
 

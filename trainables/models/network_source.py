@@ -10,7 +10,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
 from torch import Tensor, nn
 
 from trainables.core.command_line import first_line
@@ -176,5 +175,5 @@ def digest_of(weights: Mapping[str, Tensor]) -> str:
     found = hashlib.sha256()
     for name, tensor in sorted(weights.items()):
         found.update(f"{name} {tuple(tensor.shape)}".encode())
-        found.update(tensor.detach().contiguous().view(torch.uint8).numpy().tobytes())
+        found.update(tensor.detach().numpy().tobytes())
     return found.hexdigest()[:16]

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import onnxruntime
 import pytest
 import torch
+from foreign_networks import Foreign, randomize
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -22,8 +23,11 @@ from trainables.models.configs import (
     NetworkConfig,
     StudentConfig,
     TorchvisionConfig,
+    TracedConfig,
 )
 from trainables.models.model_file import ModelSpec, deserialize, serialize
+from trainables.models.student_list import listed_families
+from trainables.models.trace_network import trace_network
 from trainables.quantization.bits import LayerBits
 from trainables.quantization.convert import convert
 from trainables.quantization.graph import find_foldable, find_input_groups, trace
@@ -50,7 +54,16 @@ def smallest(name: str, family: type[StudentConfig]) -> StudentConfig:
     return student
 
 
-STUDENTS = [smallest(name, family) for name, family in StudentConfig.members().items()]
+def traced_student() -> TracedConfig:
+    """A network of other people's code."""
+    traced = trace_network(randomize(Foreign()), nn.Identity(), "foreign")
+    return TracedConfig(
+        label="foreign", graph=traced.graph.encode(), num_classes=5, weights="0" * 16
+    )
+
+
+STUDENTS = [smallest(name, family) for name, family in listed_families().items()]
+STUDENTS.append(traced_student())
 WITH_BACKBONE = [student for student in STUDENTS if isinstance(student, EncoderDecoderConfig)]
 NOT_EXPORTED = frozenset[str]()
 """Families with operations that the ONNX writer does not know yet."""

@@ -126,7 +126,9 @@ def test_a_new_head_is_new_and_the_rest_is_kept(foreign: TracedNetwork) -> None:
     for name, tensor in foreign.weights.items():
         if not name.startswith("network.head."):
             assert torch.equal(state[name], tensor)
-    with pytest.raises(ValueError, match=r"of the 9 classes of the data, but foreign has 5: --new-"):
+    with pytest.raises(
+        ValueError, match=r"of the 9 classes of the data, but foreign has 5: --new-"
+    ):
         config_of(foreign).build(9)
 
 
@@ -156,10 +158,16 @@ class Attention(nn.Module):
 REFUSED: dict[str, tuple[nn.Module, str]] = {
     "control flow": (Output(lambda x: x if x.sum() > 0 else -x), "cannot be compressed: .*trac"),
     "layer": (Attention(), "operation attention: a layer of type MultiheadAttention cannot be"),
-    "function": (Output(lambda x: torch.fft.fft2(x).abs()), "operation fft_fft2: the function .*fft"),
+    "function": (
+        Output(lambda x: torch.fft.fft2(x).abs()),
+        "operation fft_fft2: the function .*fft",
+    ),
     "method": (Output(lambda x: x.cumsum(1)), "operation cumsum: the method cumsum of a tensor"),
     "attribute": (Output(lambda x: x * x.itemsize), "operation getattr_1: the attribute itemsize"),
-    "argument": (Output(lambda x: x.sum(1, True, dtype=torch.half)), "operation sum_1: an argument"),
+    "argument": (
+        Output(lambda x: x.sum(1, True, dtype=torch.half)),
+        "operation sum_1: an argument",
+    ),
     "no map": (Output(lambda x: x.mean((2, 3))), r"must give logits .*a tensor of shape \(1, 4\)"),
     "nothing": (Output(lambda x: None), "must give logits .*but gives none"),
     "size": (Output(lambda x: x.view(-1, 4, 64, 256)), "must run on images of 97 x 160"),
@@ -196,18 +204,26 @@ EVIL: dict[str, dict[str, Any]] = {
 }
 
 
+def build_graph(**content: Any) -> GraphNetwork:
+    fields = {"layers": {}, "operations": [], "logits": 0, "features": 0, "classifiers": []}
+    return GraphNetwork(NetworkGraph.model_validate({**fields, **content}), IDENTITY, 5)
+
+
 @pytest.mark.parametrize("case", EVIL)
 def test_a_graph_cannot_name_code(case: str) -> None:
-    content = {"layers": {}, "operations": [EVIL[case]], "logits": 1, "features": 1}
     with pytest.raises(ValueError, match=r"operation must be a known|attribute must|pattern"):
-        graph = NetworkGraph.model_validate({**content, "classifiers": []})
-        GraphNetwork(graph, IDENTITY, 5)
+        build_graph(operations=[EVIL[case]])
 
 
 def test_a_layer_must_be_one_of_torch() -> None:
-    content = {"layers": {"a": {"type": "Module"}}, "operations": [], "logits": 0, "features": 0}
     with pytest.raises(ValueError, match="a layer must be one of Conv1d"):
-        GraphNetwork(NetworkGraph.model_validate({**content, "classifiers": []}), IDENTITY, 5)
+        build_graph(layers={"a": {"type": "Module"}})
+
+
+@pytest.mark.parametrize("name", ["a..b", "", "a;b", "__class__.x y"])
+def test_a_layer_must_have_a_plain_name(name: str) -> None:
+    with pytest.raises(ValueError, match="is no name of a module"):
+        build_graph(layers={name: {"type": "ReLU"}})
 
 
 @pytest.mark.parametrize("text", ["", "nonsense!", "c$}-5", "\x00"])

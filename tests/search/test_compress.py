@@ -1,0 +1,76 @@
+"""A network of other people's code goes through whole studies, up to files that ship."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from search import check
+from search.run import main
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+def run(module: str, *argv: str, status: int = 0) -> subprocess.CompletedProcess[str]:
+    """A command of a user whose module of networks can be imported."""
+    done = subprocess.run(
+        [sys.executable, "-m", module, *argv],
+        capture_output=True,
+        text=True,
+        timeout=500,
+        check=False,
+        env={**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"},
+    )
+    assert done.returncode == status, done.stdout + done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def compress(foreign_file: Path, blocks_folder: Path) -> list[str]:
+    argv = ["--data", str(blocks_folder), "--image-size", "32", "--epochs", "2"]
+    return [*argv, "--compress", str(foreign_file), "--builder", "foreign_networks:foreign"]
+
+
+def test_every_point_of_the_front_ships_and_the_original_is_one(
+    compress: list[str], tmp_path: Path
+) -> None:
+    where = ["--storage", str(tmp_path)]
+    limits = ["--samples", "4", "--max-size", "8KB", "--name", "mine"]
+    said = run("search.run", "--space", "qkd", *compress, *where, *limits).stdout
+    assert "teacher: net as it came" in said
+    folder = tmp_path / "mine"
+    rows = {row["trial_id"]: row for row in pq.read_table(folder / "trials.parquet").to_pylist()}
+    original = rows["0000"]
+    assert (original["state"], original["recipe.name"]) == ("COMPLETE", "original")
+    assert original["size_bytes"] > 8000  # no limit refuses what others are compared with
+    assert not any("graph" in column for column in original)
+    others = [row for row in rows.values() if row["state"] == "COMPLETE" and row is not original]
+    assert len(others) == 3
+    assert max(row["size_bytes"] for row in others) <= 8000
+    assert {row["recipe.start.name"] for row in others} == {"original"}
+    front = pq.read_table(folder / "front.parquet").column("trial_id").to_pylist()
+    assert "0000" in front
+    assert check.main([str(folder)]) == 0
+    for form in ("packed", "onnx", "onnx-int8"):
+        out = tmp_path / form
+        run("search.export", str(folder), "--all", "--format", form, "--out", str(out))
+        cards = [json.loads(path.read_text()) for path in out.glob("*.json")]
+        assert len(cards) == len(front)
+
+    # a resumed study needs neither the file nor the builder
+    assert main([*where, "--resume", "mine", "--samples", "5"]) == 0
+    assert check.main([str(folder)]) == 0
+
+
+def test_layers_get_bits_of_their_own_by_their_sensitivity_in_the_original(
+    compress: list[str], tmp_path: Path
+) -> None:
+    where = ["--storage", str(tmp_path), "--samples", "3", "--name", "mixed"]
+    said = run("search.run", "--space", "mixed", *compress, *where).stdout
+    assert "3 of 3 finished trials" in said

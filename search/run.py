@@ -33,6 +33,7 @@ from trainables.core.files import is_writable, nearest
 from trainables.core.progress import progress_to
 from trainables.core.terminal import own_terminal, print_error, print_line
 from trainables.models.configs import StudentConfig
+from trainables.models.student_list import listed_families
 
 EXAMPLES = """examples:
   python -m search.run --space qkd                          built-in data, a front in minutes
@@ -58,6 +59,10 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.list_spaces:
         names = spaces.space_names()
         write_output("".join(f"{name:12} {spaces.describe_space(name)}\n" for name in names))
+        write_output(
+            f"\n--students chooses among {', '.join(listed_families())}; --list-students shows "
+            "their costs\n"
+        )
         return 0
     if arguments.list_students:
         from trainables.training.student_table import student_table  # imports PyTorch
@@ -192,7 +197,9 @@ def find_students(
             )
         found = (network.student(config.new_head),)
     if not found or given or sources.backbones:
-        found += complete_students(given, sources.backbones, config.pretrained_normalization)
+        default = spaces.own_students(spaces.load_space(config.space).space)
+        normalization = config.pretrained_normalization
+        found += complete_students(given, sources.backbones, normalization, default)
     if found != config.students:
         print_line(f"students: {write_students(found)}")
     return found

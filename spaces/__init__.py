@@ -72,6 +72,12 @@ def load_space(name: str) -> NamedSpace:
     return NamedSpace(name, describe_space(name), module.space, module.points_to_evaluate)
 
 
+def own_students(space: Space) -> Students:
+    """The students that a space chooses among where no others are named."""
+    parameter = signature(space).parameters.get("students")
+    return U_NETS if parameter is None else tuple(parameter.default)
+
+
 def choose_students(named: NamedSpace, students: Students) -> NamedSpace:
     """The space with other students; its good settings are tried with the first of them.
 
@@ -80,7 +86,7 @@ def choose_students(named: NamedSpace, students: Students) -> NamedSpace:
     Raises:
         ValueError: the space always suggests students of its own.
     """
-    if list(students) == list(U_NETS):
+    if list(students) == list(own_students(named.space)) == list(U_NETS):
         return named
     if "students" not in signature(named.space).parameters:
         raise ValueError(
@@ -126,7 +132,8 @@ def adapt_point(
     kept = {
         path: value
         for path, value in point.items()
-        if not path.startswith("student.") or path.removeprefix("student.") in fields
+        if path != STUDENT
+        and (not path.startswith("student.") or path.removeprefix("student.") in fields)
     }
     own = {
         f"student.{field}": values[len(values) // 2] for field, values in student.choices().items()

@@ -1,5 +1,6 @@
 """Small real parts that many tests share."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,10 @@ from trainables.data.loader import Loader
 from trainables.data.packed import images_of, open_pack, pack_dataset
 from trainables.models.configs import UNetConfig
 from trainables.models.model_file import ModelSpec, write_model
+
+
+# Ray's workers run at niceness 15 otherwise, and starve beside the other test processes
+os.environ["RAY_worker_niceness"] = "0"
 
 
 @pytest.fixture(autouse=True)

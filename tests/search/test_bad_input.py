@@ -291,9 +291,11 @@ def test_a_damaged_study_file(known_study: Path, capsys: pytest.CaptureFixture[s
 
 def test_spaces_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--list-spaces"]) == 0
-    printed = capsys.readouterr().out.splitlines()
+    *printed, blank, students = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in printed] == space_names()
     assert all(len(line.split()) > 4 for line in printed)
+    assert blank == ""
+    assert "unet, unet_mobilenet_v1, " in students
 
 
 def test_students_are_listed_with_their_costs(capsys: pytest.CaptureFixture[str]) -> None:

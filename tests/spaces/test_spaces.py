@@ -3,7 +3,7 @@
 import optuna
 import pytest
 
-from spaces import U_NETS, NamedSpace, choose_students, load_space, space_names
+from spaces import U_NETS, NamedSpace, choose_students, load_space, own_students, space_names
 from trainables.config import TrialConfig
 from trainables.models.student_list import parse_students
 from trainables.recipes.configs import Supervised
@@ -11,7 +11,7 @@ from trainables.training.cost import predict_size_bytes
 
 
 def test_the_spaces_are_found() -> None:
-    assert set(space_names()) >= {"supervised", "kd", "mixed", "ptq", "qat", "qkd"}
+    assert set(space_names()) >= {"architecture", "supervised", "kd", "mixed", "ptq", "qat", "qkd"}
 
 
 @pytest.mark.parametrize("name", space_names())
@@ -141,3 +141,31 @@ def test_a_space_with_students_of_its_own_takes_no_others() -> None:
     assert choose_students(own, U_NETS) is own
     with pytest.raises(ValueError, match="--students must be for a space that takes them, but spa"):
         choose_students(own, STUDENTS)
+
+
+def test_architecture_suggests_of_each_family_its_own_fields() -> None:
+    named = load_space("architecture")
+    study, fields = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0)), {}
+    for _ in range(60):
+        trial = study.ask()
+        student = named.space(trial).student
+        fields[student.name] = {name for name in trial.params if name.startswith("student.")}
+    assert len(fields) == len(own_students(named.space)) == 8
+    assert fields["unet"] == {"student.name", "student.width"}
+    backbone = {"student.name", "student.multiplier", "student.channels"}
+    assert fields["deeplabv3_mobilenet_v2"] == backbone
+    assert all(found == backbone for name, found in fields.items() if name != "unet")
+
+
+def test_architecture_tries_a_known_setting_of_each_family() -> None:
+    named = load_space("architecture")
+    chosen = choose_students(named, own_students(named.space))
+    tried = [point["student.name"] for point in chosen.points_to_evaluate]
+    assert sorted(set(tried)) == sorted(s.name for s in own_students(named.space))
+    study = optuna.create_study()
+    for settings in chosen.points_to_evaluate:
+        study.enqueue_trial(dict(settings))
+        leaves = chosen.space(study.ask()).flatten()
+        assert {name: leaves[name] for name in settings} == dict(settings)
+    alone = choose_students(named, U_NETS).space(study.ask())
+    assert alone.student.name == "unet"

@@ -112,17 +112,18 @@ def complete_students(
     students: Sequence[StudentConfig] | None,
     files: Sequence[Path],
     normalization: InputNormalizationName,
+    default: Sequence[StudentConfig],
 ) -> tuple[StudentConfig, ...]:
     """The students of a new study, with the weights of files.
 
     Args:
-        students: as the user named them; None for U-Nets, and those with weights at hand.
+        students: as the user named them; None for `default`, and those with weights at hand.
 
     Raises:
         ValueError: a file fits none of the students, or one needs a package that is missing.
     """
     if students is None:
-        chosen = {s.name: s for s in (parse_student("unet"), *students_with_weights_at_hand())}
+        chosen = {s.name: s for s in (*default, *students_with_weights_at_hand())}
         names = [name for name in listed_families() if name.startswith("unet_")]
         candidates = [student for student in map(parse_student, names) if can_be_built(student)]
         for file in files:

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from spaces import U_NETS
 from trainables.core import optional_dependencies
 from trainables.models.backbone_weights import torchvision_file_name
 from trainables.models.backbones import Backbone
@@ -62,20 +63,20 @@ def test_what_is_no_student_is_refused(text: str, message: str) -> None:
 
 
 def test_unets_are_the_default() -> None:
-    assert complete_students(None, [], "imagenet") == (UNetConfig(),)
+    assert complete_students(None, [], "imagenet", U_NETS) == (UNetConfig(),)
 
 
 def test_weights_in_the_cache_are_at_hand(cache: Path) -> None:
     (cache / "mobilenet_v2-00000000.pth").touch()  # of another version
     (cache / torchvision_file_name("resnet18")).touch()
-    students = complete_students(None, [], "imagenet")
+    students = complete_students(None, [], "imagenet", U_NETS)
     assert write_students(students) == "unet,unet_resnet18:imagenet"
 
 
 def test_a_file_is_for_the_students_that_it_fits(file: Path) -> None:
     digest = weights_digest(file)
     named = parse_students("unet,unet_mobilenet_v1,unet_resnet18,deeplabv3_mobilenet_v1")
-    students = complete_students(named, [file], "symmetric")
+    students = complete_students(named, [file], "symmetric", U_NETS)
     assert [student.name for student in students] == [student.name for student in named]
     for index in (0, 2):
         assert students[index] == named[index]
@@ -85,7 +86,7 @@ def test_a_file_is_for_the_students_that_it_fits(file: Path) -> None:
         assert (student.weights, student.multiplier) == (digest, 0.5)
         assert student.input_normalization == "symmetric"
         assert list(student.choices()) == ["channels"]
-    default = complete_students(None, [file], "imagenet")
+    default = complete_students(None, [file], "imagenet", U_NETS)
     assert [student.name for student in default] == ["unet", "unet_mobilenet_v1"]
 
 
@@ -97,18 +98,18 @@ def test_the_nearest_student_says_why_a_file_does_not_fit(file: Path) -> None:
     with pytest.raises(
         ValueError, match=r"must fit the student's backbone, but .*lacks 'layers.5.0"
     ):
-        complete_students(named, [file], "imagenet")
+        complete_students(named, [file], "imagenet", U_NETS)
     with pytest.raises(
         ValueError, match=r"--students must name a student with a backbone for .*pth"
     ):
-        complete_students(parse_students("unet"), [file], "imagenet")
+        complete_students(parse_students("unet"), [file], "imagenet", U_NETS)
     with pytest.raises(
         ValueError, match=r"--backbone-weights must be a file, but there is no .*gone"
     ):
-        complete_students(named, [file.with_name("gone")], "imagenet")
+        complete_students(named, [file.with_name("gone")], "imagenet", U_NETS)
 
 
 def test_a_student_whose_package_is_missing_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(optional_dependencies, "has_timm", lambda: False)
     with pytest.raises(ValueError, match="efficientnet_lite0 needs timm, which is not installed"):
-        complete_students(parse_students("unet,unet_efficientnet_lite0"), [], "imagenet")
+        complete_students(parse_students("unet,unet_efficientnet_lite0"), [], "imagenet", U_NETS)

@@ -30,6 +30,7 @@ from search.storage.layout import STUDY_FILE
 from trainables.core.command_line import Parser, one_line, write_output
 from trainables.core.errors import TrialFailed
 from trainables.core.files import is_writable, nearest
+from trainables.core.optional_dependencies import has_onnx
 from trainables.core.progress import progress_to
 from trainables.core.terminal import own_terminal, print_error, print_line
 from trainables.models.configs import StudentConfig
@@ -189,13 +190,18 @@ def find_students(
 
         print_line(f"tracing {sources.network.file}")
         network = import_network(sources.network)
-        if network.traced.float_operations and not config.allow_float:
+        if network.recorded.float_operations and not config.allow_float:
             raise ValueError(
                 "--allow-float must be given for a network with operations on weights that no "
-                f"quantizer reaches, as {', '.join(network.traced.float_operations)} of "
+                f"quantizer reaches, as {', '.join(network.recorded.float_operations)} of "
                 f"{network.label}"
             )
         found = (network.student(config.new_head),)
+        if has_onnx():
+            from trainables.deploy.onnx_export import find_export_error
+
+            if reason := find_export_error(found[0].build(network.recorded.num_classes)):
+                print_line(f"note: {network.label} ships as a packed file, not as ONNX: {reason}")
     if not found or given or sources.backbones:
         default = spaces.own_students(spaces.load_space(config.space).space)
         normalization = config.pretrained_normalization
@@ -263,9 +269,10 @@ def resumed_config(storage: Path, name: str, given: Mapping[str, Any]) -> StudyC
         before, after = getattr(kept, field), getattr(changed, field)
         if flag.immutable and before != after:
             write = flag.unit.write if flag.unit else str
+            kept_text, got = ("none" if v is None else write(v) for v in (before, after))
             raise ValueError(
                 f"a resumed study must keep its {flag_name(StudyConfig, field)}, but {name} has "
-                f"{write(before)} and got {write(after)}"
+                f"{kept_text} and got {got}"
             )
     if (store := os.environ.get(STORE)) and absolute_uri(store) != changed.tracking_uri:
         print_error(f"{STORE} is not used: the study keeps {changed.tracking_uri}")

@@ -21,9 +21,8 @@ from trainables.data.packed import images_of, open_pack, pack_dataset
 from trainables.models.configs import UNetConfig
 from trainables.models.model_file import ModelSpec, write_model
 
-
 # Ray's workers run at niceness 15 otherwise, and starve beside the other test processes
-os.environ["RAY_worker_niceness"] = "0"
+os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 - Ray reads it so
 
 
 @pytest.fixture(autouse=True)

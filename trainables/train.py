@@ -13,7 +13,7 @@ from trainables.core.artifacts import ArtifactStore
 from trainables.core.command_line import Parser, as_path, report
 from trainables.core.errors import TrialFailed
 from trainables.core.progress import ProgressReporter, progress_to
-from trainables.models.configs import NetworkSource, TracedConfig, WeightSources
+from trainables.models.configs import NetworkSource, WeightSources
 from trainables.training.defaults import defaults_for
 from trainables.training.setup import (
     OutputMode,
@@ -26,7 +26,7 @@ from trainables.training.setup import (
 )
 from trainables.training.teacher import check_teacher
 from trainables.training.trial import Trial, save
-from trainables.training.weights import check_weights
+from trainables.training.weights import check_students, check_weights
 
 CHECKPOINTS = ".checkpoints"
 """Folder of the checkpoints of an unfinished training, inside its output folder."""
@@ -119,14 +119,22 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 
 def network_source(arguments: argparse.Namespace, config: TrialConfig) -> NetworkSource | None:
-    """What the flags name, normalised as the configuration says."""
-    if arguments.compress is None or not isinstance(config.student, TracedConfig):
+    """What the flags name, normalised as the configuration says.
+
+    Raises:
+        ValueError: the configuration is of another student, or a flag lacks the other.
+    """
+    if arguments.compress is None:
+        if arguments.builder is not None:
+            raise ValueError("--builder needs --compress")
         return None
-    return NetworkSource(
-        file=arguments.compress,
-        builder=arguments.builder,
-        normalization=config.student.input_normalization,
-    )
+    source = config.student.source(arguments.compress, arguments.builder)
+    if source is None:
+        raise ValueError(
+            "--compress must be for a configuration whose student was traced, but "
+            f"{arguments.config} has {config.student.describe()}"
+        )
+    return source
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -145,7 +153,7 @@ def run(arguments: argparse.Namespace) -> None:
         check_teacher(arguments.teacher, len(opened.class_names))
     files = (arguments.backbone_weights,) if arguments.backbone_weights else ()
     sources = WeightSources(backbones=files, network=network_source(arguments, config))
-    config.student.check_num_classes(len(opened.class_names))
+    check_students([config.student], len(opened.class_names), opened.canvas)
     check_weights([config.student], sources, store, opened.digest)
     data = opened.pack()
     say_data(data, opened.found is not None, opened.notes, say)
@@ -158,8 +166,8 @@ def run(arguments: argparse.Namespace) -> None:
     )
     set_up_weights(setting, [config.student], sources, say)
     if config.needs_teacher:
-        own = defaults.default_teacher_config()
-        setting = set_up_teacher(setting, arguments.teacher, None, own, say)
+        own = defaults.own_teacher_config([config.student], config.num_epochs, config.seed)
+        setting = set_up_teacher(setting, arguments.teacher, own, say)
         setting, _ = set_up_teacher_outputs(setting, wanted, config.augmentation, say)
     arguments.out.mkdir(parents=True, exist_ok=True)
     progress = ProgressReporter("training the student", "epoch", config.num_epochs)

@@ -12,8 +12,9 @@ from search.algorithms.ehvi import Proposal, propose
 from search.algorithms.observations import TrialHistory
 from search.algorithms.problem import SamplerSettings, SearchProblem
 from search.core.config import SamplerName
-from search.storage.optuna_storage import enqueued_params
+from search.storage.optuna_storage import StudyWithout, enqueued_params
 from search.storage.trials import ACQUISITION_VALUE, read_reason
+from spaces import ORIGINAL
 from trainables.config import TrialConfig
 from trainables.core.config_base import digest
 
@@ -63,7 +64,7 @@ class Proposer:
         self.study.sampler = make_sampler(sampler, seed)
         if first is not None:
             self._skip_drawn(first)
-        return self.study.ask()
+        return StudyWithout(self.study, ORIGINAL).ask()
 
     def _skip_drawn(self, trial: FrozenTrial) -> None:
         """Restores the sampler's state for a trial that a killed driver had sampled in part.

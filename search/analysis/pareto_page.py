@@ -155,7 +155,7 @@ def add_labels(figure: go.Figure, points: Sequence[Point], view: View) -> None:
         figure.add_annotation(
             x=view.along(label.point.x),
             y=label.point.y,
-            text=label.point.trial_id,
+            text=label.point.label,
             font={"size": font},
             xanchor="right",
             yanchor="bottom",

@@ -113,7 +113,7 @@ def draw_labels(axes: Axes, points: Sequence[Point], view: View) -> None:
     window = axes.get_window_extent().transformed(axes.figure.dpi_scale_trans.inverted())
     for label in place_labels(points, view, (72 * window.width, 72 * window.height), font):
         axes.annotate(
-            label.point.trial_id,
+            label.point.label,
             (label.point.x, label.point.y),
             xytext=label.shift,
             textcoords="offset points",

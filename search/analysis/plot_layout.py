@@ -45,9 +45,19 @@ class Point:
     on_front: bool
 
     @property
+    def is_named(self) -> bool:
+        """Whether it is on the front, or what others are compared with."""
+        return self.on_front or self.config.recipe.is_reference
+
+    @property
+    def label(self) -> str:
+        """Its name in plots."""
+        return self.config.recipe.name if self.config.recipe.is_reference else self.trial_id
+
+    @property
     def color(self) -> str:
         """Its colour, paler where dominated; opaque, so that overlapping points stay pale."""
-        return COLORS[self.weight_bits] if self.on_front else paler(COLORS[self.weight_bits])
+        return COLORS[self.weight_bits] if self.is_named else paler(COLORS[self.weight_bits])
 
     @property
     def x(self) -> float:
@@ -197,7 +207,7 @@ class Box:
 
 @dataclass(frozen=True)
 class Label:
-    """A front point's name, with its lower right corner `shift` away from the point."""
+    """A point's name, with its lower right corner `shift` away from the point."""
 
     point: Point
     shift: Pair
@@ -205,18 +215,18 @@ class Label:
 
 
 def place_labels(points: Sequence[Point], view: View, extent: Pair, font: float) -> list[Label]:
-    """Labels of the front, at the upper left of its points, which no point covers; none overlap.
+    """Labels of named points, at the upper left of each, which no point covers; none overlap.
 
     `extent` is the window's width and height, in the unit of `font`, the letters' height. A point
     without free space near it gets no label. Both ends are labelled first.
     """
     labels: list[Label] = []
     taken: list[Box] = []
-    front = [point for point in points if point.on_front]
+    front = [point for point in points if point.is_named]
     for point in sorted(front, key=lambda p: p not in (front[0], front[-1])):
         across, up = view.fraction(point)
         spot = across * extent[0], up * extent[1]
-        size = 0.66 * font * len(point.trial_id), 1.1 * font
+        size = 0.66 * font * len(point.label), 1.1 * font
         for step, shift in enumerate(shifts(font, size[0])):
             boxes = [label_box(spot, shift, size), *(leader(spot, shift) if step else ())]
             if boxes[0].inside(extent) and not any(a.overlaps(b) for a in boxes for b in taken):

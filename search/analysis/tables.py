@@ -92,15 +92,16 @@ def front_table(
     objectives: Sequence[Objective] = MIOU_AND_SIZE,
     width: int | None = None,
 ) -> Table:
-    """The front as a table for the terminal, smallest first.
+    """The front as a table for the terminal, smallest first, and what others are compared with.
 
     In fewer than `width` characters, as far as trial, mIoU and size allow.
     """
     points = plot_points(records, objectives)
-    front = [point for point in points if point.on_front]
+    shown = [point for point in points if point.is_named]
     latencies = {record.trial_id: record.latency_ms for record in records}
-    columns = fitting({name: [cell(p, latencies) for p in front] for name, cell in CELLS}, width)
-    table = Table(title=f"Pareto front: {len(front)} of {len(points)} finished trials")
+    columns = fitting({name: [cell(p, latencies) for p in shown] for name, cell in CELLS}, width)
+    num_on_front = sum(point.on_front for point in points)
+    table = Table(title=f"Pareto front: {num_on_front} of {len(points)} finished trials")
     for name in columns:
         justify: JustifyMethod = "left" if name in ("trial", "student", "recipe") else "right"
         table.add_column(name, justify=justify, no_wrap=True)

@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import (
     Field,
@@ -29,6 +29,7 @@ from trainables.models.configs import (
     WeightSources,
 )
 from trainables.models.student_list import parse_students, write_students
+from trainables.recipes.configs import CalibrationStep
 
 SamplerName = Literal["ehvi", "tpe", "nsga2", "random"]
 WHAT, HOW, WHERE = "what to search", "how long and how", "where"
@@ -44,6 +45,14 @@ def parse_teacher(text: str) -> str:
     """The absolute path of an existing file, or the name of a network."""
     teacher = os.path.expanduser(text)
     return os.path.abspath(teacher) if os.path.exists(teacher) else teacher
+
+
+def parse_calibration(text: str) -> tuple[str, ...]:
+    """The steps of "equalization,adaround"."""
+    steps = get_args(CalibrationStep)
+    if unknown := [step for step in text.split(",") if step not in steps]:
+        raise ValueError(f"each must be one of {', '.join(steps)}, but got {unknown[0]!r}")
+    return tuple(text.split(","))
 
 
 def parse_folder(text: str) -> Path:
@@ -185,6 +194,15 @@ class StudyConfig(FrozenConfig):
             units.Unit("PACKAGE.MODULE:FUNCTION", str),
         ),
     ] = None
+    teacher_normalization: Annotated[
+        InputNormalizationName,
+        Flag(
+            WHAT,
+            "as --pretrained-normalization, for the network of --teacher-builder (default: "
+            "{default})",
+            immutable=True,
+        ),
+    ] = "imagenet"
     teacher_outputs: Annotated[
         Literal["auto", "live", "views", "maps"],
         Flag(
@@ -196,6 +214,17 @@ class StudyConfig(FrozenConfig):
             immutable=True,
         ),
     ] = "auto"
+    calibration: Annotated[
+        tuple[CalibrationStep, ...] | None,
+        Flag(
+            WHAT,
+            "how quantized students are calibrated, beside the choice of their grids: any of "
+            "equalization, adaround, bias_correction; minutes a student, and what 4 bits without "
+            "training need (default: none of them)",
+            units.Unit("LIST", parse_calibration, ",".join),
+            immutable=True,
+        ),
+    ] = None
     samples: Annotated[
         int, Field(ge=1), Flag(HOW, "trials to train (default: {default})", units.INTEGER)
     ] = 16
@@ -415,6 +444,18 @@ class StudyConfig(FrozenConfig):
                 normalization=self.pretrained_normalization,
             )
         return WeightSources(backbones=self.backbone_weights or (), network=network)
+
+    @property
+    def teacher_source(self) -> NetworkSource | None:
+        """The network of --teacher-builder."""
+        if self.teacher_builder is None:
+            return None
+        return NetworkSource(
+            file=self.teacher,
+            builder=self.teacher_builder,
+            normalization=self.teacher_normalization,
+            flag="--teacher",
+        )
 
     @property
     def budget(self) -> Budget:

@@ -1,5 +1,7 @@
 """Changes of trials that another process asked for, for which Optuna has no public interface."""
 
+from collections.abc import Container
+
 import optuna
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
@@ -27,6 +29,26 @@ def trial_id_of(study: optuna.Study, number: int) -> int:
     storage = storage_of(study)
     study_id = storage.get_study_id_from_name(study.study_name)
     return storage.get_trial_id_from_study_id_trial_number(study_id, number)
+
+
+class StudyWithout(optuna.Study):
+    """A study as samplers are to see it: without the trials that have a user attribute.
+
+    A trial without parameters would leave samplers no parameter that all trials have.
+    """
+
+    def __init__(self, study: optuna.Study, attribute: str) -> None:
+        self.__dict__ |= vars(study)
+        self._attribute = attribute
+
+    def _get_trials(
+        self,
+        deepcopy: bool = True,
+        states: Container[TrialState] | None = None,
+        use_cache: bool = False,
+    ) -> list[FrozenTrial]:
+        trials = super()._get_trials(deepcopy, states, use_cache)
+        return [trial for trial in trials if self._attribute not in trial.user_attrs]
 
 
 def enqueued_params(trial: FrozenTrial) -> dict[str, Leaf]:

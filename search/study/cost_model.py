@@ -21,7 +21,6 @@ from trainables.deploy.latency import latency_conditions, predict_latency
 from trainables.models.configs import StudentConfig
 from trainables.quantization.mixed_precision import Sensitivity, uniform_minimum_sensitivity
 from trainables.quantization.prepare import quantizable_names
-from trainables.recipes.configs import Original
 from trainables.training.cost import (
     count_macs,
     meta_network,
@@ -82,6 +81,8 @@ class CostModel:
             sensitivity = self._sensitivity_of(trial.student)
             resolved = quantized.quantizer.resolve(sensitivity, network.group_of)
             trial = trial.with_recipe(quantizer=resolved)
+        if self.config.calibration and trial.recipe.quantized:
+            trial = trial.with_recipe(calibration=self.config.calibration)
         return self.defaults.complete(trial, self.config.epochs, self.config.seed)
 
     def _sensitivity_of(self, student: StudentConfig) -> Sensitivity:
@@ -89,7 +90,7 @@ class CostModel:
             network = meta_network(student, self.num_classes)
             return uniform_minimum_sensitivity(quantizable_names(network))
         if student not in self.sensitivities:
-            raise TrialFailed(f"no sensitivity is known of {student}")
+            raise TrialFailed(f"no sensitivity is known of {student.describe()}")
         return self.sensitivities[student]
 
     def predict_cost(self, trial: TrialConfig) -> Costs:
@@ -159,10 +160,8 @@ class CostModel:
 
     def own_teacher_config(self) -> TrialConfig:
         """The teacher where none is named: the network that is compressed, or one to train."""
-        for student in self.config.students:
-            if student.is_trained:
-                return self.complete(TrialConfig(student=student, recipe=Original(), num_epochs=1))
-        return self.defaults.default_teacher_config()
+        config = self.config
+        return self.defaults.own_teacher_config(config.students, config.epochs, config.seed)
 
     def cost_range(self) -> Points:
         """The least and the greatest (2,C) of each cost among samples of the space."""

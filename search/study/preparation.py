@@ -42,7 +42,7 @@ from trainables.core.progress import announce
 from trainables.training.evaluation import commonest_miou
 from trainables.training.setup import check_terms, open_data
 from trainables.training.teacher import check_teacher
-from trainables.training.weights import check_weights
+from trainables.training.weights import check_students, check_weights
 
 
 def prepare_study(config: StudyConfig, resumed: bool) -> Study:
@@ -71,9 +71,8 @@ def prepare_study(config: StudyConfig, resumed: bool) -> Study:
     store = ArtifactStore(artifact_folder(config.storage))
     opened = open_data(config.data, config.image_size, store)
     class_names = opened.class_names
-    check_teacher(config.teacher, len(class_names), config.teacher_builder)
-    for student in config.students:
-        student.check_num_classes(len(class_names))
+    check_teacher(config.teacher, len(class_names), config.teacher_source)
+    check_students(config.students, len(class_names), opened.canvas)
     check_weights(config.students, config.weight_sources, store, opened.digest)
     cost_model = CostModel(config, len(class_names), opened.canvas, store)
     conditions = cost_model.latency_conditions()

@@ -148,7 +148,7 @@ def known_cost_model(file: StudyFile) -> CostModel:
     known: dict[StudentConfig, Sensitivity] = {}
     for student, start in pretraining_configs.items():
         if (path := find_sensitivity(run, start)) is None:
-            raise NotReplayable(f"no sensitivity is kept of {student}")
+            raise NotReplayable(f"no sensitivity is kept of {student.describe()}")
         known[student] = read_sensitivity(path)
     cost_model.sensitivities = known
     return cost_model

@@ -139,7 +139,7 @@ def search(
         if any(trial.needs_teacher for trial in study.cost_model.completed_samples()):
             own = study.cost_model.own_teacher_config()
             run = set_up_teacher(
-                run, config.teacher, config.teacher_builder, own, progress.record, remote
+                run, config.teacher, own, progress.record, remote, config.teacher_source
             )
             run = keep_teacher_outputs(study, progress, remote, run)
         measure_sensitivities(study, progress, remote, run)

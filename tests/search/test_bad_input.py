@@ -23,6 +23,8 @@ FIRST_LINES = {
 """What a study says before it is refused."""
 PROGRESS = "measuring latency: part "
 """How lines begin that are said every 30 s meanwhile."""
+TRACING = "tracing "
+"""How the line begins that names a network to compress."""
 
 
 def answer(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
@@ -34,7 +36,7 @@ def answer(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
         status = int(leave.code or 0)
     assert status == 2, with_exit
     printed = capsys.readouterr()
-    said = {line for line in printed.out.splitlines() if not line.startswith(PROGRESS)}
+    said = {line for line in printed.out.splitlines() if not line.startswith((PROGRESS, TRACING))}
     assert said <= FIRST_LINES
     lines = printed.err.splitlines()
     assert len(lines) == 1, printed.err
@@ -232,6 +234,8 @@ def test_bad_names(case: str, known_study: Path, capsys: pytest.CaptureFixture[s
 CHANGES = {
     "--students": "unet,unet_mobilenet_v1",
     "--pretrained-normalization": "symmetric",
+    "--teacher-normalization": "symmetric",
+    "--calibration": "adaround",
     "--space": "kd",
     "--image-size": "65",
     "--teacher-outputs": "live",

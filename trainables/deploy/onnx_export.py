@@ -21,7 +21,7 @@ from trainables.deploy.onnx_graph import (
     same_grid,
 )
 from trainables.deploy.onnx_operations import CLIPS, HANDLERS, MOVES, OPTIONS, is_selection
-from trainables.quantization.convert import ConvertedLayer, StaticQuantizer
+from trainables.quantization.convert import ConvertedLayer, StaticQuantizer, convert
 from trainables.quantization.graph import is_metadata, trace
 from trainables.quantization.layers import QUANTIZABLE
 
@@ -79,6 +79,15 @@ def find_float_operations(network: nn.Module) -> list[str]:
     translation = Translation(network, Graph("onnx-int8"))
     translation.run()
     return translation.float_operations
+
+
+def find_export_error(network: nn.Module) -> str | None:
+    """The reason for which a network that is not converted yet cannot be exported, if any."""
+    try:
+        find_float_operations(convert(network))
+    except ValueError as error:
+        return str(error)
+    return None
 
 
 class Translation:

@@ -104,6 +104,10 @@ class StudentConfig(NetworkConfig):
         """By field, the values that a search tries, from small to large students."""
         return {}
 
+    def source(self, file: str, builder: str | None) -> "NetworkSource | None":
+        """What it can be traced from again; None for a student that was not traced."""
+        return None
+
     def weights_key(self) -> dict[str, str | float] | None:
         """What determines the pretrained weights that it starts from; None where there are none."""
         return None
@@ -357,6 +361,10 @@ class TracedConfig(StudentConfig):
                 f"--new-head must be for a network that ends with layers of one output for each "
                 f"class, but {self.label} does not"
             )
+
+    def source(self, file: str, builder: str | None) -> NetworkSource:
+        """The file and its builder, with its normalisation."""
+        return NetworkSource(file=file, builder=builder, normalization=self.input_normalization)
 
     def weights_key(self) -> dict[str, str | float]:
         """The hash of the weights, and of the graph that they are for."""

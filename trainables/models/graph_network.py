@@ -7,7 +7,7 @@ import inspect
 import math
 import operator
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -15,9 +15,18 @@ from pydantic import JsonValue
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
+from trainables.core.command_line import first_line
 from trainables.data.augmentation import resize
 from trainables.models.base import Outputs, StudentNetwork
-from trainables.models.network_graph import NODE, SLICE, TUPLE, NetworkGraph, Operation
+from trainables.models.network_graph import (
+    ELLIPSIS,
+    NODE,
+    SLICE,
+    TUPLE,
+    NetworkGraph,
+    Operation,
+    find_reads,
+)
 
 fx.wrap("resize")  # one operation of the graph, since its effect depends on sizes
 
@@ -91,15 +100,10 @@ class GraphNetwork(StudentNetwork):
     def __init__(self, graph: NetworkGraph, normalization: nn.Module, num_classes: int) -> None:
         super().__init__()
         self.graph, self.normalization, self.network = graph, normalization, nn.Module()
-        for name, spec in graph.layers.items():
-            options = {key: read_argument(value, {}) for key, value in spec.options.items()}
-            if name in graph.classifiers:
-                options["out_features" if spec.type == "Linear" else "out_channels"] = num_classes
-            register(self.network, name, layer_type(spec.type)(**options))
-        for name, tensor in graph.tensors.items():
-            values = torch.zeros(*tensor.shape)
-            register(self.network, name, nn.Parameter(values) if tensor.is_parameter else values)
-        self.functions = [find_function(operation) for operation in graph.operations]
+        try:
+            self._build(num_classes)
+        except Exception as error:  # torch's layers raise anything for options that make no sense
+            raise ValueError(f"a traced network cannot be built: {first_line(error)}") from error
         self.last_reads = find_last_reads(graph)
         layers = [op.target if op.kind == "layer" else None for op in graph.operations]
         encoder, decoder = layers[: graph.features], layers[graph.features :]
@@ -107,6 +111,18 @@ class GraphNetwork(StudentNetwork):
             "encoder": tuple(f"network.{name}" for name in encoder if name),
             "decoder": tuple(f"network.{name}" for name in decoder if name not in (None, *encoder)),
         }
+
+    def _build(self, num_classes: int) -> None:
+        """Registers the layers and tensors, and finds the functions of the operations."""
+        for name, spec in self.graph.layers.items():
+            options = {key: read_argument(value, {}) for key, value in spec.options.items()}
+            if name in self.graph.classifiers:
+                options["out_features" if spec.type == "Linear" else "out_channels"] = num_classes
+            register(self.network, name, layer_type(spec.type)(**options))
+        for name, tensor in self.graph.tensors.items():
+            values = torch.ones(*tensor.shape)  # untrained, a gain must not be 0
+            register(self.network, name, nn.Parameter(values) if tensor.is_parameter else values)
+        self.functions = [find_function(operation) for operation in self.graph.operations]
 
     def forward(self, images_B3HW: Tensor) -> Tensor:
         return self.native_outputs(images_B3HW).resize_logits(images_B3HW.shape[-2:]).logits
@@ -176,18 +192,6 @@ def find_last_reads(graph: NetworkGraph) -> list[list[int]]:
     return [reads[number] for number in range(1, 1 + len(graph.operations))]
 
 
-def find_reads(argument: JsonValue) -> Iterator[int]:
-    """The numbers of the operations whose values an argument holds."""
-    if isinstance(argument, dict) and NODE in argument:
-        number = argument[NODE]
-        assert isinstance(number, int)
-        yield number
-    elif isinstance(argument, list | dict):
-        parts = argument.values() if isinstance(argument, dict) else argument
-        for part in parts:
-            yield from find_reads(part)
-
-
 def read_argument(argument: JsonValue, values: Mapping[int, Any]) -> Any:
     """An argument with the values of earlier operations in place of their numbers."""
     if isinstance(argument, list):
@@ -200,6 +204,8 @@ def read_argument(argument: JsonValue, values: Mapping[int, Any]) -> Any:
         return values[content]
     assert isinstance(content, list)
     parts = [read_argument(part, values) for part in content]
+    if kind == ELLIPSIS:
+        return ...
     return slice(*parts) if kind == SLICE else tuple(parts)
 
 
@@ -211,7 +217,11 @@ def write_argument(argument: object, numbers: Mapping[fx.Node, int]) -> JsonValu
     """
     if isinstance(argument, fx.Node):
         return {NODE: numbers[argument]}
-    if argument is None or isinstance(argument, bool | int | float | str):
+    if argument is ...:
+        return {ELLIPSIS: []}
+    if argument is None or isinstance(argument, bool | int | str):
+        return argument
+    if isinstance(argument, float) and math.isfinite(argument):
         return argument
     if isinstance(argument, list | fx.immutable_collections.immutable_list):
         return [write_argument(part, numbers) for part in argument]

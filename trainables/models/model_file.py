@@ -30,6 +30,8 @@ from trainables.quantization.quantizers.base import Quantizer
 HEADER_LIMIT = 1 << 20
 FEWEST_BITS = 2
 """The smallest bit-width of a weight."""
+MOST_BUFFERS = 16
+"""Statistics and constants of a network for each byte of its file, which folding leaves out."""
 
 
 class ModelSpec(FrozenConfig):
@@ -157,7 +159,8 @@ def check_length(card: ModelSpec, num_bytes: int) -> None:
     with torch.device("meta"):
         model = card.model.build(card.num_classes)
     num_params = sum(parameter.numel() for parameter in model.parameters())
-    if num_bytes < num_params * FEWEST_BITS // 8:
+    num_others = sum(buffer.numel() for buffer in model.buffers())
+    if num_bytes < max(num_params * FEWEST_BITS // 8, num_others // MOST_BUFFERS):
         raise ValueError("it holds fewer values than its network has")
 
 

@@ -1,26 +1,26 @@
 """A network's operations as data: what a configuration or a model file holds of a traced network.
 
-Nothing here can name code: the words for layers and functions are looked up in the tables of
-models/graph_network.py, and all other words are checked to be plain names.
+Nothing here can name code: the words for layers, functions and methods are looked up in the tables
+of models/graph_network.py, and all other words are checked to be plain names.
 """
 
 import base64
 import binascii
 import re
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Literal
 
-from pydantic import Field, JsonValue, ValidationError, field_validator
+from pydantic import Field, JsonValue, ValidationError, field_validator, model_validator
 
 from trainables.core.config_base import FrozenConfig
 
 PATH = r"^[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*$"
 """Of a module's name in its network."""
-MAX_LENGTH = 1 << 24
+MAX_LENGTH = 1 << 20
 """Of the JSON of a graph, in bytes: compressed text must not fill the memory."""
-NODE, TUPLE, SLICE = "node", "tuple", "slice"
+NODE, TUPLE, SLICE, ELLIPSIS = "node", "tuple", "slice", "ellipsis"
 """Keys of the objects that stand for arguments that JSON does not have."""
 
 
@@ -75,14 +75,53 @@ class NetworkGraph(FrozenConfig):
     @field_validator("layers", "tensors")
     @classmethod
     def check_names(cls, named: Mapping[str, object]) -> Mapping[str, object]:
-        if unfit := [name for name in named if not re.match(PATH, name)]:
+        if unfit := [name for name in named if not re.fullmatch(PATH, name)]:
             raise ValueError(f"{unfit[0]!r} is no name of a module")
         return named
+
+    @model_validator(mode="after")
+    def check_operations(self) -> "NetworkGraph":
+        known = {"layer": self.layers, "tensor": self.tensors}
+        for number, operation in enumerate(self.operations, start=1):
+            if operation.target not in known.get(operation.kind, (operation.target,)):
+                raise ValueError(f"there is no {operation.kind} {operation.target!r}")
+            reads = list(find_reads([*operation.args, *operation.kwargs.values()]))
+            if not all(0 <= read < number for read in reads):
+                raise ValueError(f"operation {number} must read earlier ones, but reads {reads}")
+            if not reads and operation.kind != "tensor":
+                raise ValueError(f"operation {number} must read another one")
+        ends = (self.logits, self.features)
+        if not all(0 <= end <= len(self.operations) for end in ends):
+            raise ValueError(f"logits and features must be operations, but are {ends}")
+        if unknown := set(self.classifiers) - self.layers.keys():
+            raise ValueError(f"there are no classifiers {unknown}")
+        return self
 
     def encode(self) -> str:
         """The graph as text, from which `decode_graph` reads it."""
         content = self.model_dump_json(exclude_defaults=True).encode()
         return base64.b85encode(zlib.compress(content, 9)).decode()
+
+
+def find_reads(argument: JsonValue) -> Iterator[int]:
+    """The numbers of the operations whose values an argument holds.
+
+    Raises:
+        ValueError: it has objects that stand for nothing.
+    """
+    if isinstance(argument, list):
+        for part in argument:
+            yield from find_reads(part)
+    elif isinstance(argument, dict):
+        kind, content = next(iter(argument.items()), (None, None))
+        is_object = len(argument) == 1 and kind in (NODE, TUPLE, SLICE, ELLIPSIS)
+        if not is_object or not isinstance(content, int if kind == NODE else list):
+            raise ValueError(f"an argument must not be {argument}")
+        if kind == NODE:
+            assert isinstance(content, int)
+            yield content
+        else:
+            yield from find_reads(content)
 
 
 @lru_cache(maxsize=16)

@@ -25,10 +25,10 @@ from trainables.models.state_dict import (
     is_model_file,
     load,
     read_state_dict,
-    strip_prefixes,
+    strip_prefix,
 )
 from trainables.models.torchvision_model import load_pretrained
-from trainables.models.trace_network import TracedNetwork, trace_network
+from trainables.models.trace_network import RecordedNetwork, record_network
 from trainables.quantization.convert import ConvertedLayer
 from trainables.quantization.graph import replace_module
 
@@ -40,27 +40,27 @@ class ImportedNetwork(NamedTuple):
 
     Attributes:
         label: for tables.
-        traced: the network as data.
+        recorded: the network as data.
         weights_digest: of its state dict.
         source: where it comes from.
     """
 
     label: str
-    traced: TracedNetwork
+    recorded: RecordedNetwork
     weights_digest: str
     source: NetworkSource
 
     @property
     def weights(self) -> Mapping[str, Tensor]:
         """The state dict."""
-        return self.traced.weights
+        return self.recorded.weights
 
     def student(self, new_head: bool = False) -> TracedConfig:
         """The network as a student."""
         return TracedConfig(
             label=self.label,
-            graph=self.traced.graph.encode(),
-            num_classes=self.traced.num_classes,
+            graph=self.recorded.graph.encode(),
+            num_classes=self.recorded.num_classes,
             weights=self.weights_digest,
             input_normalization=self.source.normalization,
             new_head=new_head,
@@ -77,9 +77,9 @@ def import_network(source: NetworkSource) -> ImportedNetwork:
     """
     network = load_network(source)
     normalization = build_normalization(source.normalization)
-    traced = trace_network(network, normalization, source.file)
+    recorded = record_network(network, normalization, source.file)
     label = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(source.file).stem) or "network"
-    return ImportedNetwork(label, traced, digest_of(traced.weights), source)
+    return ImportedNetwork(label, recorded, digest_of(recorded.weights), source)
 
 
 def load_network(source: NetworkSource) -> nn.Module:
@@ -87,7 +87,7 @@ def load_network(source: NetworkSource) -> nn.Module:
     if source.builder is not None:
         return build_network(source, source.builder)
     if source.file in TORCHVISION_NAMES:
-        return load_pretrained(source.file)
+        return load_pretrained(source.file, f"choose another {source.flag}")
     file = Path(source.file)
     if not file.is_file():
         raise ValueError(
@@ -119,13 +119,13 @@ def build_network(source: NetworkSource, builder: str) -> nn.Module:
         sys.path.insert(0, os.getcwd())
     try:
         function = getattr(importlib.import_module(module_name), function_name)
-    except Exception as error:  # the user's module can raise anything
+    except (Exception, SystemExit) as error:  # the user's module can raise anything
         raise ValueError(
             f"{flag} must be importable, but {builder} is not: {describe(error)}"
         ) from error
     try:
         network = function()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ValueError(
             f"{flag} must build a network without arguments, but {builder} raises {describe(error)}"
         ) from error
@@ -137,7 +137,7 @@ def build_network(source: NetworkSource, builder: str) -> nn.Module:
     return network
 
 
-def describe(error: Exception) -> str:
+def describe(error: BaseException) -> str:
     return f"{type(error).__name__}: {first_line(error)}"
 
 
@@ -149,8 +149,8 @@ def load_weights(network: nn.Module, file: Path) -> None:
     """
     expected = {k: v for k, v in network.state_dict().items() if v.is_floating_point()}
     found = find_weights(load(file))
-    if found and not expected.keys() <= found.keys():
-        found = strip_prefixes(found)
+    while not expected.keys() <= found.keys() and (shorter := strip_prefix(found)):
+        found = shorter
     missing = [key for key in expected if key not in found]
     unknown = [key for key in found if key not in expected]
     if missing or unknown:

@@ -152,11 +152,17 @@ def is_weight(value: object) -> TypeGuard[Tensor]:
 
 def strip_prefixes(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     """The weights without prefixes that all keys have."""
-    assert weights
-    for prefix in PREFIXES:
-        if all(key.startswith(prefix) for key in weights):
-            return strip_prefixes({key[len(prefix) :]: weights[key] for key in weights})
+    while shorter := strip_prefix(weights):
+        weights = shorter
     return weights
+
+
+def strip_prefix(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The weights without the first prefix, if all keys have it; else none."""
+    for prefix in PREFIXES:
+        if weights and all(key.startswith(prefix) for key in weights):
+            return {key[len(prefix) :]: weights[key] for key in weights}
+    return {}
 
 
 def count_classes(weights: Mapping[str, Tensor]) -> int:

@@ -39,7 +39,9 @@ class TorchvisionModel(Network):
         return Outputs(logits, deepest)
 
 
-def load_pretrained(name: TorchvisionName) -> TorchvisionModel:
+def load_pretrained(
+    name: TorchvisionName, remedy: str = "choose another --teacher"
+) -> TorchvisionModel:
     """The network with its COCO_WITH_VOC_LABELS_V1 weights, downloaded at first use.
 
     Raises:
@@ -54,7 +56,7 @@ def load_pretrained(name: TorchvisionName) -> TorchvisionModel:
     def load(state: Mapping[str, Tensor]) -> None:
         model.network.load_state_dict(without_auxiliary_head(state))
 
-    use_download(weights, name, load, "choose another --teacher")
+    use_download(weights, name, load, remedy)
     return model
 
 

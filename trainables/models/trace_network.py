@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional
 
+from trainables.core.command_line import one_line
 from trainables.data.augmentation import resize
 from trainables.models.graph_network import (
     ATTRIBUTES,
@@ -22,13 +23,15 @@ from trainables.models.graph_network import (
     write_argument,
 )
 from trainables.models.network_graph import LayerSpec, NetworkGraph, Operation, TensorSpec
-from trainables.quantization.graph import find_first_and_last, is_layer, trace
+from trainables.quantization.graph import find_last, is_layer, trace
 from trainables.quantization.layers import QUANTIZABLE
 
-EXAMPLE_SIZES = ((128, 128), (97, 160))
+EXAMPLE_SIZES = ((128, 128), (96, 160))
 """Heights and widths, in pixels, for which a traced network must compute what the original does."""
 TOLERANCE = 1e-3
 """Largest difference of logits, relative to the largest logit."""
+HOLDER = "network"
+"""The attribute that holds the traced network, here and in a `GraphNetwork`."""
 PRODUCTS = (
     *(torch.matmul, torch.bmm, "matmul", "bmm", operator.matmul),
     *(functional.conv2d, functional.linear, functional.scaled_dot_product_attention),
@@ -38,7 +41,7 @@ TRAINING_ONLY = ("stochastic_depth", "dropout", "dropout2d", "feature_dropout")
 """Functions that do nothing in evaluation mode, by name."""
 
 
-class TracedNetwork(NamedTuple):
+class RecordedNetwork(NamedTuple):
     """A network as data.
 
     Attributes:
@@ -54,8 +57,19 @@ class TracedNetwork(NamedTuple):
     float_operations: list[str]
 
 
+class ImagesOnly(nn.Module):
+    """A network that is called with images alone, so that other arguments have their defaults."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Any:
+        return self.network(images)
+
+
 @torch.no_grad()
-def trace_network(network: nn.Module, normalization: nn.Module, name: str) -> TracedNetwork:
+def record_network(network: nn.Module, normalization: nn.Module, name: str) -> RecordedNetwork:
     """Traces a network that maps images (B,3,H,W) to logits (B,K,h,w), and checks the result.
 
     The logits are the output, its entry "out", or its first entry.
@@ -68,14 +82,14 @@ def trace_network(network: nn.Module, normalization: nn.Module, name: str) -> Tr
     Raises:
         ValueError: the network does something that cannot be recorded; the operation is named.
     """
-    network = network.cpu().float().eval()
+    network = ImagesOnly(network.cpu().float().eval())
     try:
         graph = trace(network)
     except ValueError as error:
         raise ValueError(f"{name} cannot be compressed: {error}") from error
-    example = torch.randn(1, 3, *EXAMPLE_SIZES[0], generator=torch.Generator().manual_seed(0))
     logits = select_logits(graph)
-    values = record_values(network, graph, example, name)
+    by_size = [record_values(network, graph, size, name) for size in EXAMPLE_SIZES]
+    values = by_size[0]
     if logits is None or not is_map(values[logits]):
         found = values.get(logits) if logits else None
         raise ValueError(
@@ -83,17 +97,33 @@ def trace_network(network: nn.Module, normalization: nn.Module, name: str) -> Tr
             f"first entry, but gives {describe(found)}"
         )
     num_classes = values[logits].shape[1]
-    while is_resizing(logits) and same_after_resizing(logits.all_input_nodes[0], logits, values):
+    while is_resizing(logits) and all(
+        same_after_resizing(logits, values, size)
+        for values, size in zip(by_size, EXAMPLE_SIZES, strict=True)
+    ):
         logits = logits.all_input_nodes[0]
     remove_unused(network, graph, logits)
     features = find_features(network, graph, logits, values)
     recorded = record(network, graph, logits, features, num_classes, name)
-    traced = GraphNetwork(recorded, normalization, num_classes).eval()
-    weights = {key: network.state_dict()[key] for key in traced.network.state_dict()}
-    traced.network.load_state_dict(weights)
-    check_equality(network, traced, normalization, name)
-    floats = [str(node) for node in graph.nodes if is_unquantizable(network, node)]
-    return TracedNetwork(recorded, dict(traced.state_dict()), num_classes, floats)
+    state = network.state_dict()
+    built = GraphNetwork(recorded, normalization, num_classes).eval()
+    for key in built.network.state_dict():
+        if f"network.{key}" not in state:
+            raise ValueError(
+                f"{name} cannot be compressed, because {key} is computed from other tensors, as by "
+                "a parametrization of weights: remove it"
+            )
+    weights = {key: state.get(key, tensor) for key, tensor in built.state_dict().items()}
+    built.load_state_dict(weights)
+    check_equality(network, built, normalization, name)
+    floats = [name_of(node) for node in graph.nodes if is_unquantizable(network, node)]
+    return RecordedNetwork(recorded, weights, num_classes, floats)
+
+
+def name_of(node: fx.Node) -> str:
+    """A layer's name in the user's network, or the name of another operation in the graph."""
+    is_named = node.op in ("call_module", "get_attr")
+    return str(node.target).removeprefix(f"{HOLDER}.") if is_named else str(node)
 
 
 def select_logits(graph: fx.Graph) -> fx.Node | None:
@@ -108,9 +138,10 @@ def select_logits(graph: fx.Graph) -> fx.Node | None:
 
 
 def record_values(
-    network: nn.Module, graph: fx.Graph, example: Tensor, name: str
+    network: nn.Module, graph: fx.Graph, size: tuple[int, int], name: str
 ) -> dict[fx.Node, Any]:
-    """What each operation gives for an example image."""
+    """What each operation gives for an example image of a height and a width in pixels."""
+    example = torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(0))
     interpreter = fx.Interpreter(network, garbage_collect_values=False, graph=graph)
     run(interpreter.run, example, name)
     return dict(interpreter.env)
@@ -135,16 +166,19 @@ def describe(value: object) -> str:
 
 
 def is_resizing(node: fx.Node) -> bool:
-    return node.op == "call_function" and node.target in (
-        functional.interpolate,
-        resize,
-    )
+    """Whether it resizes to a given size; by a factor, images of odd sizes get other logits."""
+    if node.op != "call_function" or node.target not in (functional.interpolate, resize):
+        return False
+    size = node.args[1] if len(node.args) > 1 else node.kwargs.get("size")
+    return size is not None
 
 
-def same_after_resizing(before: fx.Node, after: fx.Node, values: Mapping[fx.Node, Any]) -> bool:
-    """Whether the resizing of logits that every network gets here does the same."""
-    size = values[after].shape[-2:]
-    return size == EXAMPLE_SIZES[0] and torch.equal(resize(values[before], size), values[after])
+def same_after_resizing(
+    node: fx.Node, values: Mapping[fx.Node, Any], size: tuple[int, int]
+) -> bool:
+    """Whether the resizing of logits that every network gets here does the same as a node."""
+    before, after = values[node.all_input_nodes[0]], values[node]
+    return after.shape[-2:] == size and torch.equal(resize(before, size), after)
 
 
 def remove_unused(network: nn.Module, graph: fx.Graph, logits: fx.Node) -> None:
@@ -173,8 +207,8 @@ def find_features(
     network: nn.Module, graph: fx.Graph, logits: fx.Node, values: Mapping[fx.Node, Any]
 ) -> fx.Node:
     """The last tensor of the coarsest resolution in front of the layer that gives the logits."""
-    nodes = list(graph.nodes)
-    last = find_first_and_last(network, graph)
+    nodes = list(graph.nodes)[:-1]  # without the output
+    last = find_last(network, graph)
     ends = [i for i, n in enumerate(nodes) if is_layer(network, n) and n.target in last]
     maps: list[fx.Node] = [
         node
@@ -212,29 +246,38 @@ def record(
             break
         try:
             kind, target = name_operation(network, node)
-            args = [write_argument(argument, numbers) for argument in node.args]
-            kwargs = {key: write_argument(value, numbers) for key, value in node.kwargs.items()}
+            operation = Operation(
+                kind=kind,
+                target=target,
+                args=[write_argument(argument, numbers) for argument in node.args],
+                kwargs={key: write_argument(value, numbers) for key, value in node.kwargs.items()},
+            )
             if kind == "layer" and target not in layers:
-                layer = network.get_submodule(target)
+                layer = network.get_submodule(str(node.target))
                 layers[target] = LayerSpec(type=type(layer).__name__, options=layer_options(layer))
             elif kind == "tensor":
-                tensor = find_tensor(network, target)
+                tensor = find_tensor(network, str(node.target))
                 is_parameter = isinstance(tensor, nn.Parameter)
                 tensors[target] = TensorSpec(shape=tensor.shape, is_parameter=is_parameter)
         except ValueError as error:
+            reason = one_line(error)
             raise ValueError(
-                f"{name} cannot be compressed, because of its operation {node}: {error}"
+                f"{name} cannot be compressed, because of its operation {name_of(node)}: {reason}"
             ) from error
-        operations.append(Operation(kind=kind, target=target, args=args, kwargs=kwargs))
+        operations.append(operation)
         numbers[node] = len(operations)
-    last = find_first_and_last(network, graph)
+    last = {str(target).removeprefix(f"{HOLDER}.") for target in find_last(network, graph)}
     return NetworkGraph(
         layers=layers,
         tensors=tensors,
         operations=operations,
         logits=numbers[logits],
         features=numbers[features],
-        classifiers=[n for n in layers if n in last and num_outputs(network, n) == num_classes],
+        classifiers=[
+            layer
+            for layer in layers
+            if layer in last and num_outputs(network, f"{HOLDER}.{layer}") == num_classes
+        ],
     )
 
 
@@ -249,9 +292,9 @@ def name_operation(network: nn.Module, node: fx.Node) -> tuple[Any, str]:
         layer = network.get_submodule(str(target))
         if LAYERS.get(type(layer).__name__) is not type(layer):
             raise ValueError(f"a layer of type {type(layer).__name__} cannot be recorded")
-        return "layer", str(target)
+        return "layer", name_of(node)
     if node.op == "get_attr":
-        return "tensor", str(target)
+        return "tensor", name_of(node)
     if node.op == "call_method":
         if target not in METHODS:
             raise ValueError(f"the method {target} of a tensor cannot be recorded")
@@ -292,7 +335,7 @@ def check_equality(
             outputs = outputs.get("out", next(iter(outputs.values()))) if is_named else outputs[0]
         expected = resize(outputs, (height, width))
         found = run(traced, images, name)
-        difference = float((found - expected).abs().max() / expected.abs().max())
+        difference = float((found - expected).abs().max() / expected.abs().max().clamp(min=1e-9))
         if not difference <= TOLERANCE:
             raise ValueError(
                 f"{name} must compute the same after it was traced, but for images of {height} x "

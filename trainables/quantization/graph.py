@@ -118,10 +118,13 @@ def find_first_and_last(model: nn.Module, graph: fx.Graph | None = None) -> set[
     """
     graph = graph or trace(model)
     inputs = [node for node in graph.nodes if node.op == "placeholder"]
+    return nearest_layers(model, inputs, attrgetter("users")) | find_last(model, graph)
+
+
+def find_last(model: nn.Module, graph: fx.Graph) -> set[str]:
+    """The names of the layers without a layer after them (see `find_first_and_last`)."""
     outputs = [node for node in graph.nodes if node.op == "output"]
-    return nearest_layers(model, inputs, attrgetter("users")) | nearest_layers(
-        model, outputs, attrgetter("all_input_nodes")
-    )
+    return nearest_layers(model, outputs, attrgetter("all_input_nodes"))
 
 
 def find_input_groups(model: nn.Module, graph: fx.Graph | None = None) -> list[tuple[str, ...]]:

@@ -1,11 +1,12 @@
 """Default image sizes, lengths and batch sizes for a data set and the hardware."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from trainables.config import TrialConfig
 from trainables.data.configs import Augmentation
 from trainables.models.configs import LARGE_TEACHER, SMALL_TEACHER, StudentConfig
-from trainables.recipes.configs import AdamW, Supervised
+from trainables.recipes.configs import AdamW, Original, Supervised
 
 PRETRAINING_LENGTH = 2
 """Epochs of the shared pretraining, as a multiple of a trial's epochs."""
@@ -35,6 +36,16 @@ class Defaults:
             num_epochs=self.teacher_epochs,
             batch_size=self.batch_size,
         )
+
+    def own_teacher_config(
+        self, students: Iterable[StudentConfig], num_epochs: int, seed: int
+    ) -> TrialConfig:
+        """The teacher where none is named: a student that came trained, or else one to train."""
+        for student in students:
+            if student.is_trained:
+                original = TrialConfig(student=student, recipe=Original(), num_epochs=1)
+                return self.complete(original, num_epochs, seed)
+        return self.default_teacher_config()
 
     def complete(self, trial: TrialConfig, num_epochs: int, seed: int) -> TrialConfig:
         """The suggested configuration with the values that are the same for all trials."""

@@ -18,7 +18,7 @@ from trainables.data.base import Source
 from trainables.data.configs import Augmentation
 from trainables.data.packed import PackedDataset, find_pack, open_pack, pack_dataset, pack_key
 from trainables.data.registry import open_source
-from trainables.models.configs import StudentConfig, WeightSources
+from trainables.models.configs import NetworkSource, StudentConfig, WeightSources
 from trainables.teachers.output_cache import (
     DEFAULT_FORM,
     Form,
@@ -140,21 +140,21 @@ def set_up_weights(
 def set_up_teacher(
     run: ExecutionConfig,
     spec: str,
-    builder: str | None,
     own: TrialConfig,
     say: Say,
     runner: Runner = run_here,
+    source: NetworkSource | None = None,
 ) -> ExecutionConfig:
     """`run` with the path of the teacher that `spec` names (see `prepare_teacher`).
 
-    A network that a `builder` gives is built in this process.
+    Or that of a network of the user's `source`, which is built in this process.
 
     Raises:
         TrialFailed: the default teacher learned nothing.
     """
     say("preparing the teacher (made once for this data, then reused)")
-    if builder is not None:
-        spec = str(import_teacher(run, spec, builder))
+    if source is not None:
+        spec = str(import_teacher(run, source))
     teacher = runner(run, prepare_teacher, spec, own)
     say(f"teacher: {teacher.note}, mIoU {100 * teacher.miou:.1f} %")
     return run.replace(teacher=teacher.file)

@@ -45,15 +45,15 @@ class Teacher:
     note: str
 
 
-def check_teacher(spec: str, num_classes: int, builder: str | None = None) -> None:
+def check_teacher(spec: str, num_classes: int, source: NetworkSource | None = None) -> None:
     """Checks what is known of a teacher before anything is written.
 
     Raises:
         ValueError: `spec` names nothing, or a teacher of other than `num_classes` classes.
         ConnectionError: its weights are neither cached nor to be downloaded.
     """
-    if builder is not None:
-        found = import_network(teacher_source(spec, builder)).traced.num_classes
+    if source is not None:
+        found = import_network(source).recorded.num_classes
     elif spec == "auto":
         return
     elif spec in TORCHVISION_NAMES:
@@ -128,18 +128,16 @@ def file_teacher(file: Path, run: ExecutionConfig, data: PackedDataset) -> Teach
     return Teacher(folder / MODEL_FILE, read_miou(folder), f"{name} of {file}")
 
 
-def teacher_source(spec: str, builder: str) -> NetworkSource:
-    return NetworkSource(file=spec, builder=builder, flag="--teacher")
-
-
-def import_teacher(run: ExecutionConfig, spec: str, builder: str) -> Path:
-    """The model file of the network that a function of the user's gives, made at first use.
+def import_teacher(run: ExecutionConfig, source: NetworkSource) -> Path:
+    """The model file of a network of the user's, made at first use.
 
     Raises:
         ValueError: it cannot be built or traced.
     """
-    network = import_network(teacher_source(spec, builder))
-    card = ModelSpec(model=network.student(), num_classes=network.traced.num_classes, folded=False)
+    network = import_network(source)
+    card = ModelSpec(
+        model=network.student(), num_classes=network.recorded.num_classes, folded=False
+    )
 
     def build(folder: Path) -> None:
         model = card.build()

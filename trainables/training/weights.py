@@ -9,6 +9,7 @@ from torch import nn
 
 from trainables.config import ExecutionConfig
 from trainables.core.artifacts import ArtifactStore
+from trainables.core.command_line import first_line
 from trainables.core.errors import TrialFailed
 from trainables.data.augmentation import normalize
 from trainables.data.loader import Loader
@@ -20,6 +21,29 @@ KIND = "weights"
 FILE = "weights.safetensors"
 NUM_IMAGES = 32
 """Images of the training split whose statistics are measured where a file has none."""
+
+
+def check_students(
+    students: Iterable[StudentConfig], num_classes: int, canvas: tuple[int, int]
+) -> None:
+    """Runs each student once, untrained, on an image of the data's height and width in pixels.
+
+    Raises:
+        ValueError: it is not for so many classes, or for images of this size.
+    """
+    for student in students:
+        student.check_num_classes(num_classes)
+        with torch.random.fork_rng(devices=[]):
+            network = student.build(num_classes).eval()
+        try:
+            with torch.no_grad():
+                network(torch.zeros(1, 3, *canvas))
+        except Exception as error:  # networks of other people's code raise anything
+            size = " x ".join(map(str, canvas))
+            raise ValueError(
+                f"images must be large enough for {student.describe()}, and of a size that it "
+                f"takes, but of {size} pixels it says: {first_line(error)}"
+            ) from error
 
 
 def artifact_facts(student: StudentConfig, data: str) -> dict[str, object] | None:

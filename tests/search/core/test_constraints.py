@@ -54,6 +54,10 @@ def test_the_least_of_a_space_is_at_its_corner(name: str) -> None:
         return predict_size_bytes(config, 5)
 
     smallest = find_cheapest(named.space, size, named.points_to_evaluate)
+    if name == "architecture":  # no U-Net is as small as a narrow MobileNet
+        assert smallest.student.multiplier == 0.25
+        assert smallest.quantizer.weight_bits == 2
+        return
     assert smallest.student.width == 4
     if smallest.quantizer:
         assert smallest.quantizer.weight_bits == 2

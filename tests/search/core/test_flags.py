@@ -81,7 +81,10 @@ def test_a_rule_about_several_fields_names_their_flags() -> None:
 @pytest.mark.parametrize("field", StudyConfig.model_fields)
 def test_whatever_is_wrong_with_a_field_names_its_flag_as_it_is_typed(field: str) -> None:
     flag = flag_name(StudyConfig, field)
-    assert f"[{flag} " in make_parser().format_usage().replace("\n", " ")
+    is_switch = StudyConfig.model_fields[field].annotation is bool
+    assert (f"[{flag}]" if is_switch else f"[{flag} ") in make_parser().format_usage().replace(
+        "\n", " "
+    )
     values = dict(make_config(Path("/s"), "shapes"))
     with pytest.raises(ValueError, match=f"^{flag}: .*, but got <object"):
         build_config(StudyConfig, {**values, field: object()})
@@ -90,7 +93,7 @@ def test_whatever_is_wrong_with_a_field_names_its_flag_as_it_is_typed(field: str
 @pytest.mark.parametrize("field", default_values(StudyConfig))
 def test_the_help_names_the_default(field: str) -> None:
     flag, default = flags_of(StudyConfig)[field], default_values(StudyConfig)[field]
-    if default is None:
+    if default is None or default is False:  # nothing is typed, nothing happens
         assert "{default}" not in flag.help
     else:
         assert "{default}" in flag.help

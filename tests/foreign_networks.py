@@ -6,6 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from trainables.models.configs import TracedConfig
+from trainables.models.trace_network import record_network
+
 
 class SqueezeExcite(nn.Module):
     def __init__(self, channels: int) -> None:
@@ -105,3 +108,11 @@ def randomize(network: nn.Module, seed: int = 0) -> nn.Module:
             if tensor.ndim == 1 and name.endswith("weight"):
                 tensor.add_(1)
     return network.eval()
+
+
+def traced_student() -> TracedConfig:
+    """The network as a student."""
+    recorded = record_network(randomize(Foreign()), nn.Identity(), "foreign")
+    return TracedConfig(
+        label="foreign", graph=recorded.graph.encode(), num_classes=5, weights="0" * 16
+    )

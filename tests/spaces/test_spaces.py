@@ -2,11 +2,20 @@
 
 import optuna
 import pytest
+from foreign_networks import traced_student
 
-from spaces import U_NETS, NamedSpace, choose_students, load_space, own_students, space_names
+from spaces import (
+    ORIGINAL,
+    U_NETS,
+    NamedSpace,
+    choose_students,
+    load_space,
+    own_students,
+    space_names,
+)
 from trainables.config import TrialConfig
 from trainables.models.student_list import parse_students
-from trainables.recipes.configs import Supervised
+from trainables.recipes.configs import Original, Supervised
 from trainables.training.cost import predict_size_bytes
 
 
@@ -170,3 +179,26 @@ def test_architecture_tries_a_known_setting_of_each_family() -> None:
         assert {name: leaves[name] for name in settings} == dict(settings)
     alone = choose_students(named, U_NETS).space(study.ask())
     assert alone.student.name == "unet"
+
+
+@pytest.mark.parametrize("name", space_names())
+def test_a_network_that_came_trained_is_quantized_as_it_is(name: str) -> None:
+    student = traced_student()
+    space = choose_students(load_space(name), (student,)).space
+    study = optuna.create_study()
+    study.enqueue_trial({}, user_attrs={ORIGINAL: "foreign"})
+    original = study.ask()
+    assert space(original) == TrialConfig(student=student, recipe=Original(), num_epochs=1)
+    assert original.params == {}
+    for _ in range(5):
+        config = space(study.ask())
+        assert config.student == student
+        if config.recipe.quantized:
+            assert config.recipe.quantized.start == Original()
+            assert config.start
+            assert config.start.num_epochs == 1
+        assert "student.graph" not in config.flatten()
+        assert "student.weights" in config.flatten()
+    untrained = student.replace(new_head=True)
+    config = choose_students(load_space(name), (untrained,)).space(study.ask())
+    assert config.recipe.quantized is None or config.recipe.quantized.start != Original()

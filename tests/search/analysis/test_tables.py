@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from foreign_networks import traced_student
 from matplotlib.legend import Legend
 from PIL import Image
 from rich.console import Console
@@ -34,7 +35,15 @@ from trainables.core.metrics import Metrics
 from trainables.losses.configs import Pairwise, Pixelwise, by_name
 from trainables.models.configs import UNetConfig
 from trainables.quantization.quantizers.configs import Lsq
-from trainables.recipes.configs import AdamW, Distill, Qat, QatDistill, Recipe, Supervised
+from trainables.recipes.configs import (
+    AdamW,
+    Distill,
+    Original,
+    Qat,
+    QatDistill,
+    Recipe,
+    Supervised,
+)
 
 FAILED = Record("0000", "FAIL", "the space failed", None, None)
 
@@ -378,3 +387,19 @@ def test_what_was_sampled_and_resolved_to_others_has_columns_of_its_own() -> Non
     assert row["recipe.quantizer.weight_bits"] == 4
     assert row["asked.recipe.quantizer.weight_bits"] == 4.5
     assert "asked.recipe.quantizer.activation_bits" not in row
+
+
+def test_a_network_to_compare_with_is_shown_where_it_is_dominated_too() -> None:
+    config = TrialConfig(student=traced_student(), recipe=Original(), num_epochs=1)
+    original = Record("0000", "COMPLETE", "", config, metrics(0.5, 3000))
+    records = [original, record("0001", 0.6, 2000), record("0002", 0.4, 2500)]
+    points = plot_points(records)
+    assert [point.trial_id for point in points if point.on_front] == ["0001"]
+    assert [point.label for point in points if point.is_named] == ["0001", "original"]
+    table = front_table(records)
+    assert list(table.columns[0].cells) == ["0001", "0000"]
+    assert "1 of 3 finished" in str(table.title)
+    texts = [text.get_text() for text in draw_picture(points, "title", "subtitle").axes[0].texts]
+    assert {"0001", "original"} <= set(texts)
+    notes = {note.text for note in draw_page(points, "title", "subtitle").layout.annotations}
+    assert {"0001", "original"} <= notes

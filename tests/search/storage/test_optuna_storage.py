@@ -1,43 +1,46 @@
-"""The private interfaces of Optuna behave as the adapter expects."""
+"""Doors into Optuna that its public interface does not have."""
 
-from pathlib import Path
+from collections.abc import Callable
 
 import optuna
-from optuna.trial import TrialState
+import pytest
+from optuna.distributions import FloatDistribution
+from optuna.samplers import BaseSampler, NSGAIISampler, TPESampler
+from optuna.trial import TrialState, create_trial
 
-from search.core.objectives import MIOU_AND_SIZE
-from search.storage.journal import open_journal, read_journal
-from search.storage.optuna_storage import enqueued_params, set_trial_attribute, set_trial_state
+from search.storage.optuna_storage import StudyWithout
 
-
-def test_a_running_trial_goes_back_into_the_queue_with_what_it_holds(tmp_path: Path) -> None:
-    study = open_journal(tmp_path, "s", MIOU_AND_SIZE)
-    study.ask()
-    number = study.ask().number
-    set_trial_attribute(study, number, "note", {"a": [1, None]})
-    set_trial_state(study, number, TrialState.WAITING)
-    for each in (study, read_journal(tmp_path, "s")):
-        states = [trial.state for trial in each.get_trials(deepcopy=False)]
-        assert states == [TrialState.RUNNING, TrialState.WAITING]
-        assert each.get_trials(deepcopy=False)[number].user_attrs == {"note": {"a": [1, None]}}
-    assert study.ask().number == number
+RANGE = FloatDistribution(0, 1)
 
 
-def test_trials_are_found_by_their_number_in_a_storage_of_several_studies() -> None:
-    storage = optuna.storages.InMemoryStorage()
-    first, second = (optuna.create_study(study_name=n, storage=storage) for n in ("a", "b"))
-    first.ask()
-    number = second.ask().number
-    set_trial_attribute(second, number, "note", 1)
-    assert first.get_trials()[0].user_attrs == {}
-    assert second.get_trials()[number].user_attrs == {"note": 1}
+@pytest.fixture
+def study() -> optuna.Study:
+    """A trial without parameters, and some with one."""
+    made = optuna.create_study(directions=["maximize", "minimize"])
+    made.add_trial(create_trial(values=[0.9, 9.0], user_attrs={"apart": True}))
+    for value in (0.1, 0.5, 0.7):
+        made.add_trial(
+            create_trial(values=[value, 1.0], params={"x": value}, distributions={"x": RANGE})
+        )
+    return made
 
 
-def test_what_a_trial_was_enqueued_with_is_known(tmp_path: Path) -> None:
-    study = open_journal(tmp_path, "s", MIOU_AND_SIZE)
-    study.enqueue_trial({"x": 0.5, "y": "b"})
-    study.ask()
-    study.ask()
-    enqueued, drawn = read_journal(tmp_path, "s").get_trials(deepcopy=False)
-    assert enqueued_params(enqueued) == {"x": 0.5, "y": "b"}
-    assert enqueued_params(drawn) == {}
+@pytest.mark.parametrize("make", [NSGAIISampler, lambda: TPESampler(multivariate=True)])
+@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
+def test_a_trial_without_parameters_takes_none_from_samplers(
+    make: Callable[[], BaseSampler], study: optuna.Study
+) -> None:
+    trial = study.trials[0]
+    assert make().infer_relative_search_space(study, trial) == {}
+    view = StudyWithout(study, "apart")
+    assert make().infer_relative_search_space(view, trial) == {"x": RANGE}
+
+
+def test_it_is_the_same_study_otherwise(study: optuna.Study) -> None:
+    study.enqueue_trial({"x": 0.25}, user_attrs={"apart": True})
+    trial = StudyWithout(study, "apart").ask()
+    assert trial.number == 4
+    assert trial.suggest_float("x", 0, 1) == 0.25
+    assert study.trials[4].state == TrialState.RUNNING
+    assert len(StudyWithout(study, "apart").get_trials()) == 3
+    assert len(study.get_trials()) == 5

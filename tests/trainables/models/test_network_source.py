@@ -90,8 +90,13 @@ def fail() -> nn.Module:
     raise RuntimeError("no luck\nat all")
 
 
+def leave() -> nn.Module:
+    raise SystemExit(2)
+
+
 BUILDERS: dict[str, tuple[object, str]] = {
     "raises": (fail, "must build a network without arguments, but .* RuntimeError: no luck$"),
+    "leaves": (leave, "must build a network without arguments, but .* SystemExit: 2$"),
     "needs arguments": (lambda width: None, "must build a network .* raises TypeError: .*width"),
     "no module": (lambda: 3, "must give a torch.nn.Module, but users_networks:make gives a int"),
     "no function": (None, "must build a network without arguments, but .*NoneType"),
@@ -122,6 +127,27 @@ def test_a_builder_that_cannot_be_imported(builder: str, message: str, weights: 
     for flag, shown in (("--compress", "--builder"), ("--teacher", "--teacher-builder")):
         with pytest.raises(ValueError, match=f"^{shown} {message}"):
             import_network(NetworkSource(file=str(weights), builder=builder, flag=flag))
+
+
+class Holder(nn.Module):
+    """A network that keeps all under an attribute with the name of a wrapper's prefix."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.model = Foreign()
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.model(images)["out"]
+        return logits
+
+
+def test_only_the_prefixes_of_wrappers_are_taken_off(builders: ModuleType, tmp_path: Path) -> None:
+    state = randomize(Holder()).state_dict()
+    torch.save({f"module.{name}": tensor for name, tensor in state.items()}, tmp_path / "ddp.pth")
+    builders.make = Holder  # type: ignore[attr-defined]
+    source = NetworkSource(file=str(tmp_path / "ddp.pth"), builder="users_networks:make")
+    weights = import_network(source).weights
+    assert torch.equal(weights["network.model.gain"], state["model.gain"])
 
 
 State = dict[str, torch.Tensor]

@@ -7,7 +7,7 @@ import torch
 
 from spaces import U_NETS
 from trainables.core import optional_dependencies
-from trainables.models.backbone_weights import torchvision_file_name
+from trainables.models.backbone_weights import imagenet_file_name
 from trainables.models.backbones import Backbone
 from trainables.models.configs import EncoderDecoderConfig, UNetConfig, weights_digest
 from trainables.models.student_list import complete_students, parse_students, write_students
@@ -68,7 +68,7 @@ def test_unets_are_the_default() -> None:
 
 def test_weights_in_the_cache_are_at_hand(cache: Path) -> None:
     (cache / "mobilenet_v2-00000000.pth").touch()  # of another version
-    (cache / torchvision_file_name("resnet18")).touch()
+    (cache / imagenet_file_name("resnet18")).touch()
     students = complete_students(None, [], "imagenet", U_NETS)
     assert write_students(students) == "unet,unet_resnet18:imagenet"
 

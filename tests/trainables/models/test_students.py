@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import onnxruntime
 import pytest
 import torch
-from foreign_networks import Foreign, randomize
+from foreign_networks import traced_student
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -23,11 +23,9 @@ from trainables.models.configs import (
     NetworkConfig,
     StudentConfig,
     TorchvisionConfig,
-    TracedConfig,
 )
 from trainables.models.model_file import ModelSpec, deserialize, serialize
 from trainables.models.student_list import listed_families
-from trainables.models.trace_network import record_network
 from trainables.quantization.bits import LayerBits
 from trainables.quantization.convert import convert
 from trainables.quantization.graph import find_foldable, find_input_groups, trace
@@ -52,14 +50,6 @@ def smallest(name: str, family: type[StudentConfig]) -> StudentConfig:
         narrow = 0.25 if student.has_multiplier else 1
         return student.replace(channels=16, multiplier=narrow)
     return student
-
-
-def traced_student() -> TracedConfig:
-    """A network of other people's code."""
-    recorded = record_network(randomize(Foreign()), nn.Identity(), "foreign")
-    return TracedConfig(
-        label="foreign", graph=recorded.graph.encode(), num_classes=5, weights="0" * 16
-    )
 
 
 STUDENTS = [smallest(name, family) for name, family in listed_families().items()]

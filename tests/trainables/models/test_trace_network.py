@@ -314,7 +314,7 @@ def test_other_arguments_have_their_defaults(scale: int | None) -> None:
 def test_weights_that_are_computed_are_named() -> None:
     network = nn.Sequential(nn.Conv2d(3, 4, 1))
     torch.nn.utils.parametrizations.weight_norm(network[0])
-    with pytest.raises(ValueError, match="mine cannot be compressed, because .*0"):
+    with pytest.raises(ValueError, match=r"mine cannot be compressed, because .*0"):
         recorded_of(network)
 
 

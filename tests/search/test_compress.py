@@ -9,26 +9,26 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from search import check
-from search.run import main
+from search import check, export
 
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parent.parent.parent
 
 
-def run(module: str, *argv: str, status: int = 0) -> subprocess.CompletedProcess[str]:
-    """A command of a user whose module of networks can be imported."""
+def search(*argv: str, with_builder: bool = True) -> str:
+    """What a search says, by a user whose module of networks can be imported."""
+    path = [str(ROOT), *([str(ROOT / "tests")] if with_builder else [])]
     done = subprocess.run(
-        [sys.executable, "-m", module, *argv],
+        [sys.executable, "-m", "search.run", *argv],
         capture_output=True,
         text=True,
         timeout=500,
         check=False,
-        env={**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(path)},
     )
-    assert done.returncode == status, done.stdout + done.stderr
-    return done
+    assert (done.returncode, done.stderr) == (0, ""), done.stdout + done.stderr
+    return done.stdout
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,7 @@ def test_every_point_of_the_front_ships_and_the_original_is_one(
 ) -> None:
     where = ["--storage", str(tmp_path)]
     limits = ["--samples", "4", "--max-size", "8KB", "--name", "mine"]
-    said = run("search.run", "--space", "qkd", *compress, *where, *limits).stdout
+    said = search("--space", "qkd", *compress, *where, *limits)
     assert "teacher: net as it came" in said
     folder = tmp_path / "mine"
     rows = {row["trial_id"]: row for row in pq.read_table(folder / "trials.parquet").to_pylist()}
@@ -59,18 +59,22 @@ def test_every_point_of_the_front_ships_and_the_original_is_one(
     assert check.main([str(folder)]) == 0
     for form in ("packed", "onnx", "onnx-int8"):
         out = tmp_path / form
-        run("search.export", str(folder), "--all", "--format", form, "--out", str(out))
+        assert export.main([str(folder), "--all", "--format", form, "--out", str(out)]) == 0
         cards = [json.loads(path.read_text()) for path in out.glob("*.json")]
         assert len(cards) == len(front)
 
     # a resumed study needs neither the file nor the builder
-    assert main([*where, "--resume", "mine", "--samples", "5"]) == 0
+    search(*where, "--resume", "mine", "--samples", "5", with_builder=False)
     assert check.main([str(folder)]) == 0
 
 
 def test_layers_get_bits_of_their_own_by_their_sensitivity_in_the_original(
     compress: list[str], tmp_path: Path
 ) -> None:
-    where = ["--storage", str(tmp_path), "--samples", "3", "--name", "mixed"]
-    said = run("search.run", "--space", "mixed", *compress, *where).stdout
-    assert "3 of 3 finished trials" in said
+    search("--space", "mixed", *compress, "--storage", str(tmp_path), "--samples", "2")
+    (table,) = tmp_path.glob("*/trials.parquet")
+    original, mixed = pq.read_table(table).to_pylist()
+    assert original["recipe.name"] == "original"
+    assert mixed["recipe.start.name"] == "original"
+    bits = {value for column, value in mixed.items() if column.endswith(".weight_bits")}
+    assert len(bits) > 1

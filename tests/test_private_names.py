@@ -16,7 +16,7 @@ FILES = sorted(path.relative_to(ROOT) for package in OWN for path in (ROOT / pac
 ADAPTERS = {
     "benchmarks/fake_quantization.py": {"_fake_quantize_learnable_per_tensor_affine"},
     "search/execution/ray_internals.py": {"_private", "_global_node"},
-    "search/storage/optuna_storage.py": {"_storage"},
+    "search/storage/optuna_storage.py": {"_storage", "_get_trials"},
 }
 """The private names that a file may use."""
 DOCUMENTED = {"_exit", "_replace", "_asdict", "_fields", "_make"}

@@ -19,7 +19,7 @@ folder = Path(sys.argv[sys.argv.index("--storage") + 1], "artifacts/.student-ab-
 folder.mkdir(parents=True)
 time.sleep(0.5)
 (folder / "00000001.ckpt").touch()
-time.sleep(60)
+time.sleep(5)
 """
 
 

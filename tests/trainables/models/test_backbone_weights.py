@@ -237,7 +237,7 @@ def test_weights_are_named_only_where_there_are_some() -> None:
     assert key is not None
     assert key["weights"] == imagenet_file_name("mobilenet_v3_small")
     for change in ({"multiplier": 0.5}, {"name": "unet_mobilenet_v1"}):
-        with pytest.raises(ValueError, match="must be those of a file, because torchvision has no"):
+        with pytest.raises(ValueError, match="must be those of a file, because there are no"):
             EncoderDecoderConfig.model_validate({**dict(IMAGENET), **change})
     with pytest.raises(ValueError, match="must be imagenet for its ImageNet weights, but got sym"):
         IMAGENET.replace(input_normalization="symmetric")

@@ -48,7 +48,7 @@ def test_students_are_read_and_written() -> None:
         ("", r"must be one of .*, but got ''$"),
         (
             "unet:imagenet",
-            r"only :imagenet may follow a name, .*resnet18, but got 'unet:imagenet'$",
+            r"only :imagenet may follow a name, .*lite0, but got 'unet:imagenet'$",
         ),
         (
             "unet_mobilenet_v1:imagenet",

@@ -38,6 +38,7 @@ def run(name: str, *arguments: object, first: tuple[str, ...] = ()) -> list[str]
     return finished.stdout.splitlines()
 
 
+@pytest.mark.slow
 def test_a_space_with_optuna_alone(tmp_path: Path) -> None:
     front = run("own_space.py", tmp_path)
     assert front

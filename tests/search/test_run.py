@@ -163,28 +163,6 @@ def test_nothing_of_ray_is_left(storage: Path) -> None:
     }
 
 
-@pytest.fixture(scope="session")
-def warm(storage: Path, blocks_folder: Path) -> Path:
-    """A study of another space that begins with what `tiny` found, until nothing more is gained."""
-    argv = ["--space", "qat", "--data", str(blocks_folder), "--image-size", "32", "--epochs", "1"]
-    argv += ["--storage", str(storage), "--name", "warm", "--warm-start", "tiny"]
-    done = run(*argv, "--samples", "40", "--stop-when-flat", "0.9")
-    assert done.returncode == 0, done.stderr
-    return storage / "warm"
-
-
-def test_a_warm_study_tries_the_earlier_front_first_and_ends_when_flat(
-    warm: Path, storage: Path
-) -> None:
-    tried = [row["student.width"] for row in rows(warm)]
-    front = [row["student.width"] for row in rows(storage / "tiny", "front")]
-    assert tried[: len(front)] == front
-    assert len(tried) < 40
-    assert "ended before all trials were asked: 5 proposals in a row" in read_log(warm)
-    assert check.main([str(warm)]) == 0
-    assert {row["state"] for row in rows(warm)} == {"COMPLETE"}
-
-
 def read_log(folder: Path) -> str:
     return (folder / "log.txt").read_text()
 
@@ -253,14 +231,41 @@ def test_no_trial_finished_is_exit_status_1(
 BY_THE_CLOCK = ("device_seconds", "start_seconds", "latency_ms")
 
 
-@pytest.mark.slow
-def test_the_same_seed_gives_the_same_front(common: list[str], tmp_path: Path) -> None:
-    fronts = []
-    for name in ("first", "second"):
-        storage = tmp_path / name  # apart: not even artifacts are shared
-        argv = [*common, "--storage", str(storage), "--name", "same", "--samples", "5"]
+@pytest.fixture(scope="session")
+def twins(common: list[str], tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Two studies of the same seed, which share nothing, not even artifacts."""
+    folders = [tmp_path_factory.mktemp(name) / "same" for name in ("first", "second")]
+    for folder in folders:
+        argv = [*common, "--storage", str(folder.parent), "--name", "same", "--samples", "5"]
         result = run(*argv, "--cpus-per-trial", str(os.cpu_count()), "--scheduler", "halving")
         assert result.returncode == 0, result.stderr
-        table = rows(storage / "same", "front")
-        fronts.append([{k: v for k, v in row.items() if k not in BY_THE_CLOCK} for row in table])
-    assert fronts[0] == fronts[1]
+    return folders
+
+
+@pytest.mark.slow
+def test_the_same_seed_gives_the_same_front(twins: list[Path]) -> None:
+    first, second = (
+        [{k: v for k, v in row.items() if k not in BY_THE_CLOCK} for row in rows(folder, "front")]
+        for folder in twins
+    )
+    assert first == second
+
+
+@pytest.mark.slow
+def test_a_warm_study_tries_the_earlier_front_first_and_ends_when_flat(
+    twins: list[Path], blocks_folder: Path
+) -> None:
+    """A study of another space, until nothing more is gained."""
+    earlier = twins[0]
+    argv = ["--space", "qat", "--data", str(blocks_folder), "--image-size", "32", "--epochs", "1"]
+    argv += ["--storage", str(earlier.parent), "--name", "warm", "--warm-start", "same"]
+    done = run(*argv, "--samples", "40", "--stop-when-flat", "0.9")
+    assert done.returncode == 0, done.stderr
+    warm = earlier.with_name("warm")
+    tried = [row["student.width"] for row in rows(warm)]
+    front = [row["student.width"] for row in rows(earlier, "front")]
+    assert tried[: len(front)] == front
+    assert len(tried) < 40
+    assert "ended before all trials were asked: 5 proposals in a row" in read_log(warm)
+    assert check.main([str(warm)]) == 0
+    assert {row["state"] for row in rows(warm)} == {"COMPLETE"}

@@ -46,7 +46,9 @@ def test_a_violation_names_cost_and_limit() -> None:
     )
 
 
-@pytest.mark.parametrize("name", [name for name in space_names() if name != "mixed"])
+@pytest.mark.parametrize(
+    "name", [name for name in space_names() if name not in ("mixed", "architecture")]
+)
 def test_the_least_of_a_space_is_at_its_corner(name: str) -> None:
     named = load_space(name)
 
@@ -54,10 +56,6 @@ def test_the_least_of_a_space_is_at_its_corner(name: str) -> None:
         return predict_size_bytes(config, 5)
 
     smallest = find_cheapest(named.space, size, named.points_to_evaluate)
-    if name == "architecture":  # no U-Net is as small as a narrow MobileNet
-        assert smallest.student.multiplier == 0.25
-        assert smallest.quantizer.weight_bits == 2
-        return
     assert smallest.student.width == 4
     if smallest.quantizer:
         assert smallest.quantizer.weight_bits == 2

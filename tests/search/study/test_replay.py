@@ -79,8 +79,10 @@ def train(
     searcher.on_trial_complete(trial_id, {FAILURE: "out of memory"} if fails else finished)
 
 
-@pytest.mark.parametrize("scheduler", ["halving", "none"])
-@pytest.mark.parametrize("sampler", get_args(SamplerName))
+@pytest.mark.parametrize(
+    ("sampler", "scheduler"),
+    [*((sampler, "halving") for sampler in get_args(SamplerName)), ("ehvi", "none")],
+)
 def test_every_proposal_is_the_same_again(
     sampler: str, scheduler: str, blocks_folder: Path, tmp_path: Path
 ) -> None:

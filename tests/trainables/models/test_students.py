@@ -57,6 +57,14 @@ STUDENTS.append(traced_student())
 WITH_BACKBONE = [student for student in STUDENTS if isinstance(student, EncoderDecoderConfig)]
 NOT_EXPORTED = frozenset[str]()
 """Families with operations that the ONNX writer does not know yet."""
+SOON = (
+    "unet",
+    "unet_mobilenet_v2",
+    "deeplabv3_mobilenet_v1",
+    "lraspp_mobilenet_v3_small",
+    "traced",
+)
+"""Each decoder and each kind of block once; other pairs of the two are slow tests."""
 NUM_CLASSES = 5
 IMAGES = torch.randn(1, 3, 128, 192, generator=torch.Generator().manual_seed(0))
 BITS = Lsq(weight_bits=3, activation_bits=4)
@@ -64,7 +72,8 @@ BITS = Lsq(weight_bits=3, activation_bits=4)
 
 def marks_of(student: StudentConfig) -> list[pytest.MarkDecorator]:
     needs_timm = pytest.mark.skipif(not has_timm(), reason="timm is not installed")
-    return [needs_timm] if "lite0" in student.name else []
+    needs = [needs_timm] if "lite0" in student.name else []
+    return needs if student.name in SOON else [*needs, pytest.mark.slow]
 
 
 def parametrized(students: Sequence[StudentConfig]) -> pytest.MarkDecorator:
@@ -330,8 +339,11 @@ def test_costs_are_known_before_training(student: StudentConfig) -> None:
 @pytest.mark.parametrize(
     "network",
     [
-        *(s for s in STUDENTS if "lite0" not in s.name),
-        *(TorchvisionConfig(name=name) for name in TORCHVISION_NAMES),
+        *(pytest.param(s, marks=marks_of(s)) for s in STUDENTS),
+        *(
+            pytest.param(TorchvisionConfig(name=name), marks=pytest.mark.slow)
+            for name in TORCHVISION_NAMES
+        ),
     ],
     ids=lambda network: network.name,
 )

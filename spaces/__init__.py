@@ -24,6 +24,8 @@ Students = Sequence[StudentConfig]
 U_NETS: Students = (UNetConfig(),)
 STUDENT = "student.name"
 """The parameter that chooses among several students."""
+LEARNING_RATE = "recipe.optimizer.learning_rate"
+"""The parameter whose range is lower for what was trained before."""
 ORIGINAL = "original"
 """The user attribute of the trial that measures a network as it came, without parameters."""
 
@@ -133,6 +135,7 @@ def adapt_point(
         path: value
         for path, value in point.items()
         if path != STUDENT
+        and not (path == LEARNING_RATE and student.is_pretrained)
         and (not path.startswith("student.") or path.removeprefix("student.") in fields)
     }
     own = {

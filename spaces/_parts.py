@@ -2,7 +2,7 @@
 
 import optuna
 
-from spaces import STUDENT, U_NETS, Students
+from spaces import LEARNING_RATE, STUDENT, U_NETS, Students
 from trainables.losses.configs import Pairwise, Pixelwise, Terms, by_name
 from trainables.models.configs import StudentConfig
 from trainables.quantization.quantizers.configs import Lsq
@@ -26,9 +26,17 @@ def suggest_student(trial: optuna.Trial, students: Students = U_NETS) -> Student
     )
 
 
-def suggest_adamw(trial: optuna.Trial, low: float, high: float) -> AdamW:
-    """The peak learning rate between `low` and `high`."""
-    rate = trial.suggest_float("recipe.optimizer.learning_rate", low, high, log=True)
+def suggest_adamw(trial: optuna.Trial, low: float, high: float, students: Students) -> AdamW:
+    """The peak learning rate, between `low` and `high` for students with random weights.
+
+    What was learned before is kept by lower rates: down to a tenth where students have pretrained
+    backbones, and a fiftieth to a tenth of the range for networks that came trained.
+    """
+    if any(student.is_trained for student in students):
+        low, high = low / 50, high / 10
+    elif any(student.is_pretrained for student in students):
+        low /= 10
+    rate = trial.suggest_float(LEARNING_RATE, low, high, log=True)
     return AdamW(learning_rate=rate)
 
 

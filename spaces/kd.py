@@ -18,5 +18,7 @@ def space(trial: optuna.Trial, students: Students = U_NETS) -> TrialConfig:
     """Width, learning rate, and the weights and the temperature of the distillation terms."""
     return TrialConfig(
         student=suggest_student(trial, students),
-        recipe=Distill(optimizer=suggest_adamw(trial, 1e-3, 1e-2), losses=suggest_losses(trial)),
+        recipe=Distill(
+            optimizer=suggest_adamw(trial, 1e-3, 1e-2, students), losses=suggest_losses(trial)
+        ),
     )

@@ -29,7 +29,7 @@ def space(trial: optuna.Trial, students: Students = U_NETS) -> TrialConfig:
     return TrialConfig(
         student=suggest_student(trial, students),
         recipe=Qat(
-            optimizer=suggest_adamw(trial, 5e-4, 1e-2),
+            optimizer=suggest_adamw(trial, 5e-4, 1e-2, students),
             step_learning_rate=suggest_step_rates(trial),
             quantizer=MixedPrecision(
                 weight_bits=trial.suggest_float(WEIGHT_BITS, 2, 6),

@@ -37,7 +37,7 @@ def space(trial: optuna.Trial, students: Students = U_NETS) -> TrialConfig:
     return TrialConfig(
         student=suggest_student(trial, students),
         recipe=QatDistill(
-            optimizer=suggest_adamw(trial, 5e-4, 1e-2),
+            optimizer=suggest_adamw(trial, 5e-4, 1e-2, students),
             step_learning_rate=suggest_step_rates(trial),
             quantizer=suggest_lsq(trial),
             losses=suggest_losses(trial),

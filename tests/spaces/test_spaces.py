@@ -3,6 +3,7 @@
 import optuna
 import pytest
 from foreign_networks import traced_student
+from optuna.distributions import FloatDistribution
 
 from spaces import (
     ORIGINAL,
@@ -14,6 +15,7 @@ from spaces import (
     space_names,
 )
 from trainables.config import TrialConfig
+from trainables.models.configs import StudentConfig
 from trainables.models.student_list import parse_students
 from trainables.recipes.configs import Original, Supervised
 from trainables.training.cost import predict_size_bytes
@@ -202,3 +204,19 @@ def test_a_network_that_came_trained_is_quantized_as_it_is(name: str) -> None:
     untrained = student.replace(new_head=True)
     config = choose_students(load_space(name), (untrained,)).space(study.ask())
     assert config.recipe.quantized is None or config.recipe.quantized.start != Original()
+
+
+@pytest.mark.parametrize("name", [name for name in space_names() if name != "ptq"])
+def test_what_was_learned_before_is_trained_with_lower_rates(name: str) -> None:
+    def rates(*students: StudentConfig) -> tuple[float, float]:
+        trial = optuna.create_study().ask()
+        choose_students(load_space(name), students).space(trial)
+        found = trial.distributions["recipe.optimizer.learning_rate"]
+        assert isinstance(found, FloatDistribution)
+        return found.low, found.high
+
+    low, high = rates(*U_NETS)
+    assert rates(*parse_students("unet,unet_resnet18")) == (low, high)
+    assert rates(*parse_students("unet,unet_resnet18:imagenet")) == (low / 10, high)
+    assert rates(traced_student()) == (low / 50, high / 10)
+    assert rates(traced_student().replace(new_head=True)) == (low / 10, high)

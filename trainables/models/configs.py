@@ -93,6 +93,11 @@ class StudentConfig(NetworkConfig):
         raise NotImplementedError
 
     @property
+    def is_pretrained(self) -> bool:
+        """Whether it starts from pretrained weights, of a part or of the whole network."""
+        return False
+
+    @property
     def is_trained(self) -> bool:
         """Whether its pretrained weights are those of a whole network, which needs no training."""
         return False
@@ -189,6 +194,10 @@ class EncoderDecoderConfig(StudentConfig):
         pattern=r"^(imagenet|[0-9a-f]{16})$",
         description="of the backbone: public ones, or a file by the beginning of its SHA-256",
     )
+
+    @property
+    def is_pretrained(self) -> bool:
+        return self.weights is not None
 
     @property
     def decoder(self) -> str:
@@ -349,6 +358,10 @@ class TracedConfig(StudentConfig):
     def check_graph(cls, text: str) -> str:
         decode_graph(text)
         return text
+
+    @property
+    def is_pretrained(self) -> bool:
+        return True
 
     @property
     def is_trained(self) -> bool:

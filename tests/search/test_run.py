@@ -21,6 +21,11 @@ from search.core.tracking_uri import default_tracking_uri
 from search.storage.trials import read_record
 from trainables.models.model_file import read_card, read_model
 
+pytestmark = pytest.mark.slow
+
+LIMITS = ["--name", "tiny", "--max-size", "600KB", "--cpus-per-trial", str(os.cpu_count())]
+"""One trial at a time, so that the sampler knows the same whenever it is asked."""
+
 
 def command(*argv: str) -> list[str]:
     return [sys.executable, "-m", "search.run", *argv]
@@ -46,8 +51,7 @@ def storage(common: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path
     outer = tmp_path_factory.mktemp("studies")
     folder = outer / "Stüdies 数 'a' \"b\"?c%2Fd#e:f"
     where = ["--storage", str(folder)]
-    limits = ["--name", "tiny", "--samples", "4", "--max-size", "600KB"]
-    first = run(*common, *where, *limits)
+    first = run(*common, *where, *LIMITS, "--samples", "4")
     assert (first.returncode, first.stderr) == (0, "")
     for words in ("Pareto front", "mlflow ui --backend-store-uri", "search.export", "log.txt"):
         assert words in first.stdout
@@ -217,7 +221,6 @@ def test_what_disagrees_is_named(
     assert check.main([str(tmp_path)]) == 2
 
 
-@pytest.mark.slow
 def test_no_trial_finished_is_exit_status_1(
     blocks_folder: Path, tmp_path: Path, common: list[str]
 ) -> None:
@@ -231,34 +234,26 @@ def test_no_trial_finished_is_exit_status_1(
 BY_THE_CLOCK = ("device_seconds", "start_seconds", "latency_ms")
 
 
-@pytest.fixture(scope="session")
-def twins(common: list[str], tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Two studies of the same seed, which share nothing, not even artifacts."""
-    folders = [tmp_path_factory.mktemp(name) / "same" for name in ("first", "second")]
-    for folder in folders:
-        argv = [*common, "--storage", str(folder.parent), "--name", "same", "--samples", "5"]
-        result = run(*argv, "--cpus-per-trial", str(os.cpu_count()), "--scheduler", "halving")
-        assert result.returncode == 0, result.stderr
-    return folders
-
-
-@pytest.mark.slow
-def test_the_same_seed_gives_the_same_front(twins: list[Path]) -> None:
+def test_a_study_without_an_interruption_has_the_same_front(
+    common: list[str], storage: Path, tmp_path: Path
+) -> None:
+    """The two share a seed and nothing else, not even artifacts."""
+    result = run(*common, *LIMITS, "--storage", str(tmp_path), "--samples", "5")
+    assert result.returncode == 0, result.stderr
     first, second = (
         [{k: v for k, v in row.items() if k not in BY_THE_CLOCK} for row in rows(folder, "front")]
-        for folder in twins
+        for folder in (storage / "tiny", tmp_path / "tiny")
     )
     assert first == second
 
 
-@pytest.mark.slow
 def test_a_warm_study_tries_the_earlier_front_first_and_ends_when_flat(
-    twins: list[Path], blocks_folder: Path
+    storage: Path, blocks_folder: Path
 ) -> None:
     """A study of another space, until nothing more is gained."""
-    earlier = twins[0]
+    earlier = storage / "tiny"
     argv = ["--space", "qat", "--data", str(blocks_folder), "--image-size", "32", "--epochs", "1"]
-    argv += ["--storage", str(earlier.parent), "--name", "warm", "--warm-start", "same"]
+    argv += ["--storage", str(earlier.parent), "--name", "warm", "--warm-start", "tiny"]
     done = run(*argv, "--samples", "40", "--stop-when-flat", "0.9")
     assert done.returncode == 0, done.stderr
     warm = earlier.with_name("warm")

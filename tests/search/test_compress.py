@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -38,7 +39,7 @@ def compress(foreign_file: Path, blocks_folder: Path) -> list[str]:
 
 
 def test_every_point_of_the_front_ships_and_the_original_is_one(
-    compress: list[str], tmp_path: Path
+    compress: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     where = ["--storage", str(tmp_path)]
     limits = ["--samples", "4", "--max-size", "8KB", "--name", "mine"]
@@ -57,11 +58,17 @@ def test_every_point_of_the_front_ships_and_the_original_is_one(
     front = pq.read_table(folder / "front.parquet").column("trial_id").to_pylist()
     assert "0000" in front
     assert check.main([str(folder)]) == 0
-    for form in ("packed", "onnx", "onnx-int8"):
+    for form in ("packed", "onnx"):
         out = tmp_path / form
         assert export.main([str(folder), "--all", "--format", form, "--out", str(out)]) == 0
-        cards = [json.loads(path.read_text()) for path in out.glob("*.json")]
-        assert len(cards) == len(front)
+        assert len(list(out.glob("*.json"))) == len(front)
+    # With operations on floats between integers some pixels change, many for so few images
+    capsys.readouterr()
+    export.main([str(folder), "--all", "--format", "onnx-int8", "--out", str(tmp_path / "int8")])
+    cards = [json.loads(path.read_text()) for path in (tmp_path / "int8").glob("*.json")]
+    refused = re.findall("mIoU", capsys.readouterr().err)
+    assert len(cards) + len(refused) == len(front)
+    assert all("network.stages.0.body.act" in card["float_operations"] for card in cards[1:])
 
     # a resumed study needs neither the file nor the builder
     search(*where, "--resume", "mine", "--samples", "5", with_builder=False)

@@ -82,11 +82,12 @@ def record_network(network: nn.Module, normalization: nn.Module, name: str) -> R
     Raises:
         ValueError: the network does something that cannot be recorded; the operation is named.
     """
-    network = ImagesOnly(network.cpu().float().eval())
+    given, network = network, ImagesOnly(network.cpu().float().eval())
     try:
         graph = trace(network)
     except ValueError as error:
-        raise ValueError(f"{name} cannot be compressed: {error}") from error
+        reason = str(error).replace(ImagesOnly.__name__, type(given).__name__)
+        raise ValueError(f"{name} cannot be compressed: {reason}") from error
     logits = select_logits(graph)
     by_size = [record_values(network, graph, size, name) for size in EXAMPLE_SIZES]
     values = by_size[0]

@@ -8,10 +8,11 @@ the forward pass, needs an example image and takes seconds.
 
 import traceback
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from operator import attrgetter, getitem
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import fx, nn
@@ -35,6 +36,27 @@ METADATA = ("shape", "ndim", "size", "dim", "device", "dtype")
 """Attributes and methods of a tensor that do not depend on its values."""
 
 
+class Sized:
+    """Of a proxy: the number of sizes that it stands for, which `*x.shape` asks for."""
+
+    node: fx.Node
+
+    def __len__(self) -> int:
+        length = count_sizes(self.node)
+        return super().__len__() if length is None else length  # type: ignore[misc]
+
+
+class SizedAttribute(Sized, fx.proxy.Attribute):
+    """An attribute of a proxy, such as its shape."""
+
+
+class SizedProxy(Sized, fx.Proxy):
+    """A value while a network is traced."""
+
+    def __getattr__(self, k: str) -> SizedAttribute:
+        return SizedAttribute(self, k)
+
+
 class LayerTracer(fx.Tracer):
     """Records calls of the layers of torch.nn, and of `leaves`, as single operations."""
 
@@ -44,6 +66,28 @@ class LayerTracer(fx.Tracer):
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return isinstance(m, self.leaves) or super().is_leaf_module(m, module_qualified_name)
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        return SizedProxy(node, self)
+
+    def iter(self, obj: fx.Proxy) -> Iterator[fx.Proxy]:
+        """The sizes in `*x.shape[2:]` and the like, where `x` is taken to be (B,C,H,W)."""
+        length = count_sizes(obj.node)
+        if length is None:
+            return super().iter(obj)
+        sizes: Any = obj
+        return iter([sizes[index] for index in range(length)])
+
+
+def count_sizes(node: fx.Node) -> int | None:
+    """How many sizes of a map (B,C,H,W) a node gives; None where it gives none."""
+    part = node.args[1] if node.target is getitem else slice(None)
+    source = node.all_input_nodes[0] if node.target is getitem else node
+    is_shape = source.target is getattr and source.args[1] == "shape"
+    is_size = source.op == "call_method" and source.target == "size" and len(source.args) == 1
+    if not (is_shape or is_size) or not isinstance(part, slice):
+        return None
+    return len(range(4)[part])
 
 
 def trace(model: nn.Module, leaves: tuple[type[nn.Module], ...] = ()) -> fx.Graph:

@@ -326,3 +326,19 @@ def test_an_argument_that_json_does_not_have_is_named() -> None:
 
 def test_logits_may_be_0() -> None:
     assert recorded_of(Output(lambda x: x * 0)).num_classes == 4
+
+
+SIZES: dict[str, Callable[[Tensor], Tensor]] = {
+    "starred slice": lambda x: x.mean((2, 3), keepdim=True).expand(-1, -1, *x.shape[2:]) + x,
+    "starred shape": lambda x: x.flatten(2).view(*x.shape),
+    "unpacked": lambda x: F.interpolate(x[..., ::2, ::2], size=[*x.shape[-2:]], mode="nearest"),
+    "starred size": lambda x: x.flatten(2).view(*x.size()),
+    "one by one": lambda x: x.flatten(2).view(x.shape[0], x.size(1), x.shape[2], x.size(3)),
+}
+
+
+@pytest.mark.parametrize("case", SIZES)
+def test_sizes_may_be_unpacked(case: str) -> None:
+    network = randomize(Output(SIZES[case]))
+    with torch.no_grad():
+        torch.testing.assert_close(built(recorded_of(network))(IMAGES), network(IMAGES))

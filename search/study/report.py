@@ -58,9 +58,10 @@ def write_report(study: Study, tracking: MlflowTracker, interrupted: bool) -> li
 
 
 def read_measured_records(study: Study) -> list[Record]:
-    """All trials, those of the front with a latency where ONNX Runtime is installed."""
+    """All trials, those of the table with a latency where ONNX Runtime is installed."""
     records = read_records(study)
     members = {record.trial_id for record in pareto_front(records, study.objectives)}
+    members |= {r.trial_id for r in records if r.config and r.config.recipe.is_reference}
     return [
         replace(record, latency_ms=study.cost_model.latency_ms(record.config))
         if record.trial_id in members and record.latency_ms is None and record.config and has_onnx()

@@ -217,11 +217,13 @@ def train_or_find(
 ) -> Artifact:
     """The artifact of a full-precision trial: the files of `save`, and the unconverted network.
 
-    It reports its progress as `description`.
+    It reports its progress as `description`, unless nothing is trained.
     """
     store = ArtifactStore(run.artifacts)
     key = artifact_key(config, run, store)
     checkpoints = checkpoint_folder(store.path(ARTIFACT_KIND, key))
+    if config.recipe.is_reference:
+        description = "measuring the network that is compressed"
 
     def build(folder: Path) -> None:
         progress = ProgressReporter(description, "epoch", config.num_epochs)

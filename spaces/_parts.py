@@ -3,10 +3,11 @@
 import optuna
 
 from spaces import LEARNING_RATE, STUDENT, U_NETS, Students
+from trainables.config import TrialConfig
 from trainables.losses.configs import Pairwise, Pixelwise, Terms, by_name
 from trainables.models.configs import StudentConfig
 from trainables.quantization.quantizers.configs import Lsq
-from trainables.recipes.configs import AdamW, QuantizerLearningRates
+from trainables.recipes.configs import AdamW, Qat, QuantizerLearningRates
 
 WIDTH = "student.width"
 WEIGHT_BITS, ACTIVATION_BITS = "recipe.quantizer.weight_bits", "recipe.quantizer.activation_bits"
@@ -54,6 +55,18 @@ def suggest_lsq(trial: optuna.Trial) -> Lsq:
     return Lsq(
         weight_bits=trial.suggest_int(WEIGHT_BITS, 2, 8),
         activation_bits=trial.suggest_int(ACTIVATION_BITS, 3, 8),
+    )
+
+
+def suggest_qat(trial: optuna.Trial, lowest_rate: float, students: Students) -> TrialConfig:
+    """LSQ students that learn from labels, with a learning rate of up to 0.01."""
+    return TrialConfig(
+        student=suggest_student(trial, students),
+        recipe=Qat(
+            optimizer=suggest_adamw(trial, lowest_rate, 1e-2, students),
+            step_learning_rate=suggest_step_rates(trial),
+            quantizer=suggest_lsq(trial),
+        ),
     )
 
 

@@ -3,18 +3,9 @@
 import optuna
 
 from spaces import STUDENT, Students
-from spaces._parts import (
-    ACTIVATION_BITS,
-    WEIGHT_BITS,
-    WIDTH,
-    suggest_adamw,
-    suggest_lsq,
-    suggest_step_rates,
-    suggest_student,
-)
+from spaces._parts import ACTIVATION_BITS, WEIGHT_BITS, WIDTH, suggest_qat
 from trainables.config import TrialConfig
 from trainables.models.student_list import parse_students
-from trainables.recipes.configs import Qat
 
 FAMILIES = parse_students(
     "unet,unet_mobilenet_v1,unet_mobilenet_v2,unet_mobilenet_v3_small,deeplabv3_mobilenet_v1,"
@@ -29,11 +20,4 @@ points_to_evaluate = [
 
 def space(trial: optuna.Trial, students: Students = FAMILIES) -> TrialConfig:
     """Family, its width, bit-widths and learning rates."""
-    return TrialConfig(
-        student=suggest_student(trial, students),
-        recipe=Qat(
-            optimizer=suggest_adamw(trial, 3e-4, 1e-2, students),
-            step_learning_rate=suggest_step_rates(trial),
-            quantizer=suggest_lsq(trial),
-        ),
-    )
+    return suggest_qat(trial, 3e-4, students)

@@ -3,17 +3,8 @@
 import optuna
 
 from spaces import U_NETS, Students
-from spaces._parts import (
-    ACTIVATION_BITS,
-    WEIGHT_BITS,
-    WIDTH,
-    suggest_adamw,
-    suggest_lsq,
-    suggest_step_rates,
-    suggest_student,
-)
+from spaces._parts import ACTIVATION_BITS, WEIGHT_BITS, WIDTH, suggest_qat
 from trainables.config import TrialConfig
-from trainables.recipes.configs import Qat
 
 # W8A8, W4A4 and W2A4, the points that the literature reports
 points_to_evaluate = [
@@ -24,11 +15,4 @@ points_to_evaluate = [
 
 def space(trial: optuna.Trial, students: Students = U_NETS) -> TrialConfig:
     """Width, bit-widths, and learning rates of weights and steps."""
-    return TrialConfig(
-        student=suggest_student(trial, students),
-        recipe=Qat(
-            optimizer=suggest_adamw(trial, 5e-4, 1e-2, students),
-            step_learning_rate=suggest_step_rates(trial),
-            quantizer=suggest_lsq(trial),
-        ),
-    )
+    return suggest_qat(trial, 5e-4, students)

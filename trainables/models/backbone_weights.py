@@ -16,7 +16,14 @@ from torch import Tensor, nn
 from trainables.core.optional_dependencies import require_backbone_weights
 from trainables.models.backbones import Backbone
 from trainables.models.configs import IN_PACKAGES, EncoderDecoderConfig
-from trainables.models.state_dict import find_weights, load, strip_prefixes
+from trainables.models.state_dict import (
+    check_finite,
+    check_fit,
+    find_weights,
+    float_state,
+    load,
+    strip_prefixes,
+)
 from trainables.models.torchvision_model import use_download, weights_file
 
 State = Mapping[str, Tensor]
@@ -69,9 +76,7 @@ def read_weights(path: Path) -> State:
     if not weights:
         raise ValueError(f"backbone weights must be floating-point tensors, but {path} holds none")
     weights = {key: tensor.float() for key, tensor in strip_prefixes(weights).items()}
-    for key, tensor in weights.items():
-        if not tensor.isfinite().all():
-            raise ValueError(f"weights must be finite, but {key} in {path} holds NaN or infinity")
+    check_finite(weights, path)
     return weights
 
 
@@ -108,22 +113,9 @@ def load_weights(backbone: Backbone, weights: State, origin: str) -> None:
     expected, found = float_state(backbone.network), weights
     if not expected.keys() <= found.keys():
         found = insert_norms(backbone, weights) or match_by_order(expected, weights) or weights
-    missing = [key for key in expected if key not in found]
     heads = tuple(f"{prefix}." for prefix in backbone.architecture.head)
-    unknown = [key for key in found if key not in expected and not key.startswith(heads)]
-    if missing or unknown:
-        differences = [f"lacks {missing[0]!r}"] if missing else []
-        differences += [f"has {unknown[0]!r}, which is not known there"] if unknown else []
-        raise ValueError(
-            f"backbone weights must fit the student's backbone, but {origin} "
-            f"{' and '.join(differences)}"
-        )
-    for key, tensor in expected.items():
-        if tensor.shape != found[key].shape:
-            raise ValueError(
-                f"backbone weights must fit the student's backbone, but {key!r} of {origin} has "
-                f"the shape {tuple(found[key].shape)} instead of {tuple(tensor.shape)}"
-            )
+    kept = {k: v for k, v in found.items() if k in expected or not k.startswith(heads)}
+    check_fit(expected, kept, "backbone weights must fit the student's backbone", origin)
     backbone.network.load_state_dict({key: found[key] for key in expected}, strict=False)
 
 
@@ -135,12 +127,6 @@ def count_known_keys(config: EncoderDecoderConfig, file: Path) -> int:
     found = {key: tensor.shape for key, tensor in read_weights(file).items()}
     expected = float_state(backbone.network)
     return sum(found.get(key) == tensor.shape for key, tensor in expected.items())
-
-
-def float_state(network: nn.Module) -> dict[str, Tensor]:
-    """The tensors that determine what a network computes."""
-    state = network.state_dict()
-    return {key: tensor for key, tensor in state.items() if tensor.is_floating_point()}
 
 
 def insert_norms(backbone: Backbone, weights: State) -> dict[str, Tensor] | None:

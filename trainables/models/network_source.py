@@ -21,7 +21,10 @@ from trainables.models.configs import (
 )
 from trainables.models.model_file import read_card, read_model
 from trainables.models.state_dict import (
+    check_finite,
+    check_fit,
     find_weights,
+    float_state,
     is_model_file,
     load,
     read_state_dict,
@@ -147,26 +150,11 @@ def load_weights(network: nn.Module, file: Path) -> None:
     Raises:
         ValueError: one is missing, of another shape, or not finite, or the file has more.
     """
-    expected = {k: v for k, v in network.state_dict().items() if v.is_floating_point()}
-    found = find_weights(load(file))
+    expected, found = float_state(network), find_weights(load(file))
     while not expected.keys() <= found.keys() and (shorter := strip_prefix(found)):
         found = shorter
-    missing = [key for key in expected if key not in found]
-    unknown = [key for key in found if key not in expected]
-    if missing or unknown:
-        differences = [f"lacks {missing[0]!r}"] if missing else []
-        differences += [f"has {unknown[0]!r}, which is not known there"] if unknown else []
-        raise ValueError(
-            f"weights must fit the network of the builder, but {file} {' and '.join(differences)}"
-        )
-    for key, tensor in expected.items():
-        if tensor.shape != found[key].shape:
-            raise ValueError(
-                f"weights must fit the network of the builder, but {key!r} of {file} has the shape "
-                f"{tuple(found[key].shape)} instead of {tuple(tensor.shape)}"
-            )
-        if not found[key].isfinite().all():
-            raise ValueError(f"weights must be finite, but {key} in {file} holds NaN or infinity")
+    check_fit(expected, found, "weights must fit the network of the builder", str(file))
+    check_finite(found, file)
     network.load_state_dict({**network.state_dict(), **found})
 
 

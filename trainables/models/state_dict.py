@@ -12,7 +12,7 @@ from typing import TypeGuard
 import safetensors
 import safetensors.torch
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from trainables.models.configs import TORCHVISION_NAMES, TorchvisionConfig, TorchvisionName
 from trainables.models.model_file import ModelSpec
@@ -89,10 +89,48 @@ def read_state_dict(path: Path) -> StateDict:
     if not 2 <= num_classes <= 255:
         raise ValueError(f"a network must have 2 to 255 classes, but {path} has {num_classes}")
     weights = {key: tensor.detach().float() for key, tensor in weights.items()}
+    check_finite(weights, path)
+    return StateDict(name, num_classes, weights)
+
+
+def check_finite(weights: Mapping[str, Tensor], path: Path) -> None:
+    """Raises ValueError where a tensor of a file holds NaN or infinity."""
     for key, tensor in weights.items():
         if not tensor.isfinite().all():
             raise ValueError(f"weights must be finite, but {key} in {path} holds NaN or infinity")
-    return StateDict(name, num_classes, weights)
+
+
+def check_fit(
+    expected: Mapping[str, Tensor], found: Mapping[str, Tensor], rule: str, origin: str
+) -> None:
+    """Checks that found tensors have the keys and the shapes of the expected ones.
+
+    Args:
+        rule: begins the message, as "weights must fit the network".
+        origin: of the found tensors, for the message.
+
+    Raises:
+        ValueError: the first key that is missing, the first that is not known, or the first tensor
+            of another shape is named.
+    """
+    missing = [key for key in expected if key not in found]
+    unknown = [key for key in found if key not in expected]
+    if missing or unknown:
+        differences = [f"lacks {missing[0]!r}"] if missing else []
+        differences += [f"has {unknown[0]!r}, which is not known there"] if unknown else []
+        raise ValueError(f"{rule}, but {origin} {' and '.join(differences)}")
+    for key, tensor in expected.items():
+        if tensor.shape != found[key].shape:
+            raise ValueError(
+                f"{rule}, but {key!r} of {origin} has the shape {tuple(found[key].shape)} instead "
+                f"of {tuple(tensor.shape)}"
+            )
+
+
+def float_state(network: nn.Module) -> dict[str, Tensor]:
+    """The tensors that determine what a network computes."""
+    state = network.state_dict()
+    return {key: tensor for key, tensor in state.items() if tensor.is_floating_point()}
 
 
 def load(path: Path) -> object:

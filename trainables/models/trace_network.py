@@ -3,7 +3,6 @@
 What comes out is data: the operations, and the weights. The network's own code is not needed again.
 """
 
-import operator
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -25,6 +24,7 @@ from trainables.models.graph_network import (
 from trainables.models.network_graph import LayerSpec, NetworkGraph, Operation, TensorSpec
 from trainables.quantization.graph import find_last, is_layer, trace
 from trainables.quantization.layers import QUANTIZABLE
+from trainables.quantization.shapes import PRODUCTS, operation_name
 
 EXAMPLE_SIZES = ((128, 128), (96, 160))
 """Heights and widths, in pixels, for which a traced network must compute what the original does."""
@@ -32,11 +32,6 @@ TOLERANCE = 1e-3
 """Largest difference of logits, relative to the largest logit."""
 HOLDER = "network"
 """The attribute that holds the traced network, here and in a `GraphNetwork`."""
-PRODUCTS = (
-    *(torch.matmul, torch.bmm, "matmul", "bmm", operator.matmul),
-    *(functional.conv2d, functional.linear, functional.scaled_dot_product_attention),
-)
-"""Functions and methods that multiply by tensors, as layers do by their weights."""
 TRAINING_ONLY = ("stochastic_depth", "dropout", "dropout2d", "feature_dropout")
 """Functions that do nothing in evaluation mode, by name."""
 
@@ -351,4 +346,5 @@ def is_unquantizable(network: nn.Module, node: fx.Node) -> bool:
         has_weights = any(parameter.ndim > 1 for parameter in layer.parameters())
         is_grouped = isinstance(layer, nn.ConvTranspose2d) and layer.groups > 1
         return has_weights and (not isinstance(layer, QUANTIZABLE) or is_grouped)
-    return node.op != "get_attr" and node.target in PRODUCTS
+    is_computed = node.op in ("call_function", "call_method")
+    return is_computed and operation_name(network, node) in PRODUCTS

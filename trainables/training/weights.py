@@ -15,6 +15,7 @@ from trainables.data.augmentation import normalize
 from trainables.data.loader import Loader
 from trainables.data.packed import images_of, open_pack
 from trainables.models.configs import StudentConfig, WeightSources
+from trainables.training.cost import meta_network
 
 FORMAT = 1
 KIND = "weights"
@@ -26,18 +27,17 @@ NUM_IMAGES = 32
 def check_students(
     students: Iterable[StudentConfig], num_classes: int, canvas: tuple[int, int]
 ) -> None:
-    """Runs each student once, untrained, on an image of the data's height and width in pixels.
+    """Runs each student once, on shapes alone, for the data's height and width in pixels.
 
     Raises:
         ValueError: it is not for so many classes, or for images of this size.
     """
     for student in students:
         student.check_num_classes(num_classes)
-        with torch.random.fork_rng(devices=[]):
-            network = student.build(num_classes).eval()
+        network = meta_network(student, num_classes)
         try:
             with torch.no_grad():
-                network(torch.zeros(1, 3, *canvas))
+                network(torch.empty(1, 3, *canvas, device="meta"))
         except Exception as error:  # networks of other people's code raise anything
             size = " x ".join(map(str, canvas))
             raise ValueError(

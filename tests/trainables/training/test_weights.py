@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from trainables.config import ExecutionConfig, TrialConfig
 from trainables.core.artifacts import ArtifactStore
@@ -13,15 +14,17 @@ from trainables.models.backbones import Backbone
 from trainables.models.configs import (
     EncoderDecoderConfig,
     StudentConfig,
+    TracedConfig,
     WeightSources,
     weights_digest,
 )
+from trainables.models.trace_network import record_network
 from trainables.recipes.configs import Supervised
 from trainables.train import main
 from trainables.training.identity import training_facts
 from trainables.training.setup import set_up_weights
 from trainables.training.task import TrialTask
-from trainables.training.weights import check_weights, prepare_weights
+from trainables.training.weights import check_students, check_weights, prepare_weights
 
 
 @pytest.fixture
@@ -95,3 +98,28 @@ def test_a_configuration_with_weights_is_trained_from_the_command_line(
     assert len(error.splitlines()) == 1
     main([*argv, "--backbone-weights", str(file)])
     assert "pretrained weights of unet mnv1 0.25/8: " in capsys.readouterr().out
+
+
+class Narrow(nn.Module):
+    """A network of stride 8, with a convolution that is not padded behind it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.down, self.last = nn.Conv2d(3, 4, 8, 8), nn.Conv2d(4, 5, 3)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.last(self.down(images))
+        return logits
+
+
+def test_images_must_be_large_enough_for_a_student() -> None:
+    recorded = record_network(Narrow(), nn.Identity(), "narrow")
+    narrow = TracedConfig(
+        label="narrow", graph=recorded.graph.encode(), num_classes=5, weights="0" * 16
+    )
+    check_students([narrow], 5, (32, 40))
+    message = r"large enough for narrow, and of a size that it takes, but of 16 x 16 pixels it says"
+    with pytest.raises(ValueError, match=message):
+        check_students([narrow], 5, (16, 16))
+    with pytest.raises(ValueError, match="of the 7 classes of the data, but narrow has 5"):
+        check_students([narrow], 7, (32, 40))

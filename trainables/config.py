@@ -1,14 +1,14 @@
 """The complete configuration of one trial, and of its execution."""
 
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, SerializeAsAny, ValidationError, model_validator
 
 from trainables.core.command_line import first_problem
 from trainables.core.config_base import FrozenConfig, Leaf
 from trainables.data.configs import Augmentation
-from trainables.losses.configs import KEPT
+from trainables.losses.configs import KEPT, LabelLossConfig
 from trainables.models.configs import DEFAULT_STUDENT, StudentConfig
 from trainables.quantization.quantizers.base import Quantizer
 from trainables.recipes.configs import Recipe
@@ -19,10 +19,15 @@ class TrialConfig(FrozenConfig):
 
     student: SerializeAsAny[StudentConfig] = DEFAULT_STUDENT
     recipe: SerializeAsAny[Recipe]
+    label_loss: LabelLossConfig = LabelLossConfig()
     augmentation: Augmentation = Augmentation()
     num_epochs: int = Field(60, ge=1, description="length of one full training")
     batch_size: int = Field(8, ge=2)
+    ema_decay: float = Field(
+        0.0, ge=0, lt=1, description="of the moving average that is shipped; 0: the last weights"
+    )
     seed: int = Field(0, ge=0)
+    written_if_set: ClassVar[tuple[str, ...]] = ("label_loss", "ema_decay")
 
     @model_validator(mode="after")
     def check_length(self) -> "TrialConfig":

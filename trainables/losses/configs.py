@@ -4,7 +4,7 @@ No file of the training framework is imported before a term is built.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, get_args
 
 from pydantic import (
@@ -15,18 +15,48 @@ from pydantic import (
     WrapSerializer,
 )
 
-from trainables.core.config_base import TaggedConfig
+from trainables.core.config_base import FrozenConfig, TaggedConfig
 
 if TYPE_CHECKING:
+    import torch
+
+    from trainables.data.label_counts import LabelCounts
     from trainables.losses.distillation import TermLoss
+    from trainables.losses.label_loss import LabelLoss
     from trainables.models.base import Outputs
+
+Balance = Literal["none", "sqrt", "enet", "median"]
+"""How classes are weighted by their frequencies (see `class_weights`)."""
+Overlap = Literal["none", "lovasz", "dice"]
+"""A term for the overlap of predicted and labelled pixels."""
+
+
+class LabelLossConfig(FrozenConfig):
+    """The loss on labels: cross-entropy with class weights, and a term for overlap."""
+
+    class_weights: Balance = "none"
+    overlap: Overlap = "none"
+    overlap_weight: float = Field(1.0, gt=0, description="of the term for overlap")
+
+    def build(
+        self, label_counts: "Callable[[], LabelCounts]", device: "torch.device"
+    ) -> "LabelLoss":
+        """The loss; the training labels are counted where classes are weighted."""
+        from trainables.losses.class_weights import compute_class_weights
+        from trainables.losses.label_loss import LabelLoss
+
+        if self.class_weights == "none":
+            return LabelLoss(self, None)
+        weights = compute_class_weights(label_counts(), self.class_weights)
+        return LabelLoss(self, weights.to(device))
+
 
 Requirement = Literal["logits", "cosines", "channels", "live"]
 """What a term needs of the teacher: its logits; also the cosine similarities of features; also the
 channels of the features; or the network itself at every step."""
 KEPT: frozenset[Requirement] = frozenset({"logits", "cosines"})
 """What outputs that were computed once and kept can serve: their features are projected."""
-RESERVED = ("cross_entropy", "teacher")
+RESERVED = ("cross_entropy", "lovasz", "dice", "teacher")
 """Names of losses that are reported beside the terms."""
 TERM_NAME = re.compile(r"[a-z][a-z0-9_]*")
 """Names of terms are parts of dotted paths, of a configuration and of a network's modules."""

@@ -6,14 +6,7 @@ No file of the training framework is imported before a training begins.
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, ClassVar, Literal, Self, get_args
 
-from pydantic import (
-    Field,
-    SerializeAsAny,
-    SerializerFunctionWrapHandler,
-    field_validator,
-    model_serializer,
-    model_validator,
-)
+from pydantic import Field, SerializeAsAny, field_validator, model_validator
 
 from trainables.core.config_base import FrozenConfig, TaggedConfig
 from trainables.losses.configs import Pixelwise, Terms, by_name
@@ -142,20 +135,13 @@ class QuantizedRecipe(Recipe):
     start_epochs: int | None = Field(None, ge=1, description="None: as many as the trial's own")
     quantizer: SerializeAsAny[QuantizerConfig] = DEFAULT_QUANTIZER
     calibration: tuple[CalibrationStep, ...] = ()
+    written_if_set: ClassVar[tuple[str, ...]] = ("calibration",)
 
     @field_validator("calibration")
     @classmethod
     def sort_calibration(cls, steps: tuple[CalibrationStep, ...]) -> tuple[CalibrationStep, ...]:
         """Each step once and in order, so that equal calibrations have one digest."""
         return tuple(step for step in get_args(CalibrationStep) if step in steps)
-
-    @model_serializer(mode="wrap")
-    def write(self, handler: SerializerFunctionWrapHandler) -> dict[str, object]:
-        """Leaves out a calibration without steps, so that older configurations keep digests."""
-        written: dict[str, object] = handler(self)
-        if not self.calibration:
-            del written["calibration"]
-        return written
 
     @property
     def quantized(self) -> "QuantizedRecipe":

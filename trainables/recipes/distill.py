@@ -6,7 +6,6 @@ import torch
 from torch import nn
 
 from trainables.losses.configs import Terms
-from trainables.losses.cross_entropy import cross_entropy
 from trainables.losses.distillation import DistillationLoss
 from trainables.models.base import forward_features
 from trainables.recipes.base import Epoch, Task, TeacherOutputSource, total
@@ -18,9 +17,13 @@ def train_distill(recipe: Distill, task: Task) -> Iterator[Epoch]:
     """Yields the student after each epoch."""
     student, teacher = task.new_student(), task.teacher()
     distillation = distillation_loss(recipe.losses, student, teacher, task)
-    learning = nn.ModuleList([student, distillation])
     optimizer_loop = OptimizerLoop(
-        learning, recipe.optimizer, task.num_steps, task.accumulation_steps
+        student,
+        recipe.optimizer,
+        task.num_steps,
+        task.accumulation_steps,
+        learned=distillation,
+        ema_decay=task.ema_decay,
     )
     for batches, losses in task.epochs(
         student=student, stepper=optimizer_loop, distillation=distillation
@@ -29,11 +32,11 @@ def train_distill(recipe: Distill, task: Task) -> Iterator[Epoch]:
             with torch.no_grad():
                 teacher_outputs = teacher(batch)
             outputs = forward_features(student, batch.images)
-            terms = {"cross_entropy": cross_entropy(outputs.logits, batch.labels)}
+            terms = task.label_loss(outputs.logits, batch.labels)
             terms |= distillation(outputs, teacher_outputs, batch.labels)
             optimizer_loop.step(total(terms))
             losses.add(terms)
-        yield Epoch(student, losses.mean())
+        yield Epoch(optimizer_loop.shipped, losses.mean())
 
 
 @torch.no_grad()

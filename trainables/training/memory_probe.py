@@ -22,6 +22,7 @@ class ProbeTask:
 
     def __init__(self, config: TrialConfig, run: ExecutionConfig) -> None:
         self.trial, self.seed = TrialTask(config, run), config.seed
+        self.label_loss, self.ema_decay = self.trial.label_loss, config.ema_decay
 
     def epochs(self, **stateful: Stateful) -> Iterator[tuple[Iterator[Batch], MeanLosses]]:
         yield self.batches(1), MeanLosses()

@@ -70,6 +70,8 @@ def make_config(storage: Path, data: Path | str, **changes: object) -> StudyConf
         "scheduler": "none",
         "seed": 0,
         "gpus_per_trial": 0,
+        "augmentation": "flip",
+        "grace_epochs": 1,
         "tracking_uri": f"sqlite:///{storage / 'mlflow.db'}",
     }
     return StudyConfig.model_validate({**fixed, **changes})

@@ -39,10 +39,14 @@ from trainables.core.artifacts import ArtifactStore
 from trainables.core.files import hash_file
 from trainables.core.optional_dependencies import require_onnx
 from trainables.core.progress import announce
+from trainables.training.defaults import augmentation_for, defaults_for
 from trainables.training.evaluation import commonest_miou
 from trainables.training.setup import check_terms, open_data
 from trainables.training.teacher import check_teacher
 from trainables.training.weights import check_students, check_weights
+
+GRACE = 27
+"""A full training is so many times as long as the time before the first rung: three rungs."""
 
 
 def prepare_study(config: StudyConfig, resumed: bool) -> Study:
@@ -70,6 +74,8 @@ def prepare_study(config: StudyConfig, resumed: bool) -> Study:
     check_tracking(config.tracking_uri, config.storage)
     store = ArtifactStore(artifact_folder(config.storage))
     opened = open_data(config.data, config.image_size, store)
+    num_images = opened.source.num_samples("train")
+    config = with_lengths(config, num_images)
     class_names = opened.class_names
     check_teacher(config.teacher, len(class_names), config.teacher_source)
     check_students(config.students, len(class_names), opened.canvas)
@@ -79,7 +85,16 @@ def prepare_study(config: StudyConfig, resumed: bool) -> Study:
     warm_start_conditions = None
     if config.wants_latency:
         warm_start_conditions = read_conditions(config.storage, config.warm_start, len(class_names))
-    file = build_study_file(config, stored_file, opened.digest, class_names, conditions)
+    file = build_study_file(
+        config,
+        stored_file,
+        opened.digest,
+        class_names,
+        conditions,
+        stored_file.teacher_epochs
+        if stored_file
+        else config.teacher_epochs or cost_model.affordable_teacher_epochs(num_images),
+    )
     if not config.wants_latency:
         cost_model.check_budget()
     check_terms(config.teacher_outputs, cost_model.sampled_configs())
@@ -108,6 +123,20 @@ def prepare_study(config: StudyConfig, resumed: bool) -> Study:
     )
 
 
+def with_lengths(config: StudyConfig, num_images: int) -> StudyConfig:
+    """The configuration with the lengths and the augmentation that it leaves to the data."""
+    defaults = defaults_for(config.data, config.device)
+    num_steps = config.steps or defaults.num_steps
+    epochs = config.epochs or defaults.num_epochs(num_steps, num_images)
+    if config.epochs:
+        num_steps = epochs * max(1, num_images // defaults.batch_size)
+    return config.replace(
+        epochs=epochs,
+        grace_epochs=config.grace_epochs or max(1, round(epochs / GRACE)),
+        augmentation=config.augmentation or augmentation_for(num_steps),
+    )
+
+
 def with_ram(records: Sequence[Record], cost_model: CostModel) -> list[Record]:
     """The records with the memory for activations, which reports of older versions lack."""
     return [
@@ -126,6 +155,7 @@ def build_study_file(
     data_digest: str,
     class_names: tuple[str, ...],
     conditions: Conditions,
+    teacher_epochs: int | None,
 ) -> StudyFile:
     """The content of study.json.
 
@@ -153,6 +183,7 @@ def build_study_file(
         data_digest=data_digest,
         teacher_digest=teacher_digest,
         class_names=class_names,
+        teacher_epochs=teacher_epochs,
         latency_conditions=shared_conditions(stored_file, conditions),
     )
 

@@ -17,6 +17,7 @@ from search.storage.cleanup import ArtifactCleanup
 from search.storage.layout import STOP_FILE, mlflow_artifact_folder, unopened_log_path
 from search.storage.study_file import StudyFile
 from search.study.builders import build_scheduler, build_searcher
+from search.study.expected_time import expect_time
 from search.study.preparation import open_study
 from search.study.prerequisites import keep_teacher_outputs, measure_sensitivities, share_gpu
 from search.study.recovery import recover_study
@@ -136,8 +137,11 @@ def search(
         )
         remote = RemoteRunner(config, shutdown, progress.record)
         set_up_weights(run, config.students, config.weight_sources, progress.record)
+        progress.record("measuring how long a training step takes")
+        if expected := expect_time(study, remote, run, max_pending_trials(share)):
+            progress.record(str(expected))
         if any(trial.needs_teacher for trial in study.cost_model.completed_samples()):
-            own = study.cost_model.own_teacher_config()
+            own = study.cost_model.own_teacher_config(study.teacher_epochs)
             run = set_up_teacher(
                 run, config.teacher, own, progress.record, remote, config.teacher_source
             )
@@ -149,7 +153,7 @@ def search(
         async_callback = AsyncCallback(tracking)
         for record in records:
             async_callback.replayed(record)
-        deadline = Deadline(config.time_budget_s, config.epochs)
+        deadline = Deadline(config.time_budget_s, config.num_epochs)
         searcher = build_searcher(
             study,
             run,

@@ -69,7 +69,9 @@ def test_it_says_how_far_teacher_and_student_are(
     monkeypatch.setattr("trainables.train.progress_to", partial(progress_to, every_s=0))
     monkeypatch.setattr(
         "trainables.training.defaults.Defaults.default_teacher_config",
-        lambda self: TrialConfig(student=UNetConfig(width=6, depth=2), recipe=own, num_epochs=3),
+        lambda self, num_epochs: TrialConfig(
+            student=UNetConfig(width=6, depth=2), recipe=own, num_epochs=3
+        ),
     )
     config = write_config(tmp_path / "config.json", Distill(optimizer=FAST))
     argv = [config, *arguments(blocks_folder, tmp_path / "out"), "--teacher-outputs", "maps"]

@@ -24,6 +24,10 @@ class AdamW(FrozenConfig):
     weight_decay: float = Field(1e-2, ge=0)
 
 
+Schedule = Literal["one_cycle", "cosine"]
+"""How learning rates change: up to their peak and down again, or down from it in each phase."""
+
+
 class QuantizerLearningRates(FrozenConfig):
     """Peak learning rates of the logarithms of the quantization steps."""
 
@@ -63,6 +67,10 @@ class Recipe(TaggedConfig):
     def distillation_terms(self) -> Terms:
         """The terms of its distillation loss."""
         return {}
+
+    def without_teacher(self) -> "Recipe":
+        """The same training on labels alone: what distillation has to be better than."""
+        return self
 
     def at_peak_memory(self) -> Self:
         """A copy whose first step is already in the phase that needs the most memory."""
@@ -115,6 +123,9 @@ class Distill(FullPrecisionRecipe):
 
         return train_distill(self, task)
 
+    def without_teacher(self) -> Supervised:
+        return Supervised(optimizer=self.optimizer)
+
     @property
     def learning_rate(self) -> float:
         return self.optimizer.learning_rate
@@ -147,6 +158,13 @@ class QuantizedRecipe(Recipe):
     def quantized(self) -> "QuantizedRecipe":
         return self
 
+    @property
+    def undistilled_start(self) -> FullPrecisionRecipe:
+        """The start without a teacher."""
+        start = self.start.without_teacher()
+        assert isinstance(start, FullPrecisionRecipe)
+        return start
+
 
 class Ptq(QuantizedRecipe):
     """The calibrated student without quantization-aware training; a trial has a single epoch."""
@@ -165,6 +183,8 @@ class Qat(QuantizedRecipe):
 
     name: Literal["qat"] = "qat"
     optimizer: AdamW = AdamW(learning_rate=1e-3)
+    schedule: Schedule = "one_cycle"
+    written_if_set: ClassVar[tuple[str, ...]] = ("calibration", "schedule")
     step_learning_rate: QuantizerLearningRates = QuantizerLearningRates()
 
     def train(self, task: "Task") -> Iterator["Epoch"]:
@@ -191,6 +211,8 @@ class QatDistill(QuantizedRecipe):
 
     name: Literal["qat_distill"] = "qat_distill"
     optimizer: AdamW = AdamW(learning_rate=1e-3)
+    schedule: Schedule = "one_cycle"
+    written_if_set: ClassVar[tuple[str, ...]] = ("calibration", "schedule")
     step_learning_rate: QuantizerLearningRates = QuantizerLearningRates()
     losses: Terms = by_name(Pixelwise())
     self_study: float = Field(0.15, ge=0, lt=1)
@@ -206,6 +228,10 @@ class QatDistill(QuantizedRecipe):
                 f"{self.co_study}"
             )
         return self
+
+    def without_teacher(self) -> Qat:
+        shared = {name: getattr(self, name) for name in Qat.model_fields.keys() - {"name", "start"}}
+        return Qat(start=self.undistilled_start, **shared)
 
     @property
     def tutoring(self) -> float:

@@ -1,10 +1,14 @@
-"""Optimization: AdamW (arXiv 1711.05101) with a one-cycle schedule (arXiv 1708.07120)."""
+"""Optimization: AdamW (arXiv 1711.05101) with one cycle of learning rates (arXiv 1708.07120), or
+with half a cosine in each phase of a training (arXiv 1608.03983, equation 5)."""
 
+import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 from torch.optim.swa_utils import AveragedModel
 
 from trainables.quantization.layers import QuantizedLayer
@@ -13,7 +17,7 @@ from trainables.recipes.configs import AdamW, QuantizerLearningRates
 
 
 class OptimizerLoop:
-    """Takes `num_steps` optimizer steps in one cycle, each from `accumulation_steps` losses."""
+    """Takes `num_steps` optimizer steps, each from `accumulation_steps` losses."""
 
     def __init__(
         self,
@@ -24,8 +28,12 @@ class OptimizerLoop:
         rates: QuantizerLearningRates | None = None,
         learned: nn.Module | None = None,
         ema_decay: float = 0.0,
+        cosine_phases: Sequence[int] = (),
     ) -> None:
-        """`learned` has parameters of the loss, which are trained with those of the model."""
+        """`learned` has parameters of the loss, which are trained with those of the model.
+
+        `cosine_phases` are the numbers of steps of phases; without any there is one cycle.
+        """
         self.accumulation_steps, self.num_losses = accumulation_steps, 0
         self.model, self.average = model, None
         if ema_decay:
@@ -34,8 +42,10 @@ class OptimizerLoop:
         parts = model if learned is None else nn.ModuleList([model, learned])
         groups = parameter_groups(parts, adamw, rates or QuantizerLearningRates())
         self.optimizer = torch.optim.AdamW(groups, fused=True)
-        self.schedule = torch.optim.lr_scheduler.OneCycleLR(
-            self.optimizer, [group["lr"] for group in groups], total_steps=num_steps
+        self.schedule: LRScheduler = (
+            LambdaLR(self.optimizer, partial(cosine, phases=cosine_phases))
+            if cosine_phases
+            else OneCycleLR(self.optimizer, [group["lr"] for group in groups], num_steps)
         )
 
     def step(self, loss: Tensor) -> None:
@@ -75,6 +85,15 @@ class OptimizerLoop:
     def num_steps_taken(self) -> int:
         """The number of updates so far."""
         return self.num_losses // self.accumulation_steps
+
+
+def cosine(step: int, phases: Sequence[int]) -> float:
+    """The factor of the learning rate: from 1 to 0 in each phase; 0 after the last."""
+    for num_steps in phases:
+        if step < num_steps:
+            return (1 + math.cos(math.pi * step / num_steps)) / 2
+        step -= num_steps
+    return 0.0
 
 
 def moving_average(decay: float) -> Callable[[Tensor, Tensor, Tensor | int], Tensor]:

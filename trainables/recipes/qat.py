@@ -20,6 +20,7 @@ def train_qat(recipe: Qat, task: Task) -> Iterator[Epoch]:
         task.accumulation_steps,
         rates,
         ema_decay=task.ema_decay,
+        cosine_phases=[task.num_steps] if recipe.schedule == "cosine" else (),
     )
     for batches, losses in task.epochs(student=student, stepper=optimizer_loop):
         for batch in batches:

@@ -22,6 +22,9 @@ def train_qat_distill(recipe: QatDistill, task: Task) -> Iterator[Epoch]:
     teacher = task.teacher()
     rates = recipe.step_learning_rate
     distillation = distillation_loss(recipe.losses, student, teacher, task)
+    co_study_from = round(recipe.self_study * task.num_steps)
+    tutoring_from = round((recipe.self_study + recipe.co_study) * task.num_steps)
+    phases = [co_study_from, tutoring_from - co_study_from, task.num_steps - tutoring_from]
     optimizer_loop = OptimizerLoop(
         student,
         recipe.optimizer,
@@ -30,9 +33,8 @@ def train_qat_distill(recipe: QatDistill, task: Task) -> Iterator[Epoch]:
         rates,
         distillation,
         task.ema_decay,
+        phases if recipe.schedule == "cosine" else (),
     )
-    co_study_from = round(recipe.self_study * task.num_steps)
-    tutoring_from = round((recipe.self_study + recipe.co_study) * task.num_steps)
     co_teacher = CoTeacher(teacher.network, recipe, tutoring_from - co_study_from, task)
     for batches, losses in task.epochs(
         student=student,

@@ -124,3 +124,17 @@ def test_without_an_average_the_model_itself_is_shipped() -> None:
     loop = OptimizerLoop(model, AdamW(), 1, 1)
     assert loop.shipped is model
     assert "average" not in loop.state_dict()
+
+
+def test_each_phase_begins_at_its_peak_and_ends_at_0() -> None:
+    model = nn.Linear(2, 2)
+    loop = OptimizerLoop(model, AdamW(learning_rate=0.5), 9, 1, cosine_phases=[4, 0, 5])
+    rates = []
+    for _ in range(9):
+        rates.append(loop.optimizer.param_groups[0]["lr"])
+        loop.step(model(torch.ones(1, 2)).sum())
+    assert rates[0] == rates[4] == 0.5
+    assert rates[:4] == sorted(rates[:4], reverse=True)
+    assert rates[4:] == sorted(rates[4:], reverse=True)
+    assert rates[2] == pytest.approx(0.25)
+    assert loop.optimizer.param_groups[0]["lr"] == 0

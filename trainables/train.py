@@ -180,7 +180,7 @@ def run(arguments: argparse.Namespace) -> None:
     set_up_weights(setting, [config.student], sources, say)
     if config.needs_teacher:
         own = own_teacher_config(config, defaults, len(data.train))
-        setting = set_up_teacher(setting, arguments.teacher, own, say)
+        setting, _ = set_up_teacher(setting, arguments.teacher, own, say)
         setting, _ = set_up_teacher_outputs(setting, wanted, config.augmentation, say)
     arguments.out.mkdir(parents=True, exist_ok=True)
     progress = ProgressReporter("training the student", "epoch", config.num_epochs)
@@ -189,7 +189,10 @@ def run(arguments: argparse.Namespace) -> None:
         losses = ", ".join(f"{name} {value:.4f}" for name, value in metrics.losses.items())
         say(f"epoch {metrics.epoch}: mIoU {metrics.miou:.4f}, {losses}")
     trial.checkpoint_manager.clear()
-    say(f"{arguments.out}: mIoU {metrics.miou:.4f}, {metrics.size_bytes} bytes")
+    say(
+        f"{arguments.out}: mIoU {metrics.miou:.4f}, {metrics.size_bytes} bytes, "
+        f"{metrics.share_never_predicted} classes never predicted"
+    )
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from search.execution.tuning import tune_trials
 from search.storage.cleanup import ArtifactCleanup
 from search.storage.layout import STOP_FILE, mlflow_artifact_folder, unopened_log_path
 from search.storage.study_file import StudyFile
+from search.storage.trials import store_teacher_metrics
 from search.study.builders import build_scheduler, build_searcher
 from search.study.expected_time import expect_time
 from search.study.preparation import open_study
@@ -45,6 +46,7 @@ def run_study(study: Study) -> int:
         study_id=study.file.id,
         artifact_root=mlflow_artifact_folder(config.storage),
         tags={"space": config.space},
+        class_names=study.data.class_names,
     )
     records: list[Record] = []
     if study.stored_file:
@@ -142,9 +144,10 @@ def search(
             progress.record(str(expected))
         if any(trial.needs_teacher for trial in study.cost_model.completed_samples()):
             own = study.cost_model.own_teacher_config(study.teacher_epochs)
-            run = set_up_teacher(
+            run, teacher = set_up_teacher(
                 run, config.teacher, own, progress.record, remote, config.teacher_source
             )
+            store_teacher_metrics(study.optuna_study, teacher.metrics)
             run = keep_teacher_outputs(study, progress, remote, run)
         measure_sensitivities(study, progress, remote, run)
         if config.gpus_per_trial == "auto":

@@ -202,5 +202,9 @@ def describe_outcome(record: Record) -> str:
     if record.state == "COMPLETE" and metrics and metrics.size_bytes:
         size = human_size(metrics.size_bytes)
         halved = " (out of memory at first: batches in two parts)" if metrics.parts > 1 else ""
-        return f"mIoU {100 * metrics.miou:.1f} %, {size}, {metrics.device_seconds:.0f} s{halved}"
+        missed = ""
+        if metrics.classes_never_predicted:
+            missed = f", ! {metrics.share_never_predicted} classes never predicted"
+        seconds = f"{metrics.device_seconds:.0f} s"
+        return f"mIoU {100 * metrics.miou:.1f} %, {size}, {seconds}{missed}{halved}"
     return f"{record.state}: {record.reason}"

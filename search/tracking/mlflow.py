@@ -5,6 +5,7 @@ them.
 """
 
 import logging
+import re
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -43,6 +44,8 @@ from trainables.core.progress import announce
 logging.getLogger("mlflow").setLevel(logging.CRITICAL)  # errors are reported here, in one line
 
 STUDY_TAG, STUDY_ID_TAG, TRIAL_TAG = "paretoseg.study", "paretoseg.study_id", "paretoseg.trial"
+MAX_CLASS_NAME = 200
+"""Characters of a class name in the name of a metric, which MLflow limits to 250."""
 MAX_PARAMS, MAX_METRICS = 100, 1000  # of one log_batch call
 STATUS: dict[RecordState, str] = {
     "RUNNING": "RUNNING",
@@ -131,6 +134,7 @@ class MlflowTracker:
         study_id: identifies the study's runs; a name may be used twice.
         artifact_root: the artifact location of a store that has none of its own.
         tags: set on the runs of the study and of each of its trials.
+        class_names: of the data, in order.
     """
 
     def __init__(
@@ -141,12 +145,14 @@ class MlflowTracker:
         study_id: str,
         artifact_root: Path,
         tags: dict[str, str],
+        class_names: Sequence[str],
     ) -> None:
         self.client = MlflowClient(tracking_uri)
         self.experiment, self.artifact_root = experiment, artifact_root
         self.database = database_of(tracking_uri)
         self.study_name, self.study_id = study_name, study_id
         self.tags = {STUDY_TAG: study_name, STUDY_ID_TAG: study_id, **tags}
+        self.class_metrics = class_metrics(class_names)
         self.is_behind = False
         """Whether the store lacks part of the record."""
         self.statuses: dict[str, str] = {}
@@ -217,8 +223,9 @@ class MlflowTracker:
         self.client.log_batch(run, tags=[RunTag(k, v) for k, v in tags.items()])
         if record.state == "PAUSED":
             self.client.update_run(run, STATUS[record.state])
-        else:
-            self.client.set_terminated(run, STATUS[record.state])
+            return
+        self._log_class_iou(record)
+        self.client.set_terminated(run, STATUS[record.state])
 
     def finish(
         self,
@@ -276,6 +283,15 @@ class MlflowTracker:
         if reports:
             self.logged[record.trial_id] = reports[-1].epoch
 
+    def _log_class_iou(self, record: Record) -> None:
+        """Logs the IoU of each class in the last report."""
+        if record.metrics is None or record.class_iou is None:
+            return
+        epoch, now = record.metrics.epoch, record.metrics.time_ms
+        by_name = zip(self.class_metrics, record.class_iou, strict=True)
+        metrics = [Metric(name, iou, now, epoch) for name, iou in by_name if iou is not None]
+        self.client.log_batch(self._run(record), metrics=metrics)
+
     def _log_params(self, record: Record) -> None:
         leaves = record.config.flatten() if record.config else {}
         params = [Param(name, str(value)) for name, value in leaves.items()]
@@ -307,6 +323,15 @@ def as_mlflow(metrics: Metrics) -> Iterator[Metric]:
     losses = {f"loss.{name}": value for name, value in metrics.losses.items()}
     for name, value in {**values, **losses}.items():
         yield Metric(name, float(value), metrics.time_ms, metrics.epoch)
+
+
+def class_metrics(class_names: Sequence[str]) -> list[str]:
+    """The names of the metrics with the IoU of each class, of characters that MLflow allows."""
+    allowed = [re.sub(r"[^\w.\- ]", "_", name)[:MAX_CLASS_NAME] for name in class_names]
+    return [
+        f"iou.{name}" if allowed.count(name) == 1 else f"iou.{name}_{index}"
+        for index, name in enumerate(allowed)
+    ]
 
 
 def search_runs(client: MlflowClient, experiments: list[str], study_id: str) -> list[MlflowRun]:

@@ -26,7 +26,8 @@ from trainables.teachers.output_cache import (
     find_outputs,
     predict_footprint,
 )
-from trainables.training.teacher import import_teacher, prepare_teacher
+from trainables.training.teacher import Teacher, import_teacher, prepare_teacher
+from trainables.training.teacher_metrics import describe_teacher_metrics
 from trainables.training.weights import distinct, prepare_weights
 
 OutputMode = Form | Literal["live"]
@@ -144,10 +145,10 @@ def set_up_teacher(
     say: Say,
     runner: Runner = run_here,
     source: NetworkSource | None = None,
-) -> ExecutionConfig:
-    """`run` with the path of the teacher that `spec` names (see `prepare_teacher`).
+) -> tuple[ExecutionConfig, Teacher]:
+    """`run` with the path of the teacher that `spec` names (see `prepare_teacher`), and that.
 
-    Or that of a network of the user's `source`, which is built in this process.
+    Or a network of the user's `source`, which is built in this process. Its IoU by class is said.
 
     Raises:
         TrialFailed: the default teacher learned nothing.
@@ -157,7 +158,9 @@ def set_up_teacher(
         spec = str(import_teacher(run, source))
     teacher = runner(run, prepare_teacher, spec, own)
     say(f"teacher: {teacher.note}, mIoU {100 * teacher.miou:.1f} %")
-    return run.replace(teacher=teacher.file)
+    for line in describe_teacher_metrics(teacher.metrics, open_pack(run.data).class_names):
+        say(line)
+    return run.replace(teacher=teacher.file), teacher
 
 
 def check_terms(wanted: OutputMode | Literal["auto"], configs: Iterable[TrialConfig]) -> None:

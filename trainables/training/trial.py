@@ -153,6 +153,8 @@ class Trial:
                 time_ms=int(time.time() * 1000),
                 miou=scores.miou,
                 pixel_accuracy=scores.pixel_accuracy,
+                class_iou=scores.class_iou,
+                classes_never_predicted=len(scores.never_predicted),
                 losses=losses,
                 device_seconds=self.stopwatch.seconds,
                 start_seconds=task.start_seconds,

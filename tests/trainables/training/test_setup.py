@@ -10,6 +10,7 @@ import pytest
 from trainables.config import ExecutionConfig, TrialConfig
 from trainables.core.artifacts import ArtifactStore
 from trainables.data.configs import Augmentation
+from trainables.data.packed import open_pack
 from trainables.losses.configs import Pairwise, Pixelwise, Requirement, Term, by_name
 from trainables.models.configs import UNetConfig
 from trainables.recipes.configs import AdamW, Distill, Qat, Supervised
@@ -24,6 +25,7 @@ from trainables.training.setup import (
     set_up_teacher_outputs,
 )
 from trainables.training.teacher import prepare_teacher
+from trainables.training.teacher_metrics import describe_teacher_metrics
 
 FLIPS = Augmentation(min_scale=1, max_scale=1, color=0)
 OWN = TrialConfig(
@@ -88,13 +90,16 @@ def test_data_are_known_before_they_are_packed_and_the_same_afterwards(
 
 def test_a_teacher_is_made_where_the_runner_says(run: ExecutionConfig, teacher_file: Path) -> None:
     lines, elsewhere = list[str](), Elsewhere()
-    there = set_up_teacher(run, str(teacher_file), OWN, lines.append, elsewhere)
+    there, teacher = set_up_teacher(run, str(teacher_file), OWN, lines.append, elsewhere)
     assert elsewhere.ran == [prepare_teacher]
     assert there.teacher is not None
     assert there.teacher.read_bytes() == teacher_file.read_bytes()
     assert lines[0].startswith("preparing the teacher")
     assert lines[1].startswith(f"teacher: unet of {teacher_file}, mIoU ")
-    assert set_up_teacher(run, str(teacher_file), OWN, lines.append) == there
+    assert lines[2:] == [
+        *describe_teacher_metrics(teacher.metrics, open_pack(run.data).class_names)
+    ]
+    assert set_up_teacher(run, str(teacher_file), OWN, lines.append) == (there, teacher)
 
 
 @pytest.mark.parametrize(("wanted", "mode"), [("auto", "maps"), ("maps", "maps"), ("views",) * 2])

@@ -15,6 +15,7 @@ PAGES = ("README.md", "CONTRIBUTING.md", "docs/architecture.md", "docs/reliabili
 COMMANDS = (
     "search.run",
     "search.check",
+    "search.compare",
     "search.export",
     "search.predict",
     "trainables.train",

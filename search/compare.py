@@ -60,7 +60,7 @@ def run(arguments: argparse.Namespace, argv: list[str]) -> int:
         prepare_environment()
         config = config_from_arguments(arguments)
         from search.comparison.preparation import prepare_comparison
-        from search.comparison.session import ComparisonSession  # imports Ray
+        from search.comparison.session import CONTINUATION, ComparisonSession  # import Ray
 
         print_line("checking the comparison and its data")
         with progress_to(print_line):
@@ -74,7 +74,7 @@ def run(arguments: argparse.Namespace, argv: list[str]) -> int:
     try:
         return ComparisonSession(comparison).run(["-m", "search.compare", *argv])
     except KeyboardInterrupt:
-        print_error("interrupted; the same command goes on where it stood")
+        print_error(CONTINUATION)
         return INTERRUPTED
     except TrialFailed as failure:
         print_error(f"error: the teacher failed: {failure} (details are in {log_file()})")

@@ -188,9 +188,11 @@ def test_a_file_that_only_calibrates_gets_a_start_of_the_whole_length(tmp_path: 
 
 
 def test_seeds_and_place_do_not_change_what_is_compared(tmp_path: Path) -> None:
-    config = make_comparison("supervised", "qat")
+    point = TrialConfig(recipe=Ptq(start_epochs=4), num_epochs=1, student=UNetConfig(width=5))
+    config = make_comparison("supervised", "qat", write_config(tmp_path, "point", point))
     same = config.replace(seeds=7, storage=tmp_path, name="other")
     assert same.identity == config.identity
     assert config.replace(epochs=8).identity != config.identity
     again = ComparisonConfig.model_validate_json(config.model_dump_json())
     assert (again, again.identity) == (config, config.identity)
+    assert again.recipes[2].file == point

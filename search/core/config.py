@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Literal, Protocol, get_args
 
 from pydantic import (
     Field,
@@ -78,6 +78,21 @@ def parse_gpus(text: str) -> float | Literal["auto"]:
 def parse_tracking_uri(text: str) -> str:
     """The URI of an MLflow store, made independent of the working folder."""
     return check_tracking_uri(text, "it")
+
+
+class Placement(Protocol):
+    """Where a study or a comparison lies and runs: what storage and execution need to know."""
+
+    @property
+    def storage(self) -> Path: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def folder(self) -> Path: ...
+    @property
+    def cpus_per_trial(self) -> float | None: ...
+    @property
+    def max_gpus_per_trial(self) -> float: ...
 
 
 class StudyConfig(FrozenConfig):

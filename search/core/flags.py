@@ -21,13 +21,15 @@ class Flag:
 
     `group` is the heading of the help that lists the flag. `{default}` in `help` is replaced by the
     field's default. Without a `unit` the values of the field's Literal are the choices, and
-    a bool is true where its flag is typed. A resumed study must keep a field that is `immutable`.
+    a bool is true where its flag is typed. A flag that is `several` takes one or more texts, each
+    parsed by the unit. A resumed study must keep a field that is `immutable`.
     """
 
     group: str
     help: str
     unit: Unit | None = None
     immutable: bool = False
+    several: bool = False
 
 
 def flags_of(config: type[FrozenConfig]) -> dict[str, Flag]:
@@ -55,6 +57,7 @@ def add_flag(add: Callable[..., object], config: type[FrozenConfig], field: str)
     how: dict[str, Any] = {"choices": choices}
     if flag.unit:
         how = {"metavar": flag.unit.metavar, "type": argument_type(flag.unit.parse)}
+        how |= {"nargs": "+"} if flag.several else {}
     elif info.annotation is bool:
         how = {"action": "store_true"}
     text = flag.help

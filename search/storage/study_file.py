@@ -8,7 +8,7 @@ from filelock import FileLock, Timeout
 from pydantic import JsonValue, ValidationError, field_validator, model_validator
 
 import spaces
-from search.core.config import StudyConfig
+from search.core.config import Placement, StudyConfig
 from search.storage.layout import STUDY_FILE, lock_path
 from trainables.core.command_line import first_problem
 from trainables.core.config_base import FrozenConfig, digest
@@ -92,8 +92,8 @@ def write_study_file(file: StudyFile) -> None:
     replace_file(file.config.folder / STUDY_FILE, file.model_dump_json(indent=1))
 
 
-def lock_study(config: StudyConfig) -> FileLock:
-    """Locks a study against other drivers until this process ends, in whatever way.
+def lock_study(config: Placement) -> FileLock:
+    """Locks a study or a comparison against other drivers until this process ends, however it does.
 
     Raises:
         ValueError: another driver runs the study.
@@ -109,7 +109,7 @@ def lock_study(config: StudyConfig) -> FileLock:
     return lock
 
 
-def check_not_running(config: StudyConfig) -> None:
+def check_not_running(config: Placement) -> None:
     """Raises ValueError where another driver runs the study; creates no lock file."""
     if lock_path(config.storage, config.name).exists():
         lock_study(config).release()

@@ -2,7 +2,6 @@
 
 import math
 from contextlib import suppress
-from dataclasses import replace
 
 import numpy as np
 from pydantic import JsonValue
@@ -13,12 +12,12 @@ from search.core.config import StudyConfig
 from search.core.constraints import Costs, OverBudget
 from search.core.objectives import named_objectives
 from search.core.pareto import Points, cost_range_of
+from search.core.training_defaults import chosen_defaults
 from spaces import choose_students, load_space
 from trainables.config import TrialConfig
 from trainables.core.artifacts import ArtifactStore
 from trainables.core.errors import TrialFailed
 from trainables.core.terminal import track
-from trainables.data.configs import AUGMENTATIONS
 from trainables.deploy.latency import latency_conditions, predict_latency
 from trainables.models.configs import StudentConfig
 from trainables.quantization.mixed_precision import Sensitivity, uniform_minimum_sensitivity
@@ -30,7 +29,6 @@ from trainables.training.cost import (
     predict_ram_bytes,
     predict_size_bytes,
 )
-from trainables.training.defaults import defaults_for
 
 TEACHER_SHARE = 1 / 4
 """Share of a study's computation that the training of a teacher may take."""
@@ -56,13 +54,7 @@ class CostModel:
         self.config, self.num_classes, self.store = config, num_classes, store
         self.height, self.width = canvas
         self.named = choose_students(load_space(config.space), config.students)
-        assert config.augmentation, "it is chosen by the length of a training"
-        self.defaults = replace(
-            defaults_for(config.data, config.device),
-            augmentation=AUGMENTATIONS[config.augmentation],
-            label_loss=config.label_loss,
-            ema_decay=config.ema_decay,
-        )
+        self.defaults = chosen_defaults(config)
         self.sensitivities: dict[StudentConfig, Sensitivity] | None = None
         self.latencies: dict[str, float] = {}
         self.commonest_miou = 0.0

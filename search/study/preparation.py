@@ -129,7 +129,7 @@ def with_lengths(config: StudyConfig, num_images: int) -> StudyConfig:
     num_steps = config.steps or defaults.num_steps
     epochs = config.epochs or defaults.num_epochs(num_steps, num_images)
     if config.epochs:
-        num_steps = epochs * max(1, num_images // defaults.batch_size)
+        num_steps = defaults.num_steps_of(epochs, num_images)
     return config.replace(
         epochs=epochs,
         grace_epochs=config.grace_epochs or max(1, round(epochs / GRACE)),

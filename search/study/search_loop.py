@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from contextlib import suppress
-from pathlib import Path
 
 from search.core.constraints import OverBudget
 from search.core.record import Record
@@ -27,7 +26,7 @@ from search.study.study import Study, samples_left
 from search.study.verification import print_errors, violations
 from search.tracking.callbacks import AsyncCallback
 from search.tracking.console import ConsoleProgress
-from search.tracking.mlflow import MlflowTracker
+from search.tracking.mlflow import MlflowTracker, experiment_name
 from trainables.config import ExecutionConfig
 from trainables.core import terminal
 from trainables.core.errors import TrialFailed
@@ -40,8 +39,7 @@ def run_study(study: Study) -> int:
     config = study.config
     tracking = MlflowTracker(
         config.tracking_uri,
-        experiment=f"{Path(config.data).name} {study.data.height}x{study.data.width} "
-        f"{study.data.digest[-8:]}",
+        experiment=experiment_name(config.data, study.data),
         study_name=config.name,
         study_id=study.file.id,
         artifact_root=mlflow_artifact_folder(config.storage),
@@ -124,7 +122,7 @@ def search(
     config = study.config
     share = resources.fixed_resources(config)
     progress.record("starting Ray" if not on_cluster() else "connecting to the cluster")
-    with connect(config, shutdown):
+    with connect(config.resume_arguments, shutdown):
         if not study.is_open:
             open_study(study)
         if shutdown.requested:

@@ -40,6 +40,7 @@ from trainables.core import terminal
 from trainables.core.files import is_writable
 from trainables.core.metrics import Metrics
 from trainables.core.progress import announce
+from trainables.data.packed import PackedDataset
 
 logging.getLogger("mlflow").setLevel(logging.CRITICAL)  # errors are reported here, in one line
 
@@ -251,25 +252,24 @@ class MlflowTracker:
                 self.client.log_metric(run, "latency_ms", record.latency_ms, now)
             if is_member and not self.client.list_artifacts(run, "model"):
                 self.client.log_artifacts(run, str(model_folder(folder, record.trial_id)), "model")
-        for name in (
-            TRIALS_TABLE,
-            FRONT_TABLE,
-            FRONT_PLOT,
-            FRONT_PAGE,
-            DIAGNOSTICS_PLOT,
-            STUDY_FILE,
-        ):
-            self.client.log_artifact(self.study_run, str(folder / name))
-        now = int(time.time() * 1000)
-        self.client.log_batch(
-            self.study_run, metrics=[Metric(name, value, now, 0) for name, value in metrics.items()]
-        )
         grown = [
             Metric("hypervolume", step.hypervolume, step.time_ms, int(step.device_seconds))
             for step in steps
         ]
         for first in range(0, len(grown), MAX_METRICS):
             self.client.log_batch(self.study_run, metrics=grown[first : first + MAX_METRICS])
+        names = (TRIALS_TABLE, FRONT_TABLE, FRONT_PLOT, FRONT_PAGE, DIAGNOSTICS_PLOT, STUDY_FILE)
+        self.end([folder / name for name in names], metrics, interrupted)
+
+    def end(self, files: Sequence[Path], metrics: dict[str, float], interrupted: bool) -> None:
+        """Puts files and numbers on the study's run, and ends it."""
+        for file in files:
+            self.client.log_artifact(self.study_run, str(file))
+        now = int(time.time() * 1000)
+        self.client.log_batch(
+            self.study_run,
+            metrics=[Metric(metric_name(n), value, now, 0) for n, value in metrics.items()],
+        )
         self.client.set_terminated(self.study_run, "KILLED" if interrupted else "FINISHED")
 
     def _log_metrics(self, record: Record) -> None:
@@ -315,6 +315,16 @@ class MlflowTracker:
         except Exception:  # it may exist nevertheless: search again before the next attempt
             del self.runs
             raise
+
+
+def experiment_name(data_name: str, data: PackedDataset) -> str:
+    """The name of the experiment of a data set, which its studies and comparisons share."""
+    return f"{Path(data_name).name} {data.height}x{data.width} {data.digest[-8:]}"
+
+
+def metric_name(name: str) -> str:
+    """A name with `_` for each character that MLflow does not take in the name of a metric."""
+    return re.sub(r"[^\w\-. :/]", "_", name)
 
 
 def as_mlflow(metrics: Metrics) -> Iterator[Metric]:

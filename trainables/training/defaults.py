@@ -37,9 +37,13 @@ class Defaults:
     label_loss: LabelLossConfig = BALANCED
     ema_decay: float = 0.0
 
+    def num_steps_of(self, num_epochs: int, num_images: int) -> int:
+        """The optimizer steps of so many epochs over so many training images."""
+        return num_epochs * max(1, num_images // self.batch_size)
+
     def num_epochs(self, num_steps: int, num_images: int) -> int:
         """The fewest epochs over training images that have so many optimizer steps."""
-        return math.ceil(num_steps / max(1, num_images // self.batch_size))
+        return math.ceil(num_steps / self.num_steps_of(1, num_images))
 
     def default_teacher_config(self, num_epochs: int) -> TrialConfig:
         """The training of a teacher where none is available: a network larger than students.

@@ -19,6 +19,7 @@ from trainables.core.config_base import FrozenConfig, TaggedConfig
 
 if TYPE_CHECKING:
     import torch
+    from torch import Tensor
 
     from trainables.data.label_counts import LabelCounts
     from trainables.losses.distillation import TermLoss
@@ -84,12 +85,23 @@ class Term(TaggedConfig):
         for name in get_args(cls.model_fields["name"].annotation):
             check_term_name(name)
 
-    def build(self, student: "Outputs", teacher: "Outputs") -> "TermLoss":
+    def build(
+        self, student: "Outputs", teacher: "Outputs", class_weights_K: "Tensor | None" = None
+    ) -> "TermLoss":
         """The loss as a module, sized by example outputs of both networks.
 
         Its parameters, if it has any, are trained with the student and then dropped.
+
+        Args:
+            student: with at least one image.
+            teacher: for the same images.
+            class_weights_K: of the cross-entropy with the labels; None where classes count alike.
         """
         raise NotImplementedError
+
+
+Where = Literal["all", "teacher_right"]
+"""The labelled pixels at which a teacher is imitated: all, or those that it classifies rightly."""
 
 
 class Pixelwise(Term):
@@ -97,12 +109,20 @@ class Pixelwise(Term):
 
     name: Literal["pixelwise"] = "pixelwise"
     temperature: float = Field(2.0, gt=0, description="softens both distributions")
+    where: Where = "all"
+    class_weighted: bool = Field(
+        False, description="whether the class weights of the cross-entropy weight pixels here, too"
+    )
     requires: ClassVar[Requirement] = "logits"
+    written_if_set: ClassVar[tuple[str, ...]] = ("where", "class_weighted")
 
-    def build(self, student: "Outputs", teacher: "Outputs") -> "TermLoss":
+    def build(
+        self, student: "Outputs", teacher: "Outputs", class_weights_K: "Tensor | None" = None
+    ) -> "TermLoss":
         from trainables.losses.pixelwise import PixelwiseLoss
 
-        return PixelwiseLoss(self.temperature)
+        weights_K = class_weights_K if self.class_weighted else None
+        return PixelwiseLoss(self.temperature, self.where, weights_K)
 
 
 class Pairwise(Term):
@@ -112,7 +132,9 @@ class Pairwise(Term):
     patch: int = Field(2, ge=1, description="feature pixels a side that make one node")
     requires: ClassVar[Requirement] = "cosines"
 
-    def build(self, student: "Outputs", teacher: "Outputs") -> "TermLoss":
+    def build(
+        self, student: "Outputs", teacher: "Outputs", class_weights_K: "Tensor | None" = None
+    ) -> "TermLoss":
         from trainables.losses.pairwise import PairwiseLoss
 
         return PairwiseLoss(self.patch)

@@ -23,15 +23,29 @@ class DistillationLoss(nn.Module):
     """Each term by name, multiplied by its weight: scalars to be summed."""
 
     def __init__(
-        self, terms: Mapping[str, Term], student: Outputs, teacher: Outputs, seed: int
+        self,
+        terms: Mapping[str, Term],
+        student: Outputs,
+        teacher: Outputs,
+        seed: int,
+        class_weights_K: Tensor | None = None,
     ) -> None:
-        """`student` and `teacher` are example outputs; `seed` draws the terms' own parameters."""
+        """Builds the terms.
+
+        Args:
+            terms: by the names under which they are reported.
+            student: example outputs.
+            teacher: example outputs for the same images.
+            seed: draws the terms' own parameters.
+            class_weights_K: of the cross-entropy with the labels; None where classes count alike.
+        """
         super().__init__()
         self.weights = {name: term.weight for name, term in terms.items()}
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             losses = {
-                f"{name}{SUFFIX}": term.build(student, teacher) for name, term in terms.items()
+                f"{name}{SUFFIX}": term.build(student, teacher, class_weights_K)
+                for name, term in terms.items()
             }
         self.losses = nn.ModuleDict(losses).to(student.logits.device)
 

@@ -47,4 +47,5 @@ def distillation_loss(
     batch = next(task.batches(1))
     outputs = forward_features(student.eval(), batch.images)
     student.train()
-    return DistillationLoss(terms, outputs, teacher(batch), task.seed)
+    weights_K = task.label_loss.weights
+    return DistillationLoss(terms, outputs, teacher(batch), task.seed, weights_K)

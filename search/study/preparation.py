@@ -82,7 +82,7 @@ def prepare_study(config: StudyConfig, resumed: bool) -> Study:
     file = build_study_file(config, stored_file, opened.digest, class_names, conditions)
     if not config.wants_latency:
         cost_model.check_budget()
-    check_terms(config.teacher_outputs, cost_model.sampled_configs())
+    check_terms(config.teacher_outputs, cost_model.sampled_configs(), len(class_names))
 
     if config.wants_latency:
         announce("measuring the latencies of the space")

@@ -52,9 +52,10 @@ class LabelLossConfig(FrozenConfig):
         return LabelLoss(self, weights.to(device))
 
 
-Requirement = Literal["logits", "cosines", "channels", "live"]
+Requirement = Literal["logits", "cosines", "channels", "decoder", "live"]
 """What a term needs of the teacher: its logits; also the cosine similarities of features; also the
-channels of the features; or the network itself at every step."""
+channels of the features; also a feature map of the decoder, of the student, too; or the network
+itself at every step."""
 KEPT: frozenset[Requirement] = frozenset({"logits", "cosines"})
 """What outputs that were computed once and kept can serve: their features are projected."""
 RESERVED = ("cross_entropy", "lovasz", "dice", "teacher")
@@ -138,6 +139,67 @@ class Pairwise(Term):
         from trainables.losses.pairwise import PairwiseLoss
 
         return PairwiseLoss(self.patch)
+
+
+class PairwiseDecoder(Term):
+    """Distillation of the similarities between pairs of small regions of the decoder's features."""
+
+    name: Literal["pairwise_decoder"] = "pairwise_decoder"
+    max_nodes: int = Field(256, ge=4, description="memory grows with its square")
+    requires: ClassVar[Requirement] = "decoder"
+
+    def build(
+        self, student: "Outputs", teacher: "Outputs", class_weights_K: "Tensor | None" = None
+    ) -> "TermLoss":
+        from trainables.losses.pairwise import PairwiseDecoderLoss
+
+        return PairwiseDecoderLoss(self.max_nodes)
+
+
+class Channelwise(Term):
+    """Distillation of where in the image the teacher sees each class."""
+
+    name: Literal["channelwise"] = "channelwise"
+    temperature: float = Field(4.0, gt=0, description="softens both distributions")
+    requires: ClassVar[Requirement] = "logits"
+
+    def build(
+        self, student: "Outputs", teacher: "Outputs", class_weights_K: "Tensor | None" = None
+    ) -> "TermLoss":
+        from trainables.losses.channelwise import ChannelwiseLoss
+
+        return ChannelwiseLoss(self.temperature)
+
+
+class ChannelwiseFeatures(Term):
+    """Distillation of where in the image each channel of the deepest features is large."""
+
+    name: Literal["channelwise_features"] = "channelwise_features"
+    temperature: float = Field(4.0, gt=0, description="softens both distributions")
+    requires: ClassVar[Requirement] = "channels"
+
+    def build(
+        self, student: "Outputs", teacher: "Outputs", class_weights_K: "Tensor | None" = None
+    ) -> "TermLoss":
+        from trainables.losses.channelwise import ChannelwiseFeaturesLoss
+        from trainables.losses.feature_maps import project_channels
+
+        projection = project_channels(student.features, teacher.features)
+        return ChannelwiseFeaturesLoss(projection, self.temperature)
+
+
+class AttentionGuided(Term):
+    """Distillation of the deepest and the decoder's features, refined by attention."""
+
+    name: Literal["attention_guided"] = "attention_guided"
+    requires: ClassVar[Requirement] = "decoder"
+
+    def build(
+        self, student: "Outputs", teacher: "Outputs", class_weights_K: "Tensor | None" = None
+    ) -> "TermLoss":
+        from trainables.losses.attention_guided import AttentionGuidedLoss
+
+        return AttentionGuidedLoss(student, teacher)
 
 
 ALWAYS_WRITTEN = ("pixelwise", "pairwise")

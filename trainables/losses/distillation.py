@@ -38,7 +38,11 @@ class DistillationLoss(nn.Module):
             teacher: example outputs for the same images.
             seed: draws the terms' own parameters.
             class_weights_K: of the cross-entropy with the labels; None where classes count alike.
+
+        Raises:
+            ValueError: a term needs a feature map that one of the networks does not give.
         """
+        check_feature_maps(terms, student, teacher)
         super().__init__()
         self.weights = {name: term.weight for name, term in terms.items()}
         with torch.random.fork_rng(devices=[]):
@@ -54,3 +58,14 @@ class DistillationLoss(nn.Module):
             name: weight * self.losses[f"{name}{SUFFIX}"](student, teacher, labels_BHW)
             for name, weight in self.weights.items()
         }
+
+
+def check_feature_maps(terms: Mapping[str, Term], student: Outputs, teacher: Outputs) -> None:
+    """Raises ValueError where a term needs decoders' features that a network does not give."""
+    for name, term in terms.items():
+        for whose, outputs in (("student", student), ("teacher", teacher)):
+            if term.requires == "decoder" and outputs.decoder is None:
+                raise ValueError(
+                    f"the distillation term {name} must have a {whose} whose decoder gives a "
+                    "feature map, but this one gives none"
+                )

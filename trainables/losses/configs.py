@@ -232,6 +232,10 @@ Terms = Annotated[
 """Terms of the distillation loss by the names under which they are reported."""
 
 
+TermWeights = Literal["fixed", "learned"]
+"""Whether the weights of terms stay what they are, or are multiplied by learned ones."""
+
+
 def by_name(*terms: Term) -> Terms:
     """The mapping of terms by their own names."""
     return {term.name: term for term in terms}

@@ -21,7 +21,7 @@ def train_qat_distill(recipe: QatDistill, task: Task) -> Iterator[Epoch]:
     student = quantized_student(recipe, task)
     teacher = task.teacher()
     rates = recipe.step_learning_rate
-    distillation = distillation_loss(recipe.losses, student, teacher, task)
+    distillation = distillation_loss(recipe, student, teacher, task)
     optimizer_loop = OptimizerLoop(
         student,
         recipe.optimizer,

@@ -19,7 +19,8 @@ if TYPE_CHECKING:  # names and descriptions of spaces are found without them
     from trainables.config import TrialConfig
 
 Space = Callable[["optuna.Trial"], "TrialConfig"]
-PointsToEvaluate = Sequence[Mapping[str, str | int | float]]
+PointToEvaluate = Mapping[str, str | int | float | None]
+PointsToEvaluate = Sequence[PointToEvaluate]
 Students = Sequence[StudentConfig]
 U_NETS: Students = (UNetConfig(),)
 STUDENT = "student.name"
@@ -127,8 +128,8 @@ def suggest_compressed(
 
 
 def adapt_point(
-    point: Mapping[str, str | int | float], student: StudentConfig, is_choice: bool
-) -> dict[str, str | int | float]:
+    point: PointToEvaluate, student: StudentConfig, is_choice: bool
+) -> dict[str, str | int | float | None]:
     """A setting for another student: fields that it does not know get the middle of their range."""
     fields = type(student).model_fields
     kept = {

@@ -5,6 +5,7 @@ import optuna
 from spaces import U_NETS, Students
 from spaces._parts import (
     ACTIVATION_BITS,
+    EXTRA,
     PIXEL,
     WEIGHT_BITS,
     WIDTH,
@@ -25,6 +26,7 @@ points_to_evaluate = [
         ACTIVATION_BITS: activations,
         f"{PIXEL}.weight": 1.0,
         f"{PIXEL}.temperature": 2.0,
+        f"{EXTRA}.name": None,
         "recipe.self_study": 0.15,
         "recipe.co_study": 0.5,
     }
@@ -33,7 +35,7 @@ points_to_evaluate = [
 
 
 def space(trial: optuna.Trial, students: Students = U_NETS) -> TrialConfig:
-    """Width, bit-widths, learning rates, distillation weights, temperature and phases."""
+    """Width, bit-widths, learning rates, distillation terms, their weights, and phases."""
     return TrialConfig(
         student=suggest_student(trial, students),
         recipe=QatDistill(

@@ -162,7 +162,7 @@ def run(arguments: argparse.Namespace) -> None:
     opened = open_data(arguments.data, arguments.image_size or defaults.image_size, store)
     wanted: OutputMode = arguments.teacher_outputs
     if config.needs_teacher:
-        check_terms(wanted, [config])
+        check_terms(wanted, [config], len(opened.class_names))
         check_teacher(arguments.teacher, len(opened.class_names))
     files = (arguments.backbone_weights,) if arguments.backbone_weights else ()
     sources = WeightSources(backbones=files, network=network_source(arguments, config))

@@ -95,7 +95,7 @@ def prepare_comparison(config: ComparisonConfig) -> Comparison:
     opened = open_data(config.data, config.image_size, store)
     if any(trial.needs_teacher for trial in trials):
         check_teacher(config.teacher, len(opened.class_names))
-        check_terms(config.teacher_outputs, trials)
+        check_terms(config.teacher_outputs, trials, len(opened.class_names))
     check_students(students, len(opened.class_names), opened.canvas)
     check_weights(students, NO_SOURCES, store, opened.digest)
     file = build_comparison_file(config, opened.digest)

@@ -97,7 +97,7 @@ def prepare_study(config: StudyConfig, resumed: bool) -> Study:
     )
     if not config.wants_latency:
         cost_model.check_budget()
-    check_terms(config.teacher_outputs, cost_model.sampled_configs())
+    check_terms(config.teacher_outputs, cost_model.sampled_configs(), len(class_names))
 
     if config.wants_latency:
         announce("measuring the latencies of the space")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, Self, get_args
 from pydantic import Field, SerializeAsAny, field_validator, model_validator
 
 from trainables.core.config_base import FrozenConfig, TaggedConfig
-from trainables.losses.configs import Pixelwise, Terms, by_name
+from trainables.losses.configs import Pixelwise, Terms, TermWeights, by_name
 from trainables.quantization.quantizers.base import QuantizerConfig
 from trainables.quantization.quantizers.configs import DEFAULT_QUANTIZER
 
@@ -116,7 +116,9 @@ class Distill(FullPrecisionRecipe):
     name: Literal["distill"] = "distill"
     optimizer: AdamW = AdamW()
     losses: Terms = by_name(Pixelwise())
+    term_weights: TermWeights = "fixed"
     learns_from_teacher: ClassVar[bool] = True
+    written_if_set: ClassVar[tuple[str, ...]] = ("term_weights",)
 
     def train(self, task: "Task") -> Iterator["Epoch"]:
         from trainables.recipes.distill import train_distill
@@ -212,9 +214,10 @@ class QatDistill(QuantizedRecipe):
     name: Literal["qat_distill"] = "qat_distill"
     optimizer: AdamW = AdamW(learning_rate=1e-3)
     schedule: Schedule = "one_cycle"
-    written_if_set: ClassVar[tuple[str, ...]] = ("calibration", "schedule")
+    written_if_set: ClassVar[tuple[str, ...]] = ("calibration", "schedule", "term_weights")
     step_learning_rate: QuantizerLearningRates = QuantizerLearningRates()
     losses: Terms = by_name(Pixelwise())
+    term_weights: TermWeights = "fixed"
     self_study: float = Field(0.15, ge=0, lt=1)
     co_study: float = Field(0.0, ge=0, le=1)
     teacher_learning_rate: float = Field(1e-4, gt=0, description="peak, during co-study")

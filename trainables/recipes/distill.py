@@ -5,18 +5,17 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
-from trainables.losses.configs import Terms
 from trainables.losses.distillation import DistillationLoss
 from trainables.models.base import forward_features
 from trainables.recipes.base import Epoch, Task, TeacherOutputSource, total
-from trainables.recipes.configs import Distill
+from trainables.recipes.configs import Distill, QatDistill
 from trainables.recipes.optimization import OptimizerLoop
 
 
 def train_distill(recipe: Distill, task: Task) -> Iterator[Epoch]:
     """Yields the student after each epoch."""
     student, teacher = task.new_student(), task.teacher()
-    distillation = distillation_loss(recipe.losses, student, teacher, task)
+    distillation = distillation_loss(recipe, student, teacher, task)
     optimizer_loop = OptimizerLoop(
         student,
         recipe.optimizer,
@@ -41,10 +40,17 @@ def train_distill(recipe: Distill, task: Task) -> Iterator[Epoch]:
 
 @torch.no_grad()
 def distillation_loss(
-    terms: Terms, student: nn.Module, teacher: TeacherOutputSource, task: Task
+    recipe: Distill | QatDistill, student: nn.Module, teacher: TeacherOutputSource, task: Task
 ) -> DistillationLoss:
     """The distillation loss, whose parameters are sized by both networks' outputs for a batch."""
     batch = next(task.batches(1))
     outputs = forward_features(student.eval(), batch.images)
     student.train()
-    return DistillationLoss(terms, outputs, teacher(batch), task.seed)
+    return DistillationLoss(
+        recipe.losses,
+        outputs,
+        teacher(batch),
+        task.seed,
+        task.label_loss.weights,
+        recipe.term_weights,
+    )

@@ -21,7 +21,7 @@ def train_qat_distill(recipe: QatDistill, task: Task) -> Iterator[Epoch]:
     student = quantized_student(recipe, task)
     teacher = task.teacher()
     rates = recipe.step_learning_rate
-    distillation = distillation_loss(recipe.losses, student, teacher, task)
+    distillation = distillation_loss(recipe, student, teacher, task)
     co_study_from = round(recipe.self_study * task.num_steps)
     tutoring_from = round((recipe.self_study + recipe.co_study) * task.num_steps)
     phases = [co_study_from, tutoring_from - co_study_from, task.num_steps - tutoring_from]

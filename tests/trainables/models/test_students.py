@@ -23,6 +23,7 @@ from trainables.models.configs import (
     NetworkConfig,
     StudentConfig,
     TorchvisionConfig,
+    UNetConfig,
 )
 from trainables.models.model_file import ModelSpec, deserialize, serialize
 from trainables.models.student_list import listed_families
@@ -41,6 +42,7 @@ from trainables.training.cost import (
     predict_ram_bytes,
     predict_size_bytes,
 )
+from trainables.training.setup import gives_decoder_features
 
 
 def smallest(name: str, family: type[StudentConfig]) -> StudentConfig:
@@ -252,6 +254,30 @@ def test_the_last_feature_map_has_the_stride_that_the_decoder_needs(
     features = network.native_outputs(torch.randn(1, 3, 64, 96)).features
     stride = 32 if student.decoder == "unet" else 16
     assert features.shape[-2:] == (64 // stride, 96 // stride)
+
+
+@every_student
+def test_the_features_of_the_decoder_have_the_stride_that_is_nearest_to_4(
+    student: StudentConfig,
+) -> None:
+    network = student.build(NUM_CLASSES).eval()
+    with torch.no_grad():
+        decoder = network.native_outputs(torch.randn(2, 3, 64, 96)).decoder
+    stride = {"unet": 4, "deeplabv3": 16}.get(student.name.partition("_")[0])
+    assert (
+        (decoder is None) == (stride is None) == (not gives_decoder_features(student, NUM_CLASSES))
+    )
+    if stride is not None:
+        assert decoder is not None
+        assert decoder.shape[0] == 2
+        assert decoder.shape[-2:] == (64 // stride, 96 // stride)
+
+
+@pytest.mark.parametrize(("depth", "stride"), [(1, 1), (2, 2), (3, 4), (4, 4), (5, 4)])
+def test_u_nets_of_any_depth_give_features_of_their_decoder(depth: int, stride: int) -> None:
+    decoder = UNetConfig(width=2, depth=depth).build(3).native_outputs(torch.randn(2, 3, 64, 96))[2]
+    assert decoder is not None
+    assert decoder.shape == (2, 2 * stride, 64 // stride, 96 // stride)
 
 
 CLASSIFIERS = ["mobilenet_v1", "mobilenet_v2", "mobilenet_v3_small", "resnet18"]

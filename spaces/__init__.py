@@ -81,6 +81,24 @@ def own_students(space: Space) -> Students:
     return U_NETS if parameter is None else tuple(parameter.default)
 
 
+def with_co_study(named: NamedSpace, wanted: bool) -> NamedSpace:
+    """The space with a phase in which the teacher learns, too, if that is wanted.
+
+    Raises:
+        ValueError: it is wanted, and the space has no such phase.
+    """
+    if not wanted:
+        return named
+    if "co_study" not in signature(named.space).parameters:
+        raise ValueError(
+            f"--co-study must be for a space that has that phase, but spaces/{named.name}.py has "
+            "no parameter `co_study`"
+        )
+    takes_phase: Callable[..., TrialConfig] = named.space
+    space: Space = partial(takes_phase, co_study=True)
+    return replace(named, space=space)
+
+
 def choose_students(named: NamedSpace, students: Students) -> NamedSpace:
     """The space with other students; its good settings are tried with the first of them.
 

@@ -227,11 +227,19 @@ class StudyConfig(FrozenConfig):
             WHAT,
             "live: the teacher runs at every step; views, maps: what it says of a few fixed views "
             "of each image, or of the whole image, is computed once and kept (default {default}: "
-            "maps, or live where the disk is too small). In QKD's co-study the whole teacher "
-            "learns, as in the paper, only if it is live; else a linear map of its logits",
+            "maps, or live where the disk is too small)",
             immutable=True,
         ),
     ] = "auto"
+    co_study: Annotated[
+        bool,
+        Flag(
+            WHAT,
+            "space qkd: also search QKD's second phase, in which teacher and student learn from "
+            "each other; it needs --teacher-outputs live",
+            immutable=True,
+        ),
+    ] = False
     calibration: Annotated[
         tuple[CalibrationStep, ...] | None,
         Flag(
@@ -507,6 +515,10 @@ class StudyConfig(FrozenConfig):
         for field in ("builder", "new_head", "allow_float"):
             if getattr(self, field) and self.compress is None:
                 raise ValueError(f"{flag_name(StudyConfig, field)} needs --compress")
+        if self.co_study and self.teacher_outputs != "live":
+            raise ValueError(
+                "--co-study needs --teacher-outputs live: outputs that are kept cannot learn"
+            )
         if self.teacher_builder and self.teacher == "auto":
             raise ValueError("--teacher-builder needs --teacher FILE")
         return self

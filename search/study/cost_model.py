@@ -13,7 +13,7 @@ from search.core.constraints import Costs, OverBudget
 from search.core.objectives import named_objectives
 from search.core.pareto import Points, cost_range_of
 from search.core.training_defaults import chosen_defaults
-from spaces import choose_students, load_space
+from spaces import choose_students, load_space, with_co_study
 from trainables.config import TrialConfig
 from trainables.core.artifacts import ArtifactStore
 from trainables.core.errors import TrialFailed
@@ -53,7 +53,8 @@ class CostModel:
     ) -> None:
         self.config, self.num_classes, self.store = config, num_classes, store
         self.height, self.width = canvas
-        self.named = choose_students(load_space(config.space), config.students)
+        named = with_co_study(load_space(config.space), config.co_study)
+        self.named = choose_students(named, config.students)
         self.defaults = chosen_defaults(config)
         self.sensitivities: dict[StudentConfig, Sensitivity] | None = None
         self.latencies: dict[str, float] = {}

@@ -13,11 +13,12 @@ from spaces import (
     load_space,
     own_students,
     space_names,
+    with_co_study,
 )
 from trainables.config import TrialConfig
 from trainables.models.configs import StudentConfig
 from trainables.models.student_list import parse_students
-from trainables.recipes.configs import Original, Supervised
+from trainables.recipes.configs import Original, QatDistill, Supervised
 from trainables.training.cost import predict_size_bytes
 
 
@@ -58,7 +59,11 @@ def test_known_settings_are_inside_the_space_and_tried_first(name: str) -> None:
 
 def test_qkd_explores_all_that_it_promises() -> None:
     trial = optuna.create_study().ask()
-    load_space("qkd").space(trial)
+    config = with_co_study(load_space("qkd"), wanted=True).space(trial)
+    recipe = config.recipe
+    assert isinstance(recipe, QatDistill)
+    assert recipe.schedule == "cosine"
+    assert recipe.start.learns_from_teacher
     for part in (
         "student.width",
         "optimizer.learning_rate",
@@ -73,6 +78,15 @@ def test_qkd_explores_all_that_it_promises() -> None:
         "co_study",
     ):
         assert any(name.endswith(part) for name in trial.params), part
+
+
+def test_a_phase_in_which_the_teacher_learns_has_to_be_wanted() -> None:
+    trial = optuna.create_study().ask()
+    config = with_co_study(load_space("qkd"), wanted=False).space(trial)
+    assert "recipe.co_study" not in trial.params
+    assert config.flatten()["recipe.co_study"] == 0
+    with pytest.raises(ValueError, match="--co-study must be for a space that has that phase"):
+        with_co_study(load_space("kd"), wanted=True)
 
 
 def test_known_sizes_differ() -> None:

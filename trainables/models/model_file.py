@@ -22,7 +22,14 @@ from torch import Tensor, nn
 
 from trainables.core.config_base import FrozenConfig
 from trainables.models.configs import NetworkConfig
-from trainables.quantization.bits import bounds, pack_bits, packed_length, unpack_bits
+from trainables.quantization.bits import (
+    find_zero_point,
+    negative_share,
+    pack_bits,
+    packed_length,
+    symmetric_zero_point,
+    unpack_bits,
+)
 from trainables.quantization.convert import ConvertedLayer, convert
 from trainables.quantization.prepare import prepare
 from trainables.quantization.quantizers.base import Quantizer
@@ -70,10 +77,10 @@ def serialize(model: nn.Module, card: ModelSpec) -> bytes:
     for module in leaves(card.convert(model)):
         if isinstance(module, ConvertedLayer) and module.codes is not None:
             assert module.bits
-            unsigned = module.codes.short() - bounds(module.bits, signed=True)[0]
+            unsigned = module.codes.short() + symmetric_zero_point(module.bits)
             codes.append(pack_bits(unsigned.flatten().cpu().numpy(), module.bits))
         if isinstance(module, ConvertedLayer) and module.grid is not None:
-            floats.append(torch.tensor([float(module.grid.signed)]))
+            floats.append(torch.tensor([negative_share(module.grid.bits, module.grid.zero_point)]))
         floats += [tensor.detach().flatten().float().cpu() for tensor in float_tensors(module)]
     packed = np.concatenate(codes) if codes else np.zeros(0, np.uint8)
     return file_content(packed, torch.cat(floats).numpy(), card)
@@ -210,10 +217,11 @@ def fill(module: nn.Module, codes: Reader, floats: Reader) -> None:
         shape = converted.codes.shape
         packed = codes.take(packed_length(shape.numel(), converted.bits))
         unsigned = unpack_bits(packed, converted.bits, shape.numel())
-        signed = unsigned + bounds(converted.bits, signed=True)[0]
+        signed = unsigned - symmetric_zero_point(converted.bits)
         converted.codes.copy_(torch.from_numpy(signed).view(shape))
     if converted and converted.grid is not None:
-        converted.grid.signed = bool(floats.take(1)[0])
+        share = float(floats.take(1)[0])
+        converted.grid.zero_point = find_zero_point(converted.grid.bits, share)
     for tensor in float_tensors(module):
         tensor.copy_(torch.from_numpy(floats.take(tensor.numel()).copy()).view(tensor.shape))
     if converted and converted.codes is not None:

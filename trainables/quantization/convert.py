@@ -24,12 +24,12 @@ class StaticQuantizer(nn.Module):
 
     def __init__(self, quantizer: FakeQuantizer) -> None:
         super().__init__()
-        self.bits, self.signed = quantizer.bits, quantizer.signed
+        self.bits, self.zero_point = quantizer.bits, quantizer.zero_point
         self.step: Tensor
         self.register_buffer("step", quantizer.step.detach())
 
     def forward(self, value: Tensor) -> Tensor:
-        return (value / self.step).clamp(*bounds(self.bits, self.signed)).round() * self.step
+        return (value / self.step).clamp(*bounds(self.bits, self.zero_point)).round() * self.step
 
 
 class ConvertedLayer(nn.Module):

@@ -161,8 +161,13 @@ def find_first_and_last(model: nn.Module, graph: fx.Graph | None = None) -> set[
     which is traced where it is None.
     """
     graph = graph or trace(model)
+    return find_first(model, graph) | find_last(model, graph)
+
+
+def find_first(model: nn.Module, graph: fx.Graph) -> set[str]:
+    """The names of the layers without a layer before them (see `find_first_and_last`)."""
     inputs = [node for node in graph.nodes if node.op == "placeholder"]
-    return nearest_layers(model, inputs, attrgetter("users")) | find_last(model, graph)
+    return nearest_layers(model, inputs, attrgetter("users"))
 
 
 def find_last(model: nn.Module, graph: fx.Graph) -> set[str]:

@@ -40,11 +40,10 @@ class QuantizedLayer(nn.Module):
             inputs = self.input_quantizer(inputs)
         return apply_layer(self.layer, inputs, weight)
 
-    def calibrate_inputs(self, inputs: Tensor) -> None:
-        """Sets the input grid from a batch: unsigned where no input is negative."""
-        if (quantizer := self.input_quantizer) is not None:
-            quantizer.signed = bool((inputs < 0).any())
-            quantizer.calibrate(inputs)
+    def calibrate_inputs(self, inputs: Tensor, are_images: bool = False) -> None:
+        """Sets the input grid from a batch; that of images is symmetric, as their values are."""
+        if self.input_quantizer is not None:
+            self.input_quantizer.calibrate_offset(inputs, only_symmetric=are_images)
 
     def calibrate_weight(self) -> None:
         """Sets the weight's steps from the weight."""

@@ -8,6 +8,7 @@ from torch import Tensor, fx, nn
 
 from trainables.quantization.bits import FULL_PRECISION, LayerBits
 from trainables.quantization.graph import (
+    find_first,
     find_first_and_last,
     find_input_groups,
     replace_module,
@@ -130,10 +131,13 @@ def calibrate(model: nn.Module, images: Tensor) -> None:
     Layer by layer: each reads what the quantized layers before it compute from images (B,3,H,W).
     """
     layers = [module for module in model.modules() if isinstance(module, QuantizedLayer)]
+    first = {model.get_submodule(name) for name in find_first(model, trace(model))}
     for layer in layers:
         layer.calibrate_weight()
     hooks = [
-        layer.register_forward_pre_hook(lambda layer, inputs: layer.calibrate_inputs(inputs[0]))
+        layer.register_forward_pre_hook(
+            lambda layer, inputs: layer.calibrate_inputs(inputs[0], are_images=layer in first)
+        )
         for layer in layers
     ]
     training = model.training

@@ -49,7 +49,7 @@ def _file_length(card_json: str) -> int:
             num_code_bytes += packed_length(layer.num_weights, of_layer.weight_bits)
             num_floats += layer.num_channels  # the steps
         if of_layer.activation_bits != FULL_PRECISION:
-            num_floats += 2  # the step, and whether the grid is signed
+            num_floats += 2  # the step, and the share of negative integers
     return file_length(num_code_bytes, num_floats, card)
 
 

@@ -17,6 +17,7 @@ from trainables.deploy.onnx_graph import OnnxForm
 from trainables.deploy.runtime import CPU, PRECISION, open_session
 from trainables.models.base import Network, Outputs
 from trainables.models.configs import TorchvisionConfig
+from trainables.quantization.bits import LayerBits
 from trainables.quantization.convert import ConvertedLayer, convert
 from trainables.quantization.prepare import calibrate, prepare
 from trainables.quantization.quantizers.configs import Lsq
@@ -167,6 +168,9 @@ OPERATIONS: Mapping[str, Callable[[], Callable[[Tensor], Tensor]]] = {
     "tanh": nn.Tanh,
     "silu": nn.SiLU,
     "leaky relu": lambda: nn.LeakyReLU(0.2),
+    "offset, padded and pooled": lambda: nn.Sequential(
+        nn.Hardswish(), nn.ZeroPad2d(1), nn.MaxPool2d(3, 2, 1)
+    ),
     "residual": lambda: residual,
     "product": lambda: lambda x: torch.mul(x, x.sigmoid()),
     "squeeze-and-excite": lambda: SqueezeExcite(linear=False),
@@ -415,6 +419,28 @@ def test_convolutions_of_a_bottleneck_are_computed_on_integers(bits: int, tmp_pa
     calibrate(prepare(network, Lsq(weight_bits=4, activation_bits=bits)), torch.randn(SIZES[0]))
     optimized = operators_of_onnxruntime(export(convert(network), "onnx-int8"), tmp_path)
     assert (optimized["QLinearConv"], optimized["Conv"]) == (4, 1)  # the logits are no integers
+
+
+@pytest.mark.parametrize("bits", [4, 7, 8])
+def test_a_convolution_that_reads_a_grid_with_an_offset_is_computed_on_integers(
+    bits: int, tmp_path: Path
+) -> None:
+    network, layers = build("hardswish"), {}
+    for name in ("middle", "head"):
+        layers[name] = LayerBits(weight_bits=4, activation_bits=bits)
+    calibrate(prepare(network, Lsq(layers=layers)), torch.randn(SIZES[0]))
+    network = convert(network)
+    head = network.get_submodule("head")
+    assert isinstance(head, ConvertedLayer)
+    assert head.grid is not None
+    assert 0 < head.grid.zero_point < 2 ** (bits - 1)
+    content = export(network, "onnx-int8")
+    graph = onnx.load_from_string(content).graph
+    constants = {c.name: onnx.numpy_helper.to_array(c) for c in graph.initializer}
+    zeros = [constants[n.input[2]] for n in graph.node if n.op_type == "QuantizeLinear"]
+    assert [zero.dtype.name for zero in zeros] == 3 * ["uint8"]
+    assert int(zeros[-1]) == head.grid.zero_point << 8 - bits
+    assert operators_of_onnxruntime(content, tmp_path)["QLinearConv"] == 1  # the stem
 
 
 def operators_of_onnxruntime(content: bytes, folder: Path) -> Counter[str]:

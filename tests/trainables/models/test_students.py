@@ -27,7 +27,7 @@ from trainables.models.configs import (
 from trainables.models.model_file import ModelSpec, deserialize, serialize
 from trainables.models.student_list import listed_families
 from trainables.quantization.bits import LayerBits
-from trainables.quantization.convert import convert
+from trainables.quantization.convert import ConvertedLayer, StaticQuantizer, convert
 from trainables.quantization.graph import find_foldable, find_input_groups, trace
 from trainables.quantization.layers import QuantizedLayer
 from trainables.quantization.prepare import calibrate, prepare, quantizable_names
@@ -391,3 +391,10 @@ def test_it_learns_with_few_bits_and_its_file_predicts_the_same(student: Student
     with torch.no_grad():
         expected, found = network(images), shipped(images)
     assert (expected.argmax(1) == found.argmax(1)).float().mean() > 0.999
+    for name, layer in convert(network).named_modules():
+        if isinstance(layer, ConvertedLayer):
+            grid, loaded = layer.grid, shipped.get_submodule(f"{name}.grid")
+            assert isinstance(loaded, StaticQuantizer)
+            assert grid is not None
+            assert (grid.bits, grid.zero_point) == (loaded.bits, loaded.zero_point)
+            assert torch.equal(grid.step, loaded.step)

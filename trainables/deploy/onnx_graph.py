@@ -185,12 +185,26 @@ class Graph:
         weight, steps = self._weight(layer, module)
         bias = self._bias(layer, steps, inputs.grid)
         value = self._convolve(self._dequantize(inputs), layer, weight, bias)
-        if limits is not None and grid is None:
-            value = self.clip(Signal(value, None), limits).value
-        result = self.quantize(value, grid, limits or (-np.inf, np.inf))
+        result = self._clip_and_quantize(value, limits, grid)
         if is_pixel_shuffle(layer):
             return self.map("DepthToSpace", [result], blocksize=layer.stride[0], mode="CRD")
         return result
+
+    def addition(
+        self, operands: Sequence[Signal], limits: Bounds | None, grid: StaticQuantizer | None
+    ) -> Signal:
+        """A sum, clipped to `limits` where given, on the grid of its readers.
+
+        ONNX Runtime computes it on integers (QLinearAdd) if there is one.
+        """
+        return self._clip_and_quantize(self.compute("Add", *operands).value, limits, grid)
+
+    def _clip_and_quantize(
+        self, value: Value, limits: Bounds | None, grid: StaticQuantizer | None
+    ) -> Signal:
+        if limits is not None and grid is None:
+            return self.clip(Signal(value, None), limits)
+        return self.quantize(value, grid, limits or (-np.inf, np.inf))
 
     def _step(self, grid: StaticQuantizer) -> Value:
         return self.constant(as_array(grid.step).reshape(()))

@@ -1,9 +1,10 @@
-"""Layers that compute with quantized weights and inputs."""
+"""Layers, and additions, that compute with quantized weights and inputs."""
 
+import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from trainables.quantization.quantizers.fake_quantizer import FakeQuantizer
+from trainables.quantization.quantizers.fake_quantizer import FakeQuantizer, spaced
 
 QUANTIZABLE = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
 QuantizableLayer = nn.Conv2d | nn.ConvTranspose2d | nn.Linear
@@ -49,6 +50,27 @@ class QuantizedLayer(nn.Module):
         """Sets the weight's steps from the weight."""
         if self.weight_quantizer is not None:
             self.weight_quantizer.calibrate(self.layer.weight)
+
+
+class QuantizedAddition(nn.Module):
+    """The sum of two feature maps that are quantized on one grid.
+
+    On one grid the sum of two integers is that of the values. It is rounded nowhere, and is clipped
+    where what reads it quantizes it on the same grid (Jacob et al. 2018, arXiv 1712.05877, appendix
+    A.2, rescale operands of unequal grids instead).
+    """
+
+    def __init__(self, input_quantizer: FakeQuantizer) -> None:
+        super().__init__()
+        self.input_quantizer = input_quantizer
+
+    def forward(self, first: Tensor, second: Tensor) -> Tensor:
+        total: Tensor = self.input_quantizer(first) + self.input_quantizer(second)
+        return total
+
+    def calibrate_inputs(self, first: Tensor, second: Tensor) -> None:
+        """Sets the grid from a batch of operands."""
+        self.input_quantizer.calibrate_offset(torch.cat([spaced(first), spaced(second)]))
 
 
 def step_shape(layer: QuantizableLayer) -> tuple[int, ...]:

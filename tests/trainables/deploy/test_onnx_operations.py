@@ -443,6 +443,38 @@ def test_a_convolution_that_reads_a_grid_with_an_offset_is_computed_on_integers(
     assert operators_of_onnxruntime(content, tmp_path)["QLinearConv"] == 1  # the stem
 
 
+class Residuals(nn.Module):
+    """A sum that a layer reads, and one behind which a ReLU lies."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(4, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1)
+        self.third = nn.Conv2d(4, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.first(F.relu(x))
+        x = self.second(x)
+        return F.relu(x + self.third(F.relu(x)))
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_residual_additions_are_computed_on_integers(bits: int, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network, images = Net(Residuals()).eval(), torch.randn(SIZES[0])
+    calibrate(prepare(network, Lsq(weight_bits=8, activation_bits=bits)), images)
+    network = convert(network)
+    content = export(network, "onnx-int8")
+    optimized = operators_of_onnxruntime(content, tmp_path)
+    assert (optimized["QLinearAdd"], optimized["Add"]) == (2, 0)
+    assert not any("addition" in name for name in find_float_operations(network))
+    with torch.no_grad():
+        expected = network(images)
+    for form in FORMS:
+        error = (logits_of(export(network, form), images) - expected).abs() / expected.abs().max()
+        assert error.median() <= 1e-4  # but for values between two integers
+        assert (error > 0.02).float().mean() <= 0.01
+
+
 def operators_of_onnxruntime(content: bytes, folder: Path) -> Counter[str]:
     """The operators that ONNX Runtime executes for a model."""
     options = onnxruntime.SessionOptions()

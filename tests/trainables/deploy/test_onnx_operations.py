@@ -491,7 +491,7 @@ def operators_of_onnxruntime(content: bytes, folder: Path) -> Counter[str]:
     [
         ("relu6", []),
         ("hardswish", ["operation"]),
-        ("residual", ["add", "relu", "add_1", "relu_1"]),
+        ("residual", ["relu"]),
         ("squeeze-and-excite, linear", ["mean", "hardsigmoid", "mul"]),
         ("upsample", []),
         ("padding module", []),

@@ -75,7 +75,7 @@ class ChangedForAnother(Layers):
         x = self.stem(images)
         y = self.body(x)
         z = y.detach()
-        y += x
+        y.add_(x)
         result: Tensor = self.head(y) + z
         return result
 

@@ -10,8 +10,8 @@ a limit on it). Operations run in the order of the forward pass. What is counted
 - The input image and the logits are activations. Weights, buffers that an operation needs for
   itself, alignment and gaps between tensors are not counted, so that an actual arena is larger.
 - A tensor is stored in each form in which it is read: packed at the bits of a grid for the layers
-  that quantize their inputs on it, once for all layers that share the grid; and as floats of 4
-  bytes for any other reader, a layer without quantized inputs and the output among them.
+  and additions that quantize their inputs on it, once for all that share the grid; and as floats of
+  4 bytes for any other reader, a layer without quantized inputs and the output among them.
 - Max pooling, padding and concatenation keep the grid of their inputs: what they read is stored as
   their outputs are. A concatenation has memory of its own beside its inputs.
 - A normalisation or an activation that is the only reader of its input is computed in place, as is
@@ -26,6 +26,7 @@ from typing import NamedTuple
 
 from torch import fx, nn
 
+from trainables.quantization.additions import named_additions
 from trainables.quantization.bits import FULL_PRECISION, LayerBits, packed_length
 from trainables.quantization.graph import is_layer, is_metadata
 from trainables.quantization.shapes import ELEMENTWISE, operation_name
@@ -57,7 +58,7 @@ VIEWS = frozenset(
 UNCHANGED = frozenset(["pad", "zeropad2d", "resize", "interpolate", "upsample"])
 """Operations that do nothing where the size stays the same."""
 FLOAT = ""
-"""The form of a tensor that is read as floats; the others are named by a layer that reads it."""
+"""The form of a tensor that is read as floats; others are named by a layer or addition."""
 
 
 class StoredTensor(NamedTuple):
@@ -80,9 +81,10 @@ def find_stored_tensors(
         model: not prepared for quantization.
         graph: of its forward pass.
         num_values: of the tensors that each node gives, for one image.
-        input_groups: names of layers that share a grid.
+        input_groups: names of layers and additions that share a grid.
     """
     grids = {name: group[0] for group in input_groups for name in group}
+    additions = named_additions(model, graph)
     nodes = [
         node
         for node in needed_nodes(graph)
@@ -98,8 +100,9 @@ def find_stored_tensors(
         if owners[node] is not node:
             continue
         forms: Sequence[str] = [FLOAT]
-        if is_layer(model, node):
-            forms = [grids.get(str(node.target), str(node.target))]
+        if is_layer(model, node) or node in additions:
+            name = additions.get(node, str(node.target))
+            forms = [grids.get(name, name)]
         elif node.op != "output" and operation_name(model, node) in SELECTIONS:
             forms = list(last_reads[node])
         for source in {owners[source] for source in node.all_input_nodes if source in owners}:

@@ -27,7 +27,12 @@ UNQUANTIZED = LayerBits(weight_bits=FULL_PRECISION, activation_bits=FULL_PRECISI
 
 def model_spec(config: TrialConfig, num_classes: int) -> ModelSpec:
     """The spec of the finished student."""
-    return ModelSpec(model=config.student, num_classes=num_classes, quantizer=config.quantizer)
+    return ModelSpec(
+        model=config.student,
+        num_classes=num_classes,
+        quantizer=config.quantizer,
+        with_additions=bool(config.quantizer and find_roles(config.student, num_classes).additions),
+    )
 
 
 def predict_size_bytes(config: TrialConfig, num_classes: int) -> int:
@@ -48,8 +53,9 @@ def _file_length(card_json: str) -> int:
         else:
             num_code_bytes += packed_length(layer.num_weights, of_layer.weight_bits)
             num_floats += layer.num_channels  # the steps
-        if of_layer.activation_bits != FULL_PRECISION:
-            num_floats += 2  # the step, and whether the grid is signed
+    of_grids = [bits[name] for name in (*stored.roles.names, *stored.roles.additions) if bits]
+    # the step of each, and the share of negative integers
+    num_floats += 2 * sum(each.activation_bits != FULL_PRECISION for each in of_grids)
     return file_length(num_code_bytes, num_floats, card)
 
 
@@ -73,7 +79,7 @@ class StoredValues(NamedTuple):
 def stored_values(network: NetworkConfig, num_classes: int) -> StoredValues:
     """What the model file of a folded network holds, before it is quantized."""
     model, graph = traced_network(network, num_classes)
-    roles = find_layer_roles(model, graph)
+    roles = find_roles(network, num_classes)
     foldable = find_foldable(model, graph)
     folded = {model.get_submodule(layer) for layer, _ in foldable}
     norms = {model.get_submodule(norm) for _, norm in foldable}
@@ -90,6 +96,12 @@ def stored_values(network: NetworkConfig, num_classes: int) -> StoredValues:
             if leaf in folded and leaf.bias is None:
                 num_others += num_channels
     return StoredValues(layers, num_others, roles)
+
+
+@lru_cache(maxsize=1024)
+def find_roles(network: NetworkConfig, num_classes: int) -> LayerRoles:
+    """The roles of the layers of a network."""
+    return find_layer_roles(*traced_network(network, num_classes))
 
 
 class TracedNetwork(NamedTuple):
@@ -132,7 +144,7 @@ def activations_of(
 ) -> Activations:
     """The activations of a network for one image of `height` x `width` pixels."""
     model, graph = traced_network(network, num_classes)
-    groups = stored_values(network, num_classes).roles.input_groups
+    groups = find_roles(network, num_classes).input_groups
     shapes = Shapes(model, graph, (1, 3, height, width))
     return Activations(shapes.macs, find_stored_tensors(model, graph, shapes.num_values, groups))
 
@@ -148,5 +160,5 @@ def predict_ram_bytes(config: TrialConfig, num_classes: int, height: int, width:
     `height` and `width` are in pixels; quantization/activation_memory.py says what is counted.
     """
     tensors = activations_of(config.student, num_classes, height, width).tensors
-    roles = stored_values(config.student, num_classes).roles
+    roles = find_roles(config.student, num_classes)
     return peak_bytes(tensors, layer_bits(roles, config.quantizer) if config.quantizer else {})

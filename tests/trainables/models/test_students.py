@@ -28,9 +28,14 @@ from trainables.models.configs import (
 from trainables.models.model_file import ModelSpec, deserialize, serialize
 from trainables.models.student_list import listed_families
 from trainables.quantization.bits import LayerBits
-from trainables.quantization.convert import convert
+from trainables.quantization.convert import (
+    ConvertedAddition,
+    ConvertedLayer,
+    StaticQuantizer,
+    convert,
+)
 from trainables.quantization.graph import find_foldable, find_input_groups, trace
-from trainables.quantization.layers import QuantizedLayer
+from trainables.quantization.layers import QuantizedAddition, QuantizedLayer
 from trainables.quantization.prepare import calibrate, prepare, quantizable_names
 from trainables.quantization.quantizers.configs import Lsq
 from trainables.recipes.configs import AdamW, Ptq, Supervised
@@ -39,6 +44,7 @@ from trainables.training.cost import (
     count_macs,
     count_params,
     meta_network,
+    model_spec,
     predict_ram_bytes,
     predict_size_bytes,
 )
@@ -69,6 +75,8 @@ SOON = (
 """Each decoder and each kind of block once; other pairs of the two are slow tests."""
 NUM_CLASSES = 5
 IMAGES = torch.randn(1, 3, 128, 192, generator=torch.Generator().manual_seed(0))
+WITH_ADDITIONS = ("mobilenet_v2", "mobilenet_v3_small", "resnet18", "efficientnet_lite0", "traced")
+"""Backbones with residual blocks."""
 BITS = Lsq(weight_bits=3, activation_bits=4)
 
 
@@ -98,6 +106,11 @@ def built(student: StudentConfig) -> StudentNetwork:
             module.momentum = None  # the mean over batches
     network(torch.randn(4, 3, 48, 48))
     return network
+
+
+def find_kind(student: StudentConfig) -> str:
+    """The backbone of a student, or its name."""
+    return student.name.partition("_")[2] or student.name
 
 
 def quantized(student: StudentConfig) -> nn.Module:
@@ -161,9 +174,9 @@ def test_the_length_of_its_file_is_known_before_it_is_built(
     quantizer = mixed_bits(student) if bits == "mixed" else None
     if isinstance(bits, tuple):
         quantizer = Lsq(weight_bits=bits[0], activation_bits=bits[1])
-    spec = ModelSpec(model=student, num_classes=NUM_CLASSES, quantizer=quantizer)
     recipe = Ptq(start=Supervised(), quantizer=quantizer) if quantizer else Supervised()
     config = TrialConfig(student=student, recipe=recipe, num_epochs=1)
+    spec = model_spec(config, NUM_CLASSES)
     assert predict_size_bytes(config, NUM_CLASSES) == len(serialize(spec.build(), spec))
 
 
@@ -353,7 +366,7 @@ def test_costs_are_known_before_training(student: StudentConfig) -> None:
     )
     assert quantizable_names(meta_network(student, NUM_CLASSES)) == quantizable_names(network)
     config = TrialConfig(student=student, recipe=Ptq(quantizer=BITS), num_epochs=1)
-    card = ModelSpec(model=student, num_classes=NUM_CLASSES, quantizer=BITS)
+    card = model_spec(config, NUM_CLASSES)
     assert predict_size_bytes(config, NUM_CLASSES) == len(serialize(quantized(student), card))
     ram_bytes = predict_ram_bytes(config, NUM_CLASSES, 32, 32)
     floats = config.replace(recipe=Supervised())
@@ -411,9 +424,19 @@ def test_it_learns_with_few_bits_and_its_file_predicts_the_same(student: Student
     optimizer_loop.step(network(images).square().mean())
     moved = [n for n, value in network.named_parameters() if not torch.equal(value, before[n])]
     assert len(moved) > 0.8 * len(before)
-    card = ModelSpec(model=student, num_classes=NUM_CLASSES, quantizer=BITS)
+    config = TrialConfig(student=student, recipe=Ptq(quantizer=BITS), num_epochs=1)
+    card = model_spec(config, NUM_CLASSES)
+    additions = [m for m in network.modules() if isinstance(m, QuantizedAddition)]
+    assert bool(additions) == card.with_additions == (find_kind(student) in WITH_ADDITIONS)
     shipped = deserialize(serialize(network.eval(), card))
     assert not any(isinstance(module, QuantizedLayer) for module in shipped.modules())
     with torch.no_grad():
         expected, found = network(images), shipped(images)
     assert (expected.argmax(1) == found.argmax(1)).float().mean() > 0.999
+    for name, layer in convert(network).named_modules():
+        if isinstance(layer, ConvertedLayer | ConvertedAddition):
+            grid, loaded = layer.grid, shipped.get_submodule(f"{name}.grid")
+            assert isinstance(loaded, StaticQuantizer)
+            assert grid is not None
+            assert (grid.bits, grid.zero_point) == (loaded.bits, loaded.zero_point)
+            assert torch.equal(grid.step, loaded.step)

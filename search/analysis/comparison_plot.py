@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
+from textwrap import wrap
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -17,9 +18,11 @@ COLORS = {"better": "#0072b2", "worse": "#d55e00", "within noise": MUTED}
 """By verdict, from the colour-blind-safe palette of Okabe & Ito."""
 ROW_INCHES, FRAME_INCHES = 0.45, 1.7
 """Height of a row, and of title, axis and legend together."""
+LABEL_WIDTH = 36
+"""Characters of a line of a label."""
 X_TITLE = (
     "difference to the reference (points of mIoU)\n"
-    "large: the mean, with its 95 % confidence interval; small: each seed"
+    "mean and 95 % confidence interval; small: each seed"
 )
 NOTHING = "No pair of trainings has finished"
 
@@ -76,7 +79,7 @@ def style(axes: Axes, shown: Sequence[ArmSummary]) -> None:
     axes.set_yticks(range(len(shown)), [label(summary, shown) for summary in shown])
     axes.set_ylim(len(shown) - 0.4, -0.6)
     axes.set_xlabel(X_TITLE, size=10, color=INK)
-    axes.xaxis.set_major_formatter("{x:+g}")
+    axes.xaxis.set_major_formatter(lambda x, _: f"{x:+g}" if x else "0")
     axes.grid(axis="x", color=GRID, linewidth=0.8)
     axes.set_axisbelow(True)
     axes.tick_params(length=0, pad=6, labelsize=10, labelcolor=MUTED)
@@ -88,9 +91,10 @@ def style(axes: Axes, shown: Sequence[ArmSummary]) -> None:
 
 
 def label(summary: ArmSummary, shown: Sequence[ArmSummary]) -> str:
-    """The recipe, with the student where there are several."""
+    """The recipe, below its student where there are several."""
     students = {each.arm.student for each in shown}
-    return summary.arm.recipe if len(students) == 1 else summary.arm.name
+    lines = wrap(summary.arm.recipe, LABEL_WIDTH)
+    return "\n".join(lines if len(students) == 1 else [summary.arm.student, *lines])
 
 
 def draw_legend(figure: Figure, shown: Sequence[ArmSummary]) -> None:

@@ -37,11 +37,8 @@ class ArmSummary:
             return "reference"
         if self.difference is None:
             return "no pair finished"
-        num_pairs, num_seeds = self.difference.num_pairs, len(self.arm.configs)
-        if self.difference.interval is None and num_seeds == 1:
-            return "one seed, no interval"
-        verdict = self.difference.verdict or "no interval"
-        return verdict if num_pairs == num_seeds else f"{verdict}, {num_pairs} of {num_seeds} pairs"
+        unit = "seed" if len(self.arm.configs) == 1 else "pair"
+        return self.difference.verdict or f"one {unit}, no interval"
 
 
 def summarize(arms: Sequence[Arm], records: Mapping[str, Record]) -> list[ArmSummary]:

@@ -15,7 +15,8 @@ from search.core.units import human_size
 from search.storage.layout import COMPARISON_TABLE
 from trainables.core.config_base import Leaf
 
-STUDENT, RECIPE, MIOU, DIFFERENCE, VERDICT = "student", "recipe", "mIoU %", "difference", "verdict"
+STUDENT, RECIPE, MIOU, DIFFERENCE = "student", "recipe", "mIoU %", "difference"
+VERDICT, PAIRS = "verdict", "pairs"
 SIZE, STEPS, SECONDS = "size", "steps", "seconds"
 TEXTS = (STUDENT, RECIPE, VERDICT)
 """Columns of text; the others are numbers."""
@@ -38,6 +39,7 @@ def cells(summary: ArmSummary, steps_per_epoch: int) -> dict[str, str]:
         MIOU: write_miou(summary),
         DIFFERENCE: write_difference(summary),
         VERDICT: summary.verdict,
+        PAIRS: write_pairs(summary),
         SIZE: human_size(summary.size_bytes) if summary.size_bytes else "",
         STEPS: write_steps(summary.arm, steps_per_epoch),
         SECONDS: f"{summary.seconds:,.0f}" if summary.seconds is not None else "",
@@ -61,6 +63,13 @@ def write_difference(summary: ArmSummary) -> str:
     return f"{center} [{100 * low:+z.1f}, {100 * high:+z.1f}]"
 
 
+def write_pairs(summary: ArmSummary) -> str:
+    if summary.arm.reference is None:
+        return ""
+    num_pairs = summary.difference.num_pairs if summary.difference else 0
+    return f"{num_pairs} of {len(summary.arm.configs)}"
+
+
 def write_steps(arm: Arm, steps_per_epoch: int) -> str:
     config = arm.configs[0]
     own, start = (f"{steps_per_epoch * n:,}" for n in (own_epochs(config), start_epochs(config)))
@@ -68,9 +77,14 @@ def write_steps(arm: Arm, steps_per_epoch: int) -> str:
 
 
 def comparison_table(summaries: Sequence[ArmSummary], title: str, steps_per_epoch: int) -> Table:
-    """The table for the terminal."""
-    table = Table(title=title)
+    """The table for the terminal, with the student in its title where there is one."""
     rows = [cells(summary, steps_per_epoch) for summary in summaries]
+    students = {row[STUDENT] for row in rows}
+    if len(students) == 1:
+        title = f"{title}, {rows[0][STUDENT]}"
+        for row in rows:
+            del row[STUDENT]
+    table = Table(title=title)
     for name in rows[0]:
         justify: JustifyMethod = "left" if name in TEXTS else "right"
         is_long = name in (STUDENT, RECIPE)

@@ -9,7 +9,7 @@ have 30 KB.
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -17,14 +17,7 @@ import safetensors
 import safetensors.numpy
 import torch
 from numpy.typing import NDArray
-from pydantic import (
-    Field,
-    SerializeAsAny,
-    SerializerFunctionWrapHandler,
-    ValidationError,
-    model_serializer,
-    model_validator,
-)
+from pydantic import Field, SerializeAsAny, ValidationError, model_validator
 from torch import Tensor, nn
 
 from trainables.core.config_base import FrozenConfig
@@ -63,13 +56,7 @@ class ModelSpec(FrozenConfig):
     quantizer: SerializeAsAny[Quantizer] | None = None
     folded: bool = True
     with_additions: bool = False
-
-    @model_serializer(mode="wrap")
-    def leave_out_additions(self, write: SerializerFunctionWrapHandler) -> dict[str, object]:
-        written: dict[str, object] = write(self)
-        if not self.with_additions:
-            del written["with_additions"]
-        return written
+    written_if_set: ClassVar[tuple[str, ...]] = ("with_additions",)
 
     @model_validator(mode="after")
     def check_folded(self) -> "ModelSpec":

@@ -21,6 +21,8 @@ from trainables.core.optional_dependencies import has_onnx
 
 TRACKING_TIMEOUT_S = 600.0
 """Timeout for the delivery of the end of a study to MLflow."""
+CLEAR_LEAD = 0.02
+"""mIoU by which a teacher should lead: seeds alone make a difference of 0.005 to 0.013."""
 INTERRUPTED_TRACKING_TIMEOUT_S = 3.0
 """The same for an interrupted study: the user is waiting, and a resume delivers the rest."""
 
@@ -52,6 +54,8 @@ def write_report(study: Study, tracking: MlflowTracker, interrupted: bool) -> li
     }
     if teacher := read_teacher_metrics(study.optuna_study):
         numbers |= teacher_numbers(teacher, class_metrics(class_names))
+        if warning := weak_teacher_warning(teacher.val.miou, records):
+            terminal.print_line(warning)
     if not tracking.is_behind:
         finish = partial(
             tracking.finish, records, front, folder, numbers, diagnostics.steps, interrupted
@@ -61,6 +65,26 @@ def write_report(study: Study, tracking: MlflowTracker, interrupted: bool) -> li
         delivers = f"--resume {config.name} delivers it"
         terminal.print_error(f"MLflow lacks part of the record, {delivers}")
     return records
+
+
+def weak_teacher_warning(teacher_miou: float, records: Sequence[Record]) -> str | None:
+    """A warning where the teacher is not clearly better than the best student that had it."""
+    taught = [
+        (record.metrics.miou, record.trial_id)
+        for record in records
+        if record.state == "COMPLETE"
+        and record.metrics
+        and record.config
+        and record.config.needs_teacher
+    ]
+    best, trial_id = max(taught, default=(0.0, ""))
+    if not taught or best + CLEAR_LEAD <= teacher_miou:
+        return None
+    return (
+        f"warning: the teacher has {100 * teacher_miou:.1f} % mIoU and its student {trial_id} "
+        f"{100 * best:.1f} %: a teacher that does not lead clearly can hardly help; name a better "
+        "one with --teacher, or train one longer with --teacher-epochs"
+    )
 
 
 def teacher_numbers(teacher: TeacherMetrics, names: Sequence[str]) -> dict[str, float]:

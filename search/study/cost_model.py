@@ -1,6 +1,7 @@
 """Completes the configurations of a study and predicts their costs before training."""
 
 import math
+from collections.abc import Iterable
 from contextlib import suppress
 
 import numpy as np
@@ -32,6 +33,12 @@ from trainables.training.cost import (
 
 TEACHER_SHARE = 1 / 4
 """Share of a study's computation that the training of a teacher may take."""
+
+
+def distinct_starts(configs: Iterable[TrialConfig]) -> list[TrialConfig]:
+    """The pretrainings that some configurations share, each once."""
+    starts = [start for config in configs if (start := config.start)]
+    return list({start.digest(): start for start in starts}.values())
 
 
 class CostModel:
@@ -176,7 +183,7 @@ class CostModel:
         early leave about half.
         """
         configs = self.completed_samples()[: self.config.samples]
-        starts = {start for config in configs if (start := config.start)}
+        starts = distinct_starts(configs)
         trained = self.config.samples / max(1, len(configs))
         if self.config.scheduler == "halving":
             trained /= 2

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from search.execution.session import RemoteRunner
+from search.study.cost_model import distinct_starts
 from search.study.study import Study, samples_left
 from trainables.config import ExecutionConfig, TrialConfig
 from trainables.core.artifacts import ArtifactStore
@@ -71,8 +72,7 @@ def expect_time(
         own = model.own_teacher_config(study.teacher_epochs)
         if not own.recipe.only_calibrates and not is_kept(own):
             teacher = own
-    starts = {start for config in configs if (start := config.start)}
-    starts = {start for start in starts if start.needs_teacher or not is_kept(start)}
+    starts = [s for s in distinct_starts(configs) if s.needs_teacher or not is_kept(s)]
     if not num_left or not configs:
         return None
     typical = configs[len(configs) // 2]
@@ -80,14 +80,15 @@ def expect_time(
     start = typical.start
     probed = [config for config in (typical, start, teacher) if config is not None]
     threads = [max(1, int(remote.cpus)) if config is teacher else 1 for config in probed]
-    seconds = dict(zip(probed, remote(run, measure_step_seconds, probed, threads), strict=True))
+    found = remote(run, measure_step_seconds, probed, threads)
+    seconds = {config.digest(): s for config, s in zip(probed, found, strict=True)}
 
     def seconds_of(config: TrialConfig | None) -> float:
         if config is None or config.recipe.only_calibrates:
             return 0.0
         evaluated = EVALUATION * len(study.data.val) / config.batch_size
         steps = max(1, len(study.data.train) // config.batch_size)
-        return seconds[config] * config.num_epochs * (steps + evaluated)
+        return seconds[config.digest()] * config.num_epochs * (steps + evaluated)
 
     return ExpectedTime(
         teacher_s=seconds_of(teacher),

@@ -7,7 +7,7 @@ import pytest
 from factories import make_config
 from foreign_networks import traced_student
 
-from search.study.cost_model import CostModel
+from search.study.cost_model import CostModel, distinct_starts
 from trainables.config import TrialConfig
 from trainables.core.artifacts import ArtifactStore
 from trainables.data.configs import AUGMENTATIONS
@@ -78,7 +78,7 @@ def test_a_teacher_takes_a_quarter_of_the_computation(space: str, tmp_path: Path
     config = make_config(tmp_path, "shapes", space=space, samples=400, epochs=9)
     model = CostModel(config, 5, (32, 32), ArtifactStore(tmp_path))
     configs = model.completed_samples()
-    starts = {start for trial in configs if (start := trial.start)}
+    starts = distinct_starts(configs)
     macs = sum(trial.num_epochs * model.macs(trial) for trial in configs) / len(configs) * 400
     macs += sum(start.num_epochs * model.macs(start) for start in starts)
     teacher = many * model.macs(model.own_teacher_config(1))

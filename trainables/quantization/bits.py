@@ -28,6 +28,8 @@ def packed_length(count: int, bits: int) -> int:
 
 FULL_PRECISION = 32
 """The bit-width that means: not quantized."""
+SAFE_BITS = 8
+"""The fewest bits at the ends of a network, and of a grid on which tensors are added."""
 
 
 def check_bits(bits: int) -> int:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from trainables.quantization.additions import named_additions, quantize_additions
-from trainables.quantization.bits import FULL_PRECISION, LayerBits
+from trainables.quantization.bits import FULL_PRECISION, SAFE_BITS, LayerBits
 from trainables.quantization.graph import (
     find_first,
     find_first_and_last,
@@ -23,9 +23,6 @@ from trainables.quantization.layers import (
     step_shape,
 )
 from trainables.quantization.quantizers.base import Quantizer
-
-SAFE_BITS = 8
-"""The fewest bits at the ends of a network, and of a grid on which tensors are added."""
 
 
 def quantizable_names(model: nn.Module) -> list[str]:

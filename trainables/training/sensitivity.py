@@ -89,8 +89,7 @@ def measure_sensitivity(student: nn.Module, images: Tensor) -> Sensitivity:
         divergence = F.kl_div(predicted, expected, reduction="sum", log_target=True)
         return float(divergence) / (expected.numel() / expected.shape[1])
 
-    groups = {name: group for group in layers_by_grid(student) for name in group}
-    readers = {group[0]: group for name in names if (group := groups.get(name, (name,)))}
+    readers = find_readers(student)
     counts = count_inputs(student, images[:1])
     weights = {
         name: {
@@ -121,10 +120,12 @@ def measure_sensitivity(student: nn.Module, images: Tensor) -> Sensitivity:
     )
 
 
-def layers_by_grid(student: nn.Module) -> list[tuple[str, ...]]:
-    """Names of layers that share a grid."""
+def find_readers(student: nn.Module) -> dict[str, tuple[str, ...]]:
+    """Names of layers that share a grid by the first of them, without those that read sums."""
     roles = find_layer_roles(student)
-    return [tuple(name for name in group if name in roles.names) for group in roles.input_groups]
+    groups = {name: group for group in roles.input_groups for name in group}
+    shared = [groups.get(name, (name,)) for name in roles.names]
+    return {group[0]: group for group in shared if not {*group} & {*roles.additions}}
 
 
 def count_inputs(student: nn.Module, image: Tensor) -> dict[str, int]:

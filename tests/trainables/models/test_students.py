@@ -371,7 +371,7 @@ def test_costs_are_known_before_training(student: StudentConfig) -> None:
     ram_bytes = predict_ram_bytes(config, NUM_CLASSES, 32, 32)
     floats = config.replace(recipe=Supervised())
     logits = 4 * NUM_CLASSES * 32 * 32
-    # What an addition reads stays in float, beside what layers read of it
+    # What a product reads stays in float, beside what layers read of it
     assert logits < ram_bytes <= 1.2 * predict_ram_bytes(floats, NUM_CLASSES, 32, 32)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import optuna
 
-from search.algorithms.candidates import Params
+from search.algorithms.candidates import Params, sample_configs
 from search.algorithms.warm_start import read_warm_start_records, select_points_to_evaluate
 from search.core.config import StudyConfig
 from search.core.record import Record
@@ -33,13 +33,13 @@ from search.study.latencies import (
 )
 from search.study.study import Study
 from search.tracking.mlflow import check_tracking, make_store
-from spaces import ORIGINAL
+from spaces import ORIGINAL, load_space
 from trainables.core import terminal
 from trainables.core.artifacts import ArtifactStore
 from trainables.core.files import hash_file
 from trainables.core.optional_dependencies import require_onnx
 from trainables.core.progress import announce
-from trainables.training.defaults import augmentation_for, defaults_for
+from trainables.training.defaults import PRETRAINING_LENGTH, augmentation_for, defaults_for
 from trainables.training.evaluation import commonest_miou
 from trainables.training.setup import check_terms, open_data
 from trainables.training.teacher import check_teacher
@@ -124,17 +124,29 @@ def prepare_study(config: StudyConfig, resumed: bool) -> Study:
 
 
 def with_lengths(config: StudyConfig, num_images: int) -> StudyConfig:
-    """The configuration with the lengths and the augmentation that it leaves to the data."""
+    """The configuration with the lengths and the augmentation that it leaves to the data.
+
+    Quantized students are trained for half of the default length, after starts of all of it.
+    """
     defaults = defaults_for(config.data, config.device)
+    stages = PRETRAINING_LENGTH if has_starts(config) else 1
     num_steps = config.steps or defaults.num_steps
+    if config.steps is None and config.data != "shapes":
+        num_steps //= stages
     epochs = config.epochs or defaults.num_epochs(num_steps, num_images)
-    if config.epochs:
-        num_steps = defaults.num_steps_of(epochs, num_images)
+    longest = stages * (defaults.num_steps_of(epochs, num_images) if config.epochs else num_steps)
     return config.replace(
         epochs=epochs,
         grace_epochs=config.grace_epochs or max(1, round(epochs / GRACE)),
-        augmentation=config.augmentation or augmentation_for(num_steps),
+        augmentation=config.augmentation or augmentation_for(longest),
     )
+
+
+def has_starts(config: StudyConfig) -> bool:
+    """Whether students of the space start from others that are trained before them."""
+    named = load_space(config.space)
+    drawn = sample_configs(named.space, named.points_to_evaluate, config.seed)
+    return any(trial.start is not None for trial, _ in drawn)
 
 
 def with_ram(records: Sequence[Record], cost_model: CostModel) -> list[Record]:

@@ -87,6 +87,10 @@ def test_lengths_follow_from_the_data(blocks_folder: Path, tmp_path: Path) -> No
     given = prepared(epochs=5000, grace_epochs=2, augmentation="flip")
     assert (given.epochs, given.grace_epochs, given.augmentation) == (5000, 2, "flip")
     assert prepared(epochs=2500).augmentation == "strong"
+    quantized = prepared(space="qat")  # 1000 steps after a start of 2000
+    assert (quantized.epochs, quantized.augmentation) == (125, "scale")
+    assert prepared(space="qat", steps=1000).augmentation == "scale"
+    assert prepared(space="qat", steps=900).augmentation == "flip"
     assert with_lengths(default, num_images=64) == default
 
 

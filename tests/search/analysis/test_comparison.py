@@ -99,7 +99,7 @@ def test_the_page_holds_table_conditions_and_failures() -> None:
 def test_a_row_for_each_training(tmp_path: Path) -> None:
     arms, records = make_arms()
     records.pop(arms[3].configs[2].digest())  # interrupted before it ended
-    write_trainings(arms, records, 32, tmp_path)
+    write_trainings(arms, records, 32, tmp_path, ("a", "b"))
     rows = pq.read_table(tmp_path / "comparison.parquet").to_pylist()
     assert len(rows) == 11
     assert rows[6]["trial_id"] == "unet 16, qat, seed 0"

@@ -7,14 +7,12 @@ import torch
 from trainables.config import ExecutionConfig, TrialConfig
 from trainables.core.artifacts import ArtifactStore
 from trainables.core.files import hash_file_once
+from trainables.data.packed import open_pack
 from trainables.models.base import supports_fast_bf16
 from trainables.training.cost import find_roles
 
 FORMAT = 4
 """Version of trained artifacts: to be raised when a configuration trains differently."""
-
-FEWEST_CLASSES = 2
-"""The additions of a network do not depend on the number of classes."""
 
 ARTIFACT_KIND = "student"
 """Of trained networks, teachers among them."""
@@ -31,7 +29,7 @@ def training_facts(config: TrialConfig, run: ExecutionConfig) -> dict[str, objec
     if config.needs_teacher and run.teacher:
         key["teacher"] = hash_file_once(run.teacher)
         key["teacher_outputs"] = run.teacher_outputs and run.teacher_outputs.name
-    if config.quantizer and find_roles(config.student, FEWEST_CLASSES).additions:
+    if config.quantizer and find_roles(config.student, open_pack(run.data).num_classes).additions:
         key["additions"] = "quantized"  # earlier versions computed them on floats
     if (weights := config.student.weights_key()) is not None:
         key["weights"] = weights

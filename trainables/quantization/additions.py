@@ -30,8 +30,9 @@ def named_additions(model: nn.Module, graph: fx.Graph) -> dict[fx.Node, str]:
 def quantize_additions(model: nn.Module, quantizers: Sequence[FakeQuantizer | None]) -> None:
     """Exchanges additions for `QuantizedAddition`s, in place; None leaves one on floats.
 
-    What the code does only while training, outside of modules, is left out. The class of the model
-    becomes a subclass of it, as torch.nn.utils.parametrize makes one.
+    The class of the model becomes a subclass of it, as torch.nn.utils.parametrize makes one. Its
+    forward passes call layers, and no modules that hold them. What code outside of layers does only
+    while training is left out.
 
     Raises:
         ValueError: the network cannot be traced.

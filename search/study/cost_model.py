@@ -35,6 +35,13 @@ TEACHER_SHARE = 1 / 4
 """Share of a study's computation that the training of a teacher may take."""
 
 
+def has_starts(config: StudyConfig) -> bool:
+    """Whether students of the space start from others that are trained before them."""
+    named = load_space(config.space)
+    drawn = sample_configs(named.space, named.points_to_evaluate, config.seed)
+    return any(trial.start is not None for trial, _ in drawn)
+
+
 def distinct_starts(configs: Iterable[TrialConfig]) -> list[TrialConfig]:
     """The pretrainings that some configurations share, each once."""
     starts = [start for config in configs if (start := config.start)]

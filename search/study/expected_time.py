@@ -72,15 +72,20 @@ def expect_time(
         own = model.own_teacher_config(study.teacher_epochs)
         if not own.recipe.only_calibrates and not is_kept(own):
             teacher = own
-    starts = [s for s in distinct_starts(configs) if s.needs_teacher or not is_kept(s)]
+    starts = [
+        start
+        for start in distinct_starts(configs)
+        if not start.recipe.only_calibrates and (start.needs_teacher or not is_kept(start))
+    ]
     if not num_left or not configs:
         return None
     typical = configs[len(configs) // 2]
     typical = typical.replace(recipe=typical.recipe.without_teacher())
     start = typical.start
-    probed = [config for config in (typical, start, teacher) if config is not None]
+    trained = [config for config in (typical, start, teacher) if config is not None]
+    probed = [config for config in trained if not config.recipe.only_calibrates]
     threads = [max(1, int(remote.cpus)) if config is teacher else 1 for config in probed]
-    found = remote(run, measure_step_seconds, probed, threads)
+    found = remote(run, measure_step_seconds, probed, threads) if probed else []
     seconds = {config.digest(): s for config, s in zip(probed, found, strict=True)}
 
     def seconds_of(config: TrialConfig | None) -> float:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import optuna
 
-from search.algorithms.candidates import Params, sample_configs
+from search.algorithms.candidates import Params
 from search.algorithms.warm_start import read_warm_start_records, select_points_to_evaluate
 from search.core.config import StudyConfig
 from search.core.record import Record
@@ -24,7 +24,7 @@ from search.storage.study_file import (
     write_study_file,
 )
 from search.storage.trials import PROPOSED_BY, asked_trials
-from search.study.cost_model import CostModel
+from search.study.cost_model import CostModel, has_starts
 from search.study.latencies import (
     Conditions,
     read_conditions,
@@ -33,7 +33,7 @@ from search.study.latencies import (
 )
 from search.study.study import Study
 from search.tracking.mlflow import check_tracking, make_store
-from spaces import ORIGINAL, load_space
+from spaces import ORIGINAL
 from trainables.core import terminal
 from trainables.core.artifacts import ArtifactStore
 from trainables.core.files import hash_file
@@ -140,13 +140,6 @@ def with_lengths(config: StudyConfig, num_images: int) -> StudyConfig:
         grace_epochs=config.grace_epochs or max(1, round(epochs / GRACE)),
         augmentation=config.augmentation or augmentation_for(longest),
     )
-
-
-def has_starts(config: StudyConfig) -> bool:
-    """Whether students of the space start from others that are trained before them."""
-    named = load_space(config.space)
-    drawn = sample_configs(named.space, named.points_to_evaluate, config.seed)
-    return any(trial.start is not None for trial, _ in drawn)
 
 
 def with_ram(records: Sequence[Record], cost_model: CostModel) -> list[Record]:

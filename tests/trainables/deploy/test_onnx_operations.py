@@ -373,7 +373,7 @@ def test_quantized_networks_on_torchvision_backbones_agree(
             expected = network(images).argmax(1)
         changed = logits_of(content, images).argmax(1) != expected
         # random weights: a value that falls to the other side of a rounding changes later ones
-        assert changed.float().mean() <= 0.02
+        assert changed.float().mean() <= 0.05
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -430,9 +430,12 @@ def test_it_learns_with_few_bits_and_its_file_predicts_the_same(student: Student
     assert bool(additions) == card.with_additions == (find_kind(student) in WITH_ADDITIONS)
     shipped = deserialize(serialize(network.eval(), card))
     assert not any(isinstance(module, QuantizedLayer) for module in shipped.modules())
+    # in single precision a value that falls to the other side of a rounding changes later ones
+    images = images.double()
     with torch.no_grad():
-        expected, found = network(images), shipped(images)
+        expected, found = network.double()(images), shipped.double()(images)
     assert (expected.argmax(1) == found.argmax(1)).float().mean() > 0.999
+    network.float(), shipped.float()
     for name, layer in convert(network).named_modules():
         if isinstance(layer, ConvertedLayer | ConvertedAddition):
             grid, loaded = layer.grid, shipped.get_submodule(f"{name}.grid")

@@ -15,7 +15,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from trainables.quantization.bits import bounds
 from trainables.quantization.graph import find_foldable, replace_module
-from trainables.quantization.layers import QuantizableLayer, QuantizedLayer, step_shape
+from trainables.quantization.layers import QuantizableLayer, QuantizedLayer, count_steps, step_shape
 from trainables.quantization.quantizers.fake_quantizer import FakeQuantizer
 
 
@@ -83,7 +83,7 @@ def gain_and_bias(
     """The gain of a layer's normalisation by channel, and the bias of both together."""
     bias = None if layer.bias is None else layer.bias.double()
     if norm is None:
-        num_channels = max(step_shape(layer))
+        num_channels = count_steps(layer)
         ones = torch.ones(num_channels, dtype=torch.float64, device=layer.weight.device)
         return ones, bias
     assert norm.running_mean is not None

@@ -105,7 +105,8 @@ def layer_bits(roles: LayerRoles, quantizer: Quantizer) -> dict[str, LayerBits]:
         if unknown := sorted(set(group) - set(bits)):
             raise ValueError(f"input groups must name layers of the model, but got {unknown[0]!r}")
         most = max(bits[name].activation_bits for name in group)
-        bits |= {name: bits[name].replace(activation_bits=most) for name in group}
+        fewer = [name for name in group if bits[name].activation_bits != most]
+        bits |= {name: bits[name].replace(activation_bits=most) for name in fewer}
     return bits
 
 

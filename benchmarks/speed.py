@@ -266,7 +266,7 @@ def teacher_cost(run: ExecutionConfig) -> str:
 def distilled_step(task: TrialTask) -> Step:
     student, teacher, batches = Student(task), task.teacher(), endless(task)
 
-    loss = distillation_loss(LOSSES, student.model, teacher, task)
+    loss = distillation_loss(Distill(losses=LOSSES), student.model, teacher, task)
 
     def step() -> None:
         batch = next(batches)

@@ -38,8 +38,8 @@ def main(folder: Path) -> None:
     store = ArtifactStore(folder / "artifacts")
     data = pack_dataset(ShapesSource(image_size=32, num_train=128, num_val=32), store)
     run = ExecutionConfig(data=data.path, artifacts=store.root)
-    teacher_config = defaults_for("shapes", run.device).default_teacher_config()
-    teacher = prepare_teacher(run, "auto", teacher_config.replace(num_epochs=6))
+    teacher_config = defaults_for("shapes", run.device).default_teacher_config(num_epochs=6)
+    teacher = prepare_teacher(run, "auto", teacher_config)
     print(f"teacher: {teacher.note}, mIoU {teacher.miou:.3f}")
     trial = Trial(CONFIG, run.replace(teacher=teacher.file))
     for metrics in save(trial, folder):

@@ -13,6 +13,7 @@ from search.deployment.selection import describe_point, read_front_points, selec
 from search.storage.study_file import read_study_file
 from trainables.core.command_line import Parser, as_path, report
 from trainables.core.errors import ExportFailed
+from trainables.core.metrics import share_of_classes
 from trainables.core.optional_dependencies import require_onnx
 from trainables.deploy.model_card import ExportFormat, ModelCard
 
@@ -99,9 +100,14 @@ def describe_card(card: ModelCard) -> str:
         f", {latency.median_ms:.3g} ms on {latency.provider.removesuffix('ExecutionProvider')}"
         for latency in card.latency
     )
+    missed = ""
+    if card.class_iou and card.never_predicted:
+        share = share_of_classes(len(card.never_predicted), card.class_iou.values())
+        missed = f", ! never predicts {share} classes: {', '.join(card.never_predicted)}"
     return (
         f"{human_size(card.size_bytes)}, mIoU {card.miou:.4f}, {card.changed_pixels} of "
         f"{card.num_pixels} pixels changed ({card.changed_pixels / card.num_pixels:.4%}){latencies}"
+        f"{missed}"
     )
 
 

@@ -152,6 +152,8 @@ def config_from_arguments(arguments: argparse.Namespace) -> StudyConfig:
         spaces.check_name(given["space"])
     elif arguments.resume is None:
         raise ValueError(f"--space must be given: one of {', '.join(spaces.space_names())}")
+    if {"steps", "epochs"} <= given.keys():
+        raise ValueError("--steps and --epochs are two units of one length: give one of them")
     if arguments.resume is not None:
         config = resumed_config(storage, arguments.resume, given)
     else:
@@ -235,7 +237,6 @@ def hardware_defaults(data: str, gpus: float | Literal["auto"]) -> dict[str, obj
     defaults = defaults_for(data, "cuda" if gpus else "cpu")
     return {
         "gpus_per_trial": gpus,
-        "epochs": defaults.num_epochs,
         "image_size": defaults.image_size,
     }
 

@@ -19,7 +19,8 @@ if TYPE_CHECKING:  # names and descriptions of spaces are found without them
     from trainables.config import TrialConfig
 
 Space = Callable[["optuna.Trial"], "TrialConfig"]
-PointsToEvaluate = Sequence[Mapping[str, str | int | float]]
+PointToEvaluate = Mapping[str, str | int | float | None]
+PointsToEvaluate = Sequence[PointToEvaluate]
 Students = Sequence[StudentConfig]
 U_NETS: Students = (UNetConfig(),)
 STUDENT = "student.name"
@@ -80,6 +81,24 @@ def own_students(space: Space) -> Students:
     return U_NETS if parameter is None else tuple(parameter.default)
 
 
+def with_co_study(named: NamedSpace, wanted: bool) -> NamedSpace:
+    """The space with a phase in which the teacher learns, too, if that is wanted.
+
+    Raises:
+        ValueError: it is wanted, and the space has no such phase.
+    """
+    if not wanted:
+        return named
+    if "co_study" not in signature(named.space).parameters:
+        raise ValueError(
+            f"--co-study must be for a space that has that phase, but spaces/{named.name}.py has "
+            "no parameter `co_study`"
+        )
+    takes_phase: Callable[..., TrialConfig] = named.space
+    space: Space = partial(takes_phase, co_study=True)
+    return replace(named, space=space)
+
+
 def choose_students(named: NamedSpace, students: Students) -> NamedSpace:
     """The space with other students; its good settings are tried with the first of them.
 
@@ -127,8 +146,8 @@ def suggest_compressed(
 
 
 def adapt_point(
-    point: Mapping[str, str | int | float], student: StudentConfig, is_choice: bool
-) -> dict[str, str | int | float]:
+    point: PointToEvaluate, student: StudentConfig, is_choice: bool
+) -> dict[str, str | int | float | None]:
     """A setting for another student: fields that it does not know get the middle of their range."""
     fields = type(student).model_fields
     kept = {

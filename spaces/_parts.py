@@ -1,17 +1,30 @@
 """Parts that several spaces sample alike; parameters are named by their path in TrialConfig."""
 
+from collections.abc import Mapping
+
 import optuna
 
 from spaces import LEARNING_RATE, STUDENT, U_NETS, Students
 from trainables.config import TrialConfig
-from trainables.losses.configs import Pairwise, Pixelwise, Terms, by_name
+from trainables.losses.configs import Channelwise, Pairwise, Pixelwise, Term, Terms, by_name
 from trainables.models.configs import StudentConfig
 from trainables.quantization.quantizers.configs import Lsq
-from trainables.recipes.configs import AdamW, Qat, QuantizerLearningRates
+from trainables.recipes.configs import AdamW, Distill, Qat, QuantizerLearningRates
 
 WIDTH = "student.width"
 WEIGHT_BITS, ACTIVATION_BITS = "recipe.quantizer.weight_bits", "recipe.quantizer.activation_bits"
-PIXEL, PAIR = "recipe.losses.pixelwise", "recipe.losses.pairwise"
+PIXEL, EXTRA = "recipe.losses.pixelwise", "recipe.losses.extra"
+EXTRA_TERMS: Mapping[str, type[Pairwise | Channelwise]] = {
+    "pairwise": Pairwise,
+    "channelwise": Channelwise,
+}
+"""Terms of which one may join the pixel-wise one; kept teacher outputs serve them."""
+
+
+DISTILLED = Distill(
+    losses=by_name(Pixelwise(temperature=1, where="teacher_right", class_weighted=True))
+)
+"""The start of quantized students that have a teacher: it is distilled before it is quantized."""
 
 
 def suggest_student(trial: optuna.Trial, students: Students = U_NETS) -> StudentConfig:
@@ -66,16 +79,27 @@ def suggest_qat(trial: optuna.Trial, lowest_rate: float, students: Students) -> 
             optimizer=suggest_adamw(trial, lowest_rate, 1e-2, students),
             step_learning_rate=suggest_step_rates(trial),
             quantizer=suggest_lsq(trial),
+            schedule="cosine",
         ),
     )
 
 
 def suggest_losses(trial: optuna.Trial) -> Terms:
-    """Weights of both distillation terms and the temperature of the pixel-wise one."""
-    return by_name(
-        Pixelwise(
-            weight=trial.suggest_float(f"{PIXEL}.weight", 0.1, 10, log=True),
-            temperature=trial.suggest_float(f"{PIXEL}.temperature", 1, 8, log=True),
-        ),
-        Pairwise(weight=trial.suggest_float(f"{PAIR}.weight", 0.01, 10, log=True)),
-    )
+    """Weight and temperature of the pixel-wise term, and one more term or none, with its weight.
+
+    The teacher is imitated where it is right: elsewhere it would overrule the labels of classes
+    that it does not know. Where the label loss weights classes, the pixel-wise term does, too.
+    """
+    terms: dict[str, Term] = {
+        "pixelwise": Pixelwise(
+            weight=trial.suggest_float(f"{PIXEL}.weight", 0.1, 3, log=True),
+            temperature=trial.suggest_float(f"{PIXEL}.temperature", 1, 4, log=True),
+            where="teacher_right",
+            class_weighted=True,
+        )
+    }
+    extra = trial.suggest_categorical(f"{EXTRA}.name", [None, *EXTRA_TERMS])
+    if extra is not None:
+        weight = trial.suggest_float(f"{EXTRA}.weight", 0.1, 3, log=True)
+        terms["extra"] = EXTRA_TERMS[str(extra)](weight=weight)
+    return terms

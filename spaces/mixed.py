@@ -31,6 +31,7 @@ def space(trial: optuna.Trial, students: Students = U_NETS) -> TrialConfig:
         recipe=Qat(
             optimizer=suggest_adamw(trial, 5e-4, 1e-2, students),
             step_learning_rate=suggest_step_rates(trial),
+            schedule="cosine",
             quantizer=MixedPrecision(
                 weight_bits=trial.suggest_float(WEIGHT_BITS, 2, 6),
                 activation_bits=trial.suggest_float(ACTIVATION_BITS, 3, 8),

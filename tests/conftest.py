@@ -8,6 +8,7 @@ import pytest
 import torch
 from factories import make_finished_study
 from foreign_networks import Foreign
+from hypothesis import settings
 from PIL import Image
 from torch.nn import functional as F
 
@@ -21,6 +22,9 @@ from trainables.data.packed import images_of, open_pack, pack_dataset
 from trainables.models.configs import UNetConfig
 from trainables.models.model_file import ModelSpec, write_model
 
+# How long a test takes depends on what else the machine does
+settings.register_profile("without deadlines", deadline=None)
+settings.load_profile("without deadlines")
 # Ray's workers run at niceness 15 otherwise, and starve beside the other test processes
 os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 - Ray reads it so
 

@@ -37,14 +37,23 @@ FINISHED: dict[str, tuple[Recipe, str]] = {
 
 
 def make_metrics(
-    miou: float, size_bytes: int | None, epoch: int = 1, device_seconds: float = 1
+    miou: float,
+    size_bytes: int | None,
+    epoch: int = 1,
+    device_seconds: float = 1,
+    class_iou: tuple[float | None, ...] | None = None,
 ) -> Metrics:
-    """What a trial reports; without `size_bytes` it has not finished."""
+    """What a trial reports; without `size_bytes` it has not finished.
+
+    With `class_iou`, the classes of IoU 0 are never predicted.
+    """
     return Metrics(
         epoch=epoch,
         time_ms=epoch,
         miou=miou,
         pixel_accuracy=0.5,
+        class_iou=class_iou,
+        classes_never_predicted=None if class_iou is None else class_iou.count(0.0),
         losses={"cross_entropy": 1.0},
         device_seconds=device_seconds,
         start_seconds=0,
@@ -70,6 +79,8 @@ def make_config(storage: Path, data: Path | str, **changes: object) -> StudyConf
         "scheduler": "none",
         "seed": 0,
         "gpus_per_trial": 0,
+        "augmentation": "flip",
+        "grace_epochs": 1,
         "tracking_uri": f"sqlite:///{storage / 'mlflow.db'}",
     }
     return StudyConfig.model_validate({**fixed, **changes})
@@ -125,6 +136,6 @@ def make_finished_study(storage: Path, data_folder: Path) -> Path:
             class_names=data.class_names,
         )
     )
-    write_tables(records, config.folder)
+    write_tables(records, config.folder, data.class_names)
     shutil.copy(config.folder / "trials.parquet", config.folder / "front.parquet")
     return config.folder

@@ -10,11 +10,18 @@ import search
 from spaces import space_names
 
 ROOT = Path(__file__).parents[1]
-PAGES = ("README.md", "CONTRIBUTING.md", "docs/architecture.md", "docs/reliability.md")
+PAGES = (
+    "README.md",
+    "CONTRIBUTING.md",
+    "docs/architecture.md",
+    "docs/comparisons.md",
+    "docs/reliability.md",
+)
 """Whose paths are those of today."""
 COMMANDS = (
     "search.run",
     "search.check",
+    "search.compare",
     "search.export",
     "search.predict",
     "trainables.train",

@@ -57,12 +57,12 @@ def alterations(draw: st.DrawFn) -> Callable[[bytes], bytes]:
 
 
 @contextmanager
-def refused_or_read(words: str) -> Iterator[None]:
-    """Errors of any other type, or that do not say `words`, are crashes."""
+def refused_or_read(*words: str) -> Iterator[None]:
+    """Errors of any other type, or that say none of the `words`, are crashes."""
     try:
         yield
     except ValueError as error:
-        if words not in str(error):
+        if not any(each in str(error) for each in words):
             raise
 
 
@@ -108,7 +108,8 @@ def test_a_card_cannot_ask_for_a_large_network(
     header["__metadata__"]["paretoseg"] = json.dumps(card)
     text = json.dumps(header).encode()
     content = len(text).to_bytes(8, "little") + text + model_file[8 + length :]
-    with refused_or_read("values than its network has"):
+    # what belongs to a grid depends on the network, too
+    with refused_or_read("values than its network has", "must have a zero point"):
         deserialize(content)
         assert (width, depth, classes) == (2, 1, 3)
 

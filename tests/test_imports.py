@@ -23,7 +23,8 @@ FLOORS = {
         ("tracking",),
         ("execution",),
         ("study",),
-        ("run", "check", "export", "predict"),
+        ("comparison",),
+        ("run", "check", "compare", "export", "predict"),
     ),
     "trainables": (
         ("core",),

@@ -501,5 +501,5 @@ def test_what_a_user_would_expect_to_work_does(voc_folder: Path, tmp_path: Path)
     packed = open_pack(pack_dataset(source, ArtifactStore(tmp_path / "artifacts")).path)
     assert len(packed.train) == len(names)
     rows = packed.train.take([names.index("turned"), names.index("long")])
-    assert (rows["mask"][0] != 255).nonzero().max(0).values.tolist() == [47, 23]
+    assert (rows["mask"][0] != 255).nonzero().max(0).values.tolist() == [39, 19]
     assert (rows["mask"][1] != 255).sum() == 48  # 48 x 1 pixels are left of 20000 x 30

@@ -20,6 +20,7 @@ from trainables.core.command_line import Parser, as_path
 CONTENT = {
     "data": "packed data set",
     "teacher": "teacher",
+    "scores": "the teacher's scores by class",
     "outputs": "the teacher's outputs",
     "student": "trained network",
     "latency": "latency of a student",

@@ -1,14 +1,14 @@
 """The complete configuration of one trial, and of its execution."""
 
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, SerializeAsAny, ValidationError, model_validator
 
 from trainables.core.command_line import first_problem
 from trainables.core.config_base import FrozenConfig, Leaf
 from trainables.data.configs import Augmentation
-from trainables.losses.configs import KEPT
+from trainables.losses.configs import KEPT, LabelLossConfig, Term
 from trainables.models.configs import DEFAULT_STUDENT, StudentConfig
 from trainables.quantization.quantizers.base import Quantizer
 from trainables.recipes.configs import Recipe
@@ -19,10 +19,15 @@ class TrialConfig(FrozenConfig):
 
     student: SerializeAsAny[StudentConfig] = DEFAULT_STUDENT
     recipe: SerializeAsAny[Recipe]
+    label_loss: LabelLossConfig = LabelLossConfig()
     augmentation: Augmentation = Augmentation()
     num_epochs: int = Field(60, ge=1, description="length of one full training")
     batch_size: int = Field(8, ge=2)
+    ema_decay: float = Field(
+        0.0, ge=0, lt=1, description="of the moving average that is shipped; 0: the last weights"
+    )
     seed: int = Field(0, ge=0)
+    written_if_set: ClassVar[tuple[str, ...]] = ("label_loss", "ema_decay")
 
     @model_validator(mode="after")
     def check_length(self) -> "TrialConfig":
@@ -54,16 +59,21 @@ class TrialConfig(FrozenConfig):
         )
 
     @property
-    def terms_of_live_teacher(self) -> list[str]:
-        """Distillation terms, pretraining's included, that cached teacher outputs cannot serve."""
+    def distillation_terms(self) -> list[tuple[str, Term]]:
+        """Distillation terms with their names, those of the pretraining included."""
         quantized = self.recipe.quantized
         stages = [quantized.start, self.recipe] if quantized else [self.recipe]
-        return [
-            name
-            for stage in stages
-            for name, term in stage.distillation_terms.items()
-            if term.requires not in KEPT
-        ]
+        return [named for stage in stages for named in stage.distillation_terms.items()]
+
+    @property
+    def terms_of_live_teacher(self) -> list[str]:
+        """Names of distillation terms that cached teacher outputs cannot serve."""
+        return [name for name, term in self.distillation_terms if term.requires not in KEPT]
+
+    @property
+    def terms_of_decoder(self) -> list[str]:
+        """Names of distillation terms that need a feature map of the student's decoder."""
+        return [name for name, term in self.distillation_terms if term.requires == "decoder"]
 
     @property
     def start(self) -> "TrialConfig | None":

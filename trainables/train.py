@@ -5,6 +5,7 @@ python -m trainables.train CONFIG.json --data FOLDER --out DIR
 
 import argparse
 import sys
+from dataclasses import replace
 
 import torch
 
@@ -14,7 +15,7 @@ from trainables.core.command_line import Parser, as_path, report
 from trainables.core.errors import TrialFailed
 from trainables.core.progress import ProgressReporter, progress_to
 from trainables.models.configs import NetworkSource, WeightSources
-from trainables.training.defaults import defaults_for
+from trainables.training.defaults import Defaults, defaults_for
 from trainables.training.setup import (
     OutputMode,
     check_terms,
@@ -137,6 +138,18 @@ def network_source(arguments: argparse.Namespace, config: TrialConfig) -> Networ
     return source
 
 
+def own_teacher_config(config: TrialConfig, defaults: Defaults, num_images: int) -> TrialConfig:
+    """The teacher where none is named: the student as it came trained, or a network to train.
+
+    It is trained twice as long, but no longer than the defaults say, with the student's loss on
+    labels and augmentation.
+    """
+    alike = replace(defaults, label_loss=config.label_loss, augmentation=config.augmentation)
+    original = alike.original_config([config.student], config.num_epochs, config.seed)
+    longest = alike.num_epochs(alike.teacher_steps, num_images)
+    return original or alike.default_teacher_config(min(2 * config.num_epochs, longest))
+
+
 def run(arguments: argparse.Namespace) -> None:
     config = read_config(arguments.config)
     if arguments.threads < 1:
@@ -149,7 +162,7 @@ def run(arguments: argparse.Namespace) -> None:
     opened = open_data(arguments.data, arguments.image_size or defaults.image_size, store)
     wanted: OutputMode = arguments.teacher_outputs
     if config.needs_teacher:
-        check_terms(wanted, [config])
+        check_terms(wanted, [config], len(opened.class_names))
         check_teacher(arguments.teacher, len(opened.class_names))
     files = (arguments.backbone_weights,) if arguments.backbone_weights else ()
     sources = WeightSources(backbones=files, network=network_source(arguments, config))
@@ -166,8 +179,8 @@ def run(arguments: argparse.Namespace) -> None:
     )
     set_up_weights(setting, [config.student], sources, say)
     if config.needs_teacher:
-        own = defaults.own_teacher_config([config.student], config.num_epochs, config.seed)
-        setting = set_up_teacher(setting, arguments.teacher, own, say)
+        own = own_teacher_config(config, defaults, len(data.train))
+        setting, _ = set_up_teacher(setting, arguments.teacher, own, say)
         setting, _ = set_up_teacher_outputs(setting, wanted, config.augmentation, say)
     arguments.out.mkdir(parents=True, exist_ok=True)
     progress = ProgressReporter("training the student", "epoch", config.num_epochs)
@@ -176,7 +189,10 @@ def run(arguments: argparse.Namespace) -> None:
         losses = ", ".join(f"{name} {value:.4f}" for name, value in metrics.losses.items())
         say(f"epoch {metrics.epoch}: mIoU {metrics.miou:.4f}, {losses}")
     trial.checkpoint_manager.clear()
-    say(f"{arguments.out}: mIoU {metrics.miou:.4f}, {metrics.size_bytes} bytes")
+    say(
+        f"{arguments.out}: mIoU {metrics.miou:.4f}, {metrics.size_bytes} bytes, "
+        f"{metrics.share_never_predicted} classes never predicted"
+    )
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from trainables.config import ExecutionConfig, TrialConfig
 from trainables.core.artifacts import ArtifactStore
 from trainables.core.config_base import Leaf
 from trainables.core.errors import TrialFailed
-from trainables.data.packed import pack_dataset
+from trainables.data.packed import open_pack, pack_dataset
 from trainables.data.registry import open_source
 from trainables.teachers.output_cache import cache_outputs
 from trainables.training.defaults import Defaults, defaults_for
@@ -41,7 +41,9 @@ def main() -> None:
     data = pack_dataset(open_source(arguments.data, arguments.image_size, store.root), store)
     run = ExecutionConfig(data=data.path, artifacts=store.root, device=arguments.device)
     run = run.replace(num_threads=os.cpu_count() or 1)
-    teacher = prepare_teacher(run, arguments.teacher, defaults.default_teacher_config())
+    num_epochs = defaults.num_epochs(defaults.teacher_steps, len(open_pack(data.path).train))
+    own = defaults.default_teacher_config(num_epochs)
+    teacher = prepare_teacher(run, arguments.teacher, own)
     print(f"teacher: {teacher.note}, mIoU {100 * teacher.miou:.1f} %", flush=True)
     run = run.replace(teacher=teacher.file)
     kept = cache_outputs(run, "maps", defaults.augmentation)

@@ -11,6 +11,8 @@ from search.analysis.plot_layout import (
     INK,
     LEGEND_TITLE,
     LINE,
+    MISSES_CLASSES,
+    MISSES_COLOR,
     MUTED,
     NOTHING,
     Y_TITLE,
@@ -22,8 +24,11 @@ from search.analysis.plot_layout import (
     staircase,
     view_of,
 )
+from search.core.units import human_size
 from trainables.quantization.bits import FULL_PRECISION
 
+NUM_CLASSES_SHOWN, CLASSES_PER_LINE = 30, 3
+"""Classes that a hover text lists, those with the lowest IoU, and the number in a line."""
 PAGE = """<!doctype html>
 <html lang="en">
 <head><meta charset="utf-8"><title>{title}</title><style>body {{ margin: 0 }}</style></head>
@@ -52,7 +57,9 @@ def write_page(figure: go.Figure, title: str) -> str:
     return PAGE.format(title=escape(title), body=body)
 
 
-def draw_page(points: Sequence[Point], title: str, subtitle: str) -> go.Figure:
+def draw_page(
+    points: Sequence[Point], title: str, subtitle: str, class_names: Sequence[str]
+) -> go.Figure:
     figure = go.Figure()
     figure.update_layout(
         title={
@@ -78,7 +85,7 @@ def draw_page(points: Sequence[Point], title: str, subtitle: str) -> go.Figure:
         return figure
     view = view_of(points)
     add_axes(figure, view)
-    add_points(figure, points, view)
+    add_points(figure, points, view, class_names)
     add_labels(figure, points, view)
     return figure
 
@@ -97,7 +104,9 @@ def add_axes(figure: go.Figure, view: View) -> None:
     figure.update_yaxes(title=Y_TITLE, range=view.y, gridcolor=GRID, zeroline=False)
 
 
-def add_points(figure: go.Figure, points: Sequence[Point], view: View) -> None:
+def add_points(
+    figure: go.Figure, points: Sequence[Point], view: View, class_names: Sequence[str]
+) -> None:
     """Adds the staircase, the dominated points, and the front on top of them."""
     xs, ys = staircase(points, view)
     line = {"color": LINE, "width": 2}
@@ -105,18 +114,22 @@ def add_points(figure: go.Figure, points: Sequence[Point], view: View) -> None:
         x=xs, y=ys, mode="lines", line=line, name="Pareto front", hoverinfo="skip", legendrank=1001
     )
     for bits, group in group_by_bits(points):
-        add_group(figure, bits, group)
+        add_group(figure, bits, group, class_names)
     for bits in sorted({point.weight_bits for point in points}):
         add_legend_entry(figure, bits)
+    if missing := [point for point in points if point.misses_classes]:
+        add_rings(figure, missing)
 
 
-def add_group(figure: go.Figure, bits: int, points: Sequence[Point]) -> None:
+def add_group(
+    figure: go.Figure, bits: int, points: Sequence[Point], class_names: Sequence[str]
+) -> None:
     """Adds points that look the same."""
     on_front = points[0].on_front
     figure.add_scatter(
         x=[point.x for point in points],
         y=[point.y for point in points],
-        hovertext=[point.hover for point in points],
+        hovertext=[hover_text(point, class_names) for point in points],
         hoverinfo="text",
         mode="markers",
         marker={
@@ -141,6 +154,56 @@ def add_legend_entry(figure: go.Figure, bits: int) -> None:
         name=bits_name(bits),
         legendgroup=str(bits),
     )
+
+
+def add_rings(figure: go.Figure, points: Sequence[Point]) -> None:
+    """Adds a ring around each of the points, and its meaning to the legend."""
+    figure.add_scatter(
+        x=[point.x for point in points],
+        y=[point.y for point in points],
+        hoverinfo="skip",
+        mode="markers",
+        marker={
+            "symbol": "circle-open",
+            "size": 20,
+            "color": MISSES_COLOR,
+            "line": {"width": 1.5},
+        },
+        name=MISSES_CLASSES,
+        legendrank=1002,
+    )
+
+
+def hover_text(point: Point, class_names: Sequence[str]) -> str:
+    """What is shown of a point under the pointer, the IoU of its classes included."""
+    recipe, missed = point.config.recipe, point.metrics.share_never_predicted
+    lines = [
+        f"<b>trial {point.trial_id}</b>" + (" (on the front)" if point.on_front else ""),
+        f"mIoU {point.y:.1f} %",
+        f"size {human_size(point.size_bytes)}",
+        f"bits W/A {point.bits}",
+        f"student {point.config.student.describe()}",
+        f"recipe {recipe.name}",
+        f"learning rate {rate:.2g}" if (rate := recipe.learning_rate) else "not trained",
+    ]
+    if missed:
+        text = f"{missed} classes never predicted"
+        lines.append(f"<b>! {text}</b>" if point.misses_classes else text)
+    if point.metrics.class_iou is not None:
+        lines += class_lines(point.metrics.class_iou, class_names)
+    return "<br>".join(lines)
+
+
+def class_lines(class_iou: Sequence[float | None], class_names: Sequence[str]) -> list[str]:
+    """Lines with the IoU of classes that labels hold, lowest first."""
+    named = zip(class_iou, class_names, strict=True)
+    ranked = sorted((iou, name) for iou, name in named if iou is not None)
+    texts = [f"{escape(name)} {100 * iou:.1f}" for iou, name in ranked[:NUM_CLASSES_SHOWN]]
+    if len(ranked) > len(texts):
+        texts.append(f"{len(ranked) - len(texts)} more classes above")
+    rows = range(0, len(texts), CLASSES_PER_LINE)
+    lines = [", ".join(texts[first : first + CLASSES_PER_LINE]) for first in rows]
+    return ["IoU in %, lowest first:", *lines]
 
 
 def symbol(bits: int) -> str:

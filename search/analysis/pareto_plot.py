@@ -1,6 +1,7 @@
 """The Pareto front as a figure (matplotlib)."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -13,6 +14,8 @@ from search.analysis.plot_layout import (
     INK,
     LEGEND_TITLE,
     LINE,
+    MISSES_CLASSES,
+    MISSES_COLOR,
     MUTED,
     NOTHING,
     SHADE,
@@ -63,6 +66,17 @@ def style_axes(axes: Axes, view: View) -> None:
     axes.spines["bottom"].set_color(LINE)
 
 
+RING: dict[str, Any] = {
+    "linestyle": "",
+    "marker": "o",
+    "markersize": 13,
+    "markerfacecolor": "none",
+    "markeredgecolor": MISSES_COLOR,
+    "markeredgewidth": 1.2,
+}
+"""The line of a ring around points that never predict some classes."""
+
+
 def draw_points(axes: Axes, points: Sequence[Point], view: View) -> None:
     corners = staircase(points, view)
     axes.fill_between(*corners, view.y[0], color=SHADE, linewidth=0, zorder=0.4)
@@ -80,6 +94,8 @@ def draw_points(axes: Axes, points: Sequence[Point], view: View) -> None:
             markeredgewidth=1 if on_front else 0.5,
             zorder=3 if on_front else 2,
         )
+    missing = [point for point in points if point.misses_classes]
+    axes.plot([p.x for p in missing], [p.y for p in missing], zorder=4, **RING)
 
 
 def marker(bits: int) -> str:
@@ -95,6 +111,8 @@ def draw_legend(figure: Figure, points: Sequence[Point]) -> None:
     if not all(point.on_front for point in points):
         pale = paler(MUTED)
         entries.append(Line2D([], [], ls="", marker="o", ms=6, color=pale, label="dominated"))
+    if any(point.misses_classes for point in points):
+        entries.append(Line2D([], [], label=MISSES_CLASSES, **RING))
     legend = figure.legend(
         handles=entries,
         title=LEGEND_TITLE,

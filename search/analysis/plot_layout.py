@@ -8,7 +8,6 @@ from itertools import accumulate, pairwise
 from search.core.objectives import MIOU_AND_SIZE, Objective
 from search.core.pareto import pareto_front
 from search.core.record import Record
-from search.core.units import human_size
 from trainables.config import TrialConfig
 from trainables.core.metrics import Metrics
 from trainables.quantization.bits import FULL_PRECISION
@@ -28,6 +27,9 @@ COLORS = {
 INK, MUTED, GRID, LINE, SHADE = "#1f2933", "#66727f", "#e6e9ed", "#8a97a6", "#f3f5f8"
 X_TITLE, Y_TITLE, LEGEND_TITLE = "model size (KB of 1000 bytes)", "mIoU (%)", "weight bits"
 NOTHING = "No trial has finished yet"
+MISSES_CLASSES = "class never predicted"
+"""What a ring around a point means."""
+MISSES_COLOR = "#d00000"
 LOG_SCALE_RATIO = 8
 """Sizes whose largest exceeds the smallest by more than this factor are drawn to a log scale."""
 
@@ -80,19 +82,9 @@ class Point:
         return f"{self.weight_bits}/{quantizer.activation_bits if quantizer else FULL_PRECISION}"
 
     @property
-    def hover(self) -> str:
-        """The hover text of a point."""
-        recipe = self.config.recipe
-        lines = (
-            f"<b>trial {self.trial_id}</b>" + (" (on the front)" if self.on_front else ""),
-            f"mIoU {self.y:.1f} %",
-            f"size {human_size(self.size_bytes)}",
-            f"bits W/A {self.bits}",
-            f"student {self.config.student.describe()}",
-            f"recipe {recipe.name}",
-            f"learning rate {rate:.2g}" if (rate := recipe.learning_rate) else "not trained",
-        )
-        return "<br>".join(lines)
+    def misses_classes(self) -> bool:
+        """Whether a class that labels hold is never predicted."""
+        return bool(self.metrics.classes_never_predicted)
 
 
 def paler(color: str) -> str:

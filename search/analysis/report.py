@@ -17,6 +17,7 @@ def draw_front(
     records: Sequence[Record],
     folder: Path,
     title: str,
+    class_names: Sequence[str],
     objectives: Sequence[Objective] = MIOU_AND_SIZE,
 ) -> None:
     """Draws mIoU against model size of all finished trials: front.png and front.html."""
@@ -25,4 +26,5 @@ def draw_front(
     picture = BytesIO()
     draw_picture(points, title, subtitle).savefig(picture, format="png")
     replace_file(folder / FRONT_PLOT, picture.getvalue())
-    replace_file(folder / FRONT_PAGE, write_page(draw_page(points, title, subtitle), title))
+    page = draw_page(points, title, subtitle, class_names)
+    replace_file(folder / FRONT_PAGE, write_page(page, title))

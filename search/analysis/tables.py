@@ -12,7 +12,7 @@ from rich.table import Table
 from search.analysis.plot_layout import Point, plot_points
 from search.core.objectives import MIOU_AND_SIZE, Objective
 from search.core.pareto import pareto_front
-from search.core.record import Record
+from search.core.record import Record, class_columns
 from search.core.units import human_size
 from search.storage.layout import FRONT_TABLE, TRIALS_TABLE
 from trainables.core.config_base import Leaf
@@ -27,6 +27,7 @@ BASE_COLUMNS = {
     "epochs": pa.int64(),
     "miou": pa.float64(),
     "pixel_accuracy": pa.float64(),
+    "classes_never_predicted": pa.int64(),
     "size_bytes": pa.int64(),
     "compressed_bytes": pa.int64(),
     "changed_pixels": pa.int64(),
@@ -39,26 +40,30 @@ BASE_COLUMNS = {
     "parts": pa.int64(),
     "latency_ms": pa.float64(),
 }
-"""Columns of every table, before those of the configurations."""
+"""Columns of every table, before those of the classes and of the configurations."""
 
 ARROW = {bool: pa.bool_(), int: pa.int64(), float: pa.float64(), str: pa.string()}
 
 
 def write_tables(
-    records: Sequence[Record], folder: Path, objectives: Sequence[Objective] = MIOU_AND_SIZE
+    records: Sequence[Record],
+    folder: Path,
+    class_names: Sequence[str],
+    objectives: Sequence[Objective] = MIOU_AND_SIZE,
 ) -> None:
     """Writes all trials to trials.parquet, and those of the front to front.parquet."""
-    rows = [record.row() for record in records]
-    front = [record.row() for record in pareto_front(records, objectives)]
-    schema = schema_of(rows)
+    rows = [record.row(class_names) for record in records]
+    front = [record.row(class_names) for record in pareto_front(records, objectives)]
+    schema = schema_of(rows, class_names)
     write_parquet(rows, schema, folder / TRIALS_TABLE)
     write_parquet(front, schema, folder / FRONT_TABLE)
 
 
-def schema_of(rows: Sequence[dict[str, Leaf]]) -> pa.Schema:
+def schema_of(rows: Sequence[dict[str, Leaf]], class_names: Sequence[str]) -> pa.Schema:
     """The fixed columns, then the others in the order of their first appearance."""
-    others = dict.fromkeys(name for row in rows for name in row if name not in BASE_COLUMNS)
-    types = BASE_COLUMNS | {name: arrow_type([row.get(name) for row in rows]) for name in others}
+    fixed = BASE_COLUMNS | dict.fromkeys(class_columns(class_names), pa.float64())
+    others = dict.fromkeys(name for row in rows for name in row if name not in fixed)
+    types = fixed | {name: arrow_type([row.get(name) for row in rows]) for name in others}
     return pa.schema(list(types.items()))
 
 
@@ -94,6 +99,7 @@ def front_table(
 ) -> Table:
     """The front as a table for the terminal, smallest first, and what others are compared with.
 
+    "! 3 of 11" says how many of the classes in the labels a student never predicts.
     In fewer than `width` characters, as far as trial, mIoU and size allow.
     """
     points = plot_points(records, objectives)
@@ -120,10 +126,16 @@ def ram_cell(point: Point, _: object) -> str:
     return "" if ram_bytes is None else human_size(ram_bytes)
 
 
+def never_predicted_cell(point: Point, _: object) -> str:
+    mark = "! " if point.misses_classes else ""
+    return f"{mark}{point.metrics.share_never_predicted}"
+
+
 CELLS: tuple[tuple[str, Callable[[Point, Mapping[str, float | None]], str]], ...] = (
     ("trial", lambda point, _: point.trial_id),
     ("mIoU %", lambda point, _: f"{point.y:.1f}"),
     ("size", lambda point, _: human_size(point.size_bytes)),
+    ("never predicted", never_predicted_cell),
     ("latency", latency_cell),
     ("RAM", ram_cell),
     ("bits W/A", lambda point, _: point.bits),
@@ -133,7 +145,16 @@ CELLS: tuple[tuple[str, Callable[[Point, Mapping[str, float | None]], str]], ...
     ("device s", lambda point, _: f"{point.metrics.device_seconds:,.0f}"),
 )
 """The table's columns: the name of each, and a function that gives the cell of a point."""
-DROPPED = ("device s", "epochs", "RAM", "recipe", "student", "latency", "bits W/A")
+DROPPED = (
+    "device s",
+    "epochs",
+    "RAM",
+    "recipe",
+    "student",
+    "latency",
+    "bits W/A",
+    "never predicted",
+)
 """Columns left out on a narrow terminal, in this order."""
 FRAME = 3
 """Characters that a column needs in addition to its text; the table needs one more."""

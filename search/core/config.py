@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Literal, Protocol, get_args
 
 from pydantic import (
     Field,
@@ -22,6 +22,8 @@ from search.core.objectives import ObjectiveName
 from search.core.tracking_uri import check_tracking_uri, default_tracking_uri
 from trainables.core.command_line import as_path
 from trainables.core.config_base import FrozenConfig
+from trainables.data.configs import AugmentationName
+from trainables.losses.configs import Balance, LabelLossConfig, Overlap
 from trainables.models.configs import (
     InputNormalizationName,
     NetworkSource,
@@ -78,6 +80,21 @@ def parse_tracking_uri(text: str) -> str:
     return check_tracking_uri(text, "it")
 
 
+class Placement(Protocol):
+    """Where a study or a comparison lies and runs: what storage and execution need to know."""
+
+    @property
+    def storage(self) -> Path: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def folder(self) -> Path: ...
+    @property
+    def cpus_per_trial(self) -> float | None: ...
+    @property
+    def max_gpus_per_trial(self) -> float: ...
+
+
 class StudyConfig(FrozenConfig):
     """The configuration of a study, stored in study.json; its fields are flags of search.run."""
 
@@ -103,7 +120,8 @@ class StudyConfig(FrozenConfig):
         Field(ge=16),
         Flag(
             WHAT,
-            "longest side of images (default: shapes 48; else 512 on a GPU, 160 on a CPU)",
+            "longest side of images, to which larger ones are shrunk (default: shapes 48; else "
+            "512 on a GPU, 160 on a CPU)",
             units.PIXELS,
             immutable=True,
         ),
@@ -209,11 +227,19 @@ class StudyConfig(FrozenConfig):
             WHAT,
             "live: the teacher runs at every step; views, maps: what it says of a few fixed views "
             "of each image, or of the whole image, is computed once and kept (default {default}: "
-            "maps, or live where the disk is too small). In QKD's co-study the whole teacher "
-            "learns, as in the paper, only if it is live; else a linear map of its logits",
+            "maps, or live where the disk is too small)",
             immutable=True,
         ),
     ] = "auto"
+    co_study: Annotated[
+        bool,
+        Flag(
+            WHAT,
+            "space qkd: also search QKD's second phase, in which teacher and student learn from "
+            "each other; it needs --teacher-outputs live",
+            immutable=True,
+        ),
+    ] = False
     calibration: Annotated[
         tuple[CalibrationStep, ...] | None,
         Flag(
@@ -228,16 +254,75 @@ class StudyConfig(FrozenConfig):
     samples: Annotated[
         int, Field(ge=1), Flag(HOW, "trials to train (default: {default})", units.INTEGER)
     ] = 16
-    epochs: Annotated[
-        int,
-        Field(ge=1),
+    steps: Annotated[
+        PositiveInt | None,
         Flag(
             HOW,
-            "length of one full training (default: shapes 8; else 60 on a GPU, 20 on a CPU)",
+            "length of one full training, in optimizer steps (default: shapes 256; else 8000 on a "
+            "GPU, 2000 on a CPU, and half of it for quantized students, which start from ones that "
+            "were trained twice as long)",
             units.INTEGER,
             immutable=True,
         ),
-    ]
+    ] = None
+    epochs: Annotated[
+        PositiveInt | None,
+        Flag(
+            HOW,
+            "the same in passes over the training images, in place of --steps",
+            units.INTEGER,
+            immutable=True,
+        ),
+    ] = None
+    teacher_epochs: Annotated[
+        PositiveInt | None,
+        Flag(
+            HOW,
+            "length of the training of a teacher on the data (default: as long as it takes a "
+            "quarter of the study's computation, but at least as long as a student's)",
+            units.INTEGER,
+            immutable=True,
+        ),
+    ] = None
+    class_weights: Annotated[
+        Balance,
+        Flag(
+            HOW,
+            "how rare classes are weighted in the loss on labels, of students and of a teacher "
+            "that is trained: by the square root of the inverse frequency ({default}, default), as "
+            "in ENet, by median frequency, or not",
+            immutable=True,
+        ),
+    ] = "sqrt"
+    overlap_loss: Annotated[
+        Overlap,
+        Flag(
+            HOW,
+            "a term for the overlap of predicted and labelled pixels, beside cross-entropy "
+            "(default: {default})",
+            immutable=True,
+        ),
+    ] = "none"
+    augmentation: Annotated[
+        AugmentationName | None,
+        Flag(
+            HOW,
+            "flip: images are mirrored; scale: also scaled by 0.8 to 1.25 and recoloured; strong: "
+            "by 0.75 to 1.5 (default: flip below 2000 steps, strong from 20000 on)",
+            immutable=True,
+        ),
+    ] = None
+    ema_decay: Annotated[
+        float,
+        Field(ge=0, lt=1),
+        Flag(
+            HOW,
+            "ship a moving average of the weights with this decay, e.g. 0.999 (default: {default}, "
+            "the weights of the last step)",
+            units.NUMBER,
+            immutable=True,
+        ),
+    ] = 0.0
     sampler: Annotated[
         SamplerName,
         Flag(
@@ -257,12 +342,14 @@ class StudyConfig(FrozenConfig):
         ),
     ] = "halving"
     grace_epochs: Annotated[
-        int,
-        Field(ge=1),
+        PositiveInt | None,
         Flag(
-            HOW, "epochs before the first rung (default: {default})", units.INTEGER, immutable=True
+            HOW,
+            "epochs before the first rung (default: a 27th of a full training)",
+            units.INTEGER,
+            immutable=True,
         ),
-    ] = 1
+    ] = None
     reduction: Annotated[
         float,
         Field(gt=1),
@@ -429,9 +516,30 @@ class StudyConfig(FrozenConfig):
         for field in ("builder", "new_head", "allow_float"):
             if getattr(self, field) and self.compress is None:
                 raise ValueError(f"{flag_name(StudyConfig, field)} needs --compress")
+        if self.co_study and self.teacher_outputs != "live":
+            raise ValueError(
+                "--co-study needs --teacher-outputs live: outputs that are kept cannot learn"
+            )
         if self.teacher_builder and self.teacher == "auto":
             raise ValueError("--teacher-builder needs --teacher FILE")
         return self
+
+    @property
+    def num_epochs(self) -> int:
+        """The epochs of one full training; known once the data are."""
+        assert self.epochs is not None, "the data decide how many epochs have so many steps"
+        return self.epochs
+
+    @property
+    def num_grace_epochs(self) -> int:
+        """Epochs before the first rung; known once the data are."""
+        assert self.grace_epochs is not None, "it is a share of a full training"
+        return self.grace_epochs
+
+    @property
+    def label_loss(self) -> LabelLossConfig:
+        """The loss on labels of all its trainings."""
+        return LabelLossConfig(class_weights=self.class_weights, overlap=self.overlap_loss)
 
     @property
     def weight_sources(self) -> WeightSources:

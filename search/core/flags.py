@@ -3,6 +3,7 @@
 import argparse
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import NoneType
 from typing import Any, TypeVar, get_args
 
 from pydantic import ValidationError
@@ -20,13 +21,15 @@ class Flag:
 
     `group` is the heading of the help that lists the flag. `{default}` in `help` is replaced by the
     field's default. Without a `unit` the values of the field's Literal are the choices, and
-    a bool is true where its flag is typed. A resumed study must keep a field that is `immutable`.
+    a bool is true where its flag is typed. A flag that is `several` takes one or more texts, each
+    parsed by the unit. A resumed study must keep a field that is `immutable`.
     """
 
     group: str
     help: str
     unit: Unit | None = None
     immutable: bool = False
+    several: bool = False
 
 
 def flags_of(config: type[FrozenConfig]) -> dict[str, Flag]:
@@ -50,15 +53,23 @@ def add_flag(add: Callable[..., object], config: type[FrozenConfig], field: str)
     """
     flag, info = flags_of(config)[field], config.model_fields[field]
     write: Callable[[Any], str] = flag.unit.write if flag.unit else str
-    how: dict[str, Any] = {"choices": get_args(info.annotation)}
+    choices = [choice for part in parts_of(info.annotation) for choice in get_args(part)]
+    how: dict[str, Any] = {"choices": choices}
     if flag.unit:
         how = {"metavar": flag.unit.metavar, "type": argument_type(flag.unit.parse)}
+        how |= {"nargs": "+"} if flag.several else {}
     elif info.annotation is bool:
         how = {"action": "store_true"}
     text = flag.help
     if not info.is_required() and info.default is not None:
         text = text.format(default=write(info.default))
     add(flag_name(config, field), dest=field, default=argparse.SUPPRESS, help=text, **how)
+
+
+def parts_of(annotation: Any) -> list[Any]:
+    """The parts of an optional type, or the type itself."""
+    parts = get_args(annotation)
+    return [part for part in parts if part is not NoneType] if NoneType in parts else [annotation]
 
 
 def argument_type(parse: Callable[[str], Any]) -> Callable[[str], Any]:

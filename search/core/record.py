@@ -67,13 +67,20 @@ class Record:
             float(getattr(self if name == LATENCY_MS else self.metrics, name)) for name in names
         )
 
-    def row(self) -> dict[str, Leaf]:
+    @property
+    def class_iou(self) -> tuple[float | None, ...] | None:
+        """The IoU of each class in the last report; None before it, and of older versions."""
+        return self.metrics.class_iou if self.metrics else None
+
+    def row(self, class_names: Sequence[str]) -> dict[str, Leaf]:
         """The trial as one row of trials.parquet.
 
-        Columns that begin with "asked." hold sampled values that differ from the configuration's.
+        `class_names` are those of the data, each of which has a column for its IoU. Columns that
+        begin with "asked." hold sampled values that differ from the configuration's.
         """
         measured = self.metrics.model_dump() if self.metrics else {}
         leaves = self.config.flatten() if self.config else {}
+        names = class_columns(class_names)
         return {
             "trial_id": self.trial_id,
             "state": self.state,
@@ -84,11 +91,17 @@ class Record:
             **{name: measured.get(name) for name in TABLE_METRICS},
             PREDICTED_SIZE: self.predicted_size_bytes,
             LATENCY_MS: self.latency_ms,
+            **dict(zip(names, self.class_iou or [None] * len(names), strict=True)),
             **leaves,
             **{f"asked.{k}": v for k, v in self.params.items() if leaves.get(k) != v},
         }
 
 
-NON_TABLE_FIELDS = {"epoch", "time_ms", "losses", "model_sha256"}
+def class_columns(class_names: Sequence[str]) -> list[str]:
+    """The columns of tables with the IoU of each class."""
+    return [f"iou.{name}" for name in class_names]
+
+
+NON_TABLE_FIELDS = {"epoch", "time_ms", "losses", "model_sha256", "class_iou"}
 """Fields of Metrics that have no column of that name in tables."""
 TABLE_METRICS = tuple(name for name in Metrics.model_fields if name not in NON_TABLE_FIELDS)

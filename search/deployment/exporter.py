@@ -138,7 +138,7 @@ class Exporter:
     def card(
         self, path: Path, content: bytes, parity: Parity, latency: tuple[Latency, ...]
     ) -> ModelCard:
-        study = self.study
+        study, scores, names = self.study, parity.scores, self.data.class_names
         return ModelCard(
             format=self.form,
             file=path.name,
@@ -146,13 +146,15 @@ class Exporter:
             size_bytes=len(content),
             miou=parity.miou,
             searched_miou=self.choice.miou,
+            class_iou=dict(zip(names, scores.class_iou, strict=True)),
+            never_predicted=tuple(names[index] for index in scores.never_predicted),
             changed_pixels=parity.changed_pixels,
             num_pixels=parity.num_pixels,
             latency=latency,
             float_operations=self.float_operations(),
             data=Path(study.config.data).name,
             data_digest=study.data_digest,
-            classes=self.data.class_names,
+            classes=names,
             preprocessing=Preprocessing(longest_side=study.config.image_size),
             study=study.config.name,
             study_id=study.id,

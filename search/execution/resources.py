@@ -3,7 +3,7 @@
 import os
 from typing import Literal, NamedTuple
 
-from search.core.config import StudyConfig
+from search.core.config import Placement
 from search.execution.cluster_address import on_cluster
 
 WAITING_ON_CLUSTER = 4
@@ -34,13 +34,13 @@ def default_gpus() -> float | Literal["auto"]:
     return "auto" if torch.cuda.is_available() else 0.0
 
 
-def check_cores(config: StudyConfig) -> None:
+def check_cores(config: Placement) -> None:
     """Raises ValueError where one trial wants more cores than this machine has."""
     if not on_cluster():
         check_offer("cpus", config.cpus_per_trial or 0, num_cores())
 
 
-def check_gpus(config: StudyConfig) -> None:
+def check_gpus(config: Placement) -> None:
     """Raises ValueError where one trial wants more GPUs than this machine has."""
     if config.max_gpus_per_trial and not on_cluster():
         check_offer("gpus", config.max_gpus_per_trial, num_gpus())
@@ -61,18 +61,22 @@ class TrialResources(NamedTuple):
     gpus: float
 
 
-def fixed_resources(config: StudyConfig) -> TrialResources:
+def fixed_resources(config: Placement) -> TrialResources:
     """The resources that the configuration gives; for `auto`, a whole GPU.
 
     Without a number of cores: one core on a CPU; with a share of the GPUs, the same share of cores.
     """
     gpus = config.max_gpus_per_trial
+    return TrialResources(config.cpus_per_trial or share_of_cores(gpus), gpus)
+
+
+def share_of_cores(gpus: float) -> int:
+    """The share of the cores that belongs to so many of the GPUs; one core without a GPU."""
     available = num_gpus() if gpus else 0
-    proportional = max(1, int(num_cores() * gpus / available)) if available else 1
-    return TrialResources(config.cpus_per_trial or proportional, gpus)
+    return max(1, int(num_cores() * gpus / available)) if available else 1
 
 
-def resources_by_memory(config: StudyConfig, peak_bytes: int, free_bytes: int) -> TrialResources:
+def resources_by_memory(config: Placement, peak_bytes: int, free_bytes: int) -> TrialResources:
     """The share of one GPU and its cores, for as many trials as its memory and cores allow.
 
     `peak_bytes` is the peak of the largest trial, with little data on the GPU; `free_bytes` is the
@@ -80,7 +84,7 @@ def resources_by_memory(config: StudyConfig, peak_bytes: int, free_bytes: int) -
     """
     from trainables.data.loader import NUM_TABLES, RESIDENT_SHARE  # imports torch
 
-    whole = fixed_resources(config.replace(cpus_per_trial=None)).cpus
+    whole = share_of_cores(config.max_gpus_per_trial)
     for_data = NUM_TABLES * RESIDENT_SHARE
     by_memory = MEMORY_SHARE * (1 - for_data) * free_bytes / (peak_bytes + CONTEXT_BYTES)
     by_cores = whole / (config.cpus_per_trial or 1)

@@ -5,13 +5,13 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import ray
 
-from search.core.config import StudyConfig
+from search.core.config import Placement
 from search.execution.cluster_address import CLUSTER_ADDRESS, cluster_address, on_cluster
 from search.execution.ray_internals import local_node, processes_in_own_group
 from search.execution.resources import TrialResources, fixed_resources, num_cores, num_parallel
@@ -39,8 +39,10 @@ NUM_STARTS, PAUSE_S = 3, 2.0
 
 
 @contextmanager
-def connect(config: StudyConfig, shutdown: GracefulShutdown) -> Iterator[None]:
+def connect(resume_arguments: Sequence[str], shutdown: GracefulShutdown) -> Iterator[None]:
     """Connects to Ray for the duration of the block.
+
+    `resume_arguments` are those of Python that go on with what runs, after Ray has died.
 
     Raises:
         RayUnavailable: it does not start here, or no cluster answers.
@@ -55,7 +57,7 @@ def connect(config: StudyConfig, shutdown: GracefulShutdown) -> Iterator[None]:
         if shutdown.requested:
             raise KeyboardInterrupt
         if not on_cluster():
-            command = [sys.executable, *config.resume_arguments]
+            command = [sys.executable, *resume_arguments]
             driver_restart = DriverRestart(local_node(), command, lambda: shutdown.requested)
         yield
     finally:
@@ -122,7 +124,7 @@ class RemoteRunner:
 
     def __init__(
         self,
-        config: StudyConfig,
+        config: Placement,
         shutdown: GracefulShutdown,
         say: Callable[[str], None],
         progress_every_s: float = PROGRESS_EVERY_S,

@@ -16,6 +16,14 @@ FRONT_PLOT, FRONT_PAGE = "front.png", "front.html"
 """The front as a figure, and as an interactive page."""
 DIAGNOSTICS_PLOT = "search.png"
 """Diagnostics of the search."""
+COMPARISON_FILE, COMPARISON_TABLE, COMPARISON_TEXT = (
+    "comparison.json",
+    "comparison.parquet",
+    "comparison.md",
+)
+"""Of a comparison of recipes: its configuration, one row for each training, and its table."""
+COMPARISON_PLOTS = ("comparison.png", "comparison.svg")
+"""The differences of a comparison as a figure."""
 MODELS, CHECKPOINTS, SCRATCH = "models", "checkpoints", "ray"
 """Folders: models of the front, checkpoints of unfinished trials, and Ray's own state."""
 

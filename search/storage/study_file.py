@@ -5,17 +5,21 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from filelock import FileLock, Timeout
-from pydantic import JsonValue, ValidationError, field_validator
+from pydantic import JsonValue, ValidationError, field_validator, model_validator
 
 import spaces
-from search.core.config import StudyConfig
+from search.core.config import Placement, StudyConfig
 from search.storage.layout import STUDY_FILE, lock_path
 from trainables.core.command_line import first_problem
 from trainables.core.config_base import FrozenConfig, digest
 from trainables.core.files import hash_file, replace_file
 
 PACKAGES = ("paretoseg", "torch", "torchvision", "ray", "optuna", "mlflow")
-BEFORE_ITS_FIELD: dict[str, object] = {"scheduler": "none"}
+BEFORE_ITS_FIELD: dict[str, object] = {
+    "scheduler": "none",
+    "grace_epochs": 1,
+    "class_weights": "none",
+}
 """Values of fields that an older study.json lacks, where they differ from the default."""
 PROPOSING = ("optuna", "scikit-learn", "moocore", "numpy")
 
@@ -31,13 +35,33 @@ class StudyFile(FrozenConfig):
     teacher_digest: str | None = None
     """SHA-256 of the teacher's file, where the teacher is a file."""
     class_names: tuple[str, ...]
+    teacher_epochs: int | None = None
+    """Epochs of a teacher that is trained on the data; None: there is none."""
     latency_conditions: dict[str, JsonValue] | None = None
     """Conditions under which all latencies in the journal were measured; None: unknown or mixed."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def fill_in_teacher(cls, file: object) -> object:
+        """A file of an older version, whose teachers had one length for all data of a kind."""
+        if (
+            not isinstance(file, dict)
+            or "teacher_epochs" in file
+            or not isinstance(config := file.get("config"), dict)
+        ):
+            return file
+        on_photographs = 120 if config.get("gpus_per_trial") else 60
+        return {**file, "teacher_epochs": 24 if config.get("data") == "shapes" else on_photographs}
 
     @field_validator("config", mode="before")
     @classmethod
     def fill_in(cls, config: object) -> object:
-        return BEFORE_ITS_FIELD | config if isinstance(config, dict) else config
+        """A configuration of an older version, with what its fields were before they existed."""
+        if not isinstance(config, dict):
+            return config
+        on_photographs = "strong" if config.get("gpus_per_trial") else "flip"
+        name = "flip" if config.get("data") == "shapes" else on_photographs
+        return {**BEFORE_ITS_FIELD, "augmentation": name, **config}
 
 
 def installed_versions() -> dict[str, str]:
@@ -68,8 +92,8 @@ def write_study_file(file: StudyFile) -> None:
     replace_file(file.config.folder / STUDY_FILE, file.model_dump_json(indent=1))
 
 
-def lock_study(config: StudyConfig) -> FileLock:
-    """Locks a study against other drivers until this process ends, in whatever way.
+def lock_study(config: Placement) -> FileLock:
+    """Locks a study or a comparison against other drivers until this process ends, however it does.
 
     Raises:
         ValueError: another driver runs the study.
@@ -85,7 +109,7 @@ def lock_study(config: StudyConfig) -> FileLock:
     return lock
 
 
-def check_not_running(config: StudyConfig) -> None:
+def check_not_running(config: Placement) -> None:
     """Raises ValueError where another driver runs the study; creates no lock file."""
     if lock_path(config.storage, config.name).exists():
         lock_study(config).release()

@@ -14,12 +14,14 @@ from optuna.trial import FrozenTrial, TrialState
 from search.core.record import LATENCY_MS, PREDICTED_SIZE, Record, RecordState, RungDecision
 from search.storage.optuna_storage import set_trial_attribute, set_trial_state
 from trainables.config import TrialConfig
-from trainables.core.metrics import Metrics
+from trainables.core.metrics import Metrics, TeacherMetrics
 
 CONFIG, REASON, RAY_ID = "config", "reason", "ray_trial_id"
 RUNGS, ACQUISITION_VALUE = "rungs", "expected_gain"
 PROPOSED_BY = "proposed_by"
 """Attribute of the Optuna study: what determines proposals besides its trials."""
+TEACHER_METRICS = "teacher_metrics"
+"""Attribute of the Optuna study: the TeacherMetrics of its teacher."""
 METRICS_PREFIX = "metrics."
 """Prefix of the attribute of an epoch's Metrics; the epoch follows."""
 
@@ -144,6 +146,18 @@ def store_decision(study: optuna.Study, record: Record, decision: RungDecision) 
     }
     set_attribute(study, record, RUNGS, rungs)
     return replace(record, rung_decisions=decisions)
+
+
+def store_teacher_metrics(study: optuna.Study, metrics: TeacherMetrics) -> None:
+    """Stores the metrics of the study's teacher."""
+    if read_teacher_metrics(study) != metrics:
+        study.set_user_attr(TEACHER_METRICS, metrics.model_dump_json())
+
+
+def read_teacher_metrics(study: optuna.Study) -> TeacherMetrics | None:
+    """The metrics of the study's teacher; None without one, and before it is measured."""
+    text = study.user_attrs.get(TEACHER_METRICS)
+    return TeacherMetrics.model_validate_json(text) if text else None
 
 
 def pause_trial(study: optuna.Study, record: Record) -> Record:

@@ -45,8 +45,8 @@ def build_scheduler(
         return None
     scheduler = ParetoHalving(
         searcher.minimized_values,
-        max_epochs=config.epochs,
-        grace_epochs=config.grace_epochs,
+        max_epochs=config.num_epochs,
+        grace_epochs=config.num_grace_epochs,
         reduction=config.reduction,
         time_attr=EPOCH,
         keep=searcher.record_decision,

@@ -1,6 +1,7 @@
 """Completes the configurations of a study and predicts their costs before training."""
 
 import math
+from collections.abc import Iterable
 from contextlib import suppress
 
 import numpy as np
@@ -12,7 +13,8 @@ from search.core.config import StudyConfig
 from search.core.constraints import Costs, OverBudget
 from search.core.objectives import named_objectives
 from search.core.pareto import Points, cost_range_of
-from spaces import choose_students, load_space
+from search.core.training_defaults import chosen_defaults
+from spaces import choose_students, load_space, with_co_study
 from trainables.config import TrialConfig
 from trainables.core.artifacts import ArtifactStore
 from trainables.core.errors import TrialFailed
@@ -28,7 +30,15 @@ from trainables.training.cost import (
     predict_ram_bytes,
     predict_size_bytes,
 )
-from trainables.training.defaults import defaults_for
+
+TEACHER_SHARE = 1 / 4
+"""Share of a study's computation that the training of a teacher may take."""
+
+
+def distinct_starts(configs: Iterable[TrialConfig]) -> list[TrialConfig]:
+    """The pretrainings that some configurations share, each once."""
+    starts = [start for config in configs if (start := config.start)]
+    return list({start.digest(): start for start in starts}.values())
 
 
 class CostModel:
@@ -50,8 +60,9 @@ class CostModel:
     ) -> None:
         self.config, self.num_classes, self.store = config, num_classes, store
         self.height, self.width = canvas
-        self.named = choose_students(load_space(config.space), config.students)
-        self.defaults = defaults_for(config.data, config.device)
+        named = with_co_study(load_space(config.space), config.co_study)
+        self.named = choose_students(named, config.students)
+        self.defaults = chosen_defaults(config)
         self.sensitivities: dict[StudentConfig, Sensitivity] | None = None
         self.latencies: dict[str, float] = {}
         self.commonest_miou = 0.0
@@ -83,7 +94,7 @@ class CostModel:
             trial = trial.with_recipe(quantizer=resolved)
         if self.config.calibration and trial.recipe.quantized:
             trial = trial.with_recipe(calibration=self.config.calibration)
-        return self.defaults.complete(trial, self.config.epochs, self.config.seed)
+        return self.defaults.complete(trial, self.config.num_epochs, self.config.seed)
 
     def _sensitivity_of(self, student: StudentConfig) -> Sensitivity:
         if self.sensitivities is None:
@@ -158,10 +169,30 @@ class CostModel:
         }
         return {student: start for student, start in drawn.items() if start}
 
-    def own_teacher_config(self) -> TrialConfig:
+    def own_teacher_config(self, num_epochs: int) -> TrialConfig:
         """The teacher where none is named: the network that is compressed, or one to train."""
-        config = self.config
-        return self.defaults.own_teacher_config(config.students, config.epochs, config.seed)
+        config, defaults = self.config, self.defaults
+        original = defaults.original_config(config.students, config.num_epochs, config.seed)
+        return original or defaults.default_teacher_config(num_epochs)
+
+    def affordable_teacher_epochs(self, num_images: int) -> int:
+        """Epochs of a teacher on so many training images that take a quarter of the computation.
+
+        At least those of a student, and at most what the defaults say. Students and their starts
+        are estimated by the configurations that are tried first, where those that are stopped
+        early leave about half.
+        """
+        configs = self.completed_samples()[: self.config.samples]
+        starts = distinct_starts(configs)
+        trained = self.config.samples / max(1, len(configs))
+        if self.config.scheduler == "halving":
+            trained /= 2
+        macs = trained * sum(config.num_epochs * self.macs(config) for config in configs)
+        macs += sum(start.num_epochs * self.macs(start) for start in starts)
+        teacher_macs = self.macs(self.defaults.default_teacher_config(num_epochs=1))
+        affordable = int(macs * TEACHER_SHARE / (1 - TEACHER_SHARE) / teacher_macs)
+        longest = self.defaults.num_epochs(self.defaults.teacher_steps, num_images)
+        return max(self.config.num_epochs, min(longest, affordable))
 
     def cost_range(self) -> Points:
         """The least and the greatest (2,C) of each cost among samples of the space."""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import optuna
 
-from search.algorithms.candidates import Params
+from search.algorithms.candidates import Params, sample_configs
 from search.algorithms.warm_start import read_warm_start_records, select_points_to_evaluate
 from search.core.config import StudyConfig
 from search.core.record import Record
@@ -33,16 +33,20 @@ from search.study.latencies import (
 )
 from search.study.study import Study
 from search.tracking.mlflow import check_tracking, make_store
-from spaces import ORIGINAL
+from spaces import ORIGINAL, load_space
 from trainables.core import terminal
 from trainables.core.artifacts import ArtifactStore
 from trainables.core.files import hash_file
 from trainables.core.optional_dependencies import require_onnx
 from trainables.core.progress import announce
+from trainables.training.defaults import PRETRAINING_LENGTH, augmentation_for, defaults_for
 from trainables.training.evaluation import commonest_miou
 from trainables.training.setup import check_terms, open_data
 from trainables.training.teacher import check_teacher
 from trainables.training.weights import check_students, check_weights
+
+GRACE = 27
+"""A full training is so many times as long as the time before the first rung: three rungs."""
 
 
 def prepare_study(config: StudyConfig, resumed: bool) -> Study:
@@ -70,6 +74,8 @@ def prepare_study(config: StudyConfig, resumed: bool) -> Study:
     check_tracking(config.tracking_uri, config.storage)
     store = ArtifactStore(artifact_folder(config.storage))
     opened = open_data(config.data, config.image_size, store)
+    num_images = opened.source.num_samples("train")
+    config = with_lengths(config, num_images)
     class_names = opened.class_names
     check_teacher(config.teacher, len(class_names), config.teacher_source)
     check_students(config.students, len(class_names), opened.canvas)
@@ -79,10 +85,19 @@ def prepare_study(config: StudyConfig, resumed: bool) -> Study:
     warm_start_conditions = None
     if config.wants_latency:
         warm_start_conditions = read_conditions(config.storage, config.warm_start, len(class_names))
-    file = build_study_file(config, stored_file, opened.digest, class_names, conditions)
+    file = build_study_file(
+        config,
+        stored_file,
+        opened.digest,
+        class_names,
+        conditions,
+        stored_file.teacher_epochs
+        if stored_file
+        else config.teacher_epochs or cost_model.affordable_teacher_epochs(num_images),
+    )
     if not config.wants_latency:
         cost_model.check_budget()
-    check_terms(config.teacher_outputs, cost_model.sampled_configs())
+    check_terms(config.teacher_outputs, cost_model.sampled_configs(), len(class_names))
 
     if config.wants_latency:
         announce("measuring the latencies of the space")
@@ -108,6 +123,32 @@ def prepare_study(config: StudyConfig, resumed: bool) -> Study:
     )
 
 
+def with_lengths(config: StudyConfig, num_images: int) -> StudyConfig:
+    """The configuration with the lengths and the augmentation that it leaves to the data.
+
+    Quantized students are trained for half of the default length, after starts of all of it.
+    """
+    defaults = defaults_for(config.data, config.device)
+    stages = PRETRAINING_LENGTH if has_starts(config) else 1
+    num_steps = config.steps or defaults.num_steps
+    if config.steps is None and config.data != "shapes":
+        num_steps //= stages
+    epochs = config.epochs or defaults.num_epochs(num_steps, num_images)
+    longest = stages * (defaults.num_steps_of(epochs, num_images) if config.epochs else num_steps)
+    return config.replace(
+        epochs=epochs,
+        grace_epochs=config.grace_epochs or max(1, round(epochs / GRACE)),
+        augmentation=config.augmentation or augmentation_for(longest),
+    )
+
+
+def has_starts(config: StudyConfig) -> bool:
+    """Whether students of the space start from others that are trained before them."""
+    named = load_space(config.space)
+    drawn = sample_configs(named.space, named.points_to_evaluate, config.seed)
+    return any(trial.start is not None for trial, _ in drawn)
+
+
 def with_ram(records: Sequence[Record], cost_model: CostModel) -> list[Record]:
     """The records with the memory for activations, which reports of older versions lack."""
     return [
@@ -126,6 +167,7 @@ def build_study_file(
     data_digest: str,
     class_names: tuple[str, ...],
     conditions: Conditions,
+    teacher_epochs: int | None,
 ) -> StudyFile:
     """The content of study.json.
 
@@ -153,6 +195,7 @@ def build_study_file(
         data_digest=data_digest,
         teacher_digest=teacher_digest,
         class_names=class_names,
+        teacher_epochs=teacher_epochs,
         latency_conditions=shared_conditions(stored_file, conditions),
     )
 

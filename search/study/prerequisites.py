@@ -3,6 +3,9 @@
 The outputs of the teacher, the sensitivity of students to quantization, and how trials share a GPU.
 """
 
+from collections.abc import Callable, Sequence
+
+from search.core.config import Placement
 from search.core.units import human_size
 from search.execution import resources
 from search.execution.resources import TrialResources
@@ -10,7 +13,7 @@ from search.execution.session import RemoteRunner
 from search.storage.study_file import write_study_file
 from search.study.study import Study
 from search.tracking.console import ConsoleProgress
-from trainables.config import ExecutionConfig
+from trainables.config import ExecutionConfig, TrialConfig
 from trainables.core.errors import TrialFailed
 from trainables.models.configs import StudentConfig
 from trainables.quantization.mixed_precision import Sensitivity
@@ -70,11 +73,22 @@ def share_gpu(
         study.cost_model.completed_samples(),
         key=lambda trial: (trial.needs_teacher, study.cost_model.macs(trial)),
     )
+    return share_by_memory(study.config, largest[-NUM_LARGEST:], progress.record, remote, run)
+
+
+def share_by_memory(
+    config: Placement,
+    largest: Sequence[TrialConfig],
+    say: Callable[[str], None],
+    remote: RemoteRunner,
+    run: ExecutionConfig,
+) -> TrialResources:
+    """The resources of a trial, from the GPU memory that the `largest` take."""
     crowded = run.replace(gpu_share=1 / resources.MAX_TRIALS_PER_GPU)
-    progress.record("measuring the GPU memory that the largest trials take")
-    peak, free = remote(crowded, measure_gpu_bytes, largest[-NUM_LARGEST:])
-    share = resources.resources_by_memory(study.config, peak, free)
-    progress.record(
+    say("measuring the GPU memory that the largest trials take")
+    peak, free = remote(crowded, measure_gpu_bytes, largest)
+    share = resources.resources_by_memory(config, peak, free)
+    say(
         f"{round(1 / share.gpus)} trials at once on a GPU with {human_size(free)} free: the "
         f"largest takes {human_size(peak)}"
     )

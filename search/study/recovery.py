@@ -63,7 +63,7 @@ def replay_decisions(config: StudyConfig, records: Iterable[Record]) -> Successi
     """Successive halving with the decisions so far; None where no trial is stopped early."""
     if config.scheduler == "none":
         return None
-    rungs = rung_epochs(config.epochs, config.grace_epochs, config.reduction)
-    halving = SuccessiveHalving(rungs, config.epochs, config.reduction)
+    rungs = rung_epochs(config.num_epochs, config.num_grace_epochs, config.reduction)
+    halving = SuccessiveHalving(rungs, config.num_epochs, config.reduction)
     halving.replay(decision for record in records for decision in record.rung_decisions)
     return halving

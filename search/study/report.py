@@ -1,5 +1,6 @@
 """Writes the report of a study: tables, plots, models of the front, MLflow's summary."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -10,14 +11,18 @@ from search.analysis.tables import write_tables
 from search.core.pareto import pareto_front
 from search.core.record import Record
 from search.storage.cleanup import prune_study_folder
+from search.storage.trials import read_teacher_metrics
 from search.study.study import Study, read_records
 from search.tracking.callbacks import run_with_timeout
-from search.tracking.mlflow import MlflowTracker
+from search.tracking.mlflow import MlflowTracker, class_metrics
 from trainables.core import terminal
+from trainables.core.metrics import TeacherMetrics
 from trainables.core.optional_dependencies import has_onnx
 
 TRACKING_TIMEOUT_S = 600.0
 """Timeout for the delivery of the end of a study to MLflow."""
+CLEAR_LEAD = 0.02
+"""mIoU by which a teacher should lead: seeds alone make a difference of 0.005 to 0.013."""
 INTERRUPTED_TRACKING_TIMEOUT_S = 3.0
 """The same for an interrupted study: the user is waiting, and a resume delivers the rest."""
 
@@ -33,8 +38,9 @@ def write_report(study: Study, tracking: MlflowTracker, interrupted: bool) -> li
     records, folder = read_measured_records(study), config.folder
     front = pareto_front(records, objectives)
     prune_study_folder(folder, records, objectives)
-    write_tables(records, folder, objectives)
-    draw_front(records, folder, f"{config.name}: mIoU against model size", objectives)
+    class_names, title = study.data.class_names, f"{config.name}: mIoU against model size"
+    write_tables(records, folder, class_names, objectives)
+    draw_front(records, folder, title, class_names, objectives)
     diagnostics = compute_diagnostics(
         records, study.optuna_study, study.cost_model.cost_range(), objectives
     )
@@ -46,6 +52,10 @@ def write_report(study: Study, tracking: MlflowTracker, interrupted: bool) -> li
         "device_seconds": seconds,
         **diagnostics.metrics,
     }
+    if teacher := read_teacher_metrics(study.optuna_study):
+        numbers |= teacher_numbers(teacher, class_metrics(class_names))
+        if warning := weak_teacher_warning(teacher.val.miou, records):
+            terminal.print_line(warning)
     if not tracking.is_behind:
         finish = partial(
             tracking.finish, records, front, folder, numbers, diagnostics.steps, interrupted
@@ -55,6 +65,37 @@ def write_report(study: Study, tracking: MlflowTracker, interrupted: bool) -> li
         delivers = f"--resume {config.name} delivers it"
         terminal.print_error(f"MLflow lacks part of the record, {delivers}")
     return records
+
+
+def weak_teacher_warning(teacher_miou: float, records: Sequence[Record]) -> str | None:
+    """A warning where the teacher is not clearly better than the best student that had it."""
+    taught = [
+        (record.metrics.miou, record.trial_id)
+        for record in records
+        if record.state == "COMPLETE"
+        and record.metrics
+        and record.config
+        and record.config.needs_teacher
+    ]
+    best, trial_id = max(taught, default=(0.0, ""))
+    if not taught or best + CLEAR_LEAD <= teacher_miou:
+        return None
+    return (
+        f"warning: the teacher has {100 * teacher_miou:.1f} % mIoU and its student {trial_id} "
+        f"{100 * best:.1f} %: a teacher that does not lead clearly can hardly help; name a better "
+        "one with --teacher, or train one longer with --teacher-epochs"
+    )
+
+
+def teacher_numbers(teacher: TeacherMetrics, names: Sequence[str]) -> dict[str, float]:
+    """The scores of a teacher on both splits by name; `names` are those of the IoU of classes."""
+    numbers: dict[str, float] = {}
+    for prefix, split in (("teacher", teacher.val), ("teacher.train", teacher.train)):
+        numbers[f"{prefix}.miou"] = split.miou
+        numbers[f"{prefix}.classes_never_predicted"] = len(split.never_predicted)
+        by_name = zip(names, split.class_iou, strict=True)
+        numbers |= {f"{prefix}.{name}": iou for name, iou in by_name if iou is not None}
+    return numbers
 
 
 def read_measured_records(study: Study) -> list[Record]:

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from contextlib import suppress
-from pathlib import Path
 
 from search.core.constraints import OverBudget
 from search.core.record import Record
@@ -16,7 +15,9 @@ from search.execution.tuning import tune_trials
 from search.storage.cleanup import ArtifactCleanup
 from search.storage.layout import STOP_FILE, mlflow_artifact_folder, unopened_log_path
 from search.storage.study_file import StudyFile
+from search.storage.trials import store_teacher_metrics
 from search.study.builders import build_scheduler, build_searcher
+from search.study.expected_time import expect_time
 from search.study.preparation import open_study
 from search.study.prerequisites import keep_teacher_outputs, measure_sensitivities, share_gpu
 from search.study.recovery import recover_study
@@ -25,7 +26,7 @@ from search.study.study import Study, samples_left
 from search.study.verification import print_errors, violations
 from search.tracking.callbacks import AsyncCallback
 from search.tracking.console import ConsoleProgress
-from search.tracking.mlflow import MlflowTracker
+from search.tracking.mlflow import MlflowTracker, experiment_name
 from trainables.config import ExecutionConfig
 from trainables.core import terminal
 from trainables.core.errors import TrialFailed
@@ -38,12 +39,12 @@ def run_study(study: Study) -> int:
     config = study.config
     tracking = MlflowTracker(
         config.tracking_uri,
-        experiment=f"{Path(config.data).name} {study.data.height}x{study.data.width} "
-        f"{study.data.digest[-8:]}",
+        experiment=experiment_name(config.data, study.data),
         study_name=config.name,
         study_id=study.file.id,
         artifact_root=mlflow_artifact_folder(config.storage),
         tags={"space": config.space},
+        class_names=study.data.class_names,
     )
     records: list[Record] = []
     if study.stored_file:
@@ -121,7 +122,7 @@ def search(
     config = study.config
     share = resources.fixed_resources(config)
     progress.record("starting Ray" if not on_cluster() else "connecting to the cluster")
-    with connect(config, shutdown):
+    with connect(config.resume_arguments, shutdown):
         if not study.is_open:
             open_study(study)
         if shutdown.requested:
@@ -136,11 +137,15 @@ def search(
         )
         remote = RemoteRunner(config, shutdown, progress.record)
         set_up_weights(run, config.students, config.weight_sources, progress.record)
+        progress.record("measuring how long a training step takes")
+        if expected := expect_time(study, remote, run, max_pending_trials(share)):
+            progress.record(str(expected))
         if any(trial.needs_teacher for trial in study.cost_model.completed_samples()):
-            own = study.cost_model.own_teacher_config()
-            run = set_up_teacher(
+            own = study.cost_model.own_teacher_config(study.teacher_epochs)
+            run, teacher = set_up_teacher(
                 run, config.teacher, own, progress.record, remote, config.teacher_source
             )
+            store_teacher_metrics(study.optuna_study, teacher.metrics)
             run = keep_teacher_outputs(study, progress, remote, run)
         measure_sensitivities(study, progress, remote, run)
         if config.gpus_per_trial == "auto":
@@ -149,7 +154,7 @@ def search(
         async_callback = AsyncCallback(tracking)
         for record in records:
             async_callback.replayed(record)
-        deadline = Deadline(config.time_budget_s, config.epochs)
+        deadline = Deadline(config.time_budget_s, config.num_epochs)
         searcher = build_searcher(
             study,
             run,

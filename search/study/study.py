@@ -46,6 +46,12 @@ class Study:
         return self.file.config
 
     @property
+    def teacher_epochs(self) -> int:
+        """The length of the training of a teacher, where one is trained on the data."""
+        assert self.file.teacher_epochs is not None
+        return self.file.teacher_epochs
+
+    @property
     def objectives(self) -> tuple[Objective, ...]:
         """The objectives of the study."""
         return named_objectives(self.config.objectives)

@@ -15,7 +15,7 @@ from search.storage.layout import FRONT_TABLE, MODELS, TRIALS_TABLE, model_folde
 from search.storage.study_file import StudyFile
 from search.storage.trials import asked_trials, read_record
 from search.study.recovery import replay_decisions
-from search.tracking.mlflow import Run, read_runs
+from search.tracking.mlflow import Run, class_metrics, read_runs
 from trainables.core import terminal
 from trainables.core.command_line import one_line
 from trainables.core.config_base import Leaf
@@ -44,12 +44,13 @@ def violations(file: StudyFile, folder: Path, with_mlflow: bool = True) -> Itera
     study = read_journal(folder, file.config.name)
     records = [read_record(trial) for trial in asked_trials(study)]
     yield from check_records(records, objectives)
-    yield from check_table(records, read_rows(folder / TRIALS_TABLE))
+    yield from check_table(records, read_rows(folder / TRIALS_TABLE), file.class_names)
     yield from check_front(records, read_rows(folder / FRONT_TABLE), folder, objectives)
     yield from check_decisions(records, file.config)
     if with_mlflow:
         try:
-            yield from check_runs(records, read_runs(file.config.tracking_uri, file.id))
+            runs = read_runs(file.config.tracking_uri, file.id)
+            yield from check_runs(records, runs, file.class_names)
         except ValueError as error:
             yield str(error)
     for path in folder.rglob(".*"):
@@ -95,13 +96,15 @@ def known_values(record: Record, objectives: Sequence[Objective]) -> tuple[float
         return None
 
 
-def check_table(records: Sequence[Record], rows: dict[str, Row]) -> Iterator[str]:
+def check_table(
+    records: Sequence[Record], rows: dict[str, Row], class_names: Sequence[str]
+) -> Iterator[str]:
     for record in records:
         row = rows.get(record.trial_id)
         if row is None:
             yield f"trial {record.trial_id} is not in {TRIALS_TABLE}"
             continue
-        for name, value in record.row().items():
+        for name, value in record.row(class_names).items():
             if name != LATENCY_MS and row.get(name) not in (value, str(value)):
                 yield (
                     f"trial {record.trial_id} has {name} {row.get(name)} in {TRIALS_TABLE} and "
@@ -176,7 +179,9 @@ def check_decisions(records: Sequence[Record], config: StudyConfig) -> Iterator[
             yield f"the decision on {decision.trial_id} at epoch {decision.rung} is another now"
 
 
-def check_runs(records: Sequence[Record], runs: Sequence[Run]) -> Iterator[str]:
+def check_runs(
+    records: Sequence[Record], runs: Sequence[Run], class_names: Sequence[str]
+) -> Iterator[str]:
     by_trial: dict[str, list[Run]] = {}
     for run in runs:
         by_trial.setdefault(run.trial, []).append(run)
@@ -189,10 +194,10 @@ def check_runs(records: Sequence[Record], runs: Sequence[Run]) -> Iterator[str]:
         if run.state != record.state:
             yield f"trial {record.trial_id} is {run.state} in MLflow and {record.state} here"
         if record.metrics:
-            for name, value in (
-                ("miou", record.metrics.miou),
-                ("size_bytes", record.metrics.size_bytes),
-            ):
+            values = {"miou": record.metrics.miou, "size_bytes": record.metrics.size_bytes}
+            if record.state != "PAUSED" and record.class_iou is not None:
+                values |= dict(zip(class_metrics(class_names), record.class_iou, strict=True))
+            for name, value in values.items():
                 if run.metrics.get(name) != value:
                     yield f"trial {record.trial_id} has {name} {run.metrics.get(name)} in MLflow"
         leaves = record.config.flatten() if record.config else {}

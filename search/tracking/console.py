@@ -59,8 +59,7 @@ class ConsoleProgress:
 
     def say(self, line: str) -> None:
         """Prints one line, with the elapsed time, on a terminal or in a log."""
-        elapsed = int(time.monotonic() - self.begin)
-        self._print(f"[{elapsed // 60:3d}:{elapsed % 60:02d}] {line}")
+        self._print(f"{elapsed_since(self.begin)} {line}")
 
     def record(self, line: str) -> None:
         """The same, and also writes the line to the study's log."""
@@ -146,12 +145,8 @@ class ConsoleProgress:
         ):
             if (folder / name).exists():
                 self._print(f"{name:15} {folder / name}")
-        if config.tracking_uri.startswith("http"):
-            self._print(f"compare runs:   {config.tracking_uri}/{page}")
-        else:
-            store = shlex.quote(config.tracking_uri)
-            self._print(f"compare runs:   {launcher()}mlflow ui --backend-store-uri {store}")
-            self._print(f"                and open http://127.0.0.1:5000/{page}")
+        for line in say_runs(config.tracking_uri, page):
+            self._print(line)
         if front := pareto_front(records, self.objectives):
             self._say_export(max(front, key=lambda r: r.metrics.miou if r.metrics else 0).trial_id)
         if interrupted:
@@ -181,6 +176,23 @@ class ConsoleProgress:
             self.live.update(self._view())
 
 
+def elapsed_since(begin: float) -> str:
+    """Minutes and seconds since a time of the monotonic clock, such as [  1:05]."""
+    elapsed = int(time.monotonic() - begin)
+    return f"[{elapsed // 60:3d}:{elapsed % 60:02d}]"
+
+
+def say_runs(tracking_uri: str, page: str) -> list[str]:
+    """Lines that say where MLflow shows the runs."""
+    if tracking_uri.startswith("http"):
+        return [f"compare runs:   {tracking_uri}/{page}"]
+    store = shlex.quote(tracking_uri)
+    return [
+        f"compare runs:   {launcher()}mlflow ui --backend-store-uri {store}",
+        f"                and open http://127.0.0.1:5000/{page}",
+    ]
+
+
 def bar_columns(width: int) -> list[ProgressColumn]:
     """The columns of a progress bar that a terminal of this width has room for."""
     columns: list[ProgressColumn] = [TextColumn("{task.description}"), MofNCompleteColumn()]
@@ -202,5 +214,9 @@ def describe_outcome(record: Record) -> str:
     if record.state == "COMPLETE" and metrics and metrics.size_bytes:
         size = human_size(metrics.size_bytes)
         halved = " (out of memory at first: batches in two parts)" if metrics.parts > 1 else ""
-        return f"mIoU {100 * metrics.miou:.1f} %, {size}, {metrics.device_seconds:.0f} s{halved}"
+        missed = ""
+        if metrics.classes_never_predicted:
+            missed = f", ! {metrics.share_never_predicted} classes never predicted"
+        seconds = f"{metrics.device_seconds:.0f} s"
+        return f"mIoU {100 * metrics.miou:.1f} %, {size}, {seconds}{missed}{halved}"
     return f"{record.state}: {record.reason}"

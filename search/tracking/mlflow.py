@@ -5,6 +5,7 @@ them.
 """
 
 import logging
+import re
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -39,10 +40,13 @@ from trainables.core import terminal
 from trainables.core.files import is_writable
 from trainables.core.metrics import Metrics
 from trainables.core.progress import announce
+from trainables.data.packed import PackedDataset
 
 logging.getLogger("mlflow").setLevel(logging.CRITICAL)  # errors are reported here, in one line
 
 STUDY_TAG, STUDY_ID_TAG, TRIAL_TAG = "paretoseg.study", "paretoseg.study_id", "paretoseg.trial"
+MAX_CLASS_NAME = 200
+"""Characters of a class name in the name of a metric, which MLflow limits to 250."""
 MAX_PARAMS, MAX_METRICS = 100, 1000  # of one log_batch call
 STATUS: dict[RecordState, str] = {
     "RUNNING": "RUNNING",
@@ -131,6 +135,7 @@ class MlflowTracker:
         study_id: identifies the study's runs; a name may be used twice.
         artifact_root: the artifact location of a store that has none of its own.
         tags: set on the runs of the study and of each of its trials.
+        class_names: of the data, in order.
     """
 
     def __init__(
@@ -141,12 +146,14 @@ class MlflowTracker:
         study_id: str,
         artifact_root: Path,
         tags: dict[str, str],
+        class_names: Sequence[str],
     ) -> None:
         self.client = MlflowClient(tracking_uri)
         self.experiment, self.artifact_root = experiment, artifact_root
         self.database = database_of(tracking_uri)
         self.study_name, self.study_id = study_name, study_id
         self.tags = {STUDY_TAG: study_name, STUDY_ID_TAG: study_id, **tags}
+        self.class_metrics = class_metrics(class_names)
         self.is_behind = False
         """Whether the store lacks part of the record."""
         self.statuses: dict[str, str] = {}
@@ -217,8 +224,9 @@ class MlflowTracker:
         self.client.log_batch(run, tags=[RunTag(k, v) for k, v in tags.items()])
         if record.state == "PAUSED":
             self.client.update_run(run, STATUS[record.state])
-        else:
-            self.client.set_terminated(run, STATUS[record.state])
+            return
+        self._log_class_iou(record)
+        self.client.set_terminated(run, STATUS[record.state])
 
     def finish(
         self,
@@ -244,25 +252,24 @@ class MlflowTracker:
                 self.client.log_metric(run, "latency_ms", record.latency_ms, now)
             if is_member and not self.client.list_artifacts(run, "model"):
                 self.client.log_artifacts(run, str(model_folder(folder, record.trial_id)), "model")
-        for name in (
-            TRIALS_TABLE,
-            FRONT_TABLE,
-            FRONT_PLOT,
-            FRONT_PAGE,
-            DIAGNOSTICS_PLOT,
-            STUDY_FILE,
-        ):
-            self.client.log_artifact(self.study_run, str(folder / name))
-        now = int(time.time() * 1000)
-        self.client.log_batch(
-            self.study_run, metrics=[Metric(name, value, now, 0) for name, value in metrics.items()]
-        )
         grown = [
             Metric("hypervolume", step.hypervolume, step.time_ms, int(step.device_seconds))
             for step in steps
         ]
         for first in range(0, len(grown), MAX_METRICS):
             self.client.log_batch(self.study_run, metrics=grown[first : first + MAX_METRICS])
+        names = (TRIALS_TABLE, FRONT_TABLE, FRONT_PLOT, FRONT_PAGE, DIAGNOSTICS_PLOT, STUDY_FILE)
+        self.end([folder / name for name in names], metrics, interrupted)
+
+    def end(self, files: Sequence[Path], metrics: dict[str, float], interrupted: bool) -> None:
+        """Puts files and numbers on the study's run, and ends it."""
+        for file in files:
+            self.client.log_artifact(self.study_run, str(file))
+        now = int(time.time() * 1000)
+        self.client.log_batch(
+            self.study_run,
+            metrics=[Metric(metric_name(n), value, now, 0) for n, value in metrics.items()],
+        )
         self.client.set_terminated(self.study_run, "KILLED" if interrupted else "FINISHED")
 
     def _log_metrics(self, record: Record) -> None:
@@ -275,6 +282,15 @@ class MlflowTracker:
             self.client.log_batch(self._run(record), metrics=batch)
         if reports:
             self.logged[record.trial_id] = reports[-1].epoch
+
+    def _log_class_iou(self, record: Record) -> None:
+        """Logs the IoU of each class in the last report."""
+        if record.metrics is None or record.class_iou is None:
+            return
+        epoch, now = record.metrics.epoch, record.metrics.time_ms
+        by_name = zip(self.class_metrics, record.class_iou, strict=True)
+        metrics = [Metric(name, iou, now, epoch) for name, iou in by_name if iou is not None]
+        self.client.log_batch(self._run(record), metrics=metrics)
 
     def _log_params(self, record: Record) -> None:
         leaves = record.config.flatten() if record.config else {}
@@ -301,12 +317,31 @@ class MlflowTracker:
             raise
 
 
+def experiment_name(data_name: str, data: PackedDataset) -> str:
+    """The name of the experiment of a data set, which its studies and comparisons share."""
+    return f"{Path(data_name).name} {data.height}x{data.width} {data.digest[-8:]}"
+
+
+def metric_name(name: str) -> str:
+    """A name with `_` for each character that MLflow does not take in the name of a metric."""
+    return re.sub(r"[^\w\-. :/]", "_", name)
+
+
 def as_mlflow(metrics: Metrics) -> Iterator[Metric]:
     """One epoch's metrics, with the epoch as step; MLflow stores equal metrics once."""
     values = metrics.model_dump(exclude=NON_TABLE_FIELDS, exclude_none=True)
     losses = {f"loss.{name}": value for name, value in metrics.losses.items()}
     for name, value in {**values, **losses}.items():
         yield Metric(name, float(value), metrics.time_ms, metrics.epoch)
+
+
+def class_metrics(class_names: Sequence[str]) -> list[str]:
+    """The names of the metrics with the IoU of each class, of characters that MLflow allows."""
+    allowed = [re.sub(r"[^\w.\- ]", "_", name)[:MAX_CLASS_NAME] for name in class_names]
+    return [
+        f"iou.{name}" if allowed.count(name) == 1 else f"iou.{name}_{index}"
+        for index, name in enumerate(allowed)
+    ]
 
 
 def search_runs(client: MlflowClient, experiments: list[str], study_id: str) -> list[MlflowRun]:

@@ -48,6 +48,15 @@ def test_every_point_is_exported_and_does_what_was_measured(
         assert path.stat().st_size == card.size_bytes
         assert card.miou == pytest.approx(card.searched_miou, abs=0.001)
         assert len(card.classes) == 5
+        assert card.class_iou is not None
+        assert tuple(card.class_iou) == card.classes
+        known = [iou for iou in card.class_iou.values() if iou is not None]
+        assert sum(known) / len(known) == pytest.approx(card.miou)
+        assert card.never_predicted is not None
+        assert {card.class_iou[name] for name in card.never_predicted} <= {0.0}
+        (line,) = (line for line in printed.splitlines() if f"{card.file}: " in line)
+        missed = f"! never predicts {len(card.never_predicted)} of {len(known)} classes: "
+        assert (missed in line) is bool(card.never_predicted)
         assert f"trial {card.trial}: " in printed
         assert card.changed_pixels <= 0.01 * card.num_pixels
         if form != "onnx-int8":
@@ -173,7 +182,7 @@ def test_bad_studies(study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
     assert "STUDY must name an existing study" in answer(capsys, 2, tmp_path, "--out", tmp_path)
     copy = tmp_path / "copy"
     shutil.copytree(study, copy)
-    write_tables([], copy)
+    write_tables([], copy, [])
     assert "must have finished trials" in answer(capsys, 2, copy, "--out", tmp_path)
     (copy / "front.parquet").unlink()
     assert "must have ended or been" in answer(capsys, 2, copy, "--out", tmp_path)

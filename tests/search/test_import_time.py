@@ -62,6 +62,24 @@ COMMANDS: dict[str, tuple[list[str], int, str]] = {
 }
 
 
+COMPARISONS: dict[str, tuple[list[str], int, str]] = {
+    "help": (["--help"], 0, ""),
+    "no recipes": ([], 2, "--recipes must be given"),
+    "unknown recipe": (["--recipes", "qat", "distil"], 2, "did you mean distill"),
+    "bad value": (["--recipes", "qat", "distill", "--seeds", "0"], 2, "--seeds: "),
+    "too short": (["--recipes", "qat", "distill", "--epochs", "1"], 2, "--epochs must be at least"),
+}
+
+
+@pytest.mark.parametrize("command", COMPARISONS)
+def test_a_comparison_that_ends_at_once_imports_no_framework(command: str, tmp_path: Path) -> None:
+    argv, status, message = COMPARISONS[command]
+    done, imported = run(tmp_path / "modules", "search.compare", *argv, "--storage", str(STORED))
+    assert (done.returncode, message in done.stderr) == (status, True), done.stderr
+    assert "pydantic" in imported
+    assert imported & HEAVY == set()
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_command_that_ends_at_once_imports_no_framework(command: str, tmp_path: Path) -> None:
     argv, status, message = COMMANDS[command]

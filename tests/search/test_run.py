@@ -53,6 +53,8 @@ def storage(common: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path
     where = ["--storage", str(folder)]
     first = run(*common, *where, *LIMITS, "--samples", "4")
     assert (first.returncode, first.stderr) == (0, "")
+    for words in ("IoU % val", "warning: the teacher never predicts ", "never predicted"):
+        assert words in first.stdout
     for words in ("Pareto front", "mlflow ui --backend-store-uri", "search.export", "log.txt"):
         assert words in first.stdout
     again = run(*where, "--resume", "tiny", "--samples", "5")
@@ -109,6 +111,10 @@ def test_parquet_and_mlflow_agree_row_by_row(storage: Path) -> None:
     front = {row["trial_id"] for row in rows(storage / "tiny", "front")}
     assert len(parents) == 1
     assert parents[0].info.status == "FINISHED"
+    names = [name.removeprefix("iou.") for name in table["0000"] if name.startswith("iou.")]
+    assert len(names) == 5
+    teacher = {f"teacher.{split}iou.{name}" for split in ("", "train.") for name in names}
+    assert teacher <= set(parents[0].data.metrics)
     assert set(children) == set(table)
     for trial_id, child in children.items():
         row = table[trial_id]
@@ -120,6 +126,8 @@ def test_parquet_and_mlflow_agree_row_by_row(storage: Path) -> None:
         if row["state"] == "COMPLETE":
             assert child.data.metrics["miou"] == row["miou"]
             assert child.data.metrics["size_bytes"] == row["size_bytes"]
+            for name in (*(f"iou.{name}" for name in names), "classes_never_predicted"):
+                assert child.data.metrics[name] == row[name]
             history = client.get_metric_history(child.info.run_id, "miou")
             assert sorted({m.step for m in history}) == [1, 2, 3]
         has_model = bool(client.list_artifacts(child.info.run_id, "model"))

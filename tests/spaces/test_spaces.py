@@ -13,11 +13,12 @@ from spaces import (
     load_space,
     own_students,
     space_names,
+    with_co_study,
 )
 from trainables.config import TrialConfig
 from trainables.models.configs import StudentConfig
 from trainables.models.student_list import parse_students
-from trainables.recipes.configs import Original, Supervised
+from trainables.recipes.configs import Original, QatDistill, Supervised
 from trainables.training.cost import predict_size_bytes
 
 
@@ -36,7 +37,7 @@ def test_a_space_samples_valid_configurations(name: str) -> None:
         assert TrialConfig.model_validate_json(config.model_dump_json()) == config
         leaves = config.flatten()
         assert trial.params
-        assert {name: leaves[name] for name in trial.params} == trial.params
+        assert {name: leaves.get(name) for name in trial.params} == trial.params
         digests.add(config.digest())
         settings.add(tuple(trial.params.values()))
     assert len(digests) == len(settings) > 30
@@ -53,12 +54,16 @@ def test_known_settings_are_inside_the_space_and_tried_first(name: str) -> None:
     for settings in named.points_to_evaluate:
         trial = study.ask()
         leaves = named.space(trial).flatten()
-        assert {name: leaves[name] for name in settings} == dict(settings)
+        assert {name: leaves.get(name) for name in settings} == dict(settings)
 
 
 def test_qkd_explores_all_that_it_promises() -> None:
     trial = optuna.create_study().ask()
-    load_space("qkd").space(trial)
+    config = with_co_study(load_space("qkd"), wanted=True).space(trial)
+    recipe = config.recipe
+    assert isinstance(recipe, QatDistill)
+    assert recipe.schedule == "cosine"
+    assert recipe.start.learns_from_teacher
     for part in (
         "student.width",
         "optimizer.learning_rate",
@@ -68,11 +73,20 @@ def test_qkd_explores_all_that_it_promises() -> None:
         "activation_bits",
         "pixelwise.weight",
         "pixelwise.temperature",
-        "pairwise.weight",
+        "extra.name",
         "self_study",
         "co_study",
     ):
         assert any(name.endswith(part) for name in trial.params), part
+
+
+def test_a_phase_in_which_the_teacher_learns_has_to_be_wanted() -> None:
+    trial = optuna.create_study().ask()
+    config = with_co_study(load_space("qkd"), wanted=False).space(trial)
+    assert "recipe.co_study" not in trial.params
+    assert config.flatten()["recipe.co_study"] == 0
+    with pytest.raises(ValueError, match="--co-study must be for a space that has that phase"):
+        with_co_study(load_space("kd"), wanted=True)
 
 
 def test_known_sizes_differ() -> None:
@@ -102,7 +116,7 @@ def test_a_space_chooses_among_students_and_asks_for_their_fields_alone(name: st
         trial = study.ask()
         config = named.space(trial)
         leaves = config.flatten()
-        assert {name: leaves[name] for name in trial.params} == trial.params
+        assert {name: leaves.get(name) for name in trial.params} == trial.params
         fields = {path for path in trial.params if path.startswith("student.")}
         asked.setdefault(config.student.name, set()).update(fields)
         assert leaves.get("student.weights") == (
@@ -129,7 +143,7 @@ def test_each_student_is_tried_first_with_known_settings(name: str, text: str) -
     for settings in named.points_to_evaluate:
         config = named.space(study.ask())
         leaves = config.flatten()
-        assert {name: leaves[name] for name in settings} == dict(settings)
+        assert {name: leaves.get(name) for name in settings} == dict(settings)
         tried.append(config.student.name)
     assert set(tried) == {student.name for student in students}
 
@@ -178,7 +192,7 @@ def test_architecture_tries_a_known_setting_of_each_family() -> None:
     for settings in chosen.points_to_evaluate:
         study.enqueue_trial(dict(settings))
         leaves = chosen.space(study.ask()).flatten()
-        assert {name: leaves[name] for name in settings} == dict(settings)
+        assert {name: leaves.get(name) for name in settings} == dict(settings)
     alone = choose_students(named, U_NETS).space(study.ask())
     assert alone.student.name == "unet"
 

@@ -66,7 +66,9 @@ class Imitation(Term):
     name: Literal["imitation"] = "imitation"
     requires: ClassVar[Requirement] = "channels"
 
-    def build(self, student: Outputs, teacher: Outputs) -> TermLoss:
+    def build(
+        self, student: Outputs, teacher: Outputs, class_weights_K: Tensor | None = None
+    ) -> TermLoss:
         return ImitationLoss(student.features.shape[1], teacher.features.shape[1])
 
 

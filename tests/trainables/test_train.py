@@ -52,10 +52,13 @@ def test_a_configuration_is_trained_and_measured(
     assert main(argv) == 0
     printed = capsys.readouterr().out
     assert "teacher:" in printed
+    assert "  class    IoU % train    IoU % val" in printed
     assert "epoch 4: mIoU" in printed
     read_model(out / "model.safetensors")
     metrics = json.loads((out / "metrics.json").read_text())
     assert [m["epoch"] for m in metrics] == [1, 2, 3, 4]
+    num_missed = metrics[-1]["classes_never_predicted"]
+    assert printed.endswith(f", {num_missed} of 5 classes never predicted\n")
     assert metrics[-1]["size_bytes"] == (out / "model.safetensors").stat().st_size
 
 
@@ -69,7 +72,9 @@ def test_it_says_how_far_teacher_and_student_are(
     monkeypatch.setattr("trainables.train.progress_to", partial(progress_to, every_s=0))
     monkeypatch.setattr(
         "trainables.training.defaults.Defaults.default_teacher_config",
-        lambda self: TrialConfig(student=UNetConfig(width=6, depth=2), recipe=own, num_epochs=3),
+        lambda self, num_epochs: TrialConfig(
+            student=UNetConfig(width=6, depth=2), recipe=own, num_epochs=3
+        ),
     )
     config = write_config(tmp_path / "config.json", Distill(optimizer=FAST))
     argv = [config, *arguments(blocks_folder, tmp_path / "out"), "--teacher-outputs", "maps"]

@@ -5,7 +5,14 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import ClassVar, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, ModelWrapValidatorHandler, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    ModelWrapValidatorHandler,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 Leaf = str | int | float | bool | None
 
@@ -14,6 +21,17 @@ class FrozenConfig(BaseModel):
     """An immutable, strict pydantic model: unknown fields and non-finite numbers are refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    written_if_set: ClassVar[tuple[str, ...]] = ()
+    """Fields that are not written while they have their defaults, so that configurations from
+    before these fields existed keep their digests."""
+
+    @model_serializer(mode="wrap")
+    def write(self, handler: SerializerFunctionWrapHandler) -> dict[str, object]:
+        written: dict[str, object] = handler(self)
+        for field in self.written_if_set:
+            if getattr(self, field) == type(self).model_fields[field].default:
+                del written[field]
+        return written
 
     def digest(self) -> str:
         """Sixteen hexadecimal digits that name this configuration's content."""

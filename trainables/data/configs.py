@@ -1,6 +1,6 @@
 """The configuration of the augmentation; importing it does not import torch."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, model_validator
 
@@ -8,6 +8,10 @@ from trainables.core.config_base import FrozenConfig
 
 if TYPE_CHECKING:
     from trainables.data.augmentation import Views
+
+
+AugmentationName = Literal["flip", "scale", "strong"]
+"""Horizontal flips; also scales from 0.8 to 1.25 and colour; or scales from 0.75 to 1.5."""
 
 
 class Augmentation(FrozenConfig):
@@ -31,3 +35,10 @@ class Augmentation(FrozenConfig):
         from trainables.data.augmentation import draw_views
 
         return draw_views(self, num_samples, seed, epoch)
+
+
+AUGMENTATIONS: dict[AugmentationName, Augmentation] = {
+    "flip": Augmentation(min_scale=1, max_scale=1, color=0),
+    "scale": Augmentation(min_scale=0.8, max_scale=1.25),
+    "strong": Augmentation(),
+}

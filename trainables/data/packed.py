@@ -19,6 +19,7 @@ from trainables.core.config_base import FrozenConfig
 from trainables.core.terminal import track
 from trainables.data.arrow_table import Arrays, ArrowTable, Tensors, chunks_of, write_table
 from trainables.data.base import SPLITS, Source, Split
+from trainables.data.label_counts import LabelCounts, count_by_class
 
 FORMAT = 4
 META = "data.json"
@@ -32,6 +33,8 @@ class Meta(FrozenConfig):
     width: int = Field(ge=1)
     notes: tuple[str, ...] | None = None
     """Notes of the source on the data; None in packs of earlier releases."""
+    label_counts: LabelCounts | None = None
+    """Of the training split; None in packs of earlier releases."""
 
 
 def pack_dataset(source: Source, store: ArtifactStore) -> Artifact:
@@ -45,7 +48,14 @@ def pack_dataset(source: Source, store: ArtifactStore) -> Artifact:
         height, width = source.canvas()
         for split in SPLITS:
             write_table(folder / f"{split}.arrow", decoded(source, split))
-        meta = Meta(class_names=source.class_names, height=height, width=width, notes=source.notes)
+        train = ArrowTable(folder / "train.arrow")
+        meta = Meta(
+            class_names=source.class_names,
+            height=height,
+            width=width,
+            notes=source.notes,
+            label_counts=count_by_class(train, len(source.class_names)),
+        )
         (folder / META).write_text(meta.model_dump_json())
 
     return store.get("data", pack_key(source), build)
@@ -85,6 +95,7 @@ class PackedDataset:
     val: ArrowTable
     notes: tuple[str, ...] | None
     """None: packed by an earlier release, which made fewer checks."""
+    kept_label_counts: LabelCounts | None
 
     @property
     def digest(self) -> str:
@@ -93,6 +104,10 @@ class PackedDataset:
     @property
     def num_classes(self) -> int:
         return len(self.class_names)
+
+    def label_counts(self) -> LabelCounts:
+        """The labels of the training split, which are counted where the pack does not say."""
+        return self.kept_label_counts or count_by_class(self.train, self.num_classes)
 
     def __str__(self) -> str:
         return (
@@ -134,4 +149,5 @@ def open_pack(folder: Path) -> PackedDataset:
         tables["train"],
         tables["val"],
         meta.notes,
+        meta.label_counts,
     )

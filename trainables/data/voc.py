@@ -53,7 +53,9 @@ FIRST_SWAPPED = 5
 
 
 class VocFolder:
-    """A folder in VOC layout, its samples scaled to a longest side of `image_size` pixels.
+    """A folder in VOC layout, its samples shrunk to a longest side of `image_size` pixels.
+
+    Smaller images keep their size.
 
     With SBD's `SegmentationClassAug` and `train_aug.txt` (Hariharan et al. 2011) the training split
     is the augmented one. Every file is checked before class names or a sample are returned, so that
@@ -66,6 +68,8 @@ class VocFolder:
     def __init__(self, folder: Path, image_size: int) -> None:
         self.root = find_root(folder)
         self.image_size = image_size
+        self.have_small = False
+        """Whether an image is smaller than `image_size`; known once the files were read."""
         self.have_colors = False
         """Whether a mask may have colours; known once the files were read."""
         augmented = (self.root / f"{MASKS}Aug").is_dir() and (
@@ -103,6 +107,8 @@ class VocFolder:
         ]
         # What earlier releases did not read is included only where it makes a difference, so that
         # the digests of their data do not change
+        if self.have_small:
+            content.append("small images keep their size")
         if self.classes.colors and self.have_colors:
             content.append(sorted((*color, index) for color, index in self.classes.colors.items()))
         plain = tuple(read_lines(listing)) if listing.is_file() else ()
@@ -152,6 +158,7 @@ class VocFolder:
         check_image_mode(entry.image, image_header)
         check_mask_format(entry.mask, mask_header)
         self.have_colors |= mask_header.mode in ("P", "RGB", "RGBA")
+        self.have_small |= max(image_header.size) < self.image_size
         hashes = [hashlib.sha256(content).hexdigest() for content in (image, mask)]
         deep = [image_header.mode] if image_header.mode in DEEP_GREY_MODES else []
         return [split, entry.name, *hashes, *deep]
@@ -326,8 +333,8 @@ def class_names(root: Path, names: tuple[str, ...], first_file: dict[int, Path])
 
 
 def scaled(size: tuple[int, int], longest: int) -> tuple[int, int]:
-    """`size` in its aspect ratio, with a longest side of `longest`."""
-    factor = longest / max(size)
+    """`size` in its aspect ratio, with a longest side of `longest` at most."""
+    factor = min(1.0, longest / max(size))
     width, height = (max(1, round(side * factor)) for side in size)
     return width, height
 

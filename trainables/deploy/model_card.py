@@ -35,8 +35,11 @@ class ModelCard(FrozenConfig):
 
     `miou` and `changed_pixels`, of `num_pixels`, were measured with the exported file on the
     validation split; `changed_pixels` get another class than by the search's own model, whose mIoU
-    is `searched_miou`. `latency` is that of an ONNX file; `packed` has none. `float_operations` are
-    the layers and the other operations that a file of the format `onnx-int8` computes on floats.
+    is `searched_miou`. `class_iou` holds the IoU of each class by name, None for a class that no
+    label of the split holds, and `never_predicted` the names of the classes that labels hold and no
+    pixel is predicted as; both are None in cards of older versions. `latency` is that of an ONNX
+    file; `packed` has none. `float_operations` are the layers and the other operations that a file
+    of the format `onnx-int8` computes on floats.
     """
 
     format: ExportFormat
@@ -45,6 +48,8 @@ class ModelCard(FrozenConfig):
     size_bytes: int
     miou: float
     searched_miou: float
+    class_iou: dict[str, float | None] | None = None
+    never_predicted: tuple[str, ...] | None = None
     changed_pixels: int
     num_pixels: int
     latency: tuple[Latency, ...]

@@ -21,7 +21,12 @@ from trainables.deploy.onnx_graph import (
     same_grid,
 )
 from trainables.deploy.onnx_operations import CLIPS, HANDLERS, MOVES, OPTIONS, is_selection
-from trainables.quantization.convert import ConvertedLayer, StaticQuantizer, convert
+from trainables.quantization.convert import (
+    ConvertedAddition,
+    ConvertedLayer,
+    StaticQuantizer,
+    convert,
+)
 from trainables.quantization.graph import is_metadata, trace
 from trainables.quantization.layers import QUANTIZABLE
 
@@ -99,7 +104,7 @@ class Translation:
 
     def __init__(self, network: nn.Module, graph: Graph) -> None:
         self.network, self.graph = network, graph
-        self.traced = trace(network, leaves=(ConvertedLayer,))
+        self.traced = trace(network, leaves=(ConvertedLayer, ConvertedAddition))
         self._remove_idle_nodes()
         self.grids = self._find_grids()
         self.values: dict[fx.Node, Any] = {}  # a Signal, or sizes, by the node that gives it
@@ -122,14 +127,30 @@ class Translation:
         if not is_exportable(module):
             raise NotImplementedError
         grid = module.grid if isinstance(module, ConvertedLayer) else None
-        readers = list(node.users)
-        limits = self._limits(readers[0]) if len(readers) == 1 else None
-        end = node if limits is None else readers[0]
+        end, limits = self._clipped(node)
         result = self.graph.layer(self._read(inputs, grid), module, limits, self.grids[end])
         self.values[end] = result
         if not is_computed_on_integers(module, result.grid):
             self.float_operations.append(str(node.target))
         return result
+
+    def _addition(self, node: fx.Node, *operands: Signal) -> Signal:
+        """An addition on a grid, and an activation that clips and is its only reader."""
+        module = self._module(node)
+        assert isinstance(module, ConvertedAddition)
+        end, limits = self._clipped(node)
+        read = [self._read(operand, module.grid) for operand in operands]
+        result = self.graph.addition(read, limits, self.grids[end])
+        self.values[end] = result
+        if result.grid is None:
+            self.float_operations.append(str(node.target))
+        return result
+
+    def _clipped(self, node: fx.Node) -> tuple[fx.Node, Bounds | None]:
+        """The only reader of an operation and its limits if it clips; else the operation itself."""
+        readers = list(node.users)
+        limits = self._limits(readers[0]) if len(readers) == 1 else None
+        return (node if limits is None else readers[0]), limits
 
     def _limits(self, node: fx.Node) -> Bounds | None:
         """The values that an operation clips to; None if it does something else."""
@@ -159,6 +180,8 @@ class Translation:
         try:
             if operation in LAYERS:
                 return self._layer(node, *args)
+            if operation is ConvertedAddition:
+                return self._addition(node, *args)
             if limits is not None:
                 self.float_operations.append(self._name(node))
                 return self._read(self.graph.clip(args[0], limits), grid)
@@ -233,7 +256,9 @@ class Translation:
             if self._is_selection(reader):
                 return grids[reader]
             module = self._module(reader) if reader.op == "call_module" else None
-            return module.grid if isinstance(module, ConvertedLayer) else None
+            if isinstance(module, ConvertedLayer | ConvertedAddition):
+                return module.grid
+            return None
 
         for node in reversed(self.traced.nodes):
             read_on = [grid_of(reader) for reader in node.users if not is_metadata(reader)]

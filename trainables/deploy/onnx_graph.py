@@ -84,7 +84,7 @@ class Graph:
             return Signal(value, None)
         codes = self.add("QuantizeLinear", value, self._step(grid), self._zero(grid))
         ends = code_limits(grid, limits)
-        if ends != bounds(8, grid.signed):
+        if ends != bounds(8, stored_offset(grid)):
             codes = self.add("Clip", codes, *(self._code(grid, end) for end in ends))
         return Signal(codes, grid)
 
@@ -185,12 +185,26 @@ class Graph:
         weight, steps = self._weight(layer, module)
         bias = self._bias(layer, steps, inputs.grid)
         value = self._convolve(self._dequantize(inputs), layer, weight, bias)
-        if limits is not None and grid is None:
-            value = self.clip(Signal(value, None), limits).value
-        result = self.quantize(value, grid, limits or (-np.inf, np.inf))
+        result = self._clip_and_quantize(value, limits, grid)
         if is_pixel_shuffle(layer):
             return self.map("DepthToSpace", [result], blocksize=layer.stride[0], mode="CRD")
         return result
+
+    def addition(
+        self, operands: Sequence[Signal], limits: Bounds | None, grid: StaticQuantizer | None
+    ) -> Signal:
+        """A sum, clipped to `limits` where given, on the grid of its readers.
+
+        ONNX Runtime computes it on integers (QLinearAdd) if there is one.
+        """
+        return self._clip_and_quantize(self.compute("Add", *operands).value, limits, grid)
+
+    def _clip_and_quantize(
+        self, value: Value, limits: Bounds | None, grid: StaticQuantizer | None
+    ) -> Signal:
+        if limits is not None and grid is None:
+            return self.clip(Signal(value, None), limits)
+        return self.quantize(value, grid, limits or (-np.inf, np.inf))
 
     def _step(self, grid: StaticQuantizer) -> Value:
         return self.constant(as_array(grid.step).reshape(()))
@@ -199,16 +213,19 @@ class Graph:
         return self._code(grid, 0)
 
     def _code(self, grid: StaticQuantizer, code: int) -> Value:
-        """An integer of a grid, as it is stored.
+        """An integer of a grid, as it is stored."""
+        offset = self._offset(grid)
+        stored = np.uint8 if offset == stored_offset(grid) else np.int8
+        return self.constant(np.array(code + offset, stored))
 
-        The fast form stores signed grids with an offset: ONNX Runtime computes a convolution on
-        integers only if its inputs and its outputs are of one type, and others are unsigned.
+    def _offset(self, grid: StaticQuantizer) -> int:
+        """What is added to the integers of a grid where they are stored.
+
+        The fast form has no INT8: ONNX Runtime computes a convolution on integers only if its
+        inputs and its outputs are of one type, and grids without negative integers are unsigned.
         """
-        if not grid.signed:
-            return self.constant(np.array(code, np.uint8))
-        if self.form == "onnx-int8":
-            return self.constant(np.array(code + 128, np.uint8))
-        return self.constant(np.array(code, np.int8))
+        offset = stored_offset(grid)
+        return 0 if self.form == "onnx" and offset == 128 else offset
 
     def _dequantize(self, signal: Signal) -> Value:
         if signal.grid is None:
@@ -218,6 +235,8 @@ class Graph:
             return self.add("DequantizeLinear", signal.value, step, zero)
         # ONNX Runtime would fuse a DequantizeLinear with weights that its kernels do not support
         floats = self.add("Cast", signal.value, to=TensorProto.FLOAT)
+        if offset := self._offset(signal.grid):
+            floats = self.add("Sub", floats, self.constant(np.array(offset, np.float32)))
         return self.add("Mul", floats, self._step(signal.grid))
 
     def _weight(self, layer: QuantizableLayer, module: nn.Module) -> tuple[Value, Array | None]:
@@ -387,15 +406,20 @@ def is_computed_on_integers(module: nn.Module, output: StaticQuantizer | None) -
     )
 
 
+def stored_offset(grid: StaticQuantizer) -> int:
+    """The offset with which the integers of a grid fill up to 8 bits without a sign."""
+    return grid.zero_point << 8 - grid.bits
+
+
 def code_limits(grid: StaticQuantizer, limits: Bounds) -> tuple[int, int]:
     """The least and the greatest code of values between two limits."""
     codes = np.rint(np.array(limits, np.float32) / as_array(grid.step))
-    low, high = np.clip(codes, *bounds(grid.bits, grid.signed))
+    low, high = np.clip(codes, *bounds(grid.bits, grid.zero_point))
     return int(low), int(high)
 
 
 def same_grid(one: StaticQuantizer | None, other: StaticQuantizer | None) -> bool:
     if one is None or other is None:
         return one is other
-    same_kind = (one.bits, one.signed) == (other.bits, other.signed)
+    same_kind = (one.bits, one.zero_point) == (other.bits, other.zero_point)
     return same_kind and bool(one.step.equal(other.step))

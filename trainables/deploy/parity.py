@@ -16,11 +16,15 @@ BATCH_SIZE = 4
 
 @dataclass(frozen=True)
 class Parity:
-    """A model's mIoU, and the number of pixels whose class differs from its reference's."""
+    """A model's scores, and the number of pixels whose class differs from its reference's."""
 
-    miou: float
+    scores: Scores
     changed_pixels: int
     num_pixels: int
+
+    @property
+    def miou(self) -> float:
+        return self.scores.miou
 
 
 def check_parity(model: Network, reference: Network, data: PackedDataset) -> Parity:
@@ -33,4 +37,4 @@ def check_parity(model: Network, reference: Network, data: PackedDataset) -> Par
         changed += int((predicted != expected).sum())
         num_pixels += predicted.size
         confusion += confusion_matrix(torch.from_numpy(predicted), batch["mask"], data.num_classes)
-    return Parity(Scores(confusion).miou, changed, num_pixels)
+    return Parity(Scores(confusion), changed, num_pixels)

@@ -4,7 +4,7 @@ No file of the training framework is imported before a term is built.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, get_args
 
 from pydantic import (
@@ -15,18 +15,50 @@ from pydantic import (
     WrapSerializer,
 )
 
-from trainables.core.config_base import TaggedConfig
+from trainables.core.config_base import FrozenConfig, TaggedConfig
 
 if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from trainables.data.label_counts import LabelCounts
     from trainables.losses.distillation import TermLoss
+    from trainables.losses.label_loss import LabelLoss
     from trainables.models.base import Outputs
 
-Requirement = Literal["logits", "cosines", "channels", "live"]
+Balance = Literal["none", "sqrt", "enet", "median"]
+"""How classes are weighted by their frequencies (see `class_weights`)."""
+Overlap = Literal["none", "lovasz", "dice"]
+"""A term for the overlap of predicted and labelled pixels."""
+
+
+class LabelLossConfig(FrozenConfig):
+    """The loss on labels: cross-entropy with class weights, and a term for overlap."""
+
+    class_weights: Balance = "none"
+    overlap: Overlap = "none"
+    overlap_weight: float = Field(1.0, gt=0, description="of the term for overlap")
+
+    def build(
+        self, label_counts: "Callable[[], LabelCounts]", device: "torch.device"
+    ) -> "LabelLoss":
+        """The loss; the training labels are counted where classes are weighted."""
+        from trainables.losses.class_weights import compute_class_weights
+        from trainables.losses.label_loss import LabelLoss
+
+        if self.class_weights == "none":
+            return LabelLoss(self, None)
+        weights = compute_class_weights(label_counts(), self.class_weights)
+        return LabelLoss(self, weights.to(device))
+
+
+Requirement = Literal["logits", "cosines", "channels", "decoder", "live"]
 """What a term needs of the teacher: its logits; also the cosine similarities of features; also the
-channels of the features; or the network itself at every step."""
+channels of the features; also a feature map of the decoder, of the student, too; or the network
+itself at every step."""
 KEPT: frozenset[Requirement] = frozenset({"logits", "cosines"})
 """What outputs that were computed once and kept can serve: their features are projected."""
-RESERVED = ("cross_entropy", "teacher")
+RESERVED = ("cross_entropy", "lovasz", "dice", "teacher")
 """Names of losses that are reported beside the terms."""
 TERM_NAME = re.compile(r"[a-z][a-z0-9_]*")
 """Names of terms are parts of dotted paths, of a configuration and of a network's modules."""
@@ -54,12 +86,23 @@ class Term(TaggedConfig):
         for name in get_args(cls.model_fields["name"].annotation):
             check_term_name(name)
 
-    def build(self, student: "Outputs", teacher: "Outputs") -> "TermLoss":
+    def build(
+        self, student: "Outputs", teacher: "Outputs", class_weights_K: "Tensor | None" = None
+    ) -> "TermLoss":
         """The loss as a module, sized by example outputs of both networks.
 
         Its parameters, if it has any, are trained with the student and then dropped.
+
+        Args:
+            student: with at least one image.
+            teacher: for the same images.
+            class_weights_K: of the cross-entropy with the labels; None where classes count alike.
         """
         raise NotImplementedError
+
+
+Where = Literal["all", "teacher_right"]
+"""The labelled pixels at which a teacher is imitated: all, or those that it classifies rightly."""
 
 
 class Pixelwise(Term):
@@ -67,12 +110,20 @@ class Pixelwise(Term):
 
     name: Literal["pixelwise"] = "pixelwise"
     temperature: float = Field(2.0, gt=0, description="softens both distributions")
+    where: Where = "all"
+    class_weighted: bool = Field(
+        False, description="whether the class weights of the cross-entropy weight pixels here, too"
+    )
     requires: ClassVar[Requirement] = "logits"
+    written_if_set: ClassVar[tuple[str, ...]] = ("where", "class_weighted")
 
-    def build(self, student: "Outputs", teacher: "Outputs") -> "TermLoss":
+    def build(
+        self, student: "Outputs", teacher: "Outputs", class_weights_K: "Tensor | None" = None
+    ) -> "TermLoss":
         from trainables.losses.pixelwise import PixelwiseLoss
 
-        return PixelwiseLoss(self.temperature)
+        weights_K = class_weights_K if self.class_weighted else None
+        return PixelwiseLoss(self.temperature, self.where, weights_K)
 
 
 class Pairwise(Term):
@@ -82,10 +133,73 @@ class Pairwise(Term):
     patch: int = Field(2, ge=1, description="feature pixels a side that make one node")
     requires: ClassVar[Requirement] = "cosines"
 
-    def build(self, student: "Outputs", teacher: "Outputs") -> "TermLoss":
+    def build(
+        self, student: "Outputs", teacher: "Outputs", class_weights_K: "Tensor | None" = None
+    ) -> "TermLoss":
         from trainables.losses.pairwise import PairwiseLoss
 
         return PairwiseLoss(self.patch)
+
+
+class PairwiseDecoder(Term):
+    """Distillation of the similarities between pairs of small regions of the decoder's features."""
+
+    name: Literal["pairwise_decoder"] = "pairwise_decoder"
+    max_nodes: int = Field(256, ge=4, description="memory grows with its square")
+    requires: ClassVar[Requirement] = "decoder"
+
+    def build(
+        self, student: "Outputs", teacher: "Outputs", class_weights_K: "Tensor | None" = None
+    ) -> "TermLoss":
+        from trainables.losses.pairwise import PairwiseDecoderLoss
+
+        return PairwiseDecoderLoss(self.max_nodes)
+
+
+class Channelwise(Term):
+    """Distillation of where in the image the teacher sees each class."""
+
+    name: Literal["channelwise"] = "channelwise"
+    temperature: float = Field(4.0, gt=0, description="softens both distributions")
+    requires: ClassVar[Requirement] = "logits"
+
+    def build(
+        self, student: "Outputs", teacher: "Outputs", class_weights_K: "Tensor | None" = None
+    ) -> "TermLoss":
+        from trainables.losses.channelwise import ChannelwiseLoss
+
+        return ChannelwiseLoss(self.temperature)
+
+
+class ChannelwiseFeatures(Term):
+    """Distillation of where in the image each channel of the deepest features is large."""
+
+    name: Literal["channelwise_features"] = "channelwise_features"
+    temperature: float = Field(4.0, gt=0, description="softens both distributions")
+    requires: ClassVar[Requirement] = "channels"
+
+    def build(
+        self, student: "Outputs", teacher: "Outputs", class_weights_K: "Tensor | None" = None
+    ) -> "TermLoss":
+        from trainables.losses.channelwise import ChannelwiseFeaturesLoss
+        from trainables.losses.feature_maps import project_channels
+
+        projection = project_channels(student.features, teacher.features)
+        return ChannelwiseFeaturesLoss(projection, self.temperature)
+
+
+class AttentionGuided(Term):
+    """Distillation of the deepest and the decoder's features, refined by attention."""
+
+    name: Literal["attention_guided"] = "attention_guided"
+    requires: ClassVar[Requirement] = "decoder"
+
+    def build(
+        self, student: "Outputs", teacher: "Outputs", class_weights_K: "Tensor | None" = None
+    ) -> "TermLoss":
+        from trainables.losses.attention_guided import AttentionGuidedLoss
+
+        return AttentionGuidedLoss(student, teacher)
 
 
 ALWAYS_WRITTEN = ("pixelwise", "pairwise")
@@ -116,6 +230,10 @@ Terms = Annotated[
     WrapSerializer(write_terms),
 ]
 """Terms of the distillation loss by the names under which they are reported."""
+
+
+TermWeights = Literal["fixed", "learned"]
+"""Whether the weights of terms stay what they are, or are multiplied by learned ones."""
 
 
 def by_name(*terms: Term) -> Terms:

@@ -5,7 +5,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from trainables.losses.configs import Term
+from trainables.losses.configs import Term, TermWeights
+from trainables.losses.uncertainty_weights import UncertaintyWeights
 from trainables.models.base import Outputs
 
 SUFFIX = "_loss"
@@ -23,20 +24,56 @@ class DistillationLoss(nn.Module):
     """Each term by name, multiplied by its weight: scalars to be summed."""
 
     def __init__(
-        self, terms: Mapping[str, Term], student: Outputs, teacher: Outputs, seed: int
+        self,
+        terms: Mapping[str, Term],
+        student: Outputs,
+        teacher: Outputs,
+        seed: int,
+        class_weights_K: Tensor | None = None,
+        term_weights: TermWeights = "fixed",
     ) -> None:
-        """`student` and `teacher` are example outputs; `seed` draws the terms' own parameters."""
+        """Builds the terms.
+
+        Args:
+            terms: by the names under which they are reported.
+            student: example outputs.
+            teacher: example outputs for the same images.
+            seed: draws the terms' own parameters.
+            class_weights_K: of the cross-entropy with the labels; None where classes count alike.
+            term_weights: whether `UncertaintyWeights` of the terms multiply their own weights.
+
+        Raises:
+            ValueError: a term needs a feature map that one of the networks does not give.
+        """
+        check_feature_maps(terms, student, teacher)
         super().__init__()
         self.weights = {name: term.weight for name, term in terms.items()}
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             losses = {
-                f"{name}{SUFFIX}": term.build(student, teacher) for name, term in terms.items()
+                f"{name}{SUFFIX}": term.build(student, teacher, class_weights_K)
+                for name, term in terms.items()
             }
-        self.losses = nn.ModuleDict(losses).to(student.logits.device)
+        self.losses = nn.ModuleDict(losses)
+        self.learned = UncertaintyWeights(len(losses)) if term_weights == "learned" else None
+        self.to(student.logits.device)
 
     def forward(self, student: Outputs, teacher: Outputs, labels_BHW: Tensor) -> dict[str, Tensor]:
-        return {
-            name: weight * self.losses[f"{name}{SUFFIX}"](student, teacher, labels_BHW)
-            for name, weight in self.weights.items()
-        }
+        losses = [
+            self.losses[f"{name}{SUFFIX}"](student, teacher, labels_BHW) for name in self.weights
+        ]
+        if self.learned is not None:
+            losses = self.learned(losses)
+        pairs = zip(self.weights.items(), losses, strict=True)
+        return {name: weight * loss for (name, weight), loss in pairs}
+
+
+def check_feature_maps(terms: Mapping[str, Term], student: Outputs, teacher: Outputs) -> None:
+    """Raises ValueError where a term needs decoders' features that a network does not give."""
+    for name, term in terms.items():
+        for whose, outputs in (("student", student), ("teacher", teacher)):
+            if term.requires == "decoder" and outputs.decoder is None:
+                raise ValueError(
+                    f"the distillation term {name} must have a {whose} whose decoder gives a "
+                    "feature map, but this one gives none"
+                )

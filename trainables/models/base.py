@@ -13,21 +13,29 @@ fx.wrap("resize")  # one operation of the graph, since its effect depends on siz
 
 
 class Outputs(NamedTuple):
-    """Raw logits (B,K,h,w) and deep features (B,C,h',w'), at the network's own strides."""
+    """What a network gives for images, at its own strides.
+
+    Attributes:
+        logits: raw, (B,K,h,w).
+        features: the deepest feature map (B,C,h',w').
+        decoder: the decoder's feature map whose stride is nearest to 4 (B,C",h",w"); None where the
+            decoder has none, or where it was not kept.
+    """
 
     logits: Tensor
     features: Tensor
+    decoder: Tensor | None = None
 
     def resize_logits(self, size: tuple[int, ...]) -> "Outputs":
         """The outputs with logits resized bilinearly, as torchvision's networks do."""
-        return Outputs(resize(self.logits, size), self.features)
+        return self._replace(logits=resize(self.logits, size))
 
 
 class Network(nn.Module):
     """Maps images (B,3,H,W) to raw logits (B,K,H,W)."""
 
     def native_outputs(self, images_B3HW: Tensor) -> Outputs:
-        """Logits and the deepest feature map, at the network's own strides."""
+        """Logits and feature maps, at the network's own strides."""
         raise NotImplementedError
 
 

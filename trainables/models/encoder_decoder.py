@@ -15,6 +15,8 @@ from trainables.models.base import Outputs, StudentNetwork
 fx.wrap("resize")  # one operation of the graph, since its effect depends on sizes
 
 FEWEST_CHANNELS = 8
+Decoded = tuple[Tensor, Tensor | None]
+"""Logits, and the decoder's feature map whose stride is nearest to 4, if it has one."""
 
 
 class EncoderDecoder(StudentNetwork):
@@ -23,7 +25,7 @@ class EncoderDecoder(StudentNetwork):
     Args:
         normalization: maps images as all networks get them to those that the backbone knows.
         backbone: gives feature maps, from fine to coarse.
-        decoder: maps the feature maps to logits at its own stride.
+        decoder: maps the feature maps to logits at its own stride, and to its own feature map.
     """
 
     def __init__(self, normalization: nn.Module, backbone: Backbone, decoder: nn.Module) -> None:
@@ -39,9 +41,10 @@ class EncoderDecoder(StudentNetwork):
         return self.native_outputs(images_B3HW).resize_logits(images_B3HW.shape[-2:]).logits
 
     def native_outputs(self, images_B3HW: Tensor) -> Outputs:
-        """Logits at the decoder's stride and the backbone's last feature map."""
+        """Logits at the decoder's stride, the backbone's last feature map, and the decoder's."""
         features = self.backbone(self.normalization(images_B3HW))
-        return Outputs(self.decoder(features), features[-1])
+        logits, decoded = self.decoder(features)
+        return Outputs(logits, features[-1], decoded)
 
 
 class UNetDecoder(nn.Module):
@@ -61,13 +64,15 @@ class UNetDecoder(nn.Module):
             before = after
         self.classifier = nn.Conv2d(before, num_classes, 1)
 
-    def forward(self, features_BChw: Sequence[Tensor]) -> Tensor:
+    def forward(self, features_BChw: Sequence[Tensor]) -> Decoded:
+        """The feature map is that at stride 4, the last but one."""
         *skips, x = features_BChw
+        decoded: list[Tensor] = []
         for block in self.blocks:
             skip = skips.pop()
             x = block(torch.cat([resize(x, skip.shape[-2:]), skip], dim=1))
-        logits: Tensor = self.classifier(x)
-        return logits
+            decoded.append(x)
+        return self.classifier(x), decoded[-2]
 
 
 class DeepLabV3Decoder(nn.Module):
@@ -87,12 +92,12 @@ class DeepLabV3Decoder(nn.Module):
         self.projection = conv_bn_relu(2 * width, width, 1)
         self.classifier = nn.Conv2d(width, num_classes, 1)
 
-    def forward(self, features_BChw: Sequence[Tensor]) -> Tensor:
+    def forward(self, features_BChw: Sequence[Tensor]) -> Decoded:
+        """The feature map is that which is classified."""
         x = features_BChw[-1]
         pooled = resize(self.image_pooling(x), x.shape[-2:])
         x = self.projection(torch.cat([pooled, self.convolution(x)], dim=1))
-        logits: Tensor = self.classifier(x)
-        return logits
+        return self.classifier(x), x
 
 
 class LrasppDecoder(nn.Module):
@@ -104,9 +109,9 @@ class LrasppDecoder(nn.Module):
 
         self.head = LRASPPHead(channels[2], channels[-1], num_classes, width)
 
-    def forward(self, features_BChw: Sequence[Tensor]) -> Tensor:
-        logits: Tensor = self.head({"low": features_BChw[2], "high": features_BChw[-1]})
-        return logits
+    def forward(self, features_BChw: Sequence[Tensor]) -> Decoded:
+        """There is no feature map: the logits are a sum of those of two resolutions."""
+        return self.head({"low": features_BChw[2], "high": features_BChw[-1]}), None
 
 
 def conv_bn_relu(before: int, after: int, kernel: int) -> nn.Sequential:

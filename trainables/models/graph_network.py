@@ -128,7 +128,7 @@ class GraphNetwork(StudentNetwork):
         return self.native_outputs(images_B3HW).resize_logits(images_B3HW.shape[-2:]).logits
 
     def native_outputs(self, images_B3HW: Tensor) -> Outputs:
-        """Logits and the deepest feature map, at the network's own strides."""
+        """Logits and the deepest feature map; which layers decode is not known."""
         values = {0: self.normalization(images_B3HW)}
         steps = zip(self.graph.operations, self.functions, self.last_reads, strict=True)
         for number, (operation, function, last_reads) in enumerate(steps, start=1):

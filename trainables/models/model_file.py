@@ -9,7 +9,7 @@ have 30 KB.
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -22,11 +22,19 @@ from torch import Tensor, nn
 
 from trainables.core.config_base import FrozenConfig
 from trainables.models.configs import NetworkConfig
-from trainables.quantization.bits import bounds, pack_bits, packed_length, unpack_bits
-from trainables.quantization.convert import ConvertedLayer, convert
+from trainables.quantization.bits import (
+    find_zero_point,
+    negative_share,
+    pack_bits,
+    packed_length,
+    symmetric_zero_point,
+    unpack_bits,
+)
+from trainables.quantization.convert import ConvertedAddition, ConvertedLayer, convert
 from trainables.quantization.prepare import prepare
 from trainables.quantization.quantizers.base import Quantizer
 
+CONVERTED = (ConvertedLayer, ConvertedAddition)
 HEADER_LIMIT = 1 << 20
 FEWEST_BITS = 2
 """The smallest bit-width of a weight."""
@@ -38,7 +46,8 @@ class ModelSpec(FrozenConfig):
     """All that is needed to rebuild a network without its weights.
 
     Exported networks are `folded`; a network for further training keeps its normalisation and is
-    not quantized.
+    not quantized. `with_additions` says that the additions of feature maps are quantized; files of
+    networks without such additions, and of versions that added floats, do not mention it.
     """
 
     format: Literal[2] = 2
@@ -46,6 +55,8 @@ class ModelSpec(FrozenConfig):
     num_classes: int = Field(ge=2, le=255)
     quantizer: SerializeAsAny[Quantizer] | None = None
     folded: bool = True
+    with_additions: bool = False
+    written_if_set: ClassVar[tuple[str, ...]] = ("with_additions",)
 
     @model_validator(mode="after")
     def check_folded(self) -> "ModelSpec":
@@ -56,7 +67,7 @@ class ModelSpec(FrozenConfig):
     def build(self) -> nn.Module:
         """The untrained network, prepared for quantization where the spec has a quantizer."""
         model = self.model.build(self.num_classes)
-        return prepare(model, self.quantizer) if self.quantizer else model
+        return prepare(model, self.quantizer, self.with_additions) if self.quantizer else model
 
     def convert(self, model: nn.Module) -> nn.Module:
         """A network like that of `build`, converted to the form of the model file."""
@@ -70,10 +81,10 @@ def serialize(model: nn.Module, card: ModelSpec) -> bytes:
     for module in leaves(card.convert(model)):
         if isinstance(module, ConvertedLayer) and module.codes is not None:
             assert module.bits
-            unsigned = module.codes.short() - bounds(module.bits, signed=True)[0]
+            unsigned = module.codes.short() + symmetric_zero_point(module.bits)
             codes.append(pack_bits(unsigned.flatten().cpu().numpy(), module.bits))
-        if isinstance(module, ConvertedLayer) and module.grid is not None:
-            floats.append(torch.tensor([float(module.grid.signed)]))
+        if isinstance(module, CONVERTED) and module.grid is not None:
+            floats.append(torch.tensor([negative_share(module.grid.bits, module.grid.zero_point)]))
         floats += [tensor.detach().flatten().float().cpu() for tensor in float_tensors(module)]
     packed = np.concatenate(codes) if codes else np.zeros(0, np.uint8)
     return file_content(packed, torch.cat(floats).numpy(), card)
@@ -210,10 +221,11 @@ def fill(module: nn.Module, codes: Reader, floats: Reader) -> None:
         shape = converted.codes.shape
         packed = codes.take(packed_length(shape.numel(), converted.bits))
         unsigned = unpack_bits(packed, converted.bits, shape.numel())
-        signed = unsigned + bounds(converted.bits, signed=True)[0]
+        signed = unsigned - symmetric_zero_point(converted.bits)
         converted.codes.copy_(torch.from_numpy(signed).view(shape))
-    if converted and converted.grid is not None:
-        converted.grid.signed = bool(floats.take(1)[0])
+    if isinstance(module, CONVERTED) and module.grid is not None:
+        share = float(floats.take(1)[0])
+        module.grid.zero_point = find_zero_point(module.grid.bits, share)
     for tensor in float_tensors(module):
         tensor.copy_(torch.from_numpy(floats.take(tensor.numel()).copy()).view(tensor.shape))
     if converted and converted.codes is not None:
@@ -221,9 +233,9 @@ def fill(module: nn.Module, codes: Reader, floats: Reader) -> None:
 
 
 def leaves(module: nn.Module) -> Iterator[nn.Module]:
-    """All modules in order of registration, each once for each parent; a converted layer is one."""
+    """All modules in order of registration, each once for each parent; a converted one is whole."""
     yield module
-    if not isinstance(module, ConvertedLayer):
+    if not isinstance(module, CONVERTED):
         for child in module.children():
             yield from leaves(child)
 
@@ -234,6 +246,8 @@ def float_tensors(module: nn.Module) -> list[Tensor]:
         weight = module.layer.weight if module.step is None else module.step
         step = module.grid.step if module.grid else None
         return [tensor for tensor in (weight, module.layer.bias, step) if tensor is not None]
+    if isinstance(module, ConvertedAddition):
+        return [module.grid.step]
     own = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
     return [tensor for tensor in own if tensor.is_floating_point()]
 

@@ -28,15 +28,18 @@ class TorchvisionModel(Network):
         return self.native_outputs(images_B3HW).resize_logits(images_B3HW.shape[-2:]).logits
 
     def native_outputs(self, images_B3HW: Tensor) -> Outputs:
-        """Logits at the classifier's stride and the backbone's last feature map."""
+        """Logits at the classifier's stride, the backbone's last feature map, and the decoder's.
+
+        The decoder's is that which the last layer classifies, at the same stride.
+        """
         features: Mapping[str, Tensor] = self.network.backbone(images_B3HW)
-        if "high" in features:  # LR-ASPP's head reads two feature maps
-            logits = self.network.classifier(features)
-            deepest = features["high"]
-        else:
-            deepest = features["out"]
-            logits = self.network.classifier(deepest)
-        return Outputs(logits, deepest)
+        if "high" in features:  # LR-ASPP's head reads two feature maps and adds two sets of logits
+            return Outputs(self.network.classifier(features), features["high"])
+        *layers, last = self.network.classifier
+        decoded = features["out"]
+        for layer in layers:
+            decoded = layer(decoded)
+        return Outputs(last(decoded), features["out"], decoded)
 
 
 def load_pretrained(

@@ -38,7 +38,10 @@ class UNet(StudentNetwork):
         return self.native_outputs(images_B3HW).logits
 
     def native_outputs(self, images_B3HW: Tensor) -> Outputs:
-        """Logits at full resolution and the deepest feature map, at 1/2**depth of it."""
+        """Logits at full resolution, the deepest feature map, and the decoder's at stride 4.
+
+        A U-Net of depth 1 or 2 gives the decoder's coarsest map instead.
+        """
         height, width = images_B3HW.shape[-2:]
         x = F.pad(images_B3HW, (0, -width % self.stride, 0, -height % self.stride))
         skips: list[Tensor] = []
@@ -46,9 +49,12 @@ class UNet(StudentNetwork):
             x = block(F.max_pool2d(x, 2) if stage else x)
             skips.append(x)
         features = skips.pop()
+        decoded: list[Tensor] = []
         for up, block in zip(self.ups, self.decoder, strict=True):
             x = block(torch.cat([up(x), skips.pop()], dim=1))
-        return Outputs(self.classifier(x)[..., :height, :width], features)
+            decoded.append(x)
+        at_stride_4 = decoded[max(0, len(decoded) - 3)]
+        return Outputs(self.classifier(x)[..., :height, :width], features, at_stride_4)
 
 
 def conv_block(before: int, after: int) -> nn.Sequential:

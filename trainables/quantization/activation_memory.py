@@ -10,8 +10,8 @@ a limit on it). Operations run in the order of the forward pass. What is counted
 - The input image and the logits are activations. Weights, buffers that an operation needs for
   itself, alignment and gaps between tensors are not counted, so that an actual arena is larger.
 - A tensor is stored in each form in which it is read: packed at the bits of a grid for the layers
-  that quantize their inputs on it, once for all layers that share the grid; and as floats of 4
-  bytes for any other reader, a layer without quantized inputs and the output among them.
+  and additions that quantize their inputs on it, once for all that share the grid; and as floats of
+  4 bytes for any other reader, a layer without quantized inputs and the output among them.
 - Max pooling, padding and concatenation keep the grid of their inputs: what they read is stored as
   their outputs are. A concatenation has memory of its own beside its inputs.
 - A normalisation or an activation that is the only reader of its input is computed in place, as is
@@ -57,7 +57,7 @@ VIEWS = frozenset(
 UNCHANGED = frozenset(["pad", "zeropad2d", "resize", "interpolate", "upsample"])
 """Operations that do nothing where the size stays the same."""
 FLOAT = ""
-"""The form of a tensor that is read as floats; the others are named by a layer that reads it."""
+"""The form of a tensor that is read as floats; others are named by a layer or addition."""
 
 
 class StoredTensor(NamedTuple):
@@ -73,6 +73,7 @@ def find_stored_tensors(
     operations: Mapping[fx.Node, str],
     num_values: Mapping[fx.Node, int],
     input_groups: Sequence[tuple[str, ...]],
+    additions: Mapping[fx.Node, str],
 ) -> list[StoredTensor]:
     """The activations of a network, with numbers of its operations in the order of execution.
 
@@ -80,7 +81,8 @@ def find_stored_tensors(
         modules: of a network that is not prepared for quantization, by their names.
         operations: of its forward pass, by `name_operations`.
         num_values: of the tensors that each node gives, for one image.
-        input_groups: names of layers that share a grid.
+        input_groups: names of layers and additions that share a grid.
+        additions: of feature maps, with the names that they get.
     """
     grids = {name: group[0] for group in input_groups for name in group}
     nodes = [
@@ -98,8 +100,9 @@ def find_stored_tensors(
         if owners[node] is not node:
             continue
         forms: Sequence[str] = [FLOAT]
-        if isinstance(called_module(modules, node), LAYERS):
-            forms = [grids.get(str(node.target), str(node.target))]
+        if node in additions or isinstance(called_module(modules, node), LAYERS):
+            name = additions.get(node, str(node.target))
+            forms = [grids.get(name, name)]
         elif operations[node] in SELECTIONS:
             forms = list(last_reads[node])
         for source in {owners[source] for source in node.all_input_nodes if source in owners}:

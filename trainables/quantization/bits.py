@@ -28,6 +28,8 @@ def packed_length(count: int, bits: int) -> int:
 
 FULL_PRECISION = 32
 """The bit-width that means: not quantized."""
+SAFE_BITS = 8
+"""The fewest bits at the ends of a network, and of a grid on which tensors are added."""
 
 
 def check_bits(bits: int) -> int:
@@ -46,6 +48,28 @@ class LayerBits(FrozenConfig):
     activation_bits: Bits
 
 
-def bounds(bits: int, signed: bool) -> tuple[int, int]:
-    """The least and the greatest integer of a grid."""
-    return (-(1 << bits - 1) if signed else 0), (1 << bits - signed) - 1
+def bounds(bits: int, zero_point: int) -> tuple[int, int]:
+    """The least and the greatest integer of a grid, `zero_point` of which are negative."""
+    return -zero_point, (1 << bits) - 1 - zero_point
+
+
+def symmetric_zero_point(bits: int) -> int:
+    """The zero point of a grid with as many negative integers as others."""
+    return 1 << bits - 1
+
+
+def negative_share(bits: int, zero_point: int) -> float:
+    """A zero point as files hold it: 0 without negative integers, 1 for a symmetric grid."""
+    return zero_point / symmetric_zero_point(bits)
+
+
+def find_zero_point(bits: int, share: float) -> int:
+    """The inverse of `negative_share`.
+
+    Raises:
+        ValueError: there is no such grid.
+    """
+    zero_point = share * symmetric_zero_point(bits)
+    if not (0 <= share <= 1 and zero_point == int(zero_point)):
+        raise ValueError(f"a grid of {bits} bits must have a zero point, but its share is {share}")
+    return int(zero_point)

@@ -15,7 +15,13 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from trainables.quantization.bits import bounds
 from trainables.quantization.graph import find_foldable, replace_module
-from trainables.quantization.layers import QuantizableLayer, QuantizedLayer, count_steps, step_shape
+from trainables.quantization.layers import (
+    QuantizableLayer,
+    QuantizedAddition,
+    QuantizedLayer,
+    count_steps,
+    step_shape,
+)
 from trainables.quantization.quantizers.fake_quantizer import FakeQuantizer
 
 
@@ -24,12 +30,12 @@ class StaticQuantizer(nn.Module):
 
     def __init__(self, quantizer: FakeQuantizer) -> None:
         super().__init__()
-        self.bits, self.signed = quantizer.bits, quantizer.signed
+        self.bits, self.zero_point = quantizer.bits, quantizer.zero_point
         self.step: Tensor
         self.register_buffer("step", quantizer.step.detach())
 
     def forward(self, value: Tensor) -> Tensor:
-        return (value / self.step).clamp(*bounds(self.bits, self.signed)).round() * self.step
+        return (value / self.step).clamp(*bounds(self.bits, self.zero_point)).round() * self.step
 
 
 class ConvertedLayer(nn.Module):
@@ -77,6 +83,18 @@ class ConvertedLayer(nn.Module):
         self.layer.weight.copy_(self.codes * self.step.view(step_shape(self.layer)))
 
 
+class ConvertedAddition(nn.Module):
+    """The sum of two tensors on one grid."""
+
+    def __init__(self, quantized: QuantizedAddition) -> None:
+        super().__init__()
+        self.grid = StaticQuantizer(quantized.input_quantizer)
+
+    def forward(self, first: Tensor, second: Tensor) -> Tensor:
+        total: Tensor = self.grid(first) + self.grid(second)
+        return total
+
+
 def gain_and_bias(
     layer: QuantizableLayer, norm: nn.BatchNorm2d | None
 ) -> tuple[Tensor, Tensor | None]:
@@ -99,7 +117,7 @@ def convert(model: nn.Module) -> nn.Module:
     """The converted form of a trained network, as a new network in evaluation mode.
 
     Each BatchNorm that is the only reader of a convolution is folded into it, and quantized layers
-    become `ConvertedLayer`s.
+    and additions become `ConvertedLayer`s and `ConvertedAddition`s.
 
     Raises:
         ValueError: the network cannot be traced.
@@ -112,6 +130,8 @@ def convert(model: nn.Module) -> nn.Module:
     for name, module in list(converted.named_modules()):
         if isinstance(module, QuantizedLayer):
             replace_module(converted, name, ConvertedLayer(module, None))
+        elif isinstance(module, QuantizedAddition):
+            replace_module(converted, name, ConvertedAddition(module))
     return converted
 
 

@@ -6,19 +6,20 @@ takes milliseconds. Exporting decomposes layers into operations on weights, fixe
 the forward pass, needs an example image and takes seconds.
 """
 
+import operator
 import traceback
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
-from functools import partial
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from operator import attrgetter, getitem
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import fx, nn
 from torch.nn import functional as F
 
-from trainables.quantization.layers import QUANTIZABLE, QuantizedLayer
+from trainables.quantization.layers import QUANTIZABLE, QuantizedAddition, QuantizedLayer
 
 LAYERS = (*QUANTIZABLE, QuantizedLayer)
 """Types of layers that are or can be quantized."""
@@ -32,6 +33,9 @@ SELECTIONS = frozenset[object](
     )
 )
 """Functions, modules and methods that move the values of their inputs, and add none but zeros."""
+IN_PLACE_ADDITIONS = (operator.iadd, "add_")
+ADDITIONS = (operator.add, torch.add, "add", *IN_PLACE_ADDITIONS)
+"""Functions and methods that add two tensors."""
 METADATA = ("shape", "ndim", "size", "dim", "device", "dtype")
 """Attributes and methods of a tensor that do not depend on its values."""
 
@@ -90,8 +94,10 @@ def count_sizes(node: fx.Node) -> int | None:
     return len(range(4)[part])
 
 
-def trace(model: nn.Module, leaves: tuple[type[nn.Module], ...] = ()) -> fx.Graph:
-    """The operations of `model.forward`, in their order, from images to logits.
+def trace(
+    model: nn.Module, leaves: tuple[type[nn.Module], ...] = (), method: str = "forward"
+) -> fx.Graph:
+    """The operations of a method of `model`, in their order, from images to logits.
 
     Each layer, and each module of `leaves`, is one operation. While the network is traced,
     torch.fx patches nn.Module, so that no other thread may run a network.
@@ -99,7 +105,8 @@ def trace(model: nn.Module, leaves: tuple[type[nn.Module], ...] = ()) -> fx.Grap
     Raises:
         ValueError: the forward pass does something that depends on the values of tensors.
     """
-    tracer = LayerTracer((*LAYERS, nn.BatchNorm2d, *leaves))
+    tracer = LayerTracer((*LAYERS, QuantizedAddition, nn.BatchNorm2d, *leaves))
+    tracer.traced_func_name = method
     try:
         return tracer.trace(model)
     except Exception as error:  # with placeholders, the network's code can raise any error
@@ -161,8 +168,13 @@ def find_first_and_last(model: nn.Module, graph: fx.Graph | None = None) -> set[
     which is traced where it is None.
     """
     graph = graph or trace(model)
+    return find_first(model, graph) | find_last(model, graph)
+
+
+def find_first(model: nn.Module, graph: fx.Graph) -> set[str]:
+    """The names of the layers without a layer before them (see `find_first_and_last`)."""
     inputs = [node for node in graph.nodes if node.op == "placeholder"]
-    return nearest_layers(model, inputs, attrgetter("users")) | find_last(model, graph)
+    return nearest_layers(model, inputs, attrgetter("users"))
 
 
 def find_last(model: nn.Module, graph: fx.Graph) -> set[str]:
@@ -171,14 +183,47 @@ def find_last(model: nn.Module, graph: fx.Graph) -> set[str]:
     return nearest_layers(model, outputs, attrgetter("all_input_nodes"))
 
 
-def find_input_groups(model: nn.Module, graph: fx.Graph | None = None) -> list[tuple[str, ...]]:
+def find_additions(model: nn.Module, graph: fx.Graph) -> list[fx.Node]:
+    """The additions of two feature maps of which a layer reads the sum, or what is computed of it.
+
+    Additions of numbers, sizes and parameters are none, nor is one in place that changes what
+    another operation reads. The order is that of execution.
+    """
+    features: set[fx.Node] = set()
+    read_by_layers: set[fx.Node] = set()
+    for node in graph.nodes:
+        if is_layer(model, node) or (not is_metadata(node) and features & {*node.all_input_nodes}):
+            features.add(node)
+    for node in reversed(graph.nodes):
+        if any(is_layer(model, user) or user in read_by_layers for user in node.users):
+            read_by_layers.add(node)
+    return [
+        node
+        for node in graph.nodes
+        if node.target in ADDITIONS
+        and node in read_by_layers
+        and not node.kwargs
+        and len(node.args) == 2
+        and all(operand in features for operand in node.args)
+        and (node.target not in IN_PLACE_ADDITIONS or len(node.args[0].users) == 1)
+    ]
+
+
+def find_input_groups(
+    model: nn.Module,
+    graph: fx.Graph | None = None,
+    additions: Mapping[fx.Node, str] = MappingProxyType({}),
+) -> list[tuple[str, ...]]:
     """Names of layers that read the same tensor, for which they share one quantization grid.
 
     A layer also reads a tensor through concatenations, pooling and whatever else moves its values
     but does not change them. `graph` is that of the model, which is traced where it is None.
+    `additions`, nodes of the graph with their names, read tensors as layers do, and their sums are
+    on the same grid.
     """
     graph = graph or trace(model)
-    order = {name: place for place, (name, _) in enumerate(model.named_modules())}
+    names = [name for name, _ in model.named_modules()] + list(additions.values())
+    order = {name: place for place, name in enumerate(names)}
     groups: list[set[str]] = []
     sizes: set[fx.Node] = set()
     for node in graph.nodes:
@@ -186,7 +231,7 @@ def find_input_groups(model: nn.Module, graph: fx.Graph | None = None) -> list[t
         if is_metadata(node) or (sources and sizes.issuperset(sources)):
             sizes.add(node)
             continue
-        readers = nearest_layers(model, [node], partial(selecting_users, model))
+        readers = grid_readers(model, node, additions)
         groups, joined = partition(groups, readers)
         groups.append(readers.union(*joined))
     shared = [tuple(sorted(group, key=order.__getitem__)) for group in groups if len(group) > 1]
@@ -201,9 +246,18 @@ def partition(groups: Iterable[set[str]], names: set[str]) -> tuple[list[set[str
     return found
 
 
-def selecting_users(model: nn.Module, node: fx.Node) -> list[fx.Node]:
-    """The layers that read a tensor, and the operations that move its values."""
-    return [user for user in node.users if is_layer(model, user) or is_selection(model, user)]
+def grid_readers(model: nn.Module, node: fx.Node, additions: Mapping[fx.Node, str]) -> set[str]:
+    """The names of the layers and additions that need one grid for a tensor."""
+    found, open_nodes = set[str](), [node]
+    seen = {node}
+    while open_nodes:
+        for user in open_nodes.pop().users:
+            if is_layer(model, user):
+                found.add(str(user.target))
+            elif user not in seen and (user in additions or is_selection(model, user)):
+                seen.add(user)
+                open_nodes.append(user)
+    return found | {additions[each] for each in seen if each in additions}
 
 
 def is_selection(model: nn.Module, node: fx.Node) -> bool:

@@ -1,9 +1,10 @@
-"""Layers that compute with quantized weights and inputs."""
+"""Layers, and additions, that compute with quantized weights and inputs."""
 
+import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from trainables.quantization.quantizers.fake_quantizer import FakeQuantizer
+from trainables.quantization.quantizers.fake_quantizer import FakeQuantizer, spaced
 
 QUANTIZABLE = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
 QuantizableLayer = nn.Conv2d | nn.ConvTranspose2d | nn.Linear
@@ -40,16 +41,36 @@ class QuantizedLayer(nn.Module):
             inputs = self.input_quantizer(inputs)
         return apply_layer(self.layer, inputs, weight)
 
-    def calibrate_inputs(self, inputs: Tensor) -> None:
-        """Sets the input grid from a batch: unsigned where no input is negative."""
-        if (quantizer := self.input_quantizer) is not None:
-            quantizer.signed = bool((inputs < 0).any())
-            quantizer.calibrate(inputs)
+    def calibrate_inputs(self, inputs: Tensor, are_images: bool = False) -> None:
+        """Sets the input grid from a batch; that of images is symmetric, as their values are."""
+        if self.input_quantizer is not None:
+            self.input_quantizer.calibrate_offset(inputs, only_symmetric=are_images)
 
     def calibrate_weight(self) -> None:
         """Sets the weight's steps from the weight."""
         if self.weight_quantizer is not None:
             self.weight_quantizer.calibrate(self.layer.weight)
+
+
+class QuantizedAddition(nn.Module):
+    """The sum of two feature maps that are quantized on one grid.
+
+    On one grid the sum of two integers is that of the values. It is rounded nowhere, and is clipped
+    where what reads it quantizes it on the same grid (Jacob et al. 2018, arXiv 1712.05877, appendix
+    A.2, rescale operands of unequal grids instead).
+    """
+
+    def __init__(self, input_quantizer: FakeQuantizer) -> None:
+        super().__init__()
+        self.input_quantizer = input_quantizer
+
+    def forward(self, first: Tensor, second: Tensor) -> Tensor:
+        total: Tensor = self.input_quantizer(first) + self.input_quantizer(second)
+        return total
+
+    def calibrate_inputs(self, first: Tensor, second: Tensor) -> None:
+        """Sets the grid from a batch of operands."""
+        self.input_quantizer.calibrate_offset(torch.cat([spaced(first), spaced(second)]))
 
 
 def step_shape(layer: QuantizableLayer) -> tuple[int, ...]:

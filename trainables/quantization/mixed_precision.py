@@ -17,6 +17,7 @@ class Sensitivity(FrozenConfig):
     Losses are Kullback-Leibler divergences from its own predictions, nats a pixel. `num_weights`
     and `num_inputs`, the latter of one image, are numbers of elements. Layers that read the same
     tensor share a grid: `readers` lists them by the first, which `inputs` and `num_inputs` name.
+    Those that read what is added are not among these, since their inputs have `SAFE_BITS`.
     """
 
     weights: dict[str, dict[int, float]]

@@ -1,8 +1,9 @@
 """Runs a full-precision network and its quantized copy together, one operation at a time."""
 
+import operator
 from collections import Counter, defaultdict
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor, fx, nn
 
@@ -45,7 +46,7 @@ def paired_layer_inputs(
     last_uses: dict[fx.Node, list[fx.Node]] = defaultdict(list)
     for node in graph.nodes:
         last_uses[max((*node.users, node))].append(node)
-    both = [interpreter(model, graph, images) for model in (reference, quantized)]
+    both = [NetworkInterpreter(model, graph, images) for model in (reference, quantized)]
     for node in graph.nodes:
         layer = both[1].fetch_attr(str(node.target)) if node.op == "call_module" else None
         if isinstance(layer, QuantizedLayer) and calls[node.target] == 1:
@@ -59,8 +60,16 @@ def paired_layer_inputs(
                 del each.env[used]
 
 
-def interpreter(model: nn.Module, graph: fx.Graph, images: Tensor) -> fx.Interpreter:
-    """An interpreter of a graph that computes with the modules of `model`."""
-    made = fx.Interpreter(model, garbage_collect_values=False, graph=graph)
-    made.args_iter = iter([images])
-    return made
+class NetworkInterpreter(fx.Interpreter):
+    """Computes the graph of a quantized network with the modules of another one.
+
+    Where the other has no module for an addition, it adds.
+    """
+
+    def __init__(self, model: nn.Module, graph: fx.Graph, images: Tensor) -> None:
+        super().__init__(model, garbage_collect_values=False, graph=graph)
+        self.args_iter = iter([images])
+        self.modules = dict(model.named_modules(remove_duplicate=False))
+
+    def call_module(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        return self.modules.get(target, operator.add)(*args, **kwargs)

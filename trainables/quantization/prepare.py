@@ -6,8 +6,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, fx, nn
 
-from trainables.quantization.bits import FULL_PRECISION, LayerBits
+from trainables.quantization.additions import named_additions, quantize_additions
+from trainables.quantization.bits import FULL_PRECISION, SAFE_BITS, LayerBits
 from trainables.quantization.graph import (
+    find_first,
     find_first_and_last,
     find_input_groups,
     replace_module,
@@ -16,6 +18,7 @@ from trainables.quantization.graph import (
 from trainables.quantization.layers import (
     QUANTIZABLE,
     QuantizableLayer,
+    QuantizedAddition,
     QuantizedLayer,
     step_shape,
 )
@@ -27,22 +30,35 @@ def quantizable_names(model: nn.Module) -> list[str]:
     return [name for name, module in model.named_modules() if isinstance(module, QUANTIZABLE)]
 
 
-def prepare(model: nn.Module, quantizer: Quantizer) -> nn.Module:
-    """Adds quantizers to every convolution and linear layer of `model`, in place.
+def prepare(model: nn.Module, quantizer: Quantizer, with_additions: bool = True) -> nn.Module:
+    """Adds quantizers to every convolution, linear layer and addition of `model`, in place.
 
     The first and the last layers of the graph get 8 bits at least. Weight steps are approximate
-    until `calibrate` sets all steps. The optimizer must be built afterwards.
+    until `calibrate` sets all steps. The optimizer must be built afterwards. `with_additions` is
+    False for networks whose additions were computed on floats by an earlier version.
 
     Raises:
         ValueError: `quantizer.layers` names a layer that `model` does not have, or the network
             cannot be traced.
     """
-    roles = find_layer_roles(model)
-    for name, bits in layer_bits(roles, quantizer).items():
+    roles = find_layer_roles(model, with_additions=with_additions)
+    bits = layer_bits(roles, quantizer)
+    for name in roles.names:
         layer = model.get_submodule(name)
         assert isinstance(layer, QUANTIZABLE)
-        replace_module(model, name, quantize_layer(layer, quantizer, bits))
+        replace_module(model, name, quantize_layer(layer, quantizer, bits[name]))
+    quantize_additions(
+        model,
+        [
+            None
+            if bits[name].activation_bits == FULL_PRECISION
+            else quantizer.build_input_quantizer(bits[name].activation_bits)
+            for name in roles.additions
+        ],
+    )
     for group in roles.input_groups:
+        if bits[group[0]].activation_bits == FULL_PRECISION:
+            continue
         first, *others = [model.get_submodule(name) for name in group]
         for other in others:
             other.input_quantizer = first.input_quantizer
@@ -55,33 +71,40 @@ class LayerRoles(NamedTuple):
     Attributes:
         names: of all layers that can be quantized, in the order of registration.
         ends: names of the first and the last layers of the graph.
-        input_groups: names of layers that read the same tensor.
+        additions: names that the additions of feature maps get, in the order of execution.
+        input_groups: names of layers and additions that read the same tensor.
     """
 
     names: Sequence[str]
     ends: Set[str]
+    additions: Sequence[str]
     input_groups: Sequence[tuple[str, ...]]
 
 
-def find_layer_roles(model: nn.Module, graph: fx.Graph | None = None) -> LayerRoles:
+def find_layer_roles(
+    model: nn.Module, graph: fx.Graph | None = None, with_additions: bool = True
+) -> LayerRoles:
     """The roles of a network's layers; `graph` is that of the model, traced where it is None.
 
     Raises:
         ValueError: the network cannot be traced.
     """
     graph = graph or trace(model)
+    additions = named_additions(model, graph) if with_additions else {}
     return LayerRoles(
         quantizable_names(model),
         find_first_and_last(model, graph),
-        find_input_groups(model, graph),
+        list(additions.values()),
+        find_input_groups(model, graph, additions),
     )
 
 
 def layer_bits(roles: LayerRoles, quantizer: Quantizer) -> dict[str, LayerBits]:
-    """The bit-widths of each layer by its name.
+    """The bit-widths of each layer and addition by its name.
 
     Layers that read one tensor share the most bits that one of them gets for it: integers of two
-    grids can be neither concatenated nor computed from one another exactly.
+    grids can be neither concatenated, nor added, nor computed from one another exactly. What is
+    added gets `SAFE_BITS` at least, since the errors of a chain of additions add up.
 
     Raises:
         ValueError: `quantizer.layers` or a group names a layer that there is not.
@@ -95,16 +118,21 @@ def layer_bits(roles: LayerRoles, quantizer: Quantizer) -> dict[str, LayerBits]:
         weight_bits=quantizer.weight_bits, activation_bits=quantizer.activation_bits
     )
     at_ends = LayerBits(
-        weight_bits=max(8, quantizer.weight_bits), activation_bits=max(8, quantizer.activation_bits)
+        weight_bits=max(SAFE_BITS, quantizer.weight_bits),
+        activation_bits=max(SAFE_BITS, quantizer.activation_bits),
     )
     bits = {
         name: quantizer.layers.get(name, at_ends if name in roles.ends else uniform)
         for name in roles.names
     }
+    bits |= dict.fromkeys(roles.additions, at_ends.replace(weight_bits=FULL_PRECISION))
     for group in roles.input_groups:
         if unknown := sorted(set(group) - set(bits)):
             raise ValueError(f"input groups must name layers of the model, but got {unknown[0]!r}")
-        most = max(bits[name].activation_bits for name in group)
+        layers = [name for name in group if name not in roles.additions]
+        most = max(bits[name].activation_bits for name in layers or group)
+        if len(layers) < len(group):
+            most = max(SAFE_BITS, most)
         fewer = [name for name in group if bits[name].activation_bits != most]
         bits |= {name: bits[name].replace(activation_bits=most) for name in fewer}
     return bits
@@ -131,11 +159,21 @@ def calibrate(model: nn.Module, images: Tensor) -> None:
     Layer by layer: each reads what the quantized layers before it compute from images (B,3,H,W).
     """
     layers = [module for module in model.modules() if isinstance(module, QuantizedLayer)]
+    additions = [module for module in model.modules() if isinstance(module, QuantizedAddition)]
+    first = {model.get_submodule(name) for name in find_first(model, trace(model))}
     for layer in layers:
         layer.calibrate_weight()
     hooks = [
-        layer.register_forward_pre_hook(lambda layer, inputs: layer.calibrate_inputs(inputs[0]))
+        layer.register_forward_pre_hook(
+            lambda layer, inputs: layer.calibrate_inputs(inputs[0], are_images=layer in first)
+        )
         for layer in layers
+    ]
+    hooks += [
+        addition.register_forward_pre_hook(
+            lambda addition, operands: addition.calibrate_inputs(*operands)
+        )
+        for addition in additions
     ]
     training = model.training
     model.eval()(images)

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from trainables.data.arrow_table import Tensors
 from trainables.data.augmentation import Views
+from trainables.losses.label_loss import LabelLoss
 from trainables.models.base import Outputs
 
 
@@ -47,6 +48,10 @@ class Task(Protocol):
     """The seed of all random draws."""
     accumulation_steps: int
     """Batches for one optimizer step: more than 1 where a whole one does not fit into memory."""
+    label_loss: LabelLoss
+    """The loss on labels."""
+    ema_decay: float
+    """Of the moving average of the student's weights; 0 for none."""
 
     def epochs(self, **stateful: Stateful) -> Iterator[tuple[Iterator[Batch], "MeanLosses"]]:
         """For each epoch its batches, and the means to which the losses of its steps are added.

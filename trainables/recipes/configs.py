@@ -6,17 +6,10 @@ No file of the training framework is imported before a training begins.
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, ClassVar, Literal, Self, get_args
 
-from pydantic import (
-    Field,
-    SerializeAsAny,
-    SerializerFunctionWrapHandler,
-    field_validator,
-    model_serializer,
-    model_validator,
-)
+from pydantic import Field, SerializeAsAny, field_validator, model_validator
 
 from trainables.core.config_base import FrozenConfig, TaggedConfig
-from trainables.losses.configs import Pixelwise, Terms, by_name
+from trainables.losses.configs import Pixelwise, Terms, TermWeights, by_name
 from trainables.quantization.quantizers.base import QuantizerConfig
 from trainables.quantization.quantizers.configs import DEFAULT_QUANTIZER
 
@@ -29,6 +22,10 @@ class AdamW(FrozenConfig):
 
     learning_rate: float = Field(4e-3, gt=0)
     weight_decay: float = Field(1e-2, ge=0)
+
+
+Schedule = Literal["one_cycle", "cosine"]
+"""How learning rates change: up to their peak and down again, or down from it in each phase."""
 
 
 class QuantizerLearningRates(FrozenConfig):
@@ -70,6 +67,10 @@ class Recipe(TaggedConfig):
     def distillation_terms(self) -> Terms:
         """The terms of its distillation loss."""
         return {}
+
+    def without_teacher(self) -> "Recipe":
+        """The same training on labels alone: what distillation has to be better than."""
+        return self
 
     def at_peak_memory(self) -> Self:
         """A copy whose first step is already in the phase that needs the most memory."""
@@ -115,12 +116,17 @@ class Distill(FullPrecisionRecipe):
     name: Literal["distill"] = "distill"
     optimizer: AdamW = AdamW()
     losses: Terms = by_name(Pixelwise())
+    term_weights: TermWeights = "fixed"
     learns_from_teacher: ClassVar[bool] = True
+    written_if_set: ClassVar[tuple[str, ...]] = ("term_weights",)
 
     def train(self, task: "Task") -> Iterator["Epoch"]:
         from trainables.recipes.distill import train_distill
 
         return train_distill(self, task)
+
+    def without_teacher(self) -> Supervised:
+        return Supervised(optimizer=self.optimizer)
 
     @property
     def learning_rate(self) -> float:
@@ -142,6 +148,7 @@ class QuantizedRecipe(Recipe):
     start_epochs: int | None = Field(None, ge=1, description="None: as many as the trial's own")
     quantizer: SerializeAsAny[QuantizerConfig] = DEFAULT_QUANTIZER
     calibration: tuple[CalibrationStep, ...] = ()
+    written_if_set: ClassVar[tuple[str, ...]] = ("calibration",)
 
     @field_validator("calibration")
     @classmethod
@@ -149,17 +156,16 @@ class QuantizedRecipe(Recipe):
         """Each step once and in order, so that equal calibrations have one digest."""
         return tuple(step for step in get_args(CalibrationStep) if step in steps)
 
-    @model_serializer(mode="wrap")
-    def write(self, handler: SerializerFunctionWrapHandler) -> dict[str, object]:
-        """Leaves out a calibration without steps, so that older configurations keep digests."""
-        written: dict[str, object] = handler(self)
-        if not self.calibration:
-            del written["calibration"]
-        return written
-
     @property
     def quantized(self) -> "QuantizedRecipe":
         return self
+
+    @property
+    def undistilled_start(self) -> FullPrecisionRecipe:
+        """The start without a teacher."""
+        start = self.start.without_teacher()
+        assert isinstance(start, FullPrecisionRecipe)
+        return start
 
 
 class Ptq(QuantizedRecipe):
@@ -179,6 +185,8 @@ class Qat(QuantizedRecipe):
 
     name: Literal["qat"] = "qat"
     optimizer: AdamW = AdamW(learning_rate=1e-3)
+    schedule: Schedule = "one_cycle"
+    written_if_set: ClassVar[tuple[str, ...]] = ("calibration", "schedule")
     step_learning_rate: QuantizerLearningRates = QuantizerLearningRates()
 
     def train(self, task: "Task") -> Iterator["Epoch"]:
@@ -205,8 +213,11 @@ class QatDistill(QuantizedRecipe):
 
     name: Literal["qat_distill"] = "qat_distill"
     optimizer: AdamW = AdamW(learning_rate=1e-3)
+    schedule: Schedule = "one_cycle"
+    written_if_set: ClassVar[tuple[str, ...]] = ("calibration", "schedule", "term_weights")
     step_learning_rate: QuantizerLearningRates = QuantizerLearningRates()
     losses: Terms = by_name(Pixelwise())
+    term_weights: TermWeights = "fixed"
     self_study: float = Field(0.15, ge=0, lt=1)
     co_study: float = Field(0.0, ge=0, le=1)
     teacher_learning_rate: float = Field(1e-4, gt=0, description="peak, during co-study")
@@ -220,6 +231,10 @@ class QatDistill(QuantizedRecipe):
                 f"{self.co_study}"
             )
         return self
+
+    def without_teacher(self) -> Qat:
+        shared = {name: getattr(self, name) for name in Qat.model_fields.keys() - {"name", "start"}}
+        return Qat(start=self.undistilled_start, **shared)
 
     @property
     def tutoring(self) -> float:

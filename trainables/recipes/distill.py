@@ -5,22 +5,24 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
-from trainables.losses.configs import Terms
-from trainables.losses.cross_entropy import cross_entropy
 from trainables.losses.distillation import DistillationLoss
 from trainables.models.base import forward_features
 from trainables.recipes.base import Epoch, Task, TeacherOutputSource, total
-from trainables.recipes.configs import Distill
+from trainables.recipes.configs import Distill, QatDistill
 from trainables.recipes.optimization import OptimizerLoop
 
 
 def train_distill(recipe: Distill, task: Task) -> Iterator[Epoch]:
     """Yields the student after each epoch."""
     student, teacher = task.new_student(), task.teacher()
-    distillation = distillation_loss(recipe.losses, student, teacher, task)
-    learning = nn.ModuleList([student, distillation])
+    distillation = distillation_loss(recipe, student, teacher, task)
     optimizer_loop = OptimizerLoop(
-        learning, recipe.optimizer, task.num_steps, task.accumulation_steps
+        student,
+        recipe.optimizer,
+        task.num_steps,
+        task.accumulation_steps,
+        learned=distillation,
+        ema_decay=task.ema_decay,
     )
     for batches, losses in task.epochs(
         student=student, stepper=optimizer_loop, distillation=distillation
@@ -29,19 +31,26 @@ def train_distill(recipe: Distill, task: Task) -> Iterator[Epoch]:
             with torch.no_grad():
                 teacher_outputs = teacher(batch)
             outputs = forward_features(student, batch.images)
-            terms = {"cross_entropy": cross_entropy(outputs.logits, batch.labels)}
+            terms = task.label_loss(outputs.logits, batch.labels)
             terms |= distillation(outputs, teacher_outputs, batch.labels)
             optimizer_loop.step(total(terms))
             losses.add(terms)
-        yield Epoch(student, losses.mean())
+        yield Epoch(optimizer_loop.shipped, losses.mean())
 
 
 @torch.no_grad()
 def distillation_loss(
-    terms: Terms, student: nn.Module, teacher: TeacherOutputSource, task: Task
+    recipe: Distill | QatDistill, student: nn.Module, teacher: TeacherOutputSource, task: Task
 ) -> DistillationLoss:
     """The distillation loss, whose parameters are sized by both networks' outputs for a batch."""
     batch = next(task.batches(1))
     outputs = forward_features(student.eval(), batch.images)
     student.train()
-    return DistillationLoss(terms, outputs, teacher(batch), task.seed)
+    return DistillationLoss(
+        recipe.losses,
+        outputs,
+        teacher(batch),
+        task.seed,
+        task.label_loss.weights,
+        recipe.term_weights,
+    )

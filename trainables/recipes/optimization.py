@@ -1,10 +1,15 @@
-"""Optimization: AdamW (arXiv 1711.05101) with a one-cycle schedule (arXiv 1708.07120)."""
+"""Optimization: AdamW (arXiv 1711.05101) with one cycle of learning rates (arXiv 1708.07120), or
+with half a cosine in each phase of a training (arXiv 1608.03983, equation 5)."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
+from torch.optim.swa_utils import AveragedModel
 
 from trainables.quantization.layers import QuantizedLayer
 from trainables.quantization.quantizers.fake_quantizer import FakeQuantizer
@@ -12,7 +17,7 @@ from trainables.recipes.configs import AdamW, QuantizerLearningRates
 
 
 class OptimizerLoop:
-    """Takes `num_steps` optimizer steps in one cycle, each from `accumulation_steps` losses."""
+    """Takes `num_steps` optimizer steps, each from `accumulation_steps` losses."""
 
     def __init__(
         self,
@@ -21,12 +26,26 @@ class OptimizerLoop:
         num_steps: int,
         accumulation_steps: int,
         rates: QuantizerLearningRates | None = None,
+        learned: nn.Module | None = None,
+        ema_decay: float = 0.0,
+        cosine_phases: Sequence[int] = (),
     ) -> None:
+        """`learned` has parameters of the loss, which are trained with those of the model.
+
+        `cosine_phases` are the numbers of steps of phases; without any there is one cycle.
+        """
         self.accumulation_steps, self.num_losses = accumulation_steps, 0
-        groups = parameter_groups(model, adamw, rates or QuantizerLearningRates())
+        self.model, self.average = model, None
+        if ema_decay:
+            average = moving_average(ema_decay)
+            self.average = AveragedModel(model, avg_fn=average, use_buffers=True)
+        parts = model if learned is None else nn.ModuleList([model, learned])
+        groups = parameter_groups(parts, adamw, rates or QuantizerLearningRates())
         self.optimizer = torch.optim.AdamW(groups, fused=True)
-        self.schedule = torch.optim.lr_scheduler.OneCycleLR(
-            self.optimizer, [group["lr"] for group in groups], total_steps=num_steps
+        self.schedule: LRScheduler = (
+            LambdaLR(self.optimizer, partial(cosine, phases=cosine_phases))
+            if cosine_phases
+            else OneCycleLR(self.optimizer, [group["lr"] for group in groups], num_steps)
         )
 
     def step(self, loss: Tensor) -> None:
@@ -37,24 +56,58 @@ class OptimizerLoop:
             self.optimizer.step()
             self.schedule.step()
             self.optimizer.zero_grad()
+            if self.average is not None:
+                self.average.update_parameters(self.model)
+
+    @property
+    def shipped(self) -> nn.Module:
+        """The network to evaluate and to ship: the model, or its moving average."""
+        return self.model if self.average is None else self.average.module
 
     def state_dict(self) -> dict[str, Any]:
         """The state for a checkpoint."""
+        average = {} if self.average is None else {"average": self.average.state_dict()}
         return {
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
             "num_losses": self.num_losses,
+            **average,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
         self.num_losses = state["num_losses"]
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
 
     @property
     def num_steps_taken(self) -> int:
         """The number of updates so far."""
         return self.num_losses // self.accumulation_steps
+
+
+def cosine(step: int, phases: Sequence[int]) -> float:
+    """The factor of the learning rate: from 1 to 0 in each phase; 0 after the last."""
+    for num_steps in phases:
+        if step < num_steps:
+            return (1 + math.cos(math.pi * step / num_steps)) / 2
+        step -= num_steps
+    return 0.0
+
+
+def moving_average(decay: float) -> Callable[[Tensor, Tensor, Tensor | int], Tensor]:
+    """The update of an exponential moving average of weights (arXiv 1703.01780, section 2).
+
+    The decay grows from step to step, so that the random weights of the beginning are forgotten.
+    """
+
+    def update(averaged: Tensor, value: Tensor, num_averaged: Tensor | int) -> Tensor:
+        step = torch.as_tensor(num_averaged, device=averaged.device)
+        share = 1 - torch.clamp((1 + step) / (10 + step), max=decay)
+        return averaged + share * (value - averaged)
+
+    return update
 
 
 def parameter_groups(

@@ -2,9 +2,8 @@
 
 from collections.abc import Iterator
 
-from trainables.losses.cross_entropy import cross_entropy
 from trainables.models.base import forward_features
-from trainables.recipes.base import Epoch, Task
+from trainables.recipes.base import Epoch, Task, total
 from trainables.recipes.configs import Qat
 from trainables.recipes.optimization import OptimizerLoop
 from trainables.recipes.quantized_start import quantized_student
@@ -15,11 +14,18 @@ def train_qat(recipe: Qat, task: Task) -> Iterator[Epoch]:
     student = quantized_student(recipe, task)
     rates = recipe.step_learning_rate
     optimizer_loop = OptimizerLoop(
-        student, recipe.optimizer, task.num_steps, task.accumulation_steps, rates
+        student,
+        recipe.optimizer,
+        task.num_steps,
+        task.accumulation_steps,
+        rates,
+        ema_decay=task.ema_decay,
+        cosine_phases=[task.num_steps] if recipe.schedule == "cosine" else (),
     )
     for batches, losses in task.epochs(student=student, stepper=optimizer_loop):
         for batch in batches:
-            loss = cross_entropy(forward_features(student, batch.images).logits, batch.labels)
-            optimizer_loop.step(loss)
-            losses.add({"cross_entropy": loss})
-        yield Epoch(student, losses.mean())
+            logits = forward_features(student, batch.images).logits
+            terms = task.label_loss(logits, batch.labels)
+            optimizer_loop.step(total(terms))
+            losses.add(terms)
+        yield Epoch(optimizer_loop.shipped, losses.mean())

@@ -7,7 +7,6 @@ import torch
 from torch import Tensor, nn
 
 from trainables.losses.configs import Pixelwise
-from trainables.losses.cross_entropy import cross_entropy
 from trainables.losses.pixelwise import pixelwise_loss
 from trainables.models.base import Outputs, forward_features
 from trainables.recipes.base import Epoch, Task, total
@@ -22,16 +21,21 @@ def train_qat_distill(recipe: QatDistill, task: Task) -> Iterator[Epoch]:
     student = quantized_student(recipe, task)
     teacher = task.teacher()
     rates = recipe.step_learning_rate
-    distillation = distillation_loss(recipe.losses, student, teacher, task)
-    learning = nn.ModuleList([student, distillation])
-    optimizer_loop = OptimizerLoop(
-        learning, recipe.optimizer, task.num_steps, task.accumulation_steps, rates
-    )
+    distillation = distillation_loss(recipe, student, teacher, task)
     co_study_from = round(recipe.self_study * task.num_steps)
     tutoring_from = round((recipe.self_study + recipe.co_study) * task.num_steps)
-    co_teacher = CoTeacher(
-        teacher.network, recipe, tutoring_from - co_study_from, task.accumulation_steps
+    phases = [co_study_from, tutoring_from - co_study_from, task.num_steps - tutoring_from]
+    optimizer_loop = OptimizerLoop(
+        student,
+        recipe.optimizer,
+        task.num_steps,
+        task.accumulation_steps,
+        rates,
+        distillation,
+        task.ema_decay,
+        phases if recipe.schedule == "cosine" else (),
     )
+    co_teacher = CoTeacher(teacher.network, recipe, tutoring_from - co_study_from, task)
     for batches, losses in task.epochs(
         student=student,
         stepper=optimizer_loop,
@@ -40,7 +44,7 @@ def train_qat_distill(recipe: QatDistill, task: Task) -> Iterator[Epoch]:
     ):
         for batch in batches:
             outputs = forward_features(student, batch.images)
-            terms = {"cross_entropy": cross_entropy(outputs.logits, batch.labels)}
+            terms = task.label_loss(outputs.logits, batch.labels)
             if optimizer_loop.num_steps_taken >= co_study_from:
                 studying = optimizer_loop.num_steps_taken < tutoring_from
                 with torch.set_grad_enabled(studying):
@@ -52,7 +56,7 @@ def train_qat_distill(recipe: QatDistill, task: Task) -> Iterator[Epoch]:
                     )
             optimizer_loop.step(total(terms))
             losses.add(terms)
-        yield Epoch(student, losses.mean())
+        yield Epoch(optimizer_loop.shipped, losses.mean())
 
 
 class CoTeacher:
@@ -62,21 +66,19 @@ class CoTeacher:
     are cached, a linear map of its logits is trained (see `CachedTeacher`).
     """
 
-    def __init__(
-        self, teacher: nn.Module, recipe: QatDistill, num_steps: int, accumulation_steps: int
-    ) -> None:
+    def __init__(self, teacher: nn.Module, recipe: QatDistill, num_steps: int, task: Task) -> None:
         pixelwise = (term for term in recipe.losses.values() if isinstance(term, Pixelwise))
         self.temperature = next(pixelwise, Pixelwise()).temperature
-        self.teacher = teacher
+        self.teacher, self.label_loss = teacher, task.label_loss
         self.optimizer_loop: OptimizerLoop | None = None
         if num_steps:
             teacher.requires_grad_(True)
             adamw = AdamW(learning_rate=recipe.teacher_learning_rate)
-            self.optimizer_loop = OptimizerLoop(teacher, adamw, num_steps, accumulation_steps)
+            self.optimizer_loop = OptimizerLoop(teacher, adamw, num_steps, task.accumulation_steps)
 
     def learn(self, teacher: Outputs, student: Outputs, labels: Tensor) -> Tensor:
         """Takes one step of the teacher and returns its loss."""
-        loss = cross_entropy(teacher.logits, labels) + pixelwise_loss(
+        loss = total(self.label_loss(teacher.logits, labels)) + pixelwise_loss(
             teacher.logits, student.logits, labels, self.temperature
         )
         assert self.optimizer_loop, "there is a co-study"

@@ -27,7 +27,12 @@ UNQUANTIZED = LayerBits(weight_bits=FULL_PRECISION, activation_bits=FULL_PRECISI
 
 def model_spec(config: TrialConfig, num_classes: int) -> ModelSpec:
     """The spec of the finished student."""
-    return ModelSpec(model=config.student, num_classes=num_classes, quantizer=config.quantizer)
+    return ModelSpec(
+        model=config.student,
+        num_classes=num_classes,
+        quantizer=config.quantizer,
+        with_additions=bool(config.quantizer and find_roles(config.student, num_classes).additions),
+    )
 
 
 def predict_size_bytes(config: TrialConfig, num_classes: int) -> int:
@@ -48,8 +53,9 @@ def _file_length(card_json: str) -> int:
         else:
             num_code_bytes += packed_length(layer.num_weights, of_layer.weight_bits)
             num_floats += layer.num_channels  # the steps
-        if of_layer.activation_bits != FULL_PRECISION:
-            num_floats += 2  # the step, and whether the grid is signed
+    of_grids = [bits[name] for name in (*stored.roles.names, *stored.roles.additions) if bits]
+    # the step of each, and the share of negative integers
+    num_floats += 2 * sum(each.activation_bits != FULL_PRECISION for each in of_grids)
     return file_length(num_code_bytes, num_floats, card)
 
 
@@ -87,6 +93,11 @@ def stored_values(network: NetworkConfig, num_classes: int) -> StoredValues:
         elif name not in folded_norms:
             num_others += sum(tensor.numel() for tensor in float_tensors(module))
     return StoredValues(layers, num_others, structure.roles)
+
+
+def find_roles(network: NetworkConfig, num_classes: int) -> LayerRoles:
+    """The roles of the layers of a network."""
+    return traced_network(network, num_classes).structure.roles
 
 
 class TracedNetwork(NamedTuple):
@@ -133,7 +144,9 @@ def activations_of(
     _, modules, structure = traced_network(network, num_classes)
     operations, groups = structure.operations, structure.roles.input_groups
     shapes = Shapes(modules, operations, (1, 3, height, width))
-    tensors = find_stored_tensors(modules, operations, shapes.num_values, groups)
+    tensors = find_stored_tensors(
+        modules, operations, shapes.num_values, groups, structure.additions
+    )
     return Activations(shapes.macs, tensors)
 
 
@@ -148,5 +161,5 @@ def predict_ram_bytes(config: TrialConfig, num_classes: int, height: int, width:
     `height` and `width` are in pixels; quantization/activation_memory.py says what is counted.
     """
     tensors = activations_of(config.student, num_classes, height, width).tensors
-    roles = stored_values(config.student, num_classes).roles
+    roles = find_roles(config.student, num_classes)
     return peak_bytes(tensors, layer_bits(roles, config.quantizer) if config.quantizer else {})

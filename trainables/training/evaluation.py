@@ -26,10 +26,19 @@ class Scores:
     @property
     def miou(self) -> float:
         """Intersection over union, averaged over the classes that occur in the labels; in [0,1]."""
-        hits = self.confusion.diag().double()
-        labelled = self.confusion.sum(1)
-        union = labelled + self.confusion.sum(0) - hits
-        return float((hits / union.clamp(min=1))[labelled > 0].mean())
+        return float(self._iou[self._is_labelled].mean())
+
+    @property
+    def class_iou(self) -> tuple[float | None, ...]:
+        """Intersection over union of each class, in [0,1]; None for a class that no label holds."""
+        pairs = zip(self._iou.tolist(), self._is_labelled.tolist(), strict=True)
+        return tuple(iou if is_labelled else None for iou, is_labelled in pairs)
+
+    @property
+    def never_predicted(self) -> tuple[int, ...]:
+        """The classes that labels hold and no labelled pixel is predicted as."""
+        is_missed = self._is_labelled & (self.confusion.sum(0) == 0)
+        return tuple(is_missed.nonzero().flatten().tolist())
 
     @property
     def pixel_accuracy(self) -> float:
@@ -41,6 +50,16 @@ class Scores:
         """The class predicted most often and its share of all predictions."""
         predicted = self.confusion.sum(0)
         return int(predicted.argmax()), float(predicted.max() / predicted.sum())
+
+    @property
+    def _is_labelled(self) -> Tensor:
+        return self.confusion.sum(1) > 0
+
+    @property
+    def _iou(self) -> Tensor:
+        hits = self.confusion.diag().double()
+        union = self.confusion.sum(1) + self.confusion.sum(0) - hits
+        return hits / union.clamp(min=1)
 
     def majority(self) -> "Scores":
         """The scores of predicting the commonest label everywhere."""

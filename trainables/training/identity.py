@@ -7,7 +7,9 @@ import torch
 from trainables.config import ExecutionConfig, TrialConfig
 from trainables.core.artifacts import ArtifactStore
 from trainables.core.files import hash_file_once
+from trainables.data.packed import open_pack
 from trainables.models.base import supports_fast_bf16
+from trainables.training.cost import find_roles
 
 FORMAT = 4
 """Version of trained artifacts: to be raised when a configuration trains differently."""
@@ -27,9 +29,16 @@ def training_facts(config: TrialConfig, run: ExecutionConfig) -> dict[str, objec
     if config.needs_teacher and run.teacher:
         key["teacher"] = hash_file_once(run.teacher)
         key["teacher_outputs"] = run.teacher_outputs and run.teacher_outputs.name
+    if config.quantizer and has_additions(config, run):
+        key["additions"] = "quantized"  # earlier versions computed them on floats
     if (weights := config.student.weights_key()) is not None:
         key["weights"] = weights
     return key
+
+
+def has_additions(config: TrialConfig, run: ExecutionConfig) -> bool:
+    """Whether the student adds feature maps."""
+    return bool(find_roles(config.student, open_pack(run.data).num_classes).additions)
 
 
 def training_key(config: TrialConfig, run: ExecutionConfig) -> str:

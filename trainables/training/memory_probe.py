@@ -17,17 +17,17 @@ STEPS = 2
 class ProbeTask:
     """The `Task` of the first steps of a trial, quantized from random weights."""
 
-    num_steps = STEPS
     accumulation_steps = 1
 
-    def __init__(self, config: TrialConfig, run: ExecutionConfig) -> None:
-        self.trial, self.seed = TrialTask(config, run), config.seed
+    def __init__(self, config: TrialConfig, run: ExecutionConfig, num_steps: int = STEPS) -> None:
+        self.trial, self.seed, self.num_steps = TrialTask(config, run), config.seed, num_steps
+        self.label_loss, self.ema_decay = self.trial.label_loss, config.ema_decay
 
     def epochs(self, **stateful: Stateful) -> Iterator[tuple[Iterator[Batch], MeanLosses]]:
         yield self.batches(1), MeanLosses()
 
     def batches(self, epoch: int) -> Iterator[Batch]:
-        return islice(self.trial.batches(epoch), STEPS)
+        return islice(self.trial.batches(epoch), self.num_steps)
 
     def new_student(self) -> nn.Module:
         return self.trial.new_student()

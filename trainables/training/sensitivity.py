@@ -16,9 +16,13 @@ from trainables.data.packed import images_of, open_pack
 from trainables.models.base import to_device
 from trainables.models.model_file import NETWORK_FILE, read_model
 from trainables.quantization.bits import FULL_PRECISION, LayerBits
-from trainables.quantization.graph import find_input_groups
 from trainables.quantization.mixed_precision import CHOICES, Sensitivity
-from trainables.quantization.prepare import calibrate, prepare, quantizable_names
+from trainables.quantization.prepare import (
+    calibrate,
+    find_layer_roles,
+    prepare,
+    quantizable_names,
+)
 from trainables.quantization.quantizers.configs import DEFAULT_QUANTIZER
 from trainables.training.identity import ARTIFACT_KIND, artifact_key
 from trainables.training.trial import train_or_find
@@ -85,8 +89,7 @@ def measure_sensitivity(student: nn.Module, images: Tensor) -> Sensitivity:
         divergence = F.kl_div(predicted, expected, reduction="sum", log_target=True)
         return float(divergence) / (expected.numel() / expected.shape[1])
 
-    groups = {name: group for group in find_input_groups(student) for name in group}
-    readers = {group[0]: group for name in names if (group := groups.get(name, (name,)))}
+    readers = find_readers(student)
     counts = count_inputs(student, images[:1])
     weights = {
         name: {
@@ -115,6 +118,14 @@ def measure_sensitivity(student: nn.Module, images: Tensor) -> Sensitivity:
         },
         readers=readers,
     )
+
+
+def find_readers(student: nn.Module) -> dict[str, tuple[str, ...]]:
+    """Names of layers that share a grid by the first of them, without those that read sums."""
+    roles = find_layer_roles(student)
+    groups = {name: group for group in roles.input_groups for name in group}
+    shared = [groups.get(name, (name,)) for name in roles.names]
+    return {group[0]: group for group in shared if not {*group} & {*roles.additions}}
 
 
 def count_inputs(student: nn.Module, image: Tensor) -> dict[str, int]:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Concatenate, Literal, ParamSpec, Protocol, TypeVar
 
+import torch
 from rich.filesize import decimal
 
 from trainables.config import ExecutionConfig, TrialConfig
@@ -26,7 +27,9 @@ from trainables.teachers.output_cache import (
     find_outputs,
     predict_footprint,
 )
-from trainables.training.teacher import import_teacher, prepare_teacher
+from trainables.training.cost import meta_network
+from trainables.training.teacher import Teacher, import_teacher, prepare_teacher
+from trainables.training.teacher_metrics import describe_teacher_metrics
 from trainables.training.weights import distinct, prepare_weights
 
 OutputMode = Form | Literal["live"]
@@ -37,6 +40,8 @@ Result = TypeVar("Result")
 
 DISK_SHARE = 0.25
 """Share of the free disk space that `auto` may use for teacher outputs."""
+EXAMPLE_SIZE = (64, 64)
+"""Height and width, in pixels, of images on which networks run to show which outputs they give."""
 
 
 class Runner(Protocol):
@@ -144,10 +149,10 @@ def set_up_teacher(
     say: Say,
     runner: Runner = run_here,
     source: NetworkSource | None = None,
-) -> ExecutionConfig:
-    """`run` with the path of the teacher that `spec` names (see `prepare_teacher`).
+) -> tuple[ExecutionConfig, Teacher]:
+    """`run` with the path of the teacher that `spec` names (see `prepare_teacher`), and that.
 
-    Or that of a network of the user's `source`, which is built in this process.
+    Or a network of the user's `source`, which is built in this process. Its IoU by class is said.
 
     Raises:
         TrialFailed: the default teacher learned nothing.
@@ -157,23 +162,39 @@ def set_up_teacher(
         spec = str(import_teacher(run, source))
     teacher = runner(run, prepare_teacher, spec, own)
     say(f"teacher: {teacher.note}, mIoU {100 * teacher.miou:.1f} %")
-    return run.replace(teacher=teacher.file)
+    for line in describe_teacher_metrics(teacher.metrics, open_pack(run.data).class_names):
+        say(line)
+    return run.replace(teacher=teacher.file), teacher
 
 
-def check_terms(wanted: OutputMode | Literal["auto"], configs: Iterable[TrialConfig]) -> None:
-    """Looks, before a teacher is prepared, whether its outputs serve all distillation terms.
+def check_terms(
+    wanted: OutputMode | Literal["auto"], configs: Iterable[TrialConfig], num_classes: int
+) -> None:
+    """Looks, before a teacher is prepared, whether all distillation terms get what they need.
 
     Raises:
-        ValueError: cached outputs are wanted, and a term needs more than they hold.
+        ValueError: cached outputs are wanted, and a term needs more than they hold; or it needs
+            features of a decoder that the student does not give.
     """
-    if wanted in ("auto", "live"):
-        return
     for config in configs:
-        if terms := config.terms_of_live_teacher:
+        if (terms := config.terms_of_live_teacher) and wanted not in ("auto", "live"):
             raise ValueError(
                 f"--teacher-outputs must be live for the distillation term {terms[0]}, but got "
                 f"{wanted}"
             )
+        if (terms := config.terms_of_decoder) and not gives_decoder_features(
+            config.student, num_classes
+        ):
+            raise ValueError(
+                f"the distillation term {terms[0]} must be for students whose decoder gives a "
+                f"feature map, but that of {config.student.describe()} gives none"
+            )
+
+
+def gives_decoder_features(student: StudentConfig, num_classes: int) -> bool:
+    """Whether the student's outputs have a feature map of its decoder."""
+    images = torch.empty(1, 3, *EXAMPLE_SIZE, device="meta")
+    return meta_network(student, num_classes).native_outputs(images).decoder is not None
 
 
 def output_mode(

@@ -14,6 +14,7 @@ from typing import NamedTuple
 from torch import Tensor, fx, nn
 
 from trainables.models.model_file import float_tensors, leaves
+from trainables.quantization.additions import named_additions
 from trainables.quantization.graph import find_foldable, is_fixed_norm, is_foldable, trace
 from trainables.quantization.layers import QUANTIZABLE
 from trainables.quantization.prepare import LayerRoles, find_layer_roles
@@ -37,12 +38,14 @@ class Structure(NamedTuple):
     Attributes:
         operations: in their order, by `name_operations`.
         roles: of the layers.
+        additions: of feature maps, with the names that they get.
         foldable: names of layers, each with that of the BatchNorm that is folded into it.
         with_tensors: names of the modules that hold tensors, as often as a model file holds them.
     """
 
     operations: Mapping[fx.Node, str]
     roles: LayerRoles
+    additions: Mapping[fx.Node, str]
     foldable: Mapping[str, str]
     with_tensors: Sequence[str]
 
@@ -81,6 +84,7 @@ def analyse(model: nn.Module, graph: fx.Graph) -> Structure:
     return Structure(
         operations=name_operations(dict(model.named_modules()), graph),
         roles=find_layer_roles(model, graph),
+        additions=named_additions(model, graph),
         foldable=dict(find_foldable(model, graph)),
         with_tensors=[names[holder] for holder in holders],
     )

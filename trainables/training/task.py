@@ -60,6 +60,8 @@ class TrialTask:
             )
             self.kept_outputs = Loader(self.outputs.table, self.device, run.gpu_share)
         self.num_steps = config.num_epochs * max(1, len(self.data.train) // config.batch_size)
+        self.label_loss = config.label_loss.build(self.data.label_counts, self.device)
+        self.ema_decay = config.ema_decay
         self.seed, self.accumulation_steps = config.seed, 1
         self.start_seconds = 0.0
         self._reset()

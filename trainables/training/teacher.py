@@ -1,36 +1,27 @@
-"""The teacher as an artifact: a model file and its own mIoU on the validation split."""
+"""The teacher: a model file in the artifact store, measured on the data."""
 
-import json
-import math
 import os
 from dataclasses import dataclass
-from itertools import count
 from pathlib import Path
-
-import torch
 
 from trainables.config import ExecutionConfig, TrialConfig
 from trainables.core.artifacts import ArtifactStore
 from trainables.core.files import hash_file
-from trainables.core.progress import ProgressReporter
+from trainables.core.metrics import TeacherMetrics
 from trainables.data.labels import VOC_CLASSES
-from trainables.data.loader import Loader
 from trainables.data.packed import PackedDataset, open_pack
-from trainables.models.base import to_device
 from trainables.models.configs import TORCHVISION_NAMES, NetworkSource, TorchvisionConfig
 from trainables.models.model_file import (
-    METRICS_FILE,
     MODEL_FILE,
     NETWORK_FILE,
     ModelSpec,
     read_card,
-    read_model,
     write_model,
 )
 from trainables.models.network_source import import_network
 from trainables.models.state_dict import is_model_file, read_state_dict
 from trainables.models.torchvision_model import PRETRAINED_CLASSES, load_pretrained
-from trainables.training.evaluation import BATCH_SIZE, evaluate
+from trainables.training.teacher_metrics import measure_teacher
 from trainables.training.trial import train_or_find
 
 DEFAULT_TORCHVISION = "deeplabv3_resnet101"
@@ -38,11 +29,16 @@ DEFAULT_TORCHVISION = "deeplabv3_resnet101"
 
 @dataclass(frozen=True)
 class Teacher:
-    """A teacher's model file and mIoU; `note` describes the teacher and the reason for it."""
+    """A teacher's model file and scores; `note` describes the teacher and the reason for it."""
 
     file: Path
-    miou: float
+    metrics: TeacherMetrics
     note: str
+
+    @property
+    def miou(self) -> float:
+        """On the validation split, in [0,1]."""
+        return self.metrics.val.miou
 
 
 def check_teacher(spec: str, num_classes: int, source: NetworkSource | None = None) -> None:
@@ -85,23 +81,22 @@ def prepare_teacher(run: ExecutionConfig, spec: str, own: TrialConfig) -> Teache
     """
     data = open_pack(run.data)
     if spec == "auto" and own.recipe.is_reference:
-        return own_teacher(run, own, "as it came")
+        return own_teacher(run, own, data, "as it came")
     if spec == "auto" and data.class_names == VOC_CLASSES:
         try:
             return torchvision_teacher(DEFAULT_TORCHVISION, run, data)
         except ConnectionError as error:
-            return own_teacher(run, own, f"trained on the data, because {error}")
+            return own_teacher(run, own, data, f"trained on the data, because {error}")
     if spec == "auto":
-        return own_teacher(run, own, "trained on the data")
+        return own_teacher(run, own, data, "trained on the data")
     if spec in TORCHVISION_NAMES:
         return torchvision_teacher(spec, run, data)
     return file_teacher(named_file(spec), run, data)
 
 
-def own_teacher(run: ExecutionConfig, own: TrialConfig, note: str) -> Teacher:
-    folder = train_or_find(own, run, description="training the teacher").path
-    note = f"{own.student.describe()} {note}"
-    return Teacher(folder / NETWORK_FILE, read_miou(folder), note)
+def own_teacher(run: ExecutionConfig, own: TrialConfig, data: PackedDataset, note: str) -> Teacher:
+    file = train_or_find(own, run, description="training the teacher").path / NETWORK_FILE
+    return Teacher(file, measure_teacher(file, run, data), f"{own.student.describe()} {note}")
 
 
 def torchvision_teacher(name: str, run: ExecutionConfig, data: PackedDataset) -> Teacher:
@@ -110,22 +105,20 @@ def torchvision_teacher(name: str, run: ExecutionConfig, data: PackedDataset) ->
     def build(folder: Path) -> None:
         card = ModelSpec(model=config, num_classes=PRETRAINED_CLASSES, folded=False)
         write_model(folder / MODEL_FILE, load_pretrained(config.name), card)
-        measure(folder, run, data)
 
     key = {"torchvision": name, "data": data.digest}
-    folder = ArtifactStore(run.artifacts).get("teacher", key, build).path
-    return Teacher(folder / MODEL_FILE, read_miou(folder), f"torchvision {name}")
+    copy = ArtifactStore(run.artifacts).get("teacher", key, build).path / MODEL_FILE
+    return Teacher(copy, measure_teacher(copy, run, data), f"torchvision {name}")
 
 
 def file_teacher(file: Path, run: ExecutionConfig, data: PackedDataset) -> Teacher:
     def build(folder: Path) -> None:
         copy_model(file, folder / MODEL_FILE)
-        measure(folder, run, data)
 
     key = {"file": hash_file(file), "data": data.digest}
-    folder = ArtifactStore(run.artifacts).get("teacher", key, build).path
-    name = read_card(folder / MODEL_FILE).model.name
-    return Teacher(folder / MODEL_FILE, read_miou(folder), f"{name} of {file}")
+    copy = ArtifactStore(run.artifacts).get("teacher", key, build).path / MODEL_FILE
+    name = read_card(copy).model.name
+    return Teacher(copy, measure_teacher(copy, run, data), f"{name} of {file}")
 
 
 def import_teacher(run: ExecutionConfig, source: NetworkSource) -> Path:
@@ -166,16 +159,3 @@ def copy_model(file: Path, to: Path) -> None:
         return
     state = read_state_dict(file)
     write_model(to, state.build(), state.card)
-
-
-def measure(folder: Path, run: ExecutionConfig, data: PackedDataset) -> None:
-    val = Loader(data.val, torch.device(run.device))
-    model = to_device(read_model(folder / MODEL_FILE), val.device)
-    progress = ProgressReporter("measuring the teacher", "batch", math.ceil(len(val) / BATCH_SIZE))
-    num_done = count(1)
-    miou = evaluate(model, val, data.num_classes, lambda: progress.update(next(num_done))).miou
-    (folder / METRICS_FILE).write_text(json.dumps([{"miou": miou}]))
-
-
-def read_miou(folder: Path) -> float:
-    return float(json.loads((folder / METRICS_FILE).read_text())[-1]["miou"])

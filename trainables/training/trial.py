@@ -153,6 +153,8 @@ class Trial:
                 time_ms=int(time.time() * 1000),
                 miou=scores.miou,
                 pixel_accuracy=scores.pixel_accuracy,
+                class_iou=scores.class_iou,
+                classes_never_predicted=len(scores.never_predicted),
                 losses=losses,
                 device_seconds=self.stopwatch.seconds,
                 start_seconds=task.start_seconds,
@@ -215,9 +217,10 @@ def train_or_find(
     on_hang: OnHang = die,
     description: str = "training the full-precision student",
 ) -> Artifact:
-    """The artifact of a full-precision trial: the files of `save`, and the unconverted network.
+    """The artifact of a trial: the files of `save`, and of a full-precision one its network.
 
-    It reports its progress as `description`, unless nothing is trained.
+    The network is unconverted, so that quantized trials can start from it. Progress is reported as
+    `description`, unless nothing is trained.
     """
     store = ArtifactStore(run.artifacts)
     key = artifact_key(config, run, store)
@@ -233,9 +236,10 @@ def train_or_find(
         except TrialFailed:
             trial.checkpoint_manager.clear()
             raise
-        assert trial.student is not None
-        card = model_spec(config, trial.task.data.num_classes).replace(folded=False)
-        write_model(folder / NETWORK_FILE, trial.student, card)
+        if config.recipe.quantized is None:
+            assert trial.student is not None
+            card = model_spec(config, trial.task.data.num_classes).replace(folded=False)
+            write_model(folder / NETWORK_FILE, trial.student, card)
 
     artifact = store.get(ARTIFACT_KIND, key, build)
     shutil.rmtree(checkpoints, ignore_errors=True)

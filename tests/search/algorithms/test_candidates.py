@@ -111,7 +111,8 @@ def test_a_neighbour_differs_and_is_mostly_alike() -> None:
     rates = []
     for _ in range(200):
         other = perturb(drawn.params, drawn.distributions, random)
-        assert sample_config(space, other)[1].params == other
+        taken = sample_config(space, other)[1].params  # without the weight of a term that is gone
+        assert taken.items() <= other.items()
         changed = [name for name in other if other[name] != drawn.params[name]]
         assert len(changed) < len(other)
         rates.append(np.log10(other["recipe.optimizer.learning_rate"]))

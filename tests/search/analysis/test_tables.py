@@ -12,10 +12,11 @@ from matplotlib.legend import Legend
 from PIL import Image
 from rich.console import Console
 
-from search.analysis.pareto_page import draw_page
+from search.analysis.pareto_page import class_lines, draw_page
 from search.analysis.pareto_plot import draw_picture
 from search.analysis.plot_layout import (
     COLORS,
+    MISSES_CLASSES,
     Box,
     View,
     label_box,
@@ -45,6 +46,8 @@ from trainables.recipes.configs import (
     Supervised,
 )
 
+CLASSES = ("sky", "road", "<b>", "tree")
+"""Class names of the data; no label holds the last one."""
 FAILED = Record("0000", "FAIL", "the space failed", None, None)
 
 
@@ -55,6 +58,8 @@ def metrics(miou: float, size_bytes: int | None, epoch: int = 60) -> Metrics:
         miou=miou,
         pixel_accuracy=0.9,
         losses={"cross_entropy": 0.4},
+        class_iou=(miou + 0.1, miou - 0.1, 0.0, None),
+        classes_never_predicted=1 if miou < 0.6 else 0,
         device_seconds=1234.5,
         start_seconds=300.0,
         num_params=7_760_000_000,
@@ -109,37 +114,53 @@ def staircase_of(count: int) -> list[Record]:
 
 class TestTables:
     def test_holds_every_row(self, records: list[Record], tmp_path: Path) -> None:
-        write_tables(records, tmp_path)
+        write_tables(records, tmp_path, CLASSES)
         rows = pq.read_table(tmp_path / "trials.parquet").to_pylist()
         assert len(rows) == len(records)
         for row, written in zip(records, rows, strict=True):
-            expected = row.row()
+            expected = row.row(CLASSES)
             assert {name: written[name] for name in expected} == expected
             assert all(written[name] is None for name in written.keys() - expected.keys())
             assert all(type(written[name]) is type(value) for name, value in expected.items())
 
     def test_puts_fixed_columns_first(self, records: list[Record], tmp_path: Path) -> None:
-        write_tables(records, tmp_path)
+        write_tables(records, tmp_path, CLASSES)
         names = pq.read_schema(tmp_path / "trials.parquet").names
         leaves = dict.fromkeys(n for r in records if r.config for n in r.config.flatten())
-        assert names == [*BASE_COLUMNS, *leaves]
-        assert list(BASE_COLUMNS) == list(FAILED.row())
+        classes = [f"iou.{name}" for name in CLASSES]
+        assert names == [*BASE_COLUMNS, *classes, *leaves]
+        assert [*BASE_COLUMNS, *classes] == list(FAILED.row(CLASSES))
 
     def test_types(self, records: list[Record], tmp_path: Path) -> None:
-        write_tables(records, tmp_path)
+        write_tables(records, tmp_path, CLASSES)
         schema = pq.read_schema(tmp_path / "trials.parquet")
         for name in ("size_bytes", "predicted_size_bytes", "num_params", "macs", "epochs"):
             assert schema.field(name).type == pa.int64()
         for name in ("miou", "pixel_accuracy", "device_seconds", "start_seconds"):
             assert schema.field(name).type == pa.float64()
+        for name in CLASSES:
+            assert schema.field(f"iou.{name}").type == pa.float64()
+        assert schema.field("classes_never_predicted").type == pa.int64()
         assert schema.field("recipe").type == pa.string()
         assert schema.field("student.width").type == pa.int64()
         assert schema.field("recipe.quantizer.weight_bits").type == pa.int64()
         assert schema.field("recipe.optimizer.learning_rate").type == pa.float64()
         assert schema.field("recipe.start_epochs").type == pa.null()
 
+    def test_iou_of_classes(self, records: list[Record], tmp_path: Path) -> None:
+        old = record("0008", 0.4, 80_000)
+        assert old.metrics
+        unknown = old.metrics.replace(class_iou=None, classes_never_predicted=None)
+        write_tables([*records, replace(old, metrics=unknown)], tmp_path, CLASSES)
+        rows = {r["trial_id"]: r for r in pq.read_table(tmp_path / "trials.parquet").to_pylist()}
+        iou = {id: [row[f"iou.{name}"] for name in CLASSES] for id, row in rows.items()}
+        assert iou["0003"] == [pytest.approx(0.7), pytest.approx(0.5), 0.0, None]
+        assert iou["0000"] == iou["0008"] == [None] * 4
+        missed = [rows[id]["classes_never_predicted"] for id in ("0002", "0003", "0008")]
+        assert missed == [1, 0, None]
+
     def test_front(self, records: list[Record], tmp_path: Path) -> None:
-        write_tables(records, tmp_path)
+        write_tables(records, tmp_path, CLASSES)
         front = pq.read_table(tmp_path / "front.parquet")
         assert front.schema == pq.read_schema(tmp_path / "trials.parquet")
         assert front["trial_id"].to_pylist() == [r.trial_id for r in pareto_front(records)]
@@ -158,22 +179,24 @@ class TestTables:
             (("miou", "size"), ["0000"]),
             (("miou", "latency"), ["0000", "0001"]),
         ):
-            write_tables(records, tmp_path, named_objectives(names))
+            write_tables(records, tmp_path, CLASSES, named_objectives(names))
             table = pq.read_table(tmp_path / "front.parquet")
             assert table["trial_id"].to_pylist() == front
             assert pq.read_table(tmp_path / "trials.parquet").num_rows == 3
 
     @pytest.mark.parametrize("records", [[], [FAILED]], ids=["none", "all failed"])
     def test_without_results(self, records: list[Record], tmp_path: Path) -> None:
-        write_tables(records, tmp_path)
+        write_tables(records, tmp_path, CLASSES)
         trials = pq.read_table(tmp_path / "trials.parquet")
-        assert trials.to_pylist() == [r.row() for r in records]
-        assert dict(zip(trials.schema.names, trials.schema.types, strict=True)) == BASE_COLUMNS
+        assert trials.to_pylist() == [r.row(CLASSES) for r in records]
+        classes = {f"iou.{name}": pa.float64() for name in CLASSES}
+        types = dict(zip(trials.schema.names, trials.schema.types, strict=True))
+        assert types == BASE_COLUMNS | classes
         assert pq.read_table(tmp_path / "front.parquet").num_rows == 0
 
     def test_leaves_nothing_else(self, records: list[Record], tmp_path: Path) -> None:
         for _ in range(2):
-            write_tables(records, tmp_path / "study")
+            write_tables(records, tmp_path / "study", CLASSES)
         names = sorted(path.name for path in (tmp_path / "study").iterdir())
         assert names == ["front.parquet", "trials.parquet"]
 
@@ -196,7 +219,7 @@ class Loads(HTMLParser):
 class TestDrawing:
     @pytest.mark.parametrize("finished", [True, False])
     def test_files(self, records: list[Record], finished: bool, tmp_path: Path) -> None:
-        draw_front(records if finished else [FAILED], tmp_path, "A <study> of $U$-Nets")
+        draw_front(records if finished else [FAILED], tmp_path, "A <study> of $U$-Nets", CLASSES)
         assert sorted(p.name for p in tmp_path.iterdir()) == ["front.html", "front.png"]
         with Image.open(tmp_path / "front.png") as image:
             image.load()
@@ -211,20 +234,48 @@ class TestDrawing:
         assert '"showSendToCloud": false' in page
 
     def test_page_tells_of_each_finished_trial(self, records: list[Record]) -> None:
-        figure = draw_page(plot_points(records), "title", "subtitle")
+        figure = draw_page(plot_points(records), "title", "subtitle", CLASSES)
         texts = [text for trace in figure.data for text in trace.hovertext or ()]
         assert len(texts) == 5
         (told,) = (text for text in texts if "trial 0003" in text)
         for part in ("60.0 %", "61.9 KB", "W/A 4/6", "student unet 8", "qat", "0.0013"):
             assert part in told
+        assert "<br>0 of 3 classes never predicted<br>" in told
+        assert told.endswith("<br>IoU in %, lowest first:<br>&lt;b&gt; 0.0, road 50.0, sky 70.0")
+        (told,) = (text for text in texts if "trial 0002" in text)
+        assert "<br><b>! 1 of 3 classes never predicted</b><br>" in told
         assert {a.text for a in figure.layout.annotations} == {"0003", "0004", "0006"}
         assert figure.layout.xaxis.type == "log"
+
+    def test_page_lists_the_lowest_of_many_classes(self) -> None:
+        names = [f"class {index}" for index in range(100)]
+        lines = class_lines([1 - index / 100 for index in range(100)], names)
+        assert lines[1] == "class 99 1.0, class 98 2.0, class 97 3.0"
+        assert len(lines) == 12
+        assert lines[-1] == "70 more classes above"
+
+    def test_rings_show_who_misses_classes(self, records: list[Record]) -> None:
+        points = plot_points(records)
+        (rings,) = (
+            t for t in draw_page(points, "t", "s", CLASSES).data if t.name == MISSES_CLASSES
+        )
+        assert list(rings.y) == pytest.approx([41.0, 50.0])
+        figure = draw_picture(points, "t", "s")
+        (line,) = (ln for ln in figure.axes[0].lines if ln.get_markerfacecolor() == "none")
+        assert list(np.asarray(line.get_ydata())) == pytest.approx([41.0, 50.0])
+        assert MISSES_CLASSES in [text.get_text() for text in figure.legends[0].get_texts()]
+        good = [point for point in points if not point.misses_classes]
+        assert not any(t.name == MISSES_CLASSES for t in draw_page(good, "t", "s", CLASSES).data)
+        legend = draw_picture(good, "t", "s").legends[0]
+        assert MISSES_CLASSES not in [text.get_text() for text in legend.get_texts()]
 
     def test_picture_shows_each_finished_trial(self, records: list[Record]) -> None:
         figure = draw_picture(plot_points(records), "title", "subtitle")
         (axes,) = figure.axes
         drawn = [
-            np.size(line.get_xdata()) for line in axes.lines if line.get_marker() in ("o", "D")
+            np.size(line.get_xdata())
+            for line in axes.lines
+            if line.get_marker() in ("o", "D") and line.get_markerfacecolor() != "none"
         ]
         assert sum(drawn) == 5
         assert {text.get_text() for text in axes.texts} >= {"0003", "0004", "0006", "subtitle"}
@@ -233,14 +284,17 @@ class TestDrawing:
         legend = figure.legends[0]
         assert isinstance(legend, Legend)
         entries = [text.get_text() for text in legend.get_texts()]
-        assert entries == ["2", "4", "8", "32 (full precision)", "Pareto front", "dominated"]
+        bits = ["2", "4", "8", "32 (full precision)"]
+        assert entries == [*bits, "Pareto front", "dominated", MISSES_CLASSES]
 
     @pytest.mark.parametrize("count", [1, 2, 300])
     def test_any_number_of_points(self, count: int) -> None:
         points = plot_points(staircase_of(count))
         assert all(point.on_front for point in points)
         draw_picture(points, "title", "subtitle")
-        assert len(draw_page(points, "title", "subtitle").layout.annotations) >= min(count, 10)
+        assert len(draw_page(points, "title", "subtitle", CLASSES).layout.annotations) >= min(
+            count, 10
+        )
 
     def test_full_precision_quantizer_counts_as_full_precision(self) -> None:
         (point,) = plot_points([record("0000", 0.5, 1000, quantized(32, 32))])
@@ -316,6 +370,7 @@ class TestFrontTable:
                 "0004",
                 "41.0",
                 "20.4 KB",
+                "! 1 of 3",
                 "",
                 "262 KB",
                 "2/4",
@@ -324,8 +379,32 @@ class TestFrontTable:
                 "60",
                 "1,234",
             ],
-            ["0003", "60.0", "61.9 KB", "1.23 ms", "262 KB", "4/6", "unet 8", "qat", "60", "1,234"],
-            ["0006", "67.0", "1.95 MB", "", "262 KB", "32/32", "unet 8", "distill", "60", "1,234"],
+            [
+                "0003",
+                "60.0",
+                "61.9 KB",
+                "0 of 3",
+                "1.23 ms",
+                "262 KB",
+                "4/6",
+                "unet 8",
+                "qat",
+                "60",
+                "1,234",
+            ],
+            [
+                "0006",
+                "67.0",
+                "1.95 MB",
+                "0 of 3",
+                "",
+                "262 KB",
+                "32/32",
+                "unet 8",
+                "distill",
+                "60",
+                "1,234",
+            ],
         ]
         assert "3 of 5 finished trials" in lines[0]
 
@@ -338,7 +417,16 @@ class TestFrontTable:
         assert set(names_of(lines)) <= set(names_of(whole))
         assert len(names_of(lines)) < len(names_of(whole)) or width == 80
         assert any("0003" in line and "60.0" in line and "61.9 KB" in line for line in lines)
+        assert ("never predicted" in names_of(lines)) == (width > 40)
         assert "…" not in "".join(lines)
+
+    def test_a_report_of_an_older_version_does_not_say_what_is_never_predicted(self) -> None:
+        old = record("0000", 0.5, 1000)
+        assert old.metrics
+        unknown = old.metrics.replace(class_iou=None, classes_never_predicted=None)
+        table = front_table([replace(old, metrics=unknown)])
+        (cells,) = (list(c.cells) for c in table.columns if c.header == "never predicted")
+        assert cells == [""]
 
     def test_without_results(self) -> None:
         assert "0 of 0 finished trials" in printed([])[0]
@@ -383,7 +471,7 @@ def test_human_size(num_bytes: int, text: str) -> None:
 def test_what_was_sampled_and_resolved_to_others_has_columns_of_its_own() -> None:
     config = TrialConfig(recipe=Qat(quantizer=Lsq(weight_bits=4, activation_bits=4)))
     params = {"recipe.quantizer.weight_bits": 4.5, "recipe.quantizer.activation_bits": 4}
-    row = Record("0000", "RUNNING", "", config, None, params=params).row()
+    row = Record("0000", "RUNNING", "", config, None, params=params).row(CLASSES)
     assert row["recipe.quantizer.weight_bits"] == 4
     assert row["asked.recipe.quantizer.weight_bits"] == 4.5
     assert "asked.recipe.quantizer.activation_bits" not in row
@@ -401,5 +489,7 @@ def test_a_network_to_compare_with_is_shown_where_it_is_dominated_too() -> None:
     assert "1 of 3 finished" in str(table.title)
     texts = [text.get_text() for text in draw_picture(points, "title", "subtitle").axes[0].texts]
     assert {"0001", "original"} <= set(texts)
-    notes = {note.text for note in draw_page(points, "title", "subtitle").layout.annotations}
+    notes = {
+        note.text for note in draw_page(points, "title", "subtitle", CLASSES).layout.annotations
+    }
     assert {"0001", "original"} <= notes

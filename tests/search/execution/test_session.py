@@ -30,7 +30,7 @@ config, run, own = (
 )
 with terminal.own_terminal(), graceful_shutdown(config.folder / ".stop") as shutdown:
     terminal.keep_log(config.folder / "log.txt")
-    with connect(config, shutdown):
+    with connect(config.resume_arguments, shutdown):
         progress = ConsoleProgress(config, [], 1)
         remote = RemoteRunner(config, shutdown, progress.record, progress_every_s=0)
         set_up_teacher(run, "auto", own, progress.say, remote)

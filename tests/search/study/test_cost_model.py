@@ -1,13 +1,17 @@
 """Predicted costs of a study's space."""
 
+from dataclasses import replace
 from pathlib import Path
 
+import pytest
 from factories import make_config
 from foreign_networks import traced_student
 
-from search.study.cost_model import CostModel
+from search.study.cost_model import CostModel, distinct_starts
 from trainables.config import TrialConfig
 from trainables.core.artifacts import ArtifactStore
+from trainables.data.configs import AUGMENTATIONS
+from trainables.losses.configs import LabelLossConfig
 from trainables.recipes.configs import Original
 
 
@@ -35,9 +39,49 @@ def test_calibration_is_what_the_study_says(tmp_path: Path) -> None:
 def test_the_default_teacher_is_the_network_that_is_compressed(tmp_path: Path) -> None:
     student = traced_student()
     config = make_config(tmp_path, "shapes", space="qkd", students=(student,))
-    own = CostModel(config, 5, (32, 32), ArtifactStore(tmp_path)).own_teacher_config()
+    own = CostModel(config, 5, (32, 32), ArtifactStore(tmp_path)).own_teacher_config(7)
     assert own.student == student
     assert own.recipe == Original()
     plain = make_config(tmp_path, "shapes", space="qkd")
-    teacher = CostModel(plain, 5, (32, 32), ArtifactStore(tmp_path)).own_teacher_config()
-    assert teacher.recipe.name == "supervised"
+    teacher = CostModel(plain, 5, (32, 32), ArtifactStore(tmp_path)).own_teacher_config(7)
+    assert (teacher.recipe.name, teacher.num_epochs) == ("supervised", 7)
+
+
+def test_losses_augmentation_and_averages_are_those_of_the_study(tmp_path: Path) -> None:
+    config = make_config(
+        tmp_path,
+        "shapes",
+        space="qkd",
+        class_weights="median",
+        overlap_loss="dice",
+        augmentation="strong",
+        ema_decay=0.9,
+    )
+    model = CostModel(config, 5, (32, 32), ArtifactStore(tmp_path))
+    for trial in [*model.completed_samples(), model.own_teacher_config(7)]:
+        for stage in (trial, trial.start):
+            if stage is not None:
+                assert stage.label_loss == LabelLossConfig(class_weights="median", overlap="dice")
+                assert (stage.augmentation, stage.ema_decay) == (AUGMENTATIONS["strong"], 0.9)
+
+
+@pytest.mark.parametrize("space", ["kd", "qkd"])
+def test_a_teacher_takes_a_quarter_of_the_computation(space: str, tmp_path: Path) -> None:
+    def affordable(samples: int, **changes: object) -> int:
+        config = make_config(tmp_path, "shapes", space=space, samples=samples, epochs=9, **changes)
+        model = CostModel(config, 5, (32, 32), ArtifactStore(tmp_path))
+        model.defaults = replace(model.defaults, teacher_steps=10**9)
+        return model.affordable_teacher_epochs(num_images=8)
+
+    assert affordable(1) == 9  # no teacher is trained for less time than its students
+    many = affordable(400)
+    config = make_config(tmp_path, "shapes", space=space, samples=400, epochs=9)
+    model = CostModel(config, 5, (32, 32), ArtifactStore(tmp_path))
+    configs = model.completed_samples()
+    starts = distinct_starts(configs)
+    macs = sum(trial.num_epochs * model.macs(trial) for trial in configs) / len(configs) * 400
+    macs += sum(start.num_epochs * model.macs(start) for start in starts)
+    teacher = many * model.macs(model.own_teacher_config(1))
+    assert teacher / (teacher + macs) == pytest.approx(0.25, rel=0.01)
+    assert affordable(400, scheduler="halving") < many
+    assert model.affordable_teacher_epochs(num_images=64) == 96  # the default, 768 steps

@@ -15,7 +15,7 @@ from search.core.record import Record
 from search.storage.journal import open_journal
 from search.storage.layout import JOURNAL, STUDY_FILE, artifact_folder
 from search.storage.study_file import lock_study
-from search.study.preparation import prepare_study, with_ram
+from search.study.preparation import open_study, prepare_study, with_lengths, with_ram
 from trainables.core.progress import progress_to
 
 
@@ -72,6 +72,40 @@ def test_a_prepared_study_is_not_on_disk_yet(blocks_folder: Path, tmp_path: Path
     assert not study.config.folder.exists()
     assert study.file.data_digest == study.data.digest
     assert artifact_folder(tmp_path) in study.data.path.parents
+
+
+def test_lengths_follow_from_the_data(blocks_folder: Path, tmp_path: Path) -> None:
+    def prepared(**changes: object) -> StudyConfig:
+        own = {"epochs": None, "grace_epochs": None, "augmentation": None, **changes}
+        config = make_config(tmp_path / str(own), blocks_folder, **own)
+        return with_lengths(config, num_images=64)
+
+    default = prepared()  # 2000 steps of 8 of the 64 images
+    assert (default.epochs, default.grace_epochs, default.augmentation) == (250, 9, "scale")
+    short = prepared(steps=33)
+    assert (short.epochs, short.grace_epochs, short.augmentation) == (5, 1, "flip")
+    given = prepared(epochs=5000, grace_epochs=2, augmentation="flip")
+    assert (given.epochs, given.grace_epochs, given.augmentation) == (5000, 2, "flip")
+    assert prepared(epochs=2500).augmentation == "strong"
+    quantized = prepared(space="qat")  # 1000 steps after a start of 2000
+    assert (quantized.epochs, quantized.augmentation) == (125, "scale")
+    assert prepared(space="qat", steps=1000).augmentation == "scale"
+    assert prepared(space="qat", steps=900).augmentation == "flip"
+    assert with_lengths(default, num_images=64) == default
+
+
+def test_a_teacher_has_one_length_as_long_as_its_study_lives(
+    blocks_folder: Path, tmp_path: Path
+) -> None:
+    config = make_config(tmp_path, blocks_folder, space="kd", samples=40)
+    study = prepare_study(config, resumed=False)
+    open_study(study)
+    study.lock.release()
+    again = prepare_study(study.config.replace(samples=400), resumed=True)
+    assert again.teacher_epochs == study.teacher_epochs >= study.config.num_epochs
+    again.lock.release()
+    named = make_config(tmp_path, blocks_folder, space="kd", name="own", teacher_epochs=7)
+    assert prepare_study(named, resumed=False).teacher_epochs == 7
 
 
 def test_records_of_earlier_releases_get_their_memory_for_activations(

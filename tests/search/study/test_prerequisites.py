@@ -19,7 +19,8 @@ def test_what_auto_came_to_is_for_the_next_driver(blocks_folder: Path, tmp_path:
     config = make_config(tmp_path, blocks_folder, teacher_outputs="auto")
     study = open_new_study(config)
     record_teacher_output_mode(study, "views")
-    assert study.config is study.cost_model.config is config
+    assert study.config is study.cost_model.config
+    assert study.config == config
     study.lock.release()
     kept = read_study_file(config.folder).config
     assert kept.teacher_outputs == "views"

@@ -42,6 +42,8 @@ from trainables.training.cost import model_spec
 
 WIDTH, DEPTH, RATE = "student.width", "student.depth", "recipe.optimizer.learning_rate"
 EPOCHS = 3
+IOU = (0.75, 0.5, 0.25, 0.0, None)
+"""By class, of every trial."""
 MIOUS = {
     (4, 4, 0.001): 0.5,
     (4, 2, 0.001): 0.4,
@@ -84,7 +86,7 @@ def train(
         assert config.student == UNetConfig(width=width, depth=depth)
         assert config.recipe.learning_rate == rate
         for epoch in range(1, EPOCHS + 1):
-            metrics = make_metrics(miou, None, epoch)
+            metrics = make_metrics(miou, None, epoch, class_iou=IOU)
             if epoch == EPOCHS:
                 metrics = leave_model(config, miou, Path(asked["out"]))
             result = {METRICS: metrics.model_dump_json(), EPOCH: epoch}
@@ -100,7 +102,7 @@ def leave_model(config: TrialConfig, miou: float, folder: Path) -> Metrics:
     """Writes what a trial leaves, with random weights, and gives its last report."""
     card = model_spec(config, 5)
     content = serialize(card.build(), card)
-    metrics = make_metrics(miou, len(content), EPOCHS)
+    metrics = make_metrics(miou, len(content), EPOCHS, class_iou=IOU)
     metrics = metrics.replace(model_sha256=hashlib.sha256(content).hexdigest())
     folder.mkdir(parents=True)
     (folder / "model.safetensors").write_bytes(content)
@@ -271,6 +273,33 @@ def test_rows_of_no_trial_are_noticed(copy: Path) -> None:
     ]
 
 
+def test_another_iou_of_a_class_in_the_table_is_noticed(copy: Path) -> None:
+    rows = rows_of(copy, "trials")
+    assert [row["iou.class 1"] for row in rows] == [0.5] * len(MIOUS)
+    rows[0]["iou.class 1"] = 0.9
+    pq.write_table(pa.Table.from_pylist(rows), copy / "trials.parquet")
+    told = "trial 0000 has iou.class 1 0.9 in trials.parquet and 0.5 in the journal"
+    assert complaints(copy) == [told]
+
+
+def without_classes(report: str) -> str:
+    kept = {name: value for name, value in json.loads(report).items() if "class" not in name}
+    return json.dumps(kept)
+
+
+def test_a_study_of_a_version_that_did_not_measure_classes_is_whole(copy: Path) -> None:
+    for trial_id, record in records_of(copy).items():
+        for epoch in record.reports:
+            edit_journal(copy, int(trial_id), f"metrics.{epoch}", without_classes)
+    for name in ("trials", "front"):
+        rows = [
+            {key: value for key, value in row.items() if not key.startswith(("iou.", "classes_"))}
+            for row in rows_of(copy, name)
+        ]
+        pq.write_table(pa.Table.from_pylist(rows), copy / f"{name}.parquet")
+    assert complaints(copy, with_mlflow=True) == []
+
+
 def other_weights(model: Path) -> None:
     content = bytearray((model / "model.safetensors").read_bytes())
     content[-1] ^= 1
@@ -353,6 +382,10 @@ RUNS: dict[str, tuple[Callable[[MlflowClient, Run], object], Complaints]] = {
     "size": (
         lambda client, run: client.log_metric(run.info.run_id, "size_bytes", 7, step=EPOCHS + 1),
         ["trial 0001 has size_bytes 7.0 in MLflow"],
+    ),
+    "IoU of a class": (
+        lambda client, run: client.log_metric(run.info.run_id, "iou.class 1", 0.9, step=EPOCHS + 1),
+        ["trial 0001 has iou.class 1 0.9 in MLflow"],
     ),
     "parameters": (
         lambda client, run: client.log_param(run.info.run_id, "recipe.charm", 1),

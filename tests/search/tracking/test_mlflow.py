@@ -2,6 +2,7 @@
 
 import sqlite3
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +14,27 @@ from mlflow.entities import Run
 from search.core.record import Record, RecordState
 from search.core.tracking_uri import default_tracking_uri
 from search.tracking.callbacks import AsyncCallback, Event, Kind
-from search.tracking.mlflow import MlflowTracker, check_tracking, make_store, read_runs
+from search.tracking.mlflow import (
+    MlflowTracker,
+    check_tracking,
+    class_metrics,
+    make_store,
+    read_runs,
+)
 from trainables.config import TrialConfig
 from trainables.recipes.configs import Qat
+
+CLASSES = ("sky", "a/b", "tree")
+IOU = (0.5, 0.0, None)
 
 
 def record(trial_id: str = "0000", epoch: int = 2, state: RecordState = "COMPLETE") -> Record:
     """A trial after so many epochs."""
     finished = state == "COMPLETE"
-    history = [make_metrics(0.1 * n, 1000 if finished else None, n) for n in range(1, epoch + 1)]
+    history = [
+        make_metrics(0.1 * n, 1000 if finished else None, n, class_iou=IOU)
+        for n in range(1, epoch + 1)
+    ]
     reports = {metrics.epoch: metrics for metrics in history}
     config = TrialConfig(recipe=Qat())
     return Record(trial_id, state, "", config, history[-1] if history else None, reports=reports)
@@ -33,7 +46,8 @@ def uri(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def track(uri: str, study: str, tmp_path: Path) -> MlflowTracker:
-    return MlflowTracker(uri, "blocks 32x32", study, f"id of {study}", tmp_path, {"space": "qat"})
+    tags = {"space": "qat"}
+    return MlflowTracker(uri, "blocks 32x32", study, f"id of {study}", tmp_path, tags, CLASSES)
 
 
 def only_run(uri: str, tracking: MlflowTracker, study: str) -> Run:
@@ -80,6 +94,53 @@ def test_a_paused_trial_goes_on_as_the_same_run(uri: str, tmp_path: Path) -> Non
     run = only_run(uri, second, "pause")
     assert (run.info.status, run.data.tags["state"]) == ("FINISHED", "COMPLETE")
     assert epochs(uri, run) == [1, 2, 3]
+
+
+def test_the_iou_of_classes_is_logged_once_at_the_end(uri: str, tmp_path: Path) -> None:
+    tracking, client = track(uri, "classes", tmp_path), MlflowClient(uri)
+    tracking.deliver([Event("reported", record(epoch=2, state="RUNNING"))])
+    tracking.deliver([Event("ended", record(epoch=2, state="PAUSED"))])
+    metrics = only_run(uri, tracking, "classes").data.metrics
+    assert metrics["classes_never_predicted"] == 1
+    assert not any(name.startswith("iou.") for name in metrics)
+    for _ in range(2):
+        tracking.deliver([Event("ended", record(epoch=3))])
+    run = only_run(uri, tracking, "classes")
+    iou = {name: value for name, value in run.data.metrics.items() if name.startswith("iou.")}
+    assert iou == {"iou.sky": 0.5, "iou.a_b": 0.0}
+    history = client.get_metric_history(run.info.run_id, "iou.sky")
+    assert [metric.step for metric in history] == [3]
+    missed = client.get_metric_history(run.info.run_id, "classes_never_predicted")
+    assert [metric.step for metric in missed] == [1, 2, 3]
+
+
+def test_a_trial_without_the_iou_of_classes_is_logged(uri: str, tmp_path: Path) -> None:
+    """As in a journal of an older version."""
+    metrics = make_metrics(0.1, 1000)
+    old = replace(record(), metrics=metrics, reports={1: metrics})
+    tracking = track(uri, "older", tmp_path)
+    tracking.deliver([Event("replayed", old)])
+    run = only_run(uri, tracking, "older")
+    assert run.info.status == "FINISHED"
+    assert not any("iou." in name or "never" in name for name in run.data.metrics)
+
+
+def test_names_of_classes_are_made_names_of_metrics(uri: str) -> None:
+    names = ["road", "a/b", "a_b", "Straße 1", "naïve: <x>", "..", "long " * 60]
+    metrics = class_metrics(names)
+    assert metrics[:6] == [
+        "iou.road",
+        "iou.a_b_1",
+        "iou.a_b_2",
+        "iou.Straße 1",
+        "iou.naïve_ _x_",
+        "iou...",
+    ]
+    client = MlflowClient(uri)
+    run = client.create_run(client.create_experiment("names")).info.run_id
+    for name in metrics:
+        client.log_metric(run, name, 1.0)
+    assert set(client.get_run(run).data.metrics) == set(metrics)
 
 
 @pytest.mark.parametrize(
@@ -145,7 +206,7 @@ def test_a_run_that_was_made_without_an_answer_is_found(
 
 
 def test_nothing_is_asked_of_a_store_before_there_is_something_to_write(tmp_path: Path) -> None:
-    tracking = MlflowTracker("http://127.0.0.1:1", "e", "s", "id", tmp_path, {})
+    tracking = MlflowTracker("http://127.0.0.1:1", "e", "s", "id", tmp_path, {}, CLASSES)
     assert tracking.page == ""
 
 

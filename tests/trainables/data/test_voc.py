@@ -26,6 +26,21 @@ def test_samples_are_scaled_and_padded_to_one_canvas(voc_folder: Path) -> None:
     assert (narrow.mask[:, :18] != IGNORE).any()
 
 
+def test_images_are_never_enlarged(voc_folder: Path) -> None:
+    small, native = VocFolder(voc_folder, 40), VocFolder(voc_folder, 48)
+    large = VocFolder(voc_folder, 512)
+    assert large.canvas() == native.canvas() == (48, 48)
+    for index in range(6):
+        sample, same = large.sample("train", index), native.sample("train", index)
+        assert (sample.image == same.image).all()
+        assert (sample.mask == same.mask).all()
+    assert small.canvas() == (40, 40)
+    # a digest says so, for packs of earlier releases hold enlarged images under theirs
+    assert small.have_small is native.have_small is False
+    assert large.digest() not in (small.digest(), native.digest())
+    assert large.have_small
+
+
 def test_labels_are_classes_or_ignore(voc_folder: Path) -> None:
     source = VocFolder(voc_folder, 32)
     for split in SPLITS:

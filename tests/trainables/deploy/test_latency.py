@@ -23,6 +23,6 @@ def test_few_networks_are_kept_in_memory() -> None:
 
 def test_grids_behind_a_relu_are_unsigned() -> None:
     layers = [m for m in untrained(spec(5)).modules() if isinstance(m, ConvertedLayer)]
-    assert [layer.grid.signed for layer in layers if layer.grid] == [True] + [False] * (
+    assert [layer.grid.zero_point for layer in layers if layer.grid] == [128] + [0] * (
         len(layers) - 1
     )

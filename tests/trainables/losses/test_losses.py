@@ -11,7 +11,7 @@ from torch import Tensor
 from trainables.losses.configs import Pixelwise, Term, by_name
 from trainables.losses.cross_entropy import cross_entropy
 from trainables.losses.distillation import DistillationLoss
-from trainables.losses.pairwise import pairwise_loss
+from trainables.losses.pairwise import PairwiseDecoderLoss, PairwiseLoss, pairwise_loss
 from trainables.losses.pixelwise import pixelwise_loss
 from trainables.models.base import Outputs
 from trainables.recipes.configs import Distill
@@ -23,7 +23,8 @@ def outputs(seed: int, channels: int = 6, size: int = 4) -> Outputs:
     generator = torch.Generator().manual_seed(seed)
     logits = torch.randn(2, 5, 8, 8, generator=generator, requires_grad=True)
     features = torch.randn(2, channels, size, size, generator=generator, requires_grad=True)
-    return Outputs(logits, features)
+    decoder = torch.randn(2, channels, 2 * size, 6, generator=generator, requires_grad=True)
+    return Outputs(logits, features, decoder)
 
 
 def features(seed: int, channels: int, height: int, width: int) -> Tensor:
@@ -75,9 +76,29 @@ def test_pairwise_equals_a_naive_loop(
         differences = naive_similarities(a, *nodes) - naive_similarities(b, *nodes)
         squares += differences.square().flatten().tolist()
     assert len(squares) == 2 * (nodes[0] * nodes[1]) ** 2
-    assert pairwise_loss(student, teacher, patch).item() == pytest.approx(
+    assert pairwise(student, teacher, patch).item() == pytest.approx(
         sum(squares) / len(squares), rel=1e-4
     )
+
+
+def pairwise(student: Tensor, teacher: Tensor, patch: int) -> Tensor:
+    logits = torch.zeros(2, 5, 8, 8)
+    loss: Tensor = PairwiseLoss(patch)(Outputs(logits, student), Outputs(logits, teacher), labels())
+    return loss
+
+
+@pytest.mark.parametrize(
+    ("max_nodes", "nodes"), [(10**6, (10, 13)), (130, (10, 13)), (129, (5, 6)), (12, (3, 4))]
+)
+def test_pairs_of_the_decoder_are_those_of_a_bounded_number_of_nodes(
+    max_nodes: int, nodes: tuple[int, int]
+) -> None:
+    student, teacher = features(0, 6, 10, 26), features(1, 3, 20, 13)
+    logits, deepest = torch.zeros(2, 5, 8, 8), torch.zeros(2, 1, 1, 1)
+    loss = PairwiseDecoderLoss(max_nodes)(
+        Outputs(logits, deepest, student), Outputs(logits, deepest, teacher), labels()
+    )
+    torch.testing.assert_close(loss, pairwise_loss(student, teacher, nodes))
 
 
 def naive_similarities(features: Tensor, height: int, width: int) -> Tensor:
@@ -92,7 +113,7 @@ def naive_similarities(features: Tensor, height: int, width: int) -> Tensor:
 
 
 def test_one_node_has_nothing_to_be_compared_with() -> None:
-    assert pairwise_loss(features(0, 6, 4, 4), features(1, 3, 7, 7), patch=9).item() < 1e-12
+    assert pairwise(features(0, 6, 4, 4), features(1, 3, 7, 7), patch=9).item() < 1e-12
 
 
 def test_cross_entropy_equals_a_naive_loop() -> None:
@@ -114,24 +135,58 @@ def test_a_batch_without_labels_costs_nothing() -> None:
 
 
 def test_terms_are_found() -> None:
-    assert len(TERMS) >= 2
+    assert len(TERMS) >= 6
 
 
-def loss_of(term: Term, student: Outputs, teacher: Outputs) -> Tensor:
-    loss: Tensor = term.build(student, teacher)(student, teacher, labels())
+def loss_of(
+    term: Term, student: Outputs, teacher: Outputs, labels_BHW: Tensor | None = None
+) -> Tensor:
+    torch.manual_seed(0)  # of the term's own parameters
+    target = labels() if labels_BHW is None else labels_BHW
+    loss: Tensor = term.build(student, teacher)(student, teacher, target)
     return loss
 
 
 @pytest.mark.parametrize("term", TERMS)
-def test_term_is_finite_and_binds_the_student_alone(term: type[Term]) -> None:
-    student, teacher = outputs(0), outputs(1)
+@pytest.mark.parametrize("channels", [6, 3])
+def test_term_is_finite_and_binds_the_student_alone(term: type[Term], channels: int) -> None:
+    student, teacher = outputs(0, channels, size=5), outputs(1)
     loss = loss_of(term(), student, teacher)
     loss.backward()
     assert loss.isfinite()
     assert loss > 0
-    assert teacher.logits.grad is None
-    assert teacher.features.grad is None
-    assert any(part.grad is not None and part.grad.abs().sum() > 0 for part in student)
+    assert all(part is not None and part.grad is None for part in teacher)
+    gradients = [part.grad for part in student if part is not None and part.grad is not None]
+    assert any(gradient.abs().sum() > 0 for gradient in gradients)
+
+
+@pytest.mark.parametrize("term", TERMS)
+def test_term_does_not_depend_on_the_order_of_a_batch(term: type[Term]) -> None:
+    def swapped(given: Outputs) -> Outputs:
+        return Outputs(*(None if part is None else part.flip(0) for part in given))  # type: ignore[arg-type]
+
+    student, teacher = outputs(0, channels=3), outputs(1)
+    torch.testing.assert_close(
+        loss_of(term(), swapped(student), swapped(teacher), labels().flip(0)),
+        loss_of(term(), student, teacher),
+    )
+
+
+@pytest.mark.parametrize("term", TERMS)
+@pytest.mark.parametrize("without", [slice(None), slice(1)], ids=["batch", "image"])
+def test_term_is_finite_without_labels(term: type[Term], without: slice) -> None:
+    student, teacher, target = outputs(0, channels=3), outputs(1), labels()
+    target[without] = 255
+    loss = loss_of(term(), student, teacher, target)
+    loss.backward()
+    assert loss.isfinite()
+    for part in student:
+        assert part is not None
+        assert part.grad is None or part.grad.isfinite().all()
+    if term.requires == "logits":
+        assert student.logits.grad is not None
+        assert student.logits.grad[without].abs().sum() == 0
+        assert (loss == 0) == (without == slice(None))
 
 
 @pytest.mark.parametrize("term", TERMS)
@@ -154,13 +209,23 @@ def test_term_ignores_ignored_pixels(term: type[Term]) -> None:
     disturbed = student.logits.detach().clone()
     disturbed[:, :, :3] += 100 * torch.randn(2, 5, 3, 8)
     before = loss_of(term(), student, teacher)
-    after = loss_of(term(), Outputs(disturbed, student.features), teacher)
+    after = loss_of(term(), student._replace(logits=disturbed), teacher)
     torch.testing.assert_close(before, after)
 
 
 @pytest.mark.parametrize("term", TERMS)
 def test_term_vanishes_for_a_student_equal_to_its_teacher(term: type[Term]) -> None:
     assert loss_of(term(), outputs(0), outputs(0)).item() == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize("term", [t for t in TERMS if t.requires == "decoder"])
+@pytest.mark.parametrize("whose", ["student", "teacher"])
+def test_a_network_without_features_of_a_decoder_is_refused(term: type[Term], whose: str) -> None:
+    given = {"student": outputs(0), "teacher": outputs(1)}
+    given[whose] = given[whose]._replace(decoder=None)
+    message = f"the distillation term {term().name} must have a {whose} whose decoder gives a feat"
+    with pytest.raises(ValueError, match=message):
+        DistillationLoss(by_name(term()), **given, seed=0)
 
 
 @pytest.mark.parametrize("name", ["", "a.b", "Pixelwise", "pixel-wise", "2d", "_own", "é"])

@@ -57,6 +57,7 @@ def test_a_model_maps_images_to_logits_and_features(config: NetworkConfig) -> No
     assert outputs.logits.shape == (2, 7, 36, 50)
     assert outputs.features.shape[0] == 2
     assert outputs.features.shape[2] < 36
+    assert (outputs.decoder is None) == ("lraspp" in config.name)
     assert outputs.logits.min() < 0 or outputs.logits.max() > 1  # raw: no activation
 
 

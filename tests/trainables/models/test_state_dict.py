@@ -154,10 +154,12 @@ def test_each_network_has_pretrained_weights(name: TorchvisionName) -> None:
 def test_fcn_gives_its_native_outputs() -> None:
     model = TorchvisionModel("fcn_resnet50", 3).eval()
     with torch.no_grad():
-        logits, features = model.native_outputs(IMAGES)
+        logits, features, decoded = model.native_outputs(IMAGES)
         torch.testing.assert_close(model(IMAGES), model.network(IMAGES)["out"])
     assert logits.shape == (2, 3, 5, 5)
     assert features.shape == (2, 2048, 5, 5)
+    assert decoded is not None
+    assert decoded.shape == (2, 512, 5, 5)
 
 
 def test_a_model_file_of_this_project_is_told_apart(network: nn.Module, tmp_path: Path) -> None:

@@ -23,16 +23,23 @@ from trainables.models.configs import (
     NetworkConfig,
     StudentConfig,
     TorchvisionConfig,
+    UNetConfig,
 )
 from trainables.models.model_file import ModelSpec, deserialize, serialize
 from trainables.models.outline import build_outline
 from trainables.models.student_list import listed_families
 from trainables.quantization.activation_memory import find_stored_tensors
+from trainables.quantization.additions import named_additions
 from trainables.quantization.bits import LayerBits
-from trainables.quantization.convert import convert
+from trainables.quantization.convert import (
+    ConvertedAddition,
+    ConvertedLayer,
+    StaticQuantizer,
+    convert,
+)
 from trainables.quantization.graph import find_foldable, find_input_groups, trace
-from trainables.quantization.layers import QuantizedLayer
-from trainables.quantization.prepare import calibrate, prepare, quantizable_names
+from trainables.quantization.layers import QuantizedAddition, QuantizedLayer
+from trainables.quantization.prepare import calibrate, find_layer_roles, prepare, quantizable_names
 from trainables.quantization.quantizers.configs import Lsq
 from trainables.quantization.shapes import Shapes, name_operations, options_of
 from trainables.recipes.configs import AdamW, Ptq, Supervised
@@ -42,9 +49,11 @@ from trainables.training.cost import (
     count_macs,
     count_params,
     meta_network,
+    model_spec,
     predict_ram_bytes,
     predict_size_bytes,
 )
+from trainables.training.setup import gives_decoder_features
 
 
 def smallest(name: str, family: type[StudentConfig]) -> StudentConfig:
@@ -71,6 +80,8 @@ SOON = (
 """Each decoder and each kind of block once; other pairs of the two are slow tests."""
 NUM_CLASSES = 5
 IMAGES = torch.randn(1, 3, 128, 192, generator=torch.Generator().manual_seed(0))
+WITH_ADDITIONS = ("mobilenet_v2", "mobilenet_v3_small", "resnet18", "efficientnet_lite0", "traced")
+"""Backbones with residual blocks."""
 BITS = Lsq(weight_bits=3, activation_bits=4)
 
 
@@ -100,6 +111,11 @@ def built(student: StudentConfig) -> StudentNetwork:
             module.momentum = None  # the mean over batches
     network(torch.randn(4, 3, 48, 48))
     return network
+
+
+def find_kind(student: StudentConfig) -> str:
+    """The backbone of a student, or its name."""
+    return student.name.partition("_")[2] or student.name
 
 
 def quantized(student: StudentConfig) -> nn.Module:
@@ -163,9 +179,9 @@ def test_the_length_of_its_file_is_known_before_it_is_built(
     quantizer = mixed_bits(student) if bits == "mixed" else None
     if isinstance(bits, tuple):
         quantizer = Lsq(weight_bits=bits[0], activation_bits=bits[1])
-    spec = ModelSpec(model=student, num_classes=NUM_CLASSES, quantizer=quantizer)
     recipe = Ptq(start=Supervised(), quantizer=quantizer) if quantizer else Supervised()
     config = TrialConfig(student=student, recipe=recipe, num_epochs=1)
+    spec = model_spec(config, NUM_CLASSES)
     assert predict_size_bytes(config, NUM_CLASSES) == len(serialize(spec.build(), spec))
 
 
@@ -258,6 +274,30 @@ def test_the_last_feature_map_has_the_stride_that_the_decoder_needs(
     assert features.shape[-2:] == (64 // stride, 96 // stride)
 
 
+@every_student
+def test_the_features_of_the_decoder_have_the_stride_that_is_nearest_to_4(
+    student: StudentConfig,
+) -> None:
+    network = student.build(NUM_CLASSES).eval()
+    with torch.no_grad():
+        decoder = network.native_outputs(torch.randn(2, 3, 64, 96)).decoder
+    stride = {"unet": 4, "deeplabv3": 16}.get(student.name.partition("_")[0])
+    assert (
+        (decoder is None) == (stride is None) == (not gives_decoder_features(student, NUM_CLASSES))
+    )
+    if stride is not None:
+        assert decoder is not None
+        assert decoder.shape[0] == 2
+        assert decoder.shape[-2:] == (64 // stride, 96 // stride)
+
+
+@pytest.mark.parametrize(("depth", "stride"), [(1, 1), (2, 2), (3, 4), (4, 4), (5, 4)])
+def test_u_nets_of_any_depth_give_features_of_their_decoder(depth: int, stride: int) -> None:
+    decoder = UNetConfig(width=2, depth=depth).build(3).native_outputs(torch.randn(2, 3, 64, 96))[2]
+    assert decoder is not None
+    assert decoder.shape == (2, 2 * stride, 64 // stride, 96 // stride)
+
+
 CLASSIFIERS = ["mobilenet_v1", "mobilenet_v2", "mobilenet_v3_small", "resnet18"]
 
 
@@ -331,12 +371,12 @@ def test_costs_are_known_before_training(student: StudentConfig) -> None:
     )
     assert quantizable_names(meta_network(student, NUM_CLASSES)) == quantizable_names(network)
     config = TrialConfig(student=student, recipe=Ptq(quantizer=BITS), num_epochs=1)
-    card = ModelSpec(model=student, num_classes=NUM_CLASSES, quantizer=BITS)
+    card = model_spec(config, NUM_CLASSES)
     assert predict_size_bytes(config, NUM_CLASSES) == len(serialize(quantized(student), card))
     ram_bytes = predict_ram_bytes(config, NUM_CLASSES, 32, 32)
     floats = config.replace(recipe=Supervised())
     logits = 4 * NUM_CLASSES * 32 * 32
-    # What an addition reads stays in float, beside what layers read of it
+    # What a product reads stays in float, beside what layers read of it
     assert logits < ram_bytes <= 1.2 * predict_ram_bytes(floats, NUM_CLASSES, 32, 32)
 
 
@@ -371,9 +411,10 @@ def test_costs_do_not_depend_on_the_networks_before(student: StudentConfig) -> N
         with torch.device("meta"):
             network = other.build(NUM_CLASSES).eval()
         modules, graph = dict(network.named_modules()), trace(network)
-        operations, groups = name_operations(modules, graph), find_input_groups(network)
+        operations, additions = name_operations(modules, graph), named_additions(network, graph)
+        groups = find_layer_roles(network, graph).input_groups
         shapes = Shapes(modules, operations, (1, 3, 33, 48))
-        tensors = find_stored_tensors(modules, operations, shapes.num_values, groups)
+        tensors = find_stored_tensors(modules, operations, shapes.num_values, groups, additions)
         assert activations_of(other, NUM_CLASSES, 33, 48) == (shapes.macs, tensors)
         assert count_params(other, NUM_CLASSES) == sum(p.numel() for p in network.parameters())
     spec = ModelSpec(model=other, num_classes=NUM_CLASSES)
@@ -430,9 +471,19 @@ def test_it_learns_with_few_bits_and_its_file_predicts_the_same(student: Student
     optimizer_loop.step(network(images).square().mean())
     moved = [n for n, value in network.named_parameters() if not torch.equal(value, before[n])]
     assert len(moved) > 0.8 * len(before)
-    card = ModelSpec(model=student, num_classes=NUM_CLASSES, quantizer=BITS)
+    config = TrialConfig(student=student, recipe=Ptq(quantizer=BITS), num_epochs=1)
+    card = model_spec(config, NUM_CLASSES)
+    additions = [m for m in network.modules() if isinstance(m, QuantizedAddition)]
+    assert bool(additions) == card.with_additions == (find_kind(student) in WITH_ADDITIONS)
     shipped = deserialize(serialize(network.eval(), card))
     assert not any(isinstance(module, QuantizedLayer) for module in shipped.modules())
     with torch.no_grad():
         expected, found = network(images), shipped(images)
     assert (expected.argmax(1) == found.argmax(1)).float().mean() > 0.999
+    for name, layer in convert(network).named_modules():
+        if isinstance(layer, ConvertedLayer | ConvertedAddition):
+            grid, loaded = layer.grid, shipped.get_submodule(f"{name}.grid")
+            assert isinstance(loaded, StaticQuantizer)
+            assert grid is not None
+            assert (grid.bits, grid.zero_point) == (loaded.bits, loaded.zero_point)
+            assert torch.equal(grid.step, loaded.step)

@@ -100,7 +100,9 @@ def test_a_model_file_holds_the_network_and_needs_nothing_else(
     model = built(foreign)
     if quantizer:
         calibrate(prepare(model, quantizer), IMAGES)
-    spec = ModelSpec(model=config_of(foreign), num_classes=5, quantizer=quantizer)
+    spec = ModelSpec(
+        model=config_of(foreign), num_classes=5, quantizer=quantizer, with_additions=True
+    )
     expected = model.eval()(IMAGES)
     found = deserialize(serialize(model, spec))(IMAGES)
     agree = (found.argmax(1) == expected.argmax(1)).float().mean()

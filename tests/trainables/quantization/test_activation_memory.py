@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from trainables.quantization.activation_memory import find_stored_tensors, peak_bytes
+from trainables.quantization.additions import named_additions
 from trainables.quantization.bits import LayerBits
 from trainables.quantization.graph import trace
 from trainables.quantization.shapes import Shapes, name_operations
@@ -21,10 +22,12 @@ def peak(
     """For one image of 8 x 8 pixels; `bits` are those of the inputs of layers."""
     model = model.to("meta").eval()
     modules = dict(model.named_modules())
-    operations = name_operations(modules, trace(model))
+    graph = trace(model)
+    operations, additions = name_operations(modules, graph), named_additions(model, graph)
     num_values = Shapes(modules, operations, (1, 3, 8, 8)).num_values
     layers = {n: LayerBits(weight_bits=8, activation_bits=b) for n, b in bits.items()}
-    return peak_bytes(find_stored_tensors(modules, operations, num_values, input_groups), layers)
+    tensors = find_stored_tensors(modules, operations, num_values, input_groups, additions)
+    return peak_bytes(tensors, layers)
 
 
 class Chain(nn.Module):

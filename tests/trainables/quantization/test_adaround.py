@@ -147,7 +147,7 @@ def test_biases_are_corrected_on_the_way(with_norm: bool) -> None:
     means: list[Tensor] = []
     with torch.no_grad():
         for network in (model.eval(), reference):
-            network.get_submodule("project").register_forward_hook(
+            network.get_submodule("project.1").register_forward_hook(
                 lambda _, __, outputs: means.append(outputs.mean((0, 2, 3)))
             )
             network(random_images())

@@ -71,14 +71,29 @@ def test_impossible_bits_are_refused(bits: int) -> None:
         Lsq(weight_bits=bits)
 
 
-def test_inputs_are_unsigned_but_for_the_image() -> None:
-    model = quantized(Lsq())
-    signs = [
-        module.input_quantizer.signed
+def zero_points(model: nn.Module) -> list[int]:
+    return [
+        module.input_quantizer.zero_point
         for module in model.modules()
         if isinstance(module, QuantizedLayer) and module.input_quantizer
     ]
-    assert signs == [True] + [False] * (len(signs) - 1)
+
+
+def test_inputs_are_unsigned_but_for_the_image() -> None:
+    first, *others = zero_points(quantized(Lsq()))
+    assert first == 128
+    assert set(others) == {0}
+
+
+def test_the_image_has_a_symmetric_grid_and_what_a_hard_swish_gives_has_an_offset() -> None:
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(3, 8, 3), nn.Hardswish(), nn.Conv2d(8, 8, 3), nn.Conv2d(8, 4, 1)]
+    layers[0].weight.data.mul_(4)
+    model = prepare(nn.Sequential(*layers), Lsq())
+    calibrate(model, 3 + torch.randn(2, 3, 16, 16))
+    image, inner, _ = zero_points(model)
+    assert image == 128
+    assert 0 < inner <= 3
 
 
 @pytest.mark.parametrize("training", [True, False])

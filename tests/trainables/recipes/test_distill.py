@@ -1,40 +1,83 @@
-"""The reported distillation losses are those that train the student."""
+"""The reported distillation losses are those that train the student; every term trains one."""
 
+import math
 from pathlib import Path
 
 import pytest
 import torch
 from factories import ShortTask
-from torch import Tensor
 
-from trainables.config import ExecutionConfig
-from trainables.losses.configs import Pairwise, Pixelwise, Term, by_name
-from trainables.models.base import forward_features
+from trainables.config import ExecutionConfig, TrialConfig
+from trainables.data.configs import Augmentation
+from trainables.losses.configs import Term, by_name
+from trainables.models.configs import UNetConfig
+from trainables.models.model_file import MODEL_FILE, read_model
 from trainables.quantization.quantizers.configs import Lsq
-from trainables.recipes.configs import AdamW, Distill, QatDistill, Recipe
+from trainables.recipes.configs import AdamW, Distill, QatDistill, Recipe, Supervised
+from trainables.training.trial import Trial, save
 
 FAST = AdamW(learning_rate=3e-2)
 OFF = Lsq(weight_bits=32, activation_bits=32)
 
 
-@pytest.mark.parametrize("term", [Pixelwise(), Pairwise()], ids=lambda term: term.name)
+TERMS = [term for term in Term.members().values() if term.__module__.startswith("trainables.")]
+
+
+@pytest.mark.parametrize("term", TERMS)
 @pytest.mark.parametrize(
     "recipe",
     [Distill(optimizer=FAST), QatDistill(optimizer=FAST, quantizer=OFF, self_study=0)],
     ids=lambda recipe: recipe.name,
 )
 def test_a_term_brings_the_student_nearer_to_its_teacher(
-    recipe: Recipe, term: Term, blocks_run: ExecutionConfig, teacher_file: Path
+    recipe: Recipe, term: type[Term], blocks_run: ExecutionConfig, teacher_file: Path
 ) -> None:
     def distance(weight: float) -> float:
-        taught = recipe.replace(losses=by_name(term.replace(weight=weight)))
-        task = ShortTask(taught, blocks_run.replace(teacher=teacher_file), batch_size=8)
-        (epoch,) = taught.train(task)
-        batch = next(task.batches(1))
-        with torch.no_grad():
-            outputs = forward_features(epoch.student, batch.images)
-            teacher = task.source(batch)
-            loss: Tensor = term.build(outputs, teacher)(outputs, teacher, batch.labels)
-            return loss.item()
+        taught = recipe.replace(losses=by_name(term(weight=weight)))
+        task = ShortTask(
+            taught, blocks_run.replace(teacher=teacher_file), batch_size=8, num_epochs=3
+        )
+        return list(taught.train(task))[-1].losses[term().name] / weight
 
-    assert distance(10) < 0.8 * distance(0)
+    assert distance(10) < 0.8 * distance(1e-3)
+
+
+@pytest.mark.parametrize("term", TERMS)
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        Distill(optimizer=FAST),
+        QatDistill(
+            start=Supervised(optimizer=FAST), start_epochs=1, optimizer=FAST, self_study=0.25
+        ),
+    ],
+    ids=lambda recipe: recipe.name,
+)
+def test_every_term_trains_a_student_up_to_its_model_file(
+    recipe: Recipe,
+    term: type[Term],
+    blocks_run: ExecutionConfig,
+    teacher_file: Path,
+    tmp_path: Path,
+) -> None:
+    config = TrialConfig(
+        student=UNetConfig(width=3, depth=2),
+        recipe=recipe.replace(losses=by_name(term())),
+        augmentation=Augmentation(min_scale=1, max_scale=1, color=0),
+        num_epochs=4,
+    )
+    assert TrialConfig.model_validate_json(config.model_dump_json()) == config
+    trial = Trial(config, blocks_run.replace(teacher=teacher_file))
+    metrics = list(save(trial, tmp_path))
+    name = term().name
+    losses = [epoch.losses[name] for epoch in metrics if name in epoch.losses]
+    assert all(math.isfinite(loss) for loss in losses)
+    assert losses
+    assert metrics[-1].size_bytes == (tmp_path / MODEL_FILE).stat().st_size
+    shipped = read_model(tmp_path / MODEL_FILE)
+    images = next(trial.task.batches(1)).images
+    assert trial.student
+    with torch.no_grad():
+        torch.testing.assert_close(
+            shipped(images), trial.student.eval()(images), rtol=1e-3, atol=1e-3
+        )

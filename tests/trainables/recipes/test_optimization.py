@@ -1,4 +1,4 @@
-"""Learning rates and decay of parameters, and gradient accumulation."""
+"""Learning rates and decay of parameters, gradient accumulation, and averaged weights."""
 
 import pytest
 import torch
@@ -93,3 +93,48 @@ def test_an_update_follows_the_mean_gradient_of_its_parts(parts: int) -> None:
         assert not given
         optimizer_loop.step(model(part).square().mean())
     torch.testing.assert_close(given, [expected])
+
+
+def test_the_moving_average_is_shipped_and_kept() -> None:
+    torch.manual_seed(0)
+    model, inputs = nn.Sequential(nn.Linear(5, 3), nn.BatchNorm1d(3)), torch.randn(6, 8, 5)
+    loop = OptimizerLoop(model, AdamW(learning_rate=0.1), 6, 1, ema_decay=0.5)
+    expected: dict[str, Tensor] = {}
+    for step, batch in enumerate(inputs):
+        loop.step(model(batch).square().mean())
+        decay = min(0.5, (1 + step) / (10 + step))
+        for name, value in model.state_dict().items():
+            before = expected.get(name, value)
+            expected[name] = value.clone() if step == 0 else decay * before + (1 - decay) * value
+    del expected["1.num_batches_tracked"]
+    shipped = loop.shipped.state_dict()
+    del shipped["1.num_batches_tracked"]
+    torch.testing.assert_close(dict(shipped), expected)
+    assert not torch.equal(shipped["0.weight"], model[0].weight)  # type: ignore[arg-type]
+
+    again = OptimizerLoop(
+        nn.Sequential(nn.Linear(5, 3), nn.BatchNorm1d(3)), AdamW(), 6, 1, ema_decay=0.5
+    )
+    again.load_state_dict(loop.state_dict())
+    torch.testing.assert_close(again.shipped.state_dict(), loop.shipped.state_dict())
+
+
+def test_without_an_average_the_model_itself_is_shipped() -> None:
+    model = nn.Linear(2, 2)
+    loop = OptimizerLoop(model, AdamW(), 1, 1)
+    assert loop.shipped is model
+    assert "average" not in loop.state_dict()
+
+
+def test_each_phase_begins_at_its_peak_and_ends_at_0() -> None:
+    model = nn.Linear(2, 2)
+    loop = OptimizerLoop(model, AdamW(learning_rate=0.5), 9, 1, cosine_phases=[4, 0, 5])
+    rates = []
+    for _ in range(9):
+        rates.append(loop.optimizer.param_groups[0]["lr"])
+        loop.step(model(torch.ones(1, 2)).sum())
+    assert rates[0] == rates[4] == 0.5
+    assert rates[:4] == sorted(rates[:4], reverse=True)
+    assert rates[4:] == sorted(rates[4:], reverse=True)
+    assert rates[2] == pytest.approx(0.25)
+    assert loop.optimizer.param_groups[0]["lr"] == 0

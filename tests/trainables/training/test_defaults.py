@@ -3,20 +3,23 @@
 import pytest
 
 from trainables.config import TrialConfig
-from trainables.data.configs import Augmentation
+from trainables.data.configs import AUGMENTATIONS, Augmentation
+from trainables.losses.configs import LabelLossConfig
 from trainables.models.configs import UNetConfig
 from trainables.quantization.quantizers.configs import Lsq
 from trainables.recipes.configs import Distill, Ptq, Qat, QatDistill, Recipe, Supervised
-from trainables.training.defaults import Defaults, defaults_for
+from trainables.training.defaults import Defaults, augmentation_for, defaults_for
 
 STUDENT = UNetConfig(width=12, depth=3)
 FIXED = Defaults(
     image_size=64,
-    num_epochs=9,
+    num_steps=90,
     batch_size=5,
-    augmentation=Augmentation(min_scale=0.7, color=0.3),
     teacher=UNetConfig(width=24),
-    teacher_epochs=11,
+    teacher_steps=110,
+    augmentation=Augmentation(min_scale=0.7, color=0.3),
+    label_loss=LabelLossConfig(class_weights="enet"),
+    ema_decay=0.9,
 )
 
 
@@ -43,7 +46,9 @@ def test_a_trial_is_completed_by_what_is_the_same_for_all(
     assert completed == TrialConfig(
         student=STUDENT,
         recipe=recipe,
+        label_loss=FIXED.label_loss,
         augmentation=FIXED.augmentation,
+        ema_decay=0.9,
         num_epochs=num_epochs,
         batch_size=5,
         seed=42,
@@ -56,15 +61,32 @@ def test_what_is_complete_stays_as_it_is() -> None:
 
 
 def test_a_study_s_own_teacher_is_wider_than_students_and_the_same_for_all_seeds() -> None:
-    teacher = FIXED.default_teacher_config()
+    teacher = FIXED.default_teacher_config(num_epochs=11)
     assert (teacher.student, teacher.num_epochs, teacher.seed) == (UNetConfig(width=24), 11, 0)
     assert (teacher.batch_size, teacher.augmentation) == (5, FIXED.augmentation)
+    assert (teacher.label_loss, teacher.ema_decay) == (FIXED.label_loss, 0.9)
     assert isinstance(teacher.recipe, Supervised)
 
 
 def test_defaults_go_with_data_and_device() -> None:
     on_gpu, on_cpu = defaults_for("voc", "cuda"), defaults_for("voc", "cpu")
     assert defaults_for("shapes", "cuda") == defaults_for("shapes", "cpu")
-    assert (on_gpu.image_size, on_gpu.num_epochs, on_gpu.batch_size) == (512, 60, 16)
-    assert (on_cpu.image_size, on_cpu.num_epochs, on_cpu.batch_size) == (160, 20, 8)
-    assert on_gpu.augmentation != on_cpu.augmentation == defaults_for("shapes", "cpu").augmentation
+    assert (on_gpu.image_size, on_gpu.num_steps, on_gpu.batch_size) == (512, 8000, 16)
+    assert (on_cpu.image_size, on_cpu.num_steps, on_cpu.batch_size) == (160, 2000, 8)
+    assert on_cpu.label_loss == on_gpu.label_loss == LabelLossConfig(class_weights="sqrt")
+
+
+@pytest.mark.parametrize(
+    ("num_images", "num_epochs"), [(3, 90), (5, 90), (9, 90), (10, 45), (50, 9), (4500, 1)]
+)
+def test_small_data_get_as_many_steps_as_large_data(num_images: int, num_epochs: int) -> None:
+    assert FIXED.num_epochs(90, num_images) == num_epochs
+
+
+def test_augmentation_grows_with_length() -> None:
+    names = [augmentation_for(num_steps) for num_steps in (1, 1999, 2000, 19_999, 20_000)]
+    assert names == ["flip", "flip", "scale", "scale", "strong"]
+    flip, scale, strong = (AUGMENTATIONS[name] for name in ("flip", "scale", "strong"))
+    assert (flip.min_scale, flip.max_scale, flip.color) == (1, 1, 0)
+    assert flip.max_scale < scale.max_scale < strong.max_scale
+    assert flip.color < scale.color <= strong.color

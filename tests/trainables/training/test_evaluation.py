@@ -43,11 +43,24 @@ def test_confusion_matrix_and_scores_equal_a_naive_count() -> None:
             occurs += label == cls
         if occurs:  # class 4 does not, and is left out
             ious.append(hit / union)
+        assert scores.class_iou[cls] == (pytest.approx(hit / union) if occurs else None)
         right += hit
         total += occurs
     assert len(ious) == 4
     assert scores.miou == pytest.approx(sum(ious) / 4)
     assert scores.pixel_accuracy == pytest.approx(right / total)
+
+
+def test_a_class_is_never_predicted_where_labels_hold_it_and_predictions_do_not() -> None:
+    confusion = torch.zeros(5, 5, dtype=torch.int64)
+    confusion[0, 0] = 4
+    confusion[1, 0] = 3  # held, and never predicted
+    confusion[2, 3] = 2  # predicted nowhere, and 3 only where it is wrong
+    confusion[3, 0] = 1
+    scores = Scores(confusion)
+    assert scores.class_iou == (0.5, 0.0, 0.0, 0.0, None)
+    assert scores.never_predicted == (1, 2)
+    assert scores.miou == 0.125
 
 
 def test_majority_is_the_commonest_label_everywhere() -> None:

@@ -5,17 +5,24 @@ from pathlib import Path
 
 import pytest
 import torch
+from calibration_networks import random_images, unequal_network
 
 from trainables.config import ExecutionConfig, TrialConfig
 from trainables.core.artifacts import read_artifact
 from trainables.core.progress import progress_to
 from trainables.data.configs import Augmentation
-from trainables.models.configs import UNetConfig
+from trainables.models.configs import StudentConfig, UNetConfig
 from trainables.quantization.bits import LayerBits
 from trainables.quantization.mixed_precision import CHOICES
-from trainables.quantization.prepare import calibrate, prepare, quantizable_names
+from trainables.quantization.prepare import (
+    calibrate,
+    find_layer_roles,
+    layer_bits,
+    prepare,
+    quantizable_names,
+)
 from trainables.quantization.quantizers.configs import Lsq, MixedPrecision
-from trainables.recipes.configs import AdamW, Distill, Supervised
+from trainables.recipes.configs import AdamW, Distill, Ptq, Supervised
 from trainables.training.identity import training_facts
 from trainables.training.sensitivity import (
     cache_sensitivity,
@@ -132,3 +139,35 @@ def test_a_network_is_left_as_it_was_and_readers_of_one_tensor_go_together() -> 
     for name, layer in bits.items():
         quantizer = quantized.get_submodule(name).input_quantizer
         assert quantizer.bits == layer.activation_bits  # type: ignore[union-attr]
+
+
+def test_layers_that_read_what_is_added_are_not_measured() -> None:
+    """Their inputs have 8 bits anyway, and do not count for the mean."""
+    network = unequal_network()
+    measured = measure_sensitivity(network, random_images())
+    assert set(measured.weights) == set(quantizable_names(network))
+    assert set(measured.inputs) == {"stem.0.0", "depthwise.0.0", "project.0"}
+    quantizer = MixedPrecision(activation_bits=3).resolve(measured, lambda _: None)
+    assert quantizer.layers["head"].activation_bits == 8
+    assert quantizer.layers["expand.0.0"].activation_bits == 8
+    bits = layer_bits(find_layer_roles(network), quantizer)
+    assert bits["quantized_additions.0"].activation_bits == 8
+    assert sum(bits[name].activation_bits * size for name, size in measured.num_inputs.items()) <= (
+        3 * sum(measured.num_inputs.values())
+    )
+
+
+def test_a_training_on_quantized_additions_is_another_than_on_floats(
+    blocks_run: ExecutionConfig,
+) -> None:
+    """So that no checkpoint of an earlier version is continued with grids that it lacks."""
+    residual = StudentConfig.members()["unet_mobilenet_v2"].model_validate(
+        {"name": "unet_mobilenet_v2", "multiplier": 0.25, "channels": 16}
+    )
+    for student, recipe, expected in (
+        (residual, Ptq(start=Supervised()), "quantized"),
+        (residual, Supervised(), None),
+        (STUDENT, Ptq(start=Supervised()), None),
+    ):
+        config = TrialConfig(student=student, recipe=recipe, num_epochs=1)
+        assert training_facts(config, blocks_run).get("additions") == expected

@@ -10,8 +10,17 @@ import pytest
 from trainables.config import ExecutionConfig, TrialConfig
 from trainables.core.artifacts import ArtifactStore
 from trainables.data.configs import Augmentation
-from trainables.losses.configs import Pairwise, Pixelwise, Requirement, Term, by_name
+from trainables.data.packed import open_pack
+from trainables.losses.configs import (
+    Pairwise,
+    PairwiseDecoder,
+    Pixelwise,
+    Requirement,
+    Term,
+    by_name,
+)
 from trainables.models.configs import UNetConfig
+from trainables.models.student_list import parse_students
 from trainables.recipes.configs import AdamW, Distill, Qat, Supervised
 from trainables.teachers.output_cache import cache_outputs, find_outputs, predict_footprint
 from trainables.training.setup import (
@@ -24,6 +33,7 @@ from trainables.training.setup import (
     set_up_teacher_outputs,
 )
 from trainables.training.teacher import prepare_teacher
+from trainables.training.teacher_metrics import describe_teacher_metrics
 
 FLIPS = Augmentation(min_scale=1, max_scale=1, color=0)
 OWN = TrialConfig(
@@ -88,13 +98,16 @@ def test_data_are_known_before_they_are_packed_and_the_same_afterwards(
 
 def test_a_teacher_is_made_where_the_runner_says(run: ExecutionConfig, teacher_file: Path) -> None:
     lines, elsewhere = list[str](), Elsewhere()
-    there = set_up_teacher(run, str(teacher_file), OWN, lines.append, elsewhere)
+    there, teacher = set_up_teacher(run, str(teacher_file), OWN, lines.append, elsewhere)
     assert elsewhere.ran == [prepare_teacher]
     assert there.teacher is not None
     assert there.teacher.read_bytes() == teacher_file.read_bytes()
     assert lines[0].startswith("preparing the teacher")
     assert lines[1].startswith(f"teacher: unet of {teacher_file}, mIoU ")
-    assert set_up_teacher(run, str(teacher_file), OWN, lines.append) == there
+    assert lines[2:] == [
+        *describe_teacher_metrics(teacher.metrics, open_pack(run.data).class_names)
+    ]
+    assert set_up_teacher(run, str(teacher_file), OWN, lines.append) == (there, teacher)
 
 
 @pytest.mark.parametrize(("wanted", "mode"), [("auto", "maps"), ("maps", "maps"), ("views",) * 2])
@@ -142,10 +155,24 @@ def test_kept_outputs_are_refused_where_a_term_asks_the_teacher(form: OutputMode
     message = rf"^--teacher-outputs must be live for .* pixelwise_of_now, but got {form}$"
     for refused in (live, TrialConfig(recipe=Qat(start=live.recipe))):
         with pytest.raises(ValueError, match=message):
-            check_terms(form, [kept, refused])
-    check_terms(form, [kept, OWN])
-    check_terms("live", [live])
-    check_terms("auto", [live])
+            check_terms(form, [kept, refused], 5)
+    check_terms(form, [kept, OWN], 5)
+    check_terms("live", [live], 5)
+    check_terms("auto", [live], 5)
+
+
+@pytest.mark.parametrize("form", ["auto", "live"])
+def test_terms_of_a_decoder_are_refused_for_students_that_do_not_give_its_features(
+    form: OutputMode | Literal["auto"],
+) -> None:
+    taught = distill(Pixelwise(), PairwiseDecoder())
+    (student,) = parse_students("lraspp_mobilenet_v3_small")
+    message = "pairwise_decoder must be for students whose decoder gives a feature map, but that of"
+    for recipe in (taught.recipe, Qat(start=taught.recipe)):
+        with pytest.raises(ValueError, match=f"{message} {student.describe()} gives none"):
+            check_terms(form, [taught, taught.replace(student=student, recipe=recipe)], 5)
+    check_terms(form, [taught, taught.replace(student=student, recipe=Qat())], 5)
+    assert output_mode("auto", [taught]) == "live"
 
 
 def test_auto_is_live_where_a_term_asks_the_teacher() -> None:

@@ -73,7 +73,10 @@ def test_a_recipe_gives_a_measured_file_and_repeats_itself(
     assert last.size_bytes == predict_size_bytes(config(recipe), 5)
     loaded = deserialize(trial.model_bytes).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     val = Loader(open_pack(taught_run.data).val, torch.device("cpu"))
-    assert evaluate(loaded, val, 5).miou == last.miou
+    scores = evaluate(loaded, val, 5)
+    assert scores.miou == last.miou
+    assert scores.class_iou == last.class_iou
+    assert len(scores.never_predicted) == last.classes_never_predicted
     assert all(value >= 0 for m in metrics for value in m.losses.values())
     again = list(Trial(config(recipe), taught_run))
     assert [m.losses for m in again] == [m.losses for m in metrics]

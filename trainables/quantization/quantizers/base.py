@@ -60,5 +60,5 @@ class Quantizer(QuantizerConfig):
         raise NotImplementedError
 
     def build_input_quantizer(self, bits: int) -> "FakeQuantizer":
-        """One grid for a whole tensor, unsigned where calibration finds no negative value."""
+        """One grid for a whole tensor, whose zero point calibration chooses."""
         raise NotImplementedError

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from trainables.quantization.bits import LayerBits
+from trainables.quantization.bits import SAFE_BITS, LayerBits
 from trainables.quantization.mixed_precision import Sensitivity, allocate, offset_bits
 from trainables.quantization.quantizers.base import Quantizer, QuantizerConfig
 
@@ -44,7 +44,9 @@ class MixedPrecision(QuantizerConfig):
 
     name: Literal["allocation"] = "allocation"
     weight_bits: float = Field(4, ge=2, le=8, description="mean over all weights")
-    activation_bits: float = Field(4, ge=2, le=8, description="mean over all layers' inputs")
+    activation_bits: float = Field(
+        4, ge=2, le=8, description="mean over all layers' inputs that are not added"
+    )
     encoder: int = Field(0, ge=-2, le=2, description="more bits for each of the encoder's weights")
     decoder: int = Field(0, ge=-2, le=2, description="the same for the decoder and its upsampling")
 
@@ -58,7 +60,7 @@ class MixedPrecision(QuantizerConfig):
         layers = {
             layer: LayerBits(
                 weight_bits=offset_bits(bits, offsets.get(group_of(layer) or "", 0)),
-                activation_bits=inputs[layer],
+                activation_bits=inputs.get(layer, SAFE_BITS),
             )
             for layer, bits in weights.items()
         }

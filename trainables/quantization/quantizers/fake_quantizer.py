@@ -5,7 +5,18 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from trainables.quantization.bits import bounds
+from trainables.quantization.bits import (
+    bounds,
+    find_zero_point,
+    negative_share,
+    symmetric_zero_point,
+)
+
+ZERO_POINTS = 8
+"""That are tried between the unsigned and the symmetric grid: all of 4 bits; of 8 bits every 16th,
+since a few integers more or less of 256 change little."""
+CALIBRATION_VALUES = 1 << 16
+"""Of one tensor: more are replaced by evenly spaced ones."""
 
 
 class FakeQuantizer(nn.Module):
@@ -13,22 +24,24 @@ class FakeQuantizer(nn.Module):
 
     Attributes:
         bits: of the grid's integers.
-        signed: whether the grid has negative integers; part of what a state dict holds.
+        zero_point: how many of these are negative, from 0 to half of them. It begins with half and
+            is part of what a state dict holds. Zero is a point of every grid, so that padding is
+            exact.
     """
 
-    def __init__(self, bits: int, signed: bool = True) -> None:
+    def __init__(self, bits: int) -> None:
         super().__init__()
-        self.bits, self.signed = bits, signed
+        self.bits, self.zero_point = bits, symmetric_zero_point(bits)
 
     @property
     def low(self) -> int:
         """The least integer of the grid."""
-        return bounds(self.bits, self.signed)[0]
+        return bounds(self.bits, self.zero_point)[0]
 
     @property
     def high(self) -> int:
         """The greatest integer of the grid."""
-        return bounds(self.bits, self.signed)[1]
+        return bounds(self.bits, self.zero_point)[1]
 
     @property
     def step(self) -> Tensor:
@@ -36,8 +49,35 @@ class FakeQuantizer(nn.Module):
         raise NotImplementedError
 
     def calibrate(self, value: Tensor) -> None:
-        """Sets the grid for values such as these."""
+        """Sets the step for values such as these, and leaves the zero point."""
         raise NotImplementedError
+
+    @torch.no_grad()
+    def calibrate_offset(self, value: Tensor, only_symmetric: bool = False) -> None:
+        """Sets the zero point and the step for values of any shape that share one step.
+
+        The grid is unsigned where no value is negative, else symmetric or, unless `only_symmetric`,
+        that of the least squared error: behind h-swish and the like, whose negative values are
+        small, most integers are positive then. Bhalgat et al. 2020 (arXiv 2004.09576, section 3.1)
+        learn such an offset, and also start from the least squared error (section 3.2); theirs is
+        no integer, so that zero is on no grid.
+        """
+        if not (value < 0).any():
+            self.zero_point = 0
+            self.calibrate(value)
+            return
+        some, self.zero_point = spaced(value), symmetric_zero_point(self.bits)
+        if not only_symmetric:
+            self.zero_point = self._find_zero_point(some)
+        self.calibrate(some)
+
+    def _find_zero_point(self, value: Tensor) -> int:
+        symmetric, errors = symmetric_zero_point(self.bits), {}
+        for zero_point in range(symmetric, 0, -max(1, symmetric // ZERO_POINTS)):
+            self.zero_point = zero_point
+            self.calibrate(value)
+            errors[zero_point] = float((self(value) - value).square().sum())
+        return min(errors, key=errors.__getitem__)
 
     @torch.no_grad()
     def codes(self, value: Tensor) -> Tensor:
@@ -52,7 +92,13 @@ class FakeQuantizer(nn.Module):
         return ((parameter, 1.0) for parameter in self.parameters())
 
     def get_extra_state(self) -> Tensor:
-        return torch.tensor([self.signed])
+        return torch.tensor([negative_share(self.bits, self.zero_point)])
 
     def set_extra_state(self, state: Tensor) -> None:
-        self.signed = bool(state.item())
+        self.zero_point = find_zero_point(self.bits, float(state.item()))
+
+
+def spaced(value: Tensor) -> Tensor:
+    """At most `CALIBRATION_VALUES` times two values of a tensor, evenly spaced, as a vector."""
+    flat = value.flatten()
+    return flat[:: max(1, flat.numel() // CALIBRATION_VALUES)]

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from trainables.quantization.quantizers.fake_quantizer import FakeQuantizer
+from trainables.quantization.quantizers.fake_quantizer import FakeQuantizer, spaced
 from trainables.quantization.quantizers.lsq_kernels import fused_lsq, is_worthwhile
 
 CALIBRATION_ELEMENTS = 1 << 18
@@ -55,8 +55,8 @@ class StepQuantizer(FakeQuantizer):
     its size whatever the layer's range (Jain et al. 2019, arXiv 1903.08066, section 5.2).
     """
 
-    def __init__(self, bits: int, shape: tuple[int, ...], signed: bool = True) -> None:
-        super().__init__(bits, signed)
+    def __init__(self, bits: int, shape: tuple[int, ...]) -> None:
+        super().__init__(bits)
         self.log_step = nn.Parameter(torch.zeros(shape))
 
     @property
@@ -83,12 +83,11 @@ class StepQuantizer(FakeQuantizer):
     def calibrate(self, value: Tensor) -> None:
         """Sets each step to that of the least squared error, among fractions of the full range.
 
-        A grid for more than 2**16 values is computed from evenly spaced ones if all share one step.
+        If all values share one step, a part of them stands for many (see `spaced`).
         """
         shape = self.log_step.shape
         if self.log_step.numel() == 1:
-            flat = value.flatten()
-            value = flat[:: max(1, flat.numel() >> 16)].reshape(-1, *shape[1:])
+            value = spaced(value).reshape(-1, *shape[1:])
         others = [axis for axis, size in enumerate(shape) if size == 1]
         assert others, "values must share steps"
         largest = value.abs().amax(others, keepdim=True)

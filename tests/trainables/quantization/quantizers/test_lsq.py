@@ -4,11 +4,14 @@ import math
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor
+from torch.nn import functional as F
 
 from trainables.quantization.quantizers.lsq import StepQuantizer, lsq
 
-GRIDS = [(-128, 127), (-8, 7), (-2, 1), (0, 255), (0, 15), (0, 3)]
+GRIDS = [(-128, 127), (-8, 7), (-2, 1), (0, 255), (0, 15), (0, 3), (-16, 239), (-3, 12), (-1, 2)]
 
 
 def reference(value: Tensor, step: Tensor, low: int, high: int, scale: float) -> Tensor:
@@ -60,17 +63,17 @@ def test_gradients_equal_pytorch(low: int, high: int) -> None:
 
 
 @pytest.mark.parametrize("bits", [2, 3, 4, 8])
-@pytest.mark.parametrize("signed", [False, True])
-def test_initial_step_and_gradient_scale_are_the_paper_s(bits: int, signed: bool) -> None:
-    quantizer = StepQuantizer(bits, (4, 1), signed)
+@pytest.mark.parametrize("share", [0, 0.5, 1])
+def test_initial_step_and_gradient_scale_are_the_paper_s(bits: int, share: float) -> None:
+    quantizer = StepQuantizer(bits, (4, 1))
+    quantizer.zero_point = zero_point = int(share * 2 ** (bits - 1))
     value = sample((4, 50)).abs()
     quantizer.init_from_mean(value)
-    high = 2 ** (bits - 1) - 1 if signed else 2**bits - 1
+    high = 2**bits - 1 - zero_point
     torch.testing.assert_close(quantizer.step, 2 * value.mean(1, keepdim=True) / math.sqrt(high))
     quantizer(value).sum().backward()
     step = quantizer.step.detach().requires_grad_()
-    low = -(2 ** (bits - 1)) if signed else 0
-    lsq(value, step, low, high, 1 / math.sqrt(50 * high)).sum().backward()
+    lsq(value, step, -zero_point, high, 1 / math.sqrt(50 * high)).sum().backward()
     assert quantizer.log_step.grad is not None
     torch.testing.assert_close(quantizer.log_step.grad, step.grad * step.detach())
 
@@ -116,11 +119,21 @@ def test_codes_stand_for_the_quantized_value() -> None:
     assert torch.equal(codes * quantizer.step, quantizer(value))
 
 
-def test_sign_survives_the_state_dict() -> None:
-    unsigned = StepQuantizer(4, (1,), signed=False)
-    signed = StepQuantizer(4, (1,))
-    signed.load_state_dict(unsigned.state_dict())
-    assert not signed.signed
+@pytest.mark.parametrize("zero_point", [0, 3, 8])
+def test_the_zero_point_survives_the_state_dict(zero_point: int) -> None:
+    quantizer, other = StepQuantizer(4, (1,)), StepQuantizer(4, (1,))
+    quantizer.zero_point = zero_point
+    other.load_state_dict(quantizer.state_dict())
+    assert other.zero_point == zero_point
+
+
+@pytest.mark.parametrize(("signed", "zero_point"), [(False, 0), (True, 8)])
+def test_a_state_of_an_earlier_version_says_whether_the_grid_is_signed(
+    signed: bool, zero_point: int
+) -> None:
+    quantizer = StepQuantizer(4, (1,))
+    quantizer.load_state_dict({"log_step": torch.zeros(1), "_extra_state": torch.tensor([signed])})
+    assert quantizer.zero_point == zero_point
 
 
 @pytest.mark.parametrize("shape", [(1,), (4, 1, 1, 1)])
@@ -149,3 +162,67 @@ def test_a_step_of_many_values_is_fitted_to_all_of_them() -> None:
     quantizer.calibrate(value[value.abs().argsort()])
     fewer.calibrate(value[: 1 << 15])
     torch.testing.assert_close(quantizer.step, fewer.step, rtol=0.1, atol=0)
+
+
+def least_error(value: Tensor, bits: int, zero_points: range) -> float:
+    """The least squared error over zero points and steps, one after the other."""
+    errors = []
+    for zero_point in zero_points:
+        high = 2**bits - 1 - zero_point
+        for fraction in torch.linspace(0.02, 1.0, 99).tolist():
+            step = fraction * float(value.abs().max()) / high
+            codes = (value / step).round().clamp(-zero_point, high)
+            errors.append(float((codes * step - value).square().sum()))
+    return min(errors)
+
+
+def error_of(quantizer: StepQuantizer, value: Tensor) -> float:
+    return float((quantizer(value).detach() - value).square().sum())
+
+
+ACTIVATIONS = {
+    "hardswish": F.hardswish,
+    "silu": F.silu,
+    "leaky relu": F.leaky_relu,
+    "none": lambda value: value,
+    "mostly negative": lambda value: -F.hardswish(value),
+}
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+@pytest.mark.parametrize("bits", [2, 3, 4])
+def test_a_calibrated_offset_is_the_best_of_all(name: str, bits: int) -> None:
+    value = ACTIVATIONS[name](2 * sample((5000,)))
+    quantizer = StepQuantizer(bits, (1,))
+    quantizer.calibrate_offset(value)
+    best = least_error(value, bits, range(1, 2 ** (bits - 1) + 1))
+    assert error_of(quantizer, value) == pytest.approx(best, rel=1e-3)
+    assert 0 < quantizer.zero_point <= 2 ** (bits - 1)
+
+
+def test_behind_a_hard_swish_four_bits_err_far_less_than_a_symmetric_grid() -> None:
+    value = F.hardswish(2 * sample((5000,)))
+    quantizer, symmetric = StepQuantizer(4, (1,)), StepQuantizer(4, (1,))
+    quantizer.calibrate_offset(value)
+    symmetric.calibrate_offset(value, only_symmetric=True)
+    assert quantizer.zero_point <= 2
+    assert symmetric.zero_point == 8
+    assert error_of(quantizer, value) < 0.4 * error_of(symmetric, value)
+
+
+@given(
+    st.integers(2, 8),
+    st.lists(st.floats(-10, 10, width=32), min_size=1, max_size=30),
+    st.booleans(),
+)
+def test_any_calibrated_grid_holds_zero(
+    bits: int, values: list[float], only_symmetric: bool
+) -> None:
+    value = torch.tensor(values)
+    quantizer = StepQuantizer(bits, (1,))
+    quantizer.calibrate_offset(value, only_symmetric)
+    assert quantizer.low <= 0 < quantizer.high
+    assert quantizer.high - quantizer.low == 2**bits - 1
+    assert (quantizer.low == 0) == (min(values) >= 0)
+    assert quantizer(torch.zeros(1)) == 0
+    assert quantizer.codes(torch.zeros(1)) == 0

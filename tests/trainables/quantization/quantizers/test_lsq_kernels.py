@@ -31,7 +31,7 @@ def run(
 
 
 @pytest.mark.usefixtures("compiled")
-@pytest.mark.parametrize(("low", "high"), [(0, 3), (0, 255), (-8, 7), (-128, 127)])
+@pytest.mark.parametrize(("low", "high"), [(0, 3), (0, 255), (-8, 7), (-128, 127), (-3, 12)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
 def test_it_equals_the_reference(

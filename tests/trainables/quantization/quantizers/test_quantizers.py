@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from trainables.quantization.bits import LayerBits
 from trainables.quantization.convert import ConvertedLayer
@@ -28,11 +29,19 @@ def for_weights(config: Quantizer, bits: int) -> tuple[FakeQuantizer, Tensor]:
     return quantizer, weight
 
 
-def for_inputs(config: Quantizer, bits: int, signed: bool) -> tuple[FakeQuantizer, Tensor]:
-    value = draw(2, 4, 8, 8) if signed else draw(2, 4, 8, 8).relu()
+INPUTS = {
+    "none": draw(2, 4, 8, 8),
+    "relu": draw(2, 4, 8, 8).relu(),
+    "hardswish": F.hardswish(2 * draw(2, 4, 8, 8)),
+}
+"""Values by the activation function that they come from."""
+every_activation = pytest.mark.parametrize("activation", INPUTS)
+
+
+def for_inputs(config: Quantizer, bits: int, activation: str) -> tuple[FakeQuantizer, Tensor]:
+    value = INPUTS[activation]
     quantizer = config.build_input_quantizer(bits)
-    quantizer.signed = signed
-    quantizer.calibrate(value)
+    quantizer.calibrate_offset(value)
     return quantizer, value
 
 
@@ -42,9 +51,11 @@ def test_quantizers_are_found() -> None:
 
 @every_quantizer
 @every_width
-@pytest.mark.parametrize("signed", [False, True])
-def test_values_lie_on_the_grid_of_their_codes(config: Quantizer, bits: int, signed: bool) -> None:
-    for quantizer, value in (for_weights(config, bits), for_inputs(config, bits, signed)):
+@every_activation
+def test_values_lie_on_the_grid_of_their_codes(
+    config: Quantizer, bits: int, activation: str
+) -> None:
+    for quantizer, value in (for_weights(config, bits), for_inputs(config, bits, activation)):
         codes = quantizer.codes(value)
         assert quantizer.high - quantizer.low == 2**bits - 1
         assert codes.min() >= quantizer.low
@@ -78,25 +89,35 @@ def test_gradients_reach_the_values_and_what_it_learns(config: Quantizer, bits: 
 
 
 @every_quantizer
-def test_its_state_brings_back_the_grid(config: Quantizer) -> None:
-    quantizer, value = for_inputs(config, 4, signed=False)
+@every_activation
+def test_its_state_brings_back_the_grid(config: Quantizer, activation: str) -> None:
+    quantizer, value = for_inputs(config, 4, activation)
     other = config.build_input_quantizer(4)
     other.load_state_dict(quantizer.state_dict())
-    assert other.signed == quantizer.signed
+    assert other.zero_point == quantizer.zero_point
     assert torch.equal(other(value), quantizer(value))
 
 
 @every_quantizer
 @every_width
-def test_the_shipped_layer_computes_the_same(config: Quantizer, bits: int) -> None:
+@every_activation
+def test_the_shipped_layer_computes_the_same(config: Quantizer, bits: int, activation: str) -> None:
     torch.manual_seed(0)
     layer = quantize_layer(
         nn.Conv2d(4, 6, 3), config, LayerBits(weight_bits=bits, activation_bits=bits)
     )
     assert isinstance(layer, QuantizedLayer)
-    inputs = draw(2, 4, 8, 8).relu()
+    inputs = INPUTS[activation]
     layer.calibrate_weight()
     layer.calibrate_inputs(inputs)
     shipped = ConvertedLayer(layer, None)
     with torch.no_grad():
         torch.testing.assert_close(shipped(inputs), layer(inputs))
+
+
+@every_quantizer
+def test_few_integers_of_a_grid_are_negative_where_few_values_are(config: Quantizer) -> None:
+    zero_points = {name: for_inputs(config, 4, name)[0].zero_point for name in INPUTS}
+    assert zero_points["relu"] == 0
+    assert 0 < zero_points["hardswish"] <= 3
+    assert 6 <= zero_points["none"] <= 8

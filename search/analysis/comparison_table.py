@@ -1,0 +1,141 @@
+"""The table of a comparison: for the terminal, as Markdown, and one row a training as Parquet."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import mean
+
+from rich.console import JustifyMethod
+from rich.table import Table
+
+from search.analysis.comparison_summary import ArmSummary
+from search.analysis.tables import schema_of, write_parquet
+from search.core.comparison import Arm, own_epochs, start_epochs
+from search.core.record import Record
+from search.core.units import human_size
+from search.storage.layout import COMPARISON_TABLE
+from trainables.core.config_base import Leaf
+
+STUDENT, RECIPE, MIOU, DIFFERENCE = "student", "recipe", "mIoU %", "difference"
+VERDICT, PAIRS = "verdict", "pairs"
+SIZE, STEPS, SECONDS = "size", "steps", "seconds"
+TEXTS = (STUDENT, RECIPE, VERDICT)
+"""Columns of text; the others are numbers."""
+HOW_TO_READ = (
+    "Mean and standard deviation of the mIoU over seeds, after the last epoch. Differences are to "
+    "the reference, in points of mIoU, paired by seed, with the 95 % confidence interval of their "
+    "mean by Student's t. Where the interval contains 0, the difference is within noise. One in "
+    "twenty intervals excludes 0 although nothing differs, so that the more recipes are compared, "
+    "the more a finding needs other seeds to confirm it. Steps are the optimizer steps of a "
+    "student, its full-precision start + its own; seconds are the mean of those that it trained, "
+    "its start included, beside the other trainings of the comparison."
+)
+
+
+def cells(summary: ArmSummary, steps_per_epoch: int) -> dict[str, str]:
+    """The texts of a row by column."""
+    return {
+        STUDENT: summary.arm.student,
+        RECIPE: summary.arm.recipe,
+        MIOU: write_miou(summary),
+        DIFFERENCE: write_difference(summary),
+        VERDICT: summary.verdict,
+        PAIRS: write_pairs(summary),
+        SIZE: human_size(summary.size_bytes) if summary.size_bytes else "",
+        STEPS: write_steps(summary.arm, steps_per_epoch),
+        SECONDS: f"{summary.seconds:,.0f}" if summary.seconds is not None else "",
+    }
+
+
+def write_miou(summary: ArmSummary) -> str:
+    if not summary.mious:
+        return ""
+    center = f"{100 * mean(summary.mious.values()):.1f}"
+    return center if summary.deviation is None else f"{center} ± {100 * summary.deviation:.1f}"
+
+
+def write_difference(summary: ArmSummary) -> str:
+    if (difference := summary.difference) is None:
+        return ""
+    center = f"{100 * difference.mean:+z.1f}"
+    if difference.interval is None:
+        return center
+    low, high = difference.interval
+    return f"{center} [{100 * low:+z.1f}, {100 * high:+z.1f}]"
+
+
+def write_pairs(summary: ArmSummary) -> str:
+    if summary.arm.reference is None:
+        return ""
+    num_pairs = summary.difference.num_pairs if summary.difference else 0
+    return f"{num_pairs} of {len(summary.arm.configs)}"
+
+
+def write_steps(arm: Arm, steps_per_epoch: int) -> str:
+    config = arm.configs[0]
+    own, start = (f"{steps_per_epoch * n:,}" for n in (own_epochs(config), start_epochs(config)))
+    return own if start == "0" else f"{start} + {own}"
+
+
+def comparison_table(summaries: Sequence[ArmSummary], title: str, steps_per_epoch: int) -> Table:
+    """The table for the terminal, with the student in its title where there is one."""
+    rows = [cells(summary, steps_per_epoch) for summary in summaries]
+    students = {row[STUDENT] for row in rows}
+    if len(students) == 1:
+        title = f"{title}, {rows[0][STUDENT]}"
+        for row in rows:
+            del row[STUDENT]
+    table = Table(title=title)
+    for name in rows[0]:
+        justify: JustifyMethod = "left" if name in TEXTS else "right"
+        is_long = name in (STUDENT, RECIPE)
+        table.add_column(name, justify=justify, no_wrap=not is_long, overflow="fold")
+    for row in rows:
+        table.add_row(*row.values())
+    return table
+
+
+def comparison_markdown(
+    summaries: Sequence[ArmSummary], title: str, conditions: Mapping[str, str], steps_per_epoch: int
+) -> str:
+    """A page with the conditions, the table, what failed, and how to read it."""
+    rows = [cells(summary, steps_per_epoch) for summary in summaries]
+    lines = [f"# {title}", "", *(f"- {name}: {value}" for name, value in conditions.items()), ""]
+    for row in (list(rows[0]), ["---"] * len(rows[0]), *(list(row.values()) for row in rows)):
+        lines.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |")
+    failures = list(describe_failures(summaries))
+    lines += ["", *(f"- {line}" for line in failures), *([""] if failures else []), HOW_TO_READ, ""]
+    return "\n".join(lines)
+
+
+def describe_failures(summaries: Sequence[ArmSummary]) -> list[str]:
+    """A line for each training that failed."""
+    return [
+        f"{summary.arm.name}, seed {seed} failed, its pair is left out: {reason}"
+        for summary in summaries
+        for seed, reason in summary.failures.items()
+    ]
+
+
+def write_trainings(
+    arms: Sequence[Arm],
+    records: Mapping[str, Record],
+    steps_per_epoch: int,
+    folder: Path,
+    class_names: Sequence[str],
+) -> None:
+    """Writes comparison.parquet, with a row for each training that has ended."""
+    rows: list[dict[str, Leaf]] = [
+        {
+            **records[config.digest()].row(class_names),
+            "trial_id": arm.training_name(config.seed),
+            "arm.student": arm.student,
+            "arm.recipe": arm.recipe,
+            "arm.reference": arm.reference.name if arm.reference else None,
+            "start_steps": steps_per_epoch * start_epochs(config),
+            "own_steps": steps_per_epoch * own_epochs(config),
+        }
+        for arm in arms
+        for config in arm.configs
+        if config.digest() in records
+    ]
+    write_parquet(rows, schema_of(rows, class_names), folder / COMPARISON_TABLE)

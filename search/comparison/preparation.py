@@ -1,0 +1,137 @@
+"""Checks a comparison, prepares its data, and opens its folder."""
+
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from filelock import FileLock
+from pydantic import ValidationError
+
+from search.core.comparison import Arm, plan_arms
+from search.core.comparison_config import ComparisonConfig
+from search.core.training_defaults import chosen_defaults
+from search.storage.cleanup import remove_partial_files
+from search.storage.layout import COMPARISON_FILE, LOG, artifact_folder
+from search.storage.study_file import check_not_running, installed_versions, lock_study
+from search.tracking.mlflow import check_tracking, make_store
+from trainables.config import TrialConfig
+from trainables.core import terminal
+from trainables.core.artifacts import ArtifactStore
+from trainables.core.command_line import first_problem
+from trainables.core.config_base import FrozenConfig
+from trainables.core.files import replace_file
+from trainables.data.packed import PackedDataset
+from trainables.models.configs import StudentConfig, WeightSources
+from trainables.training.defaults import Defaults
+from trainables.training.setup import check_terms, open_data
+from trainables.training.teacher import check_teacher
+from trainables.training.weights import check_students, check_weights
+
+NO_SOURCES = WeightSources()
+"""Pretrained weights are downloaded, or artifacts of a study in the same storage."""
+
+
+class ComparisonFile(FrozenConfig):
+    """The content of comparison.json."""
+
+    id: str
+    """Distinguishes comparisons of the same name, as after a folder was deleted."""
+    config: ComparisonConfig
+    versions: dict[str, str]
+    data_digest: str
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A comparison whose checks have passed and whose folder is open."""
+
+    file: ComparisonFile
+    arms: Sequence[Arm]
+    defaults: Defaults
+    data: PackedDataset
+    was_packed: bool
+    notes: Sequence[str]
+    store: ArtifactStore
+    lock: FileLock
+    """Excludes other drivers of the comparison."""
+
+    @property
+    def config(self) -> ComparisonConfig:
+        """The configuration of the comparison."""
+        return self.file.config
+
+    @property
+    def trials(self) -> list[TrialConfig]:
+        """The trainings of all arms for the first seed."""
+        return [arm.configs[0] for arm in self.arms]
+
+    @property
+    def students(self) -> list[StudentConfig]:
+        """The students of all arms."""
+        return [trial.student for trial in self.trials]
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps of an epoch."""
+        return max(1, len(self.data.train) // self.trials[0].batch_size)
+
+
+def prepare_comparison(config: ComparisonConfig) -> Comparison:
+    """Makes all checks of a comparison first, and only then the first write.
+
+    A comparison of the same name in the same storage goes on if the same is compared.
+
+    Raises:
+        ValueError: recipes, data, teacher, students or the store in MLflow break a rule, or the
+            name is that of something else.
+    """
+    check_not_running(config)
+    check_tracking(config.tracking_uri, config.storage)
+    defaults = chosen_defaults(config)
+    arms = plan_arms(config, defaults)
+    trials = [arm.configs[0] for arm in arms]
+    students = [trial.student for trial in trials]
+    store = ArtifactStore(artifact_folder(config.storage))
+    opened = open_data(config.data, config.image_size, store)
+    if any(trial.needs_teacher for trial in trials):
+        check_teacher(config.teacher, len(opened.class_names))
+        check_terms(config.teacher_outputs, trials, len(opened.class_names))
+    check_students(students, len(opened.class_names), opened.canvas)
+    check_weights(students, NO_SOURCES, store, opened.digest)
+    file = build_comparison_file(config, opened.digest)
+
+    data = opened.pack()
+    make_store(config.tracking_uri)
+    lock = lock_study(config)
+    replace_file(config.folder / COMPARISON_FILE, file.model_dump_json(indent=1))
+    remove_partial_files(config.folder)
+    terminal.keep_log(config.folder / LOG)
+    was_packed, notes = opened.found is not None, opened.notes
+    return Comparison(file, arms, defaults, data, was_packed, notes, store, lock)
+
+
+def build_comparison_file(config: ComparisonConfig, data_digest: str) -> ComparisonFile:
+    """The content of comparison.json.
+
+    Raises:
+        ValueError: the folder holds something else.
+    """
+    path, identifier = config.folder / COMPARISON_FILE, uuid.uuid4().hex
+    if path.is_file():
+        try:
+            stored = ComparisonFile.model_validate_json(path.read_bytes())
+        except ValidationError as error:
+            raise ValueError(f"{path} is damaged: {first_problem(error)}") from error
+        if (stored.config.identity, stored.data_digest) != (config.identity, data_digest):
+            raise ValueError(
+                f"--name must be new, or that of the same comparison, but {config.folder} holds "
+                "one of other recipes, students, lengths, teachers or data"
+            )
+        identifier = stored.id
+    elif config.folder.is_dir() and any(
+        not p.name.startswith(".") for p in config.folder.iterdir()
+    ):
+        raise ValueError(f"--name must be new, but {config.folder} exists and is no comparison")
+    return ComparisonFile(
+        id=identifier, config=config, versions=installed_versions(), data_digest=data_digest
+    )

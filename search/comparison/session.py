@@ -1,0 +1,254 @@
+"""Runs a comparison from its first training to its report."""
+
+import json
+import time
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+from rich.console import Console
+
+from search.analysis.comparison_plot import draw_comparison
+from search.analysis.comparison_summary import ArmSummary, summarize, summary_metrics
+from search.analysis.comparison_table import (
+    comparison_markdown,
+    comparison_table,
+    describe_failures,
+    write_trainings,
+)
+from search.comparison.preparation import NO_SOURCES, Comparison
+from search.core.comparison import OWN_FIELDS, plan_trainings
+from search.core.record import Record
+from search.execution.parallel import ParallelTraining
+from search.execution.resources import TrialResources, fixed_resources
+from search.execution.restart import is_stop_requested
+from search.execution.session import RemoteRunner, connect
+from search.execution.shutdown import INTERRUPTED, GracefulShutdown, graceful_shutdown
+from search.storage.layout import (
+    COMPARISON_FILE,
+    COMPARISON_PLOTS,
+    COMPARISON_TABLE,
+    COMPARISON_TEXT,
+    STOP_FILE,
+    mlflow_artifact_folder,
+)
+from search.study.prerequisites import NUM_LARGEST, share_by_memory
+from search.study.report import tracking_timeout_s
+from search.tracking.callbacks import AsyncCallback, run_with_timeout
+from search.tracking.console import LOG_WIDTH, describe_outcome, elapsed_since, say_runs
+from search.tracking.mlflow import MlflowTracker, experiment_name
+from trainables.config import ExecutionConfig, TrialConfig
+from trainables.core import terminal
+from trainables.core.artifacts import Artifact
+from trainables.core.config_base import flatten_tree
+from trainables.core.errors import TrialFailed
+from trainables.core.files import replace_file
+from trainables.core.metrics import Metrics
+from trainables.models.model_file import METRICS_FILE
+from trainables.training.cost import count_macs
+from trainables.training.setup import (
+    output_mode,
+    say_data,
+    set_up_teacher,
+    set_up_teacher_outputs,
+    set_up_weights,
+)
+
+CONTINUATION = "interrupted; the same command goes on where it stood"
+
+
+class ComparisonSession:
+    """One driver's work on a comparison; `records` are by the digests of configurations."""
+
+    def __init__(self, comparison: Comparison) -> None:
+        self.comparison, self.config = comparison, comparison.config
+        self.records: dict[str, Record] = {}
+        self.begin = time.monotonic()
+        self.teacher = ""
+        """A description of the teacher and its outputs, once they are prepared."""
+        self.tracking = MlflowTracker(
+            self.config.tracking_uri,
+            experiment=experiment_name(self.config.data, comparison.data),
+            study_name=self.config.name,
+            study_id=comparison.file.id,
+            artifact_root=mlflow_artifact_folder(self.config.storage),
+            tags={"kind": "comparison"},
+            class_names=comparison.data.class_names,
+        )
+
+    def run(self, resume_arguments: Sequence[str]) -> int:
+        """Trains what is left, reports, and gives the exit status of the command.
+
+        Raises:
+            OSError: a disk is full, or Ray does not start.
+            TrialFailed: the teacher learned nothing.
+        """
+        comparison, interrupted = self.comparison, is_stop_requested()
+        say_data(comparison.data, comparison.was_packed, comparison.notes, self.say)
+        if not interrupted:
+            stop_file = self.config.folder / STOP_FILE
+            try:
+                with graceful_shutdown(stop_file, lambda: CONTINUATION) as shutdown:
+                    self.say("starting Ray")
+                    with connect(resume_arguments, shutdown):
+                        self.train(shutdown)
+            except KeyboardInterrupt:
+                interrupted = True
+        if interrupted:
+            self.tell_end([], {}, interrupted=True)
+            terminal.print_error(CONTINUATION)
+            return INTERRUPTED
+        return 0 if any(summary.difference for summary in self.report()) else 1
+
+    def say(self, line: str) -> None:
+        """Prints one line with the elapsed time."""
+        terminal.print_line(f"{elapsed_since(self.begin)} {line}")
+
+    def train(self, shutdown: GracefulShutdown) -> None:
+        """Trains full-precision students, then those that start from them."""
+        run, share = self.prepare(shutdown)
+        trainings = plan_trainings(self.comparison.arms)
+        compared = {config.digest() for arm in self.comparison.arms for config in arm.configs}
+        train = ParallelTraining(run, share, shutdown, self.config.folder, self.say)
+        delivery = AsyncCallback(self.tracking)
+
+        def on_end(name: str, outcome: Artifact | TrialFailed) -> None:
+            record = make_record(name, trainings[name], outcome)
+            self.records[trainings[name].digest()] = record
+            self.say(f"{name}: {describe_outcome(record)}")
+            if trainings[name].digest() in compared:
+                delivery.replayed(record)
+
+        try:
+            train({name: c for name, c in trainings.items() if c.start is None}, on_end)
+            quantized = {name: c for name, c in trainings.items() if c.start is not None}
+            for name, reason in self.failed_starts(quantized).items():
+                on_end(name, TrialFailed(f"{reason} (its full-precision start)"))
+                del quantized[name]
+            train(quantized, on_end)
+        finally:
+            timeout_s = tracking_timeout_s(shutdown.requested)
+            self.tracking.is_behind = not delivery.close(timeout_s)
+
+    def failed_starts(self, trainings: dict[str, TrialConfig]) -> dict[str, str]:
+        """By the name of a training, why its start failed."""
+        starts = {name: self.records[c.start.digest()] for name, c in trainings.items() if c.start}
+        return {name: start.reason for name, start in starts.items() if start.state == "FAIL"}
+
+    def prepare(self, shutdown: GracefulShutdown) -> tuple[ExecutionConfig, TrialResources]:
+        """Prepares weights, the teacher and its outputs, and the resources of a training."""
+        comparison, config, trials = self.comparison, self.config, self.comparison.trials
+        share = fixed_resources(config)
+        run = ExecutionConfig(
+            data=comparison.data.path,
+            artifacts=comparison.store.root,
+            device=config.device,
+            checkpoint_every_s=config.checkpoint_every_s,
+            stop_file=shutdown.stop_file,
+            timeout_s=config.trial_timeout_s,
+        )
+        remote = RemoteRunner(config, shutdown, self.say)
+        set_up_weights(run, comparison.students, NO_SOURCES, self.say)
+        if any(trial.needs_teacher for trial in trials):
+            run, teacher = set_up_teacher(
+                run, config.teacher, self.own_teacher_config(), self.say, remote
+            )
+            wanted = output_mode(config.teacher_outputs, trials)
+            augmentation = trials[0].augmentation
+            run, mode = set_up_teacher_outputs(run, wanted, augmentation, self.say, remote)
+            self.teacher = f"{teacher.note}, mIoU {100 * teacher.miou:.1f} %, outputs {mode}"
+        if config.gpus_per_trial == "auto":
+            data = comparison.data
+
+            def memory(trial: TrialConfig) -> tuple[bool, int]:
+                macs = count_macs(trial.student, data.num_classes, data.height, data.width)
+                return trial.needs_teacher, macs
+
+            largest = sorted(trials, key=memory)[-NUM_LARGEST:]
+            share = share_by_memory(config, largest, self.say, remote, run)
+        threads, gpu_share = max(1, int(share.cpus)), min(1, share.gpus) or 1.0
+        return run.replace(num_threads=threads, gpu_share=gpu_share), share
+
+    def own_teacher_config(self) -> TrialConfig:
+        """The teacher where none is named: a student that came trained, or a network to train.
+
+        It is trained as long as the defaults say, and no shorter than its students.
+        """
+        comparison, defaults, length = self.comparison, self.comparison.defaults, self.config.epochs
+        longest = defaults.num_epochs(defaults.teacher_steps, len(comparison.data.train))
+        original = defaults.original_config(comparison.students, length, seed=0)
+        return original or defaults.default_teacher_config(max(longest, length))
+
+    def report(self) -> list[ArmSummary]:
+        """Writes and prints tables and figure, and tells MLflow; gives what is in the table."""
+        comparison, folder = self.comparison, self.config.folder
+        steps, title = comparison.steps_per_epoch, self.title()
+        summaries = summarize(comparison.arms, self.records)
+        class_names = comparison.data.class_names
+        write_trainings(comparison.arms, self.records, steps, folder, class_names)
+        page = comparison_markdown(summaries, title, self.conditions(), steps)
+        replace_file(folder / COMPARISON_TEXT, page)
+        draw_comparison(summaries, folder, title)
+        self.print_summaries(summaries, title)
+        names = (COMPARISON_TEXT, COMPARISON_TABLE, *COMPARISON_PLOTS, COMPARISON_FILE)
+        files = [folder / name for name in names]
+        self.tell_end(files, summary_metrics(summaries), interrupted=False)
+        for file in files:
+            terminal.print_line(f"{file.name:19} {file}")
+        for line in say_runs(self.config.tracking_uri, self.tracking.page):
+            terminal.print_line(line)
+        return summaries
+
+    def tell_end(self, files: Sequence[Path], metrics: dict[str, float], interrupted: bool) -> None:
+        """Tells MLflow the end; says so where it lacks part of the record."""
+        if not self.tracking.is_behind:
+            end = partial(self.tracking.end, files, metrics, interrupted)
+            self.tracking.is_behind = not run_with_timeout(end, tracking_timeout_s(interrupted))
+        if self.tracking.is_behind:
+            terminal.print_error("MLflow lacks part of the record, the same command delivers it")
+
+    def print_summaries(self, summaries: Sequence[ArmSummary], title: str) -> None:
+        """Prints the table and what failed."""
+        width = None if terminal.out().isatty() else LOG_WIDTH
+        console = Console(file=terminal.out(), highlight=False, width=width)
+        console.print(comparison_table(summaries, title, self.comparison.steps_per_epoch))
+        for line in describe_failures(summaries):
+            terminal.print_line(line)
+
+    def title(self) -> str:
+        """What the comparison is of, in a line."""
+        config, num_seeds = self.config, self.config.seeds
+        seeds = "1 seed" if num_seeds == 1 else f"{num_seeds} seeds"
+        steps = config.epochs * self.comparison.steps_per_epoch
+        return f"{config.name}: {steps:,} optimizer steps each, {seeds}"
+
+    def conditions(self) -> dict[str, str]:
+        """What all trainings have in common."""
+        data = self.comparison.data
+        common = self.comparison.trials[0].model_dump(mode="json", exclude=set(OWN_FIELDS))
+        steps = self.comparison.steps_per_epoch
+        conditions = {
+            "data": f"{data}, {data.digest}",
+            "length": f"{self.config.epochs} epochs of {steps:,} steps, starts included",
+            "seeds": ", ".join(map(str, range(self.config.seeds))),
+            "device": self.config.device,
+            **{path: str(leaf) for path, leaf in flatten_tree(common)},
+        }
+        return {**conditions, "teacher": self.teacher} if self.teacher else conditions
+
+
+def make_record(name: str, config: TrialConfig, outcome: Artifact | TrialFailed) -> Record:
+    """The record of a training that has ended."""
+    if isinstance(outcome, TrialFailed):
+        return Record(name, "FAIL", str(outcome), config, None)
+    reports = json.loads((outcome.path / METRICS_FILE).read_bytes())
+    history = [Metrics.model_validate(report) for report in reports]
+    return Record(
+        name,
+        "COMPLETE",
+        "",
+        config,
+        history[-1],
+        predicted_size_bytes=history[-1].predicted_size_bytes,
+        reports={metrics.epoch: metrics for metrics in history},
+    )

@@ -1,0 +1,111 @@
+"""Trains configurations to artifacts on Ray, as many at once as there are resources."""
+
+import logging
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from search.execution.resources import TrialResources
+from search.execution.session import max_pending_trials
+from search.execution.shutdown import GracefulShutdown
+from search.execution.tuning import MAX_RETRIES
+from search.execution.worker_failure import describe_worker_failure
+from search.storage.layout import SCRATCH
+from trainables.config import ExecutionConfig, TrialConfig
+from trainables.core.artifacts import Artifact
+from trainables.core.errors import Interrupted, TrialFailed
+from trainables.core.files import is_full_disk
+from trainables.core.progress import (
+    PROGRESS_EVERY_S,
+    PROGRESS_FILE,
+    ProgressFiles,
+    with_progress_file,
+)
+from trainables.training.trial import train_or_find
+
+logger = logging.getLogger(__name__)
+OnEnd = Callable[[str, Artifact | TrialFailed], None]
+"""Called with the name of a training that has ended, and what it came to."""
+
+
+class ParallelTraining:
+    """Trains each of many configurations once, or finds its artifact.
+
+    A training whose process dies is started again, at most `MAX_RETRIES` times, and continues from
+    its checkpoint.
+
+    Args:
+        run: how trainings are run, which is the same for all of them.
+        share: the resources of one training.
+        folder: gets a file with the progress of each running training.
+        say: gets a line on the progress of each training every half minute.
+    """
+
+    def __init__(
+        self,
+        run: ExecutionConfig,
+        share: TrialResources,
+        shutdown: GracefulShutdown,
+        folder: Path,
+        say: Callable[[str], None],
+    ) -> None:
+        self.run, self.share, self.shutdown, self.say = run, share, shutdown, say
+        self.scratch = folder / SCRATCH
+        self.task: Any = ray.remote(
+            num_cpus=share.cpus, num_gpus=share.gpus, max_retries=MAX_RETRIES
+        )(with_progress_file)
+
+    def __call__(self, trainings: Mapping[str, TrialConfig], on_end: OnEnd) -> None:
+        """Trains the configurations, which have names, in their order.
+
+        Raises:
+            DiskFull: a disk is full.
+            KeyboardInterrupt: the user asked to stop; running trainings have written checkpoints.
+        """
+        left, running = list(trainings), dict[Any, str]()
+        progress = ProgressFiles(self.scratch, f"*/{PROGRESS_FILE}")
+        try:
+            while left or running:
+                while left and len(running) < max_pending_trials(self.share):
+                    name = left.pop(0)
+                    running[self._start(name, trainings[name])] = name
+                ended, _ = ray.wait(list(running), timeout=0.2)
+                for task in ended:
+                    self._end(task, running.pop(task), on_end)
+                for _, line in progress.new_lines():
+                    self.say(line)
+                if self.shutdown.requested:
+                    left.clear()
+                if self.shutdown.grace_expired:
+                    break
+        finally:
+            shutil.rmtree(self.scratch, ignore_errors=True)
+        if self.shutdown.requested:
+            raise KeyboardInterrupt
+
+    def _start(self, name: str, config: TrialConfig) -> Any:
+        return self.task.remote(
+            self.scratch / config.digest() / PROGRESS_FILE,
+            PROGRESS_EVERY_S,
+            train_or_find,
+            config,
+            self.run,
+            description=f"training {name}",
+        )
+
+    def _end(self, task: Any, name: str, on_end: OnEnd) -> None:
+        try:
+            on_end(name, ray.get(task))
+        except ray.exceptions.RayTaskError as error:
+            if is_full_disk(error.cause):
+                raise error.cause from None
+            if isinstance(error.cause, TrialFailed):
+                on_end(name, error.cause)
+            elif not isinstance(error.cause, Interrupted):  # by the stop file
+                logger.error("%s: %s", name, error)
+                on_end(name, TrialFailed(describe_worker_failure(error)))
+        except ray.exceptions.RayError as error:
+            on_end(name, TrialFailed(f"its process died: {describe_worker_failure(error)}"))

@@ -1,0 +1,101 @@
+"""How long a study will take, estimated before it trains anything."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from search.execution.session import RemoteRunner
+from search.study.cost_model import distinct_starts
+from search.study.study import Study, samples_left
+from trainables.config import ExecutionConfig, TrialConfig
+from trainables.core.artifacts import ArtifactStore
+from trainables.core.progress import human_duration
+from trainables.training.identity import ARTIFACT_KIND, artifact_key
+from trainables.training.time_probe import measure_step_seconds
+
+STOPPED_SHARE = 0.5
+"""Share of the epochs of all trials that successive halving leaves out, roughly."""
+EVALUATION = 1 / 3
+"""Cost of evaluating an image, as a share of training on it."""
+
+
+@dataclass(frozen=True)
+class ExpectedTime:
+    """Seconds of the teacher, of a full-precision start and of a trial that is not stopped."""
+
+    teacher_s: float
+    num_starts: int
+    start_s: float
+    num_trials: int
+    trial_s: float
+    num_parallel: int
+    halving: bool
+
+    @property
+    def total_s(self) -> float:
+        """Seconds until all trials are trained."""
+        trials_s = self.num_trials * self.trial_s * (STOPPED_SHARE if self.halving else 1)
+        return self.teacher_s + (self.num_starts * self.start_s + trials_s) / self.num_parallel
+
+    def __str__(self) -> str:
+        return f"expected: {', '.join(self._parts())}"
+
+    def _parts(self) -> Iterator[str]:
+        if self.teacher_s:
+            yield f"a teacher of {human_duration(self.teacher_s)}"
+        if self.num_starts:
+            yield (
+                f"about {self.num_starts} full-precision students of "
+                f"{human_duration(self.start_s)} to start from"
+            )
+        early = ", of which most are stopped early" if self.halving else ""
+        yield f"{self.num_trials} trials of {human_duration(self.trial_s)}{early}"
+        yield f"{self.num_parallel} at once: about {human_duration(self.total_s)} in all"
+
+
+def expect_time(
+    study: Study, remote: RemoteRunner, run: ExecutionConfig, num_parallel: int
+) -> ExpectedTime | None:
+    """The estimate for what is left of a study, from a few measured steps on a worker.
+
+    None where nothing is left, or where no student is known to be trained.
+    A student of median size stands for all; a teacher that runs at every step is not counted.
+    """
+    model, num_left = study.cost_model, samples_left(study)
+    configs = sorted(model.completed_samples()[: max(1, num_left)], key=model.macs)
+    store = ArtifactStore(run.artifacts)
+
+    def is_kept(config: TrialConfig) -> bool:
+        return store.find(ARTIFACT_KIND, artifact_key(config, run, store)) is not None
+
+    teacher = None
+    if study.config.teacher == "auto" and any(config.needs_teacher for config in configs):
+        own = model.own_teacher_config(study.teacher_epochs)
+        if not own.recipe.only_calibrates and not is_kept(own):
+            teacher = own
+    starts = [s for s in distinct_starts(configs) if s.needs_teacher or not is_kept(s)]
+    if not num_left or not configs:
+        return None
+    typical = configs[len(configs) // 2]
+    typical = typical.replace(recipe=typical.recipe.without_teacher())
+    start = typical.start
+    probed = [config for config in (typical, start, teacher) if config is not None]
+    threads = [max(1, int(remote.cpus)) if config is teacher else 1 for config in probed]
+    found = remote(run, measure_step_seconds, probed, threads)
+    seconds = {config.digest(): s for config, s in zip(probed, found, strict=True)}
+
+    def seconds_of(config: TrialConfig | None) -> float:
+        if config is None or config.recipe.only_calibrates:
+            return 0.0
+        evaluated = EVALUATION * len(study.data.val) / config.batch_size
+        steps = max(1, len(study.data.train) // config.batch_size)
+        return seconds[config.digest()] * config.num_epochs * (steps + evaluated)
+
+    return ExpectedTime(
+        teacher_s=seconds_of(teacher),
+        num_starts=len(starts),
+        start_s=seconds_of(start),
+        num_trials=num_left,
+        trial_s=seconds_of(typical),
+        num_parallel=num_parallel,
+        halving=study.config.scheduler == "halving",
+    )

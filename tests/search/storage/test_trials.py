@@ -1,0 +1,20 @@
+"""What the journal keeps of a study besides its trials."""
+
+from pathlib import Path
+
+from search.core.objectives import MIOU_AND_SIZE
+from search.storage.journal import open_journal, read_journal, read_lines
+from search.storage.trials import read_teacher_metrics, store_teacher_metrics
+from trainables.core.metrics import SplitMetrics, TeacherMetrics
+
+
+def test_the_metrics_of_a_teacher_are_kept_once(tmp_path: Path) -> None:
+    study = open_journal(tmp_path, "study", MIOU_AND_SIZE)
+    assert read_teacher_metrics(study) is None
+    split = SplitMetrics(miou=0.25, class_iou=(0.5, 0.0, None), never_predicted=(1,))
+    metrics = TeacherMetrics(train=split, val=split.replace(miou=0.125))
+    store_teacher_metrics(study, metrics)
+    num_lines = len(read_lines(tmp_path))
+    store_teacher_metrics(study, metrics)
+    assert len(read_lines(tmp_path)) == num_lines
+    assert read_teacher_metrics(read_journal(tmp_path, "study")) == metrics

@@ -1,0 +1,218 @@
+"""Comparisons through the command line: bad input, and whole ones in processes of their own."""
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from mlflow import MlflowClient
+
+from search.compare import main
+from search.core.tracking_uri import default_tracking_uri
+from trainables.config import TrialConfig
+from trainables.models.configs import UNetConfig
+from trainables.recipes.configs import AdamW, Qat, Supervised
+
+PAIR = ["--recipes", "supervised", "distill"]
+SAID = {"importing PyTorch and Ray", "checking the comparison and its data"}
+"""What a comparison says before it is refused."""
+
+BAD: dict[str, tuple[list[str], str]] = {
+    "no recipes": ([], "--recipes must be given, the reference first"),
+    "one recipe": (["--recipes", "qat"], "--recipes: .*at least 2 items"),
+    "unknown recipe": (["--recipes", "supervised", "distil"], "'distil'; did you mean distill"),
+    "missing file": (["--recipes", "supervised", "/no/c.json"], "file, but got '/no/c.json'"),
+    "unknown path": (
+        ["--recipes", "supervised", "distill losses.pixelwise.wait=1"],
+        "argument --recipes: losses.pixelwise.wait: Extra inputs are not permitted",
+    ),
+    "bad value": (
+        ["--recipes", "supervised", "distill optimizer.learning_rate=-1"],
+        "--recipes: optimizer.learning_rate: .*greater than 0, but got -1",
+    ),
+    "twice": (["--recipes", "qat", "qat"], "--recipes: .*own name, as NAME=qat"),
+    "no seeds": ([*PAIR, "--seeds", "0"], "--seeds: .*greater than or equal to 1, but got 0"),
+    "no epochs": ([*PAIR, "--epochs", "0"], "--epochs: .*greater than or equal to 1, but got 0"),
+    "too short": (
+        ["--recipes", "supervised", "qat", "--epochs", "1"],
+        "--epochs must be at least 2 for qat, .* but got 1",
+    ),
+    "no student": ([*PAIR, "--students", "vnet"], "--students: each must be one of .*'vnet'"),
+    "odd student": ([*PAIR, "--students", "unet width=0"], "--students: width: .*but got 0"),
+    "views": ([*PAIR, "--teacher-outputs", "views"], "argument --teacher-outputs: invalid choice"),
+    "no data": ([*PAIR, "--data", "/no/where"], "data folder must exist, but got /no/where"),
+    "no teacher": ([*PAIR, "--teacher", "/no/file"], "the teacher must be auto, a model file"),
+    "bad name": ([*PAIR, "--name", "../up"], "--name: .*but got '../up'"),
+    "odd store": ([*PAIR, "--tracking-uri", "ftp://x"], "--tracking-uri must name an MLflow"),
+    "too many cores": ([*PAIR, "--cpus-per-trial", "9999"], "must not exceed the .*got 9999"),
+    "not original": (["--recipes", "supervised", "original"], "for a network that came trained"),
+}
+
+
+def answer(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
+    """The line on stderr with which a command line is refused."""
+    try:
+        status = main(list(argv))
+    except SystemExit as leave:  # argparse's way
+        status = int(leave.code or 0)
+    printed = capsys.readouterr()
+    assert status == 2, printed.err
+    assert set(printed.out.splitlines()) <= SAID
+    (line,) = printed.err.splitlines()
+    assert line.startswith("error: ")
+    return line
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_a_line_and_nothing_is_written(
+    case: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv, message = BAD[case]
+    line = answer(capsys, *argv, "--storage", str(tmp_path / "studies"))
+    with pytest.raises(ValueError, match=message):
+        raise ValueError(line)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_name_of_something_else_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "known").mkdir()
+    (tmp_path / "known/study.json").write_text("{}")
+    argv = [*PAIR, "--storage", str(tmp_path), "--name", "known"]
+    assert "known exists and is no comparison" in answer(capsys, *argv)
+    (tmp_path / "known/comparison.json").write_text("{}")
+    assert "comparison.json is damaged" in answer(capsys, *argv)
+
+
+def run(*argv: str, status: int = 0) -> str:
+    """What a comparison says in a process of its own."""
+    done = subprocess.run(
+        [sys.executable, "-m", "search.compare", *argv],
+        capture_output=True,
+        text=True,
+        timeout=500,
+        check=False,
+    )
+    assert done.returncode == status, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def points(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Configuration files: a student that learns the blocks, quantized, and one that diverges."""
+    learns = Supervised(optimizer=AdamW(learning_rate=1e-2))
+    diverges = Supervised(optimizer=AdamW(learning_rate=1e6))
+    configs = {
+        "plain": TrialConfig(recipe=learns, num_epochs=6, student=UNetConfig(width=4, depth=2)),
+        "quantized": TrialConfig(
+            recipe=Qat(start=learns, start_epochs=4),
+            num_epochs=2,
+            student=UNetConfig(width=4, depth=2),
+        ),
+        "diverges": TrialConfig(
+            recipe=diverges, num_epochs=6, student=UNetConfig(width=4, depth=2)
+        ),
+    }
+    folder = tmp_path_factory.mktemp("points")
+    for name, config in configs.items():
+        (folder / f"{name}.json").write_text(config.model_dump_json())
+    return [str(folder / f"{name}.json") for name in configs]
+
+
+@pytest.mark.slow
+def test_a_comparison_on_the_built_in_data(tmp_path: Path) -> None:
+    students = ["--students", "unet width=4 depth=3", "--epochs", "12", "--seeds", "2"]
+    said = run("--recipes", "supervised", "ptq", *students, "--storage", str(tmp_path))
+    assert "384 optimizer steps each, 2 seeds" in said
+    (folder,) = tmp_path.glob("compare-shapes-*")
+    rows = pq.read_table(folder / "comparison.parquet").to_pylist()
+    assert len(rows) == 4
+    assert {row["start_steps"] + row["own_steps"] for row in rows} == {384}
+    finished = [row for row in rows if row["state"] == "COMPLETE"]
+    assert {row["recipe.name"] for row in finished} == {"supervised", "ptq"}
+    for row in finished:
+        assert f"{row['trial_id']}: mIoU {100 * row['miou']:.1f} %" in said
+    # calibration starts from the reference itself: there is no training but those of the table
+    assert len(list((tmp_path / "artifacts").glob("student-*"))) == len(finished)
+
+
+@pytest.mark.slow
+def test_a_killed_comparison_goes_on_and_is_extended(
+    blocks_folder: Path, teacher_file: Path, points: list[str], tmp_path: Path
+) -> None:
+    argv = ["--data", str(blocks_folder), "--image-size", "32", "--teacher", str(teacher_file)]
+    argv += ["--recipes", points[0], points[1], f"fails={points[2]}", "--name", "blocks"]
+    argv += ["--storage", str(tmp_path), "--checkpoint-every", "500ms"]
+    folder, artifacts = tmp_path / "blocks", tmp_path / "artifacts"
+
+    driver = subprocess.Popen(
+        [sys.executable, "-m", "search.compare", *argv, "--seeds", "2"],
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert driver.stdout is not None
+    for line in driver.stdout:
+        if "plain, seed 0: mIoU" in line:
+            break
+    driver.send_signal(signal.SIGKILL)
+    driver.wait()
+    time.sleep(3)  # for Ray's processes to follow
+    before = {path.name: path.stat().st_mtime_ns for path in artifacts.glob("student-*")}
+    assert before
+
+    said = run(*argv, "--seeds", "2")
+    for name, modified in before.items():  # found, not trained again
+        assert (artifacts / name).stat().st_mtime_ns == modified
+    assert "unet 4 depth 2, fails, seed 1 failed, its pair is left out: not" in said
+    first = pq.read_table(folder / "comparison.parquet").to_pylist()
+    assert [row["state"] for row in first] == ["COMPLETE"] * 4 + ["FAIL"] * 2
+    assert [row["start_steps"] for row in first] == [0, 0, 32, 32, 0, 0]
+    assert {path.name for path in folder.iterdir()} == {
+        "comparison.json",
+        "comparison.md",
+        "comparison.parquet",
+        "comparison.png",
+        "comparison.svg",
+        "log.txt",
+    }
+
+    run(*argv, "--seeds", "3")
+    rows = {
+        row["trial_id"]: row for row in pq.read_table(folder / "comparison.parquet").to_pylist()
+    }
+    assert len(rows) == 9
+    assert all(rows[row["trial_id"]]["miou"] == row["miou"] for row in first)
+    check_mlflow(tmp_path, rows)
+
+    other = [*argv, "--seeds", "3", "--epochs", "7"]
+    assert run(*other, status=2).splitlines()[-1] == "checking the comparison and its data"
+
+
+def check_mlflow(storage: Path, rows: dict[str, dict[str, object]]) -> None:
+    """One parent run, and a child for each training, however often the command ran."""
+    client = MlflowClient(default_tracking_uri(storage))
+    (experiment,) = (e for e in client.search_experiments() if e.name != "Default")
+    runs = client.search_runs([experiment.experiment_id])
+    children = {r.data.tags["paretoseg.trial"]: r for r in runs}
+    parent = children.pop("study")
+    assert set(children) == set(rows)
+    for name, child in children.items():
+        assert child.data.tags["mlflow.parentRunId"] == parent.info.run_id
+        assert child.data.tags["state"] == rows[name]["state"]
+        assert child.data.params["seed"] == str(rows[name]["seed"])
+        assert child.data.metrics.get("miou") == rows[name]["miou"]
+    numbers = parent.data.metrics
+    name = "unet 4 depth 2 quantized"
+    assert (
+        numbers[f"difference_low/{name}"]
+        <= numbers[f"difference/{name}"]
+        <= numbers[f"difference_high/{name}"]
+    )
+    names = {artifact.path for artifact in client.list_artifacts(parent.info.run_id)}
+    assert names >= {"comparison.md", "comparison.png", "comparison.parquet"}

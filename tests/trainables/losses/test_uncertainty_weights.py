@@ -1,0 +1,85 @@
+"""Learned weights of losses."""
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trainables.config import ExecutionConfig, TrialConfig
+from trainables.losses.configs import Channelwise, Pixelwise, by_name
+from trainables.losses.uncertainty_weights import UncertaintyWeights
+from trainables.models.configs import UNetConfig
+from trainables.recipes.configs import AdamW, Distill, QatDistill, Recipe, Supervised
+from trainables.training.trial import Trial
+
+FAST = AdamW(learning_rate=3e-2)
+values = st.lists(st.floats(1e-3, 100), min_size=1, max_size=4)
+
+
+@given(values, st.integers(0, 1000))
+def test_they_equal_a_naive_loop(losses: list[float], seed: int) -> None:
+    weights = UncertaintyWeights(len(losses))
+    torch.testing.assert_close(
+        weights(map(torch.tensor, losses)), [torch.tensor(x) for x in losses]
+    )
+    generator = torch.Generator().manual_seed(seed)
+    weights.log_variances.data = torch.randn(len(losses), generator=generator)
+    sigmas = [math.exp(s / 2) for s in weights.log_variances.tolist()]
+    expected = [loss / s**2 + math.log(s) for loss, s in zip(losses, sigmas, strict=True)]
+    found = [loss.item() for loss in weights(map(torch.tensor, losses))]
+    assert found == pytest.approx(expected, rel=1e-4, abs=1e-5)
+
+
+@given(values)
+def test_a_loss_of_a_constant_size_ends_with_the_weight_of_its_optimum(losses: list[float]) -> None:
+    weights = UncertaintyWeights(len(losses))
+    weights.log_variances.data = torch.tensor([math.log(2 * loss) for loss in losses])
+    torch.stack(weights(map(torch.tensor, losses))).sum().backward()
+    assert weights.log_variances.grad is not None
+    assert weights.log_variances.grad.abs().max() < 1e-5
+    shares = (-weights.log_variances).exp().tolist()
+    assert shares == pytest.approx([1 / (2 * loss) for loss in losses], rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        Distill(optimizer=FAST),
+        QatDistill(start=Supervised(optimizer=FAST), start_epochs=2, optimizer=FAST, self_study=0),
+    ],
+    ids=lambda recipe: recipe.name,
+)
+def test_they_are_trained_with_the_student_and_go_on_from_a_checkpoint(
+    recipe: Recipe, blocks_run: ExecutionConfig, teacher_file: Path, tmp_path: Path
+) -> None:
+    terms = by_name(Pixelwise(), Channelwise(weight=0.5))
+
+    def config(term_weights: str) -> TrialConfig:
+        return TrialConfig(
+            student=UNetConfig(width=3, depth=2),
+            recipe=recipe.replace(losses=terms, term_weights=term_weights),
+            num_epochs=3,
+        )
+
+    run = blocks_run.replace(teacher=teacher_file, checkpoint_every_s=0)
+    fixed, whole = (
+        [metrics.losses for metrics in Trial(config(weights), run)]
+        for weights in ("fixed", "learned")
+    )
+    assert fixed != whole
+    cut_off = iter(Trial(config("learned"), run, tmp_path))
+    next(cut_off), next(cut_off)
+    del cut_off
+    rest = [metrics.losses for metrics in Trial(config("learned"), run, tmp_path)]
+    assert rest == whole[-len(rest) :]
+
+
+@pytest.mark.parametrize("recipe", [Distill(), QatDistill()], ids=lambda recipe: recipe.name)
+def test_a_recipe_of_fixed_weights_is_written_as_before(recipe: Recipe) -> None:
+    assert "term_weights" not in recipe.model_dump(mode="json")
+    learned = recipe.replace(term_weights="learned")
+    assert learned.flatten()["term_weights"] == "learned"
+    assert type(recipe).model_validate_json(learned.model_dump_json()) == learned

@@ -1,0 +1,68 @@
+"""Measures the seconds of an optimizer step by a few of them."""
+
+import time
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+
+import torch
+
+from trainables.config import ExecutionConfig, TrialConfig
+from trainables.recipes.base import Batch
+from trainables.training.memory_probe import ProbeTask
+from trainables.training.trial import release_memory
+
+NUM_STEPS = 4
+
+
+class TimedTask(ProbeTask):
+    """A task of a few steps that keeps the times between them."""
+
+    def __init__(self, config: TrialConfig, run: ExecutionConfig) -> None:
+        super().__init__(config, run, NUM_STEPS)
+        self.times: list[float] = []
+
+    def batches(self, epoch: int) -> Iterator[Batch]:
+        self.times = []
+        for batch in super().batches(epoch):
+            self.times.append(self._now())
+            yield batch
+        self.times.append(self._now())
+
+    def _now(self) -> float:
+        if self.trial.device.type == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter()
+
+    @property
+    def step_seconds(self) -> float:
+        """The shortest time of a step: others had to warm up, or waited for other processes."""
+        return min(after - before for before, after in pairwise(self.times))
+
+
+def measure_step_seconds(
+    run: ExecutionConfig, configs: Sequence[TrialConfig], num_threads: Sequence[int]
+) -> list[float]:
+    """The seconds of an optimizer step of each configuration, with so many threads.
+
+    The configurations need no teacher; quantized ones are measured from random weights.
+    """
+    found = []
+    for config, threads in zip(configs, num_threads, strict=True):
+        torch.set_num_threads(threads)
+        found.append(step_seconds(config, run))
+        release_memory()
+    return found
+
+
+def step_seconds(config: TrialConfig, run: ExecutionConfig) -> float:
+    """The seconds of a step, by one with half of the images where a whole one needs more memory."""
+    task = TimedTask(config, run)
+    try:
+        next(config.recipe.train(task))
+        return task.step_seconds
+    except torch.OutOfMemoryError:
+        if config.batch_size < 4:
+            raise
+    del task  # its memory is freed outside the handler, whose exception refers to it
+    release_memory()
+    return 2 * step_seconds(config.replace(batch_size=config.batch_size // 2), run)

@@ -4,8 +4,9 @@
     python -m benchmarks.cost_prediction --before ../before --out cost_prediction.md
 
 Each revision predicts in a process of its own, with this interpreter and its packages, in turns, on
-one thread: the size of the file, the multiply-accumulates, and, where the revision knows it, the
-peak memory for activations, of quantized U-Nets at 128x160 pixels for 21 classes.
+one thread: the size of the file, the multiply-accumulates, the parameters, and the peak memory for
+activations, of quantized students at 128x160 pixels for 21 classes. What is measured is processor
+time, which other programs lengthen less than they lengthen the time that passes.
 """
 
 import argparse
@@ -15,27 +16,48 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import product
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
+if TYPE_CHECKING:
+    from trainables.models.configs import StudentConfig
+
+FAMILIES = (
+    "unet",
+    "unet_mobilenet_v1",
+    "unet_mobilenet_v2",
+    "unet_mobilenet_v3_small",
+    "unet_resnet18",
+    "deeplabv3_mobilenet_v2",
+    "lraspp_mobilenet_v3_small",
+)
 WIDTHS = (4, 5, 6, 7, 8, 10, 12, 16)
+"""Of U-Nets."""
 BITS = (2, 3, 4, 5, 6, 8)
 NUM_CLASSES, HEIGHT, WIDTH = 21, 128, 160
-KINDS = ("first of all", "first of a width", "other bits of a width")
+FIRST, WIDER, DECODER, BIT_WIDTHS = (
+    "first of its family",
+    "first of its width or multiplier",
+    "first of its decoder's width",
+    "other bits",
+)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--before", type=Path, help="a checkout of the older one")
     parser.add_argument("--after", type=Path, default=Path(__file__).parents[1])
-    parser.add_argument("--repetitions", type=int, default=5)
+    parser.add_argument("--repetitions", type=int, default=3)
     parser.add_argument("--out", type=Path, help="gets the table, as Markdown")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.child:
-        print(json.dumps(predict_all()))
+        print(json.dumps({family: predict_all(family) for family in FAMILIES}))
         return
     # Not in the child, which may find an older package of this name
     from benchmarks.first_seconds import commit
@@ -43,70 +65,80 @@ def main() -> None:
 
     if arguments.before is None or arguments.out is None:
         parser.error("--before and --out are required")
-    revisions: dict[str, Path] = {"before": arguments.before, "after": arguments.after}
-    measured: dict[str, dict[str, list[float]]] = {
-        name: {kind: [] for kind in KINDS} for name in revisions
-    }
+    checkouts: Sequence[Path] = (arguments.before, arguments.after)
+    measured: Sequence[dict[tuple[str, str], list[float]]] = [defaultdict(list) for _ in checkouts]
     for repetition in range(arguments.repetitions):
-        for name in reversed(revisions) if repetition % 2 else revisions:
-            for kind, milliseconds in measure(revisions[name]).items():
-                measured[name][kind] += milliseconds
+        for place in (1, 0) if repetition % 2 else (0, 1):
+            for family, by_kind in measure(checkouts[place]).items():
+                for kind, milliseconds in by_kind.items():
+                    measured[place][family, kind] += milliseconds
+    before, after = measured
     rows: list[list[object]] = [
-        [f"{name}, {commit(revisions[name])}", *(describe(values) for values in kinds.values())]
-        for name, kinds in measured.items()
+        [family, kind, describe(before[family, kind]), describe(after[family, kind])]
+        for family, kind in before
     ]
+    header = ["students", "configuration", *map(commit, checkouts)]
     text = (
         f"Measured on: {describe_machine(torch.device('cpu'))}, {os.cpu_count()} cores. Median "
-        f"(least to greatest) milliseconds a configuration, of {arguments.repetitions} processes "
-        f"in turns, each with {len(WIDTHS)} widths and {len(BITS)} bit-widths.\n\n"
-        + markdown(["revision", *KINDS], rows)
+        f"(least to greatest) milliseconds of processor time for one configuration, in two "
+        f"revisions, of {arguments.repetitions} processes in turns.\n\n" + markdown(header, rows)
     )
     arguments.out.write_text(text)
     print(text)
 
 
-def measure(checkout: Path) -> dict[str, list[float]]:
-    """Milliseconds of each prediction of a checkout, by kind."""
+def measure(checkout: Path) -> dict[str, dict[str, list[float]]]:
+    """Milliseconds of each prediction of a checkout, by family and kind."""
     # -P: this file comes from this revision, the packages that it imports from the checkout
     environment = {**os.environ, "PYTHONPATH": str(checkout.resolve())}
     argv = [sys.executable, "-P", str(Path(__file__).resolve()), "--child"]
     ran = subprocess.run(
         argv, cwd=checkout, env=environment, check=True, stdout=subprocess.PIPE, text=True
     )
-    measured: dict[str, list[float]] = json.loads(ran.stdout)
+    measured: dict[str, dict[str, list[float]]] = json.loads(ran.stdout)
     return measured
 
 
-def predict_all() -> dict[str, list[float]]:
+def predict_all(family: str) -> dict[str, list[float]]:
     """Milliseconds of each prediction by this process's revision, by kind."""
     from trainables.config import TrialConfig
-    from trainables.models.configs import UNetConfig
     from trainables.quantization.quantizers.configs import Lsq
     from trainables.recipes.configs import Qat
     from trainables.training import cost
 
     torch.set_num_threads(1)
-    predict_ram: Callable[..., object] | None = getattr(cost, "predict_ram_bytes", None)
-    measured: dict[str, list[float]] = {kind: [] for kind in KINDS}
-    for place, width in enumerate(WIDTHS):
+    measured: Mapping[str, list[float]] = defaultdict(list)
+    for student, kind in students_of(family):
         for bits in BITS:
             quantizer = Lsq(weight_bits=bits, activation_bits=bits)
-            config = TrialConfig(
-                student=UNetConfig(width=width), recipe=Qat(quantizer=quantizer), num_epochs=1
-            )
-            begin = time.perf_counter()
+            config = TrialConfig(student=student, recipe=Qat(quantizer=quantizer), num_epochs=1)
+            begin = time.process_time()
             cost.predict_size_bytes(config, NUM_CLASSES)
-            cost.count_macs(config.student, NUM_CLASSES, HEIGHT, WIDTH)
-            if predict_ram is not None:
-                predict_ram(config, NUM_CLASSES, HEIGHT, WIDTH)
-            milliseconds = 1000 * (time.perf_counter() - begin)
-            is_first = bits == BITS[0]
-            kind = KINDS[2] if not is_first else KINDS[1] if place else KINDS[0]
-            measured[kind].append(milliseconds)
-    return measured
+            cost.count_macs(student, NUM_CLASSES, HEIGHT, WIDTH)
+            cost.count_params(student, NUM_CLASSES)
+            cost.predict_ram_bytes(config, NUM_CLASSES, HEIGHT, WIDTH)
+            milliseconds = 1000 * (time.process_time() - begin)
+            measured[kind if bits == BITS[0] else BIT_WIDTHS].append(milliseconds)
+    return dict(measured)
 
 
-def describe(values: list[float]) -> str:
+def students_of(family: str) -> Iterator[tuple["StudentConfig", str]]:
+    """The students of a family that a search tries, each with its kind."""
+    from trainables.models.student_list import parse_student
+
+    student = parse_student(family)
+    choices = dict(student.choices())
+    decoders = choices.pop("channels", (None,))
+    widths = WIDTHS if family == "unet" else choices.pop("multiplier", (None,))
+    field = "width" if family == "unet" else "multiplier"
+    for place, (width, decoder) in enumerate(product(widths, decoders)):
+        kind = WIDER if decoder == decoders[0] else DECODER
+        sizes = {field: width, "channels": decoder}
+        changed = student.replace(**{name: size for name, size in sizes.items() if size})
+        yield changed, kind if place else FIRST
+
+
+def describe(values: Sequence[float]) -> str:
     """The median, and the range."""
     return f"{statistics.median(values):.1f} ({min(values):.1f} to {max(values):.1f})"
 

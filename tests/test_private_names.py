@@ -17,6 +17,7 @@ ADAPTERS = {
     "benchmarks/fake_quantization.py": {"_fake_quantize_learnable_per_tensor_affine"},
     "search/execution/ray_internals.py": {"_private", "_global_node"},
     "search/storage/optuna_storage.py": {"_storage", "_get_trials"},
+    "trainables/models/outline.py": {"_parameters", "_buffers", "_modules"},
 }
 """The private names that a file may use."""
 DOCUMENTED = {"_exit", "_replace", "_asdict", "_fields", "_make"}

@@ -24,7 +24,7 @@ from trainables.models.graph_network import (
 from trainables.models.network_graph import LayerSpec, NetworkGraph, Operation, TensorSpec
 from trainables.quantization.graph import find_last, is_layer, trace
 from trainables.quantization.layers import QUANTIZABLE
-from trainables.quantization.shapes import PRODUCTS, operation_name
+from trainables.quantization.shapes import PRODUCTS, called_module, operation_name
 
 EXAMPLE_SIZES = ((128, 128), (96, 160))
 """Heights and widths, in pixels, for which a traced network must compute what the original does."""
@@ -112,7 +112,8 @@ def record_network(network: nn.Module, normalization: nn.Module, name: str) -> R
     weights = {key: state.get(key, tensor) for key, tensor in built.state_dict().items()}
     built.load_state_dict(weights)
     check_equality(network, built, normalization, name)
-    floats = [name_of(node) for node in graph.nodes if is_unquantizable(network, node)]
+    modules = dict(network.named_modules())
+    floats = [name_of(node) for node in graph.nodes if is_unquantizable(modules, node)]
     return RecordedNetwork(recorded, weights, num_classes, floats)
 
 
@@ -339,12 +340,11 @@ def check_equality(
             )
 
 
-def is_unquantizable(network: nn.Module, node: fx.Node) -> bool:
+def is_unquantizable(modules: Mapping[str, nn.Module], node: fx.Node) -> bool:
     """Whether an operation multiplies by weights or by other tensors, and no quantizer sees it."""
-    if node.op == "call_module":
-        layer = network.get_submodule(str(node.target))
+    if (layer := called_module(modules, node)) is not None:
         has_weights = any(parameter.ndim > 1 for parameter in layer.parameters())
         is_grouped = isinstance(layer, nn.ConvTranspose2d) and layer.groups > 1
         return has_weights and (not isinstance(layer, QUANTIZABLE) or is_grouped)
     is_computed = node.op in ("call_function", "call_method")
-    return is_computed and operation_name(network, node) in PRODUCTS
+    return is_computed and operation_name(modules, node) in PRODUCTS

@@ -26,10 +26,9 @@ from typing import NamedTuple
 
 from torch import fx, nn
 
-from trainables.quantization.additions import named_additions
 from trainables.quantization.bits import FULL_PRECISION, LayerBits, packed_length
-from trainables.quantization.graph import is_layer, is_metadata
-from trainables.quantization.shapes import ELEMENTWISE, operation_name
+from trainables.quantization.graph import LAYERS, is_metadata
+from trainables.quantization.shapes import CALLS, ELEMENTWISE, called_module
 
 SELECTIONS = frozenset(["maxpool2d", "pad", "zeropad2d", "cat", "concat"])
 """Operations that move values, so that outputs are on the grid of inputs."""
@@ -70,40 +69,41 @@ class StoredTensor(NamedTuple):
 
 
 def find_stored_tensors(
-    model: nn.Module,
-    graph: fx.Graph,
+    modules: Mapping[str, nn.Module],
+    operations: Mapping[fx.Node, str],
     num_values: Mapping[fx.Node, int],
     input_groups: Sequence[tuple[str, ...]],
+    additions: Mapping[fx.Node, str],
 ) -> list[StoredTensor]:
     """The activations of a network, with numbers of its operations in the order of execution.
 
     Args:
-        model: not prepared for quantization.
-        graph: of its forward pass.
+        modules: of a network that is not prepared for quantization, by their names.
+        operations: of its forward pass, by `name_operations`.
         num_values: of the tensors that each node gives, for one image.
         input_groups: names of layers and additions that share a grid.
+        additions: of feature maps, with the names that they get.
     """
     grids = {name: group[0] for group in input_groups for name in group}
-    additions = named_additions(model, graph)
     nodes = [
         node
-        for node in needed_nodes(graph)
+        for node in needed_nodes(operations)
         if node.op == "output" or (num_values[node] and node.op != "get_attr")
     ]
     numbers = {node: number for number, node in enumerate(nodes)}
     owners: dict[fx.Node, fx.Node] = {}
     for node in nodes:
-        is_alias = shares_memory(model, node, num_values)
+        is_alias = shares_memory(node, operations[node], num_values)
         owners[node] = owners[node.all_input_nodes[0]] if is_alias else node
     last_reads: dict[fx.Node, dict[str, int]] = {node: {} for node in owners.values()}
     for node in reversed(nodes):
         if owners[node] is not node:
             continue
         forms: Sequence[str] = [FLOAT]
-        if is_layer(model, node) or node in additions:
+        if node in additions or isinstance(called_module(modules, node), LAYERS):
             name = additions.get(node, str(node.target))
             forms = [grids.get(name, name)]
-        elif node.op != "output" and operation_name(model, node) in SELECTIONS:
+        elif operations[node] in SELECTIONS:
             forms = list(last_reads[node])
         for source in {owners[source] for source in node.all_input_nodes if source in owners}:
             for form in forms:
@@ -115,29 +115,27 @@ def find_stored_tensors(
     ]
 
 
-def needed_nodes(graph: fx.Graph) -> list[fx.Node]:
+def needed_nodes(operations: Mapping[fx.Node, str]) -> list[fx.Node]:
     """The nodes that the output depends on, in their order."""
-    (output,) = graph.find_nodes(op="output")
-    needed, open_nodes = {output}, [output]
-    while open_nodes:
-        for node in open_nodes.pop().all_input_nodes:
-            if node not in needed:
-                needed.add(node)
-                open_nodes.append(node)
-    return [node for node in graph.nodes if node in needed]
+    needed: set[fx.Node] = set()
+    for node in reversed(list(operations)):
+        if node.op == "output" or node in needed:
+            needed |= {node, *node.all_input_nodes}
+    return [node for node in operations if node in needed]
 
 
-def shares_memory(model: nn.Module, node: fx.Node, num_values: Mapping[fx.Node, int]) -> bool:
+def shares_memory(node: fx.Node, operation: str, num_values: Mapping[fx.Node, int]) -> bool:
     """Whether an operation's output is the memory of its first input."""
-    if node.op not in ("call_module", "call_function", "call_method"):
+    if node.op not in CALLS:
         return False
-    name, source = operation_name(model, node), node.all_input_nodes[0]
+    source = node.all_input_nodes[0]
     if source.op == "get_attr":
         return False
-    if name in ELEMENTWISE:
+    if operation in ELEMENTWISE:
         readers = [reader for reader in source.users if not is_metadata(reader)]
-        return len(readers) == 1 or name in VIEWS
-    return name in VIEWS or (name in UNCHANGED and num_values[node] == num_values[source])
+        return len(readers) == 1 or operation in VIEWS
+    is_unchanged = operation in UNCHANGED and num_values[node] == num_values[source]
+    return is_unchanged or operation in VIEWS
 
 
 def peak_bytes(tensors: Sequence[StoredTensor], bits: Mapping[str, LayerBits]) -> int:

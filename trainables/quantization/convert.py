@@ -19,6 +19,7 @@ from trainables.quantization.layers import (
     QuantizableLayer,
     QuantizedAddition,
     QuantizedLayer,
+    count_steps,
     step_shape,
 )
 from trainables.quantization.quantizers.fake_quantizer import FakeQuantizer
@@ -100,7 +101,7 @@ def gain_and_bias(
     """The gain of a layer's normalisation by channel, and the bias of both together."""
     bias = None if layer.bias is None else layer.bias.double()
     if norm is None:
-        num_channels = max(step_shape(layer))
+        num_channels = count_steps(layer)
         ones = torch.ones(num_channels, dtype=torch.float64, device=layer.weight.device)
         return ones, bias
     assert norm.running_mean is not None

@@ -75,8 +75,18 @@ class QuantizedAddition(nn.Module):
 
 def step_shape(layer: QuantizableLayer) -> tuple[int, ...]:
     """The shape that broadcasts one step per output channel over the weight."""
-    axis = 1 if isinstance(layer, nn.ConvTranspose2d) else 0
+    axis = channel_axis(layer)
     return tuple(n if i == axis else 1 for i, n in enumerate(layer.weight.shape))
+
+
+def count_steps(layer: QuantizableLayer) -> int:
+    """The steps of the weight, one per output channel."""
+    return layer.weight.shape[channel_axis(layer)]
+
+
+def channel_axis(layer: QuantizableLayer) -> int:
+    """The axis of the weight that is that of output channels."""
+    return 1 if isinstance(layer, nn.ConvTranspose2d) else 0
 
 
 def apply_layer(layer: QuantizableLayer, inputs: Tensor, weight: Tensor) -> Tensor:

@@ -133,7 +133,8 @@ def layer_bits(roles: LayerRoles, quantizer: Quantizer) -> dict[str, LayerBits]:
         most = max(bits[name].activation_bits for name in layers or group)
         if len(layers) < len(group):
             most = max(SAFE_BITS, most)
-        bits |= {name: bits[name].replace(activation_bits=most) for name in group}
+        fewer = [name for name in group if bits[name].activation_bits != most]
+        bits |= {name: bits[name].replace(activation_bits=most) for name in fewer}
     return bits
 
 

@@ -1,14 +1,17 @@
 """The shapes of all tensors of a traced network, found without computing values."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from trainables.quantization.layers import QUANTIZABLE, QuantizableLayer, step_shape
+from trainables.quantization.layers import QUANTIZABLE, count_steps
+from trainables.quantization.shape_formulas import ARITHMETIC, FORMULAS, broadcast, layer_outputs
 
+CALLS = frozenset(["call_module", "call_function", "call_method"])
+"""The kinds of nodes that compute something."""
 ELEMENTWISE = frozenset(
     [
         "relu",
@@ -51,17 +54,18 @@ PRODUCTS = frozenset(
     ]
 )
 """Operations with multiply-accumulates, by `operation_name`."""
+STATE = frozenset(vars(nn.Module()))
+"""Attributes that every module has for its tensors, modules, hooks and mode."""
 
 
-class Shapes(fx.Interpreter):
+class Shapes:
     """The numbers of values of all tensors of a network, and its multiply-accumulates.
 
-    Layers, activations and resizing follow from formulas, because PyTorch takes up to several
-    milliseconds for each of them even on the meta device, where all other operations run.
+    Common operations follow from formulas; others run on the meta device, in evaluation mode.
 
     Args:
-        model: on the meta device, in evaluation mode.
-        graph: of its forward pass.
+        modules: of a network on the meta device, by their names.
+        operations: of its forward pass, by `name_operations`.
         images: the shape (B,3,H,W) of the input.
 
     Attributes:
@@ -69,87 +73,95 @@ class Shapes(fx.Interpreter):
         macs: multiply-accumulates of convolutions, linear layers and matrix products.
     """
 
-    def __init__(self, model: nn.Module, graph: fx.Graph, images: tuple[int, ...]) -> None:
-        super().__init__(model, garbage_collect_values=False, graph=graph)
+    def __init__(
+        self,
+        modules: Mapping[str, nn.Module],
+        operations: Mapping[fx.Node, str],
+        images: tuple[int, ...],
+    ) -> None:
         self.macs = 0
+        self._modules, self._values = modules, dict[fx.Node, Any]()
         with torch.no_grad():
-            self.run(torch.empty(images, device="meta"))
-        self.num_values = {node: count_values(value) for node, value in self.env.items()}
-        self.env.clear()
+            for node, name in operations.items():
+                if node.op == "placeholder":
+                    self._values[node] = torch.empty(images, device="meta")
+                elif node.op == "get_attr":
+                    holder, _, attribute = str(node.target).rpartition(".")
+                    self._values[node] = getattr(modules[holder], attribute)
+                else:
+                    self._values[node] = self._run(node, name)
+        self.num_values = {node: count_values(value) for node, value in self._values.items()}
 
-    def run_node(self, n: fx.Node) -> Any:
-        if n.op not in ("call_module", "call_function", "call_method"):
-            return super().run_node(n)
-        name = operation_name(self.module, n)
+    def _run(self, node: fx.Node, name: str) -> Any:
         if name in ELEMENTWISE:
-            return self.env[n.all_input_nodes[0]]
-        module = self.fetch_attr(str(n.target)) if n.op == "call_module" else None
+            return self._values[node.all_input_nodes[0]]
+        module = called_module(self._modules, node)
         if type(module) in QUANTIZABLE:
-            return self._run_layer(module, self.env[n.all_input_nodes[0]])
-        args, kwargs = self.fetch_args_kwargs_from_env(n)
-        if name in ("resize", "interpolate", "upsample"):
-            return resized(module, *args, **kwargs)
+            return self._run_layer(module, self._values[node.all_input_nodes[0]])
+        args, kwargs = fx.node.map_arg((node.args, node.kwargs), self._values.__getitem__)
+        if node.op == "output":
+            return args[0]
+        if name in ARITHMETIC and (terms := find_tensors([*args, *kwargs.values()])):
+            return broadcast(terms)
+        if name in FORMULAS:
+            options = kwargs if module is None else options_of(module)
+            if (outputs := FORMULAS[name](*args, **options)) is not None:
+                return outputs
         if name not in PRODUCTS and not isinstance(module, QUANTIZABLE):
-            return getattr(self, n.op)(n.target, args, kwargs)
+            return call(node, module, args, kwargs)
         with FlopCounterMode(display=False) as counter:
-            outputs = getattr(self, n.op)(n.target, args, kwargs)
+            outputs = call(node, module, args, kwargs)
         self.macs += int(counter.get_total_flops()) // 2
         return outputs
 
     def _run_layer(self, layer: Any, inputs: Tensor) -> Tensor:
         outputs = layer_outputs(layer, inputs)
         transposed = isinstance(layer, nn.ConvTranspose2d)
-        channels = layer.in_channels if transposed else max(step_shape(layer))
+        channels = layer.in_channels if transposed else count_steps(layer)
         num_positions = (inputs if transposed else outputs).numel() // channels
         self.macs += num_positions * layer.weight.numel()
         return outputs
 
 
-def operation_name(model: nn.Module, node: fx.Node) -> str:
+def name_operations(modules: Mapping[str, nn.Module], graph: fx.Graph) -> dict[fx.Node, str]:
+    """The nodes of a graph in their order, each with its `operation_name` or its kind."""
+    return {
+        node: operation_name(modules, node) if node.op in CALLS else node.op for node in graph.nodes
+    }
+
+
+def called_module(modules: Mapping[str, nn.Module], node: fx.Node) -> nn.Module | None:
+    """The module that a node calls; None where it calls a function or a method."""
+    return modules[str(node.target)] if node.op == "call_module" else None
+
+
+def operation_name(modules: Mapping[str, nn.Module], node: fx.Node) -> str:
     """The name of an operation in lower case, the same for a module, a function and a method."""
-    if node.op == "call_module":
-        name = type(model.get_submodule(str(node.target))).__name__
+    if (module := called_module(modules, node)) is not None:
+        name = type(module).__name__
     else:
         name = node.target if isinstance(node.target, str) else node.target.__name__
     return name.lower().replace("_", "")
 
 
-def resized(
-    module: nn.Module | None,
-    inputs: Tensor,
-    size: int | Sequence[int] | None = None,
-    scale_factor: float | Sequence[float] | None = None,
-    *args: object,
-    **kwargs: object,
-) -> Tensor:
-    """A tensor of the shape that images (B,C,H,W) get from a resizing function or module."""
-    if isinstance(module, nn.Upsample):
-        size, scale_factor = module.size, module.scale_factor
-    if size is None:
-        assert scale_factor is not None
-        factors = scale_factor if isinstance(scale_factor, Sequence) else (scale_factor,) * 2
-        size = [int(n * factor) for n, factor in zip(inputs.shape[-2:], factors, strict=True)]
-    sizes = size if isinstance(size, Sequence) else (size,) * 2
-    return inputs.new_empty((*inputs.shape[:-2], *sizes))
+def call(
+    node: fx.Node, module: nn.Module | None, args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> Any:
+    """What a node gives for some arguments."""
+    if module is not None:
+        return module.eval()(*args, **kwargs)
+    if isinstance(node.target, str):
+        return getattr(args[0], node.target)(*args[1:], **kwargs)
+    return node.target(*args, **kwargs)
 
 
-def layer_outputs(layer: QuantizableLayer, inputs: Tensor) -> Tensor:
-    """A tensor of the shape that a layer gives for inputs (B,C,H,W), or (...,C) if it is linear."""
-    if isinstance(layer, nn.Linear):
-        return inputs.new_empty((*inputs.shape[:-1], layer.out_features))
-    sizes = []
-    for axis, size in enumerate(inputs.shape[-2:]):
-        stride, padding = layer.stride[axis], layer.padding
-        reach = layer.dilation[axis] * (layer.kernel_size[axis] - 1)
-        if isinstance(layer, nn.ConvTranspose2d):
-            assert not isinstance(padding, str)
-            missing = layer.output_padding[axis] - 2 * int(padding[axis])
-            sizes.append((size - 1) * stride + reach + 1 + missing)
-        elif isinstance(padding, str):
-            sizes.append(size if padding == "same" else (size - reach - 1) // stride + 1)
-        else:
-            sizes.append((size + 2 * int(padding[axis]) - reach - 1) // stride + 1)
-    return inputs.new_empty((*inputs.shape[:-3], layer.out_channels, *sizes))
+def options_of(module: nn.Module) -> dict[str, Any]:
+    """The options of a module, which are named like arguments of the function that it calls."""
+    return {name: value for name, value in vars(module).items() if name not in STATE}
+
+
+def find_tensors(values: Sequence[object]) -> list[Tensor]:
+    return [value for value in values if isinstance(value, Tensor)]
 
 
 def count_values(value: object) -> int:

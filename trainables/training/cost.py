@@ -1,26 +1,26 @@
 """Predicts the costs of a student before it is trained."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
-import torch
-from torch import fx
+from torch import nn
 
 from trainables.config import TrialConfig
 from trainables.models.base import Network, StudentNetwork
 from trainables.models.configs import NetworkConfig, StudentConfig
-from trainables.models.model_file import ModelSpec, file_length, float_tensors, leaves
+from trainables.models.model_file import ModelSpec, file_length, float_tensors
+from trainables.models.outline import build_outline
 from trainables.quantization.activation_memory import (
     StoredTensor,
     find_stored_tensors,
     peak_bytes,
 )
 from trainables.quantization.bits import FULL_PRECISION, LayerBits, packed_length
-from trainables.quantization.graph import find_foldable, trace
-from trainables.quantization.layers import QUANTIZABLE, step_shape
-from trainables.quantization.prepare import LayerRoles, find_layer_roles, layer_bits
+from trainables.quantization.layers import QUANTIZABLE, count_steps
+from trainables.quantization.prepare import LayerRoles, layer_bits
 from trainables.quantization.shapes import Shapes
+from trainables.training.structure import Structure, find_structure
 
 UNQUANTIZED = LayerBits(weight_bits=FULL_PRECISION, activation_bits=FULL_PRECISION)
 
@@ -78,49 +78,45 @@ class StoredValues(NamedTuple):
 @lru_cache(maxsize=1024)
 def stored_values(network: NetworkConfig, num_classes: int) -> StoredValues:
     """What the model file of a folded network holds, before it is quantized."""
-    model, graph = traced_network(network, num_classes)
-    roles = find_roles(network, num_classes)
-    foldable = find_foldable(model, graph)
-    folded = {model.get_submodule(layer) for layer, _ in foldable}
-    norms = {model.get_submodule(norm) for _, norm in foldable}
-    names = {model.get_submodule(name): name for name in roles.names}
+    _, modules, structure = traced_network(network, num_classes)
+    folded_norms = set(structure.foldable.values())
     layers, num_others = [], 0
-    for leaf in leaves(model):
-        if leaf in norms:
-            continue
-        num_others += sum(tensor.numel() for tensor in float_tensors(leaf))
-        if isinstance(leaf, QUANTIZABLE):
-            num_weights, num_channels = leaf.weight.numel(), max(step_shape(leaf))
-            layers.append(StoredLayer(names[leaf], num_weights, num_channels))
-            num_others -= num_weights
-            if leaf in folded and leaf.bias is None:
+    for name in structure.with_tensors:
+        module = modules[name]
+        if isinstance(module, QUANTIZABLE):
+            num_channels = count_steps(module)
+            layers.append(StoredLayer(name, module.weight.numel(), num_channels))
+            if module.bias is not None:
+                num_others += module.bias.numel()
+            elif name in structure.foldable:
                 num_others += num_channels
-    return StoredValues(layers, num_others, roles)
+        elif name not in folded_norms:
+            num_others += sum(tensor.numel() for tensor in float_tensors(module))
+    return StoredValues(layers, num_others, structure.roles)
 
 
-@lru_cache(maxsize=1024)
 def find_roles(network: NetworkConfig, num_classes: int) -> LayerRoles:
     """The roles of the layers of a network."""
-    return find_layer_roles(*traced_network(network, num_classes))
+    return traced_network(network, num_classes).structure.roles
 
 
 class TracedNetwork(NamedTuple):
-    """A network on the meta device, in evaluation mode, and the graph of its forward pass."""
+    """The outline of a network in either mode, its modules by their names, and its structure."""
 
     model: Network
-    graph: fx.Graph
+    modules: Mapping[str, nn.Module]
+    structure: Structure
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=64)
 def traced_network(network: NetworkConfig, num_classes: int) -> TracedNetwork:
     """The network of a configuration; it is cached and must not be changed."""
-    with torch.device("meta"):
-        model = network.build(num_classes).eval()
-    return TracedNetwork(model, trace(model))
+    model = build_outline(network, num_classes)
+    return TracedNetwork(model, dict(model.named_modules()), find_structure(model))
 
 
 def meta_network(student: StudentConfig, num_classes: int) -> StudentNetwork:
-    """The network of a student on the meta device; it is cached and must not be changed."""
+    """The outline of a student in either mode; it is cached and must not be changed."""
     model = traced_network(student, num_classes).model
     assert isinstance(model, StudentNetwork)
     return model
@@ -128,7 +124,9 @@ def meta_network(student: StudentConfig, num_classes: int) -> StudentNetwork:
 
 def count_params(student: StudentConfig, num_classes: int) -> int:
     """Weights and biases of the full-precision student, without quantization steps."""
-    return sum(p.numel() for p in meta_network(student, num_classes).parameters())
+    _, modules, structure = traced_network(student, num_classes)
+    holders = [modules[name] for name in set(structure.with_tensors)]
+    return sum(p.numel() for module in holders for p in module.parameters(recurse=False))
 
 
 class Activations(NamedTuple):
@@ -143,10 +141,13 @@ def activations_of(
     network: NetworkConfig, num_classes: int, height: int, width: int
 ) -> Activations:
     """The activations of a network for one image of `height` x `width` pixels."""
-    model, graph = traced_network(network, num_classes)
-    groups = find_roles(network, num_classes).input_groups
-    shapes = Shapes(model, graph, (1, 3, height, width))
-    return Activations(shapes.macs, find_stored_tensors(model, graph, shapes.num_values, groups))
+    _, modules, structure = traced_network(network, num_classes)
+    operations, groups = structure.operations, structure.roles.input_groups
+    shapes = Shapes(modules, operations, (1, 3, height, width))
+    tensors = find_stored_tensors(
+        modules, operations, shapes.num_values, groups, structure.additions
+    )
+    return Activations(shapes.macs, tensors)
 
 
 def count_macs(student: NetworkConfig, num_classes: int, height: int, width: int) -> int:

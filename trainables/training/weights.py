@@ -34,7 +34,7 @@ def check_students(
     """
     for student in students:
         student.check_num_classes(num_classes)
-        network = meta_network(student, num_classes)
+        network = meta_network(student, num_classes).eval()
         try:
             with torch.no_grad():
                 network(torch.empty(1, 3, *canvas, device="meta"))

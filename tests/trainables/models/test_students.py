@@ -26,7 +26,10 @@ from trainables.models.configs import (
     UNetConfig,
 )
 from trainables.models.model_file import ModelSpec, deserialize, serialize
+from trainables.models.outline import build_outline
 from trainables.models.student_list import listed_families
+from trainables.quantization.activation_memory import find_stored_tensors
+from trainables.quantization.additions import named_additions
 from trainables.quantization.bits import LayerBits
 from trainables.quantization.convert import (
     ConvertedAddition,
@@ -36,11 +39,13 @@ from trainables.quantization.convert import (
 )
 from trainables.quantization.graph import find_foldable, find_input_groups, trace
 from trainables.quantization.layers import QuantizedAddition, QuantizedLayer
-from trainables.quantization.prepare import calibrate, prepare, quantizable_names
+from trainables.quantization.prepare import calibrate, find_layer_roles, prepare, quantizable_names
 from trainables.quantization.quantizers.configs import Lsq
+from trainables.quantization.shapes import Shapes, name_operations, options_of
 from trainables.recipes.configs import AdamW, Ptq, Supervised
 from trainables.recipes.optimization import OptimizerLoop
 from trainables.training.cost import (
+    activations_of,
     count_macs,
     count_params,
     meta_network,
@@ -373,6 +378,48 @@ def test_costs_are_known_before_training(student: StudentConfig) -> None:
     logits = 4 * NUM_CLASSES * 32 * 32
     # What a product reads stays in float, beside what layers read of it
     assert logits < ram_bytes <= 1.2 * predict_ram_bytes(floats, NUM_CLASSES, 32, 32)
+
+
+@every_student
+def test_its_outline_has_the_same_layers_and_shapes(student: StudentConfig) -> None:
+    outline = build_outline(student, NUM_CLASSES)
+    with torch.device("meta"):
+        network = student.build(NUM_CLASSES)
+    pairs = zip(outline.named_modules(), network.named_modules(), strict=True)
+    for (name, copied), (expected, module) in pairs:
+        assert (name, type(copied)) == (expected, type(module))
+        if type(module).__module__.startswith("torch.nn"):
+            assert options_of(copied) == options_of(module)
+    assert described(outline) == described(network)
+    assert len(outline(torch.empty(2, 3, 64, 64, device="meta"))) == 2
+
+
+def described(network: nn.Module) -> dict[str, tuple[torch.Size, torch.dtype, str]]:
+    state = network.state_dict()
+    return {name: (each.shape, each.dtype, each.device.type) for name, each in state.items()}
+
+
+@every_student
+def test_costs_do_not_depend_on_the_networks_before(student: StudentConfig) -> None:
+    """Networks that share a graph are told from one another, and others do not share one."""
+    others = [
+        student.replace(**{field: value})
+        for field, values in student.choices().items()
+        for value in values
+    ]
+    for other in [student, *others]:
+        with torch.device("meta"):
+            network = other.build(NUM_CLASSES).eval()
+        modules, graph = dict(network.named_modules()), trace(network)
+        operations, additions = name_operations(modules, graph), named_additions(network, graph)
+        groups = find_layer_roles(network, graph).input_groups
+        shapes = Shapes(modules, operations, (1, 3, 33, 48))
+        tensors = find_stored_tensors(modules, operations, shapes.num_values, groups, additions)
+        assert activations_of(other, NUM_CLASSES, 33, 48) == (shapes.macs, tensors)
+        assert count_params(other, NUM_CLASSES) == sum(p.numel() for p in network.parameters())
+    spec = ModelSpec(model=other, num_classes=NUM_CLASSES)
+    config = TrialConfig(student=other, recipe=Supervised())
+    assert predict_size_bytes(config, NUM_CLASSES) == len(serialize(spec.build(), spec))
 
 
 @pytest.mark.parametrize(

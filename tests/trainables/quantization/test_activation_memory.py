@@ -6,9 +6,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from trainables.quantization.activation_memory import find_stored_tensors, peak_bytes
+from trainables.quantization.additions import named_additions
 from trainables.quantization.bits import LayerBits
 from trainables.quantization.graph import trace
-from trainables.quantization.shapes import Shapes
+from trainables.quantization.shapes import Shapes, name_operations
 
 
 def conv(before: int, after: int, kernel: int = 3, **options: int) -> nn.Conv2d:
@@ -20,10 +21,13 @@ def peak(
 ) -> int:
     """For one image of 8 x 8 pixels; `bits` are those of the inputs of layers."""
     model = model.to("meta").eval()
+    modules = dict(model.named_modules())
     graph = trace(model)
-    shapes = Shapes(model, graph, (1, 3, 8, 8))
+    operations, additions = name_operations(modules, graph), named_additions(model, graph)
+    num_values = Shapes(modules, operations, (1, 3, 8, 8)).num_values
     layers = {n: LayerBits(weight_bits=8, activation_bits=b) for n, b in bits.items()}
-    return peak_bytes(find_stored_tensors(model, graph, shapes.num_values, input_groups), layers)
+    tensors = find_stored_tensors(modules, operations, num_values, input_groups, additions)
+    return peak_bytes(tensors, layers)
 
 
 class Chain(nn.Module):

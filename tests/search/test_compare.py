@@ -126,13 +126,13 @@ def points(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 
 @pytest.mark.slow
 def test_a_comparison_on_the_built_in_data(tmp_path: Path) -> None:
-    students = ["--students", "unet width=4 depth=3", "--epochs", "12", "--seeds", "2"]
+    students = ["--students", "unet width=4 depth=3", "--epochs", "6", "--seeds", "2"]
     said = run("--recipes", "supervised", "ptq", *students, "--storage", str(tmp_path))
-    assert "384 optimizer steps each, 2 seeds" in said
+    assert "192 optimizer steps each, 2 seeds" in said
     (folder,) = tmp_path.glob("compare-shapes-*")
     rows = pq.read_table(folder / "comparison.parquet").to_pylist()
     assert len(rows) == 4
-    assert {row["start_steps"] + row["own_steps"] for row in rows} == {384}
+    assert {row["start_steps"] + row["own_steps"] for row in rows} == {192}
     finished = [row for row in rows if row["state"] == "COMPLETE"]
     assert {row["recipe.name"] for row in finished} == {"supervised", "ptq"}
     for row in finished:

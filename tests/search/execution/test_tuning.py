@@ -102,6 +102,7 @@ with session.exit_if_silent():
 """
 
 
+@pytest.mark.slow
 def test_a_cluster_that_does_not_answer_is_one_line() -> None:
     ended = subprocess.run(
         [sys.executable, "-c", SILENT],

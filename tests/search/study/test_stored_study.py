@@ -58,6 +58,7 @@ def test_its_configurations_keep_their_digests_and_parameters() -> None:
         assert {name: row[name] for name in record.config.flatten()} == record.config.flatten()
 
 
+@pytest.mark.slow
 def test_a_resumed_study_keeps_what_it_had(resumed: Path) -> None:
     before, after = read_rows(STORED / "stored"), read_rows(resumed)
     assert before["0015"]["state"] == "PAUSED"
@@ -67,12 +68,14 @@ def test_a_resumed_study_keeps_what_it_had(resumed: Path) -> None:
             assert kept == {name: value for name, value in row.items() if name in kept}
 
 
+@pytest.mark.slow
 def test_a_resumed_study_finishes_the_paused_trial(resumed: Path) -> None:
     row = read_rows(resumed)["0015"]
     assert (row["state"], row["epochs"]) == ("COMPLETE", 4)
     assert row["config_digest"] == read_rows(STORED / "stored")["0015"]["config_digest"]
 
 
+@pytest.mark.slow
 def test_a_resumed_study_keeps_the_models_of_its_front(resumed: Path) -> None:
     before, after = read_models(STORED / "stored"), read_models(resumed)
     assert set(after) == set(read_rows(resumed, "front"))
@@ -81,10 +84,12 @@ def test_a_resumed_study_keeps_the_models_of_its_front(resumed: Path) -> None:
     assert {name: after[name] for name in kept} == {name: before[name] for name in kept}
 
 
+@pytest.mark.slow
 def test_a_resumed_study_agrees_with_all_its_records(resumed: Path) -> None:
     assert check.main([str(resumed)]) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("selection", [["--max-size", "50KB"], ["--all"]])
 def test_a_resumed_study_is_exported(resumed: Path, tmp_path: Path, selection: list[str]) -> None:
     assert export.main([str(resumed), *selection, "--out", str(tmp_path)]) == 0

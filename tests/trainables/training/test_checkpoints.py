@@ -357,6 +357,7 @@ def test_a_training_that_hangs_is_ended(
     assert heard == ["hung: no progress for 1 s"]
 
 
+@pytest.mark.slow
 def test_a_killed_command_goes_on_when_it_is_given_again(
     blocks_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -19,6 +19,7 @@ BEFORE_ITS_FIELD: dict[str, object] = {
     "scheduler": "none",
     "grace_epochs": 1,
     "class_weights": "none",
+    "teacher_flip": "off",
 }
 """Values of fields that an older study.json lacks, where they differ from the default."""
 PROPOSING = ("optuna", "scikit-learn", "moocore", "numpy")

@@ -196,7 +196,12 @@ class CostModel:
             trained /= 2
         macs = trained * sum(config.num_epochs * self.macs(config) for config in configs)
         macs += sum(start.num_epochs * self.macs(start) for start in starts)
-        teacher_macs = self.macs(self.defaults.default_teacher_config(num_epochs=1))
+        larger = (self.config.teacher_size or self.config.image_size) / self.config.image_size
+        teacher_macs = (
+            self.macs(self.defaults.default_teacher_config(num_epochs=1))
+            * self.config.teacher_seeds
+            * larger**2
+        )
         affordable = int(macs * TEACHER_SHARE / (1 - TEACHER_SHARE) / teacher_macs)
         longest = self.defaults.num_epochs(self.defaults.teacher_steps, num_images)
         return max(self.config.num_epochs, min(longest, affordable))

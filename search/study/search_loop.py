@@ -31,7 +31,8 @@ from trainables.config import ExecutionConfig
 from trainables.core import terminal
 from trainables.core.errors import TrialFailed
 from trainables.core.progress import progress_to
-from trainables.training.setup import say_data, set_up_teacher, set_up_weights
+from trainables.teachers.averaging import choose_averaging
+from trainables.training.setup import output_mode, say_data, set_up_teacher, set_up_weights
 
 
 def run_study(study: Study) -> int:
@@ -129,6 +130,7 @@ def search(
             raise KeyboardInterrupt
         run = ExecutionConfig(
             data=study.data.path,
+            teacher_data=study.teacher_data.path if study.teacher_data else None,
             artifacts=study.store.root,
             device=config.device,
             checkpoint_every_s=config.checkpoint_every_s,
@@ -142,11 +144,16 @@ def search(
             progress.record(str(expected))
         if any(trial.needs_teacher for trial in study.cost_model.completed_samples()):
             own = study.cost_model.own_teacher_config(study.teacher_epochs)
+            wanted = output_mode(config.teacher_outputs, study.cost_model.completed_samples())
+            averaging = choose_averaging(
+                config.teacher_seeds, config.teacher_flip, is_live=wanted == "live"
+            )
             run, teacher = set_up_teacher(
-                run, config.teacher, own, progress.record, remote, config.teacher_source
+                run, config.teacher, own, progress.record, remote, config.teacher_source, averaging
             )
             store_teacher_metrics(study.optuna_study, teacher.metrics)
-            run = keep_teacher_outputs(study, progress, remote, run)
+            progress.teacher_miou = teacher.miou
+            run = keep_teacher_outputs(study, progress, remote, run, wanted, averaging)
         measure_sensitivities(study, progress, remote, run)
         if config.gpus_per_trial == "auto":
             share = share_gpu(study, progress, remote, run)

@@ -22,6 +22,7 @@ from rich.progress import Progress as Bars
 from rich.table import Table
 
 from search.analysis.tables import front_table
+from search.analysis.teacher_lead import weak_teacher_warning
 from search.core.config import StudyConfig
 from search.core.objectives import named_objectives
 from search.core.pareto import pareto_front
@@ -49,6 +50,8 @@ class ConsoleProgress:
         self.objectives = named_objectives(config.objectives)
         self.records = {record.trial_id: record for record in records}
         self.num_done = self.num_refused = 0
+        self.teacher_miou: float | None = None
+        """Of the teacher, once it is known and as long as no student has come near it."""
         width = None if terminal.out().isatty() else LOG_WIDTH
         self.console = Console(file=terminal.out(), highlight=False, width=width)
         self.live: Live | None = None
@@ -125,6 +128,11 @@ class ConsoleProgress:
         self.num_done += 1
         self.bars.update(self.trials, completed=self.num_done)
         self.say(f"trial {record.trial_id} {describe_outcome(record)}")
+        if self.teacher_miou is not None and (
+            warning := weak_teacher_warning(self.teacher_miou, [record])
+        ):
+            self.record(warning)
+            self.teacher_miou = None
         self._refresh()
 
     def conclude(self, records: Sequence[Record], page: str, interrupted: bool) -> None:

@@ -39,18 +39,28 @@ class ShapesSource:
         return Sample(*shapes.draw_sample(self.image_size, self.seed, first + index))
 
 
-def open_source(data: str, image_size: int, downloads: Path) -> Source:
+def open_source(
+    data: str, image_size: int, downloads: Path, teacher_size: int | None = None
+) -> Source:
     """The data set of `shapes`, `voc` (downloaded at first use) or a folder in VOC layout.
+
+    With `teacher_size`, the samples are those of `image_size` as a teacher sees them, in more
+    detail.
 
     Raises:
         ValueError: the data breaks a rule; the message names rule, value and file.
     """
     if image_size < 16:
         raise ValueError(f"image size >= 16 pixels must hold, but got {image_size}")
+    if teacher_size is not None and (data == "shapes" or teacher_size < image_size):
+        raise ValueError(
+            "--teacher-size must be for photographs, and at least the image size of "
+            f"{image_size} pixels, but got {teacher_size} for {data}"
+        )
     if data == "shapes":
         return ShapesSource(image_size)
     folder = download_voc(downloads) if data == "voc" else Path(data).expanduser()
-    return VocFolder(folder, image_size)
+    return VocFolder(folder, image_size, teacher_size)
 
 
 def remove_empty(folder: Path) -> None:

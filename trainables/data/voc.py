@@ -55,7 +55,8 @@ FIRST_SWAPPED = 5
 class VocFolder:
     """A folder in VOC layout, its samples shrunk to a longest side of `image_size` pixels.
 
-    Smaller images keep their size.
+    Smaller images keep their size. With `teacher_size`, a sample shows the same section of the
+    canvas, larger by `teacher_size` / `image_size`, with as much detail as its file has.
 
     With SBD's `SegmentationClassAug` and `train_aug.txt` (Hariharan et al. 2011) the training split
     is the augmented one. Every file is checked before class names or a sample are returned, so that
@@ -65,9 +66,9 @@ class VocFolder:
         ValueError: the folder breaks a rule of the layout; the message names rule, value and file.
     """
 
-    def __init__(self, folder: Path, image_size: int) -> None:
+    def __init__(self, folder: Path, image_size: int, teacher_size: int | None = None) -> None:
         self.root = find_root(folder)
-        self.image_size = image_size
+        self.image_size, self.teacher_size = image_size, teacher_size
         self.have_small = False
         """Whether an image is smaller than `image_size`; known once the files were read."""
         self.have_colors = False
@@ -111,6 +112,8 @@ class VocFolder:
             content.append("small images keep their size")
         if self.classes.colors and self.have_colors:
             content.append(sorted((*color, index) for color, index in self.classes.colors.items()))
+        if self.teacher_size is not None:
+            content.append(f"seen at {self.teacher_size}")
         plain = tuple(read_lines(listing)) if listing.is_file() else ()
         if plain != self.classes.names:
             content.append(self.classes.names)
@@ -125,7 +128,8 @@ class VocFolder:
         return self._scan.notes
 
     def canvas(self) -> tuple[int, int]:
-        return self._scan.canvas
+        height, width = self._scan.canvas
+        return self._enlarged(height), self._enlarged(width)
 
     def num_samples(self, split: Split) -> int:
         return len(self.entries[split])
@@ -134,11 +138,16 @@ class VocFolder:
         entry, canvas = self.entries[split][index], self.canvas()
         image = read_image(entry.image, turned=entry.image not in self._scan.as_stored)
         labels = read_labels(entry.mask, turn(load_mask(entry.mask)), self.classes.colors)
-        size = scaled(image.size, self.image_size)
+        width, height = scaled(image.size, self.image_size)
+        size = self._enlarged(width), self._enlarged(height)
         return Sample(
             pad(np.asarray(image.resize(size, Image.Resampling.BILINEAR)), canvas, PAD_RGB),
             pad(shrink(labels, size), canvas, IGNORE),
         )
+
+    def _enlarged(self, side: int) -> int:
+        """The pixels of a side of the student's image in that of the teacher."""
+        return round(side * (self.teacher_size or self.image_size) / self.image_size)
 
     def _each(self, doing: str, look: Callable[[Split, Entry], Answer]) -> Iterator[Answer]:
         """The results of `look` for every sample, in order, computed on all cores."""

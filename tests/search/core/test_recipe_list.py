@@ -28,8 +28,11 @@ def test_changes_are_made_by_dotted_paths() -> None:
     terms = {name: term.model_dump() for name, term in found.recipe.losses.items()}
     assert terms == {
         "pixelwise": {
-            **{"name": "pixelwise", "weight": 1, "temperature": 1},
-            **{"where": "teacher_right", "class_weighted": True},
+            "name": "pixelwise",
+            "weight": 1,
+            "temperature": 1,
+            "where": "teacher_right",
+            "class_weighted": True,
         },
         "pairwise": {"name": "pairwise", "weight": 3, "patch": 2},
     }

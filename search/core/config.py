@@ -401,6 +401,17 @@ class StudyConfig(FrozenConfig):
             immutable=True,
         ),
     ] = 0
+    least_miou: Annotated[
+        float | None,
+        Field(ge=0, lt=1),
+        Flag(
+            HOW,
+            "the least mIoU that is of use, e.g. 0.4, from which the hypervolume counts (default: "
+            "that of predicting the commonest class everywhere)",
+            units.SHARE,
+            immutable=True,
+        ),
+    ] = None
     max_size_bytes: Annotated[
         PositiveInt | None,
         Flag(

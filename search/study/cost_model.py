@@ -86,7 +86,15 @@ class CostModel:
             objectives=named_objectives(self.config.objectives),
             budget=self.config.budget,
             commonest_miou=self.commonest_miou,
+            least_miou=self.least_miou,
         )
+
+    @property
+    def least_miou(self) -> float:
+        """The mIoU from which a hypervolume counts."""
+        if self.config.least_miou is None:
+            return self.commonest_miou
+        return self.config.least_miou
 
     def complete(self, trial: TrialConfig) -> TrialConfig:
         """Sets the fields that the study fixes for all its trials.

@@ -9,7 +9,7 @@ from search.analysis.diagnostics_plot import draw_diagnostics
 from search.analysis.report import draw_front
 from search.analysis.tables import write_tables
 from search.analysis.teacher_lead import weak_teacher_warning
-from search.core.pareto import pareto_front
+from search.core.pareto import mious_within, pareto_front
 from search.core.record import Record
 from search.storage.cleanup import prune_study_folder
 from search.storage.trials import read_teacher_metrics
@@ -41,7 +41,11 @@ def write_report(study: Study, tracking: MlflowTracker, interrupted: bool) -> li
     write_tables(records, folder, class_names, objectives)
     draw_front(records, folder, title, class_names, objectives)
     diagnostics = compute_diagnostics(
-        records, study.optuna_study, study.cost_model.cost_range(), objectives
+        records,
+        study.optuna_study,
+        study.cost_model.cost_range(),
+        objectives,
+        study.cost_model.least_miou,
     )
     draw_diagnostics(diagnostics, folder, f"{config.name}: the search")
     seconds = sum(record.metrics.device_seconds for record in records if record.metrics)
@@ -49,6 +53,11 @@ def write_report(study: Study, tracking: MlflowTracker, interrupted: bool) -> li
         "trials_complete": sum(record.state == "COMPLETE" for record in records),
         "front_size": len(front),
         "device_seconds": seconds,
+        "least_miou": study.cost_model.least_miou,
+        **{
+            f"miou_within.{kilobytes:04d}KB": miou
+            for kilobytes, miou in mious_within(records).items()
+        },
         **diagnostics.metrics,
     }
     if teacher := read_teacher_metrics(study.optuna_study):

@@ -83,6 +83,15 @@ def run_study(study: Study) -> int:
     return 0 if consistent and any(record.state == "COMPLETE" for record in records) else 1
 
 
+def check_least_miou(least_miou: float | None, teacher_miou: float) -> None:
+    """Raises ValueError where no student can be expected to have the least mIoU that is of use."""
+    if least_miou is not None and least_miou >= teacher_miou:
+        raise ValueError(
+            f"--least-miou must be below the mIoU of the teacher, {teacher_miou:.3f}, but got "
+            f"{least_miou:g}"
+        )
+
+
 def interruption_message(study: Study) -> str:
     """The message where the driver ends without a report."""
     return f"interrupted; {continuation_hint(study)}"
@@ -153,6 +162,7 @@ def search(
             )
             store_teacher_metrics(study.optuna_study, teacher.metrics)
             progress.teacher_miou = teacher.miou
+            check_least_miou(config.least_miou, teacher.miou)
             run = keep_teacher_outputs(study, progress, remote, run, wanted, averaging)
         measure_sensitivities(study, progress, remote, run)
         if config.gpus_per_trial == "auto":

@@ -25,7 +25,7 @@ from search.analysis.tables import front_table
 from search.analysis.teacher_lead import weak_teacher_warning
 from search.core.config import StudyConfig
 from search.core.objectives import named_objectives
-from search.core.pareto import pareto_front
+from search.core.pareto import mious_within, pareto_front
 from search.core.record import Record
 from search.core.units import human_size
 from search.storage.layout import (
@@ -142,6 +142,9 @@ class ConsoleProgress:
         if self.num_refused:
             self._print(f"{self.num_refused} suggestions were refused before any training")
         self.console.print(self._table(records))
+        if within := mious_within(records):
+            best = ", ".join(f"{kb} KB {100 * miou:.1f} %" for kb, miou in within.items())
+            self._print(f"best mIoU within {best}")
         for name in (
             FRONT_PLOT,
             FRONT_PAGE,

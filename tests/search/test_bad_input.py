@@ -112,6 +112,7 @@ CASES: dict[str, tuple[list[str], str]] = {
         "--teacher-builder needs --teacher FILE",
     ),
     "teacher of larger shapes": (["--teacher-size", "96"], "--teacher-size must be for photograph"),
+    "nothing is of use": (["--least-miou", "1"], "--least-miou: .*less than 1, but got 1"),
     "seeds of a given teacher": (
         ["--teacher", "lraspp_mobilenet_v3_large", "--teacher-seeds", "2"],
         "--teacher-seeds must be 1 for a teacher that is not trained on the data, but got 2",
@@ -267,6 +268,7 @@ CHANGES = {
     "--teacher-size": "96",
     "--teacher-seeds": "2",
     "--teacher-flip": "off",
+    "--least-miou": "0.4",
     "--steps": "5",
     "--epochs": "5",
     "--teacher-epochs": "5",

@@ -15,7 +15,9 @@ from search.analysis.plot_layout import (
     MISSES_COLOR,
     MUTED,
     NOTHING,
+    PUBLISHED,
     Y_TITLE,
+    Placed,
     Point,
     View,
     bits_name,
@@ -58,7 +60,11 @@ def write_page(figure: go.Figure, title: str) -> str:
 
 
 def draw_page(
-    points: Sequence[Point], title: str, subtitle: str, class_names: Sequence[str]
+    points: Sequence[Point],
+    title: str,
+    subtitle: str,
+    class_names: Sequence[str],
+    baselines: Sequence[Placed] = (),
 ) -> go.Figure:
     figure = go.Figure()
     figure.update_layout(
@@ -83,10 +89,12 @@ def draw_page(
         figure.update_xaxes(visible=False)
         figure.update_yaxes(visible=False)
         return figure
-    view = view_of(points)
+    view = view_of([*points, *baselines])
     add_axes(figure, view)
     add_points(figure, points, view, class_names)
-    add_labels(figure, points, view)
+    if baselines:
+        add_baselines(figure, baselines)
+    add_labels(figure, points, view, baselines)
     return figure
 
 
@@ -174,6 +182,23 @@ def add_rings(figure: go.Figure, points: Sequence[Point]) -> None:
     )
 
 
+def add_baselines(figure: go.Figure, baselines: Sequence[Placed]) -> None:
+    """Adds the published models, whose names are also shown under the pointer."""
+    figure.add_scatter(
+        x=[baseline.x for baseline in baselines],
+        y=[baseline.y for baseline in baselines],
+        hovertext=[
+            f"<b>{escape(b.label)}</b><br>mIoU {b.y:.1f} %<br>size {human_size(round(1000 * b.x))}"
+            for b in baselines
+        ],
+        hoverinfo="text",
+        mode="markers",
+        marker={"symbol": "star", "size": 13, "color": INK},
+        name=PUBLISHED,
+        legendrank=1003,
+    )
+
+
 def hover_text(point: Point, class_names: Sequence[str]) -> str:
     """What is shown of a point under the pointer, the IoU of its classes included."""
     recipe, missed = point.config.recipe, point.metrics.share_never_predicted
@@ -210,17 +235,19 @@ def symbol(bits: int) -> str:
     return "diamond" if bits == FULL_PRECISION else "circle"
 
 
-def add_labels(figure: go.Figure, points: Sequence[Point], view: View) -> None:
+def add_labels(
+    figure: go.Figure, points: Sequence[Point], view: View, baselines: Sequence[Placed]
+) -> None:
     """Labels the front's points, placed for a small window; a larger one moves them apart."""
     font = 11
-    for label in place_labels(points, view, (800, 420), font):
+    for label in place_labels(points, view, (800, 420), font, baselines):
         across, up = label.shift
         figure.add_annotation(
             x=view.along(label.point.x),
             y=label.point.y,
-            text=label.point.label,
+            text=escape(label.point.label),
             font={"size": font},
-            xanchor="right",
+            xanchor=label.anchor,
             yanchor="bottom",
             borderpad=0,
             **(

@@ -18,8 +18,10 @@ from search.analysis.plot_layout import (
     MISSES_COLOR,
     MUTED,
     NOTHING,
+    PUBLISHED,
     SHADE,
     Y_TITLE,
+    Placed,
     Point,
     View,
     bits_name,
@@ -32,7 +34,9 @@ from search.analysis.plot_layout import (
 from trainables.quantization.bits import FULL_PRECISION
 
 
-def draw_picture(points: Sequence[Point], title: str, subtitle: str) -> Figure:
+def draw_picture(
+    points: Sequence[Point], title: str, subtitle: str, baselines: Sequence[Placed] = ()
+) -> Figure:
     figure = Figure(figsize=(10, 6), dpi=150, layout="constrained", facecolor="white")
     axes = figure.add_subplot()
     axes.set_title(f"{title}\n", loc="left", size=14, weight="bold", color=INK, parse_math=False)
@@ -41,12 +45,14 @@ def draw_picture(points: Sequence[Point], title: str, subtitle: str) -> Figure:
         axes.text(0.5, 0.5, NOTHING, ha="center", va="center", size=14, color=MUTED)
         axes.set_axis_off()
         return figure
-    view = view_of(points)
+    view = view_of([*points, *baselines])
     style_axes(axes, view)
     draw_points(axes, points, view)
-    draw_legend(figure, points)
+    if baselines:
+        axes.plot([b.x for b in baselines], [b.y for b in baselines], zorder=2.7, **STAR)
+    draw_legend(figure, points, has_baselines=bool(baselines))
     figure.draw_without_rendering()  # computes the layout: the labels need the axes' extent
-    draw_labels(axes, points, view)
+    draw_labels(axes, points, view, baselines)
     return figure
 
 
@@ -76,6 +82,15 @@ RING: dict[str, Any] = {
 }
 """The line of a ring around points that never predict some classes."""
 
+STAR: dict[str, Any] = {
+    "linestyle": "",
+    "marker": "*",
+    "markersize": 12,
+    "color": INK,
+    "markeredgecolor": "white",
+}
+"""The marker of a published model."""
+
 
 def draw_points(axes: Axes, points: Sequence[Point], view: View) -> None:
     corners = staircase(points, view)
@@ -102,7 +117,7 @@ def marker(bits: int) -> str:
     return "D" if bits == FULL_PRECISION else "o"
 
 
-def draw_legend(figure: Figure, points: Sequence[Point]) -> None:
+def draw_legend(figure: Figure, points: Sequence[Point], has_baselines: bool) -> None:
     entries = [
         Line2D([], [], ls="", marker=marker(bits), ms=8, color=COLORS[bits], label=bits_name(bits))
         for bits in sorted({point.weight_bits for point in points})
@@ -113,6 +128,8 @@ def draw_legend(figure: Figure, points: Sequence[Point]) -> None:
         entries.append(Line2D([], [], ls="", marker="o", ms=6, color=pale, label="dominated"))
     if any(point.misses_classes for point in points):
         entries.append(Line2D([], [], label=MISSES_CLASSES, **RING))
+    if has_baselines:
+        entries.append(Line2D([], [], label=PUBLISHED, **STAR))
     legend = figure.legend(
         handles=entries,
         title=LEGEND_TITLE,
@@ -126,16 +143,19 @@ def draw_legend(figure: Figure, points: Sequence[Point]) -> None:
     legend.get_title().set(color=MUTED, size=10)
 
 
-def draw_labels(axes: Axes, points: Sequence[Point], view: View) -> None:
+def draw_labels(
+    axes: Axes, points: Sequence[Point], view: View, baselines: Sequence[Placed]
+) -> None:
     font = 8.5
     window = axes.get_window_extent().transformed(axes.figure.dpi_scale_trans.inverted())
-    for label in place_labels(points, view, (72 * window.width, 72 * window.height), font):
+    extent = 72 * window.width, 72 * window.height
+    for label in place_labels(points, view, extent, font, baselines):
         axes.annotate(
             label.point.label,
             (label.point.x, label.point.y),
             xytext=label.shift,
             textcoords="offset points",
-            ha="right",
+            ha=label.anchor,
             va="bottom",
             size=font,
             color=INK,

@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
+from typing import Literal, Protocol
 
 from search.core.objectives import MIOU_AND_SIZE, Objective
 from search.core.pareto import pareto_front
@@ -30,10 +31,23 @@ NOTHING = "No trial has finished yet"
 MISSES_CLASSES = "class never predicted"
 """What a ring around a point means."""
 MISSES_COLOR = "#d00000"
+PUBLISHED = "published"
+"""What the marker of a baseline means."""
 LOG_SCALE_RATIO = 8
 """Sizes whose largest exceeds the smallest by more than this factor are drawn to a log scale."""
 
 Pair = tuple[float, float]
+
+
+class Placed(Protocol):
+    """What is drawn at a size `x` in KB and a mean IoU `y` in percent, with a name."""
+
+    @property
+    def x(self) -> float: ...
+    @property
+    def y(self) -> float: ...
+    @property
+    def label(self) -> str: ...
 
 
 @dataclass(frozen=True)
@@ -124,7 +138,7 @@ class View:
     y: Pair
     log: bool
 
-    def fraction(self, point: Point) -> Pair:
+    def fraction(self, point: Placed) -> Pair:
         """Where `point` lies in the window, from (0, 0) at the lower left to (1, 1)."""
         left, right = (self.along(limit) for limit in self.x)
         bottom, top = self.y
@@ -146,7 +160,7 @@ class View:
         return f"{X_TITLE}, log scale" if self.log else X_TITLE
 
 
-def view_of(points: Sequence[Point]) -> View:
+def view_of(points: Sequence[Placed]) -> View:
     """The axis limits around all points, with room for labels at the left and on top."""
     smallest, largest = min(p.x for p in points), max(p.x for p in points)
     worst, best = at_least(2.0, [p.y for p in points])
@@ -199,38 +213,59 @@ class Box:
 
 @dataclass(frozen=True)
 class Label:
-    """A point's name, with its lower right corner `shift` away from the point."""
+    """A point's name, with a lower corner `shift` away from the point.
 
-    point: Point
+    The corner is the right one, or the left one where the label is right of the point.
+    """
+
+    point: Placed
     shift: Pair
     moved: bool
 
+    @property
+    def anchor(self) -> Literal["left", "right"]:
+        """The side of the corner."""
+        return "left" if self.shift[0] > 0 else "right"
 
-def place_labels(points: Sequence[Point], view: View, extent: Pair, font: float) -> list[Label]:
+
+def place_labels(
+    points: Sequence[Point],
+    view: View,
+    extent: Pair,
+    font: float,
+    baselines: Sequence[Placed] = (),
+) -> list[Label]:
     """Labels of named points, at the upper left of each, which no point covers; none overlap.
 
     `extent` is the window's width and height, in the unit of `font`, the letters' height. A point
-    without free space near it gets no label. Both ends are labelled first.
+    without free space near it gets no label. Both ends are labelled first, `baselines` last, which
+    may also have their labels at their right.
     """
     labels: list[Label] = []
     taken: list[Box] = []
     front = [point for point in points if point.is_named]
-    for point in sorted(front, key=lambda p: p not in (front[0], front[-1])):
+    ordered = sorted(front, key=lambda p: p not in (front[0], front[-1]))
+    for point in (*ordered, *baselines):
         across, up = view.fraction(point)
         spot = across * extent[0], up * extent[1]
         size = 0.66 * font * len(point.label), 1.1 * font
-        for step, shift in enumerate(shifts(font, size[0])):
-            boxes = [label_box(spot, shift, size), *(leader(spot, shift) if step else ())]
+        places = shifts(font, size[0])
+        if point in baselines:
+            places += [(-across, up) for across, up in places]
+        for shift in places:
+            moved = math.hypot(*shift) > font
+            boxes = [label_box(spot, shift, size), *(leader(spot, shift) if moved else ())]
             if boxes[0].inside(extent) and not any(a.overlaps(b) for a in boxes for b in taken):
                 taken += boxes
-                labels.append(Label(point, shift, moved=step > 0))
+                labels.append(Label(point, shift, moved))
                 break
     return labels
 
 
 def label_box(spot: Pair, shift: Pair, size: Pair) -> Box:
-    right, bottom = spot[0] + shift[0], spot[1] + shift[1]
-    return Box(right - size[0], bottom, right, bottom + size[1])
+    corner, bottom = spot[0] + shift[0], spot[1] + shift[1]
+    left = corner if shift[0] > 0 else corner - size[0]
+    return Box(left, bottom, left + size[0], bottom + size[1])
 
 
 def leader(spot: Pair, shift: Pair) -> list[Box]:

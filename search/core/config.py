@@ -16,6 +16,7 @@ from pydantic import (
 )
 
 from search.core import units
+from search.core.baselines import Baseline, read_baselines
 from search.core.constraints import Budget
 from search.core.flags import Flag, flag_name
 from search.core.objectives import ObjectiveName
@@ -522,6 +523,15 @@ class StudyConfig(FrozenConfig):
             units.Unit("N|auto", parse_gpus),
         ),
     ]
+    baselines: Annotated[
+        tuple[Baseline, ...],
+        Flag(
+            WHERE,
+            "published models to draw beside the front: a CSV file whose first line is "
+            "name,bytes,miou, with mIoU in percent",
+            units.Unit("FILE", read_baselines),
+        ),
+    ] = ()
     tracking_uri: Annotated[
         str,
         Flag(

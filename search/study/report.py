@@ -39,7 +39,7 @@ def write_report(study: Study, tracking: MlflowTracker, interrupted: bool) -> li
     prune_study_folder(folder, records, objectives)
     class_names, title = study.data.class_names, f"{config.name}: mIoU against model size"
     write_tables(records, folder, class_names, objectives)
-    draw_front(records, folder, title, class_names, objectives)
+    draw_front(records, folder, title, class_names, objectives, config.baselines)
     diagnostics = compute_diagnostics(
         records,
         study.optuna_study,

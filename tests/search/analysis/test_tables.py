@@ -17,6 +17,7 @@ from search.analysis.pareto_plot import draw_picture
 from search.analysis.plot_layout import (
     COLORS,
     MISSES_CLASSES,
+    PUBLISHED,
     Box,
     View,
     label_box,
@@ -27,6 +28,7 @@ from search.analysis.plot_layout import (
 )
 from search.analysis.report import draw_front
 from search.analysis.tables import BASE_COLUMNS, front_table, write_tables
+from search.core.baselines import Baseline
 from search.core.objectives import named_objectives
 from search.core.pareto import pareto_front
 from search.core.record import Record, RecordState
@@ -268,6 +270,26 @@ class TestDrawing:
         assert not any(t.name == MISSES_CLASSES for t in draw_page(good, "t", "s", CLASSES).data)
         legend = draw_picture(good, "t", "s").legends[0]
         assert MISSES_CLASSES not in [text.get_text() for text in legend.get_texts()]
+
+    def test_published_models_are_drawn_beside_the_front(self, records: list[Record]) -> None:
+        far = Baseline(name="<b>theirs</b>", size_bytes=9_000_000, miou=0.99)
+        points = plot_points(records)
+        axes = draw_picture(points, "t", "s", [far]).axes[0]
+        (star,) = [line for line in axes.lines if line.get_marker() == "*"]
+        assert [list(data) for data in (star.get_xdata(), star.get_ydata())] == [[9000], [99]]
+        assert axes.get_xlim()[1] > 9000
+        assert axes.get_ylim()[1] > 99
+        assert "<b>theirs</b>" in {text.get_text() for text in axes.texts}
+        small = Baseline(name="a long name without room at its left", size_bytes=10_000, miou=0.3)
+        (label,) = place_labels([], view_of([*points, small]), (700, 400), 8.5, [small])
+        assert (label.anchor, label.moved) == ("left", False)
+        page = draw_page(points, "t", "s", CLASSES, [far])
+        (trace,) = [trace for trace in page.data if trace.name == PUBLISHED]
+        assert trace.hovertext == (
+            "<b>&lt;b&gt;theirs&lt;/b&gt;</b><br>mIoU 99.0 %<br>size 9.00 MB",
+        )
+        assert "&lt;b&gt;theirs&lt;/b&gt;" in {note.text for note in page.layout.annotations}
+        assert PUBLISHED not in {trace.name for trace in draw_page(points, "t", "s", CLASSES).data}
 
     def test_picture_shows_each_finished_trial(self, records: list[Record]) -> None:
         figure = draw_picture(plot_points(records), "title", "subtitle")

@@ -16,7 +16,7 @@ from trainables.config import ExecutionConfig
 from trainables.core.artifacts import ArtifactStore
 from trainables.data import shapes
 from trainables.data.augmentation import normalize
-from trainables.data.base import SPLITS, Sample, Split
+from trainables.data.base import SPLITS, FileRole, Sample, Split
 from trainables.data.loader import Loader
 from trainables.data.packed import images_of, open_pack, pack_dataset
 from trainables.models.configs import UNetConfig
@@ -79,6 +79,9 @@ class Blocks:
 
     def canvas(self) -> tuple[int, int]:
         return 32, 32
+
+    def file_roles(self) -> dict[str, FileRole]:
+        return {}
 
     def num_samples(self, split: Split) -> int:
         return 64 if split == "train" else 24

@@ -118,6 +118,10 @@ class ExecutionConfig(FrozenConfig):
     teacher_outputs: Path | None = Field(
         None, description="folder of the teacher's outputs; None: the teacher runs at every step"
     )
+    unlabelled: Path | None = Field(None, description="folder of the packed unlabelled images")
+    unlabelled_outputs: Path | None = Field(
+        None, description="of the teacher's outputs for them, where there are `teacher_outputs`"
+    )
     artifacts: Path = Field(description="root of the artifact store")
     num_threads: int = Field(1, ge=1)
     gpu_share: float = Field(1.0, gt=0, le=1, description="of the GPU's memory that it may use")

@@ -26,12 +26,12 @@ from search.study.study import Study, samples_left
 from search.study.verification import print_errors, violations
 from search.tracking.callbacks import AsyncCallback
 from search.tracking.console import ConsoleProgress
-from search.tracking.mlflow import MlflowTracker, experiment_name
+from search.tracking.mlflow import MlflowTracker, data_tags, experiment_name
 from trainables.config import ExecutionConfig
 from trainables.core import terminal
 from trainables.core.errors import TrialFailed
 from trainables.core.progress import progress_to
-from trainables.training.setup import say_data, set_up_teacher, set_up_weights
+from trainables.training.setup import say_data, say_unlabelled, set_up_teacher, set_up_weights
 
 
 def run_study(study: Study) -> int:
@@ -43,7 +43,7 @@ def run_study(study: Study) -> int:
         study_name=config.name,
         study_id=study.file.id,
         artifact_root=mlflow_artifact_folder(config.storage),
-        tags={"space": config.space},
+        tags={"space": config.space, **data_tags(study.unlabelled)},
         class_names=study.data.class_names,
     )
     records: list[Record] = []
@@ -53,6 +53,7 @@ def run_study(study: Study) -> int:
             records = recover_study(study)
     progress = ConsoleProgress(config, records, samples_left(study))
     say_data(study.data, study.was_packed, study.notes, progress.record)
+    say_unlabelled(study.unlabelled, progress.record)
     interrupted = is_stop_requested()
     if samples_left(study) and not interrupted:
         try:
@@ -129,6 +130,7 @@ def search(
             raise KeyboardInterrupt
         run = ExecutionConfig(
             data=study.data.path,
+            unlabelled=study.unlabelled.packed.path if study.unlabelled else None,
             artifacts=study.store.root,
             device=config.device,
             checkpoint_every_s=config.checkpoint_every_s,

@@ -22,7 +22,7 @@ def train_qat_distill(recipe: QatDistill, task: Task) -> Iterator[Epoch]:
     teacher = task.teacher()
     rates = recipe.step_learning_rate
     distillation = distillation_loss(recipe, student, teacher, task)
-    co_study_from = round(recipe.self_study * task.num_steps)
+    co_study_from = recipe.taught_from(task.num_steps)
     tutoring_from = round((recipe.self_study + recipe.co_study) * task.num_steps)
     phases = [co_study_from, tutoring_from - co_study_from, task.num_steps - tutoring_from]
     optimizer_loop = OptimizerLoop(

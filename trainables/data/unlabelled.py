@@ -201,8 +201,8 @@ def describe_omissions(
         "copies of others": num_files - len(by_hash),
     }
     if any(reasons.values()):
-        listed = ", ".join(f"{count:,} are {what}" for what, count in reasons.items() if count)
-        yield f"{sum(reasons.values()):,} of {num_files:,} are left out: {listed}"
+        listed = ", ".join(f"{what} ({count:,})" for what, count in reasons.items() if count)
+        yield f"{sum(reasons.values()):,} of {num_files:,} images are left out: {listed}"
 
 
 def fitted(size: tuple[int, int], longest: int, canvas: tuple[int, int]) -> tuple[int, int]:

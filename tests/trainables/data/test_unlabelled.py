@@ -86,8 +86,8 @@ def test_labelled_images_and_copies_are_left_out_with_a_note(folder: Path) -> No
     found = opened(folder, roles)
     assert [path.name for path in found.files] == ["a.png"]
     assert found.omissions == (
-        "3 of 4 are left out: 1 are training images, 1 are validation images, 1 are copies of "
-        "others",
+        "3 of 4 images are left out: training images (1), validation images (1), copies of others "
+        "(1)",
     )
 
 

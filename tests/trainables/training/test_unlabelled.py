@@ -139,11 +139,17 @@ def test_padding_is_ignored_in_every_view(run: ExecutionConfig) -> None:
 
 
 @pytest.mark.parametrize("recipe", UNTAUGHT, ids=lambda recipe: recipe.name)
-def test_a_training_without_a_teacher_is_equal_to_the_bit(
+def test_a_training_without_a_teacher_is_the_same_training(
     recipe: Recipe, run: ExecutionConfig, blocks_run: ExecutionConfig
 ) -> None:
     assert training_facts(config(recipe), run) == training_facts(config(recipe), blocks_run)
-    mine, theirs = Trial(config(recipe), run), Trial(config(recipe), blocks_run)
+    assert TrialTask(config(recipe), run).unlabelled is None
+
+
+def test_a_training_without_a_teacher_is_equal_to_the_bit(
+    run: ExecutionConfig, blocks_run: ExecutionConfig
+) -> None:
+    mine, theirs = Trial(config(START), run), Trial(config(START), blocks_run)
     assert [m.losses for m in mine] == [m.losses for m in theirs]
     assert mine.model_bytes == theirs.model_bytes
 
@@ -224,8 +230,11 @@ class Killed(Exception):
     """Stands for the end of the process."""
 
 
-@pytest.mark.parametrize("recipe", TAUGHT, ids=lambda recipe: recipe.name)
-@pytest.mark.parametrize(("form", "num_steps"), [(None, 7), ("maps", 10)], ids=["live", "maps"])
+@pytest.mark.parametrize(
+    ("recipe", "form", "num_steps"),
+    [(DISTILL, "maps", 7), (QKD, None, 10)],
+    ids=["distill, maps", "qat_distill, live"],
+)
 def test_a_killed_training_ends_as_if_nothing_had_happened(
     recipe: Recipe, form: Form | None, num_steps: int, run: ExecutionConfig, tmp_path: Path
 ) -> None:

@@ -109,7 +109,7 @@ def test_unlabelled_images_are_trained_on_beside_labelled_ones(
     assert main(argv) == 0
     printed = capsys.readouterr().out
     for words in (
-        f"and 12 unlabelled images of {re.escape(str(more))}, packed in .*/unlabelled-",
+        f"unlabelled images: 12 of {re.escape(str(more))}, packed in .*/unlabelled-",
         r"note on the unlabelled images: 2 of 14 images are left out: training images \(1\), valid",
         "keeping the teacher's outputs as maps: ",
         "keeping the teacher's outputs for unlabelled images as maps: ",

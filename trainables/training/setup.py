@@ -207,7 +207,7 @@ def say_unlabelled(images: UnlabelledImages | None, say: Say) -> None:
     if images is None:
         return
     count, found = len(images.packed.images), "found" if images.was_packed else "packed"
-    say(f"and {count:,} unlabelled images of {images.folder}, {found} in {images.packed.path}")
+    say(f"unlabelled images: {count:,} of {images.folder}, {found} in {images.packed.path}")
     for note in images.notes:
         say(f"note on the unlabelled images: {note}")
 

@@ -16,9 +16,10 @@ from trainables.config import ExecutionConfig
 from trainables.core.artifacts import ArtifactStore
 from trainables.data import shapes
 from trainables.data.augmentation import normalize
-from trainables.data.base import SPLITS, Sample, Split
+from trainables.data.base import SPLITS, FileRole, Sample, Split
 from trainables.data.loader import Loader
 from trainables.data.packed import images_of, open_pack, pack_dataset
+from trainables.data.unlabelled import UnlabelledFolder, pack_unlabelled
 from trainables.models.configs import UNetConfig
 from trainables.models.model_file import ModelSpec, write_model
 
@@ -80,6 +81,9 @@ class Blocks:
     def canvas(self) -> tuple[int, int]:
         return 32, 32
 
+    def file_roles(self) -> dict[str, FileRole]:
+        return {}
+
     def num_samples(self, split: Split) -> int:
         return 64 if split == "train" else 24
 
@@ -107,6 +111,28 @@ def blocks_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             Image.fromarray(sample.mask).save(root / "SegmentationClass" / f"{names[-1]}.png")
         (root / "ImageSets/Segmentation" / f"{split}.txt").write_text("\n".join(names))
     return root
+
+
+@pytest.fixture(scope="session")
+def unlabelled_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twelve more such images; the last two, in a folder below, are smaller than the canvas."""
+    root = tmp_path_factory.mktemp("unlabelled") / "more"
+    (root / "small").mkdir(parents=True)
+    for index in range(12):
+        image = Blocks().sample("train", 1000 + index).image
+        if index < 10:
+            Image.fromarray(image).save(root / f"{index}.png")
+        else:
+            Image.fromarray(image[:24, :20]).save(root / "small" / f"{index}.bmp")
+    return root
+
+
+@pytest.fixture(scope="session")
+def unlabelled_run(blocks_run: ExecutionConfig, unlabelled_folder: Path) -> ExecutionConfig:
+    """`blocks_run` with these images."""
+    source = UnlabelledFolder(unlabelled_folder, 32, (32, 32), {})
+    pack = pack_unlabelled(source, ArtifactStore(blocks_run.artifacts))
+    return blocks_run.replace(unlabelled=pack.path)
 
 
 @pytest.fixture(scope="session")

@@ -19,6 +19,7 @@ from trainables.core.command_line import Parser, as_path
 
 CONTENT = {
     "data": "packed data set",
+    "unlabelled": "packed unlabelled images",
     "teacher": "teacher",
     "scores": "the teacher's scores by class",
     "outputs": "the teacher's outputs",

@@ -118,8 +118,15 @@ class ExecutionConfig(FrozenConfig):
     teacher_data: Path | None = Field(
         None, description="the same data packed at another size, which the teacher sees"
     )
+    teacher_unlabelled: Path | None = Field(
+        None, description="the same for the unlabelled images, where there are any"
+    )
     teacher_outputs: Path | None = Field(
         None, description="folder of the teacher's outputs; None: the teacher runs at every step"
+    )
+    unlabelled: Path | None = Field(None, description="folder of the packed unlabelled images")
+    unlabelled_outputs: Path | None = Field(
+        None, description="of the teacher's outputs for them, where there are `teacher_outputs`"
     )
     artifacts: Path = Field(description="root of the artifact store")
     num_threads: int = Field(1, ge=1)
@@ -133,8 +140,10 @@ class ExecutionConfig(FrozenConfig):
 
     @property
     def of_teacher(self) -> "ExecutionConfig":
-        """The same with the data that the teacher sees."""
-        return self if self.teacher_data is None else self.replace(data=self.teacher_data)
+        """The same with the images that the teacher sees."""
+        if self.teacher_data is None:
+            return self
+        return self.replace(data=self.teacher_data, unlabelled=self.teacher_unlabelled)
 
 
 def read_config(path: Path) -> TrialConfig:

@@ -22,7 +22,9 @@ from trainables.training.setup import (
     OutputMode,
     check_terms,
     open_data,
+    open_unlabelled_images,
     say_data,
+    say_unlabelled,
     set_up_teacher,
     set_up_teacher_outputs,
     set_up_weights,
@@ -130,6 +132,12 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         help="as in search.run (default: live)",
     )
     add(
+        "--unlabelled",
+        type=as_path,
+        metavar="FOLDER",
+        help="as in search.run",
+    )
+    add(
         "--checkpoint-every",
         type=float,
         default=10.0,
@@ -197,11 +205,18 @@ def run(arguments: argparse.Namespace) -> None:
     sources = WeightSources(backbones=files, network=network_source(arguments, config))
     check_students([config.student], len(opened.class_names), opened.canvas)
     check_weights([config.student], sources, store, opened.digest)
+    found = open_unlabelled_images(
+        arguments.unlabelled, image_size, opened, [config], arguments.teacher_size
+    )
     data = opened.pack()
     say_data(data, opened.found is not None, opened.notes, say)
+    unlabelled = found.pack() if found else None
+    say_unlabelled(unlabelled, say)
     setting = ExecutionConfig(
         data=data.path,
         teacher_data=of_teacher.pack().path if of_teacher else None,
+        unlabelled=unlabelled.packed.path if unlabelled else None,
+        teacher_unlabelled=unlabelled.of_teacher if unlabelled else None,
         artifacts=store.root,
         num_threads=arguments.threads,
         device=device,

@@ -23,7 +23,12 @@ from trainables.core.files import replace_file
 from trainables.data.packed import PackedDataset
 from trainables.models.configs import StudentConfig, WeightSources
 from trainables.training.defaults import Defaults
-from trainables.training.setup import check_terms, open_data
+from trainables.training.setup import (
+    UnlabelledImages,
+    check_terms,
+    open_data,
+    open_unlabelled_images,
+)
 from trainables.training.teacher import check_teacher
 from trainables.training.weights import check_students, check_weights
 
@@ -39,6 +44,8 @@ class ComparisonFile(FrozenConfig):
     config: ComparisonConfig
     versions: dict[str, str]
     data_digest: str
+    unlabelled_digest: str | None = None
+    """Identifies the unlabelled images; None: there are none."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +60,7 @@ class Comparison:
     """The same data at the size that the teacher sees; None where it sees what students see."""
     was_packed: bool
     notes: Sequence[str]
+    unlabelled: UnlabelledImages | None
     store: ArtifactStore
     lock: FileLock
     """Excludes other drivers of the comparison."""
@@ -104,20 +112,28 @@ def prepare_comparison(config: ComparisonConfig) -> Comparison:
         check_terms(config.teacher_outputs, trials, num_classes, config.teacher_size)
     check_students(students, len(opened.class_names), opened.canvas)
     check_weights(students, NO_SOURCES, store, opened.digest)
-    file = build_comparison_file(config, opened.digest)
+    found = open_unlabelled_images(
+        config.unlabelled, config.image_size, opened, trials, config.teacher_size
+    )
+    file = build_comparison_file(config, opened.digest, found.digest if found else None)
 
     data = opened.pack()
     teacher_data = of_teacher.pack() if of_teacher else None
+    unlabelled = found.pack() if found else None
     make_store(config.tracking_uri)
     lock = lock_study(config)
     replace_file(config.folder / COMPARISON_FILE, file.model_dump_json(indent=1))
     remove_partial_files(config.folder)
     terminal.keep_log(config.folder / LOG)
     was_packed, notes = opened.found is not None, opened.notes
-    return Comparison(file, arms, defaults, data, teacher_data, was_packed, notes, store, lock)
+    return Comparison(
+        file, arms, defaults, data, teacher_data, was_packed, notes, unlabelled, store, lock
+    )
 
 
-def build_comparison_file(config: ComparisonConfig, data_digest: str) -> ComparisonFile:
+def build_comparison_file(
+    config: ComparisonConfig, data_digest: str, unlabelled_digest: str | None
+) -> ComparisonFile:
     """The content of comparison.json.
 
     Raises:
@@ -129,7 +145,11 @@ def build_comparison_file(config: ComparisonConfig, data_digest: str) -> Compari
             stored = ComparisonFile.model_validate_json(path.read_bytes())
         except ValidationError as error:
             raise ValueError(f"{path} is damaged: {first_problem(error)}") from error
-        if (stored.config.identity, stored.data_digest) != (config.identity, data_digest):
+        if (stored.config.identity, stored.data_digest, stored.unlabelled_digest) != (
+            config.identity,
+            data_digest,
+            unlabelled_digest,
+        ):
             raise ValueError(
                 f"--name must be new, or that of the same comparison, but {config.folder} holds "
                 "one of other recipes, students, lengths, teachers or data"
@@ -140,5 +160,9 @@ def build_comparison_file(config: ComparisonConfig, data_digest: str) -> Compari
     ):
         raise ValueError(f"--name must be new, but {config.folder} exists and is no comparison")
     return ComparisonFile(
-        id=identifier, config=config, versions=installed_versions(), data_digest=data_digest
+        id=identifier,
+        config=config,
+        versions=installed_versions(),
+        data_digest=data_digest,
+        unlabelled_digest=unlabelled_digest,
     )

@@ -36,7 +36,7 @@ from search.study.prerequisites import NUM_LARGEST, share_by_memory
 from search.study.report import tracking_timeout_s
 from search.tracking.callbacks import AsyncCallback, run_with_timeout
 from search.tracking.console import LOG_WIDTH, describe_outcome, elapsed_since, say_runs
-from search.tracking.mlflow import MlflowTracker, experiment_name
+from search.tracking.mlflow import MlflowTracker, data_tags, experiment_name
 from trainables.config import ExecutionConfig, TrialConfig
 from trainables.core import terminal
 from trainables.core.artifacts import Artifact
@@ -50,6 +50,7 @@ from trainables.training.cost import count_macs
 from trainables.training.setup import (
     output_mode,
     say_data,
+    say_unlabelled,
     set_up_teacher,
     set_up_teacher_outputs,
     set_up_weights,
@@ -73,7 +74,7 @@ class ComparisonSession:
             study_name=self.config.name,
             study_id=comparison.file.id,
             artifact_root=mlflow_artifact_folder(self.config.storage),
-            tags={"kind": "comparison"},
+            tags={"kind": "comparison", **data_tags(comparison.unlabelled)},
             class_names=comparison.data.class_names,
         )
 
@@ -86,6 +87,7 @@ class ComparisonSession:
         """
         comparison, interrupted = self.comparison, is_stop_requested()
         say_data(comparison.data, comparison.was_packed, comparison.notes, self.say)
+        say_unlabelled(comparison.unlabelled, self.say)
         if not interrupted:
             stop_file = self.config.folder / STOP_FILE
             try:
@@ -143,6 +145,8 @@ class ComparisonSession:
         run = ExecutionConfig(
             data=comparison.data.path,
             teacher_data=comparison.teacher_data.path if comparison.teacher_data else None,
+            unlabelled=comparison.unlabelled.packed.path if comparison.unlabelled else None,
+            teacher_unlabelled=comparison.unlabelled.of_teacher if comparison.unlabelled else None,
             artifacts=comparison.store.root,
             device=config.device,
             checkpoint_every_s=config.checkpoint_every_s,

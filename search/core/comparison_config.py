@@ -96,6 +96,7 @@ class ComparisonConfig(FrozenConfig):
             units.INTEGER,
         ),
     ]
+    unlabelled: Path | None = as_in_a_study("unlabelled")
     class_weights: Balance = as_in_a_study("class_weights")
     overlap_loss: Overlap = as_in_a_study("overlap_loss")
     augmentation: AugmentationName | None = as_in_a_study("augmentation")
@@ -147,7 +148,8 @@ class ComparisonConfig(FrozenConfig):
     @property
     def identity(self) -> str:
         """A digest of what is compared, without the number of seeds."""
-        return digest(self.model_dump(mode="json", include=set(COMPARED)))
+        fields = {*COMPARED, *(("unlabelled",) if self.unlabelled else ())}  # as before, if none
+        return digest(self.model_dump(mode="json", include=fields))
 
     @property
     def folder(self) -> Path:

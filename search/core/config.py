@@ -263,6 +263,15 @@ class StudyConfig(FrozenConfig):
             immutable=True,
         ),
     ] = "auto"
+    unlabelled: Annotated[
+        Path | None,
+        Flag(
+            WHAT,
+            "a folder of images without labels, on which students learn from what the teacher "
+            "says of them: as many in each step as labelled ones (default: none)",
+            units.Unit("FOLDER", parse_folder),
+        ),
+    ] = None
     co_study: Annotated[
         bool,
         Flag(

@@ -34,6 +34,8 @@ class StudyFile(FrozenConfig):
     config: StudyConfig
     versions: dict[str, str]
     data_digest: str
+    unlabelled_digest: str | None = None
+    """Identifies the unlabelled images; None: there are none."""
     teacher_digest: str | None = None
     """SHA-256 of the teacher's file, where the teacher is a file."""
     class_names: tuple[str, ...]

@@ -9,6 +9,7 @@ from search.study.study import Study, samples_left
 from trainables.config import ExecutionConfig, TrialConfig
 from trainables.core.artifacts import ArtifactStore
 from trainables.core.progress import human_duration
+from trainables.recipes.configs import Recipe
 from trainables.training.identity import ARTIFACT_KIND, artifact_key
 from trainables.training.time_probe import measure_step_seconds
 
@@ -52,13 +53,19 @@ class ExpectedTime:
         yield f"{self.num_parallel} at once: about {human_duration(self.total_s)} in all"
 
 
+def taught_share(recipe: Recipe) -> float:
+    """The share of the optimizer steps that use the teacher, to a thousandth."""
+    return 1 - recipe.taught_from(1000) / 1000
+
+
 def expect_time(
     study: Study, remote: RemoteRunner, run: ExecutionConfig, num_parallel: int
 ) -> ExpectedTime | None:
     """The estimate for what is left of a study, from a few measured steps on a worker.
 
     None where nothing is left, or where no student is known to be trained.
-    A student of median size stands for all; a teacher that runs at every step is not counted.
+    A student of median size stands for all; a teacher that runs at every step is not counted. Where
+    there are unlabelled images, a step that uses the teacher takes twice as long.
     """
     model, num_left = study.cost_model, samples_left(study)
     configs = sorted(model.completed_samples()[: max(1, num_left)], key=model.macs)
@@ -79,8 +86,8 @@ def expect_time(
     ]
     if not num_left or not configs:
         return None
-    typical = configs[len(configs) // 2]
-    typical = typical.replace(recipe=typical.recipe.without_teacher())
+    median = configs[len(configs) // 2]
+    typical = median.replace(recipe=median.recipe.without_teacher())
     start = typical.start
     trained = [config for config in (typical, start, teacher) if config is not None]
     probed = [config for config in trained if not config.recipe.only_calibrates]
@@ -88,20 +95,23 @@ def expect_time(
     found = remote(run, measure_step_seconds, probed, threads) if probed else []
     seconds = {config.digest(): s for config, s in zip(probed, found, strict=True)}
 
-    def seconds_of(config: TrialConfig | None) -> float:
+    def seconds_of(config: TrialConfig | None, taught: TrialConfig | None = None) -> float:
+        """Of a probed configuration, which stands for that with a teacher."""
         if config is None or config.recipe.only_calibrates:
             return 0.0
         evaluated = EVALUATION * len(study.data.val) / config.batch_size
-        steps = max(1, len(study.data.train) // config.batch_size)
+        steps = float(max(1, len(study.data.train) // config.batch_size))
+        if taught and study.unlabelled:
+            steps *= 1 + taught_share(taught.recipe)
         return seconds[config.digest()] * config.num_epochs * (steps + evaluated)
 
     larger = (study.config.teacher_size or study.config.image_size) / study.config.image_size
     return ExpectedTime(
         teacher_s=seconds_of(teacher) * study.config.teacher_seeds * larger**2,
         num_starts=len(starts),
-        start_s=seconds_of(start),
+        start_s=seconds_of(start, median.start),
         num_trials=num_left,
-        trial_s=seconds_of(typical),
+        trial_s=seconds_of(typical, median),
         num_parallel=num_parallel,
         halving=study.config.scheduler == "halving",
     )

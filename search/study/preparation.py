@@ -41,7 +41,7 @@ from trainables.core.optional_dependencies import require_onnx
 from trainables.core.progress import announce
 from trainables.training.defaults import PRETRAINING_LENGTH, augmentation_for, defaults_for
 from trainables.training.evaluation import commonest_miou
-from trainables.training.setup import check_terms, open_data
+from trainables.training.setup import check_terms, open_data, open_unlabelled_images
 from trainables.training.teacher import check_teacher
 from trainables.training.weights import check_students, check_weights
 
@@ -88,10 +88,15 @@ def prepare_study(config: StudyConfig, resumed: bool) -> Study:
     warm_start_conditions = None
     if config.wants_latency:
         warm_start_conditions = read_conditions(config.storage, config.warm_start, len(class_names))
+    sampled = cost_model.sampled_configs()
+    found = open_unlabelled_images(
+        config.unlabelled, config.image_size, opened, sampled, config.teacher_size
+    )
     file = build_study_file(
         config,
         stored_file,
         opened.digest,
+        found.digest if found else None,
         class_names,
         conditions,
         stored_file.teacher_epochs
@@ -100,8 +105,7 @@ def prepare_study(config: StudyConfig, resumed: bool) -> Study:
     )
     if not config.wants_latency:
         cost_model.check_budget()
-    samples = cost_model.sampled_configs()
-    check_terms(config.teacher_outputs, samples, len(class_names), config.teacher_size)
+    check_terms(config.teacher_outputs, sampled, len(class_names), config.teacher_size)
 
     if config.wants_latency:
         announce("measuring the latencies of the space")
@@ -112,6 +116,7 @@ def prepare_study(config: StudyConfig, resumed: bool) -> Study:
     )
     warm_start_records = with_ram(warm_start_records, cost_model)
     data = opened.pack()
+    unlabelled = found.pack() if found else None
     cost_model.commonest_miou = commonest_miou(data)
     teacher_data = of_teacher.pack() if of_teacher else None
     make_store(config.tracking_uri)
@@ -122,6 +127,7 @@ def prepare_study(config: StudyConfig, resumed: bool) -> Study:
         teacher_data=teacher_data,
         was_packed=opened.found is not None,
         notes=opened.notes,
+        unlabelled=unlabelled,
         store=store,
         cost_model=cost_model,
         warm_start_records=warm_start_records,
@@ -164,6 +170,7 @@ def build_study_file(
     config: StudyConfig,
     stored_file: StudyFile | None,
     data_digest: str,
+    unlabelled_digest: str | None,
     class_names: tuple[str, ...],
     conditions: Conditions,
     teacher_epochs: int | None,
@@ -171,7 +178,8 @@ def build_study_file(
     """The content of study.json.
 
     Raises:
-        ValueError: data or teacher differ from those that the resumed study began with.
+        ValueError: data, unlabelled images or teacher differ from those that the resumed study
+            began with.
     """
     teacher = Path(config.teacher)
     teacher_digest = hash_file(teacher) if teacher.is_file() else None
@@ -179,6 +187,11 @@ def build_study_file(
         raise ValueError(
             f"a resumed study must keep its data, but {config.data} has changed: it is "
             f"now {data_digest}, {config.name} began with {stored_file.data_digest}"
+        )
+    if stored_file and stored_file.unlabelled_digest != unlabelled_digest:
+        raise ValueError(
+            f"a resumed study must keep its unlabelled images, but {config.unlabelled} is now "
+            f"{unlabelled_digest}, {config.name} began with {stored_file.unlabelled_digest}"
         )
     if stored_file and (stored_file.teacher_digest or stored_file.config.teacher) != (
         teacher_digest or config.teacher
@@ -192,6 +205,7 @@ def build_study_file(
         config=config,
         versions=installed_versions(),
         data_digest=data_digest,
+        unlabelled_digest=unlabelled_digest,
         teacher_digest=teacher_digest,
         class_names=class_names,
         teacher_epochs=teacher_epochs,

@@ -26,13 +26,19 @@ from search.study.study import Study, samples_left
 from search.study.verification import print_errors, violations
 from search.tracking.callbacks import AsyncCallback
 from search.tracking.console import ConsoleProgress
-from search.tracking.mlflow import MlflowTracker, experiment_name
+from search.tracking.mlflow import MlflowTracker, data_tags, experiment_name
 from trainables.config import ExecutionConfig
 from trainables.core import terminal
 from trainables.core.errors import TrialFailed
 from trainables.core.progress import progress_to
 from trainables.teachers.averaging import choose_averaging
-from trainables.training.setup import output_mode, say_data, set_up_teacher, set_up_weights
+from trainables.training.setup import (
+    output_mode,
+    say_data,
+    say_unlabelled,
+    set_up_teacher,
+    set_up_weights,
+)
 
 
 def run_study(study: Study) -> int:
@@ -44,7 +50,7 @@ def run_study(study: Study) -> int:
         study_name=config.name,
         study_id=study.file.id,
         artifact_root=mlflow_artifact_folder(config.storage),
-        tags={"space": config.space},
+        tags={"space": config.space, **data_tags(study.unlabelled)},
         class_names=study.data.class_names,
     )
     records: list[Record] = []
@@ -54,6 +60,7 @@ def run_study(study: Study) -> int:
             records = recover_study(study)
     progress = ConsoleProgress(config, records, samples_left(study))
     say_data(study.data, study.was_packed, study.notes, progress.record)
+    say_unlabelled(study.unlabelled, progress.record)
     interrupted = is_stop_requested()
     if samples_left(study) and not interrupted:
         try:
@@ -140,6 +147,8 @@ def search(
         run = ExecutionConfig(
             data=study.data.path,
             teacher_data=study.teacher_data.path if study.teacher_data else None,
+            unlabelled=study.unlabelled.packed.path if study.unlabelled else None,
+            teacher_unlabelled=study.unlabelled.of_teacher if study.unlabelled else None,
             artifacts=study.store.root,
             device=config.device,
             checkpoint_every_s=config.checkpoint_every_s,

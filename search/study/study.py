@@ -16,6 +16,7 @@ from search.study.cost_model import CostModel
 from search.study.latencies import with_latencies_of_here
 from trainables.core.artifacts import ArtifactStore
 from trainables.data.packed import PackedDataset
+from trainables.training.setup import UnlabelledImages
 
 
 @dataclass
@@ -33,6 +34,8 @@ class Study:
     """Whether the packed data were found in the artifact store."""
     notes: Sequence[str]
     """Notes of the data source on the data."""
+    unlabelled: UnlabelledImages | None
+    """The unlabelled images that distilled students also learn on."""
     store: ArtifactStore
     cost_model: CostModel
     warm_start_records: Sequence[Record]

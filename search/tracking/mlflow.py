@@ -41,6 +41,7 @@ from trainables.core.files import is_writable
 from trainables.core.metrics import Metrics
 from trainables.core.progress import announce
 from trainables.data.packed import PackedDataset
+from trainables.training.setup import UnlabelledImages
 
 logging.getLogger("mlflow").setLevel(logging.CRITICAL)  # errors are reported here, in one line
 
@@ -315,6 +316,14 @@ class MlflowTracker:
         except Exception:  # it may exist nevertheless: search again before the next attempt
             del self.runs
             raise
+
+
+def data_tags(unlabelled: UnlabelledImages | None) -> dict[str, str]:
+    """The tags of the runs of a study or a comparison with unlabelled images."""
+    if unlabelled is None:
+        return {}
+    packed = unlabelled.packed
+    return {"unlabelled_images": str(len(packed.images)), "unlabelled_digest": packed.path.name}
 
 
 def experiment_name(data_name: str, data: PackedDataset) -> str:

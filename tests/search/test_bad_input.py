@@ -61,6 +61,14 @@ CASES: dict[str, tuple[list[str], str]] = {
     "too many GPUs": (["--gpus-per-trial", "99"], "--gpus-per-trial must not exceed the .*got 99"),
     "too many CPUs": (["--cpus-per-trial", "9999"], "--cpus-per-trial must not exceed .*got 9999"),
     "no such data": (["--data", "/no/where"], "data folder must exist, but got /no/where"),
+    "no such unlabelled images": (
+        ["--unlabelled", "/no/images"],
+        "the folder of --unlabelled must exist, but got /no/images",
+    ),
+    "unlabelled images without a teacher": (
+        ["--space", "qat", "--unlabelled", "/tmp"],
+        "--unlabelled must be for students that learn from a teacher, but got /tmp, and no student",
+    ),
     "no such teacher": (
         ["--teacher", "/no/file"],
         "the teacher must be auto, a model file, a state dict",

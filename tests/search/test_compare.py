@@ -45,6 +45,11 @@ BAD: dict[str, tuple[list[str], str]] = {
     "views": ([*PAIR, "--teacher-outputs", "views"], "argument --teacher-outputs: invalid choice"),
     "no data": ([*PAIR, "--data", "/no/where"], "data folder must exist, but got /no/where"),
     "no teacher": ([*PAIR, "--teacher", "/no/file"], "the teacher must be auto, a model file"),
+    "no unlabelled images": ([*PAIR, "--unlabelled", "/no/where"], "--unlabelled must exist, but"),
+    "unlabelled images for none": (
+        ["--recipes", "supervised", "qat", "--unlabelled", "/tmp"],
+        "--unlabelled must be for students that learn from a teacher, but got /tmp",
+    ),
     "bad name": ([*PAIR, "--name", "../up"], "--name: .*but got '../up'"),
     "odd store": ([*PAIR, "--tracking-uri", "ftp://x"], "--tracking-uri must name an MLflow"),
     "too many cores": ([*PAIR, "--cpus-per-trial", "9999"], "must not exceed the .*got 9999"),

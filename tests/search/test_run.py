@@ -229,6 +229,31 @@ def test_what_disagrees_is_named(
     assert check.main([str(tmp_path)]) == 2
 
 
+def test_a_study_with_unlabelled_images_is_whole_and_says_how_many(
+    common: list[str],
+    unlabelled_folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    where = ["--storage", str(tmp_path / "studies")]
+    more = [*LIMITS, "--samples", "1", "--unlabelled", str(unlabelled_folder)]
+    first = run(*common, *where, *more)
+    assert (first.returncode, first.stderr) == (0, "")
+    assert f"unlabelled images: 12 of {unlabelled_folder}, packed in " in first.stdout
+    moved = tmp_path / "moved"
+    shutil.copytree(unlabelled_folder, moved)
+    again = run(*where, "--resume", "tiny", "--samples", "2", "--unlabelled", str(moved))
+    assert (again.returncode, again.stderr) == (0, "")
+    assert f"unlabelled images: 12 of {moved}, found in " in again.stdout
+    assert len(list((tmp_path / "studies/artifacts").glob("outputs-*"))) == 2
+    client = MlflowClient(default_tracking_uri(tmp_path / "studies"))
+    (experiment,) = (e for e in client.search_experiments() if e.name != "Default")
+    for found in client.search_runs([experiment.experiment_id]):
+        assert found.data.tags["unlabelled_images"] == "12"
+    assert check.main([str(tmp_path / "studies/tiny")]) == 0
+    assert capsys.readouterr().err == ""
+
+
 def test_no_trial_finished_is_exit_status_1(
     blocks_folder: Path, tmp_path: Path, common: list[str]
 ) -> None:

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from trainables.config import ExecutionConfig, TrialConfig
 from trainables.core.artifacts import ArtifactStore
 from trainables.core.metrics import Metrics
-from trainables.data.base import Sample, Split
+from trainables.data.base import FileRole, Sample, Split
 from trainables.data.configs import Augmentation
 from trainables.data.packed import pack_dataset
 from trainables.losses.configs import Pixelwise, Requirement, Term, by_name
@@ -128,6 +128,9 @@ class Halves:
 
     def canvas(self) -> tuple[int, int]:
         return 16, 16
+
+    def file_roles(self) -> dict[str, FileRole]:
+        return {}
 
     def num_samples(self, split: Split) -> int:
         return 32 if split == "train" else 8

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from functools import partial
@@ -89,6 +90,69 @@ def test_it_says_how_far_teacher_and_student_are(
         r"training the student: epoch 4 of 4, about \d+ s left$",
     ):
         assert re.search(f"^{words}", printed, re.MULTILINE), printed
+
+
+def test_unlabelled_images_are_trained_on_beside_labelled_ones(
+    blocks_folder: Path,
+    unlabelled_folder: Path,
+    teacher_file: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    config = write_config(tmp_path / "config.json", Distill(optimizer=FAST))
+    more = tmp_path / "more"
+    shutil.copytree(unlabelled_folder, more)
+    shutil.copy(blocks_folder / "JPEGImages" / "val3.png", more)
+    shutil.copy(blocks_folder / "JPEGImages" / "train3.png", more)
+    common = [config, *arguments(blocks_folder, tmp_path / "out"), "--teacher", str(teacher_file)]
+    argv = [*common, "--teacher-outputs", "maps", "--unlabelled", str(more)]
+    assert main(argv) == 0
+    printed = capsys.readouterr().out
+    for words in (
+        f"unlabelled images: 12 of {re.escape(str(more))}, packed in .*/unlabelled-",
+        r"note on the unlabelled images: 2 of 14 images are left out: training images \(1\), valid",
+        "keeping the teacher's outputs as maps: ",
+        "keeping the teacher's outputs for unlabelled images as maps: ",
+    ):
+        assert re.search(f"^{words}", printed, re.MULTILINE), printed
+    kinds = [path.name.split("-")[0] for path in (tmp_path / "artifacts").glob("[a-z]*-*")]
+    assert sorted(kinds) == ["data", "outputs", "outputs", "scores", "teacher", "unlabelled"]
+    with_images = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    common[common.index(str(tmp_path / "out"))] = str(tmp_path / "without")
+    assert main([*common, "--teacher-outputs", "maps"]) == 0
+    without = json.loads((tmp_path / "without" / "metrics.json").read_text())
+    assert with_images[-1]["losses"] != without[-1]["losses"]
+    assert with_images[-1]["size_bytes"] == without[-1]["size_bytes"]
+
+
+@pytest.mark.parametrize(
+    ("recipe", "folder", "message"),
+    [
+        (Supervised(), "more", "--unlabelled must be for students that learn from a teacher, but"),
+        (Distill(), "nowhere", "the folder of --unlabelled must exist, but got .*nowhere"),
+        (Distill(), "data/SegmentationClass", "of images alone, but .*png is a mask of the data"),
+        (Distill(), "data/JPEGImages", "must hold other images than those with labels, but every"),
+    ],
+)
+def test_bad_unlabelled_images_are_refused_before_anything_is_made(
+    recipe: Recipe,
+    folder: str,
+    message: str,
+    blocks_folder: Path,
+    unlabelled_folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "data").symlink_to(blocks_folder)
+    (tmp_path / "more").symlink_to(unlabelled_folder)
+    before = sorted(tmp_path.iterdir())
+    config = write_config(tmp_path / "config.json", recipe)
+    argv = [config, *arguments(blocks_folder, tmp_path / "out")]
+    assert main([*argv, "--unlabelled", str(tmp_path / folder)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    with pytest.raises(ValueError, match=message):
+        raise ValueError(line)
+    assert sorted(tmp_path.iterdir()) == sorted([*before, tmp_path / "config.json"])
 
 
 def test_outputs_that_do_not_serve_a_term_are_refused_before_anything_is_made(

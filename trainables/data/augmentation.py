@@ -3,6 +3,7 @@
 Shape suffixes: N samples, B batch, C channels, H height, W width; h, w of another resolution.
 """
 
+from collections.abc import Iterable
 from functools import cache
 from typing import NamedTuple
 
@@ -35,6 +36,11 @@ class Views(NamedTuple):
     def select(self, samples: Tensor, device: torch.device) -> "Views":
         """The views of some samples, on a device."""
         return Views(*(send(part[samples], device) for part in self))
+
+
+def join_views(views: Iterable[Views]) -> Views:
+    """The views of several groups of samples, one group after the other."""
+    return Views(*map(torch.cat, zip(*views, strict=True)))
 
 
 def draw_views(augmentation: Augmentation, num_samples: int, seed: int, epoch: int) -> Views:

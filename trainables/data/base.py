@@ -1,5 +1,6 @@
 """The protocol of sources of labelled images."""
 
+from collections.abc import Mapping
 from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
@@ -7,6 +8,7 @@ from numpy.typing import NDArray
 
 Split = Literal["train", "val"]
 SPLITS: tuple[Split, ...] = ("train", "val")
+FileRole = Literal["training image", "validation image", "mask"]
 
 
 class Sample(NamedTuple):
@@ -36,6 +38,13 @@ class Source(Protocol):
 
     def canvas(self) -> tuple[int, int]:
         """Height and width of every sample, in pixels."""
+        ...
+
+    def file_roles(self) -> Mapping[str, FileRole]:
+        """The role of each file, by the SHA-256 of its content; none where samples have no files.
+
+        A file that is an image of both splits is a validation image.
+        """
         ...
 
     def num_samples(self, split: Split) -> int: ...

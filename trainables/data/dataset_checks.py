@@ -121,9 +121,11 @@ def check_colors(samples: Sequence[SampleInfo]) -> None:
             seen.see(look.mask, look.values, look.colors)
 
 
-def check_peaks(samples: Sequence[SampleInfo]) -> None:
-    """Raises ValueError where 16-bit images use so few values that they would be nearly black."""
-    peaks = {look.image: look.peak for look in samples if look.peak is not None}
+def check_peaks(peaks: Mapping[Path, int]) -> None:
+    """Raises ValueError where 16-bit images use so few values that they would be nearly black.
+
+    `peaks` are their greatest values.
+    """
     if peaks and (peak := max(peaks.values())) < LEAST_PEAK:
         raise ValueError(
             f"16-bit images must use values up to 65535, where white is, but none of the "

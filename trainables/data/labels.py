@@ -5,6 +5,11 @@ from numpy.typing import NDArray
 
 IGNORE = 255
 """The mask value of pixels that are ignored in training and evaluation."""
+UNLABELLED = 256
+"""The label, in a batch, of pixels of unlabelled images: they have no class, but are distilled.
+
+No 8-bit mask holds it and no class has this index.
+"""
 
 VOC_CLASSES = (
     "background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair",

@@ -1,5 +1,6 @@
 """Opens the data set that a user names, and downloads VOC."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -7,7 +8,7 @@ from trainables.core.config_base import digest
 from trainables.core.files import hash_file
 from trainables.core.progress import announce
 from trainables.data import shapes
-from trainables.data.base import Sample, Source, Split
+from trainables.data.base import FileRole, Sample, Source, Split
 from trainables.data.voc import VocFolder
 
 VOC_ARCHIVE = "VOCtrainval_11-May-2012.tar"
@@ -30,6 +31,9 @@ class ShapesSource:
 
     def canvas(self) -> tuple[int, int]:
         return self.image_size, self.image_size
+
+    def file_roles(self) -> Mapping[str, FileRole]:
+        return {}
 
     def num_samples(self, split: Split) -> int:
         return self.num_train if split == "train" else self.num_val

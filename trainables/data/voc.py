@@ -1,7 +1,7 @@
 """Labelled images in the layout of PASCAL VOC (Everingham et al. 2010)."""
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +14,7 @@ from PIL import Image
 from trainables.core.config_base import digest
 from trainables.core.files import hash_file
 from trainables.core.terminal import track
-from trainables.data.base import SPLITS, Sample, Split
+from trainables.data.base import SPLITS, FileRole, Sample, Split
 from trainables.data.class_list import ClassList, read_classes, read_lines
 from trainables.data.dataset_checks import (
     Fit,
@@ -43,6 +43,7 @@ from trainables.data.image_file import (
 from trainables.data.labels import IGNORE, VOC_CLASSES
 from trainables.data.split_list import CONVERT, IMAGES, Entry, read_split
 
+Item = TypeVar("Item")
 Answer = TypeVar("Answer")
 
 LISTS, MASKS = "ImageSets/Segmentation", "SegmentationClass"
@@ -104,7 +105,7 @@ class VocFolder:
         content: list[object] = [
             self.image_size,
             classes,
-            list(self._each("reading", self._hashes)),
+            self._hashes_of_samples,
         ]
         # What earlier releases did not read is included only where it makes a difference, so that
         # the digests of their data do not change
@@ -118,6 +119,17 @@ class VocFolder:
         if plain != self.classes.names:
             content.append(self.classes.names)
         return digest(content)
+
+    @cached_property
+    def _hashes_of_samples(self) -> list[list[str]]:
+        return list(self._each("reading", self._hashes))
+
+    def file_roles(self) -> Mapping[str, FileRole]:
+        roles: dict[str, FileRole] = {}
+        for split, _, image, mask, *_ in self._hashes_of_samples:  # validation images come last
+            roles[mask] = "mask"
+            roles[image] = "training image" if split == "train" else "validation image"
+        return roles
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -147,18 +159,12 @@ class VocFolder:
 
     def _enlarged(self, side: int) -> int:
         """The pixels of a side of the student's image in that of the teacher."""
-        return round(side * (self.teacher_size or self.image_size) / self.image_size)
+        return enlarged(side, self.image_size, self.teacher_size)
 
     def _each(self, doing: str, look: Callable[[Split, Entry], Answer]) -> Iterator[Answer]:
         """The results of `look` for every sample, in order, computed on all cores."""
         samples = [(split, entry) for split in SPLITS for entry in self.entries[split]]
-        with ThreadPoolExecutor() as pool:
-            answers = [pool.submit(look, split, entry) for split, entry in samples]
-            try:
-                for answer in track(answers, doing):
-                    yield answer.result()
-            finally:
-                pool.shutdown(cancel_futures=True)
+        return on_all_cores(samples, doing, lambda sample: look(*sample))
 
     def _hashes(self, split: Split, entry: Entry) -> list[str]:
         """Split, name and SHA-256 of both files, and what else determines how they are read."""
@@ -196,7 +202,7 @@ class VocFolder:
         looks = list(self._each("checking", self._look))
         check_splits(looks, self.root)
         check_colors(looks)
-        check_peaks(looks)
+        check_peaks({look.image: look.peak for look in looks if look.peak is not None})
         first_file: dict[int, Path] = {}
         for look in looks:
             for value in look.values - {IGNORE}:
@@ -230,6 +236,19 @@ class VocFolder:
             is_flat=is_flat(to_rgb(image)),
             peak=int(np.asarray(image).max()) if image.mode in DEEP_GREY_MODES else None,
         )
+
+
+def on_all_cores(
+    items: Sequence[Item], doing: str, look: Callable[[Item], Answer]
+) -> Iterator[Answer]:
+    """The results of `look` for every item, in order; `doing` names it where progress is shown."""
+    with ThreadPoolExecutor() as pool:
+        answers = [pool.submit(look, item) for item in items]
+        try:
+            for answer in track(answers, doing):
+                yield answer.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 class Scan(NamedTuple):
@@ -346,6 +365,11 @@ def scaled(size: tuple[int, int], longest: int) -> tuple[int, int]:
     factor = min(1.0, longest / max(size))
     width, height = (max(1, round(side * factor)) for side in size)
     return width, height
+
+
+def enlarged(side: int, image_size: int, teacher_size: int | None) -> int:
+    """The pixels of a side where images of `image_size` are seen at `teacher_size`."""
+    return round(side * (teacher_size or image_size) / image_size)
 
 
 def pad(

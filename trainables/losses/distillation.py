@@ -14,7 +14,10 @@ SUFFIX = "_loss"
 
 
 class TermLoss(nn.Module):
-    """One term: a scalar of the student's and the teacher's outputs and the labels (B,H,W)."""
+    """One term: a scalar of the student's and the teacher's outputs and the labels (B,H,W).
+
+    Labels are class indices, IGNORE, or UNLABELLED at pixels that count without a class.
+    """
 
     def forward(self, student: Outputs, teacher: Outputs, labels_BHW: Tensor) -> Tensor:
         raise NotImplementedError

@@ -3,10 +3,11 @@
 Shape suffixes: B batch, K classes, H height, W width.
 """
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from trainables.data.labels import IGNORE
+from trainables.data.labels import IGNORE, UNLABELLED
 from trainables.losses.configs import Where
 from trainables.losses.distillation import TermLoss
 from trainables.models.base import Outputs
@@ -48,14 +49,20 @@ def pixelwise_loss(
     the student learns by their labels alone (Meng et al. 2019, arXiv 1904.12399). The mean is
     always that over all labelled pixels. No gradient reaches the teacher; a batch without labelled
     pixels gives 0.
+
+    Pixels of unlabelled images count as labelled ones: with the class that the teacher gives them,
+    about which it is right.
     """
     teacher = F.log_softmax(teacher_BKHW.detach().float() / temperature, dim=1)
     student = F.log_softmax(student_BKHW.float() / temperature, dim=1)
     divergence_BHW = F.kl_div(student, teacher, reduction="none", log_target=True).sum(1)
     valid_BHW = labels_BHW != IGNORE
     counts_BHW = valid_BHW
-    if where == "teacher_right":
-        counts_BHW = teacher_BKHW.argmax(1) == labels_BHW  # never where the label is IGNORE
+    if where == "teacher_right" or class_weights_K is not None:
+        taught_BHW = teacher_BKHW.argmax(1)
+        labels_BHW = torch.where(labels_BHW == UNLABELLED, taught_BHW, labels_BHW)
+        if where == "teacher_right":
+            counts_BHW = taught_BHW == labels_BHW  # never where the label is IGNORE
     if class_weights_K is not None:
         divergence_BHW = divergence_BHW * class_weights_K[labels_BHW.masked_fill(~valid_BHW, 0)]
     total = divergence_BHW.masked_fill(~counts_BHW, 0).sum()

@@ -7,18 +7,30 @@ import torch
 from torch import Tensor, nn
 
 from trainables.data.arrow_table import Tensors
-from trainables.data.augmentation import Views
+from trainables.data.augmentation import Views, join_views
 from trainables.losses.label_loss import LabelLoss
 from trainables.models.base import Outputs
 
 
 class Batch(NamedTuple):
-    """Normalised images (B,3,H,W), labels (B,H,W), their views, and cached teacher outputs."""
+    """Normalised images (B,3,H,W), labels (B,H,W), their views, and cached teacher outputs.
+
+    Labels are int64: class indices, IGNORE, or UNLABELLED.
+    """
 
     images: Tensor
     labels: Tensor
     views: Views
     cached: Tensors
+
+    def join(self, other: "Batch") -> "Batch":
+        """The images of both batches in one."""
+        return Batch(
+            torch.cat([self.images, other.images]),
+            torch.cat([self.labels, other.labels]),
+            join_views([self.views, other.views]),
+            {name: torch.cat([kept, other.cached[name]]) for name, kept in self.cached.items()},
+        )
 
 
 class TeacherOutputSource(Protocol):
@@ -56,12 +68,14 @@ class Task(Protocol):
     def epochs(self, **stateful: Stateful) -> Iterator[tuple[Iterator[Batch], "MeanLosses"]]:
         """For each epoch its batches, and the means to which the losses of its steps are added.
 
+        Where there are unlabelled images, a batch of a step from `Recipe.taught_from` on holds
+        equally many of them after the labelled ones.
         It restores `stateful` from a checkpoint, if there is one, and starts at its position.
         """
         ...
 
     def batches(self, epoch: int) -> Iterator[Batch]:
-        """The batches of one epoch, counted from 1, outside training."""
+        """The batches of labelled images of one epoch, counted from 1, outside training."""
         ...
 
     def new_student(self) -> nn.Module:

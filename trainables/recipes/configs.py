@@ -68,6 +68,13 @@ class Recipe(TaggedConfig):
         """The terms of its distillation loss."""
         return {}
 
+    def taught_from(self, num_steps: int) -> int:
+        """The first of so many optimizer steps, from 0, that uses the teacher; `num_steps` if none.
+
+        All later steps use it, too.
+        """
+        return 0 if self.learns_from_teacher else num_steps
+
     def without_teacher(self) -> "Recipe":
         """The same training on labels alone: what distillation has to be better than."""
         return self
@@ -235,6 +242,9 @@ class QatDistill(QuantizedRecipe):
     def without_teacher(self) -> Qat:
         shared = {name: getattr(self, name) for name in Qat.model_fields.keys() - {"name", "start"}}
         return Qat(start=self.undistilled_start, **shared)
+
+    def taught_from(self, num_steps: int) -> int:
+        return round(self.self_study * num_steps)
 
     @property
     def tutoring(self) -> float:

@@ -22,7 +22,7 @@ def train_qat_distill(recipe: QatDistill, task: Task) -> Iterator[Epoch]:
     teacher = task.teacher()
     rates = recipe.step_learning_rate
     distillation = distillation_loss(recipe, student, teacher, task)
-    co_study_from = round(recipe.self_study * task.num_steps)
+    co_study_from = recipe.taught_from(task.num_steps)
     tutoring_from = round((recipe.self_study + recipe.co_study) * task.num_steps)
     phases = [co_study_from, tutoring_from - co_study_from, task.num_steps - tutoring_from]
     optimizer_loop = OptimizerLoop(
@@ -62,8 +62,9 @@ def train_qat_distill(recipe: QatDistill, task: Task) -> Iterator[Epoch]:
 class CoTeacher:
     """Trains the teacher in co-study: L_T = CE + T^2 KL(student || teacher) (equation 8).
 
-    Its normalisation statistics stay frozen, because batches are small. For a teacher whose outputs
-    are cached, a linear map of its logits is trained (see `CachedTeacher`).
+    Unlabelled images have a part in the divergence alone. Its normalisation statistics stay frozen,
+    because batches are small. For a teacher whose outputs are cached, a linear map of its logits is
+    trained (see `CachedTeacher`).
     """
 
     def __init__(self, teacher: nn.Module, recipe: QatDistill, num_steps: int, task: Task) -> None:

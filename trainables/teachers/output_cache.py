@@ -1,5 +1,7 @@
 """The teacher's outputs for every training image, computed once and cached as an artifact.
 
+Those for unlabelled images are an artifact of their own.
+
 Logits are kept exactly, up to float16. Features are averaged and projected, so that pair-wise
 distillation compares somewhat coarser regions than with a live teacher of very fine features.
 
@@ -22,15 +24,19 @@ from trainables.core.config_base import FrozenConfig
 from trainables.core.files import hash_file_once
 from trainables.core.terminal import track
 from trainables.data.arrow_table import Arrays, ArrowTable, chunks_of, write_table
-from trainables.data.augmentation import Transform, Views
+from trainables.data.augmentation import Transform, Views, join_views
 from trainables.data.configs import Augmentation
 from trainables.data.loader import Loader
 from trainables.data.packed import images_of, open_pack
+from trainables.data.unlabelled import open_unlabelled
 from trainables.models.base import native_outputs, to_device
 from trainables.models.model_file import read_model
 
 Form = Literal["views", "maps"]
 """Outputs for a few fixed views of each image, or for the whole image as it is."""
+
+Images = Literal["train", "unlabelled"]
+"""The images that outputs are of: those of the training split, or those without labels."""
 
 DEFAULT_FORM: Form = "maps"
 FORMAT = 1
@@ -68,7 +74,7 @@ class TeacherOutputs:
     """
 
     def __init__(self, folder: Path, data: str, teacher: str, augmentation: Augmentation) -> None:
-        """`data` names the packed data, `teacher` is the hash of the teacher's file."""
+        """`data` names the packed images, `teacher` is the hash of the teacher's file."""
         check_artifact(folder, "outputs", FORMAT)
         key = Key.model_validate(read_artifact(folder).key)
         self.form, self.num_views = key.form, key.num_views
@@ -106,37 +112,45 @@ class Footprint(NamedTuple):
         return f"{self.bytes_per_image:,} bytes per image, {self.num_bytes:,} in all"
 
 
-def predict_footprint(run: ExecutionConfig, form: Form, augmentation: Augmentation) -> Footprint:
+def predict_footprint(
+    run: ExecutionConfig, form: Form, augmentation: Augmentation, images: Images = "train"
+) -> Footprint:
     """The size of the artifact of `cache_outputs`."""
-    builder = Builder(run, make_key(run, form, augmentation))
+    builder = Builder(run, make_key(run, form, augmentation, images), images)
     return Footprint(builder.key.num_views * builder.row_bytes(), len(builder.images))
 
 
-def cache_outputs(run: ExecutionConfig, form: Form, augmentation: Augmentation) -> Path:
-    """The folder of the teacher's outputs for all training images, computed at first use.
+def cache_outputs(
+    run: ExecutionConfig, form: Form, augmentation: Augmentation, images: Images = "train"
+) -> Path:
+    """The folder of the teacher's outputs for all of the images, computed at first use.
 
     Outputs of the form `views` serve trainings with `augmentation`, those of `maps` any training.
     """
-    key = make_key(run, form, augmentation)
+    key = make_key(run, form, augmentation, images)
 
     def build(folder: Path) -> None:
-        Builder(run, key).build(folder)
+        Builder(run, key, images).build(folder)
 
     return ArtifactStore(run.artifacts).get("outputs", key.model_dump(mode="json"), build).path
 
 
-def find_outputs(run: ExecutionConfig, form: Form, augmentation: Augmentation) -> Path | None:
+def find_outputs(
+    run: ExecutionConfig, form: Form, augmentation: Augmentation, images: Images = "train"
+) -> Path | None:
     """The folder that `cache_outputs` would give, if it exists already."""
-    key = make_key(run, form, augmentation).model_dump(mode="json")
+    key = make_key(run, form, augmentation, images).model_dump(mode="json")
     found = ArtifactStore(run.artifacts).find("outputs", key)
     return found.path if found else None
 
 
-def make_key(run: ExecutionConfig, form: Form, augmentation: Augmentation) -> Key:
+def make_key(run: ExecutionConfig, form: Form, augmentation: Augmentation, images: Images) -> Key:
     assert run.teacher is not None, "outputs are a teacher's"
+    pack = run.data if images == "train" else run.unlabelled
+    assert pack is not None, "a run without unlabelled images has no outputs of them"
     return Key(
         form=form,
-        data=run.data.name,
+        data=pack.name,
         teacher=hash_file_once(run.teacher),
         augmentation=augmentation if form == "views" else NO_AUGMENTATION,
         num_views=NUM_VIEWS if form == "views" else 1,
@@ -144,19 +158,27 @@ def make_key(run: ExecutionConfig, form: Form, augmentation: Augmentation) -> Ke
     )
 
 
-class Builder:
-    """Computes the outputs of the teacher of `run` for all training images."""
+def open_images(run: ExecutionConfig, images: Images) -> ArrowTable:
+    """The packed images."""
+    if images == "train":
+        return open_pack(run.data).train
+    assert run.unlabelled is not None, "there are unlabelled images"
+    return open_unlabelled(run.unlabelled).images
 
-    def __init__(self, run: ExecutionConfig, key: Key) -> None:
+
+class Builder:
+    """Computes the outputs of the teacher of `run` for all training or unlabelled images."""
+
+    def __init__(self, run: ExecutionConfig, key: Key, images: Images) -> None:
         assert run.teacher is not None, "outputs are a teacher's"
         torch.set_num_threads(run.num_threads)
         self.key = key
         self.device = torch.device(run.device)
-        self.images = Loader(open_pack(run.of_teacher.data).train, self.device)
+        self.images = Loader(open_images(run.of_teacher, images), self.device)
         data = open_pack(run.data)
         self.canvas = data.height, data.width
         self.teacher = to_device(read_model(run.teacher), self.device)
-        self.views = join(
+        self.views = join_views(
             fixed_views(key.augmentation, len(self.images), view) for view in range(key.num_views)
         )
 
@@ -198,10 +220,6 @@ class Builder:
 def fixed_views(augmentation: Augmentation, num_images: int, view: int) -> Views:
     """The views of an epoch that all trials share."""
     return augmentation.views(num_images, VIEWS_SEED, view)
-
-
-def join(views: Iterator[Views]) -> Views:
-    return Views(*map(torch.cat, zip(*views, strict=True)))
 
 
 def reduce_features(features_BChw: Tensor) -> Tensor:

@@ -29,6 +29,8 @@ def training_facts(config: TrialConfig, run: ExecutionConfig) -> dict[str, objec
     if config.needs_teacher and run.teacher:
         key["teacher"] = hash_file_once(run.teacher)
         key["teacher_outputs"] = run.teacher_outputs and run.teacher_outputs.name
+        if run.unlabelled:
+            key["unlabelled"] = run.unlabelled.name
     if config.quantizer and has_additions(config, run):
         key["additions"] = "quantized"  # earlier versions computed them on floats
     if (weights := config.student.weights_key()) is not None:

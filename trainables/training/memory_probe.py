@@ -24,7 +24,10 @@ class ProbeTask:
         self.label_loss, self.ema_decay = self.trial.label_loss, config.ema_decay
 
     def epochs(self, **stateful: Stateful) -> Iterator[tuple[Iterator[Batch], MeanLosses]]:
-        yield self.batches(1), MeanLosses()
+        yield self.training_batches(), MeanLosses()
+
+    def training_batches(self) -> Iterator[Batch]:
+        return islice(self.trial.training_batches(1), self.num_steps)
 
     def batches(self, epoch: int) -> Iterator[Batch]:
         return islice(self.trial.batches(epoch), self.num_steps)
@@ -52,7 +55,8 @@ def peak_bytes(config: TrialConfig, run: ExecutionConfig) -> int:
     if device.type == "cuda":
         torch.cuda.set_per_process_memory_fraction(1.0)  # the share is not known yet
         torch.cuda.reset_peak_memory_stats(device)
-    next(config.recipe.at_peak_memory().train(ProbeTask(config, run)))
+    config = config.replace(recipe=config.recipe.at_peak_memory())
+    next(config.recipe.train(ProbeTask(config, run)))
     return torch.cuda.max_memory_reserved(device) if device.type == "cuda" else 0
 
 

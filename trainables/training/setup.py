@@ -7,6 +7,7 @@ or on a worker.
 import shutil
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Concatenate, Literal, ParamSpec, Protocol, TypeVar
 
 import torch
@@ -19,11 +20,20 @@ from trainables.data.base import Source
 from trainables.data.configs import Augmentation
 from trainables.data.packed import PackedDataset, find_pack, open_pack, pack_dataset, pack_key
 from trainables.data.registry import open_source
+from trainables.data.unlabelled import (
+    KIND,
+    PackedUnlabelled,
+    UnlabelledFolder,
+    find_unlabelled,
+    open_unlabelled,
+    pack_unlabelled,
+)
 from trainables.models.configs import NetworkSource, StudentConfig, WeightSources
 from trainables.teachers.averaging import PLAIN, Averaging
 from trainables.teachers.output_cache import (
     DEFAULT_FORM,
     Form,
+    Images,
     cache_outputs,
     find_outputs,
     predict_footprint,
@@ -137,6 +147,90 @@ def say_data(data: PackedDataset, was_packed: bool, notes: Sequence[str], say: S
         say(f"note on the data: {note}")
 
 
+@dataclass(frozen=True)
+class UnlabelledImages:
+    """The unlabelled images of a study, packed."""
+
+    packed: PackedUnlabelled
+    of_teacher: Path | None
+    """The same packed as the teacher sees them; None where it sees what students see."""
+    folder: Path
+    """The user's folder."""
+    was_packed: bool
+    """Whether an earlier training had packed them."""
+    notes: Sequence[str]
+    """Notes on the images, a line each."""
+
+
+@dataclass(frozen=True)
+class OpenedUnlabelled:
+    """Checked unlabelled images, which may not have been packed into `store` yet."""
+
+    source: UnlabelledFolder
+    store: ArtifactStore
+    found: PackedUnlabelled | None
+    """The packed images if an earlier training has packed them."""
+    notes: Sequence[str]
+    """Notes on the images, a line each."""
+    teacher_size: int | None
+
+    @property
+    def digest(self) -> str:
+        """Identifies the images; also the name of the folder of the packed ones."""
+        return self.store.path(KIND, self.source.key).name
+
+    def pack(self) -> UnlabelledImages:
+        """The packed images."""
+        packed = self.found
+        if packed is None:
+            announce("packing the unlabelled images")
+            packed = open_unlabelled(pack_unlabelled(self.source, self.store).path)
+        of_teacher = None
+        if self.teacher_size is not None:
+            larger = self.source.as_teacher_sees(self.teacher_size)
+            of_teacher = pack_unlabelled(larger, self.store).path
+        was_packed = self.found is not None
+        return UnlabelledImages(packed, of_teacher, self.source.folder, was_packed, self.notes)
+
+
+def open_unlabelled_images(
+    folder: Path | None,
+    image_size: int,
+    labelled: OpenedData,
+    configs: Iterable[TrialConfig],
+    teacher_size: int | None = None,
+) -> OpenedUnlabelled | None:
+    """Opens and checks the unlabelled images in a folder, if there is one, and writes nothing.
+
+    Raises:
+        ValueError: none of the `configs` learns from a teacher, or the images break a rule; the
+            message names rule, value and file.
+    """
+    if folder is None:
+        return None
+    if not any(config.needs_teacher for config in configs):
+        raise ValueError(
+            f"--unlabelled must be for students that learn from a teacher, but got {folder}, and "
+            "no student of these recipes does"
+        )
+    roles = labelled.source.file_roles()
+    source = UnlabelledFolder(folder, image_size, labelled.canvas, roles)
+    pack = find_unlabelled(source, labelled.store)
+    found = open_unlabelled(pack.path) if pack else None
+    notes = (*source.omissions, *(found.notes if found else source.notes))
+    return OpenedUnlabelled(source, labelled.store, found, notes, teacher_size)
+
+
+def say_unlabelled(images: UnlabelledImages | None, say: Say) -> None:
+    """Prints the number and the path of unlabelled images, if there are any, and notes on them."""
+    if images is None:
+        return
+    count, found = len(images.packed.images), "found" if images.was_packed else "packed"
+    say(f"unlabelled images: {count:,} of {images.folder}, {found} in {images.packed.path}")
+    for note in images.notes:
+        say(f"note on the unlabelled images: {note}")
+
+
 def set_up_weights(
     run: ExecutionConfig, students: Iterable[StudentConfig], sources: WeightSources, say: Say
 ) -> None:
@@ -235,22 +329,29 @@ def set_up_teacher_outputs(
     """`run` with the folder of cached teacher outputs, if any, and the mode that `wanted` gave.
 
     `auto` caches them unless they would fill the disk; a teacher that sees larger images always
-    needs the cache. Outputs of the form `views` are for trainings with `augmentation`.
+    needs the cache. Outputs of the form `views` are for trainings with `augmentation`. Those for
+    unlabelled images are cached as well.
     """
     if wanted == "live":
         return run, "live"
     form: Form = DEFAULT_FORM if wanted == "auto" else wanted
-    kept = find_outputs(run, form, augmentation)
-    if kept is None:
-        size = runner(run, predict_footprint, form, augmentation)
-        say(f"keeping the teacher's outputs as {form}: {size}")
-        room = shutil.disk_usage(run.artifacts).free
-        may_be_live = wanted == "auto" and run.teacher_data is None
-        if may_be_live and size.num_bytes > DISK_SHARE * room:
-            say(
-                f"that is more than {DISK_SHARE:.0%} of the {decimal(room)} free on disk: "
-                "the teacher runs at every step instead (--teacher-outputs live)"
-            )
-            return run, "live"
-        kept = runner(run, cache_outputs, form, augmentation)
-    return run.replace(teacher_outputs=kept), form
+    groups: tuple[Images, ...] = ("train", "unlabelled") if run.unlabelled else ("train",)
+    kept = {images: find_outputs(run, form, augmentation, images) for images in groups}
+    missing = [images for images in groups if kept[images] is None]
+    num_bytes = 0
+    for images in missing:
+        size = runner(run, predict_footprint, form, augmentation, images)
+        of = " for unlabelled images" if images == "unlabelled" else ""
+        say(f"keeping the teacher's outputs{of} as {form}: {size}")
+        num_bytes += size.num_bytes
+    room = shutil.disk_usage(run.artifacts).free
+    if wanted == "auto" and run.teacher_data is None and num_bytes > DISK_SHARE * room:
+        say(
+            f"that is more than {DISK_SHARE:.0%} of the {decimal(room)} free on disk: "
+            "the teacher runs at every step instead (--teacher-outputs live)"
+        )
+        return run, "live"
+    for images in missing:
+        kept[images] = runner(run, cache_outputs, form, augmentation, images)
+    run = run.replace(teacher_outputs=kept["train"], unlabelled_outputs=kept.get("unlabelled"))
+    return run, form

@@ -1,14 +1,13 @@
 """The task of a recipe: the batches, the networks and the length of a training."""
 
 from collections.abc import Callable, Iterator
-from itertools import repeat
+from itertools import islice, repeat
 
 import torch
 from torch import nn
 
 from trainables.config import ExecutionConfig, TrialConfig
 from trainables.core.artifacts import Artifact
-from trainables.core.files import hash_file_once
 from trainables.data.arrow_table import Tensors
 from trainables.data.augmentation import Transform
 from trainables.data.loader import Loader, shuffled
@@ -19,6 +18,7 @@ from trainables.recipes.base import Batch, MeanLosses, Stateful, TeacherOutputSo
 from trainables.teachers.output_cache import TeacherOutputs, fixed_views
 from trainables.teachers.outputs import CachedTeacher, LiveTeacher
 from trainables.training.checkpoints import State
+from trainables.training.unlabelled import UnlabelledBatches, open_outputs
 from trainables.training.weights import initialize
 
 Pretrain = Callable[[TrialConfig], Artifact]
@@ -47,6 +47,7 @@ class TrialTask:
         self.val = Loader(self.data.val, self.device, run.gpu_share)
         self.transform = Transform(config.augmentation)
         self.outputs: TeacherOutputs | None = None
+        self.unlabelled: UnlabelledBatches | None = None
         if config.recipe.learns_from_teacher and run.teacher_outputs:
             assert run.teacher is not None, "outputs are a teacher's"
             if terms := config.terms_of_live_teacher:
@@ -54,11 +55,11 @@ class TrialTask:
                     f"the teacher must be live for the distillation term {terms[0]}, but its "
                     f"outputs are read from {run.teacher_outputs}"
                 )
-            teacher = hash_file_once(run.teacher)
-            self.outputs = TeacherOutputs(
-                run.teacher_outputs, self.data.digest, teacher, config.augmentation
-            )
+            self.outputs = open_outputs(run.teacher_outputs, run.data, config, run)
             self.kept_outputs = Loader(self.outputs.table, self.device, run.gpu_share)
+        if config.recipe.learns_from_teacher and run.unlabelled:
+            batch_size = min(config.batch_size, len(self.data.train))
+            self.unlabelled = UnlabelledBatches(config, run, batch_size, self.device)
         self.num_steps = config.num_epochs * max(1, len(self.data.train) // config.batch_size)
         self.label_loss = config.label_loss.build(self.data.label_counts, self.device)
         self.ema_decay = config.ema_decay
@@ -77,8 +78,11 @@ class TrialTask:
     @property
     def num_epochs_done(self) -> float:
         """Epochs trained so far; the current one counts in part."""
-        num_batches = self.accumulation_steps * max(1, len(self.train) // self.config.batch_size)
-        return self.epoch - 1 + min(1.0, self.num_batches / num_batches)
+        return self.epoch - 1 + min(1.0, self.num_batches / self._batches_per_epoch)
+
+    @property
+    def _batches_per_epoch(self) -> int:
+        return self.accumulation_steps * max(1, len(self.train) // self.config.batch_size)
 
     def halve_batches(self) -> None:
         """Restarts the training with two half batches for each optimizer step."""
@@ -118,14 +122,29 @@ class TrialTask:
 
     def _steps(self) -> Iterator[Batch]:
         """The remaining batches of the current epoch."""
-        for batch in self.batches(self.epoch, self.num_batches):
+        for batch in self.training_batches(self.epoch, self.num_batches):
             yield batch
             self.num_batches += 1
             if self.num_batches % self.accumulation_steps == 0:  # a step was taken
                 self.on_step_end()
 
+    def training_batches(self, epoch: int, first: int = 0) -> Iterator[Batch]:
+        """The same as `batches`, with unlabelled images in steps that use the teacher."""
+        batches = self.batches(epoch, first)
+        if self.unlabelled is None:
+            yield from batches
+            return
+        before = (epoch - 1) * self._batches_per_epoch
+        numbers = range(before + first, before + self._batches_per_epoch)
+        taught_from = self.accumulation_steps * self.config.recipe.taught_from(self.num_steps)
+        num_untaught = len(range(numbers.start, min(taught_from, numbers.stop)))
+        yield from islice(batches, num_untaught)
+        unlabelled = self.unlabelled.batches(numbers[num_untaught:], self.accumulation_steps)
+        for batch, more in zip(batches, unlabelled, strict=True):
+            yield batch.join(more)
+
     def batches(self, epoch: int, first: int = 0) -> Iterator[Batch]:
-        """The batches of one epoch from the `first` on."""
+        """The batches of labelled images of one epoch from the `first` on."""
         config, count = self.config, len(self.train)
         rows = shuffled(count, config.batch_size, config.seed, epoch)
         if self.accumulation_steps > 1:

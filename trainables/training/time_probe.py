@@ -21,9 +21,8 @@ class TimedTask(ProbeTask):
         super().__init__(config, run, NUM_STEPS)
         self.times: list[float] = []
 
-    def batches(self, epoch: int) -> Iterator[Batch]:
-        self.times = []
-        for batch in super().batches(epoch):
+    def training_batches(self) -> Iterator[Batch]:
+        for batch in super().training_batches():
             self.times.append(self._now())
             yield batch
         self.times.append(self._now())

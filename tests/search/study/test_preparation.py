@@ -1,5 +1,6 @@
 """A study is checked before anything of it is written."""
 
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from search.core.objectives import MIOU_AND_SIZE
 from search.core.record import Record
 from search.storage.journal import open_journal
 from search.storage.layout import JOURNAL, STUDY_FILE, artifact_folder
-from search.storage.study_file import lock_study
+from search.storage.study_file import lock_study, read_study_file
 from search.study.preparation import open_study, prepare_study, with_lengths, with_ram
 from trainables.core.progress import progress_to
 
@@ -72,6 +73,50 @@ def test_a_prepared_study_is_not_on_disk_yet(blocks_folder: Path, tmp_path: Path
     assert not study.config.folder.exists()
     assert study.file.data_digest == study.data.digest
     assert artifact_folder(tmp_path) in study.data.path.parents
+
+
+def test_unlabelled_images_are_packed_apart_and_must_stay_what_they_are(
+    blocks_folder: Path, unlabelled_folder: Path, tmp_path: Path
+) -> None:
+    moved = tmp_path / "moved"
+    shutil.copytree(unlabelled_folder, moved)
+    plain = prepare_study(
+        make_config(tmp_path / "studies", blocks_folder, space="kd", name="plain"), resumed=False
+    )
+    assert (plain.unlabelled, plain.file.unlabelled_digest) == (None, None)
+    config = make_config(
+        tmp_path / "studies", blocks_folder, space="kd", unlabelled=unlabelled_folder
+    )
+    study = prepare_study(config, resumed=False)
+    assert study.unlabelled is not None
+    assert study.unlabelled.packed.path.name == study.file.unlabelled_digest
+    assert study.data.path == plain.data.path
+    assert study.teacher_epochs == plain.teacher_epochs
+    open_study(study)
+    study.lock.release()
+    kept = read_study_file(study.config.folder)
+    assert kept.config.unlabelled == unlabelled_folder
+    again = prepare_study(kept.config.replace(unlabelled=moved), resumed=True)
+    again.lock.release()
+    assert again.unlabelled is not None
+    assert (again.unlabelled.was_packed, study.unlabelled.was_packed) == (True, False)
+    (moved / "0.png").unlink()
+    for changed in (moved, None):
+        with pytest.raises(ValueError, match="a resumed study must keep its unlabelled images"):
+            prepare_study(kept.config.replace(unlabelled=changed), resumed=True)
+
+
+def test_an_older_study_has_no_unlabelled_images(blocks_folder: Path, tmp_path: Path) -> None:
+    study = prepare_study(make_config(tmp_path, blocks_folder), resumed=False)
+    open_study(study)
+    study.lock.release()
+    path = study.config.folder / STUDY_FILE
+    stored = json.loads(path.read_text())
+    del stored["unlabelled_digest"], stored["config"]["unlabelled"]
+    path.write_text(json.dumps(stored))
+    again = prepare_study(read_study_file(study.config.folder).config, resumed=True)
+    again.lock.release()
+    assert again.unlabelled is None
 
 
 def test_lengths_follow_from_the_data(blocks_folder: Path, tmp_path: Path) -> None:

@@ -129,6 +129,24 @@ def test_outputs_are_kept_once_and_their_size_is_said_before(
     assert len(lines) == 1
 
 
+def test_outputs_for_unlabelled_images_are_kept_beside_the_others(
+    run: ExecutionConfig, unlabelled_run: ExecutionConfig
+) -> None:
+    labelled, _ = set_up_teacher_outputs(run, "maps", FLIPS, lambda line: None)
+    lines, elsewhere = list[str](), Elsewhere()
+    run = run.replace(unlabelled=unlabelled_run.unlabelled)
+    there, mode = set_up_teacher_outputs(run, "auto", FLIPS, lines.append, elsewhere)
+    assert (mode, there.teacher_outputs) == ("maps", labelled.teacher_outputs)
+    assert elsewhere.ran == [predict_footprint, cache_outputs]
+    assert there.unlabelled_outputs == find_outputs(run, "maps", FLIPS, "unlabelled")
+    (line,) = lines
+    size = predict_footprint(run, "maps", FLIPS, "unlabelled")
+    assert size.num_images == 12
+    assert line == f"keeping the teacher's outputs for unlabelled images as maps: {size}"
+    assert set_up_teacher_outputs(run, "maps", FLIPS, lines.append, elsewhere) == (there, "maps")
+    assert len(lines) == 1
+
+
 def test_auto_leaves_the_disk_its_room(
     run: ExecutionConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,0 +1,54 @@
+"""How long a study is expected to take, from steps that are measured without a teacher."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from factories import make_config
+
+from search.study.expected_time import EVALUATION, expect_time, taught_share
+from search.study.preparation import prepare_study
+from trainables.config import ExecutionConfig, TrialConfig
+from trainables.recipes.configs import Distill, QatDistill, Recipe, Supervised
+
+
+class Measured:
+    """A worker on which each step takes a second."""
+
+    cpus = 1.0
+
+    def __call__(
+        self, run: ExecutionConfig, measure: object, configs: Sequence[TrialConfig], _: object
+    ) -> list[float]:
+        return [1.0] * len(configs)
+
+
+def test_steps_with_unlabelled_images_take_twice_as_long(
+    blocks_folder: Path, unlabelled_folder: Path, tmp_path: Path
+) -> None:
+    found = {}
+    for unlabelled in (None, unlabelled_folder):
+        name = "with" if unlabelled else "without"
+        config = make_config(tmp_path, blocks_folder, space="kd", name=name, unlabelled=unlabelled)
+        study = prepare_study(config, resumed=False)
+        run = ExecutionConfig(data=study.data.path, artifacts=study.store.root)
+        expected = expect_time(study, Measured(), run, 1)  # type: ignore[arg-type]
+        study.lock.release()
+        assert expected is not None
+        found[name] = expected.trial_s
+        assert expected.teacher_s == study.teacher_epochs * (8 + EVALUATION * 24 / 8)
+    assert found == {
+        "without": pytest.approx(2 * (8 + EVALUATION * 24 / 8)),
+        "with": pytest.approx(2 * (2 * 8 + EVALUATION * 24 / 8)),
+    }
+
+
+@pytest.mark.parametrize(
+    ("recipe", "share"),
+    [(Supervised(), 0), (Distill(), 1), (QatDistill(self_study=0.3, co_study=0.2), 0.7)],
+    ids=lambda value: getattr(value, "name", ""),
+)
+def test_the_share_of_steps_with_a_teacher_is_that_after_self_study(
+    recipe: Recipe, share: float
+) -> None:
+    assert taught_share(recipe) == pytest.approx(share)

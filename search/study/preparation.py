@@ -39,6 +39,7 @@ from trainables.core.artifacts import ArtifactStore
 from trainables.core.files import hash_file
 from trainables.core.optional_dependencies import require_onnx
 from trainables.core.progress import announce
+from trainables.data.configs import LabelSize
 from trainables.training.defaults import PRETRAINING_LENGTH, augmentation_for, defaults_for
 from trainables.training.evaluation import commonest_miou
 from trainables.training.setup import check_terms, open_data
@@ -73,7 +74,8 @@ def prepare_study(config: StudyConfig, resumed: bool) -> Study:
         require_onnx("--objectives latency, or --max-latency,")
     check_tracking(config.tracking_uri, config.storage)
     store = ArtifactStore(artifact_folder(config.storage))
-    opened = open_data(config.data, config.image_size, store)
+    label_size = stored_file.label_size if stored_file else "own"
+    opened = open_data(config.data, config.image_size, store, label_size)
     num_images = opened.source.num_samples("train")
     config = with_lengths(config, num_images)
     class_names = opened.class_names
@@ -90,6 +92,7 @@ def prepare_study(config: StudyConfig, resumed: bool) -> Study:
         stored_file,
         opened.digest,
         class_names,
+        label_size,
         conditions,
         stored_file.teacher_epochs
         if stored_file
@@ -159,6 +162,7 @@ def build_study_file(
     stored_file: StudyFile | None,
     data_digest: str,
     class_names: tuple[str, ...],
+    label_size: LabelSize,
     conditions: Conditions,
     teacher_epochs: int | None,
 ) -> StudyFile:
@@ -188,6 +192,7 @@ def build_study_file(
         data_digest=data_digest,
         teacher_digest=teacher_digest,
         class_names=class_names,
+        label_size=label_size,
         teacher_epochs=teacher_epochs,
         latency_conditions=shared_conditions(stored_file, conditions),
     )

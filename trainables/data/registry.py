@@ -8,6 +8,7 @@ from trainables.core.files import hash_file
 from trainables.core.progress import announce
 from trainables.data import shapes
 from trainables.data.base import Sample, Source, Split
+from trainables.data.configs import LabelSize
 from trainables.data.voc import VocFolder
 
 VOC_ARCHIVE = "VOCtrainval_11-May-2012.tar"
@@ -39,8 +40,13 @@ class ShapesSource:
         return Sample(*shapes.draw_sample(self.image_size, self.seed, first + index))
 
 
-def open_source(data: str, image_size: int, downloads: Path) -> Source:
+def open_source(
+    data: str, image_size: int, downloads: Path, label_size: LabelSize = "own"
+) -> Source:
     """The data set of `shapes`, `voc` (downloaded at first use) or a folder in VOC layout.
+
+    `label_size` is that of the labels on which mIoU is measured; where it is "packed", the data are
+    those of releases that kept no others.
 
     Raises:
         ValueError: the data breaks a rule; the message names rule, value and file.
@@ -50,7 +56,7 @@ def open_source(data: str, image_size: int, downloads: Path) -> Source:
     if data == "shapes":
         return ShapesSource(image_size)
     folder = download_voc(downloads) if data == "voc" else Path(data).expanduser()
-    return VocFolder(folder, image_size)
+    return VocFolder(folder, image_size, label_size)
 
 
 def remove_empty(folder: Path) -> None:

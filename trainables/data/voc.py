@@ -16,6 +16,7 @@ from trainables.core.files import hash_file
 from trainables.core.terminal import track
 from trainables.data.base import SPLITS, Sample, Split
 from trainables.data.class_list import ClassList, read_classes, read_lines
+from trainables.data.configs import LabelSize
 from trainables.data.dataset_checks import (
     Fit,
     SampleInfo,
@@ -41,6 +42,7 @@ from trainables.data.image_file import (
     used_colors,
 )
 from trainables.data.labels import IGNORE, VOC_CLASSES
+from trainables.data.own_labels import compress_labels
 from trainables.data.split_list import CONVERT, IMAGES, Entry, read_split
 
 Answer = TypeVar("Answer")
@@ -55,7 +57,8 @@ FIRST_SWAPPED = 5
 class VocFolder:
     """A folder in VOC layout, its samples shrunk to a longest side of `image_size` pixels.
 
-    Smaller images keep their size.
+    Smaller images keep their size. Where a validation image is larger, validation samples have
+    their masks at their own size, too, unless `label_size` is "packed".
 
     With SBD's `SegmentationClassAug` and `train_aug.txt` (Hariharan et al. 2011) the training split
     is the augmented one. Every file is checked before class names or a sample are returned, so that
@@ -65,11 +68,13 @@ class VocFolder:
         ValueError: the folder breaks a rule of the layout; the message names rule, value and file.
     """
 
-    def __init__(self, folder: Path, image_size: int) -> None:
+    def __init__(self, folder: Path, image_size: int, label_size: LabelSize = "own") -> None:
         self.root = find_root(folder)
-        self.image_size = image_size
+        self.image_size, self.label_size = image_size, label_size
         self.have_small = False
         """Whether an image is smaller than `image_size`; known once the files were read."""
+        self.shrinks_val = False
+        """Whether a validation image is larger than that; known once the files were read."""
         self.have_colors = False
         """Whether a mask may have colours; known once the files were read."""
         augmented = (self.root / f"{MASKS}Aug").is_dir() and (
@@ -109,6 +114,8 @@ class VocFolder:
         # the digests of their data do not change
         if self.have_small:
             content.append("small images keep their size")
+        if self.shrinks_val and self.label_size == "own":
+            content.append("validation labels at their own size")
         if self.classes.colors and self.have_colors:
             content.append(sorted((*color, index) for color, index in self.classes.colors.items()))
         plain = tuple(read_lines(listing)) if listing.is_file() else ()
@@ -135,9 +142,11 @@ class VocFolder:
         image = read_image(entry.image, turned=entry.image not in self._scan.as_stored)
         labels = read_labels(entry.mask, turn(load_mask(entry.mask)), self.classes.colors)
         size = scaled(image.size, self.image_size)
+        is_kept = split == "val" and self._scan.shrinks_val and self.label_size == "own"
         return Sample(
             pad(np.asarray(image.resize(size, Image.Resampling.BILINEAR)), canvas, PAD_RGB),
             pad(shrink(labels, size), canvas, IGNORE),
+            compress_labels(labels, size) if is_kept else None,
         )
 
     def _each(self, doing: str, look: Callable[[Split, Entry], Answer]) -> Iterator[Answer]:
@@ -159,6 +168,8 @@ class VocFolder:
         check_mask_format(entry.mask, mask_header)
         self.have_colors |= mask_header.mode in ("P", "RGB", "RGBA")
         self.have_small |= max(image_header.size) < self.image_size
+        if split == "val" and max(image_header.size) > self.image_size:
+            self.shrinks_val = True
         hashes = [hashlib.sha256(content).hexdigest() for content in (image, mask)]
         deep = [image_header.mode] if image_header.mode in DEEP_GREY_MODES else []
         return [split, entry.name, *hashes, *deep]
@@ -199,6 +210,7 @@ class VocFolder:
             (max(heights), max(widths)),
             images_as_stored(looks),
             tuple(notes_on(looks, names)),
+            any(look.split == "val" and max(look.size) > self.image_size for look in looks),
         )
 
     def _look(self, split: Split, entry: Entry) -> SampleInfo:
@@ -224,12 +236,16 @@ class VocFolder:
 
 
 class Scan(NamedTuple):
-    """Facts about all files of a folder; `canvas` is (height, width) in pixels."""
+    """Facts about all files of a folder; `canvas` is (height, width) in pixels.
+
+    `shrinks_val` is whether a validation image is larger than on the canvas.
+    """
 
     class_names: tuple[str, ...]
     canvas: tuple[int, int]
     as_stored: frozenset[Path]
     notes: tuple[str, ...]
+    shrinks_val: bool
 
 
 def fit_of(entry: Entry, image: Image.Image, mask: Image.Image) -> Fit:

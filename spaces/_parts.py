@@ -6,10 +6,10 @@ import optuna
 
 from spaces import LEARNING_RATE, STUDENT, U_NETS, Students
 from trainables.config import TrialConfig
-from trainables.losses.configs import Channelwise, Pairwise, Pixelwise, Term, Terms, by_name
+from trainables.losses.configs import Channelwise, Pairwise, Pixelwise, Term, Terms
 from trainables.models.configs import StudentConfig
 from trainables.quantization.quantizers.configs import Lsq
-from trainables.recipes.configs import AdamW, Distill, Qat, QuantizerLearningRates
+from trainables.recipes.configs import AdamW, Qat, QuantizerLearningRates
 
 WIDTH = "student.width"
 WEIGHT_BITS, ACTIVATION_BITS = "recipe.quantizer.weight_bits", "recipe.quantizer.activation_bits"
@@ -19,12 +19,6 @@ EXTRA_TERMS: Mapping[str, type[Pairwise | Channelwise]] = {
     "channelwise": Channelwise,
 }
 """Terms of which one may join the pixel-wise one; kept teacher outputs serve them."""
-
-
-DISTILLED = Distill(
-    losses=by_name(Pixelwise(temperature=1, where="teacher_right", class_weighted=True))
-)
-"""The start of quantized students that have a teacher: it is distilled before it is quantized."""
 
 
 def suggest_student(trial: optuna.Trial, students: Students = U_NETS) -> StudentConfig:

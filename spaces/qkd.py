@@ -5,7 +5,6 @@ import optuna
 from spaces import U_NETS, Students
 from spaces._parts import (
     ACTIVATION_BITS,
-    DISTILLED,
     EXTRA,
     PIXEL,
     WEIGHT_BITS,
@@ -17,7 +16,7 @@ from spaces._parts import (
     suggest_student,
 )
 from trainables.config import TrialConfig
-from trainables.recipes.configs import QatDistill
+from trainables.recipes.configs import DISTILLED, QatDistill
 
 # Kim et al. 2019: T = 2, equal weights, self-study first; at three bit-widths
 points_to_evaluate = [

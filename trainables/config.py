@@ -115,6 +115,9 @@ class ExecutionConfig(FrozenConfig):
 
     data: Path = Field(description="folder of the packed data set")
     teacher: Path | None = Field(None, description="the teacher's model file")
+    teacher_data: Path | None = Field(
+        None, description="the same data packed at another size, which the teacher sees"
+    )
     teacher_outputs: Path | None = Field(
         None, description="folder of the teacher's outputs; None: the teacher runs at every step"
     )
@@ -127,6 +130,11 @@ class ExecutionConfig(FrozenConfig):
         None, description="once it exists, trainings keep where they stand and leave"
     )
     timeout_s: float | None = Field(None, gt=0, description="without progress, until it has failed")
+
+    @property
+    def of_teacher(self) -> "ExecutionConfig":
+        """The same with the data that the teacher sees."""
+        return self if self.teacher_data is None else self.replace(data=self.teacher_data)
 
 
 def read_config(path: Path) -> TrialConfig:

@@ -6,6 +6,7 @@ python -m trainables.train CONFIG.json --data FOLDER --out DIR
 import argparse
 import sys
 from dataclasses import replace
+from typing import get_args
 
 import torch
 
@@ -15,6 +16,7 @@ from trainables.core.command_line import Parser, as_path, report
 from trainables.core.errors import TrialFailed
 from trainables.core.progress import ProgressReporter, progress_to
 from trainables.models.configs import NetworkSource, WeightSources
+from trainables.teachers.averaging import Flip, check_seeds, choose_averaging
 from trainables.training.defaults import Defaults, defaults_for
 from trainables.training.setup import (
     OutputMode,
@@ -79,6 +81,25 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         default="auto",
         metavar="auto|NAME|FILE",
         help="as in search.run; used where the recipe has one",
+    )
+    add(
+        "--teacher-size",
+        type=int,
+        metavar="PIXELS",
+        help="as in search.run, with --teacher-outputs maps or views",
+    )
+    add(
+        "--teacher-seeds",
+        type=int,
+        default=1,
+        metavar="N",
+        help="as in search.run (default: 1)",
+    )
+    add(
+        "--teacher-flip",
+        default="auto",
+        choices=get_args(Flip),
+        help="as in search.run (default: auto)",
     )
     add(
         "--backbone-weights",
@@ -159,11 +180,19 @@ def run(arguments: argparse.Namespace) -> None:
     store = ArtifactStore(arguments.artifacts or arguments.out.parent / "artifacts")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     defaults = defaults_for(arguments.data, device)
-    opened = open_data(arguments.data, arguments.image_size or defaults.image_size, store)
+    image_size = arguments.image_size or defaults.image_size
+    opened = open_data(arguments.data, image_size, store)
     wanted: OutputMode = arguments.teacher_outputs
+    of_teacher = None
     if config.needs_teacher:
-        check_terms(wanted, [config], len(opened.class_names))
+        size = arguments.teacher_size
+        if arguments.teacher_seeds < 1:
+            raise ValueError(f"--teacher-seeds >= 1 must hold, but got {arguments.teacher_seeds}")
+        check_seeds(arguments.teacher_seeds, arguments.teacher == "auto")
+        check_terms(wanted, [config], len(opened.class_names), size)
         check_teacher(arguments.teacher, len(opened.class_names))
+        if size is not None:
+            of_teacher = open_data(arguments.data, image_size, store, size)
     files = (arguments.backbone_weights,) if arguments.backbone_weights else ()
     sources = WeightSources(backbones=files, network=network_source(arguments, config))
     check_students([config.student], len(opened.class_names), opened.canvas)
@@ -172,6 +201,7 @@ def run(arguments: argparse.Namespace) -> None:
     say_data(data, opened.found is not None, opened.notes, say)
     setting = ExecutionConfig(
         data=data.path,
+        teacher_data=of_teacher.pack().path if of_teacher else None,
         artifacts=store.root,
         num_threads=arguments.threads,
         device=device,
@@ -180,7 +210,10 @@ def run(arguments: argparse.Namespace) -> None:
     set_up_weights(setting, [config.student], sources, say)
     if config.needs_teacher:
         own = own_teacher_config(config, defaults, len(data.train))
-        setting, _ = set_up_teacher(setting, arguments.teacher, own, say)
+        averaging = choose_averaging(
+            arguments.teacher_seeds, arguments.teacher_flip, is_live=wanted == "live"
+        )
+        setting, _ = set_up_teacher(setting, arguments.teacher, own, say, averaging=averaging)
         setting, _ = set_up_teacher_outputs(setting, wanted, config.augmentation, say)
     arguments.out.mkdir(parents=True, exist_ok=True)
     progress = ProgressReporter("training the student", "epoch", config.num_epochs)

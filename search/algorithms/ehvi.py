@@ -52,8 +52,11 @@ def propose(
     warm_start_observations: Sequence[Observation],
     costs_of: CostsOf,
     random: np.random.Generator,
+    least_miou: float = 0.0,
 ) -> Proposal:
     """The candidate of greatest expected improvement; at first, candidates spread over the costs.
+
+    A hypervolume counts from `least_miou`.
 
     `warm_start_observations` are finished trials of another study, which may have had other
     parameters and another level of mIoU. `costs_of` gives the objectives except mIoU, or None for a
@@ -97,6 +100,7 @@ def propose(
         np.array([o.costs for o in alive]).reshape(-1, len(drawn[0].costs)),
         np.where(predict_failures(learned, candidates, distributions, seed), 0.0, expected),
         np.array([candidate.costs for candidate in candidates]),
+        least_miou,
     )
     best = int(improvements.argmax())
     return Proposal(candidates[best].params, float(improvements[best]))
@@ -212,17 +216,18 @@ def encode(points: Sequence[Observation], distributions: Distributions) -> NDArr
 
 
 def expected_hypervolume_improvement(
-    mious: Floats, costs: Floats, new_mious: Floats, new_costs: Floats
+    mious: Floats, costs: Floats, new_mious: Floats, new_costs: Floats, least_miou: float = 0.0
 ) -> Floats:
     """The expected improvement of the hypervolume by each candidate, as a share of it.
 
     `mious` (N,S) and `new_mious` (C,S) are predictions of the same S trees, so that predictions for
     running trials and for candidates are correlated. `costs` (N,D-1) and `new_costs` (C,D-1) count
-    by their logarithms, scaled from the least to the greatest of all of them.
+    by their logarithms, scaled from the least to the greatest of all of them. mIoU counts from
+    `least_miou`.
     """
     every = np.vstack([costs, new_costs])
     places = normalize_log_costs(every, cost_range_of(every))
-    volume = moocore.Hypervolume(ref=[0.0, *[REFERENCE_MARGIN] * costs.shape[1]])
+    volume = moocore.Hypervolume(ref=[-least_miou, *[REFERENCE_MARGIN] * costs.shape[1]])
     total, improvements = 0.0, np.zeros(len(new_costs))
     for miou, new_miou in zip(mious.T, new_mious.T, strict=True):
         front = np.column_stack([-miou, places[: len(costs)]])

@@ -27,6 +27,8 @@ class SearchProblem:
     """Configurations over it are reported to the sampler and never trained."""
     commonest_miou: float = 0.0
     """The mIoU of predicting the commonest class, which a failed training gets."""
+    least_miou: float = 0.0
+    """The mIoU from which a hypervolume counts."""
 
     def new_history(self) -> TrialHistory:
         """The empty history of a study without trials."""

@@ -51,7 +51,14 @@ class Proposer:
         if settings.sampler == "ehvi" and first is None:
             known, random = self.history.all_observations(), np.random.default_rng(seed)
             warm_start = list(settings.warm_start_observations)
-            proposal = propose(self.problem.space, known, warm_start, self._costs_of, random)
+            proposal = propose(
+                self.problem.space,
+                known,
+                warm_start,
+                self._costs_of,
+                random,
+                self.problem.least_miou,
+            )
             if self._has_converged(trials, proposal):
                 return None
             if proposal.params:  # enqueued, so that it is kept if the driver dies before asking

@@ -82,17 +82,24 @@ def compute_diagnostics(
     study: optuna.Study,
     span: Points,
     objectives: Sequence[Objective],
+    least_miou: float = 0.0,
 ) -> SearchDiagnostics:
-    """The diagnostics of a search; `span` (2, costs) is the range of costs of its space."""
+    """The diagnostics of a search; `span` (2, costs) is the range of costs of its space.
+
+    The hypervolume counts from `least_miou`.
+    """
     return SearchDiagnostics(
-        hypervolume_over_time(records, span, objectives),
+        hypervolume_over_time(records, span, objectives, least_miou),
         unfinished_share(records),
         importances(study, objectives),
     )
 
 
 def hypervolume_over_time(
-    records: Sequence[Record], span: Points, objectives: Sequence[Objective]
+    records: Sequence[Record],
+    span: Points,
+    objectives: Sequence[Objective],
+    least_miou: float = 0.0,
 ) -> list[HypervolumePoint]:
     """The hypervolume after each finished trial, in the order in which they ended."""
     ended = sorted((r for r in records if r.ended_at), key=lambda r: str(r.ended_at))
@@ -102,6 +109,6 @@ def hypervolume_over_time(
         seconds += record.metrics.device_seconds if record.metrics else 0.0
         if record.state == "COMPLETE" and record.ended_at:
             front = pareto_front([*front, record], objectives)
-            volume = hypervolume(front, span, objectives)
+            volume = hypervolume(front, span, objectives, least_miou)
             steps.append(HypervolumePoint(seconds, volume, int(record.ended_at.timestamp() * 1000)))
     return steps

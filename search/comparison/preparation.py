@@ -49,6 +49,8 @@ class Comparison:
     arms: Sequence[Arm]
     defaults: Defaults
     data: PackedDataset
+    teacher_data: PackedDataset | None
+    """The same data at the size that the teacher sees; None where it sees what students see."""
     was_packed: bool
     notes: Sequence[str]
     store: ArtifactStore
@@ -93,21 +95,26 @@ def prepare_comparison(config: ComparisonConfig) -> Comparison:
     students = [trial.student for trial in trials]
     store = ArtifactStore(artifact_folder(config.storage))
     opened = open_data(config.data, config.image_size, store)
+    of_teacher = None
+    if config.teacher_size is not None:
+        of_teacher = open_data(config.data, config.image_size, store, config.teacher_size)
     if any(trial.needs_teacher for trial in trials):
-        check_teacher(config.teacher, len(opened.class_names))
-        check_terms(config.teacher_outputs, trials, len(opened.class_names))
+        num_classes = len(opened.class_names)
+        check_teacher(config.teacher, num_classes)
+        check_terms(config.teacher_outputs, trials, num_classes, config.teacher_size)
     check_students(students, len(opened.class_names), opened.canvas)
     check_weights(students, NO_SOURCES, store, opened.digest)
     file = build_comparison_file(config, opened.digest)
 
     data = opened.pack()
+    teacher_data = of_teacher.pack() if of_teacher else None
     make_store(config.tracking_uri)
     lock = lock_study(config)
     replace_file(config.folder / COMPARISON_FILE, file.model_dump_json(indent=1))
     remove_partial_files(config.folder)
     terminal.keep_log(config.folder / LOG)
     was_packed, notes = opened.found is not None, opened.notes
-    return Comparison(file, arms, defaults, data, was_packed, notes, store, lock)
+    return Comparison(file, arms, defaults, data, teacher_data, was_packed, notes, store, lock)
 
 
 def build_comparison_file(config: ComparisonConfig, data_digest: str) -> ComparisonFile:

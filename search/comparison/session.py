@@ -45,6 +45,7 @@ from trainables.core.errors import TrialFailed
 from trainables.core.files import replace_file
 from trainables.core.metrics import Metrics
 from trainables.models.model_file import METRICS_FILE
+from trainables.teachers.averaging import choose_averaging
 from trainables.training.cost import count_macs
 from trainables.training.setup import (
     output_mode,
@@ -141,6 +142,7 @@ class ComparisonSession:
         share = fixed_resources(config)
         run = ExecutionConfig(
             data=comparison.data.path,
+            teacher_data=comparison.teacher_data.path if comparison.teacher_data else None,
             artifacts=comparison.store.root,
             device=config.device,
             checkpoint_every_s=config.checkpoint_every_s,
@@ -150,10 +152,14 @@ class ComparisonSession:
         remote = RemoteRunner(config, shutdown, self.say)
         set_up_weights(run, comparison.students, NO_SOURCES, self.say)
         if any(trial.needs_teacher for trial in trials):
-            run, teacher = set_up_teacher(
-                run, config.teacher, self.own_teacher_config(), self.say, remote
-            )
             wanted = output_mode(config.teacher_outputs, trials)
+            averaging = choose_averaging(
+                config.teacher_seeds, config.teacher_flip, is_live=wanted == "live"
+            )
+            own = self.own_teacher_config()
+            run, teacher = set_up_teacher(
+                run, config.teacher, own, self.say, remote, averaging=averaging
+            )
             augmentation = trials[0].augmentation
             run, mode = set_up_teacher_outputs(run, wanted, augmentation, self.say, remote)
             self.teacher = f"{teacher.note}, mIoU {100 * teacher.miou:.1f} %, outputs {mode}"

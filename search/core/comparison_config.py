@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, SerializeAsAny, field_validator
+from pydantic import Field, SerializeAsAny, field_validator, model_validator
 
 from search.core import units
 from search.core.config import HOW, WHAT, WHERE, StudyConfig
@@ -15,11 +15,13 @@ from trainables.core.config_base import FrozenConfig, digest
 from trainables.data.configs import AugmentationName
 from trainables.losses.configs import Balance, LabelLossConfig, Overlap
 from trainables.models.configs import StudentConfig
+from trainables.teachers.averaging import Flip, check_seeds
 
 COMPARE = "what to compare"
 """A group of flags in the help."""
 COMPARED = (
     *("recipes", "data", "image_size", "students", "epochs", "teacher", "teacher_outputs"),
+    *("teacher_size", "teacher_seeds", "teacher_flip"),
     *("class_weights", "overlap_loss", "augmentation", "ema_decay"),
 )
 """Fields that say what is compared: two comparisons that differ in one of them are not the same."""
@@ -64,6 +66,9 @@ class ComparisonConfig(FrozenConfig):
     data: str = as_in_a_study("data")
     image_size: int = as_in_a_study("image_size")
     teacher: str = as_in_a_study("teacher")
+    teacher_size: int | None = as_in_a_study("teacher_size")
+    teacher_seeds: int = as_in_a_study("teacher_seeds")
+    teacher_flip: Flip = as_in_a_study("teacher_flip")
     teacher_outputs: Annotated[
         Literal["auto", "live", "maps"],
         Flag(
@@ -128,6 +133,11 @@ class ComparisonConfig(FrozenConfig):
         if twice := [name for name in names if names.count(name) > 1]:
             raise ValueError(f"each must have its own name, as NAME={twice[0]}")
         return recipes
+
+    @model_validator(mode="after")
+    def check_teacher_seeds(self) -> "ComparisonConfig":
+        check_seeds(self.teacher_seeds, is_trained_here=self.teacher == "auto")
+        return self
 
     @property
     def label_loss(self) -> LabelLossConfig:

@@ -32,6 +32,7 @@ from trainables.models.configs import (
 )
 from trainables.models.student_list import parse_students, write_students
 from trainables.recipes.configs import CalibrationStep
+from trainables.teachers.averaging import Flip, check_seeds
 
 SamplerName = Literal["ehvi", "tpe", "nsga2", "random"]
 WHAT, HOW, WHERE = "what to search", "how long and how", "where"
@@ -221,6 +222,36 @@ class StudyConfig(FrozenConfig):
             immutable=True,
         ),
     ] = "imagenet"
+    teacher_size: Annotated[
+        int | None,
+        Field(ge=16),
+        Flag(
+            WHAT,
+            "longest side of the images that the teacher sees, where that is more than "
+            "--image-size; needs kept outputs (default: it sees what its students see)",
+            units.PIXELS,
+            immutable=True,
+        ),
+    ] = None
+    teacher_seeds: Annotated[
+        PositiveInt,
+        Flag(
+            WHAT,
+            "networks of a teacher that is trained on the data: they differ in their seeds, and "
+            "the teacher is the mean of their predictions (default: {default})",
+            units.INTEGER,
+            immutable=True,
+        ),
+    ] = 1
+    teacher_flip: Annotated[
+        Flip,
+        Flag(
+            WHAT,
+            "whether the teacher's predictions are means of those for an image and its mirror "
+            "image (default {default}: where its outputs are kept, so that it takes time once)",
+            immutable=True,
+        ),
+    ] = "auto"
     teacher_outputs: Annotated[
         Literal["auto", "live", "views", "maps"],
         Flag(
@@ -370,6 +401,17 @@ class StudyConfig(FrozenConfig):
             immutable=True,
         ),
     ] = 0
+    least_miou: Annotated[
+        float | None,
+        Field(ge=0, lt=1),
+        Flag(
+            HOW,
+            "the least mIoU that is of use, e.g. 0.4, from which the hypervolume counts (default: "
+            "that of predicting the commonest class everywhere)",
+            units.SHARE,
+            immutable=True,
+        ),
+    ] = None
     max_size_bytes: Annotated[
         PositiveInt | None,
         Flag(
@@ -522,6 +564,8 @@ class StudyConfig(FrozenConfig):
             )
         if self.teacher_builder and self.teacher == "auto":
             raise ValueError("--teacher-builder needs --teacher FILE")
+        is_trained_here = self.teacher == "auto" and self.compress is None
+        check_seeds(self.teacher_seeds, is_trained_here)
         return self
 
     @property

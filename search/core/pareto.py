@@ -10,6 +10,8 @@ from search.core.objectives import MIOU_AND_SIZE, Objective
 from search.core.record import Record
 
 Points = NDArray[np.float64]
+SIZES_KB = (50, 100, 300, 1000)
+"""File sizes, in thousands of bytes, at which searches are compared by mIoU."""
 REFERENCE_MARGIN = 1.1
 """The reference point of a hypervolume, as a multiple of the range of each cost."""
 
@@ -26,11 +28,16 @@ def pareto_front(
     return sorted(front, key=lambda record: record.metrics.size_bytes or 0 if record.metrics else 0)
 
 
-def hypervolume(records: Sequence[Record], span: Points, objectives: Sequence[Objective]) -> float:
+def hypervolume(
+    records: Sequence[Record],
+    span: Points,
+    objectives: Sequence[Objective],
+    least_miou: float = 0.0,
+) -> float:
     """The hypervolume of the front, as a share of the box between the best and the worst values.
 
-    mIoU counts from 0 to 1, each cost by its logarithm between the two rows of `span`, (2, costs),
-    extended by a tenth, so that the largest student contributes, too.
+    mIoU counts from `least_miou` to 1, each cost by its logarithm between the two rows of `span`,
+    (2, costs), extended by a tenth, so that the largest student contributes, too.
     """
     finished = [record for record in records if record.state == "COMPLETE"]
     if not finished:
@@ -38,9 +45,20 @@ def hypervolume(records: Sequence[Record], span: Points, objectives: Sequence[Ob
     losses = to_minimized_values(finished, objectives)
     is_miou = np.array([objective.metric == "miou" for objective in objectives])
     places = normalize_log_costs(losses[:, ~is_miou], span)
-    reference = np.array([0.0] + [REFERENCE_MARGIN] * places.shape[1])
+    reference = np.array([-least_miou] + [REFERENCE_MARGIN] * places.shape[1])
     volume = moocore.hypervolume(np.column_stack([losses[:, is_miou], places]), ref=reference)
-    return float(volume / REFERENCE_MARGIN ** places.shape[1])
+    return float(volume / (1 - least_miou) / REFERENCE_MARGIN ** places.shape[1])
+
+
+def mious_within(records: Sequence[Record]) -> dict[int, float]:
+    """By `SIZES_KB`, the best mIoU of a finished student of at most this size, if there is any."""
+    sized = [
+        (record.metrics.size_bytes, record.metrics.miou)
+        for record in records
+        if record.state == "COMPLETE" and record.metrics and record.metrics.size_bytes
+    ]
+    found = {kb: [miou for size, miou in sized if size <= 1000 * kb] for kb in SIZES_KB}
+    return {kb: max(mious) for kb, mious in found.items() if mious}
 
 
 def normalize_log_costs(costs: Points, span: Points) -> Points:

@@ -15,7 +15,7 @@ from trainables.core.command_line import first_problem
 from trainables.core.config_base import FrozenConfig
 from trainables.models.configs import StudentConfig
 from trainables.models.student_list import parse_students
-from trainables.recipes.configs import Recipe
+from trainables.recipes.configs import RECOMMENDED, Recipe
 
 Config = TypeVar("Config", bound=FrozenConfig)
 NAMED = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]*)=(.+)", re.DOTALL)
@@ -48,7 +48,8 @@ def parse_recipe(text: str) -> ComparedRecipe:
     base, *changes = rest.split() or [""]
     recipes = Recipe.members()
     if base in recipes:
-        recipe = apply_changes(Recipe, Recipe.model_validate({"name": base}), changes)
+        recommended = RECOMMENDED.get(base) or Recipe.model_validate({"name": base})
+        recipe = apply_changes(Recipe, recommended, changes)
         return ComparedRecipe(name=name or " ".join([base, *changes]), recipe=recipe)
     path = to_path(base)
     if path.is_file():

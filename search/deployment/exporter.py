@@ -38,7 +38,8 @@ def validation_data(study: StudyFile, folder: Path) -> PackedDataset:
         ValueError: the data has changed since.
     """
     store = ArtifactStore(artifact_folder(folder.resolve().parent))
-    opened = open_data(study.config.data, study.config.image_size, store, study.label_size)
+    config = study.config
+    opened = open_data(config.data, config.image_size, store, label_size=study.label_size)
     if opened.digest != study.data_digest:
         raise ValueError(
             f"an export is checked on the study's data, but {study.config.data} has changed: it is "

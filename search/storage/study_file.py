@@ -20,6 +20,8 @@ BEFORE_ITS_FIELD: dict[str, object] = {
     "scheduler": "none",
     "grace_epochs": 1,
     "class_weights": "none",
+    "teacher_flip": "off",
+    "least_miou": 0.0,
 }
 """Values of fields that an older study.json lacks, where they differ from the default."""
 PROPOSING = ("optuna", "scikit-learn", "moocore", "numpy")

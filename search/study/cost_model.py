@@ -86,7 +86,15 @@ class CostModel:
             objectives=named_objectives(self.config.objectives),
             budget=self.config.budget,
             commonest_miou=self.commonest_miou,
+            least_miou=self.least_miou,
         )
+
+    @property
+    def least_miou(self) -> float:
+        """The mIoU from which a hypervolume counts."""
+        if self.config.least_miou is None:
+            return self.commonest_miou
+        return self.config.least_miou
 
     def complete(self, trial: TrialConfig) -> TrialConfig:
         """Sets the fields that the study fixes for all its trials.
@@ -196,7 +204,12 @@ class CostModel:
             trained /= 2
         macs = trained * sum(config.num_epochs * self.macs(config) for config in configs)
         macs += sum(start.num_epochs * self.macs(start) for start in starts)
-        teacher_macs = self.macs(self.defaults.default_teacher_config(num_epochs=1))
+        larger = (self.config.teacher_size or self.config.image_size) / self.config.image_size
+        teacher_macs = (
+            self.macs(self.defaults.default_teacher_config(num_epochs=1))
+            * self.config.teacher_seeds
+            * larger**2
+        )
         affordable = int(macs * TEACHER_SHARE / (1 - TEACHER_SHARE) / teacher_macs)
         longest = self.defaults.num_epochs(self.defaults.teacher_steps, num_images)
         return max(self.config.num_epochs, min(longest, affordable))

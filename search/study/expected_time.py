@@ -64,13 +64,13 @@ def expect_time(
     configs = sorted(model.completed_samples()[: max(1, num_left)], key=model.macs)
     store = ArtifactStore(run.artifacts)
 
-    def is_kept(config: TrialConfig) -> bool:
+    def is_kept(config: TrialConfig, run: ExecutionConfig = run) -> bool:
         return store.find(ARTIFACT_KIND, artifact_key(config, run, store)) is not None
 
     teacher = None
     if study.config.teacher == "auto" and any(config.needs_teacher for config in configs):
         own = model.own_teacher_config(study.teacher_epochs)
-        if not own.recipe.only_calibrates and not is_kept(own):
+        if not own.recipe.only_calibrates and not is_kept(own, run.of_teacher):
             teacher = own
     starts = [
         start
@@ -95,8 +95,9 @@ def expect_time(
         steps = max(1, len(study.data.train) // config.batch_size)
         return seconds[config.digest()] * config.num_epochs * (steps + evaluated)
 
+    larger = (study.config.teacher_size or study.config.image_size) / study.config.image_size
     return ExpectedTime(
-        teacher_s=seconds_of(teacher),
+        teacher_s=seconds_of(teacher) * study.config.teacher_seeds * larger**2,
         num_starts=len(starts),
         start_s=seconds_of(start),
         num_trials=num_left,

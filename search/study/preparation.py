@@ -75,11 +75,16 @@ def prepare_study(config: StudyConfig, resumed: bool) -> Study:
     check_tracking(config.tracking_uri, config.storage)
     store = ArtifactStore(artifact_folder(config.storage))
     label_size = stored_file.label_size if stored_file else "own"
-    opened = open_data(config.data, config.image_size, store, label_size)
+    opened = open_data(config.data, config.image_size, store, label_size=label_size)
     num_images = opened.source.num_samples("train")
     config = with_lengths(config, num_images)
     class_names = opened.class_names
     check_teacher(config.teacher, len(class_names), config.teacher_source)
+    of_teacher = None
+    if config.teacher_size is not None:
+        of_teacher = open_data(
+            config.data, config.image_size, store, config.teacher_size, label_size
+        )
     check_students(config.students, len(class_names), opened.canvas)
     check_weights(config.students, config.weight_sources, store, opened.digest)
     cost_model = CostModel(config, len(class_names), opened.canvas, store)
@@ -100,7 +105,8 @@ def prepare_study(config: StudyConfig, resumed: bool) -> Study:
     )
     if not config.wants_latency:
         cost_model.check_budget()
-    check_terms(config.teacher_outputs, cost_model.sampled_configs(), len(class_names))
+    samples = cost_model.sampled_configs()
+    check_terms(config.teacher_outputs, samples, len(class_names), config.teacher_size)
 
     if config.wants_latency:
         announce("measuring the latencies of the space")
@@ -112,11 +118,13 @@ def prepare_study(config: StudyConfig, resumed: bool) -> Study:
     warm_start_records = with_ram(warm_start_records, cost_model)
     data = opened.pack()
     cost_model.commonest_miou = commonest_miou(data)
+    teacher_data = of_teacher.pack() if of_teacher else None
     make_store(config.tracking_uri)
     return Study(
         file=file,
         stored_file=stored_file,
         data=data,
+        teacher_data=teacher_data,
         was_packed=opened.found is not None,
         notes=opened.notes,
         store=store,

@@ -4,6 +4,7 @@ The outputs of the teacher, the sensitivity of students to quantization, and how
 """
 
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 from search.core.config import Placement
 from search.core.units import human_size
@@ -17,32 +18,39 @@ from trainables.config import ExecutionConfig, TrialConfig
 from trainables.core.errors import TrialFailed
 from trainables.models.configs import StudentConfig
 from trainables.quantization.mixed_precision import Sensitivity
+from trainables.teachers.averaging import Averaging
 from trainables.training.memory_probe import measure_gpu_bytes
 from trainables.training.sensitivity import cache_sensitivity, read_sensitivity
-from trainables.training.setup import OutputMode, output_mode, set_up_teacher_outputs
+from trainables.training.setup import OutputMode, set_up_teacher_outputs
 
 NUM_LARGEST = 3
 """Trials whose memory is measured before any runs."""
 
 
 def keep_teacher_outputs(
-    study: Study, progress: ConsoleProgress, remote: RemoteRunner, run: ExecutionConfig
+    study: Study,
+    progress: ConsoleProgress,
+    remote: RemoteRunner,
+    run: ExecutionConfig,
+    wanted: OutputMode | Literal["auto"],
+    averaging: Averaging,
 ) -> ExecutionConfig:
     """`run` with the folder of cached teacher outputs, if they are cached; reports their size."""
-    wanted, augmentation = study.config.teacher_outputs, study.cost_model.defaults.augmentation
-    wanted = output_mode(wanted, study.cost_model.completed_samples())
+    augmentation = study.cost_model.defaults.augmentation
     run, mode = set_up_teacher_outputs(run, wanted, augmentation, progress.record, remote)
     if mode != study.config.teacher_outputs:
-        record_teacher_output_mode(study, mode)
+        record_teacher_choices(study, mode, averaging)
     return run
 
 
-def record_teacher_output_mode(study: Study, mode: OutputMode) -> None:
+def record_teacher_choices(study: Study, mode: OutputMode, averaging: Averaging) -> None:
     """Writes what `auto` came to, so that a resumed study goes on with it.
 
     The configuration that this driver runs with stays as it is, wherever it was handed to.
     """
-    write_study_file(study.file.replace(config=study.config.replace(teacher_outputs=mode)))
+    flip = "on" if averaging.mirrored else "off"
+    config = study.config.replace(teacher_outputs=mode, teacher_flip=flip)
+    write_study_file(study.file.replace(config=config))
 
 
 def measure_sensitivities(

@@ -8,7 +8,8 @@ from search.analysis.diagnostics import compute_diagnostics
 from search.analysis.diagnostics_plot import draw_diagnostics
 from search.analysis.report import draw_front
 from search.analysis.tables import write_tables
-from search.core.pareto import pareto_front
+from search.analysis.teacher_lead import weak_teacher_warning
+from search.core.pareto import mious_within, pareto_front
 from search.core.record import Record
 from search.storage.cleanup import prune_study_folder
 from search.storage.trials import read_teacher_metrics
@@ -22,8 +23,6 @@ from trainables.data.configs import MEASURED_ON
 
 TRACKING_TIMEOUT_S = 600.0
 """Timeout for the delivery of the end of a study to MLflow."""
-CLEAR_LEAD = 0.02
-"""mIoU by which a teacher should lead: seeds alone make a difference of 0.005 to 0.013."""
 INTERRUPTED_TRACKING_TIMEOUT_S = 3.0
 """The same for an interrupted study: the user is waiting, and a resume delivers the rest."""
 
@@ -44,7 +43,11 @@ def write_report(study: Study, tracking: MlflowTracker, interrupted: bool) -> li
     write_tables(records, folder, class_names, objectives)
     draw_front(records, folder, title, class_names, objectives)
     diagnostics = compute_diagnostics(
-        records, study.optuna_study, study.cost_model.cost_range(), objectives
+        records,
+        study.optuna_study,
+        study.cost_model.cost_range(),
+        objectives,
+        study.cost_model.least_miou,
     )
     draw_diagnostics(diagnostics, folder, f"{config.name}: the search")
     seconds = sum(record.metrics.device_seconds for record in records if record.metrics)
@@ -52,6 +55,11 @@ def write_report(study: Study, tracking: MlflowTracker, interrupted: bool) -> li
         "trials_complete": sum(record.state == "COMPLETE" for record in records),
         "front_size": len(front),
         "device_seconds": seconds,
+        "least_miou": study.cost_model.least_miou,
+        **{
+            f"miou_within.{kilobytes:04d}KB": miou
+            for kilobytes, miou in mious_within(records).items()
+        },
         **diagnostics.metrics,
     }
     if teacher := read_teacher_metrics(study.optuna_study):
@@ -67,26 +75,6 @@ def write_report(study: Study, tracking: MlflowTracker, interrupted: bool) -> li
         delivers = f"--resume {config.name} delivers it"
         terminal.print_error(f"MLflow lacks part of the record, {delivers}")
     return records
-
-
-def weak_teacher_warning(teacher_miou: float, records: Sequence[Record]) -> str | None:
-    """A warning where the teacher is not clearly better than the best student that had it."""
-    taught = [
-        (record.metrics.miou, record.trial_id)
-        for record in records
-        if record.state == "COMPLETE"
-        and record.metrics
-        and record.config
-        and record.config.needs_teacher
-    ]
-    best, trial_id = max(taught, default=(0.0, ""))
-    if not taught or best + CLEAR_LEAD <= teacher_miou:
-        return None
-    return (
-        f"warning: the teacher has {100 * teacher_miou:.1f} % mIoU and its student {trial_id} "
-        f"{100 * best:.1f} %: a teacher that does not lead clearly can hardly help; name a better "
-        "one with --teacher, or train one longer with --teacher-epochs"
-    )
 
 
 def teacher_numbers(teacher: TeacherMetrics, names: Sequence[str]) -> dict[str, float]:

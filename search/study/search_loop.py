@@ -31,7 +31,8 @@ from trainables.config import ExecutionConfig
 from trainables.core import terminal
 from trainables.core.errors import TrialFailed
 from trainables.core.progress import progress_to
-from trainables.training.setup import say_data, set_up_teacher, set_up_weights
+from trainables.teachers.averaging import choose_averaging
+from trainables.training.setup import output_mode, say_data, set_up_teacher, set_up_weights
 
 
 def run_study(study: Study) -> int:
@@ -82,6 +83,15 @@ def run_study(study: Study) -> int:
     return 0 if consistent and any(record.state == "COMPLETE" for record in records) else 1
 
 
+def check_least_miou(least_miou: float | None, teacher_miou: float) -> None:
+    """Raises ValueError where no student can be expected to have the least mIoU that is of use."""
+    if least_miou is not None and least_miou >= teacher_miou:
+        raise ValueError(
+            f"--least-miou must be below the mIoU of the teacher, {teacher_miou:.3f}, but got "
+            f"{least_miou:g}"
+        )
+
+
 def interruption_message(study: Study) -> str:
     """The message where the driver ends without a report."""
     return f"interrupted; {continuation_hint(study)}"
@@ -129,6 +139,7 @@ def search(
             raise KeyboardInterrupt
         run = ExecutionConfig(
             data=study.data.path,
+            teacher_data=study.teacher_data.path if study.teacher_data else None,
             artifacts=study.store.root,
             device=config.device,
             checkpoint_every_s=config.checkpoint_every_s,
@@ -142,11 +153,17 @@ def search(
             progress.record(str(expected))
         if any(trial.needs_teacher for trial in study.cost_model.completed_samples()):
             own = study.cost_model.own_teacher_config(study.teacher_epochs)
+            wanted = output_mode(config.teacher_outputs, study.cost_model.completed_samples())
+            averaging = choose_averaging(
+                config.teacher_seeds, config.teacher_flip, is_live=wanted == "live"
+            )
             run, teacher = set_up_teacher(
-                run, config.teacher, own, progress.record, remote, config.teacher_source
+                run, config.teacher, own, progress.record, remote, config.teacher_source, averaging
             )
             store_teacher_metrics(study.optuna_study, teacher.metrics)
-            run = keep_teacher_outputs(study, progress, remote, run)
+            progress.teacher_miou = teacher.miou
+            check_least_miou(config.least_miou, teacher.miou)
+            run = keep_teacher_outputs(study, progress, remote, run, wanted, averaging)
         measure_sensitivities(study, progress, remote, run)
         if config.gpus_per_trial == "auto":
             share = share_gpu(study, progress, remote, run)

@@ -27,6 +27,8 @@ class Study:
     stored_file: StudyFile | None
     """The previous content of study.json; None for a new study."""
     data: PackedDataset
+    teacher_data: PackedDataset | None
+    """The same data at the size that the teacher sees; None where it sees what students see."""
     was_packed: bool
     """Whether the packed data were found in the artifact store."""
     notes: Sequence[str]

@@ -22,9 +22,10 @@ from rich.progress import Progress as Bars
 from rich.table import Table
 
 from search.analysis.tables import front_table
+from search.analysis.teacher_lead import weak_teacher_warning
 from search.core.config import StudyConfig
 from search.core.objectives import named_objectives
-from search.core.pareto import pareto_front
+from search.core.pareto import mious_within, pareto_front
 from search.core.record import Record
 from search.core.units import human_size
 from search.storage.layout import (
@@ -56,6 +57,8 @@ class ConsoleProgress:
         self.objectives = named_objectives(config.objectives)
         self.records = {record.trial_id: record for record in records}
         self.num_done = self.num_refused = 0
+        self.teacher_miou: float | None = None
+        """Of the teacher, once it is known and as long as no student has come near it."""
         width = None if terminal.out().isatty() else LOG_WIDTH
         self.console = Console(file=terminal.out(), highlight=False, width=width)
         self.live: Live | None = None
@@ -132,6 +135,11 @@ class ConsoleProgress:
         self.num_done += 1
         self.bars.update(self.trials, completed=self.num_done)
         self.say(f"trial {record.trial_id} {describe_outcome(record)}")
+        if self.teacher_miou is not None and (
+            warning := weak_teacher_warning(self.teacher_miou, [record])
+        ):
+            self.record(warning)
+            self.teacher_miou = None
         self._refresh()
 
     def conclude(self, records: Sequence[Record], page: str, interrupted: bool) -> None:
@@ -141,6 +149,9 @@ class ConsoleProgress:
         if self.num_refused:
             self._print(f"{self.num_refused} suggestions were refused before any training")
         self.console.print(self._table(records))
+        if within := mious_within(records):
+            best = ", ".join(f"{kb} KB {100 * miou:.1f} %" for kb, miou in within.items())
+            self._print(f"best mIoU within {best}")
         for name in (
             FRONT_PLOT,
             FRONT_PAGE,

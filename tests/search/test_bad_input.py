@@ -111,6 +111,12 @@ CASES: dict[str, tuple[list[str], str]] = {
         ["--teacher-builder", "a:b"],
         "--teacher-builder needs --teacher FILE",
     ),
+    "teacher of larger shapes": (["--teacher-size", "96"], "--teacher-size must be for photograph"),
+    "nothing is of use": (["--least-miou", "1"], "--least-miou: .*less than 1, but got 1"),
+    "seeds of a given teacher": (
+        ["--teacher", "lraspp_mobilenet_v3_large", "--teacher-seeds", "2"],
+        "--teacher-seeds must be 1 for a teacher that is not trained on the data, but got 2",
+    ),
     "no such weights": (
         ["--backbone-weights", "/no/w.pth"],
         "must be a file, but there is no /no/",
@@ -156,6 +162,26 @@ def test_bad_data(
     line = answer(capsys, "--space", "qat", "--data", str(folder), "--storage", str(storage))
     assert message in line
     assert not storage.exists()
+
+
+TEACHER_SIZES: dict[str, tuple[list[str], str]] = {
+    "smaller": (["--teacher-size", "24"], "at least the image size of 32 pixels, but got 24"),
+    "live": (
+        ["--teacher-size", "64", "--teacher-outputs", "live"],
+        "--teacher-size needs kept outputs, but got --teacher-outputs live",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", TEACHER_SIZES)
+def test_bad_teacher_sizes(
+    case: str, blocks_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv, message = TEACHER_SIZES[case]
+    data = ["--data", str(blocks_folder), "--image-size", "32"]
+    line = answer(capsys, "--space", "kd", *data, *argv, "--storage", str(tmp_path / "studies"))
+    assert message in line
+    assert not (tmp_path / "studies").exists()
 
 
 def test_unwritable_storage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -239,6 +265,10 @@ CHANGES = {
     "--space": "kd",
     "--image-size": "65",
     "--teacher-outputs": "live",
+    "--teacher-size": "96",
+    "--teacher-seeds": "2",
+    "--teacher-flip": "off",
+    "--least-miou": "0.4",
     "--steps": "5",
     "--epochs": "5",
     "--teacher-epochs": "5",

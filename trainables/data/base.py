@@ -15,7 +15,7 @@ class Sample(NamedTuple):
     """An image (H,W,3) and its mask (H,W) of class indices, 255 = ignore; both uint8.
 
     `own` is the mask at its own size, of every sample of a validation split of which the source
-    shrinks any, and of no other.
+    resizes any, and of no other.
     """
 
     image: NDArray[np.uint8]

@@ -1,4 +1,4 @@
-"""Validation labels at their own size, beside a pack whose images and masks are shrunk.
+"""Validation labels at their own size, beside a pack whose images and masks are resized.
 
 Shape suffixes: H height, W width.
 """
@@ -29,7 +29,7 @@ SCHEMA = pa.schema(
 class OwnLabels(NamedTuple):
     """A mask of `height` x `width` pixels, compressed, and the size of its image on the canvas.
 
-    The image, shrunk, is in the first `content_height` rows and `content_width` columns of the
+    The image, resized, is in the first `content_height` rows and `content_width` columns of the
     canvas; the rest is padding.
     """
 

@@ -25,7 +25,7 @@ from trainables.data.own_labels import OwnLabels, OwnLabelTable, write_own_label
 FORMAT = 4
 META = "data.json"
 OWN_LABELS = "val-labels.arrow"
-"""Validation labels at their own size; only beside a pack in which some of them are shrunk."""
+"""Validation labels at their own size; only beside a pack in which some of them are resized."""
 
 
 class Meta(FrozenConfig):

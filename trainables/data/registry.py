@@ -41,22 +41,32 @@ class ShapesSource:
 
 
 def open_source(
-    data: str, image_size: int, downloads: Path, label_size: LabelSize = "own"
+    data: str,
+    image_size: int,
+    downloads: Path,
+    teacher_size: int | None = None,
+    label_size: LabelSize = "own",
 ) -> Source:
     """The data set of `shapes`, `voc` (downloaded at first use) or a folder in VOC layout.
 
-    `label_size` is that of the labels on which mIoU is measured; where it is "packed", the data are
-    those of releases that kept no others.
+    With `teacher_size`, the samples are those of `image_size` as a teacher sees them, in more
+    detail. `label_size` is that of the labels on which mIoU is measured; where it is "packed", the
+    data are those of releases that kept no others.
 
     Raises:
         ValueError: the data breaks a rule; the message names rule, value and file.
     """
     if image_size < 16:
         raise ValueError(f"image size >= 16 pixels must hold, but got {image_size}")
+    if teacher_size is not None and (data == "shapes" or teacher_size < image_size):
+        raise ValueError(
+            "--teacher-size must be for photographs, and at least the image size of "
+            f"{image_size} pixels, but got {teacher_size} for {data}"
+        )
     if data == "shapes":
         return ShapesSource(image_size)
     folder = download_voc(downloads) if data == "voc" else Path(data).expanduser()
-    return VocFolder(folder, image_size, label_size)
+    return VocFolder(folder, image_size, teacher_size, label_size)
 
 
 def remove_empty(folder: Path) -> None:

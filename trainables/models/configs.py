@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal, get_args
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, SerializeAsAny, field_validator, model_validator
 
 from trainables.core.config_base import FrozenConfig, TaggedConfig, digest
 from trainables.core.files import hash_file_once
@@ -446,6 +446,20 @@ class TorchvisionConfig(NetworkConfig):
         from trainables.models.torchvision_model import TorchvisionModel
 
         return TorchvisionModel(self.name, num_classes)
+
+
+class AveragedConfig(NetworkConfig):
+    """A teacher whose predictions are averages: of several networks, and of mirrored images."""
+
+    name: Literal["averaged"] = "averaged"
+    networks: tuple[SerializeAsAny[NetworkConfig], ...] = Field(min_length=1)
+    mirrored: bool = Field(description="whether each network also sees the mirror image")
+
+    def build(self, num_classes: int) -> "Network":
+        from trainables.models.averaged import AveragedNetwork
+
+        networks = [network.build(num_classes) for network in self.networks]
+        return AveragedNetwork(networks, self.mirrored)
 
 
 DEFAULT_STUDENT = UNetConfig()

@@ -3,7 +3,7 @@
 No file of the training framework is imported before a training begins.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, ClassVar, Literal, Self, get_args
 
 from pydantic import Field, SerializeAsAny, field_validator, model_validator
@@ -259,3 +259,21 @@ class QatDistill(QuantizedRecipe):
 
     def at_peak_memory(self) -> Self:
         return self.replace(self_study=0, co_study=1 if self.co_study else 0)
+
+
+DISTILLED = Distill(
+    losses=by_name(Pixelwise(temperature=1, where="teacher_right", class_weighted=True))
+)
+"""Distillation that does not overrule labels, and weights classes as the loss on labels does.
+
+It is the start of quantized students that have a teacher: they are distilled, then quantized.
+"""
+RECOMMENDED: Mapping[str, Recipe] = {
+    recipe.name: recipe
+    for recipe in (
+        DISTILLED,
+        Qat(schedule="cosine"),
+        QatDistill(schedule="cosine", losses=DISTILLED.losses),
+    )
+}
+"""Recipes with settings that differ from the defaults, which older configurations rely on."""

@@ -9,7 +9,7 @@ Shape suffixes: B batch, C channels, h, w feature height and width.
 from collections.abc import Iterator, Sequence
 from itertools import chain, islice
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -53,6 +53,9 @@ class Key(FrozenConfig):
     teacher: str
     augmentation: Augmentation
     num_views: int
+    teacher_data: str | None = None
+    """The packed data that the teacher saw, where it is not that of the students."""
+    written_if_set: ClassVar[tuple[str, ...]] = ("teacher_data",)
 
 
 class TeacherOutputs:
@@ -137,6 +140,7 @@ def make_key(run: ExecutionConfig, form: Form, augmentation: Augmentation) -> Ke
         teacher=hash_file_once(run.teacher),
         augmentation=augmentation if form == "views" else NO_AUGMENTATION,
         num_views=NUM_VIEWS if form == "views" else 1,
+        teacher_data=run.teacher_data.name if run.teacher_data else None,
     )
 
 
@@ -148,7 +152,9 @@ class Builder:
         torch.set_num_threads(run.num_threads)
         self.key = key
         self.device = torch.device(run.device)
-        self.images = Loader(open_pack(run.data).train, self.device)
+        self.images = Loader(open_pack(run.of_teacher.data).train, self.device)
+        data = open_pack(run.data)
+        self.canvas = data.height, data.width
         self.teacher = to_device(read_model(run.teacher), self.device)
         self.views = join(
             fixed_views(key.augmentation, len(self.images), view) for view in range(key.num_views)
@@ -178,7 +184,10 @@ class Builder:
         views = self.views.select(torch.tensor(rows), self.device)
         images = Transform(self.key.augmentation).images(images_of(raw), views)
         outputs = native_outputs(self.teacher, images)
-        kept = {"logits": outputs.logits, "features": reduce_features(outputs.features)}
+        logits = outputs.logits
+        if logits.shape[-1] > self.canvas[-1]:  # students need no finer ones
+            logits = F.adaptive_avg_pool2d(logits.float(), self.canvas)
+        kept = {"logits": logits, "features": reduce_features(outputs.features)}
         arrays = {name: tensor.half().cpu().numpy() for name, tensor in kept.items()}
         for name, array in arrays.items():
             if not np.isfinite(array).all():

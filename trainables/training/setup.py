@@ -20,6 +20,7 @@ from trainables.data.configs import MEASURED_ON, Augmentation, LabelSize
 from trainables.data.packed import PackedDataset, find_pack, open_pack, pack_dataset, pack_key
 from trainables.data.registry import open_source
 from trainables.models.configs import NetworkSource, StudentConfig, WeightSources
+from trainables.teachers.averaging import PLAIN, Averaging
 from trainables.teachers.output_cache import (
     DEFAULT_FORM,
     Form,
@@ -28,7 +29,11 @@ from trainables.teachers.output_cache import (
     predict_footprint,
 )
 from trainables.training.cost import meta_network
-from trainables.training.teacher import Teacher, import_teacher, prepare_teacher
+from trainables.training.teacher import (
+    Teacher,
+    import_teacher,
+    prepare_teacher,
+)
 from trainables.training.teacher_metrics import describe_teacher_metrics
 from trainables.training.weights import distinct, prepare_weights
 
@@ -113,14 +118,18 @@ class OpenedData:
 
 
 def open_data(
-    data: str, image_size: int, store: ArtifactStore, label_size: LabelSize = "own"
+    data: str,
+    image_size: int,
+    store: ArtifactStore,
+    teacher_size: int | None = None,
+    label_size: LabelSize = "own",
 ) -> OpenedData:
     """Opens the data set that `data` names (see `open_source`), without writing anything.
 
     Raises:
         ValueError: the data breaks a rule; the message names rule, value and file.
     """
-    source = open_source(data, image_size, store.root, label_size)
+    source = open_source(data, image_size, store.root, teacher_size, label_size)
     pack = find_pack(source, store)
     return OpenedData(source, store, open_pack(pack.path) if pack else None)
 
@@ -153,6 +162,7 @@ def set_up_teacher(
     say: Say,
     runner: Runner = run_here,
     source: NetworkSource | None = None,
+    averaging: Averaging = PLAIN,
 ) -> tuple[ExecutionConfig, Teacher]:
     """`run` with the path of the teacher that `spec` names (see `prepare_teacher`), and that.
 
@@ -164,7 +174,7 @@ def set_up_teacher(
     say("preparing the teacher (made once for this data, then reused)")
     if source is not None:
         spec = str(import_teacher(run, source))
-    teacher = runner(run, prepare_teacher, spec, own)
+    teacher = runner(run, prepare_teacher, spec, own, averaging)
     say(f"teacher: {teacher.note}, mIoU {100 * teacher.miou:.1f} %")
     data = open_pack(run.data)
     for line in describe_teacher_metrics(teacher.metrics, data.class_names):
@@ -175,15 +185,26 @@ def set_up_teacher(
 
 
 def check_terms(
-    wanted: OutputMode | Literal["auto"], configs: Iterable[TrialConfig], num_classes: int
+    wanted: OutputMode | Literal["auto"],
+    configs: Iterable[TrialConfig],
+    num_classes: int,
+    teacher_size: int | None = None,
 ) -> None:
     """Looks, before a teacher is prepared, whether all distillation terms get what they need.
 
     Raises:
         ValueError: cached outputs are wanted, and a term needs more than they hold; or it needs
-            features of a decoder that the student does not give.
+            features of a decoder that the student does not give; or a live teacher is to see images
+            of another size than its students.
     """
+    if teacher_size is not None and wanted == "live":
+        raise ValueError("--teacher-size needs kept outputs, but got --teacher-outputs live")
     for config in configs:
+        if teacher_size is not None and (terms := config.terms_of_live_teacher):
+            raise ValueError(
+                f"--teacher-size needs kept outputs, but the distillation term {terms[0]} needs "
+                "the live teacher"
+            )
         if (terms := config.terms_of_live_teacher) and wanted not in ("auto", "live"):
             raise ValueError(
                 f"--teacher-outputs must be live for the distillation term {terms[0]}, but got "
@@ -222,8 +243,8 @@ def set_up_teacher_outputs(
 ) -> tuple[ExecutionConfig, OutputMode]:
     """`run` with the folder of cached teacher outputs, if any, and the mode that `wanted` gave.
 
-    `auto` caches them unless they would fill the disk. Outputs of the form `views` are for
-    trainings with `augmentation`.
+    `auto` caches them unless they would fill the disk; a teacher that sees larger images always
+    needs the cache. Outputs of the form `views` are for trainings with `augmentation`.
     """
     if wanted == "live":
         return run, "live"
@@ -233,7 +254,8 @@ def set_up_teacher_outputs(
         size = runner(run, predict_footprint, form, augmentation)
         say(f"keeping the teacher's outputs as {form}: {size}")
         room = shutil.disk_usage(run.artifacts).free
-        if wanted == "auto" and size.num_bytes > DISK_SHARE * room:
+        may_be_live = wanted == "auto" and run.teacher_data is None
+        if may_be_live and size.num_bytes > DISK_SHARE * room:
             say(
                 f"that is more than {DISK_SHARE:.0%} of the {decimal(room)} free on disk: "
                 "the teacher runs at every step instead (--teacher-outputs live)"

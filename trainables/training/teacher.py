@@ -6,21 +6,29 @@ from pathlib import Path
 
 from trainables.config import ExecutionConfig, TrialConfig
 from trainables.core.artifacts import ArtifactStore
-from trainables.core.files import hash_file
+from trainables.core.files import hash_file, hash_file_once
 from trainables.core.metrics import TeacherMetrics
 from trainables.data.labels import VOC_CLASSES
 from trainables.data.packed import PackedDataset, open_pack
-from trainables.models.configs import TORCHVISION_NAMES, NetworkSource, TorchvisionConfig
+from trainables.models.averaged import AveragedNetwork
+from trainables.models.configs import (
+    TORCHVISION_NAMES,
+    AveragedConfig,
+    NetworkSource,
+    TorchvisionConfig,
+)
 from trainables.models.model_file import (
     MODEL_FILE,
     NETWORK_FILE,
     ModelSpec,
     read_card,
+    read_model,
     write_model,
 )
 from trainables.models.network_source import import_network
 from trainables.models.state_dict import is_model_file, read_state_dict
 from trainables.models.torchvision_model import PRETRAINED_CLASSES, load_pretrained
+from trainables.teachers.averaging import PLAIN, Averaging
 from trainables.training.teacher_metrics import measure_teacher
 from trainables.training.trial import train_or_find
 
@@ -69,8 +77,10 @@ def check_teacher(spec: str, num_classes: int, source: NetworkSource | None = No
         load_pretrained(TorchvisionConfig.model_validate({"name": spec}).name)
 
 
-def prepare_teacher(run: ExecutionConfig, spec: str, own: TrialConfig) -> Teacher:
-    """The teacher that `spec` names (see `check_teacher`), measured on the data of `run`.
+def prepare_teacher(
+    run: ExecutionConfig, spec: str, own: TrialConfig, averaging: Averaging = PLAIN
+) -> Teacher:
+    """The teacher that `spec` names (see `check_teacher`), measured on the data that it sees.
 
     `auto` is the network that is compressed, if one is. Otherwise it is torchvision's
     DeepLabV3-ResNet101 for VOC's 21 classes where its weights are available, else a network trained
@@ -79,27 +89,57 @@ def prepare_teacher(run: ExecutionConfig, spec: str, own: TrialConfig) -> Teache
     Raises:
         TrialFailed: the network trained on the data learned nothing.
     """
-    data = open_pack(run.data)
-    if spec == "auto" and own.recipe.is_reference:
-        return own_teacher(run, own, data, "as it came")
+    seen = run.of_teacher
+    data = open_pack(seen.data)
+    if spec == "auto" and own.recipe.is_reference:  # its weights are kept with the students' data
+        files, note = own_teacher(run, own), f"{own.student.describe()} as it came"
+    else:
+        files, note = teacher_networks(seen, spec, own, averaging.num_seeds, data)
+    file = averaged(files, averaging.mirrored, seen, data)
+    if len(files) > 1:
+        note += f", the mean of {len(files)} seeds"
+    if is_mirrored(file):
+        note += ", mirror images averaged"
+    if run.teacher_data is not None:
+        note += f", at {data.height}x{data.width} pixels"
+    return Teacher(file, measure_teacher(file, seen, data), note)
+
+
+def teacher_networks(
+    run: ExecutionConfig, spec: str, own: TrialConfig, num_seeds: int, data: PackedDataset
+) -> tuple[list[Path], str]:
+    """The model files of a teacher, and what it is and why.
+
+    Raises:
+        TrialFailed: a network trained on the data learned nothing.
+    """
+    reason = ""
     if spec == "auto" and data.class_names == VOC_CLASSES:
         try:
             return torchvision_teacher(DEFAULT_TORCHVISION, run, data)
         except ConnectionError as error:
-            return own_teacher(run, own, data, f"trained on the data, because {error}")
+            reason = f", because {error}"
     if spec == "auto":
-        return own_teacher(run, own, data, "trained on the data")
+        files = own_teacher(run, own, num_seeds)
+        return files, f"{own.student.describe()} trained on the data{reason}"
     if spec in TORCHVISION_NAMES:
         return torchvision_teacher(spec, run, data)
     return file_teacher(named_file(spec), run, data)
 
 
-def own_teacher(run: ExecutionConfig, own: TrialConfig, data: PackedDataset, note: str) -> Teacher:
-    file = train_or_find(own, run, description="training the teacher").path / NETWORK_FILE
-    return Teacher(file, measure_teacher(file, run, data), f"{own.student.describe()} {note}")
+def own_teacher(run: ExecutionConfig, own: TrialConfig, num_seeds: int = 1) -> list[Path]:
+    files = []
+    for index in range(num_seeds):
+        of_all = f" {index + 1} of {num_seeds}" if num_seeds > 1 else ""
+        config = own.replace(seed=own.seed + index)
+        trained = train_or_find(config, run, description=f"training the teacher{of_all}")
+        files.append(trained.path / NETWORK_FILE)
+    return files
 
 
-def torchvision_teacher(name: str, run: ExecutionConfig, data: PackedDataset) -> Teacher:
+def torchvision_teacher(
+    name: str, run: ExecutionConfig, data: PackedDataset
+) -> tuple[list[Path], str]:
     config = TorchvisionConfig.model_validate({"name": name})
 
     def build(folder: Path) -> None:
@@ -108,17 +148,45 @@ def torchvision_teacher(name: str, run: ExecutionConfig, data: PackedDataset) ->
 
     key = {"torchvision": name, "data": data.digest}
     copy = ArtifactStore(run.artifacts).get("teacher", key, build).path / MODEL_FILE
-    return Teacher(copy, measure_teacher(copy, run, data), f"torchvision {name}")
+    return [copy], f"torchvision {name}"
 
 
-def file_teacher(file: Path, run: ExecutionConfig, data: PackedDataset) -> Teacher:
+def file_teacher(file: Path, run: ExecutionConfig, data: PackedDataset) -> tuple[list[Path], str]:
     def build(folder: Path) -> None:
         copy_model(file, folder / MODEL_FILE)
 
     key = {"file": hash_file(file), "data": data.digest}
     copy = ArtifactStore(run.artifacts).get("teacher", key, build).path / MODEL_FILE
-    name = read_card(copy).model.name
-    return Teacher(copy, measure_teacher(copy, run, data), f"{name} of {file}")
+    return [copy], f"{read_card(copy).model.name} of {file}"
+
+
+def averaged(files: list[Path], mirrored: bool, run: ExecutionConfig, data: PackedDataset) -> Path:
+    """The model file of the mean of networks; a single one that is not mirrored is itself.
+
+    So is one whose normalisation is folded, as that of a student's model file.
+    """
+    cards = [read_card(file) for file in files]
+    if any(card.folded for card in cards) or (len(files) == 1 and not mirrored):
+        return files[0]
+    model = AveragedConfig(networks=tuple(card.model for card in cards), mirrored=mirrored)
+    card = cards[0].replace(model=model)
+
+    def build(folder: Path) -> None:
+        network = AveragedNetwork([read_model(file) for file in files], mirrored)
+        write_model(folder / MODEL_FILE, network, card)
+
+    key = {
+        "averaged": [hash_file_once(file) for file in files],
+        "mirrored": mirrored,
+        "data": data.digest,
+    }
+    return ArtifactStore(run.artifacts).get("teacher", key, build).path / MODEL_FILE
+
+
+def is_mirrored(file: Path) -> bool:
+    """Whether a teacher also runs on mirror images."""
+    model = read_card(file).model
+    return isinstance(model, AveragedConfig) and model.mirrored
 
 
 def import_teacher(run: ExecutionConfig, source: NetworkSource) -> Path:

@@ -161,6 +161,10 @@ def test_improvements_are_areas_over_the_logarithm_of_cost() -> None:
     halved = expected * (0.5, 1, 1)
     both = expected_hypervolume_improvement(mious.repeat(2, axis=1), costs, unsure, new_costs)
     assert both == pytest.approx(halved)
+    useful = expected_hypervolume_improvement(mious, costs, new_mious, new_costs, least_miou=0.45)
+    assert useful == pytest.approx(np.array([0.05 * 0.5, 0.0, 0.1 * 0.1]) / (0.15 * 0.1))
+    none = expected_hypervolume_improvement(mious, costs, new_mious, new_costs, least_miou=0.8)
+    assert none.tolist() == [0.0, 0.0, 0.0]
 
 
 def test_a_running_trial_counts_as_a_point_of_the_front() -> None:

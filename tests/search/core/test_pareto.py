@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from search.core.objectives import MIOU_AND_SIZE, named_objectives
-from search.core.pareto import cost_range_of, hypervolume, pareto_front
+from search.core.pareto import cost_range_of, hypervolume, mious_within, pareto_front
 from search.core.record import Record, RecordState
 from trainables.config import TrialConfig
 from trainables.recipes.configs import Supervised
@@ -43,14 +43,27 @@ def test_front_equals_brute_force(points: list[tuple[int, int]]) -> None:
     assert sizes == sorted(sizes)
 
 
-@given(POINTS)
-def test_hypervolume_equals_counted_cells(points: list[tuple[int, int]]) -> None:
+@given(POINTS, st.integers(0, 7))
+def test_hypervolume_equals_counted_cells(points: list[tuple[int, int]], least: int) -> None:
     records = [record(i, miou / 8, 2**size) for i, (miou, size) in enumerate(points)]
     cells = np.zeros((8, 11))  # sizes from 2 to 2 ** 11 by their logarithm, and a tenth beyond
     for miou, size in points:
         cells[:miou, size - 1 :] = 1
     span = np.array([[2.0], [2.0**11]])
-    assert hypervolume(records, span, MIOU_AND_SIZE) == pytest.approx(cells.mean())
+    counted = hypervolume(records, span, MIOU_AND_SIZE, least / 8)
+    assert counted == pytest.approx(cells[least:].mean())
+
+
+def test_the_best_miou_within_a_size_is_that_of_a_finished_student() -> None:
+    records = [
+        record(0, 0.3, 50_000),
+        record(1, 0.5, 90_000),
+        record(2, 0.4, 1_000_001),
+        record(3, 0.9, 10_000, "FAIL"),
+    ]
+    assert mious_within(records) == {50: 0.3, 100: 0.5, 300: 0.5, 1000: 0.5}
+    assert mious_within(records[1:]) == {100: 0.5, 300: 0.5, 1000: 0.5}
+    assert mious_within([]) == {}
 
 
 def test_partly_trained_and_failed_trials_are_never_on_the_front() -> None:

@@ -27,7 +27,13 @@ def test_changes_are_made_by_dotted_paths() -> None:
     assert found.recipe.optimizer.learning_rate == 1e-3
     terms = {name: term.model_dump() for name, term in found.recipe.losses.items()}
     assert terms == {
-        "pixelwise": {"name": "pixelwise", "weight": 1, "temperature": 1},
+        "pixelwise": {
+            "name": "pixelwise",
+            "weight": 1,
+            "temperature": 1,
+            "where": "teacher_right",
+            "class_weighted": True,
+        },
         "pairwise": {"name": "pairwise", "weight": 3, "patch": 2},
     }
 

@@ -30,7 +30,7 @@ from search.storage.study_file import (
 from search.storage.trials import asked_trials
 from search.study.builders import build_searcher
 from search.study.preparation import prepare_study
-from search.study.search_loop import run_study
+from search.study.search_loop import check_least_miou, run_study
 from search.study.verification import violations
 from trainables.config import ExecutionConfig
 from trainables.core.artifacts import Artifact
@@ -227,3 +227,10 @@ def test_the_store_of_mlflow_s_environment_is_the_default(
     assert store("--resume", "study") == config.tracking_uri
     said = f"MLFLOW_TRACKING_URI is not used: the study keeps {config.tracking_uri}"
     assert said in capsys.readouterr().err
+
+
+def test_a_least_miou_that_the_teacher_does_not_have_is_refused() -> None:
+    check_least_miou(None, 0.1)
+    check_least_miou(0.4, 0.41)
+    with pytest.raises(ValueError, match=r"below the mIoU of the teacher, 0.400, but got 0.4"):
+        check_least_miou(0.4, 0.4)

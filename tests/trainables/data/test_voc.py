@@ -41,6 +41,20 @@ def test_images_are_never_enlarged(voc_folder: Path) -> None:
     assert large.have_small
 
 
+def test_a_teacher_sees_the_same_section_in_more_detail(voc_folder: Path) -> None:
+    student, teacher = VocFolder(voc_folder, 24), VocFolder(voc_folder, 24, teacher_size=48)
+    native, enlarged = VocFolder(voc_folder, 48), VocFolder(voc_folder, 48, teacher_size=72)
+    assert teacher.canvas() == (48, 48)
+    assert teacher.digest() not in (student.digest(), native.digest())
+    for index in range(6):
+        assert (teacher.sample("train", index).image == native.sample("train", index).image).all()
+        assert (teacher.sample("train", index).mask == native.sample("train", index).mask).all()
+    assert enlarged.canvas() == (72, 72)  # the files have 48 pixels
+    narrow = enlarged.sample("train", 0)  # 36 x 48 pixels
+    assert (narrow.image[:, 54:] == PAD_RGB).all()
+    assert (narrow.mask[:, :54] != IGNORE).any()
+
+
 def test_labels_are_classes_or_ignore(voc_folder: Path) -> None:
     source = VocFolder(voc_folder, 32)
     for split in SPLITS:

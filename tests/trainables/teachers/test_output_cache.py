@@ -7,14 +7,19 @@ import torch
 from torch.nn import functional as F
 
 from trainables.config import ExecutionConfig, TrialConfig
+from trainables.core.artifacts import ArtifactStore
 from trainables.core.files import hash_file
 from trainables.core.progress import progress_to
 from trainables.data.arrow_table import ArrowTable
+from trainables.data.augmentation import normalize
 from trainables.data.configs import Augmentation
+from trainables.data.loader import Loader
+from trainables.data.packed import images_of, open_pack, pack_dataset
+from trainables.data.voc import VocFolder
 from trainables.losses.pairwise import similarities
 from trainables.models.base import Outputs
 from trainables.models.configs import UNetConfig
-from trainables.models.model_file import ModelSpec, write_model
+from trainables.models.model_file import ModelSpec, read_model, write_model
 from trainables.recipes.base import Batch
 from trainables.recipes.configs import Distill
 from trainables.teachers.output_cache import (
@@ -69,6 +74,27 @@ def test_views_are_exact(augmentation: Augmentation, run: ExecutionConfig) -> No
     assert not torch.equal(first, again)  # the order differs, the views do not:
     assert pixels(kept, 1) == pixels(kept, NUM_VIEWS + 1) != pixels(kept, 2)
     assert pixels(live, 1) != pixels(live, NUM_VIEWS + 1)
+
+
+def test_a_teacher_may_see_larger_images(run: ExecutionConfig, voc_folder: Path) -> None:
+    store = ArtifactStore(run.artifacts)
+    small, large = (pack_dataset(VocFolder(voc_folder, 16, s), store).path for s in (None, 32))
+    run = run.replace(data=small, teacher_data=large)
+    folder = cache_outputs(run, "maps", FLIPS)
+    assert folder != cache_outputs(run.replace(teacher_data=None), "maps", FLIPS)
+    assert find_outputs(run, "maps", FLIPS) == folder
+    assert run.teacher is not None
+    outputs = TeacherOutputs(folder, small.name, hash_file(run.teacher), FLIPS)
+    loader = Loader(open_pack(large).train, torch.device("cpu"))
+    images = normalize(images_of(next(loader.batches([list(range(6))]))))
+    with torch.no_grad():
+        logits = read_model(run.teacher)(images)
+    wanted = F.adaptive_avg_pool2d(logits, (16, 16))
+    kept = torch.tensor(outputs.table.chunks["logits"][0]).float()
+    torch.testing.assert_close(kept, wanted, atol=2e-3, rtol=2e-3)
+    task = make_task(run.replace(teacher_outputs=folder), FLIPS)
+    batch = next(task.batches(1))
+    assert ask(task, batch).logits.shape[-2:] == batch.labels.shape[-2:] == (16, 16)
 
 
 def pixels(task: TrialTask, epoch: int) -> set[bytes]:

@@ -83,7 +83,7 @@ def make_folder(root: Path, photos: list[Photo]) -> Path:
 
 
 def pack(folder: Path, artifacts: Path, label_size: LabelSize = "own") -> PackedDataset:
-    source = VocFolder(folder, IMAGE_SIZE, label_size)
+    source = VocFolder(folder, IMAGE_SIZE, label_size=label_size)
     return open_pack(pack_dataset(source, ArtifactStore(artifacts)).path)
 
 
@@ -201,7 +201,8 @@ def test_nothing_is_kept_or_changed_where_nothing_is_shrunk(
     data = pack(root, tmp_path)
     assert data.own_labels is None
     assert not (data.path / OWN_LABELS).exists()
-    assert VocFolder(root, IMAGE_SIZE, "packed").digest() == VocFolder(root, IMAGE_SIZE).digest()
+    packed = VocFolder(root, IMAGE_SIZE, label_size="packed")
+    assert packed.digest() == VocFolder(root, IMAGE_SIZE).digest()
 
 
 def test_a_damaged_table_of_masks_is_named(data: PackedDataset, tmp_path: Path) -> None:
@@ -212,3 +213,16 @@ def test_a_damaged_table_of_masks_is_named(data: PackedDataset, tmp_path: Path) 
         path.write_bytes(altered)
         with pytest.raises(ValueError, match=rf"{name} must hold intact masks"):
             OwnLabelTable(path)
+
+
+def test_a_teacher_that_sees_other_sizes_is_measured_on_the_same_labels(
+    folder: Path, data: PackedDataset, tmp_path: Path
+) -> None:
+    source = VocFolder(folder, IMAGE_SIZE, teacher_size=48)
+    seen = open_pack(pack_dataset(source, ArtifactStore(tmp_path)).path)
+    assert data.own_labels is not None
+    assert seen.own_labels is not None
+    for theirs, ours, photo in zip(seen.own_labels, data.own_labels, PHOTOS, strict=True):
+        np.testing.assert_array_equal(theirs.decode(), ours.decode())
+        assert theirs.content_height == round(photo.content[0] * 1.5)
+        assert theirs.content_width == round(photo.content[1] * 1.5)

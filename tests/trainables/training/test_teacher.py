@@ -13,15 +13,19 @@ from torch import nn
 from torchvision.models import get_model, get_model_weights
 
 from trainables.config import ExecutionConfig, TrialConfig
+from trainables.core.artifacts import ArtifactStore
 from trainables.core.metrics import SplitMetrics, TeacherMetrics
 from trainables.core.progress import progress_to
 from trainables.data.configs import Augmentation
-from trainables.data.packed import open_pack
+from trainables.data.packed import open_pack, pack_dataset
+from trainables.data.voc import VocFolder
 from trainables.models.configs import TorchvisionConfig, UNetConfig
 from trainables.models.model_file import ModelSpec, read_model, write_model
 from trainables.models.torchvision_model import TorchvisionModel, weights_file
 from trainables.recipes.configs import AdamW, Supervised
+from trainables.teachers.averaging import Averaging, choose_averaging
 from trainables.training.teacher import check_teacher, prepare_teacher
+from trainables.training.teacher_metrics import measure_teacher
 
 ZERO = SplitMetrics(miou=0.0, class_iou=(0.0,) * 5, never_predicted=())
 KNOWN = TeacherMetrics(train=ZERO, val=ZERO)
@@ -42,6 +46,52 @@ def test_auto_trains_a_teacher_once(blocks_run: ExecutionConfig) -> None:
     assert again.file.stat().st_mtime_ns == stamp
     assert "unet 8 depth 2 trained on the data" in first.note
     assert 0.3 < first.miou <= 1
+
+
+def test_a_teacher_is_the_mean_of_seeds_and_of_mirror_images(blocks_run: ExecutionConfig) -> None:
+    both = Averaging(num_seeds=2, mirrored=True)
+    teacher = prepare_teacher(blocks_run, "auto", OWN, both)
+    assert teacher.note.endswith("trained on the data, the mean of 2 seeds, mirror images averaged")
+    stamp = teacher.file.stat().st_mtime_ns
+    assert prepare_teacher(blocks_run, "auto", OWN, both) == teacher
+    assert teacher.file.stat().st_mtime_ns == stamp
+    averaged = read_model(teacher.file)
+    first = read_model(prepare_teacher(blocks_run, "auto", OWN).file)
+    second = read_model(prepare_teacher(blocks_run, "auto", OWN.replace(seed=1)).file)
+    images = torch.rand(1, 3, 32, 32)
+    with torch.no_grad():
+        parts = [net(images).softmax(1) for net in (first, second)]
+        parts += [net(images.flip(3)).softmax(1).flip(3) for net in (first, second)]
+        torch.testing.assert_close(averaged(images).softmax(1), torch.stack(parts).mean(0))
+
+
+def test_a_folded_model_file_is_not_averaged(
+    blocks_run: ExecutionConfig, teacher_file: Path
+) -> None:
+    plain = prepare_teacher(blocks_run, str(teacher_file), OWN)
+    assert prepare_teacher(blocks_run, str(teacher_file), OWN, Averaging(mirrored=True)) == plain
+    assert "mirror" not in plain.note
+
+
+def test_mirror_images_are_averaged_where_outputs_are_kept() -> None:
+    assert choose_averaging(3, "auto", is_live=False) == Averaging(3, mirrored=True)
+    assert choose_averaging(1, "auto", is_live=True) == Averaging(1, mirrored=False)
+    assert choose_averaging(1, "on", is_live=True).mirrored
+    assert not choose_averaging(1, "off", is_live=False).mirrored
+
+
+def test_a_teacher_is_trained_and_measured_on_the_images_that_it_sees(
+    blocks_run: ExecutionConfig, blocks_folder: Path
+) -> None:
+    store = ArtifactStore(blocks_run.artifacts)
+    small, large = (
+        pack_dataset(VocFolder(blocks_folder, 16, size), store).path for size in (None, 32)
+    )
+    run = blocks_run.replace(data=small, teacher_data=large)
+    teacher = prepare_teacher(run, "auto", OWN)
+    assert teacher.note.endswith("at 32x32 pixels")
+    assert teacher.metrics == measure_teacher(teacher.file, run.of_teacher, open_pack(large))
+    assert teacher.file == prepare_teacher(blocks_run.replace(data=large), "auto", OWN).file
 
 
 def test_its_training_says_how_far_it_is(blocks_run: ExecutionConfig, tmp_path: Path) -> None:

@@ -1,0 +1,28 @@
+"""Whether a teacher leads its students, without which it cannot help them."""
+
+from collections.abc import Iterable
+
+from search.core.record import Record
+
+CLEAR_LEAD = 0.02
+"""mIoU by which a teacher should lead: seeds alone make a difference of 0.005 to 0.013."""
+
+
+def weak_teacher_warning(teacher_miou: float, records: Iterable[Record]) -> str | None:
+    """A warning where the teacher is not clearly better than the best student that had it."""
+    taught = [
+        (record.metrics.miou, record.trial_id)
+        for record in records
+        if record.state == "COMPLETE"
+        and record.metrics
+        and record.config
+        and record.config.needs_teacher
+    ]
+    best, trial_id = max(taught, default=(0.0, ""))
+    if not taught or best + CLEAR_LEAD <= teacher_miou:
+        return None
+    return (
+        f"warning: the teacher has {100 * teacher_miou:.1f} % mIoU and its student {trial_id} "
+        f"{100 * best:.1f} %: a teacher that does not lead clearly can hardly help; name a better "
+        "one with --teacher, or train it longer with --teacher-epochs"
+    )

@@ -134,7 +134,8 @@ def train(case: Case, run: ExecutionConfig, unseen: Path, width: int) -> Result:
     artifact = train_or_find(config, run, description=str(case))
     data = open_pack(unseen)
     network = to_device(read_model(artifact.path / MODEL_FILE), torch.device("cpu"))
-    scores = evaluate(network, Loader(data.val, torch.device("cpu")), data.num_classes)
+    val = Loader(data.val, torch.device("cpu"))
+    scores = evaluate(network, val, data.num_classes, own_labels=data.own_labels)
     print(f"{case}: {scores.miou}", flush=True)
     return Result(scores.confusion, artifact.seconds)
 

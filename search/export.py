@@ -15,6 +15,7 @@ from trainables.core.command_line import Parser, as_path, report
 from trainables.core.errors import ExportFailed
 from trainables.core.metrics import share_of_classes
 from trainables.core.optional_dependencies import require_onnx
+from trainables.data.configs import MEASURED_ON
 from trainables.deploy.model_card import ExportFormat, ModelCard
 
 EXAMPLES = """formats:
@@ -105,9 +106,9 @@ def describe_card(card: ModelCard) -> str:
         share = share_of_classes(len(card.never_predicted), card.class_iou.values())
         missed = f", ! never predicts {share} classes: {', '.join(card.never_predicted)}"
     return (
-        f"{human_size(card.size_bytes)}, mIoU {card.miou:.4f}, {card.changed_pixels} of "
-        f"{card.num_pixels} pixels changed ({card.changed_pixels / card.num_pixels:.4%}){latencies}"
-        f"{missed}"
+        f"{human_size(card.size_bytes)}, mIoU {card.miou:.4f} {MEASURED_ON[card.label_size]}, "
+        f"{card.changed_pixels} of {card.num_pixels} pixels changed "
+        f"({card.changed_pixels / card.num_pixels:.4%}){latencies}{missed}"
     )
 
 

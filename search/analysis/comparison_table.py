@@ -14,6 +14,7 @@ from search.core.record import Record
 from search.core.units import human_size
 from search.storage.layout import COMPARISON_TABLE
 from trainables.core.config_base import Leaf
+from trainables.data.configs import MEASURED_ON
 
 STUDENT, RECIPE, MIOU, DIFFERENCE = "student", "recipe", "mIoU %", "difference"
 VERDICT, PAIRS = "verdict", "pairs"
@@ -21,13 +22,14 @@ SIZE, STEPS, SECONDS = "size", "steps", "seconds"
 TEXTS = (STUDENT, RECIPE, VERDICT)
 """Columns of text; the others are numbers."""
 HOW_TO_READ = (
-    "Mean and standard deviation of the mIoU over seeds, after the last epoch. Differences are to "
-    "the reference, in points of mIoU, paired by seed, with the 95 % confidence interval of their "
-    "mean by Student's t. Where the interval contains 0, the difference is within noise. One in "
-    "twenty intervals excludes 0 although nothing differs, so that the more recipes are compared, "
-    "the more a finding needs other seeds to confirm it. Steps are the optimizer steps of a "
-    "student, its full-precision start + its own; seconds are the mean of those that it trained, "
-    "its start included, beside the other trainings of the comparison."
+    f"Mean and standard deviation of the mIoU {MEASURED_ON['own']} over seeds, after the last "
+    "epoch. Differences are to the reference, in points of mIoU, paired by seed, with the 95 % "
+    "confidence interval of their mean by Student's t. Where the interval contains 0, the "
+    "difference is within noise. One in twenty intervals excludes 0 although nothing differs, so "
+    "that the more recipes are compared, the more a finding needs other seeds to confirm it. Steps "
+    "are the optimizer steps of a student, its full-precision start + its own; seconds are the "
+    "mean of those that it trained, its start included, beside the other trainings of the "
+    "comparison."
 )
 
 

@@ -17,6 +17,7 @@ from search.core.units import human_size
 from search.storage.layout import FRONT_TABLE, TRIALS_TABLE
 from trainables.core.config_base import Leaf
 from trainables.core.files import replace_file
+from trainables.data.configs import MEASURED_ON, LabelSize
 
 BASE_COLUMNS = {
     "trial_id": pa.string(),
@@ -96,6 +97,7 @@ def front_table(
     records: Sequence[Record],
     objectives: Sequence[Objective] = MIOU_AND_SIZE,
     width: int | None = None,
+    label_size: LabelSize = "own",
 ) -> Table:
     """The front as a table for the terminal, smallest first, and what others are compared with.
 
@@ -107,7 +109,10 @@ def front_table(
     latencies = {record.trial_id: record.latency_ms for record in records}
     columns = fitting({name: [cell(p, latencies) for p in shown] for name, cell in CELLS}, width)
     num_on_front = sum(point.on_front for point in points)
-    table = Table(title=f"Pareto front: {num_on_front} of {len(points)} finished trials")
+    table = Table(
+        title=f"Pareto front: {num_on_front} of {len(points)} finished trials, mIoU "
+        f"{MEASURED_ON[label_size]}"
+    )
     for name in columns:
         justify: JustifyMethod = "left" if name in ("trial", "student", "recipe") else "right"
         table.add_column(name, justify=justify, no_wrap=True)

@@ -38,7 +38,8 @@ def validation_data(study: StudyFile, folder: Path) -> PackedDataset:
         ValueError: the data has changed since.
     """
     store = ArtifactStore(artifact_folder(folder.resolve().parent))
-    opened = open_data(study.config.data, study.config.image_size, store)
+    config = study.config
+    opened = open_data(config.data, config.image_size, store, label_size=study.label_size)
     if opened.digest != study.data_digest:
         raise ValueError(
             f"an export is checked on the study's data, but {study.config.data} has changed: it is "
@@ -145,6 +146,7 @@ class Exporter:
             sha256=hashlib.sha256(content).hexdigest(),
             size_bytes=len(content),
             miou=parity.miou,
+            label_size=study.label_size,
             searched_miou=self.choice.miou,
             class_iou=dict(zip(names, scores.class_iou, strict=True)),
             never_predicted=tuple(names[index] for index in scores.never_predicted),

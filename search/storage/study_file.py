@@ -13,6 +13,7 @@ from search.storage.layout import STUDY_FILE, lock_path
 from trainables.core.command_line import first_problem
 from trainables.core.config_base import FrozenConfig, digest
 from trainables.core.files import hash_file, replace_file
+from trainables.data.configs import LabelSize
 
 PACKAGES = ("paretoseg", "torch", "torchvision", "ray", "optuna", "mlflow")
 BEFORE_ITS_FIELD: dict[str, object] = {
@@ -39,6 +40,8 @@ class StudyFile(FrozenConfig):
     teacher_digest: str | None = None
     """SHA-256 of the teacher's file, where the teacher is a file."""
     class_names: tuple[str, ...]
+    label_size: LabelSize = "packed"
+    """Size of the labels that mIoU is measured on, that of the pack in files of older versions."""
     teacher_epochs: int | None = None
     """Epochs of a teacher that is trained on the data; None: there is none."""
     latency_conditions: dict[str, JsonValue] | None = None

@@ -39,6 +39,7 @@ from trainables.core.artifacts import ArtifactStore
 from trainables.core.files import hash_file
 from trainables.core.optional_dependencies import require_onnx
 from trainables.core.progress import announce
+from trainables.data.configs import LabelSize
 from trainables.training.defaults import PRETRAINING_LENGTH, augmentation_for, defaults_for
 from trainables.training.evaluation import commonest_miou
 from trainables.training.setup import check_terms, open_data, open_unlabelled_images
@@ -73,14 +74,17 @@ def prepare_study(config: StudyConfig, resumed: bool) -> Study:
         require_onnx("--objectives latency, or --max-latency,")
     check_tracking(config.tracking_uri, config.storage)
     store = ArtifactStore(artifact_folder(config.storage))
-    opened = open_data(config.data, config.image_size, store)
+    label_size = stored_file.label_size if stored_file else "own"
+    opened = open_data(config.data, config.image_size, store, label_size=label_size)
     num_images = opened.source.num_samples("train")
     config = with_lengths(config, num_images)
     class_names = opened.class_names
     check_teacher(config.teacher, len(class_names), config.teacher_source)
     of_teacher = None
     if config.teacher_size is not None:
-        of_teacher = open_data(config.data, config.image_size, store, config.teacher_size)
+        of_teacher = open_data(
+            config.data, config.image_size, store, config.teacher_size, label_size
+        )
     check_students(config.students, len(class_names), opened.canvas)
     check_weights(config.students, config.weight_sources, store, opened.digest)
     cost_model = CostModel(config, len(class_names), opened.canvas, store)
@@ -98,6 +102,7 @@ def prepare_study(config: StudyConfig, resumed: bool) -> Study:
         opened.digest,
         found.digest if found else None,
         class_names,
+        label_size,
         conditions,
         stored_file.teacher_epochs
         if stored_file
@@ -172,6 +177,7 @@ def build_study_file(
     data_digest: str,
     unlabelled_digest: str | None,
     class_names: tuple[str, ...],
+    label_size: LabelSize,
     conditions: Conditions,
     teacher_epochs: int | None,
 ) -> StudyFile:
@@ -208,6 +214,7 @@ def build_study_file(
         unlabelled_digest=unlabelled_digest,
         teacher_digest=teacher_digest,
         class_names=class_names,
+        label_size=label_size,
         teacher_epochs=teacher_epochs,
         latency_conditions=shared_conditions(stored_file, conditions),
     )

@@ -19,6 +19,7 @@ from search.tracking.mlflow import MlflowTracker, class_metrics
 from trainables.core import terminal
 from trainables.core.metrics import TeacherMetrics
 from trainables.core.optional_dependencies import has_onnx
+from trainables.data.configs import MEASURED_ON
 
 TRACKING_TIMEOUT_S = 600.0
 """Timeout for the delivery of the end of a study to MLflow."""
@@ -37,7 +38,8 @@ def write_report(study: Study, tracking: MlflowTracker, interrupted: bool) -> li
     records, folder = read_measured_records(study), config.folder
     front = pareto_front(records, objectives)
     prune_study_folder(folder, records, objectives)
-    class_names, title = study.data.class_names, f"{config.name}: mIoU against model size"
+    class_names, measured_on = study.data.class_names, MEASURED_ON[study.file.label_size]
+    title = f"{config.name}: mIoU {measured_on} against model size"
     write_tables(records, folder, class_names, objectives)
     draw_front(records, folder, title, class_names, objectives, config.baselines)
     diagnostics = compute_diagnostics(

@@ -58,7 +58,7 @@ def run_study(study: Study) -> int:
         with progress_to(terminal.print_line):
             open_study(study)
             records = recover_study(study)
-    progress = ConsoleProgress(config, records, samples_left(study))
+    progress = ConsoleProgress(config, records, samples_left(study), study.file.label_size)
     say_data(study.data, study.was_packed, study.notes, progress.record)
     say_unlabelled(study.unlabelled, progress.record)
     interrupted = is_stop_requested()

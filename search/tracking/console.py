@@ -38,6 +38,7 @@ from search.storage.layout import (
     TRIALS_TABLE,
 )
 from trainables.core import terminal
+from trainables.data.configs import LabelSize
 
 LOG_WIDTH = 120
 
@@ -45,8 +46,14 @@ LOG_WIDTH = 120
 class ConsoleProgress:
     """A `Callback`: progress bars and the current front on a terminal, plain lines in a log."""
 
-    def __init__(self, config: StudyConfig, records: Sequence[Record], num_left: int) -> None:
-        self.config = config
+    def __init__(
+        self,
+        config: StudyConfig,
+        records: Sequence[Record],
+        num_left: int,
+        label_size: LabelSize = "own",
+    ) -> None:
+        self.config, self.label_size = config, label_size
         self.objectives = named_objectives(config.objectives)
         self.records = {record.trial_id: record for record in records}
         self.num_done = self.num_refused = 0
@@ -180,7 +187,7 @@ class ConsoleProgress:
         return Group(self._table(list(self.records.values())), self.bars)
 
     def _table(self, records: Sequence[Record]) -> Table:
-        return front_table(records, self.objectives, self.console.width)
+        return front_table(records, self.objectives, self.console.width, self.label_size)
 
     def _refresh(self) -> None:
         if self.live:

@@ -149,3 +149,14 @@ def resize(maps_BChw: Tensor, size: tuple[int, ...]) -> Tensor:
     if maps_BChw.shape[-2:] == size:
         return maps_BChw
     return F.interpolate(maps_BChw.float(), size, mode="bilinear", align_corners=False)
+
+
+def classes_at(logits_1Khw: Tensor, size: tuple[int, int]) -> Tensor:
+    """The argmax (H,W), uint8, of logits resized to `size`, one class at a time to save memory."""
+    best = torch.full(size, -torch.inf, device=logits_1Khw.device)
+    classes = torch.zeros(size, dtype=torch.uint8, device=logits_1Khw.device)
+    for index in range(logits_1Khw.shape[1]):
+        plane = resize(logits_1Khw[:, index : index + 1], size)[0, 0]
+        classes.masked_fill_(plane > best, index)
+        torch.maximum(best, plane, out=best)
+    return classes

@@ -6,16 +6,23 @@ from typing import Literal, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from trainables.data.own_labels import OwnLabels
+
 Split = Literal["train", "val"]
 SPLITS: tuple[Split, ...] = ("train", "val")
 FileRole = Literal["training image", "validation image", "mask"]
 
 
 class Sample(NamedTuple):
-    """An image (H,W,3) and its mask (H,W) of class indices, 255 = ignore; both uint8."""
+    """An image (H,W,3) and its mask (H,W) of class indices, 255 = ignore; both uint8.
+
+    `own` is the mask at its own size, of every sample of a validation split of which the source
+    resizes any, and of no other.
+    """
 
     image: NDArray[np.uint8]
     mask: NDArray[np.uint8]
+    own: OwnLabels | None = None
 
 
 class Source(Protocol):

@@ -1,4 +1,4 @@
-"""The configuration of the augmentation; importing it does not import torch."""
+"""The configuration of the augmentation, and which labels count; importing it imports no torch."""
 
 from typing import TYPE_CHECKING, Literal
 
@@ -12,6 +12,15 @@ if TYPE_CHECKING:
 
 AugmentationName = Literal["flip", "scale", "strong"]
 """Horizontal flips; also scales from 0.8 to 1.25 and colour; or scales from 0.75 to 1.5."""
+
+LabelSize = Literal["own", "packed"]
+"""The size of the validation labels that mIoU is measured on: their own, or that of the images as
+they are packed, shrunk, for the networks."""
+MEASURED_ON: dict[LabelSize, str] = {
+    "own": "at the labels' own size",
+    "packed": "at the networks' input size",
+}
+"""The same in words, to follow "mIoU"."""
 
 
 class Augmentation(FrozenConfig):

@@ -3,7 +3,7 @@
 Shape suffixes: B batch, C channels, H height, W width.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,9 +20,12 @@ from trainables.core.terminal import track
 from trainables.data.arrow_table import Arrays, ArrowTable, Tensors, chunks_of, write_table
 from trainables.data.base import SPLITS, Source, Split
 from trainables.data.label_counts import LabelCounts, count_by_class
+from trainables.data.own_labels import OwnLabels, OwnLabelTable, write_own_labels
 
 FORMAT = 4
 META = "data.json"
+OWN_LABELS = "val-labels.arrow"
+"""Validation labels at their own size; only beside a pack in which some of them are resized."""
 
 
 class Meta(FrozenConfig):
@@ -46,8 +49,11 @@ def pack_dataset(source: Source, store: ArtifactStore) -> Artifact:
 
     def build(folder: Path) -> None:
         height, width = source.canvas()
+        own: list[OwnLabels] = []
         for split in SPLITS:
-            write_table(folder / f"{split}.arrow", decoded(source, split))
+            write_table(folder / f"{split}.arrow", decoded(source, split, own))
+        if own:
+            write_own_labels(folder / OWN_LABELS, own)
         train = ArrowTable(folder / "train.arrow")
         meta = Meta(
             class_names=source.class_names,
@@ -70,13 +76,17 @@ def pack_key(source: Source) -> dict[str, object]:
     return {"format": FORMAT, "source": source.digest()}
 
 
-def decoded(source: Source, split: Split) -> Iterator[Arrays]:
-    """All samples in order; each chunk is decoded by all cores (Pillow releases Python's lock)."""
+def decoded(source: Source, split: Split, own: list[OwnLabels]) -> Iterator[Arrays]:
+    """All samples in order; each chunk is decoded by all cores (Pillow releases Python's lock).
+
+    Labels at their own size, where samples have them, are appended to `own`.
+    """
     height, width = source.canvas()
     chunks = chunks_of(source.num_samples(split), 4 * height * width)
     with ThreadPoolExecutor() as pool:
         for rows in track(chunks, f"packing {split}"):
             samples = list(pool.map(lambda index: source.sample(split, index), rows))
+            own.extend(sample.own for sample in samples if sample.own)
             yield {
                 "image": np.stack([sample.image for sample in samples]),
                 "mask": np.stack([sample.mask for sample in samples]),
@@ -96,6 +106,8 @@ class PackedDataset:
     notes: tuple[str, ...] | None
     """None: packed by an earlier release, which made fewer checks."""
     kept_label_counts: LabelCounts | None
+    own_labels: OwnLabelTable | None
+    """Validation labels at their own size, which mIoU is measured on; None: those of `val`."""
 
     @property
     def digest(self) -> str:
@@ -118,9 +130,14 @@ class PackedDataset:
 
 def count_labels(split: ArrowTable) -> NDArray[np.int64]:
     """Pixels (256,) of a split by the value of its masks."""
+    return count_values(split.chunks["mask"])
+
+
+def count_values(masks: Iterable[NDArray[np.uint8]]) -> NDArray[np.int64]:
+    """Pixels (256,) of masks by their value."""
     counts = np.zeros(256, np.int64)
-    for masks in split.chunks["mask"]:
-        counts += np.bincount(masks.ravel(), minlength=256)
+    for mask in masks:
+        counts += np.bincount(mask.ravel(), minlength=256)
     return counts
 
 
@@ -141,6 +158,7 @@ def open_pack(folder: Path) -> PackedDataset:
     except ValidationError as error:
         raise ValueError(f"{folder / META} is damaged: {first_problem(error)}") from error
     tables = {split: ArrowTable(folder / f"{split}.arrow") for split in SPLITS}
+    own = folder / OWN_LABELS
     return PackedDataset(
         folder,
         meta.class_names,
@@ -150,4 +168,5 @@ def open_pack(folder: Path) -> PackedDataset:
         tables["val"],
         meta.notes,
         meta.label_counts,
+        OwnLabelTable(own) if own.is_file() else None,
     )

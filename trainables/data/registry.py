@@ -9,6 +9,7 @@ from trainables.core.files import hash_file
 from trainables.core.progress import announce
 from trainables.data import shapes
 from trainables.data.base import FileRole, Sample, Source, Split
+from trainables.data.configs import LabelSize
 from trainables.data.voc import VocFolder
 
 VOC_ARCHIVE = "VOCtrainval_11-May-2012.tar"
@@ -44,12 +45,17 @@ class ShapesSource:
 
 
 def open_source(
-    data: str, image_size: int, downloads: Path, teacher_size: int | None = None
+    data: str,
+    image_size: int,
+    downloads: Path,
+    teacher_size: int | None = None,
+    label_size: LabelSize = "own",
 ) -> Source:
     """The data set of `shapes`, `voc` (downloaded at first use) or a folder in VOC layout.
 
     With `teacher_size`, the samples are those of `image_size` as a teacher sees them, in more
-    detail.
+    detail. `label_size` is that of the labels on which mIoU is measured; where it is "packed", the
+    data are those of releases that kept no others.
 
     Raises:
         ValueError: the data breaks a rule; the message names rule, value and file.
@@ -64,7 +70,7 @@ def open_source(
     if data == "shapes":
         return ShapesSource(image_size)
     folder = download_voc(downloads) if data == "voc" else Path(data).expanduser()
-    return VocFolder(folder, image_size, teacher_size)
+    return VocFolder(folder, image_size, teacher_size, label_size)
 
 
 def remove_empty(folder: Path) -> None:

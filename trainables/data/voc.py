@@ -16,6 +16,7 @@ from trainables.core.files import hash_file
 from trainables.core.terminal import track
 from trainables.data.base import SPLITS, FileRole, Sample, Split
 from trainables.data.class_list import ClassList, read_classes, read_lines
+from trainables.data.configs import LabelSize
 from trainables.data.dataset_checks import (
     Fit,
     SampleInfo,
@@ -41,6 +42,7 @@ from trainables.data.image_file import (
     used_colors,
 )
 from trainables.data.labels import IGNORE, VOC_CLASSES
+from trainables.data.own_labels import compress_labels
 from trainables.data.split_list import CONVERT, IMAGES, Entry, read_split
 
 Item = TypeVar("Item")
@@ -57,7 +59,9 @@ class VocFolder:
     """A folder in VOC layout, its samples shrunk to a longest side of `image_size` pixels.
 
     Smaller images keep their size. With `teacher_size`, a sample shows the same section of the
-    canvas, larger by `teacher_size` / `image_size`, with as much detail as its file has.
+    canvas, larger by `teacher_size` / `image_size`, with as much detail as its file has. Where the
+    size of a validation image is changed, validation samples have their masks at their own size,
+    too, unless `label_size` is "packed".
 
     With SBD's `SegmentationClassAug` and `train_aug.txt` (Hariharan et al. 2011) the training split
     is the augmented one. Every file is checked before class names or a sample are returned, so that
@@ -67,11 +71,20 @@ class VocFolder:
         ValueError: the folder breaks a rule of the layout; the message names rule, value and file.
     """
 
-    def __init__(self, folder: Path, image_size: int, teacher_size: int | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        image_size: int,
+        teacher_size: int | None = None,
+        label_size: LabelSize = "own",
+    ) -> None:
         self.root = find_root(folder)
         self.image_size, self.teacher_size = image_size, teacher_size
+        self.label_size = label_size
         self.have_small = False
         """Whether an image is smaller than `image_size`; known once the files were read."""
+        self.resizes_val = False
+        """Whether the size of a validation image is changed; known once the files were read."""
         self.have_colors = False
         """Whether a mask may have colours; known once the files were read."""
         augmented = (self.root / f"{MASKS}Aug").is_dir() and (
@@ -111,6 +124,8 @@ class VocFolder:
         # the digests of their data do not change
         if self.have_small:
             content.append("small images keep their size")
+        if self.resizes_val and self.label_size == "own":
+            content.append("validation labels at their own size")
         if self.classes.colors and self.have_colors:
             content.append(sorted((*color, index) for color, index in self.classes.colors.items()))
         if self.teacher_size is not None:
@@ -150,12 +165,18 @@ class VocFolder:
         entry, canvas = self.entries[split][index], self.canvas()
         image = read_image(entry.image, turned=entry.image not in self._scan.as_stored)
         labels = read_labels(entry.mask, turn(load_mask(entry.mask)), self.classes.colors)
-        width, height = scaled(image.size, self.image_size)
-        size = self._enlarged(width), self._enlarged(height)
+        size = self._content(image.size)
+        is_kept = split == "val" and self._scan.resizes_val and self.label_size == "own"
         return Sample(
             pad(np.asarray(image.resize(size, Image.Resampling.BILINEAR)), canvas, PAD_RGB),
             pad(shrink(labels, size), canvas, IGNORE),
+            compress_labels(labels, size) if is_kept else None,
         )
+
+    def _content(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Width and height on the canvas of an image of this width and height."""
+        width, height = scaled(size, self.image_size)
+        return self._enlarged(width), self._enlarged(height)
 
     def _enlarged(self, side: int) -> int:
         """The pixels of a side of the student's image in that of the teacher."""
@@ -174,6 +195,8 @@ class VocFolder:
         check_mask_format(entry.mask, mask_header)
         self.have_colors |= mask_header.mode in ("P", "RGB", "RGBA")
         self.have_small |= max(image_header.size) < self.image_size
+        if split == "val" and self._content(image_header.size) != image_header.size:
+            self.resizes_val = True
         hashes = [hashlib.sha256(content).hexdigest() for content in (image, mask)]
         deep = [image_header.mode] if image_header.mode in DEEP_GREY_MODES else []
         return [split, entry.name, *hashes, *deep]
@@ -214,6 +237,7 @@ class VocFolder:
             (max(heights), max(widths)),
             images_as_stored(looks),
             tuple(notes_on(looks, names)),
+            any(look.split == "val" and self._content(look.size) != look.size for look in looks),
         )
 
     def _look(self, split: Split, entry: Entry) -> SampleInfo:
@@ -252,12 +276,16 @@ def on_all_cores(
 
 
 class Scan(NamedTuple):
-    """Facts about all files of a folder; `canvas` is (height, width) in pixels."""
+    """Facts about all files of a folder; `canvas` is (height, width) in pixels.
+
+    `resizes_val` is whether a validation image has another size on the canvas.
+    """
 
     class_names: tuple[str, ...]
     canvas: tuple[int, int]
     as_stored: frozenset[Path]
     notes: tuple[str, ...]
+    resizes_val: bool
 
 
 def fit_of(entry: Entry, image: Image.Image, mask: Image.Image) -> Fit:

@@ -10,6 +10,7 @@ from trainables.core.command_line import first_problem
 from trainables.core.config_base import FrozenConfig
 from trainables.core.files import hash_file
 from trainables.data.augmentation import MEAN, STD
+from trainables.data.configs import LabelSize
 from trainables.deploy.latency import Latency
 
 ExportFormat = Literal["packed", "onnx", "onnx-int8"]
@@ -35,7 +36,9 @@ class ModelCard(FrozenConfig):
 
     `miou` and `changed_pixels`, of `num_pixels`, were measured with the exported file on the
     validation split; `changed_pixels` get another class than by the search's own model, whose mIoU
-    is `searched_miou`. `class_iou` holds the IoU of each class by name, None for a class that no
+    is `searched_miou`. `label_size` is the size of the labels that `miou` and `class_iou` were
+    measured on, that of the packed images in cards of older versions; `changed_pixels` are counted
+    at the latter. `class_iou` holds the IoU of each class by name, None for a class that no
     label of the split holds, and `never_predicted` the names of the classes that labels hold and no
     pixel is predicted as; both are None in cards of older versions. `latency` is that of an ONNX
     file; `packed` has none. `float_operations` are the layers and the other operations that a file
@@ -47,6 +50,7 @@ class ModelCard(FrozenConfig):
     sha256: str
     size_bytes: int
     miou: float
+    label_size: LabelSize = "packed"
     searched_miou: float
     class_iou: dict[str, float | None] | None = None
     never_predicted: tuple[str, ...] | None = None

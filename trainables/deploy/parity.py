@@ -9,14 +9,17 @@ from trainables.data.augmentation import normalize
 from trainables.data.loader import Loader
 from trainables.data.packed import PackedDataset, images_of
 from trainables.deploy.runtime import Network
-from trainables.training.evaluation import Scores, confusion_matrix
+from trainables.training.evaluation import Scores, confusion_matrix, with_labels
 
 BATCH_SIZE = 4
 
 
 @dataclass(frozen=True)
 class Parity:
-    """A model's scores, and the number of pixels whose class differs from its reference's."""
+    """A model's scores, and the number of pixels whose class differs from its reference's.
+
+    These are counted at the networks' input size.
+    """
 
     scores: Scores
     changed_pixels: int
@@ -30,11 +33,14 @@ class Parity:
 def check_parity(model: Network, reference: Network, data: PackedDataset) -> Parity:
     """Runs both models on every image of the validation split."""
     confusion = torch.zeros(data.num_classes, data.num_classes, dtype=torch.int64)
+    own = None if data.own_labels is None else iter(data.own_labels)
     changed = num_pixels = 0
     for batch in Loader(data.val, torch.device("cpu")).in_order(BATCH_SIZE):
         images = np.ascontiguousarray(normalize(images_of(batch)).numpy())
-        predicted, expected = model(images).argmax(1), reference(images).argmax(1)
-        changed += int((predicted != expected).sum())
-        num_pixels += predicted.size
-        confusion += confusion_matrix(torch.from_numpy(predicted), batch["mask"], data.num_classes)
+        logits = model(images)
+        packed, expected = logits.argmax(1), reference(images).argmax(1)
+        changed += int((packed != expected).sum())
+        num_pixels += packed.size
+        for predicted, labels in with_labels(torch.from_numpy(logits), batch["mask"], own):
+            confusion += confusion_matrix(predicted, labels, data.num_classes)
     return Parity(Scores(confusion), changed, num_pixels)

@@ -7,10 +7,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
-from torch.nn import functional as F
 
-from trainables.data.augmentation import normalize
+from trainables.data.augmentation import classes_at, normalize
 from trainables.data.image_file import IMAGE_ENDINGS
 from trainables.data.labels import voc_palette
 from trainables.data.voc import scaled
@@ -68,18 +66,6 @@ def segment(network: Network, card: ModelCard, image: Image.Image) -> Image.Imag
     mask = Image.fromarray(classes_at(logits, image.size[::-1]).numpy(), mode="P")
     mask.putpalette(voc_palette().tobytes())
     return mask
-
-
-def classes_at(logits_1Khw: Tensor, size: tuple[int, int]) -> Tensor:
-    """The argmax (H,W) of logits resized to `size`, one class at a time to save memory."""
-    best = torch.full(size, -torch.inf)
-    classes = torch.zeros(size, dtype=torch.uint8)
-    for index in range(logits_1Khw.shape[1]):
-        one = logits_1Khw[:, index : index + 1]
-        plane = F.interpolate(one, size, mode="bilinear", align_corners=False)[0, 0]
-        classes[plane > best] = index
-        best = torch.maximum(best, plane)
-    return classes
 
 
 def overlay(image: Image.Image, mask: Image.Image) -> Image.Image:

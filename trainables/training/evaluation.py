@@ -3,16 +3,18 @@
 Shape suffixes: B batch, K classes, H height, W width.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 
 import torch
 from torch import Tensor, nn
 
-from trainables.data.augmentation import normalize
+from trainables.data.augmentation import classes_at, normalize
 from trainables.data.labels import IGNORE
-from trainables.data.loader import Loader
-from trainables.data.packed import PackedDataset, count_labels, images_of
+from trainables.data.loader import Loader, send
+from trainables.data.own_labels import OwnLabels
+from trainables.data.packed import PackedDataset, count_labels, count_values, images_of
 
 BATCH_SIZE = 16
 
@@ -71,8 +73,11 @@ class Scores:
 
 def commonest_miou(data: PackedDataset) -> float:
     """The mIoU of predicting the commonest class of the validation split everywhere."""
-    pixels = torch.from_numpy(count_labels(data.val)[: data.num_classes])
-    return Scores(pixels.diag()).majority().miou
+    if data.own_labels is None:
+        counts = count_labels(data.val)
+    else:
+        counts = count_values(labels.decode() for labels in data.own_labels)
+    return Scores(torch.from_numpy(counts[: data.num_classes]).diag()).majority().miou
 
 
 @torch.no_grad()
@@ -81,17 +86,21 @@ def evaluate(
     split: Loader,
     num_classes: int,
     on_batch_end: Callable[[], None] = lambda: None,
+    own_labels: Iterable[OwnLabels] | None = None,
 ) -> Scores:
     """Scores of `model`, in evaluation mode and full precision, on every sample of a split.
 
+    They are measured on the labels at their own size, where the split has `own_labels`.
     `on_batch_end` is called after each batch.
     """
     training = model.training
     model.eval()
     confusion = torch.zeros(num_classes, num_classes, dtype=torch.int64, device=split.device)
+    own = None if own_labels is None else iter(own_labels)
     for batch in split.in_order(BATCH_SIZE):
-        predicted = model(normalize(images_of(batch))).argmax(1)
-        confusion += confusion_matrix(predicted, batch["mask"], num_classes)
+        logits = model(normalize(images_of(batch)))
+        for predicted, labels in with_labels(logits, batch["mask"], own):
+            confusion += confusion_matrix(predicted, labels, num_classes)
         on_batch_end()
     model.train(training)
     return Scores(confusion.cpu())
@@ -114,6 +123,24 @@ def count_disagreeing_pixels(
         on_batch_end()
     first.train(training)
     return int(changed)
+
+
+def with_labels(
+    logits_BKHW: Tensor, masks_BHW: Tensor, own: Iterator[OwnLabels] | None
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Predicted classes of a batch and their labels, both (n,H,W), on the device of the logits.
+
+    Those of the whole batch and `masks_BHW` where `own` is None. Otherwise image by image, with the
+    next of `own`: the logits of the image, without its padding, are resized bilinearly to the size
+    of its labels before their argmax is taken.
+    """
+    if own is None:
+        yield logits_BKHW.argmax(1), masks_BHW
+        return
+    for logits_KHW, labels in zip(logits_BKHW, islice(own, len(logits_BKHW)), strict=True):
+        content_KHW = logits_KHW[:, : labels.content_height, : labels.content_width].contiguous()
+        labels_HW = send(torch.from_numpy(labels.decode()), logits_KHW.device)
+        yield classes_at(content_KHW[None], (labels.height, labels.width))[None], labels_HW[None]
 
 
 def confusion_matrix(predicted_BHW: Tensor, labels_BHW: Tensor, num_classes: int) -> Tensor:

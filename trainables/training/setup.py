@@ -17,7 +17,7 @@ from trainables.config import ExecutionConfig, TrialConfig
 from trainables.core.artifacts import ArtifactStore
 from trainables.core.progress import announce
 from trainables.data.base import Source
-from trainables.data.configs import Augmentation
+from trainables.data.configs import MEASURED_ON, Augmentation, LabelSize
 from trainables.data.packed import PackedDataset, find_pack, open_pack, pack_dataset, pack_key
 from trainables.data.registry import open_source
 from trainables.data.unlabelled import (
@@ -128,14 +128,18 @@ class OpenedData:
 
 
 def open_data(
-    data: str, image_size: int, store: ArtifactStore, teacher_size: int | None = None
+    data: str,
+    image_size: int,
+    store: ArtifactStore,
+    teacher_size: int | None = None,
+    label_size: LabelSize = "own",
 ) -> OpenedData:
     """Opens the data set that `data` names (see `open_source`), without writing anything.
 
     Raises:
         ValueError: the data breaks a rule; the message names rule, value and file.
     """
-    source = open_source(data, image_size, store.root, teacher_size)
+    source = open_source(data, image_size, store.root, teacher_size, label_size)
     pack = find_pack(source, store)
     return OpenedData(source, store, open_pack(pack.path) if pack else None)
 
@@ -143,6 +147,8 @@ def open_data(
 def say_data(data: PackedDataset, was_packed: bool, notes: Sequence[str], say: Say) -> None:
     """Prints the size and the path of the data, and the notes on them."""
     say(f"data: {data}, {'found' if was_packed else 'packed'} in {data.path}")
+    if data.own_labels is not None:
+        say(f"mIoU on validation images is measured {MEASURED_ON['own']}")
     for note in notes:
         say(f"note on the data: {note}")
 
@@ -264,8 +270,11 @@ def set_up_teacher(
         spec = str(import_teacher(run, source))
     teacher = runner(run, prepare_teacher, spec, own, averaging)
     say(f"teacher: {teacher.note}, mIoU {100 * teacher.miou:.1f} %")
-    for line in describe_teacher_metrics(teacher.metrics, open_pack(run.data).class_names):
+    data = open_pack(run.data)
+    for line in describe_teacher_metrics(teacher.metrics, data.class_names):
         say(line)
+    if data.own_labels is not None:
+        say(f"IoU on training images is measured {MEASURED_ON['packed']}")
     return run.replace(teacher=teacher.file), teacher
 
 

@@ -13,6 +13,7 @@ from trainables.core.files import hash_file_once
 from trainables.core.metrics import SplitMetrics, TeacherMetrics, share_of_classes
 from trainables.core.progress import ProgressReporter
 from trainables.data.loader import Loader
+from trainables.data.own_labels import OwnLabelTable
 from trainables.data.packed import PackedDataset
 from trainables.models.base import to_device
 from trainables.models.model_file import read_model
@@ -22,7 +23,10 @@ FILE = "scores.json"
 
 
 def measure_teacher(file: Path, run: ExecutionConfig, data: PackedDataset) -> TeacherMetrics:
-    """The scores of the network in a model file on the packed data, measured at first use."""
+    """The scores of the network in a model file on the packed data, measured at first use.
+
+    Those on the training split are at the size of the packed images.
+    """
 
     def build(folder: Path) -> None:
         train, val = (Loader(table, torch.device(run.device)) for table in (data.train, data.val))
@@ -31,9 +35,13 @@ def measure_teacher(file: Path, run: ExecutionConfig, data: PackedDataset) -> Te
         progress = ProgressReporter("measuring the teacher", "batch", num_batches)
         num_done = count(1)
 
-        def measure(split: Loader) -> SplitMetrics:
+        def measure(split: Loader, own_labels: OwnLabelTable | None = None) -> SplitMetrics:
             scores = evaluate(
-                model, split, data.num_classes, lambda: progress.update(next(num_done))
+                model,
+                split,
+                data.num_classes,
+                lambda: progress.update(next(num_done)),
+                own_labels,
             )
             return SplitMetrics(
                 miou=scores.miou,
@@ -41,7 +49,7 @@ def measure_teacher(file: Path, run: ExecutionConfig, data: PackedDataset) -> Te
                 never_predicted=scores.never_predicted,
             )
 
-        metrics = TeacherMetrics(train=measure(train), val=measure(val))
+        metrics = TeacherMetrics(train=measure(train), val=measure(val, data.own_labels))
         (folder / FILE).write_text(metrics.model_dump_json())
 
     key = {"teacher": hash_file_once(file), "data": data.digest}

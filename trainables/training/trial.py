@@ -144,7 +144,9 @@ class Trial:
                 shipped = self._pack(student)
                 changed = count_disagreeing_pixels(student, shipped, task.val, self._on_step_end)
                 student = shipped
-            scores = evaluate(student, task.val, data.num_classes, self._on_step_end)
+            scores = evaluate(
+                student, task.val, data.num_classes, self._on_step_end, data.own_labels
+            )
             best = max(scores.miou, *(report.miou for report in self.reports), 0.0)
             history = [*(report.losses for report in self.reports), losses]
             check_learning(best, scores, history, config, task.num_steps, data)

@@ -13,11 +13,14 @@ from study_factories import open_new_study, open_stored_study
 from search.core.config import StudyConfig
 from search.core.objectives import MIOU_AND_SIZE
 from search.core.record import Record
+from search.deployment.exporter import validation_data
 from search.storage.journal import open_journal
 from search.storage.layout import JOURNAL, STUDY_FILE, artifact_folder
 from search.storage.study_file import lock_study, read_study_file
 from search.study.preparation import open_study, prepare_study, with_lengths, with_ram
 from trainables.core.progress import progress_to
+from trainables.data.packed import pack_dataset
+from trainables.data.voc import VocFolder
 
 
 def content(folder: Path) -> dict[str, bytes]:
@@ -238,3 +241,29 @@ def test_a_journal_whose_last_line_was_cut_off_is_no_reason_to_refuse(stored: St
     study = open_stored_study(stored)
     assert journal.read_bytes().startswith(whole + b'{"op_code":')
     assert study.is_open
+
+
+def test_an_earlier_study_is_scored_at_the_networks_input_size(
+    blocks_folder: Path, tmp_path: Path
+) -> None:
+    """And finds the data as it packed them; a new study keeps the labels at their own size."""
+    config = make_config(tmp_path, blocks_folder, image_size=16)
+    new = open_new_study(config)
+    assert new.file.label_size == "own"
+    assert new.data.own_labels is not None
+    new.lock.release()
+    own_again = prepare_study(new.config, resumed=True)
+    assert (own_again.file.label_size, own_again.data.digest) == ("own", new.data.digest)
+    own_again.lock.release()
+
+    source = VocFolder(blocks_folder, 16, label_size="packed")
+    packed = pack_dataset(source, new.store).path
+    path = config.folder / STUDY_FILE
+    content = json.loads(path.read_text())
+    del content["label_size"]
+    path.write_text(json.dumps({**content, "data_digest": packed.name}))
+    earlier = prepare_study(new.config, resumed=True)
+    assert (earlier.file.label_size, earlier.data.path) == ("packed", packed)
+    assert earlier.was_packed
+    assert earlier.data.own_labels is None
+    assert validation_data(read_study_file(config.folder), config.folder).path == packed

@@ -121,7 +121,8 @@ def test_records_of_earlier_releases_get_their_memory_for_activations(
 
 
 def test_slow_steps_are_named_before_they_begin(blocks_folder: Path, tmp_path: Path) -> None:
-    config = make_config(tmp_path, blocks_folder, max_latency_ms=1e6)
+    # a space of 4 networks, each of which is measured
+    config = make_config(tmp_path, blocks_folder, space="kd", max_latency_ms=1e6)
     lines: list[str] = []
     with progress_to(lines.append):
         prepare_study(config, resumed=False).lock.release()

@@ -54,6 +54,7 @@ def test_a_study_that_everything_happens_to_is_whole(blocks_folder: Path, tmp_pa
 
         # one of the two nodes is lost
         driver.wait_for("expected: ")
+        wait_until(lambda: any(before.glob("artifacts/.student-*-checkpoints/*.ckpt")))
         wait_for_checkpoint(before / "hurt", driver.begin)
         tell(cluster)
         driver.wait_for("goes on from its checkpoint")

@@ -67,6 +67,7 @@ def test_a_study_that_everything_happens_to_is_whole(blocks_folder: Path, tmp_pa
 
     # kill -9 of each process of two trials
     driver = resume(folder)
+    driver.wait_for("expected: ")
     for _ in range(1 + MAX_RETRIES):
         wait_until(lambda: len(children(driver.process.pid, TRAINING)) == 2)
         killed = children(driver.process.pid, TRAINING)
@@ -88,7 +89,7 @@ def test_a_study_that_everything_happens_to_is_whole(blocks_folder: Path, tmp_pa
     # kill -9 of Ray's own processes; one trial at a time, since every start imports PyTorch anew
     driver = resume(folder, "--samples", "7", "--cpus-per-trial", str(os.cpu_count()))
     for name in ("raylet", "gcs_server"):
-        driver.wait_for("data: ")  # it has begun again, and what trained before is gone
+        driver.wait_for("expected: ")  # it has begun again, and what trained before is gone
         wait_for_checkpoint(folder, time.time())
         for process in children(driver.process.pid, name):
             if process.name() == name:
@@ -96,7 +97,7 @@ def test_a_study_that_everything_happens_to_is_whole(blocks_folder: Path, tmp_pa
         driver.wait_for(f"{name}.* has died: the study is resumed")
 
     # SIGTERM
-    driver.wait_for("data: ")
+    driver.wait_for("expected: ")
     wait_for_checkpoint(folder, time.time())
     driver.process.send_signal(signal.SIGTERM)
     begin = time.monotonic()

@@ -74,7 +74,7 @@ def test_a_signal_to_all_processes_is_an_orderly_end(blocks_folder: Path, tmp_pa
     argv += ["--space", "supervised", "--storage", str(tmp_path), "--name", "group"]
     bring_store(tmp_path)
     driver = Driver([*argv, "--checkpoint-every", "200ms"], own_group=True)
-    driver.wait_for("data: ")
+    driver.wait_for("expected: ")
     wait_for_checkpoint(tmp_path / "group", driver.begin)
     os.killpg(driver.process.pid, signal.SIGTERM)
     begin = time.monotonic()

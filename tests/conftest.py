@@ -30,6 +30,21 @@ settings.load_profile("without deadlines")
 os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 - Ray reads it so
 
 
+LONGEST = (
+    "test_faults.py",
+    "test_run.py",
+    "test_signals.py",
+    "test_compare.py",
+    "test_compress.py",
+)
+"""Files with minutes of slow tests: begun last, one would leave the other process idle."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    ranks = {name: rank for rank, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: ranks.get(item.path.name, len(LONGEST)))
+
+
 @pytest.fixture(autouse=True)
 def one_thread() -> None:
     torch.set_num_threads(1)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from study_factories import bring_store
 
 from search import check, export
 
@@ -35,12 +36,15 @@ def search(*argv: str, with_builder: bool = True) -> str:
 @pytest.fixture(scope="module")
 def compress(foreign_file: Path, blocks_folder: Path) -> list[str]:
     argv = ["--data", str(blocks_folder), "--image-size", "32", "--epochs", "2"]
+    # each trial that runs beside another is a process more that imports PyTorch
+    argv += ["--cpus-per-trial", str(os.cpu_count())]
     return [*argv, "--compress", str(foreign_file), "--builder", "foreign_networks:foreign"]
 
 
 def test_every_point_of_the_front_ships_and_the_original_is_one(
     compress: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    bring_store(tmp_path)
     where = ["--storage", str(tmp_path)]
     limits = ["--samples", "4", "--max-size", "8KB", "--name", "mine"]
     said = search("--space", "qkd", *compress, *where, *limits)
@@ -80,6 +84,7 @@ def test_every_point_of_the_front_ships_and_the_original_is_one(
 def test_layers_get_bits_of_their_own_by_their_sensitivity_in_the_original(
     compress: list[str], tmp_path: Path
 ) -> None:
+    bring_store(tmp_path)
     search("--space", "mixed", *compress, "--storage", str(tmp_path), "--samples", "2")
     (table,) = tmp_path.glob("*/trials.parquet")
     original, mixed = pq.read_table(table).to_pylist()

@@ -15,6 +15,7 @@ from mlflow import MlflowClient
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
+from study_factories import bring_store
 
 from search import check
 from search.core.tracking_uri import default_tracking_uri
@@ -23,7 +24,8 @@ from trainables.models.model_file import read_card, read_model
 
 pytestmark = pytest.mark.slow
 
-LIMITS = ["--name", "tiny", "--max-size", "600KB", "--cpus-per-trial", str(os.cpu_count())]
+ONE_AT_A_TIME = ["--cpus-per-trial", str(os.cpu_count())]
+LIMITS = ["--name", "tiny", "--max-size", "600KB", *ONE_AT_A_TIME]
 """One trial at a time, so that the sampler knows the same whenever it is asked."""
 
 
@@ -257,6 +259,7 @@ def test_a_study_with_unlabelled_images_is_whole_and_says_how_many(
 def test_no_trial_finished_is_exit_status_1(
     blocks_folder: Path, tmp_path: Path, common: list[str]
 ) -> None:
+    bring_store(tmp_path)
     argv = [*common, "--storage", str(tmp_path), "--samples", "2", "--time-budget", "1s"]
     result = run(*argv)
     assert result.returncode == 1, result.stderr
@@ -271,6 +274,7 @@ def test_a_study_without_an_interruption_has_the_same_front(
     common: list[str], storage: Path, tmp_path: Path
 ) -> None:
     """The two share a seed and nothing else, not even artifacts."""
+    bring_store(tmp_path)
     result = run(*common, *LIMITS, "--storage", str(tmp_path), "--samples", "5")
     assert result.returncode == 0, result.stderr
     first, second = (
@@ -287,7 +291,7 @@ def test_a_warm_study_tries_the_earlier_front_first_and_ends_when_flat(
     earlier = storage / "tiny"
     argv = ["--space", "qat", "--data", str(blocks_folder), "--image-size", "32", "--epochs", "1"]
     argv += ["--storage", str(earlier.parent), "--name", "warm", "--warm-start", "tiny"]
-    done = run(*argv, "--samples", "40", "--stop-when-flat", "0.9")
+    done = run(*argv, *ONE_AT_A_TIME, "--samples", "40", "--stop-when-flat", "0.9")
     assert done.returncode == 0, done.stderr
     warm = earlier.with_name("warm")
     tried = [row["student.width"] for row in rows(warm)]

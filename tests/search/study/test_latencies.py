@@ -28,7 +28,10 @@ STATED_MS = 12345.0
 def begun(blocks_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> StudyConfig:
     """A study by latency with one finished trial, whose latency in the journal is `STATED_MS`."""
     config = make_config(
-        tmp_path_factory.mktemp("begun"), blocks_folder, objectives=("miou", "latency")
+        tmp_path_factory.mktemp("begun"),
+        blocks_folder,
+        space="kd",  # of 4 networks, each of which is measured
+        objectives=("miou", "latency"),
     )
     study = open_new_study(config)
     run = ExecutionConfig(data=study.data.path, artifacts=study.store.root)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from factories import make_config, make_metrics
-from study_factories import open_new_study, open_stored_study
+from study_factories import open_new_study, open_stored_study, prepare_new_study
 
 from search.core.config import StudyConfig
 from search.core.objectives import MIOU_AND_SIZE
@@ -71,7 +71,7 @@ def test_latencies_are_measured_after_all_other_checks(blocks_folder: Path, tmp_
 
 
 def test_a_prepared_study_is_not_on_disk_yet(blocks_folder: Path, tmp_path: Path) -> None:
-    study = prepare_study(make_config(tmp_path, blocks_folder), resumed=False)
+    study = prepare_new_study(make_config(tmp_path, blocks_folder))
     assert not study.is_open
     assert not study.config.folder.exists()
     assert study.file.data_digest == study.data.digest
@@ -146,8 +146,7 @@ def test_a_teacher_has_one_length_as_long_as_its_study_lives(
     blocks_folder: Path, tmp_path: Path
 ) -> None:
     config = make_config(tmp_path, blocks_folder, space="kd", samples=40)
-    study = prepare_study(config, resumed=False)
-    open_study(study)
+    study = open_new_study(config)
     study.lock.release()
     again = prepare_study(study.config.replace(samples=400), resumed=True)
     assert again.teacher_epochs == study.teacher_epochs >= study.config.num_epochs
@@ -159,7 +158,7 @@ def test_a_teacher_has_one_length_as_long_as_its_study_lives(
 def test_records_of_earlier_releases_get_their_memory_for_activations(
     blocks_folder: Path, tmp_path: Path
 ) -> None:
-    cost_model = prepare_study(make_config(tmp_path, blocks_folder), resumed=False).cost_model
+    cost_model = prepare_new_study(make_config(tmp_path, blocks_folder)).cost_model
     config = next(iter(cost_model.sampled_configs()))
     metrics = make_metrics(0.5, 1000)
     old = Record("0001", "COMPLETE", "", config, metrics)
@@ -170,7 +169,8 @@ def test_records_of_earlier_releases_get_their_memory_for_activations(
 
 
 def test_slow_steps_are_named_before_they_begin(blocks_folder: Path, tmp_path: Path) -> None:
-    config = make_config(tmp_path, blocks_folder, max_latency_ms=1e6)
+    # a space of 4 networks, each of which is measured
+    config = make_config(tmp_path, blocks_folder, space="kd", max_latency_ms=1e6)
     lines: list[str] = []
     with progress_to(lines.append):
         prepare_study(config, resumed=False).lock.release()

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from factories import make_config
 from PIL import Image
-from study_factories import open_new_study, open_stored_study
+from study_factories import open_new_study, open_stored_study, prepare_new_study
 
 from search.execution.session import NUM_STARTS, start_ray
 from search.execution.shutdown import GracefulShutdown
@@ -126,7 +126,7 @@ def test_a_ray_that_does_not_start_leaves_nothing_of_a_study(
     slow_ray: None, blocks_folder: Path, tmp_path: Path
 ) -> None:
     config = make_config(tmp_path, blocks_folder)
-    study = prepare_study(config, resumed=False)
+    study = prepare_new_study(config)
     with pytest.raises(
         OSError,
         match=r"^Ray must answer on this machine, but it did not in 3 attempts: the node timed "
@@ -189,7 +189,7 @@ def test_a_pack_of_an_earlier_release_is_looked_at_again(
 ) -> None:
     folder = shutil.copytree(blocks_folder, tmp_path / "data")
     config = make_config(tmp_path / "studies", folder)
-    study = prepare_study(config, resumed=False)
+    study = prepare_new_study(config)
     study.lock.release()
     meta = study.data.path / "data.json"
     content = json.loads(meta.read_text())

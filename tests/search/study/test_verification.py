@@ -18,13 +18,14 @@ from factories import make_config, make_metrics
 from mlflow import MlflowClient
 from mlflow.entities import Run
 from ray.tune.schedulers import TrialScheduler
+from study_factories import prepare_new_study
 
 from search.core.record import Record
 from search.storage.journal import read_journal
 from search.storage.study_file import read_study_file
 from search.storage.trials import asked_trials, read_record
 from search.study.builders import build_scheduler, build_searcher
-from search.study.preparation import open_study, prepare_study
+from search.study.preparation import open_study
 from search.study.search_loop import run_study
 from search.study.study import Study
 from search.study.verification import violations
@@ -126,7 +127,7 @@ def whole(blocks_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("search.study.cost_model.load_space", lambda name: named)
         patch.setattr("search.study.search_loop.search", train)
-        assert run_study(prepare_study(config, resumed=False)) == 0
+        assert run_study(prepare_new_study(config)) == 0
     return config.folder
 
 

@@ -1,0 +1,121 @@
+"""Searches in processes of their own, what is done to them, and clusters on this machine."""
+
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import pyarrow.parquet as pq
+
+from benchmarks.reliability.moments import newest
+
+TRAINING = "Trainable.train"
+"""Part of the command line of a process that trains, by Ray's name for it."""
+
+
+class Driver:
+    """A search in its own process, whose output is read line by line."""
+
+    def __init__(self, argv: list[str], own_group: bool = False, **environment: str) -> None:
+        self.begin = time.time()
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "search.run", *argv],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, **environment},
+            start_new_session=own_group,
+        )
+        self.said = ""
+
+    def wait_for(self, words: str) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self.said += line
+            if re.search(words, line):
+                return
+        raise AssertionError(f"it never said {words!r}: {self.said}{self.process.communicate()[1]}")
+
+    def end(self, status: int = 0, seconds: float = 240) -> str:
+        """Its output on stderr, after it has exited with this status."""
+        said, errors = self.process.communicate(timeout=seconds)
+        self.said += said
+        assert self.process.returncode == status, self.said + errors
+        assert "Traceback" not in errors
+        return errors
+
+
+def children(pid: int, words: str) -> list[psutil.Process]:
+    """Descendants of a process with these words in their command lines."""
+    found = []
+    for process in psutil.Process(pid).children(recursive=True):
+        try:
+            if words in " ".join(process.cmdline()):
+                found.append(process)
+        except psutil.NoSuchProcess:
+            continue
+    return found
+
+
+def wait_until(is_so: Callable[[], object], seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while not is_so():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def wait_for_end(processes: Sequence[psutil.Process]) -> None:
+    """Until processes have ended that follow one which is gone, or some seconds have passed."""
+    psutil.wait_procs(processes, timeout=3)
+
+
+def wait_for_checkpoint(folder: Path, since: float) -> None:
+    """Until some trial has one that was written since then."""
+    wait_until(lambda: any(newest(trial) > since for trial in folder.glob("checkpoints/*")))
+
+
+def rows(folder: Path) -> list[dict[str, object]]:
+    return pq.read_table(folder / "trials.parquet").to_pylist()
+
+
+def states(folder: Path) -> list[object]:
+    return [row["state"] for row in rows(folder)]
+
+
+CLUSTER = """
+import sys
+from ray.cluster_utils import Cluster
+
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
+print("at", cluster.address, flush=True)
+sys.stdin.readline()
+cluster.remove_node(nodes[0], allow_graceful=False)
+sys.stdin.readline()
+cluster.shutdown()
+"""
+
+
+@contextmanager
+def cluster_of_two() -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """A cluster and its address; told something it loses a node, told again it ends."""
+    with subprocess.Popen(
+        [sys.executable, "-c", CLUSTER],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "RAY_AUTH_MODE": "disabled"},
+    ) as cluster:
+        assert cluster.stdout is not None
+        line = next(line for line in cluster.stdout if line.startswith("at "))
+        yield cluster, line.split()[1]
+
+
+def tell(process: subprocess.Popen[str]) -> None:
+    assert process.stdin is not None
+    print(file=process.stdin, flush=True)

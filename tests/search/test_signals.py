@@ -1,0 +1,100 @@
+"""Signals to a search and to the processes that train for it, and those that cannot go on."""
+
+import os
+import signal
+import socket
+import time
+from contextlib import ExitStack
+from pathlib import Path
+
+import psutil
+import pytest
+from drivers import (
+    TRAINING,
+    Driver,
+    children,
+    cluster_of_two,
+    states,
+    wait_for_checkpoint,
+    wait_until,
+)
+from study_factories import bring_store
+
+from search import check
+from search.storage.study_file import read_study_file
+from search.study.verification import violations
+
+pytestmark = pytest.mark.slow
+
+EPOCHS = 12
+
+
+@pytest.mark.parametrize("where", ["this machine", "cluster"])
+def test_the_next_trial_of_a_process_that_is_not_to_be_used_again(
+    where: str, blocks_folder: Path, tmp_path: Path
+) -> None:
+    argv = ["--data", str(blocks_folder), "--image-size", "32", "--epochs", str(EPOCHS)]
+    argv += ["--scheduler", "none", "--checkpoint-every", "200ms", "--name", "next"]
+    argv += ["--space", "supervised", "--storage", str(tmp_path), "--samples", "5"]
+    folder = tmp_path / "next"
+    bring_store(tmp_path)
+    with ExitStack() as stack:
+        environment = {}
+        if where == "cluster":
+            _, address = stack.enter_context(cluster_of_two())
+            environment = {"RAY_ADDRESS": address, "RAY_AUTH_MODE": "disabled"}
+        driver = Driver([*argv, "--cpus-per-trial", "1"], **environment)
+        driver.wait_for("data: ")
+
+        # an unforeseen error in a trial: there is a file where its folder should be
+        wait_until((folder / "journal.log").exists)
+        (folder / "models").mkdir(exist_ok=True)
+        (folder / "models/0000").touch()
+        driver.wait_for("trial 0000 FAIL: .*Error")
+        (folder / "models/0000").unlink()
+
+        # SIGTERM to processes that train, as from a node that is taken away
+        wait_for_checkpoint(folder, time.time())
+        wait_until(lambda: trainers(driver, where))
+        trainers(driver, where)[0].terminate()
+        driver.wait_for("paused after")
+        assert driver.end(seconds=180) == ""
+    assert "is asked again: Ray Tune ended it without notice" in driver.said
+    assert sorted(map(str, states(folder))) == ["COMPLETE"] * 4 + ["FAIL"]
+    assert check.main([str(folder)]) == 0
+
+
+def trainers(driver: Driver, where: str) -> list[psutil.Process]:
+    """The processes that train, which on a cluster are no children of the driver."""
+    return children(driver.process.pid if where == "this machine" else os.getpid(), TRAINING)
+
+
+def test_a_signal_to_all_processes_is_an_orderly_end(blocks_folder: Path, tmp_path: Path) -> None:
+    argv = ["--data", str(blocks_folder), "--image-size", "32", "--epochs", str(EPOCHS)]
+    argv += ["--space", "supervised", "--storage", str(tmp_path), "--name", "group"]
+    bring_store(tmp_path)
+    driver = Driver([*argv, "--checkpoint-every", "200ms"], own_group=True)
+    driver.wait_for("expected: ")
+    wait_for_checkpoint(tmp_path / "group", driver.begin)
+    os.killpg(driver.process.pid, signal.SIGTERM)
+    begin = time.monotonic()
+    driver.end(130)
+    assert time.monotonic() - begin < 20  # a promise, not a speed
+    assert "Ray is started again" not in driver.said
+    assert "interrupted; go on with: " in driver.said
+    assert list(violations(read_study_file(tmp_path / "group"), tmp_path / "group")) == []
+
+
+def test_a_driver_that_ray_does_not_answer_hears_a_signal(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:  # which is no head of a cluster
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        argv = ["--space", "supervised", "--storage", str(tmp_path), "--name", "deaf"]
+        driver = Driver(argv, RAY_ADDRESS=address)
+        driver.wait_for("connecting to the cluster")
+        time.sleep(2)  # inside ray.init
+        driver.process.send_signal(signal.SIGINT)
+        begin = time.monotonic()
+        errors = driver.end(130)
+        assert time.monotonic() - begin < 20  # a promise, not a speed
+        assert errors == "interrupted; study deaf has not begun: the same command begins it\n"
+        assert not (tmp_path / "deaf").exists()

@@ -1,16 +1,44 @@
-"""The protocol of sources of labelled images."""
+"""The protocol of sources of labelled images.
 
+Shape suffixes: H height, W width.
+"""
+
+import zlib
 from collections.abc import Mapping
 from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from trainables.data.own_labels import OwnLabels
-
 Split = Literal["train", "val"]
 SPLITS: tuple[Split, ...] = ("train", "val")
 FileRole = Literal["training image", "validation image", "mask"]
+
+
+class OwnLabels(NamedTuple):
+    """A mask of `height` x `width` pixels, compressed, and the size of its image on the canvas.
+
+    The image, resized, is in the first `content_height` rows and `content_width` columns of the
+    canvas; the rest is padding.
+    """
+
+    compressed: bytes
+    height: int
+    width: int
+    content_height: int
+    content_width: int
+
+    def decode(self) -> NDArray[np.uint8]:
+        """The mask (H,W) of class indices, 255 = ignore."""
+        content = bytearray(zlib.decompress(self.compressed))
+        return np.frombuffer(content, np.uint8).reshape(self.height, self.width)
+
+
+def compress_labels(labels_HW: NDArray[np.uint8], content: tuple[int, int]) -> OwnLabels:
+    """A mask to be kept; `content` is the width and the height of its image on the canvas."""
+    (height, width), (content_width, content_height) = labels_HW.shape, content
+    compressed = zlib.compress(labels_HW.tobytes())
+    return OwnLabels(compressed, height, width, content_height, content_width)
 
 
 class Sample(NamedTuple):

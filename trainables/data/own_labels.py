@@ -1,19 +1,13 @@
-"""Validation labels at their own size, beside a pack whose images and masks are resized.
-
-Shape suffixes: H height, W width.
-"""
+"""Validation labels at their own size, beside a pack whose images and masks are resized."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
-import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
 from trainables.core.command_line import first_line
+from trainables.data.base import OwnLabels
 
-CODEC = "zstd"
 SCHEMA = pa.schema(
     [
         pa.field("compressed", pa.large_binary(), nullable=False),
@@ -24,34 +18,6 @@ SCHEMA = pa.schema(
     ]
 )
 """The fields of `OwnLabels`."""
-
-
-class OwnLabels(NamedTuple):
-    """A mask of `height` x `width` pixels, compressed, and the size of its image on the canvas.
-
-    The image, resized, is in the first `content_height` rows and `content_width` columns of the
-    canvas; the rest is padding.
-    """
-
-    compressed: bytes
-    height: int
-    width: int
-    content_height: int
-    content_width: int
-
-    def decode(self) -> NDArray[np.uint8]:
-        """The mask (H,W) of class indices, 255 = ignore."""
-        content = pa.decompress(
-            self.compressed, self.height * self.width, codec=CODEC, asbytes=True
-        )
-        return np.frombuffer(bytearray(content), np.uint8).reshape(self.height, self.width)
-
-
-def compress_labels(labels_HW: NDArray[np.uint8], content: tuple[int, int]) -> OwnLabels:
-    """A mask to be kept; `content` is the width and the height of its image on the canvas."""
-    compressed = pa.compress(labels_HW.tobytes(), codec=CODEC, asbytes=True)
-    (height, width), (content_width, content_height) = labels_HW.shape, content
-    return OwnLabels(compressed, height, width, content_height, content_width)
 
 
 def write_own_labels(path: Path, rows: Sequence[OwnLabels]) -> None:
@@ -75,7 +41,7 @@ class OwnLabelTable:
             self.table.validate(full=True)
             if self.table.schema != SCHEMA:
                 raise ValueError("it has other columns")
-        except (OSError, ValueError) as error:
+        except (OSError, LookupError, TypeError, ValueError, NotImplementedError) as error:
             reason = first_line(error)
             raise ValueError(f"{path} must hold intact masks, but does not: {reason}") from error
 

@@ -18,9 +18,9 @@ from trainables.core.command_line import first_problem
 from trainables.core.config_base import FrozenConfig
 from trainables.core.terminal import track
 from trainables.data.arrow_table import Arrays, ArrowTable, Tensors, chunks_of, write_table
-from trainables.data.base import SPLITS, Source, Split
+from trainables.data.base import SPLITS, OwnLabels, Source, Split
 from trainables.data.label_counts import LabelCounts, count_by_class
-from trainables.data.own_labels import OwnLabels, OwnLabelTable, write_own_labels
+from trainables.data.own_labels import OwnLabelTable, write_own_labels
 
 FORMAT = 4
 META = "data.json"

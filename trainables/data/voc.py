@@ -14,7 +14,7 @@ from PIL import Image
 from trainables.core.config_base import digest
 from trainables.core.files import hash_file
 from trainables.core.terminal import track
-from trainables.data.base import SPLITS, FileRole, Sample, Split
+from trainables.data.base import SPLITS, FileRole, Sample, Split, compress_labels
 from trainables.data.class_list import ClassList, read_classes, read_lines
 from trainables.data.configs import LabelSize
 from trainables.data.dataset_checks import (
@@ -42,7 +42,6 @@ from trainables.data.image_file import (
     used_colors,
 )
 from trainables.data.labels import IGNORE, VOC_CLASSES
-from trainables.data.own_labels import compress_labels
 from trainables.data.split_list import CONVERT, IMAGES, Entry, read_split
 
 Item = TypeVar("Item")

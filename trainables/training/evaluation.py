@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from trainables.data.augmentation import classes_at, normalize
+from trainables.data.base import OwnLabels
 from trainables.data.labels import IGNORE
 from trainables.data.loader import Loader, send
-from trainables.data.own_labels import OwnLabels
 from trainables.data.packed import PackedDataset, count_labels, count_values, images_of
 
 BATCH_SIZE = 16

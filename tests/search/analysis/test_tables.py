@@ -508,7 +508,9 @@ def test_a_network_to_compare_with_is_shown_where_it_is_dominated_too() -> None:
     assert [point.label for point in points if point.is_named] == ["0001", "original"]
     table = front_table(records)
     assert list(table.columns[0].cells) == ["0001", "0000"]
-    assert "1 of 3 finished" in str(table.title)
+    assert str(table.title).endswith("1 of 3 finished trials, mIoU at the labels' own size")
+    earlier = front_table(records, label_size="packed")
+    assert str(earlier.title).endswith("trials, mIoU at the networks' input size")
     texts = [text.get_text() for text in draw_picture(points, "title", "subtitle").axes[0].texts]
     assert {"0001", "original"} <= set(texts)
     notes = {

@@ -50,6 +50,9 @@ Answer = TypeVar("Answer")
 LISTS, MASKS = "ImageSets/Segmentation", "SegmentationClass"
 CLASSES, LABEL_MAP, VOC_FOLDER = "classes.txt", "labelmap.txt", "VOC2012"
 PAD_RGB = (124, 116, 104)  # ImageNet's mean, 0 after normalisation
+LARGEST_LABELS = 1024
+"""Longest side, in pixels, of masks that mIoU is measured on: a photograph of 12 megapixels would
+take longer to score than to train on."""
 FIRST_SWAPPED = 5
 """From this EXIF orientation on, rotation swaps width and height."""
 
@@ -60,7 +63,7 @@ class VocFolder:
     Smaller images keep their size. With `teacher_size`, a sample shows the same section of the
     canvas, larger by `teacher_size` / `image_size`, with as much detail as its file has. Where the
     size of a validation image is changed, validation samples have their masks at their own size,
-    too, unless `label_size` is "packed".
+    or of `LARGEST_LABELS` pixels, too, unless `label_size` is "packed".
 
     With SBD's `SegmentationClassAug` and `train_aug.txt` (Hariharan et al. 2011) the training split
     is the augmented one. Every file is checked before class names or a sample are returned, so that
@@ -169,7 +172,7 @@ class VocFolder:
         return Sample(
             pad(np.asarray(image.resize(size, Image.Resampling.BILINEAR)), canvas, PAD_RGB),
             pad(shrink(labels, size), canvas, IGNORE),
-            compress_labels(labels, size) if is_kept else None,
+            compress_labels(limited(labels, max(size)), size) if is_kept else None,
         )
 
     def _content(self, size: tuple[int, int]) -> tuple[int, int]:
@@ -331,6 +334,12 @@ def values_of(labels: NDArray[np.uint8]) -> frozenset[int]:
 def shrink(labels: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
     """A mask at another size (width, height), by the nearest pixel."""
     return np.asarray(Image.fromarray(labels).resize(size, Image.Resampling.NEAREST))
+
+
+def limited(labels: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
+    """A mask whose longest side is at most `LARGEST_LABELS`, or `side` where this is more."""
+    height, width = labels.shape
+    return shrink(labels, scaled((width, height), max(LARGEST_LABELS, side)))
 
 
 def find_root(folder: Path) -> Path:

@@ -182,6 +182,17 @@ def test_all_numbers_of_a_training_and_of_its_teacher_are_measured_so(
     assert teacher.val.miou == Scores(naive_confusion(logits, folder)).miou
 
 
+def test_large_masks_are_scored_at_a_limited_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trainables.data.voc.LARGEST_LABELS", 50)
+    folder = make_folder(tmp_path / "data", PHOTOS[:4])
+    packed = pack_dataset(VocFolder(folder, IMAGE_SIZE), ArtifactStore(tmp_path / "artifacts"))
+    sizes = [mask.decode().shape for mask in OwnLabelTable(packed.path / OWN_LABELS)]
+    assert sizes == [(38, 50), (50, 29), (33, 33), (16, 20)]
+    assert VocFolder(folder, 60).sample("val", 0).own is not None
+
+
 def test_a_pack_as_earlier_releases_made_it_is_another(
     folder: Path, data: PackedDataset, tmp_path: Path
 ) -> None:

@@ -1,0 +1,157 @@
+"""Whether distillation from a larger pretrained network pays for a smaller pretrained one.
+
+    python -m benchmarks.distillation --data FOLDER --out table.md \
+        --student s.safetensors --student-builder my_networks:small \
+        --teacher t.safetensors --teacher-builder my_networks:large
+
+Student and teacher are networks of the user, as search.run takes them by --compress and --teacher.
+The student is trained further with each seed on labels alone (the twin), and with the same seeds
+and optimizer steps by distillation where the teacher is right. The teacher may see larger images.
+"""
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from benchmarks.timing import describe_machine, markdown
+from search.analysis.paired_statistics import paired_difference
+from trainables.config import ExecutionConfig, TrialConfig
+from trainables.core.artifacts import ArtifactStore
+from trainables.core.metrics import Metrics
+from trainables.data.configs import AUGMENTATIONS
+from trainables.data.packed import open_pack, pack_dataset
+from trainables.data.registry import open_source
+from trainables.losses.configs import LabelLossConfig, Pixelwise, by_name
+from trainables.models.configs import NetworkSource, StudentConfig, WeightSources
+from trainables.models.model_file import METRICS_FILE
+from trainables.models.network_source import import_network
+from trainables.recipes.configs import AdamW, Distill, Original, Recipe, Supervised
+from trainables.training.setup import set_up_teacher, set_up_teacher_outputs, set_up_weights
+from trainables.training.trial import train_or_find
+
+BATCH_SIZE = 8
+RATE = AdamW(learning_rate=3e-4)
+TWIN = "labels alone"
+
+
+def distill(weight: float, temperature: float) -> Distill:
+    term = Pixelwise(
+        weight=weight, temperature=temperature, where="teacher_right", class_weighted=True
+    )
+    return Distill(optimizer=RATE, losses=by_name(term))
+
+
+RECIPES: dict[str, Recipe] = {
+    TWIN: Supervised(optimizer=RATE),
+    "distilled, weight 1, T 1": distill(1, 1),
+    "distilled, weight 3, T 2": distill(3, 2),
+}
+
+
+def main() -> None:
+    arguments = parse()
+    store = ArtifactStore(arguments.artifacts)
+    size, teacher_size = arguments.image_size, arguments.teacher_size
+    data = pack_dataset(open_source(str(arguments.data), size, store.root), store).path
+    seen = pack_dataset(open_source(str(arguments.data), size, store.root, teacher_size), store)
+    run = ExecutionConfig(data=data, teacher_data=seen.path, artifacts=store.root)
+    source = network_source(arguments.student, arguments.student_builder, arguments, "--compress")
+    student = import_network(source).student()
+    set_up_weights(run, [student], WeightSources(network=source), print)
+    teacher_source = network_source(
+        arguments.teacher, arguments.teacher_builder, arguments, "--teacher"
+    )
+    own = configure(student, RECIPES[TWIN], 0, 1)
+    run, teacher = set_up_teacher(run, "auto", own, print, source=teacher_source)
+    run, _ = set_up_teacher_outputs(run, "maps", own.augmentation, print)
+    as_it_came = train(TrialConfig(student=student, recipe=Original(), num_epochs=1), run)
+    mious = {
+        name: {
+            seed: train(configure(student, recipe, seed, arguments.epochs), run).miou
+            for seed in range(arguments.seeds)
+        }
+        for name, recipe in RECIPES.items()
+        if name in arguments.recipes
+    }
+    packed = open_pack(data)
+    num_steps = arguments.epochs * (len(packed.train) // BATCH_SIZE)
+    about = (
+        f"Measured on: {describe_machine(torch.device('cpu'))}. {len(packed.train)} training and "
+        f"{len(packed.val)} validation images, {size} pixels for the student and {teacher_size} "
+        f"for the teacher, which has {100 * teacher.miou:.1f} mIoU; the student has "
+        f"{100 * as_it_came.miou:.1f} as it came. {num_steps} steps of {BATCH_SIZE} images, peak "
+        f"learning rate {RATE.learning_rate:g}, class weights sqrt, flips, scales and colour.\n\n"
+    )
+    arguments.out.write_text(about + table(mious))
+    print(arguments.out.read_text())
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--data", type=Path, required=True, help="root in VOC layout")
+    parser.add_argument("--out", type=Path, required=True, help="gets the table, as Markdown")
+    for network in ("student", "teacher"):
+        parser.add_argument(f"--{network}", required=True, help="state dict")
+        parser.add_argument(f"--{network}-builder", required=True, metavar="MODULE:FUNCTION")
+    parser.add_argument("--normalization", default="symmetric", choices=("imagenet", "symmetric"))
+    parser.add_argument("--artifacts", type=Path, default=Path("studies/artifacts"))
+    parser.add_argument("--image-size", type=int, default=129)
+    parser.add_argument("--teacher-size", type=int, default=257)
+    parser.add_argument("--epochs", type=int, default=6)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--recipes", nargs="+", default=list(RECIPES), choices=list(RECIPES))
+    return parser.parse_args()
+
+
+def network_source(
+    file: str, builder: str, arguments: argparse.Namespace, flag: str
+) -> NetworkSource:
+    return NetworkSource(
+        file=file, builder=builder, normalization=arguments.normalization, flag=flag
+    )
+
+
+def configure(student: StudentConfig, recipe: Recipe, seed: int, num_epochs: int) -> TrialConfig:
+    return TrialConfig(
+        student=student,
+        recipe=recipe,
+        num_epochs=num_epochs,
+        seed=seed,
+        batch_size=BATCH_SIZE,
+        augmentation=AUGMENTATIONS["scale"],
+        label_loss=LabelLossConfig(class_weights="sqrt"),
+    )
+
+
+def train(config: TrialConfig, run: ExecutionConfig) -> Metrics:
+    """The last report of a training, which is made once."""
+    name = f"{config.recipe.name}, seed {config.seed}"
+    artifact = train_or_find(config, run, description=name)
+    reports = json.loads((artifact.path / METRICS_FILE).read_bytes())
+    metrics = Metrics.model_validate(reports[-1])
+    print(f"{name}: {metrics.miou:.4f} after {artifact.seconds:.0f} s", flush=True)
+    return metrics
+
+
+def table(mious: dict[str, dict[int, float]]) -> str:
+    heading = ["student", "mIoU by seed", "mean", "difference to labels alone, 95 % interval"]
+    rows: list[Sequence[object]] = []
+    for name, by_seed in mious.items():
+        difference = paired_difference(by_seed, mious[TWIN]) if name != TWIN else None
+        told = ""
+        if difference is not None:
+            told = f"{100 * difference.mean:+.2f}"
+            if difference.interval is not None:
+                low, high = (100 * end for end in difference.interval)
+                told += f" ({low:+.2f} to {high:+.2f})"
+        mean = sum(by_seed.values()) / len(by_seed)
+        each = ", ".join(f"{100 * miou:.2f}" for miou in by_seed.values())
+        rows.append([name, each, f"{100 * mean:.2f}", told])
+    return markdown(heading, rows)
+
+
+if __name__ == "__main__":
+    main()

@@ -106,6 +106,23 @@ CASES: dict[str, tuple[list[str], str]] = {
     ),
     "builder of nothing": (["--builder", "a:b"], "--builder needs --compress"),
     "head of nothing": (["--new-head"], "--new-head needs --compress"),
+    "shares of nothing": (["--prune", "1,0.5"], "--prune needs --compress"),
+    "no share of channels": (
+        ["--prune", "half"],
+        "--prune: must be numbers with commas .* but got 'half'",
+    ),
+    "too large a share": (
+        ["--compress", "a", "--prune", "1,1.5"],
+        "--prune: .*less than or equal to 1, but got 1.5",
+    ),
+    "nothing is kept": (
+        ["--compress", "a", "--prune", "0"],
+        "--prune: .*greater than 0, but got 0",
+    ),
+    "share twice": (
+        ["--compress", "a", "--prune", "0.5,1,0.50"],
+        "--prune: .*named once, but 0.5 is named again",
+    ),
     "float of nothing": (["--allow-float"], "--allow-float needs --compress"),
     "teacher's builder of nothing": (
         ["--teacher-builder", "a:b"],
@@ -289,7 +306,7 @@ CHANGES = {
 def test_these_fields_must_be_kept() -> None:
     flags = flags_of(StudyConfig).items()
     kept = {flag_name(StudyConfig, field) for field, flag in flags if flag.immutable}
-    assert kept == {*CHANGES, "--new-head", "--allow-float", "--co-study"}
+    assert kept == {*CHANGES, "--new-head", "--prune", "--allow-float", "--co-study"}
 
 
 @pytest.mark.parametrize("flag", CHANGES)
@@ -302,17 +319,24 @@ def test_a_resumed_study_keeps_what_must_not_change(
     assert_matches(line, f"keep its {flag}, but known has .* and got .*{changed}")
 
 
-@pytest.mark.parametrize("flag", ["--new-head", "--allow-float"])
+@pytest.mark.parametrize(
+    ("flags", "kept", "got"),
+    [
+        (["--new-head"], "False", "True"),
+        (["--allow-float"], "False", "True"),
+        (["--prune", "1,0.5"], "none", "0.5,1"),
+    ],
+)
 def test_a_resumed_study_of_a_network_keeps_how_it_is_compressed(
-    flag: str, known_study: Path, capsys: pytest.CaptureFixture[str]
+    flags: list[str], kept: str, got: str, known_study: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = read_study_file(known_study / "known").config.replace(compress="net.pth")
     (known_study / "known/study.json").unlink()
     write_study_file(
         StudyFile(id="0", config=config, versions={}, data_digest="0", class_names=("a", "b"))
     )
-    line = answer(capsys, "--resume", "known", flag, "--storage", str(known_study))
-    assert_matches(line, f"keep its {flag}, but known has False and got True")
+    line = answer(capsys, "--resume", "known", *flags, "--storage", str(known_study))
+    assert_matches(line, f"keep its {flags[0]}, but known has {kept} and got {got}")
 
 
 def test_a_resumed_study_does_not_begin_to_compress_a_network(

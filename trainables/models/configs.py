@@ -437,10 +437,14 @@ class TracedConfig(StudentConfig):
 
         self.check_num_classes(num_classes)
         normalization = build_normalization(self.input_normalization)
-        return GraphNetwork(self._kept_graph(), normalization, num_classes)
+        return GraphNetwork(self.kept_graph(), normalization, num_classes)
 
-    def _kept_graph(self) -> NetworkGraph:
-        """The operations and the layers without the channels that are pruned."""
+    def kept_graph(self) -> NetworkGraph:
+        """The operations and the layers without the channels that are pruned.
+
+        Raises:
+            ValueError: channels are to be pruned, and none can be.
+        """
         whole = decode_graph(self.graph)
         if self.keep == 1:
             return whole

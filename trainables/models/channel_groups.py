@@ -18,6 +18,7 @@ import torch
 from pydantic import JsonValue
 from torch import Tensor, nn
 
+from trainables.core.command_line import first_line
 from trainables.models.graph_network import GraphNetwork, read_argument
 from trainables.models.network_graph import (
     NODE,
@@ -36,6 +37,8 @@ WHOLE: JsonValue = {SLICE: [None, None, None]}
 """The index that selects a whole dimension."""
 Side = Literal["in", "out", "each"]
 """Where a layer has channels; normalisation and tensors have them once."""
+MAX_CHANNELS = 1 << 20
+"""Of all layers together: a damaged graph must not fill the memory."""
 Convolution = nn.Conv1d | nn.Conv2d | nn.ConvTranspose2d
 Place = tuple[str, Side]
 """The name of a layer or of a tensor, and a side of it."""
@@ -122,13 +125,19 @@ def find_channel_groups(encoded: str) -> ChannelGroups:
 
     Their channels have equal parts in each layer, and in each group of a grouped convolution, so
     that the numbers of channels that are kept of them determine the widths of all layers.
+
+    Raises:
+        ValueError: the graph is that of no network.
     """
     graph = decode_graph(encoded)
-    network, *shapes = run_shapes(graph)
-    flow = ChannelFlow(graph, network, shapes)
-    for number, operation in enumerate(graph.operations, start=1):
-        flow.follow(number, operation)
-    flow.fix(flow.values.get(graph.logits))
+    try:
+        network, *shapes = run_shapes(graph)
+        flow = ChannelFlow(graph, network, shapes)
+        for number, operation in enumerate(graph.operations, start=1):
+            flow.follow(number, operation)
+    except Exception as error:  # operations of a damaged graph can raise anything
+        raise ValueError(f"a traced network cannot be pruned: {first_line(error)}") from error
+    flow.fix(flow.values[graph.logits])
     return flow.groups()
 
 
@@ -199,6 +208,8 @@ class ChannelFlow:
     def number(self, count: int) -> Numbers:
         """New channels."""
         first = len(self.parents)
+        if first + count > MAX_CHANNELS:
+            raise ValueError(f"its layers have more than {MAX_CHANNELS:,} channels")
         self.parents += range(first, first + count)
         return tuple(range(first, first + count))
 

@@ -116,8 +116,8 @@ def find_importance(found: ChannelGroups, weights: Mapping[str, Tensor]) -> dict
         if side != "out":
             continue
         norms = weight_norms(name, weights[f"{PREFIX}{name}.weight"].double(), found)
-        scale = weights.get(f"{PREFIX}{found.norms.get(name)}.weight")
-        if scale is not None:
+        next_norm = found.norms.get(name)
+        if next_norm and (scale := weights.get(f"{PREFIX}{next_norm}.weight")) is not None:
             norms = norms * scale.double().abs()
         norms = norms / norms.mean().clamp(min=torch.finfo(norms.dtype).tiny)
         for channel, norm in zip(numbers, norms.tolist(), strict=True):

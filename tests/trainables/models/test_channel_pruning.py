@@ -24,7 +24,7 @@ from trainables.models.channel_pruning import (
 from trainables.models.configs import TracedConfig, build_normalization
 from trainables.models.graph_network import GraphNetwork
 from trainables.models.model_file import deserialize, read_model, serialize, write_model
-from trainables.models.network_graph import decode_graph
+from trainables.models.network_graph import LayerSpec, decode_graph
 from trainables.models.trace_network import RecordedNetwork, record_network
 from trainables.quantization.prepare import calibrate, prepare
 from trainables.quantization.quantizers.configs import Lsq
@@ -104,6 +104,14 @@ def normalised(net: Any, x: Tensor) -> Tensor:
     return F.normalize(x, dim=1)
 
 
+def by_channel(net: Any, x: Tensor) -> Tensor:
+    x = net.prelu(net.instance(F.pad(net.a(x), (1, 0, 1, 0), "reflect")))
+    y = net.up(net.pool(x)[:, :, ::2])  # a depthwise transposed convolution
+    y = F.interpolate(y, scale_factor=2.0) * net.norm(net.fc(y.mean((-1, -2))))[:, :, None, None]
+    flat = y.reshape(y.shape[0], y.shape[1], -1).amax(2, keepdim=True).unsqueeze(-1)
+    return y + flat.expand(-1, -1, *y.shape[2:]) * torch.sum(net.c(x), dim=(2, 3), keepdim=True)
+
+
 def added_pairs(net: Any, x: Tensor) -> Tensor:
     return torch.cat([net.a(x), net.b(x)], 1) + net.c(x)
 
@@ -144,6 +152,17 @@ NETWORKS: Mapping[str, Callable[[], nn.Module]] = {
     ),
     "split": lambda: Parts(split, a=conv(8, 12), b=conv(6, 4), c=conv(8, 4)),
     "normalised": lambda: Parts(normalised),
+    "by channel": lambda: Parts(
+        by_channel,
+        a=conv(8, 6),
+        instance=nn.InstanceNorm2d(6, affine=True),
+        prelu=nn.PReLU(6),
+        pool=nn.AvgPool2d(2),
+        up=nn.ConvTranspose2d(6, 12, 2, 2, groups=6),
+        fc=nn.Linear(12, 12),
+        norm=nn.BatchNorm1d(12),
+        c=conv(6, 12),
+    ),
     "added pairs": lambda: Parts(added_pairs, a=conv(8, 4), b=conv(8, 6), c=conv(8, 10)),
     "foreign": Foreign,
 }
@@ -159,6 +178,7 @@ GROUPS: Mapping[str, list[tuple[int, str]]] = {
     "attended": [(8, "stem.0")],
     "split": [(4, "b")],
     "normalised": [],
+    "by channel": [(8, "stem.0"), (6, "a c fc up")],
     "added pairs": [(8, "stem.0"), (4, "a c"), (6, "b c")],
 }
 
@@ -373,6 +393,25 @@ def test_the_share_is_written_only_where_it_is_set() -> None:
             student(network, keep=keep)
     with pytest.raises(ValueError, match=r"can be pruned where the share 0\.99 is kept"):
         student(network, keep=0.99).build(5)
+
+
+def test_a_damaged_graph_is_refused_in_one_line() -> None:
+    graph = recorded_of(NETWORKS["chain"]).graph
+
+    def build(**changes: Any) -> None:
+        damaged = graph.replace(**changes)
+        text = damaged.encode()
+        TracedConfig(label="x", graph=text, num_classes=5, weights="0" * 16, keep=0.5).build(5)
+
+    *operations, last = graph.operations
+    with pytest.raises(ValueError, match="a traced network cannot be pruned: "):
+        build(operations=[*operations, last.replace(kwargs={"odd": 1})])
+    wide = {
+        name: LayerSpec(type="Conv2d", options={**graph.layers[name].options, side: 1 << 30})
+        for name, side in (("b", "out_channels"), ("head", "in_channels"))
+    }
+    with pytest.raises(ValueError, match="cannot be pruned: its layers have more than 1,048,576"):
+        build(layers={**graph.layers, **wide})
 
 
 @pytest.mark.parametrize("name", ["lraspp_mobilenet_v3_large", "deeplabv3_mobilenet_v3_large"])

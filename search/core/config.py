@@ -564,9 +564,11 @@ class StudyConfig(FrozenConfig):
     @classmethod
     def sort_shares(cls, shares: tuple[float, ...] | None) -> tuple[float, ...] | None:
         """In ascending order, so that equal choices are one."""
-        if twice := [share for share in shares or () if shares and shares.count(share) > 1]:
+        if shares is None:
+            return None
+        if twice := [share for share in shares if shares.count(share) > 1]:
             raise ValueError(f"each share must be named once, but {twice[0]:g} is named again")
-        return tuple(sorted(shares)) if shares else None
+        return tuple(sorted(shares))
 
     @field_validator("objectives")
     @classmethod

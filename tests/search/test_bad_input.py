@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
+from foreign_networks import Foreign
 
 from search.core.config import StudyConfig
 from search.core.flags import flag_name, flags_of
@@ -199,6 +201,18 @@ def test_bad_teacher_sizes(
     line = answer(capsys, "--space", "kd", *data, *argv, "--storage", str(tmp_path / "studies"))
     assert message in line
     assert not (tmp_path / "studies").exists()
+
+
+def test_a_network_that_loses_no_channel(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, storage = tmp_path / "net.pth", tmp_path / "studies"
+    torch.save(Foreign().state_dict(), file)
+    network = ["--compress", str(file), "--builder", "foreign_networks:foreign"]
+    argv = ["--space", "qkd", *network, "--prune", "1,0.99", "--storage", str(storage)]
+    line = answer(capsys, *argv)
+    assert "no channels of net can be pruned where the share 0.99 is kept: groups of" in line
+    assert not storage.exists()
 
 
 def test_unwritable_storage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

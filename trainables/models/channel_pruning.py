@@ -48,7 +48,7 @@ def prune_graph(encoded: str, keep: float) -> NetworkGraph:
     widths = {place: len(kept) for place, kept in select(found, keep, {}).items()}
     layers = {name: narrow_layer(name, spec, widths, found) for name, spec in graph.layers.items()}
     tensors = {
-        name: spec.replace(shape=(spec.shape[0], widths[name, "each"], *spec.shape[2:]))
+        name: spec.replace(shape=[spec.shape[0], widths[name, "each"], *spec.shape[2:]])
         if (name, "each") in widths
         else spec
         for name, spec in graph.tensors.items()

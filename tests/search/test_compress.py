@@ -97,9 +97,6 @@ def test_pruning_distillation_and_quantization_are_searched_together(
     search("--storage", str(tmp_path), "--resume", "pruned", "--samples", "6", with_builder=False)
     argv = ["--trial", "0004", "--format", "onnx", "--out", str(tmp_path / "onnx")]
     assert export.main([str(folder), *argv]) == 0
-    again = [*compress, "--space", "ptq", "--warm-start", "pruned", "--storage", str(tmp_path)]
-    search(*again, "--prune", "0.5,0.25", "--samples", "2", "--name", "again")
-    assert check.main([str(tmp_path / "again")]) == 0
 
 
 def test_layers_get_bits_of_their_own_by_their_sensitivity_in_the_original(

@@ -145,11 +145,13 @@ def run_shapes(graph: NetworkGraph) -> tuple[Any, ...]:
     """The network on the meta device, and what each operation gives for two sizes of images."""
     classes = [graph.layers[name].options for name in graph.classifiers]
     sizes = [options.get("out_channels", options.get("out_features")) for options in classes]
-    with torch.device("meta"), torch.random.fork_rng(devices=[]), torch.no_grad():
-        network = GraphNetwork(graph, nn.Identity(), next(iter(sizes), 1)).eval()
-        found = []
+    num_classes = next((size for size in sizes if isinstance(size, int)), 1)
+    with torch.device("meta"), torch.random.fork_rng(devices=[]):
+        network = GraphNetwork(graph, nn.Identity(), num_classes).eval()
+    found = []
+    with torch.no_grad():
         for size in EXAMPLE_SIZES:
-            values: dict[int, Any] = {0: torch.empty(2, 3, *size)}
+            values: dict[int, Any] = {0: torch.empty(2, 3, *size, device="meta")}
             for number, (operation, function) in enumerate(
                 zip(graph.operations, network.functions, strict=True), start=1
             ):
@@ -288,8 +290,9 @@ class ChannelFlow:
             if source and source.kind == "layer" and not isinstance(layer, nn.PReLU):
                 self.norms[source.target] = name
             return self.place(name, "each", numbers)
-        is_weighted = isinstance(layer, Convolution | nn.Linear)
-        if not is_weighted or len(self.shape(read)) != layer.weight.ndim:
+        if not isinstance(layer, Convolution | nn.Linear):
+            return None
+        if len(self.shape(read)) != layer.weight.ndim:
             return None
         inputs = self.place(name, "in", numbers)
         if (name, "out") in self.places:

@@ -129,8 +129,8 @@ def weight_norms(name: str, weight: Tensor, found: ChannelGroups) -> Tensor:
     """The L1 norm of the weights of each output channel of a layer."""
     if name not in found.transposed:
         return weight.abs().flatten(1).sum(1)
-    by_group = weight.abs().unflatten(0, (found.grouped.get(name, 1), -1)).flatten(3)
-    return by_group.sum((1, 3)).flatten()
+    by_group = weight.abs().chunk(found.grouped.get(name, 1))
+    return torch.cat([each.flatten(2).sum((0, 2)) for each in by_group])
 
 
 def slice_weight(name: str, weight: Tensor, kept: Indices, found: ChannelGroups) -> Tensor:

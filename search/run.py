@@ -198,7 +198,10 @@ def find_students(
                 f"quantizer reaches, as {', '.join(network.recorded.float_operations)} of "
                 f"{network.label}"
             )
-        found = (network.student(config.new_head),)
+        student = network.student(config.new_head)
+        for share in config.prune or ():
+            student.replace(keep=share).kept_graph()
+        found = (student,)
         if has_onnx():
             from trainables.deploy.onnx_export import find_export_error
 

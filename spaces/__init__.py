@@ -27,6 +27,8 @@ STUDENT = "student.name"
 """The parameter that chooses among several students."""
 LEARNING_RATE = "recipe.optimizer.learning_rate"
 """The parameter whose range is lower for what was trained before."""
+KEEP = "student.keep"
+"""The parameter that says which share of its channels a compressed network keeps."""
 ORIGINAL = "original"
 """The user attribute of the trial that measures a network as it came, without parameters."""
 
@@ -99,10 +101,14 @@ def with_co_study(named: NamedSpace, wanted: bool) -> NamedSpace:
     return replace(named, space=space)
 
 
-def choose_students(named: NamedSpace, students: Students) -> NamedSpace:
+def choose_students(
+    named: NamedSpace, students: Students, shares: Sequence[float] = ()
+) -> NamedSpace:
     """The space with other students; its good settings are tried with the first of them.
 
-    With each of the others the first setting is tried.
+    With each of the others the first setting is tried. A network that is compressed has one of some
+    `shares` of its channels, in ascending order: the settings are tried with the largest share, the
+    first of them with each of the others.
 
     Raises:
         ValueError: the space always suggests students of its own.
@@ -122,9 +128,27 @@ def choose_students(named: NamedSpace, students: Students) -> NamedSpace:
     ]
     takes_students: Callable[..., TrialConfig] = named.space
     space: Space = partial(takes_students, students=tuple(students))
+    if shares:  # the network comes first
+        space = partial(suggest_pruned, space, students[0], shares)
+        num_points = len(named.points_to_evaluate)
+        of_network, others = points[:num_points], points[num_points:]
+        *smaller, largest = shares
+        points = [{**point, KEEP: largest} for point in of_network]
+        points += [{**of_network[0], KEEP: share} for share in reversed(smaller)] + others
     if trained := next((student for student in students if student.is_trained), None):
         space = partial(suggest_compressed, space, trained)
     return replace(named, space=space, points_to_evaluate=points)
+
+
+def suggest_pruned(
+    space: Space, network: StudentConfig, shares: Sequence[float], trial: "optuna.Trial"
+) -> "TrialConfig":
+    """What a space suggests, where a network that is compressed keeps a share of its channels."""
+    config = space(trial)
+    if config.student != network:
+        return config
+    keep = trial.suggest_categorical(KEEP, list(shares))
+    return config.replace(student=network.replace(keep=keep))
 
 
 def suggest_compressed(

@@ -46,9 +46,15 @@ class TrialConfig(FrozenConfig):
         return self
 
     def flatten(self) -> dict[str, Leaf]:
-        """The configuration for tables: without the operations of a traced network."""
-        hidden = {f"student.{field}" for field in self.student.hidden_fields}
-        return {path: leaf for path, leaf in super().flatten().items() if path not in hidden}
+        """The configuration for tables: without the operations of a traced network.
+
+        Fields of the student that are not written are shown, too.
+        """
+        student = self.student
+        shown = {f"student.{field}": getattr(student, field) for field in student.written_if_set}
+        hidden = {f"student.{field}" for field in student.hidden_fields}
+        leaves = {**super().flatten(), **shown}
+        return {path: leaf for path, leaf in leaves.items() if path not in hidden}
 
     @property
     def needs_teacher(self) -> bool:

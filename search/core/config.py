@@ -168,6 +168,17 @@ class StudyConfig(FrozenConfig):
             immutable=True,
         ),
     ] = False
+    prune: Annotated[
+        tuple[Annotated[float, Field(gt=0, le=1)], ...] | None,
+        Flag(
+            WHAT,
+            "shares of the channels of the network of --compress to choose among, as 1,0.75,0.5: "
+            "the others are pruned, those with the smallest weights, and the network is trained "
+            "before it is quantized (default: all channels are kept)",
+            units.SHARES,
+            immutable=True,
+        ),
+    ] = None
     allow_float: Annotated[
         bool,
         Flag(
@@ -558,6 +569,16 @@ class StudyConfig(FrozenConfig):
             raise ValueError(f"each must be named once, but {twice[0]} is named again")
         return students
 
+    @field_validator("prune")
+    @classmethod
+    def sort_shares(cls, shares: tuple[float, ...] | None) -> tuple[float, ...] | None:
+        """In ascending order, so that equal choices are one."""
+        if shares is None:
+            return None
+        if twice := [share for share in shares if shares.count(share) > 1]:
+            raise ValueError(f"each share must be named once, but {twice[0]:g} is named again")
+        return tuple(sorted(shares))
+
     @field_validator("objectives")
     @classmethod
     def check_objectives(cls, names: tuple[ObjectiveName, ...]) -> tuple[ObjectiveName, ...]:
@@ -574,7 +595,7 @@ class StudyConfig(FrozenConfig):
 
     @model_validator(mode="after")
     def check_compress(self) -> "StudyConfig":
-        for field in ("builder", "new_head", "allow_float"):
+        for field in ("builder", "new_head", "prune", "allow_float"):
             if getattr(self, field) and self.compress is None:
                 raise ValueError(f"{flag_name(StudyConfig, field)} needs --compress")
         if self.co_study and self.teacher_outputs != "live":

@@ -1,7 +1,7 @@
 """Sizes, durations and other quantities as people write them."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,6 +64,23 @@ def parse_list(text: str) -> tuple[str, ...]:
     return tuple(text.split(","))
 
 
+def parse_shares(text: str) -> tuple[float, ...]:
+    """The numbers of "1,0.5".
+
+    Raises:
+        ValueError: one is no number.
+    """
+    try:
+        return tuple(float(item) for item in text.split(","))
+    except ValueError:
+        raise ValueError(f"must be numbers with commas between them, but got {text!r}") from None
+
+
+def write_shares(shares: Sequence[float]) -> str:
+    """The text that `parse_shares` reads."""
+    return ",".join(f"{share:g}" for share in shares)
+
+
 def write_duration(seconds: float) -> str:
     """The text of whole days, hours or minutes, else of seconds, that `parse_duration` reads."""
     unit = next((unit for unit in "dhm" if seconds % SECONDS[unit] == 0), "s")
@@ -106,3 +123,4 @@ SIZE = Unit("SIZE", parse_size, suffix="_bytes")
 TIME = Unit("TIME", parse_duration, write_duration, suffix="_s")
 LATENCY = Unit("TIME", parse_latency, suffix="_ms")
 LIST = Unit("LIST", parse_list, ",".join)
+SHARES = Unit("LIST", parse_shares, write_shares)

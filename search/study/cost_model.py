@@ -68,7 +68,7 @@ class CostModel:
         self.config, self.num_classes, self.store = config, num_classes, store
         self.height, self.width = canvas
         named = with_co_study(load_space(config.space), config.co_study)
-        self.named = choose_students(named, config.students)
+        self.named = choose_students(named, config.students, config.prune or ())
         self.defaults = chosen_defaults(config)
         self.sensitivities: dict[StudentConfig, Sensitivity] | None = None
         self.latencies: dict[str, float] = {}

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
+from foreign_networks import Foreign
 
 from search.core.config import StudyConfig
 from search.core.flags import flag_name, flags_of
@@ -114,6 +116,23 @@ CASES: dict[str, tuple[list[str], str]] = {
     ),
     "builder of nothing": (["--builder", "a:b"], "--builder needs --compress"),
     "head of nothing": (["--new-head"], "--new-head needs --compress"),
+    "shares of nothing": (["--prune", "1,0.5"], "--prune needs --compress"),
+    "no share of channels": (
+        ["--prune", "half"],
+        "--prune: must be numbers with commas .* but got 'half'",
+    ),
+    "too large a share": (
+        ["--compress", "a", "--prune", "1,1.5"],
+        "--prune: .*less than or equal to 1, but got 1.5",
+    ),
+    "nothing is kept": (
+        ["--compress", "a", "--prune", "0"],
+        "--prune: .*greater than 0, but got 0",
+    ),
+    "share twice": (
+        ["--compress", "a", "--prune", "0.5,1,0.50"],
+        "--prune: .*named once, but 0.5 is named again",
+    ),
     "float of nothing": (["--allow-float"], "--allow-float needs --compress"),
     "teacher's builder of nothing": (
         ["--teacher-builder", "a:b"],
@@ -190,6 +209,18 @@ def test_bad_teacher_sizes(
     line = answer(capsys, "--space", "kd", *data, *argv, "--storage", str(tmp_path / "studies"))
     assert message in line
     assert not (tmp_path / "studies").exists()
+
+
+def test_a_network_that_loses_no_channel(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, storage = tmp_path / "net.pth", tmp_path / "studies"
+    torch.save(Foreign().state_dict(), file)
+    network = ["--compress", str(file), "--builder", "foreign_networks:foreign"]
+    argv = ["--space", "qkd", *network, "--prune", "1,0.99", "--storage", str(storage)]
+    line = answer(capsys, *argv)
+    assert "no channels of net can be pruned where the share 0.99 is kept: groups of" in line
+    assert not storage.exists()
 
 
 def test_unwritable_storage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -297,7 +328,7 @@ CHANGES = {
 def test_these_fields_must_be_kept() -> None:
     flags = flags_of(StudyConfig).items()
     kept = {flag_name(StudyConfig, field) for field, flag in flags if flag.immutable}
-    assert kept == {*CHANGES, "--new-head", "--allow-float", "--co-study"}
+    assert kept == {*CHANGES, "--new-head", "--prune", "--allow-float", "--co-study"}
 
 
 @pytest.mark.parametrize("flag", CHANGES)
@@ -310,17 +341,24 @@ def test_a_resumed_study_keeps_what_must_not_change(
     assert_matches(line, f"keep its {flag}, but known has .* and got .*{changed}")
 
 
-@pytest.mark.parametrize("flag", ["--new-head", "--allow-float"])
+@pytest.mark.parametrize(
+    ("flags", "kept", "got"),
+    [
+        (["--new-head"], "False", "True"),
+        (["--allow-float"], "False", "True"),
+        (["--prune", "1,0.5"], "none", "0.5,1"),
+    ],
+)
 def test_a_resumed_study_of_a_network_keeps_how_it_is_compressed(
-    flag: str, known_study: Path, capsys: pytest.CaptureFixture[str]
+    flags: list[str], kept: str, got: str, known_study: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = read_study_file(known_study / "known").config.replace(compress="net.pth")
     (known_study / "known/study.json").unlink()
     write_study_file(
         StudyFile(id="0", config=config, versions={}, data_digest="0", class_names=("a", "b"))
     )
-    line = answer(capsys, "--resume", "known", flag, "--storage", str(known_study))
-    assert_matches(line, f"keep its {flag}, but known has False and got True")
+    line = answer(capsys, "--resume", "known", *flags, "--storage", str(known_study))
+    assert_matches(line, f"keep its {flags[0]}, but known has {kept} and got {got}")
 
 
 def test_a_resumed_study_does_not_begin_to_compress_a_network(

@@ -81,6 +81,28 @@ def test_every_point_of_the_front_ships_and_the_original_is_one(
     assert check.main([str(folder)]) == 0
 
 
+def test_pruning_distillation_and_quantization_are_searched_together(
+    compress: list[str], tmp_path: Path
+) -> None:
+    argv = ["--space", "qkd", *compress, "--prune", "1,0.5", "--storage", str(tmp_path)]
+    said = search(*argv, "--samples", "5", "--name", "pruned")
+    assert "teacher: net as it came" in said
+    folder = tmp_path / "pruned"
+    original, *others = pq.read_table(folder / "trials.parquet").to_pylist()
+    assert (original["recipe.name"], original["student.keep"]) == ("original", 1)
+    assert [row["student.keep"] for row in others] == [1, 1, 1, 0.5]
+    assert {(row["student.keep"], row["recipe.start.name"]) for row in others} == {
+        (1, "original"),
+        (0.5, "distill"),
+    }
+    assert all(row["predicted_size_bytes"] == row["size_bytes"] for row in others)
+    assert others[-1]["num_params"] < original["num_params"] / 2
+    assert check.main([str(folder)]) == 0
+    search("--storage", str(tmp_path), "--resume", "pruned", "--samples", "6", with_builder=False)
+    argv = ["--trial", "0004", "--format", "onnx", "--out", str(tmp_path / "onnx")]
+    assert export.main([str(folder), *argv]) == 0
+
+
 def test_layers_get_bits_of_their_own_by_their_sensitivity_in_the_original(
     compress: list[str], tmp_path: Path
 ) -> None:

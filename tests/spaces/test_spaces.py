@@ -220,6 +220,42 @@ def test_a_network_that_came_trained_is_quantized_as_it_is(name: str) -> None:
     assert config.recipe.quantized is None or config.recipe.quantized.start != Original()
 
 
+@pytest.mark.parametrize("name", space_names())
+def test_a_network_that_came_trained_is_pruned_where_that_is_wanted(name: str) -> None:
+    student = traced_student()
+    named = choose_students(load_space(name), (student, *U_NETS), (0.35, 0.5, 1.0))
+    first = [point.get("student.keep") for point in named.points_to_evaluate]
+    assert first == [1.0] * (len(first) - 3) + [0.5, 0.35, None]
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    study.enqueue_trial({}, user_attrs={ORIGINAL: "foreign"})
+    original = named.space(study.ask())
+    assert (original.student, original.recipe) == (student, Original())
+    for settings in named.points_to_evaluate:
+        study.enqueue_trial(dict(settings))
+    kept = set()
+    for _ in range(12):
+        trial = study.ask()
+        config = named.space(trial)
+        leaves = config.flatten()
+        assert {path: leaves.get(path) for path in trial.params} == trial.params
+        if config.student.name == "unet":
+            assert "student.keep" not in trial.params
+            continue
+        kept.add(trial.params["student.keep"])
+        assert config.student == student.replace(keep=trial.params["student.keep"])
+        if quantized := config.recipe.quantized:
+            assert (quantized.start == Original()) == (config.student == student)
+    assert kept == {0.35, 0.5, 1.0}
+
+
+def test_a_network_with_a_new_classifier_is_pruned_too() -> None:
+    student = traced_student().replace(new_head=True)
+    named = choose_students(load_space("qat"), (student,), (0.5,))
+    assert [point["student.keep"] for point in named.points_to_evaluate] == [0.5] * 3
+    config = named.space(optuna.create_study().ask())
+    assert config.student == student.replace(keep=0.5)
+
+
 @pytest.mark.parametrize("name", [name for name in space_names() if name != "ptq"])
 def test_what_was_learned_before_is_trained_with_lower_rates(name: str) -> None:
     def rates(*students: StudentConfig) -> tuple[float, float]:

@@ -11,7 +11,7 @@ from pydantic import Field, SerializeAsAny, field_validator, model_validator
 
 from trainables.core.config_base import FrozenConfig, TaggedConfig, digest
 from trainables.core.files import hash_file_once
-from trainables.models.network_graph import decode_graph
+from trainables.models.network_graph import NetworkGraph, decode_graph
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -101,6 +101,11 @@ class StudentConfig(NetworkConfig):
     def is_trained(self) -> bool:
         """Whether its pretrained weights are those of a whole network, which needs no training."""
         return False
+
+    @property
+    def original(self) -> "StudentConfig | None":
+        """The network that came trained of which it is made; None where there is none."""
+        return self if self.is_trained else None
 
     def check_num_classes(self, num_classes: int) -> None:
         """Raises ValueError where the student cannot be built for so many classes."""
@@ -352,6 +357,10 @@ class TracedConfig(StudentConfig):
     weights: str = Field(pattern=r"^[0-9a-f]{16}$", description="hash of its weights")
     input_normalization: InputNormalizationName = "imagenet"
     new_head: bool = Field(False, description="whether its classifier is trained anew")
+    keep: float = Field(
+        1.0, gt=0, le=1, description="share of each group of channels; the others are pruned"
+    )
+    written_if_set: ClassVar[tuple[str, ...]] = ("keep",)
 
     @field_validator("graph")
     @classmethod
@@ -365,8 +374,13 @@ class TracedConfig(StudentConfig):
 
     @property
     def is_trained(self) -> bool:
-        """Unless its classifier is to be trained."""
-        return not self.new_head
+        """Unless its classifier is to be trained, or channels are pruned."""
+        return not self.new_head and self.keep == 1
+
+    @property
+    def original(self) -> "TracedConfig | None":
+        """The network with all channels, unless its classifier is to be trained."""
+        return None if self.new_head else self.replace(keep=1)
 
     def check_num_classes(self, num_classes: int) -> None:
         """Raises ValueError where the network has others, and keeps its classifier."""
@@ -406,8 +420,12 @@ class TracedConfig(StudentConfig):
         return network.weights
 
     def initialize(self, network: "nn.Module", weights: "Mapping[str, Tensor]") -> None:
-        """Loads the state dict, but for a classifier that is to be trained."""
+        """Loads the state dict, but for pruned channels and a classifier that is to be trained."""
         kept = dict(weights)
+        if self.keep < 1:
+            from trainables.models.channel_pruning import prune_weights
+
+            kept = prune_weights(self.graph, self.keep, weights)
         if self.new_head:
             for classifier in decode_graph(self.graph).classifiers:
                 prefix = f"network.{classifier}."
@@ -419,11 +437,31 @@ class TracedConfig(StudentConfig):
 
         self.check_num_classes(num_classes)
         normalization = build_normalization(self.input_normalization)
-        return GraphNetwork(decode_graph(self.graph), normalization, num_classes)
+        return GraphNetwork(self.kept_graph(), normalization, num_classes)
+
+    def kept_graph(self) -> NetworkGraph:
+        """The operations and the layers without the channels that are pruned.
+
+        Raises:
+            ValueError: channels are to be pruned, and none can be.
+        """
+        whole = decode_graph(self.graph)
+        if self.keep == 1:
+            return whole
+        from trainables.models.channel_pruning import prune_graph
+
+        pruned = prune_graph(self.graph, self.keep)
+        if pruned == whole:
+            raise ValueError(
+                f"no channels of {self.label} can be pruned where the share {self.keep:g} is kept: "
+                "groups of channels are too small, or all are needed by the logits or by "
+                "operations that are not known"
+            )
+        return pruned
 
     def describe(self) -> str:
-        """Its label."""
-        return self.label
+        """Its label, and the share of its channels unless it has all."""
+        return self.label if self.keep == 1 else f"{self.label} {self.keep:g}"
 
 
 TorchvisionName = Literal[

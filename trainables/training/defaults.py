@@ -63,10 +63,10 @@ class Defaults:
     def original_config(
         self, students: Iterable[StudentConfig], num_epochs: int, seed: int
     ) -> TrialConfig | None:
-        """The first of the students that came trained, as it came; None where none did."""
+        """The first network that came trained of which a student is made, as it came; or None."""
         for student in students:
-            if student.is_trained:
-                original = TrialConfig(student=student, recipe=Original(), num_epochs=1)
+            if (network := student.original) is not None:
+                original = TrialConfig(student=network, recipe=Original(), num_epochs=1)
                 return self.complete(original, num_epochs, seed)
         return None
 

@@ -2,7 +2,14 @@
 
 import pytest
 
-from search.core.units import parse_duration, parse_latency, parse_size, write_duration
+from search.core.units import (
+    parse_duration,
+    parse_latency,
+    parse_shares,
+    parse_size,
+    write_duration,
+    write_shares,
+)
 
 
 @pytest.mark.parametrize(
@@ -35,6 +42,13 @@ def test_no_durations(text: str) -> None:
 @pytest.mark.parametrize("text", ["30m", "10s", "1.5s", "2d", "5h"])
 def test_a_duration_is_written_as_it_was_read(text: str) -> None:
     assert write_duration(parse_duration(text)) == text
+
+
+def test_shares_are_written_as_they_were_read() -> None:
+    assert parse_shares("1,0.75, .5") == (1, 0.75, 0.5)
+    assert write_shares(parse_shares("1,0.75,0.5")) == "1,0.75,0.5"
+    with pytest.raises(ValueError, match="must be numbers with commas between them, but got '1;2'"):
+        parse_shares("1;2")
 
 
 def test_a_latency_has_a_unit() -> None:

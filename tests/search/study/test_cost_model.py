@@ -42,9 +42,29 @@ def test_the_default_teacher_is_the_network_that_is_compressed(tmp_path: Path) -
     own = CostModel(config, 5, (32, 32), ArtifactStore(tmp_path)).own_teacher_config(7)
     assert own.student == student
     assert own.recipe == Original()
+    pruned = config.replace(students=(student.replace(keep=0.5),))
+    of_pruned = CostModel(pruned, 5, (32, 32), ArtifactStore(tmp_path)).own_teacher_config(7)
+    assert of_pruned == own
     plain = make_config(tmp_path, "shapes", space="qkd")
     teacher = CostModel(plain, 5, (32, 32), ArtifactStore(tmp_path)).own_teacher_config(7)
     assert (teacher.recipe.name, teacher.num_epochs) == ("supervised", 7)
+
+
+def test_each_share_of_the_channels_has_a_start_and_costs_of_its_own(tmp_path: Path) -> None:
+    config = make_config(
+        tmp_path, "shapes", space="qkd", students=(traced_student(),), compress="n", prune=(1, 0.5)
+    )
+    model = CostModel(config, 5, (32, 32), ArtifactStore(tmp_path))
+    starts = {
+        start.student.describe(): start for start in distinct_starts(model.completed_samples())
+    }
+    assert {name: start.recipe.name for name, start in starts.items()} == {
+        "foreign": "original",
+        "foreign 0.5": "distill",
+    }
+    costs = {name: model.predict_cost(start) for name, start in starts.items()}
+    assert costs["foreign 0.5"].size_bytes < costs["foreign"].size_bytes
+    assert costs["foreign 0.5"].macs < costs["foreign"].macs / 2
 
 
 def test_losses_augmentation_and_averages_are_those_of_the_study(tmp_path: Path) -> None:

@@ -17,7 +17,8 @@ from trainables.models.model_file import deserialize, read_card
 from trainables.models.network_source import import_network
 from trainables.quantization.quantizers.configs import Lsq
 from trainables.recipes.configs import AdamW, Original, Ptq, Qat, Recipe, Supervised
-from trainables.train import main
+from trainables.train import main, own_teacher_config
+from trainables.training.defaults import defaults_for
 from trainables.training.evaluation import evaluate
 from trainables.training.setup import set_up_weights
 from trainables.training.teacher import check_teacher, import_teacher, prepare_teacher
@@ -94,6 +95,25 @@ def test_a_new_head_is_trained_before_it_is_quantized(
     assert metrics.miou > 0.4
     with pytest.raises(ValidationError, match="original must be for a network that came trained"):
         config(student, Original())
+
+
+def test_a_pruned_network_is_trained_before_it_is_quantized(
+    run: ExecutionConfig, source: NetworkSource
+) -> None:
+    whole = import_network(source).student()
+    pruned = whole.replace(keep=0.5)
+    start = Supervised(optimizer=AdamW(learning_rate=1e-2))
+    recipe = Ptq(start=start, start_epochs=4, quantizer=Lsq(weight_bits=4, activation_bits=8))
+    trial = Trial(config(pruned, recipe), run)
+    (metrics,) = list(trial)
+    assert trial.model_bytes
+    assert len(trial.model_bytes) == metrics.size_bytes == metrics.predicted_size_bytes
+    (original,) = list(Trial(config(whole, Original()), run))
+    assert metrics.num_params < original.num_params / 2
+    assert metrics.miou > 0.4
+    assert len(list(run.artifacts.glob("weights-*"))) == 1  # slices of those of the whole network
+    teacher = own_teacher_config(config(pruned, recipe), defaults_for("shapes", "cpu"), 16)
+    assert (teacher.student, teacher.recipe) == (whole, Original())
 
 
 def test_other_students_have_no_original() -> None:

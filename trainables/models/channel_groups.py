@@ -105,7 +105,6 @@ class ChannelGroups(NamedTuple):
     Attributes:
         groups: no two of them share a channel.
         places: for each side of each layer, and each tensor, the numbers of its channels.
-        norms: by the name of a layer, that of the normalisation that reads its output.
         grouped: by the name of a convolution, the number of its groups where it is more than one.
         depthwise: convolutions of which each group has a single input channel.
         transposed: convolutions whose weights (C,K,h,w) begin with their input channels.
@@ -113,7 +112,6 @@ class ChannelGroups(NamedTuple):
 
     groups: tuple[ChannelGroup, ...]
     places: Mapping[Place, Numbers]
-    norms: Mapping[str, str]
     grouped: Mapping[str, int]
     depthwise: frozenset[str]
     transposed: frozenset[str]
@@ -191,7 +189,6 @@ class ChannelFlow:
         """Of each channel, another one that it is equal to, or itself."""
         self.fixed: set[int] = set()
         self.places: dict[Place, Numbers] = {}
-        self.norms: dict[str, str] = {}
         self.convolutions: dict[str, Convolution] = {}
         self.rules: Mapping[str, Rule] = {
             **dict.fromkeys(ELEMENTWISE.split(), self.broadcast),
@@ -286,9 +283,6 @@ class ChannelFlow:
         if type(layer).__name__ in BY_CHANNEL:
             if isinstance(layer, nn.PReLU) and layer.num_parameters == 1:
                 return numbers
-            source = self.graph.operations[read - 1] if read else None
-            if source and source.kind == "layer" and not isinstance(layer, nn.PReLU):
-                self.norms[source.target] = name
             return self.place(name, "each", numbers)
         if not isinstance(layer, Convolution | nn.Linear):
             return None
@@ -423,7 +417,6 @@ class ChannelFlow:
             places={
                 place: tuple(map(self.root, numbers)) for place, numbers in self.places.items()
             },
-            norms=self.norms,
             grouped=grouped,
             depthwise=depthwise,
             transposed=frozenset(

@@ -6,9 +6,10 @@ and the memory of a pruned network are known before its weights are read; which 
 the weights.
 
 The importance of a channel in a layer is the L1 norm of the weights that compute it (Li et al.
-2017, arXiv 1608.08710), times the magnitude of the scale of the normalisation that follows (Liu et
-al. 2017, arXiv 1708.06519), divided by the mean of all channels of that layer. That of a channel
-that several layers compute, as those of residual blocks, is the mean over these layers.
+2017, arXiv 1608.08710), divided by the mean of all channels of that layer. That of a channel that
+several layers compute, as those of residual blocks, is the mean over these layers. The scales of
+BatchNorm (Liu et al. 2017, arXiv 1708.06519) are not used: they say what is important only after a
+training that made them sparse, and misled without one (docs/log.md).
 """
 
 from collections import defaultdict
@@ -116,9 +117,6 @@ def find_importance(found: ChannelGroups, weights: Mapping[str, Tensor]) -> dict
         if side != "out":
             continue
         norms = weight_norms(name, weights[f"{PREFIX}{name}.weight"].double(), found)
-        next_norm = found.norms.get(name)
-        if next_norm and (scale := weights.get(f"{PREFIX}{next_norm}.weight")) is not None:
-            norms = norms * scale.double().abs()
         norms = norms / norms.mean().clamp(min=torch.finfo(norms.dtype).tiny)
         for channel, norm in zip(numbers, norms.tolist(), strict=True):
             by_channel[channel].append(norm)

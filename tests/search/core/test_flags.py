@@ -93,7 +93,7 @@ def test_whatever_is_wrong_with_a_field_names_its_flag_as_it_is_typed(field: str
 @pytest.mark.parametrize("field", default_values(StudyConfig))
 def test_the_help_names_the_default(field: str) -> None:
     flag, default = flags_of(StudyConfig)[field], default_values(StudyConfig)[field]
-    if default is None or default is False:  # nothing is typed, nothing happens
+    if default is None or default is False or default == ():  # nothing is typed, nothing happens
         assert "{default}" not in flag.help
     else:
         assert "{default}" in flag.help

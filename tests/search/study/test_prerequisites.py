@@ -9,21 +9,22 @@ from study_factories import open_new_study, open_stored_study
 
 from search.execution.session import RemoteRunner
 from search.storage.study_file import read_study_file
-from search.study.prerequisites import record_teacher_output_mode, share_gpu
+from search.study.prerequisites import record_teacher_choices, share_gpu
 from search.tracking.console import ConsoleProgress
 from trainables.config import ExecutionConfig
 from trainables.core import terminal
+from trainables.teachers.averaging import Averaging
 
 
 def test_what_auto_came_to_is_for_the_next_driver(blocks_folder: Path, tmp_path: Path) -> None:
     config = make_config(tmp_path, blocks_folder, teacher_outputs="auto")
     study = open_new_study(config)
-    record_teacher_output_mode(study, "views")
+    record_teacher_choices(study, "views", Averaging(mirrored=True))
     assert study.config is study.cost_model.config
     assert study.config == config
     study.lock.release()
     kept = read_study_file(config.folder).config
-    assert kept.teacher_outputs == "views"
+    assert (kept.teacher_outputs, kept.teacher_flip) == ("views", "on")
     resumed = open_stored_study(kept)
     assert resumed.config == resumed.cost_model.config == kept
 

@@ -30,7 +30,7 @@ class OneClass(Blocks):
         return "one class"
 
     def sample(self, split: Split, index: int) -> Sample:
-        image, mask = super().sample(split, index)
+        image, mask, _ = super().sample(split, index)
         return (
             Sample(image, np.where(mask == 255, 255, 3).astype(np.uint8))
             if split == "val"
@@ -45,7 +45,7 @@ class White(Blocks):
         return "white"
 
     def sample(self, split: Split, index: int) -> Sample:
-        image, mask = super().sample(split, index)
+        image, mask, _ = super().sample(split, index)
         return Sample(np.full_like(image, 255) if split == "train" else image, mask)
 
 

@@ -11,7 +11,6 @@ and optimizer steps by distillation where the teacher is right. The teacher may 
 
 import argparse
 import json
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -138,7 +137,7 @@ def train(config: TrialConfig, run: ExecutionConfig) -> Metrics:
 
 def table(mious: dict[str, dict[int, float]]) -> str:
     heading = ["student", "mIoU by seed", "mean", "difference to labels alone, 95 % interval"]
-    rows: list[Sequence[object]] = []
+    rows: list[list[object]] = []
     for name, by_seed in mious.items():
         difference = paired_difference(by_seed, mious[TWIN]) if name != TWIN else None
         told = ""

@@ -195,8 +195,10 @@ class VocFolder:
         image_header, mask_header = read_header(entry.image, image), read_header(entry.mask, mask)
         check_image_mode(entry.image, image_header)
         check_mask_format(entry.mask, mask_header)
-        self.have_colors |= mask_header.mode in ("P", "RGB", "RGBA")
-        self.have_small |= max(image_header.size) < self.image_size
+        if mask_header.mode in ("P", "RGB", "RGBA"):  # several threads only ever set these
+            self.have_colors = True
+        if max(image_header.size) < self.image_size:
+            self.have_small = True
         if split == "val" and self._content(image_header.size) != image_header.size:
             self.resizes_val = True
         hashes = [hashlib.sha256(content).hexdigest() for content in (image, mask)]

@@ -95,7 +95,8 @@ def apply_changes(union: type[Config], config: Config, changes: Sequence[str]) -
     """The configuration with changes such as "losses.pixelwise.weight=1".
 
     A value is JSON, or else text: `losses.pixelwise=null` takes a term out. Where there is nothing
-    at a path, as at `losses.pairwise.weight`, a part with all other defaults is added.
+    at a path, as at `losses.pairwise.weight`, a part with all other defaults is added. A start that
+    is named has the settings of the recipe of this name.
 
     Raises:
         ValueError: a change is no PATH=VALUE, or breaks a rule of `union`.
@@ -114,6 +115,8 @@ def apply_changes(union: type[Config], config: Config, changes: Sequence[str]) -
             if not isinstance(node, dict):
                 raise ValueError(f"{parent} of {path} must have parts, but is {node!r}")
         node[last] = read_value(text)
+        if path == "start.name" and text in RECOMMENDED:
+            tree["start"] = RECOMMENDED[text].model_dump(mode="json")
     try:
         return union.model_validate(tree)
     except ValidationError as error:

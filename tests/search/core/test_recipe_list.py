@@ -43,7 +43,7 @@ def test_a_term_is_taken_out_and_a_start_is_another_recipe() -> None:
     assert list(without.distillation_terms) == ["pairwise"]
     quantized = parse_recipe('qat start.name=distill calibration=["equalization"]').recipe
     assert isinstance(quantized, Qat)
-    assert isinstance(quantized.start, Distill)
+    assert quantized.start == parse_recipe("distill").recipe
     assert parse_recipe("qat quantizer.weight_bits=2").name == "qat quantizer.weight_bits=2"
 
 

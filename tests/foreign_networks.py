@@ -1,13 +1,14 @@
 """Networks that this project has never seen, as users' own code writes them."""
 
 from collections import OrderedDict
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from trainables.models.configs import TracedConfig
-from trainables.models.trace_network import record_network
+from trainables.models.trace_network import RecordedNetwork, record_network
 
 
 class SqueezeExcite(nn.Module):
@@ -112,7 +113,15 @@ def randomize(network: nn.Module, seed: int = 0) -> nn.Module:
 
 def traced_student() -> TracedConfig:
     """The network as a student."""
-    recorded = record_network(randomize(Foreign()), nn.Identity(), "foreign")
+    return config_of(record_network(randomize(Foreign()), nn.Identity(), "foreign"))
+
+
+def config_of(network: RecordedNetwork, label: str = "foreign", **fields: Any) -> TracedConfig:
+    """The student that was traced, with some of its fields."""
     return TracedConfig(
-        label="foreign", graph=recorded.graph.encode(), num_classes=5, weights="0" * 16
+        label=label,
+        graph=network.graph.encode(),
+        num_classes=network.num_classes,
+        weights="0" * 16,
+        **fields,
     )

@@ -22,12 +22,14 @@ from trainables.training.setup import (
     OutputMode,
     check_terms,
     open_data,
+    open_teacher_data,
     open_unlabelled_images,
     say_data,
     say_unlabelled,
     set_up_teacher,
     set_up_teacher_outputs,
     set_up_weights,
+    with_images,
 )
 from trainables.training.teacher import check_teacher
 from trainables.training.trial import Trial, save
@@ -199,8 +201,7 @@ def run(arguments: argparse.Namespace) -> None:
         check_seeds(arguments.teacher_seeds, arguments.teacher == "auto")
         check_terms(wanted, [config], len(opened.class_names), size)
         check_teacher(arguments.teacher, len(opened.class_names))
-        if size is not None:
-            of_teacher = open_data(arguments.data, image_size, store, size)
+        of_teacher = open_teacher_data(opened, arguments.data, image_size, size)
     files = (arguments.backbone_weights,) if arguments.backbone_weights else ()
     sources = WeightSources(backbones=files, network=network_source(arguments, config))
     check_students([config.student], len(opened.class_names), opened.canvas)
@@ -214,14 +215,12 @@ def run(arguments: argparse.Namespace) -> None:
     say_unlabelled(unlabelled, say)
     setting = ExecutionConfig(
         data=data.path,
-        teacher_data=of_teacher.pack().path if of_teacher else None,
-        unlabelled=unlabelled.packed.path if unlabelled else None,
-        teacher_unlabelled=unlabelled.of_teacher if unlabelled else None,
         artifacts=store.root,
         num_threads=arguments.threads,
         device=device,
         checkpoint_every_s=arguments.checkpoint_every,
     )
+    setting = with_images(setting, of_teacher.pack() if of_teacher else None, unlabelled)
     set_up_weights(setting, [config.student], sources, say)
     if config.needs_teacher:
         own = own_teacher_config(config, defaults, len(data.train))

@@ -17,7 +17,6 @@ from search.analysis.plot_layout import (
     NOTHING,
     PUBLISHED,
     Y_TITLE,
-    Placed,
     Point,
     View,
     bits_name,
@@ -26,6 +25,7 @@ from search.analysis.plot_layout import (
     staircase,
     view_of,
 )
+from search.core.baselines import Baseline
 from search.core.units import human_size
 from trainables.quantization.bits import FULL_PRECISION
 
@@ -64,7 +64,7 @@ def draw_page(
     title: str,
     subtitle: str,
     class_names: Sequence[str],
-    baselines: Sequence[Placed] = (),
+    baselines: Sequence[Baseline] = (),
 ) -> go.Figure:
     figure = go.Figure()
     figure.update_layout(
@@ -182,13 +182,13 @@ def add_rings(figure: go.Figure, points: Sequence[Point]) -> None:
     )
 
 
-def add_baselines(figure: go.Figure, baselines: Sequence[Placed]) -> None:
+def add_baselines(figure: go.Figure, baselines: Sequence[Baseline]) -> None:
     """Adds the published models, whose names are also shown under the pointer."""
     figure.add_scatter(
         x=[baseline.x for baseline in baselines],
         y=[baseline.y for baseline in baselines],
         hovertext=[
-            f"<b>{escape(b.label)}</b><br>mIoU {b.y:.1f} %<br>size {human_size(round(1000 * b.x))}"
+            f"<b>{escape(b.label)}</b><br>mIoU {b.y:.1f} %<br>size {human_size(b.size_bytes)}"
             for b in baselines
         ],
         hoverinfo="text",
@@ -236,7 +236,7 @@ def symbol(bits: int) -> str:
 
 
 def add_labels(
-    figure: go.Figure, points: Sequence[Point], view: View, baselines: Sequence[Placed]
+    figure: go.Figure, points: Sequence[Point], view: View, baselines: Sequence[Baseline]
 ) -> None:
     """Labels the front's points, placed for a small window; a larger one moves them apart."""
     font = 11

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from filelock import FileLock
-from pydantic import ValidationError
 
 from search.core.comparison import Arm, plan_arms
 from search.core.comparison_config import ComparisonConfig
@@ -17,7 +16,6 @@ from search.tracking.mlflow import check_tracking, make_store
 from trainables.config import TrialConfig
 from trainables.core import terminal
 from trainables.core.artifacts import ArtifactStore
-from trainables.core.command_line import first_problem
 from trainables.core.config_base import FrozenConfig
 from trainables.core.files import replace_file
 from trainables.data.packed import PackedDataset
@@ -27,6 +25,7 @@ from trainables.training.setup import (
     UnlabelledImages,
     check_terms,
     open_data,
+    open_teacher_data,
     open_unlabelled_images,
 )
 from trainables.training.teacher import check_teacher
@@ -103,14 +102,12 @@ def prepare_comparison(config: ComparisonConfig) -> Comparison:
     students = [trial.student for trial in trials]
     store = ArtifactStore(artifact_folder(config.storage))
     opened = open_data(config.data, config.image_size, store)
-    of_teacher = None
-    if config.teacher_size is not None:
-        of_teacher = open_data(config.data, config.image_size, store, config.teacher_size)
+    num_classes = len(opened.class_names)
+    of_teacher = open_teacher_data(opened, config.data, config.image_size, config.teacher_size)
     if any(trial.needs_teacher for trial in trials):
-        num_classes = len(opened.class_names)
         check_teacher(config.teacher, num_classes)
         check_terms(config.teacher_outputs, trials, num_classes, config.teacher_size)
-    check_students(students, len(opened.class_names), opened.canvas)
+    check_students(students, num_classes, opened.canvas)
     check_weights(students, NO_SOURCES, store, opened.digest)
     found = open_unlabelled_images(
         config.unlabelled, config.image_size, opened, trials, config.teacher_size
@@ -141,10 +138,7 @@ def build_comparison_file(
     """
     path, identifier = config.folder / COMPARISON_FILE, uuid.uuid4().hex
     if path.is_file():
-        try:
-            stored = ComparisonFile.model_validate_json(path.read_bytes())
-        except ValidationError as error:
-            raise ValueError(f"{path} is damaged: {first_problem(error)}") from error
+        stored = ComparisonFile.read(path)
         if (stored.config.identity, stored.data_digest, stored.unlabelled_digest) != (
             config.identity,
             data_digest,

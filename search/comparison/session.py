@@ -54,6 +54,7 @@ from trainables.training.setup import (
     set_up_teacher,
     set_up_teacher_outputs,
     set_up_weights,
+    with_images,
 )
 
 CONTINUATION = "interrupted; the same command goes on where it stood"
@@ -144,15 +145,13 @@ class ComparisonSession:
         share = fixed_resources(config)
         run = ExecutionConfig(
             data=comparison.data.path,
-            teacher_data=comparison.teacher_data.path if comparison.teacher_data else None,
-            unlabelled=comparison.unlabelled.packed.path if comparison.unlabelled else None,
-            teacher_unlabelled=comparison.unlabelled.of_teacher if comparison.unlabelled else None,
             artifacts=comparison.store.root,
             device=config.device,
             checkpoint_every_s=config.checkpoint_every_s,
             stop_file=shutdown.stop_file,
             timeout_s=config.trial_timeout_s,
         )
+        run = with_images(run, comparison.teacher_data, comparison.unlabelled)
         remote = RemoteRunner(config, shutdown, self.say)
         set_up_weights(run, comparison.students, NO_SOURCES, self.say)
         if any(trial.needs_teacher for trial in trials):

@@ -39,7 +39,7 @@ def validation_data(study: StudyFile, folder: Path) -> PackedDataset:
     """
     store = ArtifactStore(artifact_folder(folder.resolve().parent))
     config = study.config
-    opened = open_data(config.data, config.image_size, store, label_size=study.label_size)
+    opened = open_data(config.data, config.image_size, store, study.label_size)
     if opened.digest != study.data_digest:
         raise ValueError(
             f"an export is checked on the study's data, but {study.config.data} has changed: it is "

@@ -5,12 +5,11 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from filelock import FileLock, Timeout
-from pydantic import JsonValue, ValidationError, field_validator, model_validator
+from pydantic import JsonValue, field_validator, model_validator
 
 import spaces
 from search.core.config import Placement, StudyConfig
 from search.storage.layout import STUDY_FILE, lock_path
-from trainables.core.command_line import first_problem
 from trainables.core.config_base import FrozenConfig, digest
 from trainables.core.files import hash_file, replace_file
 from trainables.data.configs import LabelSize
@@ -131,8 +130,5 @@ def read_study_file(folder: Path, flag: str = "--resume") -> StudyFile:
     path = folder / STUDY_FILE
     if not path.is_file():
         raise ValueError(f"{flag} must name an existing study, but there is no {path}")
-    try:
-        file = StudyFile.model_validate_json(path.read_bytes())
-    except ValidationError as error:
-        raise ValueError(f"{path} is damaged: {first_problem(error)}") from error
+    file = StudyFile.read(path)
     return file.replace(config=file.config.moved_to(folder.resolve().parent))

@@ -190,6 +190,13 @@ class CostModel:
         original = defaults.original_config(config.students, config.num_epochs, config.seed)
         return original or defaults.default_teacher_config(num_epochs)
 
+    @property
+    def teacher_work(self) -> float:
+        """The training of a teacher, as a multiple of that of one network on students' images."""
+        config = self.config
+        larger = (config.teacher_size or config.image_size) / config.image_size
+        return config.teacher_seeds * larger**2
+
     def affordable_teacher_epochs(self, num_images: int) -> int:
         """Epochs of a teacher on so many training images that take a quarter of the computation.
 
@@ -204,12 +211,8 @@ class CostModel:
             trained /= 2
         macs = trained * sum(config.num_epochs * self.macs(config) for config in configs)
         macs += sum(start.num_epochs * self.macs(start) for start in starts)
-        larger = (self.config.teacher_size or self.config.image_size) / self.config.image_size
-        teacher_macs = (
-            self.macs(self.defaults.default_teacher_config(num_epochs=1))
-            * self.config.teacher_seeds
-            * larger**2
-        )
+        teacher = self.defaults.default_teacher_config(num_epochs=1)
+        teacher_macs = self.teacher_work * self.macs(teacher)
         affordable = int(macs * TEACHER_SHARE / (1 - TEACHER_SHARE) / teacher_macs)
         longest = self.defaults.num_epochs(self.defaults.teacher_steps, num_images)
         return max(self.config.num_epochs, min(longest, affordable))

@@ -105,9 +105,8 @@ def expect_time(
             steps *= 1 + taught_share(taught.recipe)
         return seconds[config.digest()] * config.num_epochs * (steps + evaluated)
 
-    larger = (study.config.teacher_size or study.config.image_size) / study.config.image_size
     return ExpectedTime(
-        teacher_s=seconds_of(teacher) * study.config.teacher_seeds * larger**2,
+        teacher_s=seconds_of(teacher) * model.teacher_work,
         num_starts=len(starts),
         start_s=seconds_of(start, median.start),
         num_trials=num_left,

@@ -42,7 +42,12 @@ from trainables.core.progress import announce
 from trainables.data.configs import LabelSize
 from trainables.training.defaults import PRETRAINING_LENGTH, augmentation_for, defaults_for
 from trainables.training.evaluation import commonest_miou
-from trainables.training.setup import check_terms, open_data, open_unlabelled_images
+from trainables.training.setup import (
+    check_terms,
+    open_data,
+    open_teacher_data,
+    open_unlabelled_images,
+)
 from trainables.training.teacher import check_teacher
 from trainables.training.weights import check_students, check_weights
 
@@ -75,16 +80,12 @@ def prepare_study(config: StudyConfig, resumed: bool) -> Study:
     check_tracking(config.tracking_uri, config.storage)
     store = ArtifactStore(artifact_folder(config.storage))
     label_size = stored_file.label_size if stored_file else "own"
-    opened = open_data(config.data, config.image_size, store, label_size=label_size)
+    opened = open_data(config.data, config.image_size, store, label_size)
     num_images = opened.source.num_samples("train")
     config = with_lengths(config, num_images)
     class_names = opened.class_names
     check_teacher(config.teacher, len(class_names), config.teacher_source)
-    of_teacher = None
-    if config.teacher_size is not None:
-        of_teacher = open_data(
-            config.data, config.image_size, store, config.teacher_size, label_size
-        )
+    of_teacher = open_teacher_data(opened, config.data, config.image_size, config.teacher_size)
     check_students(config.students, len(class_names), opened.canvas)
     check_weights(config.students, config.weight_sources, store, opened.digest)
     cost_model = CostModel(config, len(class_names), opened.canvas, store)

@@ -38,6 +38,7 @@ from trainables.training.setup import (
     say_unlabelled,
     set_up_teacher,
     set_up_weights,
+    with_images,
 )
 
 
@@ -146,23 +147,22 @@ def search(
             raise KeyboardInterrupt
         run = ExecutionConfig(
             data=study.data.path,
-            teacher_data=study.teacher_data.path if study.teacher_data else None,
-            unlabelled=study.unlabelled.packed.path if study.unlabelled else None,
-            teacher_unlabelled=study.unlabelled.of_teacher if study.unlabelled else None,
             artifacts=study.store.root,
             device=config.device,
             checkpoint_every_s=config.checkpoint_every_s,
             stop_file=shutdown.stop_file,
             timeout_s=config.trial_timeout_s,
         )
+        run = with_images(run, study.teacher_data, study.unlabelled)
         remote = RemoteRunner(config, shutdown, progress.record)
         set_up_weights(run, config.students, config.weight_sources, progress.record)
         progress.record("measuring how long a training step takes")
         if expected := expect_time(study, remote, run, max_pending_trials(share)):
             progress.record(str(expected))
-        if any(trial.needs_teacher for trial in study.cost_model.completed_samples()):
+        samples = study.cost_model.completed_samples()
+        if any(trial.needs_teacher for trial in samples):
             own = study.cost_model.own_teacher_config(study.teacher_epochs)
-            wanted = output_mode(config.teacher_outputs, study.cost_model.completed_samples())
+            wanted = output_mode(config.teacher_outputs, samples)
             averaging = choose_averaging(
                 config.teacher_seeds, config.teacher_flip, is_live=wanted == "live"
             )

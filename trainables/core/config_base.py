@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import ClassVar, Self, get_args
 
 from pydantic import (
@@ -10,9 +11,12 @@ from pydantic import (
     ConfigDict,
     ModelWrapValidatorHandler,
     SerializerFunctionWrapHandler,
+    ValidationError,
     model_serializer,
     model_validator,
 )
+
+from trainables.core.command_line import first_problem
 
 Leaf = str | int | float | bool | None
 
@@ -32,6 +36,18 @@ class FrozenConfig(BaseModel):
             if getattr(self, field) == type(self).model_fields[field].default:
                 del written[field]
         return written
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """The configuration in a JSON file that this project wrote.
+
+        Raises:
+            ValueError: the file is damaged.
+        """
+        try:
+            return cls.model_validate_json(path.read_bytes())
+        except ValidationError as error:
+            raise ValueError(f"{path} is damaged: {first_problem(error)}") from error
 
     def digest(self) -> str:
         """Sixteen hexadecimal digits that name this configuration's content."""

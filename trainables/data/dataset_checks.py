@@ -148,9 +148,12 @@ def images_as_stored(samples: Sequence[SampleInfo]) -> frozenset[Path]:
 def notes_on(samples: Sequence[SampleInfo], class_names: Sequence[str]) -> list[str]:
     """Notes that a user should read before training on the data set, a line each."""
     notes = [*notes_on_orientation(samples), *notes_on_classes(samples, class_names)]
-    if flat := [look.image for look in samples if look.is_flat]:
-        notes.append(f"{len(flat)} images show a single colour, such as {flat[0]}")
-    return notes
+    return notes + notes_on_flat([look.image for look in samples if look.is_flat])
+
+
+def notes_on_flat(images: Sequence[Path]) -> list[str]:
+    """A note on images of a single colour, if there are any."""
+    return [f"{len(images)} images show a single colour, such as {images[0]}"] if images else []
 
 
 def notes_on_orientation(samples: Sequence[SampleInfo]) -> list[str]:

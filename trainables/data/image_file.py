@@ -122,6 +122,11 @@ def read_image(path: Path, turned: bool = True) -> Image.Image:
     return to_rgb(turn(image) if turned else image)
 
 
+def peak_of(image: Image.Image) -> int | None:
+    """The greatest value of a 16-bit grey image; None of another."""
+    return int(np.asarray(image).max()) if image.mode in DEEP_GREY_MODES else None
+
+
 def to_rgb(image: Image.Image) -> Image.Image:
     """Converts an image of a mode that `check_image_mode` accepts to RGB, the upper 8 bits kept."""
     if image.mode in DEEP_GREY_MODES:

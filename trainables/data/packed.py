@@ -10,11 +10,10 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, ValidationError
+from pydantic import Field
 from torch import Tensor
 
 from trainables.core.artifacts import Artifact, ArtifactStore, check_artifact
-from trainables.core.command_line import first_problem
 from trainables.core.config_base import FrozenConfig
 from trainables.core.terminal import track
 from trainables.data.arrow_table import Arrays, ArrowTable, Tensors, chunks_of, write_table
@@ -153,10 +152,7 @@ def open_pack(folder: Path) -> PackedDataset:
         ValueError: it is no such artifact, has another format, or a file is truncated.
     """
     check_artifact(folder, "data", FORMAT)
-    try:
-        meta = Meta.model_validate_json((folder / META).read_bytes())
-    except ValidationError as error:
-        raise ValueError(f"{folder / META} is damaged: {first_problem(error)}") from error
+    meta = Meta.read(folder / META)
     tables = {split: ArrowTable(folder / f"{split}.arrow") for split in SPLITS}
     own = folder / OWN_LABELS
     return PackedDataset(

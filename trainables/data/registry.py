@@ -48,13 +48,11 @@ def open_source(
     data: str,
     image_size: int,
     downloads: Path,
-    teacher_size: int | None = None,
     label_size: LabelSize = "own",
 ) -> Source:
     """The data set of `shapes`, `voc` (downloaded at first use) or a folder in VOC layout.
 
-    With `teacher_size`, the samples are those of `image_size` as a teacher sees them, in more
-    detail. `label_size` is that of the labels on which mIoU is measured; where it is "packed", the
+    `label_size` is that of the labels on which mIoU is measured; where it is "packed", the
     data are those of releases that kept no others.
 
     Raises:
@@ -62,15 +60,10 @@ def open_source(
     """
     if image_size < 16:
         raise ValueError(f"image size >= 16 pixels must hold, but got {image_size}")
-    if teacher_size is not None and (data == "shapes" or teacher_size < image_size):
-        raise ValueError(
-            "--teacher-size must be for photographs, and at least the image size of "
-            f"{image_size} pixels, but got {teacher_size} for {data}"
-        )
     if data == "shapes":
         return ShapesSource(image_size)
     folder = download_voc(downloads) if data == "voc" else Path(data).expanduser()
-    return VocFolder(folder, image_size, teacher_size, label_size)
+    return VocFolder(folder, image_size, label_size=label_size)
 
 
 def remove_empty(folder: Path) -> None:

@@ -17,21 +17,19 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from pydantic import ValidationError
 from torch import Tensor
 
 from trainables.core.artifacts import Artifact, ArtifactStore, check_artifact
-from trainables.core.command_line import first_problem
 from trainables.core.config_base import FrozenConfig, digest
 from trainables.core.terminal import track
 from trainables.data.arrow_table import Arrays, ArrowTable, chunks_of, write_table
 from trainables.data.base import FileRole
-from trainables.data.dataset_checks import check_peaks
+from trainables.data.dataset_checks import check_peaks, notes_on_flat
 from trainables.data.image_file import (
-    DEEP_GREY_MODES,
     IMAGE_ENDINGS,
     check_image_mode,
     load,
+    peak_of,
     read_header,
     read_image,
     to_rgb,
@@ -140,9 +138,8 @@ class UnlabelledFolder:
         infos = list(on_all_cores(self.files, "checking unlabelled images", look))
         peaks = zip(self.files, (info.peak for info in infos), strict=True)
         check_peaks({file: peak for file, peak in peaks if peak is not None})
-        notes = []
-        if flat := [file for file, info in zip(self.files, infos, strict=True) if info.is_flat]:
-            notes.append(f"{len(flat)} images show a single colour, such as {flat[0]}")
+        pairs = zip(self.files, infos, strict=True)
+        notes = notes_on_flat([file for file, info in pairs if info.is_flat])
         height, width = self.canvas
         scaled_sizes = [scaled(info.size, self.image_size) for info in infos]
         if exceeding := sum(w > width or h > height for w, h in scaled_sizes):
@@ -197,8 +194,7 @@ def look(path: Path) -> ImageInfo:
     """Facts about an image file, which is decoded."""
     image = load(path)
     check_image_mode(path, image)
-    peak = int(np.asarray(image).max()) if image.mode in DEEP_GREY_MODES else None
-    return ImageInfo(turn(image).size, is_flat(to_rgb(image)), peak)
+    return ImageInfo(turn(image).size, is_flat(to_rgb(image)), peak_of(image))
 
 
 def describe_omissions(
@@ -276,10 +272,7 @@ def open_unlabelled(folder: Path) -> PackedUnlabelled:
         ValueError: it is no such artifact, has another format, or a file is truncated.
     """
     check_artifact(folder, KIND, FORMAT)
-    try:
-        meta = Meta.model_validate_json((folder / META).read_bytes())
-    except ValidationError as error:
-        raise ValueError(f"{folder / META} is damaged: {first_problem(error)}") from error
+    meta = Meta.read(folder / META)
     return PackedUnlabelled(folder, ArrowTable(folder / TABLE), meta.notes)
 
 

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from copy import copy
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple, TypeVar
@@ -34,6 +35,7 @@ from trainables.data.image_file import (
     load,
     load_mask,
     orientation_of,
+    peak_of,
     read_header,
     read_image,
     read_labels,
@@ -85,8 +87,8 @@ class VocFolder:
         self.label_size = label_size
         self.have_small = False
         """Whether an image is smaller than `image_size`; known once the files were read."""
-        self.resizes_val = False
-        """Whether the size of a validation image is changed; known once the files were read."""
+        self.val_sizes: set[tuple[int, int]] = set()
+        """Width and height of validation images; known once the files were read."""
         self.have_colors = False
         """Whether a mask may have colours; known once the files were read."""
         augmented = (self.root / f"{MASKS}Aug").is_dir() and (
@@ -126,7 +128,7 @@ class VocFolder:
         # the digests of their data do not change
         if self.have_small:
             content.append("small images keep their size")
-        if self.resizes_val and self.label_size == "own":
+        if self.keeps_labels:
             content.append("validation labels at their own size")
         if self.classes.colors and self.have_colors:
             content.append(sorted((*color, index) for color, index in self.classes.colors.items()))
@@ -149,6 +151,20 @@ class VocFolder:
         return roles
 
     @property
+    def keeps_labels(self) -> bool:
+        """Whether validation samples have their masks at their own size, too."""
+        were_read = bool(self._hashes_of_samples)  # which also finds the sizes
+        is_resized = any(self._content(size) != size for size in self.val_sizes)
+        return were_read and is_resized and self.label_size == "own"
+
+    def as_teacher_sees(self, teacher_size: int) -> "VocFolder":
+        """The same samples in more detail; what is known of the files is not read again."""
+        larger = copy(self)
+        larger.teacher_size = teacher_size
+        vars(larger).pop("_digest", None)
+        return larger
+
+    @property
     def class_names(self) -> tuple[str, ...]:
         return self._scan.class_names
 
@@ -168,7 +184,7 @@ class VocFolder:
         image = read_image(entry.image, turned=entry.image not in self._scan.as_stored)
         labels = read_labels(entry.mask, turn(load_mask(entry.mask)), self.classes.colors)
         size = self._content(image.size)
-        is_kept = split == "val" and self._scan.resizes_val and self.label_size == "own"
+        is_kept = split == "val" and self.keeps_labels
         return Sample(
             pad(np.asarray(image.resize(size, Image.Resampling.BILINEAR)), canvas, PAD_RGB),
             pad(shrink(labels, size), canvas, IGNORE),
@@ -199,8 +215,8 @@ class VocFolder:
             self.have_colors = True
         if max(image_header.size) < self.image_size:
             self.have_small = True
-        if split == "val" and self._content(image_header.size) != image_header.size:
-            self.resizes_val = True
+        if split == "val":
+            self.val_sizes.add(image_header.size)
         hashes = [hashlib.sha256(content).hexdigest() for content in (image, mask)]
         deep = [image_header.mode] if image_header.mode in DEEP_GREY_MODES else []
         return [split, entry.name, *hashes, *deep]
@@ -241,7 +257,6 @@ class VocFolder:
             (max(heights), max(widths)),
             images_as_stored(looks),
             tuple(notes_on(looks, names)),
-            any(look.split == "val" and self._content(look.size) != look.size for look in looks),
         )
 
     def _look(self, split: Split, entry: Entry) -> SampleInfo:
@@ -262,7 +277,7 @@ class VocFolder:
             colors={} if by_color else used_colors(mask, values),
             by_color=by_color,
             is_flat=is_flat(to_rgb(image)),
-            peak=int(np.asarray(image).max()) if image.mode in DEEP_GREY_MODES else None,
+            peak=peak_of(image),
         )
 
 
@@ -280,16 +295,12 @@ def on_all_cores(
 
 
 class Scan(NamedTuple):
-    """Facts about all files of a folder; `canvas` is (height, width) in pixels.
-
-    `resizes_val` is whether a validation image has another size on the canvas.
-    """
+    """Facts about all files of a folder; `canvas` is (height, width) in pixels."""
 
     class_names: tuple[str, ...]
     canvas: tuple[int, int]
     as_stored: frozenset[Path]
     notes: tuple[str, ...]
-    resizes_val: bool
 
 
 def fit_of(entry: Entry, image: Image.Image, mask: Image.Image) -> Fit:

@@ -28,6 +28,7 @@ from trainables.data.unlabelled import (
     open_unlabelled,
     pack_unlabelled,
 )
+from trainables.data.voc import VocFolder
 from trainables.models.configs import NetworkSource, StudentConfig, WeightSources
 from trainables.teachers.averaging import PLAIN, Averaging
 from trainables.teachers.output_cache import (
@@ -39,11 +40,7 @@ from trainables.teachers.output_cache import (
     predict_footprint,
 )
 from trainables.training.cost import meta_network
-from trainables.training.teacher import (
-    Teacher,
-    import_teacher,
-    prepare_teacher,
-)
+from trainables.training.teacher import Teacher, import_teacher, prepare_teacher
 from trainables.training.teacher_metrics import describe_teacher_metrics
 from trainables.training.weights import distinct, prepare_weights
 
@@ -131,7 +128,6 @@ def open_data(
     data: str,
     image_size: int,
     store: ArtifactStore,
-    teacher_size: int | None = None,
     label_size: LabelSize = "own",
 ) -> OpenedData:
     """Opens the data set that `data` names (see `open_source`), without writing anything.
@@ -139,9 +135,32 @@ def open_data(
     Raises:
         ValueError: the data breaks a rule; the message names rule, value and file.
     """
-    source = open_source(data, image_size, store.root, teacher_size, label_size)
+    return open_found(open_source(data, image_size, store.root, label_size), store)
+
+
+def open_found(source: Source, store: ArtifactStore) -> OpenedData:
+    """The samples of a source, with their pack where the store has it."""
     pack = find_pack(source, store)
     return OpenedData(source, store, open_pack(pack.path) if pack else None)
+
+
+def open_teacher_data(
+    opened: OpenedData, data: str, image_size: int, teacher_size: int | None
+) -> OpenedData | None:
+    """The data that was `opened` at the size that the teacher sees, if that is another.
+
+    Raises:
+        ValueError: there is no more detail to see.
+    """
+    if teacher_size is None:
+        return None
+    source = opened.source
+    if not isinstance(source, VocFolder) or teacher_size < image_size:
+        raise ValueError(
+            "--teacher-size must be for photographs, and at least the image size of "
+            f"{image_size} pixels, but got {teacher_size} for {data}"
+        )
+    return open_found(source.as_teacher_sees(teacher_size), opened.store)
 
 
 def say_data(data: PackedDataset, was_packed: bool, notes: Sequence[str], say: Say) -> None:
@@ -235,6 +254,17 @@ def say_unlabelled(images: UnlabelledImages | None, say: Say) -> None:
     say(f"unlabelled images: {count:,} of {images.folder}, {found} in {images.packed.path}")
     for note in images.notes:
         say(f"note on the unlabelled images: {note}")
+
+
+def with_images(
+    run: ExecutionConfig, teacher_data: PackedDataset | None, unlabelled: UnlabelledImages | None
+) -> ExecutionConfig:
+    """`run` with the data as the teacher sees it, and with unlabelled images, if there are any."""
+    return run.replace(
+        teacher_data=teacher_data.path if teacher_data else None,
+        unlabelled=unlabelled.packed.path if unlabelled else None,
+        teacher_unlabelled=unlabelled.of_teacher if unlabelled else None,
+    )
 
 
 def set_up_weights(

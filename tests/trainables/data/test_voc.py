@@ -46,6 +46,7 @@ def test_a_teacher_sees_the_same_section_in_more_detail(voc_folder: Path) -> Non
     native, enlarged = VocFolder(voc_folder, 48), VocFolder(voc_folder, 48, teacher_size=72)
     assert teacher.canvas() == (48, 48)
     assert teacher.digest() not in (student.digest(), native.digest())
+    assert student.as_teacher_sees(48).digest() == teacher.digest()
     for index in range(6):
         assert (teacher.sample("train", index).image == native.sample("train", index).image).all()
         assert (teacher.sample("train", index).mask == native.sample("train", index).mask).all()

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from foreign_networks import Foreign, randomize
+from foreign_networks import Foreign, config_of, randomize
 from pydantic import ValidationError
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -191,13 +191,7 @@ def recorded_of(make: Callable[[], nn.Module]) -> RecordedNetwork:
 
 
 def student(network: RecordedNetwork, **fields: Any) -> TracedConfig:
-    return TracedConfig(
-        label="mine",
-        graph=network.graph.encode(),
-        num_classes=network.num_classes,
-        weights="0" * 16,
-        **fields,
-    )
+    return config_of(network, "mine", **fields)
 
 
 def built(config: TracedConfig, weights: Mapping[str, Tensor]) -> GraphNetwork:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from foreign_networks import Foreign, randomize
+from foreign_networks import Foreign, config_of, randomize
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -31,16 +31,6 @@ def recorded_of(network: nn.Module) -> RecordedNetwork:
 @pytest.fixture(scope="module")
 def foreign() -> RecordedNetwork:
     return recorded_of(randomize(Foreign()))
-
-
-def config_of(network: RecordedNetwork, **fields: Any) -> TracedConfig:
-    return TracedConfig(
-        label="foreign",
-        graph=network.graph.encode(),
-        num_classes=network.num_classes,
-        weights="0" * 16,
-        **fields,
-    )
 
 
 def built(network: RecordedNetwork, **fields: Any) -> nn.Module:

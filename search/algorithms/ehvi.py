@@ -7,11 +7,11 @@ the trees is the uncertainty in the expected hypervolume improvement (Emmerich e
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import moocore
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.ensemble import ExtraTreesRegressor
 
 from search.algorithms.candidates import (
     Distributions,
@@ -25,6 +25,9 @@ from search.algorithms.observations import Floats, Observation, final_mious
 from search.core.pareto import REFERENCE_MARGIN, cost_range_of, normalize_log_costs
 from spaces import Space
 from trainables.config import TrialConfig
+
+if TYPE_CHECKING:
+    from sklearn.ensemble import ExtraTreesRegressor
 
 CostsOf = Callable[[TrialConfig], tuple[float, ...] | None]
 NUM_START = 8
@@ -169,14 +172,16 @@ def shift_to_current_level(
 
 def fit_forest(
     points: Sequence[Observation], mious: Floats, distributions: Distributions, seed: int
-) -> ExtraTreesRegressor:
+) -> "ExtraTreesRegressor":
     """A forest fitted to the mIoU (N,) of points."""
+    from sklearn.ensemble import ExtraTreesRegressor  # takes seconds that first trials need not
+
     forest = ExtraTreesRegressor(NUM_TREES, min_samples_leaf=2, random_state=seed)
     return forest.fit(encode(points, distributions), mious)
 
 
 def predict_by_tree(
-    forest: ExtraTreesRegressor, points: Sequence[Observation], distributions: Distributions
+    forest: "ExtraTreesRegressor", points: Sequence[Observation], distributions: Distributions
 ) -> Floats:
     """The prediction of each tree for each point, (N, trees)."""
     if not points:

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import optuna
-from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 from optuna.trial import TrialState
 
 from search.core.objectives import Objective
@@ -44,6 +43,8 @@ def importances(
     finished = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     if len(finished) < MIN_TRIALS:
         return {}
+    # Imports scikit-learn, for which no first line should wait
+    from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 
     def share(index: int) -> dict[str, float]:
         def value(trial: optuna.trial.FrozenTrial) -> float:

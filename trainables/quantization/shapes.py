@@ -5,7 +5,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from trainables.quantization.layers import QUANTIZABLE, count_steps
 from trainables.quantization.shape_formulas import ARITHMETIC, FORMULAS, broadcast, layer_outputs
@@ -109,6 +108,8 @@ class Shapes:
                 return outputs
         if name not in PRODUCTS and not isinstance(module, QUANTIZABLE):
             return call(node, module, args, kwargs)
+        from torch.utils.flop_counter import FlopCounterMode  # imports Triton, a second
+
         with FlopCounterMode(display=False) as counter:
             outputs = call(node, module, args, kwargs)
         self.macs += int(counter.get_total_flops()) // 2

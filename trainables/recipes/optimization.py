@@ -1,6 +1,7 @@
 """Optimization: AdamW (arXiv 1711.05101) with one cycle of learning rates (arXiv 1708.07120), or
 with half a cosine in each phase of a training (arXiv 1608.03983, equation 5)."""
 
+import inspect
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -14,6 +15,19 @@ from torch.optim.swa_utils import AveragedModel
 from trainables.quantization.layers import QuantizedLayer
 from trainables.quantization.quantizers.fake_quantizer import FakeQuantizer
 from trainables.recipes.configs import AdamW, QuantizerLearningRates
+
+
+class PlainAdamW(torch.optim.AdamW):
+    """PyTorch's AdamW without its decorators for torch.compile, which load `torch._dynamo`.
+
+    That takes three seconds in each process that trains, most of which compile nothing.
+    """
+
+    add_param_group = inspect.unwrap(torch.optim.AdamW.add_param_group)
+    zero_grad = inspect.unwrap(torch.optim.AdamW.zero_grad)
+    state_dict = inspect.unwrap(torch.optim.AdamW.state_dict)
+    load_state_dict = inspect.unwrap(torch.optim.AdamW.load_state_dict)
+    step = torch.no_grad()(inspect.unwrap(torch.optim.AdamW.step))
 
 
 class OptimizerLoop:
@@ -41,7 +55,7 @@ class OptimizerLoop:
             self.average = AveragedModel(model, avg_fn=average, use_buffers=True)
         parts = model if learned is None else nn.ModuleList([model, learned])
         groups = parameter_groups(parts, adamw, rates or QuantizerLearningRates())
-        self.optimizer = torch.optim.AdamW(groups, fused=True)
+        self.optimizer = PlainAdamW(groups, fused=True)
         self.schedule: LRScheduler = (
             LambdaLR(self.optimizer, partial(cosine, phases=cosine_phases))
             if cosine_phases

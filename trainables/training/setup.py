@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Concatenate, Literal, ParamSpec, Protocol, TypeVar
 
-import torch
 from rich.filesize import decimal
 
 from trainables.config import ExecutionConfig, TrialConfig
@@ -39,10 +38,9 @@ from trainables.teachers.output_cache import (
     find_outputs,
     predict_footprint,
 )
-from trainables.training.cost import meta_network
 from trainables.training.teacher import Teacher, import_teacher, prepare_teacher
 from trainables.training.teacher_metrics import describe_teacher_metrics
-from trainables.training.weights import distinct, prepare_weights
+from trainables.training.weights import distinct, prepare_weights, random_outputs
 
 OutputMode = Form | Literal["live"]
 """The source of the teacher's outputs: cached outputs of a form, or the teacher at every step."""
@@ -345,8 +343,7 @@ def check_terms(
 
 def gives_decoder_features(student: StudentConfig, num_classes: int) -> bool:
     """Whether the student's outputs have a feature map of its decoder."""
-    images = torch.empty(1, 3, *EXAMPLE_SIZE, device="meta")
-    return meta_network(student, num_classes).native_outputs(images).decoder is not None
+    return random_outputs(student, num_classes, EXAMPLE_SIZE).decoder is not None
 
 
 def output_mode(

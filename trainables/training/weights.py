@@ -14,8 +14,8 @@ from trainables.core.errors import TrialFailed
 from trainables.data.augmentation import normalize
 from trainables.data.loader import Loader
 from trainables.data.packed import images_of, open_pack
+from trainables.models.base import Outputs
 from trainables.models.configs import StudentConfig, WeightSources
-from trainables.training.cost import meta_network
 
 FORMAT = 1
 KIND = "weights"
@@ -27,23 +27,29 @@ NUM_IMAGES = 32
 def check_students(
     students: Iterable[StudentConfig], num_classes: int, canvas: tuple[int, int]
 ) -> None:
-    """Runs each student once, on shapes alone, for the data's height and width in pixels.
+    """Runs each student once, with random weights, for the data's height and width in pixels.
+
+    On the CPU, since the meta device would load PyTorch's compiler, which takes seconds.
 
     Raises:
         ValueError: it is not for so many classes, or for images of this size.
     """
     for student in students:
         student.check_num_classes(num_classes)
-        network = meta_network(student, num_classes).eval()
         try:
-            with torch.no_grad():
-                network(torch.empty(1, 3, *canvas, device="meta"))
+            random_outputs(student, num_classes, canvas)
         except Exception as error:  # networks of other people's code raise anything
             size = " x ".join(map(str, canvas))
             raise ValueError(
                 f"images must be large enough for {student.describe()}, and of a size that it "
                 f"takes, but of {size} pixels it says: {first_line(error)}"
             ) from error
+
+
+def random_outputs(student: StudentConfig, num_classes: int, size: tuple[int, int]) -> Outputs:
+    """What a student with random weights gives for a black image of a height and width."""
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        return student.build(num_classes).eval().native_outputs(torch.zeros(1, 3, *size))
 
 
 def artifact_facts(student: StudentConfig, data: str) -> dict[str, object] | None:

@@ -63,6 +63,8 @@ def is_worthwhile(value: Tensor, step: Tensor) -> bool:
         step.numel() == 1
         and value.numel() >= MIN_ELEMENTS
         and is_dense(value)
+        # Calibration and evaluation have larger batches, but are no reason to load a compiler
+        and (torch.is_grad_enabled() or kernels.cache_info().currsize > 0)
         and kernels(value.device.type) is not None
     )
 

@@ -22,6 +22,7 @@ from trainables.data.packed import images_of, open_pack, pack_dataset
 from trainables.data.unlabelled import UnlabelledFolder, pack_unlabelled
 from trainables.models.configs import UNetConfig
 from trainables.models.model_file import ModelSpec, write_model
+from trainables.quantization.quantizers import lsq_kernels
 
 # How long a test takes depends on what else the machine does
 settings.register_profile("without deadlines", deadline=None)
@@ -30,14 +31,23 @@ settings.load_profile("without deadlines")
 os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 - Ray reads it so
 
 
+# The tests' images are small: loading a compiler takes longer than all that it saves
+lsq_kernels.MIN_ELEMENTS = 1 << 24
+
 LONGEST = (
     "test_faults.py",
     "test_run.py",
     "test_signals.py",
     "test_compare.py",
     "test_compress.py",
+    "test_trial.py",
+    "test_checkpoints.py",
+    "test_distill.py",
+    "test_export.py",
+    "test_students.py",
+    "test_searcher.py",
 )
-"""Files with minutes of slow tests: begun last, one would leave the other process idle."""
+"""Files that take long: begun last, one would leave the other process idle."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -48,7 +48,12 @@ def test_a_loss_of_a_constant_size_ends_with_the_weight_of_its_optimum(losses: l
     "recipe",
     [
         Distill(optimizer=FAST),
-        QatDistill(start=Supervised(optimizer=FAST), start_epochs=2, optimizer=FAST, self_study=0),
+        pytest.param(
+            QatDistill(
+                start=Supervised(optimizer=FAST), start_epochs=2, optimizer=FAST, self_study=0
+            ),
+            marks=pytest.mark.slow,
+        ),
     ],
     ids=lambda recipe: recipe.name,
 )

@@ -123,7 +123,7 @@ def layer_distance(model: nn.Module, reference: nn.Module, layer: str) -> float:
     return float((outputs[0] - outputs[1]).norm())
 
 
-@pytest.mark.parametrize("with_norm", [True, False])
+@pytest.mark.parametrize("with_norm", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_layers_come_closer_to_full_precision(with_norm: bool) -> None:
     reference = unequal_network(nn.ReLU6, with_norm)
     model = prepare(copy.deepcopy(reference), Lsq(weight_bits=3, activation_bits=8)).train()
@@ -138,7 +138,7 @@ def test_layers_come_closer_to_full_precision(with_norm: bool) -> None:
         torch.testing.assert_close(convert(rounded)(images), rounded(images), rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize("with_norm", [True, False])
+@pytest.mark.parametrize("with_norm", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_biases_are_corrected_on_the_way(with_norm: bool) -> None:
     reference = unequal_network(nn.ReLU6, with_norm)
     model = prepare(copy.deepcopy(reference), Lsq(weight_bits=3, activation_bits=8))

@@ -26,7 +26,12 @@ TERMS = [term for term in Term.members().values() if term.__module__.startswith(
 @pytest.mark.parametrize("term", TERMS)
 @pytest.mark.parametrize(
     "recipe",
-    [Distill(optimizer=FAST), QatDistill(optimizer=FAST, quantizer=OFF, self_study=0)],
+    [
+        Distill(optimizer=FAST),
+        pytest.param(
+            QatDistill(optimizer=FAST, quantizer=OFF, self_study=0), marks=pytest.mark.slow
+        ),
+    ],
     ids=lambda recipe: recipe.name,
 )
 def test_a_term_brings_the_student_nearer_to_its_teacher(
@@ -47,8 +52,11 @@ def test_a_term_brings_the_student_nearer_to_its_teacher(
     "recipe",
     [
         Distill(optimizer=FAST),
-        QatDistill(
-            start=Supervised(optimizer=FAST), start_epochs=1, optimizer=FAST, self_study=0.25
+        pytest.param(
+            QatDistill(
+                start=Supervised(optimizer=FAST), start_epochs=1, optimizer=FAST, self_study=0.25
+            ),
+            marks=pytest.mark.slow,
         ),
     ],
     ids=lambda recipe: recipe.name,

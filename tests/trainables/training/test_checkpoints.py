@@ -109,7 +109,7 @@ def train_whole() -> Train:
     return train_once
 
 
-@pytest.mark.parametrize("num_steps", [11, 29])
+@pytest.mark.parametrize("num_steps", [11, pytest.param(29, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     ("recipe", "cached"),
     [*((recipe, False) for recipe in RECIPES), (RECIPES[3], True)],
@@ -135,6 +135,7 @@ def test_a_killed_training_ends_as_if_nothing_had_happened(
     assert [report.epoch for report in again.reports] == [1, 2, 3, 4]
 
 
+@pytest.mark.slow
 def test_a_training_killed_again_and_again_ends_the_same(
     run: ExecutionConfig, train_whole: Train, tmp_path: Path
 ) -> None:

@@ -98,7 +98,11 @@ def asking_trial(config: TrialConfig, run: ExecutionConfig) -> Trial:
 @pytest.mark.parametrize(
     ("form", "augmentation"), [("views", PLAIN), ("maps", PLAIN.replace(flip=0))]
 )
-@pytest.mark.parametrize("recipe", [RECIPES[1], RECIPES[3]], ids=lambda recipe: recipe.name)
+@pytest.mark.parametrize(
+    "recipe",
+    [RECIPES[1], pytest.param(RECIPES[3], marks=pytest.mark.slow)],
+    ids=lambda recipe: recipe.name,
+)
 def test_kept_outputs_teach_what_the_teacher_does(
     form: Form, augmentation: Augmentation, recipe: Recipe, taught_run: ExecutionConfig
 ) -> None:
@@ -231,6 +235,7 @@ class EightImages(ShapesSource):
         return "eight" + super().digest()
 
 
+@pytest.mark.slow
 def test_a_student_overfits_eight_images_to_90_miou(tmp_path: Path) -> None:
     store = ArtifactStore(tmp_path)
     data = pack_dataset(EightImages(48, num_train=8, num_val=8), store)
@@ -248,7 +253,11 @@ def test_a_student_overfits_eight_images_to_90_miou(tmp_path: Path) -> None:
     assert miou > 0.9
 
 
-@pytest.mark.parametrize("recipe", [START, RECIPES[3]], ids=lambda recipe: recipe.name)
+@pytest.mark.parametrize(
+    "recipe",
+    [START, pytest.param(RECIPES[3], marks=pytest.mark.slow)],
+    ids=lambda recipe: recipe.name,
+)
 def test_out_of_memory_halves_the_batch_once(
     recipe: Recipe,
     taught_run: ExecutionConfig,

@@ -16,7 +16,7 @@ from trainables.core.progress import progress_to
 from trainables.losses.configs import Pixelwise, Requirement, by_name
 from trainables.models.configs import UNetConfig
 from trainables.models.model_file import read_model
-from trainables.recipes.configs import AdamW, Distill, Recipe, Supervised
+from trainables.recipes.configs import AdamW, Distill, Qat, Recipe, Supervised
 from trainables.train import main
 
 FAST = AdamW(learning_rate=1e-2)
@@ -167,13 +167,21 @@ def test_outputs_that_do_not_serve_a_term_are_refused_before_anything_is_made(
     assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
 
 
-def test_it_imports_neither_ray_nor_optuna_nor_mlflow() -> None:
+HEAVY = {"ray", "optuna", "mlflow", "search", "sklearn", "torchvision", "torch._dynamo"}
+"""Packages of the search, and PyTorch's compiler, which takes three seconds to load."""
+
+
+def test_a_training_imports_neither_the_search_nor_a_compiler(
+    blocks_folder: Path, tmp_path: Path
+) -> None:
+    config = write_config(tmp_path / "config.json", Qat(start=Supervised(optimizer=FAST)))
+    argv = [config, *arguments(blocks_folder, tmp_path / "out")]
     program = (
-        "import sys, trainables.train; "
-        "print({'ray', 'optuna', 'mlflow', 'search'} & set(sys.modules))"
+        f"import sys, trainables.train; status = trainables.train.main({argv!r}); "
+        f"print({HEAVY!r} & set(sys.modules), status)"
     )
     printed = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    assert printed.stdout.strip() == "set()", printed.stderr
+    assert printed.stdout.splitlines()[-1:] == ["set() 0"], printed.stderr
 
 
 def test_a_student_that_does_not_learn_is_exit_status_1(

@@ -50,6 +50,17 @@ LONGEST = (
 """Files that take long: begun last, one would leave the other process idle."""
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Gives each test process, and the searches that it starts, cores of its own.
+
+    On cores that they share, two searches take more than twice as long as one.
+    """
+    worker = getattr(config, "workerinput", None)
+    if worker is not None and hasattr(os, "sched_setaffinity"):
+        cores, index = sorted(os.sched_getaffinity(0)), int(worker["workerid"].removeprefix("gw"))
+        os.sched_setaffinity(0, cores[index :: worker["workercount"]] or cores)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     ranks = {name: rank for rank, name in enumerate(LONGEST)}
     items.sort(key=lambda item: ranks.get(item.path.name, len(LONGEST)))

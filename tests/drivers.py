@@ -30,6 +30,7 @@ class Driver:
             text=True,
             env={**os.environ, **environment},
             start_new_session=own_group,
+            preexec_fn=use_all_cores,  # two trials at a time
         )
         self.said = ""
 
@@ -48,6 +49,10 @@ class Driver:
         assert self.process.returncode == status, self.said + errors
         assert "Traceback" not in errors
         return errors
+
+
+def use_all_cores() -> None:
+    os.sched_setaffinity(0, range(os.cpu_count() or 1))
 
 
 def children(pid: int, words: str) -> list[psutil.Process]:
@@ -110,6 +115,7 @@ def cluster_of_two() -> Iterator[tuple[subprocess.Popen[str], str]]:
         stdout=subprocess.PIPE,
         text=True,
         env={**os.environ, "RAY_AUTH_MODE": "disabled"},
+        preexec_fn=use_all_cores,
     ) as cluster:
         assert cluster.stdout is not None
         line = next(line for line in cluster.stdout if line.startswith("at "))

@@ -1,6 +1,5 @@
 """Comparisons through the command line: bad input, and whole ones in processes of their own."""
 
-import os
 import signal
 import subprocess
 import sys
@@ -14,6 +13,7 @@ from study_factories import bring_store
 
 from search.compare import main
 from search.core.tracking_uri import default_tracking_uri
+from search.execution.resources import num_cores
 from trainables.config import TrialConfig
 from trainables.models.configs import UNetConfig
 from trainables.recipes.configs import AdamW, Qat, Supervised
@@ -95,7 +95,7 @@ def test_a_name_of_something_else_is_refused(
     assert "comparison.json is damaged" in answer(capsys, *argv)
 
 
-ONE_AT_A_TIME = ["--cpus-per-trial", str(os.cpu_count())]
+ONE_AT_A_TIME = ["--cpus-per-trial", str(num_cores())]
 """Each training that runs beside another is a process more that imports PyTorch."""
 
 

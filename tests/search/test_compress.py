@@ -12,6 +12,7 @@ import pytest
 from study_factories import bring_store
 
 from search import check, export
+from search.execution.resources import num_cores
 
 pytestmark = pytest.mark.slow
 
@@ -37,7 +38,7 @@ def search(*argv: str, with_builder: bool = True) -> str:
 def compress(foreign_file: Path, blocks_folder: Path) -> list[str]:
     argv = ["--data", str(blocks_folder), "--image-size", "32", "--epochs", "2"]
     # each trial that runs beside another is a process more that imports PyTorch
-    argv += ["--cpus-per-trial", str(os.cpu_count())]
+    argv += ["--cpus-per-trial", str(num_cores())]
     return [*argv, "--compress", str(foreign_file), "--builder", "foreign_networks:foreign"]
 
 

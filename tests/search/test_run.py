@@ -19,12 +19,13 @@ from study_factories import bring_store
 
 from search import check
 from search.core.tracking_uri import default_tracking_uri
+from search.execution.resources import num_cores
 from search.storage.trials import read_record
 from trainables.models.model_file import read_card, read_model
 
 pytestmark = pytest.mark.slow
 
-ONE_AT_A_TIME = ["--cpus-per-trial", str(os.cpu_count())]
+ONE_AT_A_TIME = ["--cpus-per-trial", str(num_cores())]
 LIMITS = ["--name", "tiny", "--max-size", "600KB", *ONE_AT_A_TIME]
 """One trial at a time, so that the sampler knows the same whenever it is asked."""
 
@@ -48,19 +49,29 @@ def common(blocks_folder: Path, teacher_file: Path) -> list[str]:
 
 
 @pytest.fixture(scope="session")
-def storage(common: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A study of four trials, resumed for a fifth, at a path that is hard to name."""
+def storage(
+    common: list[str], unlabelled_folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """A study of four trials, resumed for a fifth, at a path that is hard to name.
+
+    Its unlabelled images were moved before it is resumed.
+    """
     outer = tmp_path_factory.mktemp("studies")
     folder = outer / "Stüdies 数 'a' \"b\"?c%2Fd#e:f"
     where = ["--storage", str(folder)]
-    first = run(*common, *where, *LIMITS, "--samples", "4")
+    more = ["--unlabelled", str(unlabelled_folder)]
+    first = run(*common, *where, *LIMITS, "--samples", "4", *more)
     assert (first.returncode, first.stderr) == (0, "")
+    assert f"unlabelled images: 12 of {unlabelled_folder}, packed in " in first.stdout
     for words in ("IoU % val", "warning: the teacher never predicts ", "never predicted"):
         assert words in first.stdout
     for words in ("Pareto front", "mlflow ui --backend-store-uri", "search.export", "log.txt"):
         assert words in first.stdout
-    again = run(*where, "--resume", "tiny", "--samples", "5")
+    moved = tmp_path_factory.mktemp("moved") / "images"
+    shutil.copytree(unlabelled_folder, moved)
+    again = run(*where, "--resume", "tiny", "--samples", "5", "--unlabelled", str(moved))
     assert (again.returncode, again.stderr) == (0, "")
+    assert f"unlabelled images: 12 of {moved}, found in " in again.stdout
     assert list(outer.iterdir()) == [folder]
     return folder
 
@@ -77,7 +88,7 @@ def journal(folder: Path) -> optuna.Study:
 def test_what_auto_came_to_is_kept(storage: Path) -> None:
     kept = json.loads((storage / "tiny" / "study.json").read_text())
     assert kept["config"]["teacher_outputs"] == "maps"
-    assert len(list((storage / "artifacts").glob("outputs-*"))) == 1
+    assert len(list((storage / "artifacts").glob("outputs-*"))) == 2  # and of unlabelled images
 
 
 def test_the_resumed_study_has_its_fifth_trial(storage: Path) -> None:
@@ -107,6 +118,7 @@ def test_parquet_and_mlflow_agree_row_by_row(storage: Path) -> None:
     client = MlflowClient(default_tracking_uri(storage))
     (experiment,) = (e for e in client.search_experiments() if e.name != "Default")
     runs = client.search_runs([experiment.experiment_id], max_results=1000)
+    assert {run.data.tags["unlabelled_images"] for run in runs} == {"12"}
     parents = [r for r in runs if r.data.tags["paretoseg.trial"] == "study"]
     children = {r.data.tags["paretoseg.trial"]: r for r in runs if r not in parents}
     table = {str(row["trial_id"]): row for row in rows(storage / "tiny")}
@@ -231,31 +243,6 @@ def test_what_disagrees_is_named(
     assert check.main([str(tmp_path)]) == 2
 
 
-def test_a_study_with_unlabelled_images_is_whole_and_says_how_many(
-    common: list[str],
-    unlabelled_folder: Path,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    where = ["--storage", str(tmp_path / "studies")]
-    more = [*LIMITS, "--samples", "1", "--unlabelled", str(unlabelled_folder)]
-    first = run(*common, *where, *more)
-    assert (first.returncode, first.stderr) == (0, "")
-    assert f"unlabelled images: 12 of {unlabelled_folder}, packed in " in first.stdout
-    moved = tmp_path / "moved"
-    shutil.copytree(unlabelled_folder, moved)
-    again = run(*where, "--resume", "tiny", "--samples", "2", "--unlabelled", str(moved))
-    assert (again.returncode, again.stderr) == (0, "")
-    assert f"unlabelled images: 12 of {moved}, found in " in again.stdout
-    assert len(list((tmp_path / "studies/artifacts").glob("outputs-*"))) == 2
-    client = MlflowClient(default_tracking_uri(tmp_path / "studies"))
-    (experiment,) = (e for e in client.search_experiments() if e.name != "Default")
-    for found in client.search_runs([experiment.experiment_id]):
-        assert found.data.tags["unlabelled_images"] == "12"
-    assert check.main([str(tmp_path / "studies/tiny")]) == 0
-    assert capsys.readouterr().err == ""
-
-
 def test_no_trial_finished_is_exit_status_1(
     blocks_folder: Path, tmp_path: Path, common: list[str]
 ) -> None:
@@ -271,11 +258,12 @@ BY_THE_CLOCK = ("device_seconds", "start_seconds", "latency_ms")
 
 
 def test_a_study_without_an_interruption_has_the_same_front(
-    common: list[str], storage: Path, tmp_path: Path
+    common: list[str], storage: Path, unlabelled_folder: Path, tmp_path: Path
 ) -> None:
     """The two share a seed and nothing else, not even artifacts."""
     bring_store(tmp_path)
-    result = run(*common, *LIMITS, "--storage", str(tmp_path), "--samples", "5")
+    more = ["--samples", "5", "--unlabelled", str(unlabelled_folder)]
+    result = run(*common, *LIMITS, "--storage", str(tmp_path), *more)
     assert result.returncode == 0, result.stderr
     first, second = (
         [{k: v for k, v in row.items() if k not in BY_THE_CLOCK} for row in rows(folder, "front")]

@@ -134,7 +134,7 @@ def complete_students(
     """
     if students is None:
         chosen = {s.name: s for s in (*default, *students_with_weights_at_hand())}
-        names = [name for name in listed_families() if name.startswith("unet_")]
+        names = [name for name in listed_families() if name.startswith("unet_")] if files else []
         candidates = [student for student in map(parse_student, names) if can_be_built(student)]
         for file in files:
             chosen |= {s.name: s for s in students_of_file(file, candidates, normalization)}

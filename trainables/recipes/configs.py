@@ -187,13 +187,27 @@ class Ptq(QuantizedRecipe):
         return train_ptq(self, task)
 
 
+BIT_DESCENT = "parts of the training, each with one bit fewer than the part before"
+DAMPENING = "weight of the squared distance of all weights to their grid at the last step"
+NORM_BATCHES = "training batches from which BatchNorm's statistics are estimated at the end"
+
+
 class Qat(QuantizedRecipe):
     """Quantization-aware training of a converged full-precision student, on labels alone."""
 
     name: Literal["qat"] = "qat"
     optimizer: AdamW = AdamW(learning_rate=1e-3)
     schedule: Schedule = "one_cycle"
-    written_if_set: ClassVar[tuple[str, ...]] = ("calibration", "schedule")
+    bit_descent: int = Field(1, ge=1, le=7, description=BIT_DESCENT)
+    dampening: float = Field(0.0, ge=0, description=DAMPENING)
+    norm_batches: int = Field(0, ge=0, description=NORM_BATCHES)
+    written_if_set: ClassVar[tuple[str, ...]] = (
+        "calibration",
+        "schedule",
+        "bit_descent",
+        "dampening",
+        "norm_batches",
+    )
     step_learning_rate: QuantizerLearningRates = QuantizerLearningRates()
 
     def train(self, task: "Task") -> Iterator["Epoch"]:
@@ -221,7 +235,10 @@ class QatDistill(QuantizedRecipe):
     name: Literal["qat_distill"] = "qat_distill"
     optimizer: AdamW = AdamW(learning_rate=1e-3)
     schedule: Schedule = "one_cycle"
-    written_if_set: ClassVar[tuple[str, ...]] = ("calibration", "schedule", "term_weights")
+    bit_descent: int = Field(1, ge=1, le=7, description=BIT_DESCENT)
+    dampening: float = Field(0.0, ge=0, description=DAMPENING)
+    norm_batches: int = Field(0, ge=0, description=NORM_BATCHES)
+    written_if_set: ClassVar[tuple[str, ...]] = (*Qat.written_if_set, "term_weights")
     step_learning_rate: QuantizerLearningRates = QuantizerLearningRates()
     losses: Terms = by_name(Pixelwise())
     term_weights: TermWeights = "fixed"

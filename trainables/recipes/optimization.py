@@ -49,10 +49,9 @@ class OptimizerLoop:
         `cosine_phases` are the numbers of steps of phases; without any there is one cycle.
         """
         self.accumulation_steps, self.num_losses = accumulation_steps, 0
-        self.model, self.average = model, None
-        if ema_decay:
-            average = moving_average(ema_decay)
-            self.average = AveragedModel(model, avg_fn=average, use_buffers=True)
+        self.model, self.ema_decay = model, ema_decay
+        self.average: AveragedModel | None = None
+        self.restart_average()
         parts = model if learned is None else nn.ModuleList([model, learned])
         groups = parameter_groups(parts, adamw, rates or QuantizerLearningRates())
         self.optimizer = PlainAdamW(groups, fused=True)
@@ -72,6 +71,12 @@ class OptimizerLoop:
             self.optimizer.zero_grad()
             if self.average is not None:
                 self.average.update_parameters(self.model)
+
+    def restart_average(self) -> None:
+        """Begins the moving average of the weights anew, if there is to be one."""
+        if self.ema_decay:
+            update = moving_average(self.ema_decay)
+            self.average = AveragedModel(self.model, avg_fn=update, use_buffers=True)
 
     @property
     def shipped(self) -> nn.Module:

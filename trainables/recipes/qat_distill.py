@@ -12,6 +12,7 @@ from trainables.models.base import Outputs, forward_features
 from trainables.recipes.base import Epoch, Task, total
 from trainables.recipes.configs import TEACHER_LOSS, AdamW, QatDistill
 from trainables.recipes.distill import distillation_loss
+from trainables.recipes.few_bits import FewBits
 from trainables.recipes.optimization import OptimizerLoop
 from trainables.recipes.quantized_start import quantized_student
 
@@ -35,16 +36,19 @@ def train_qat_distill(recipe: QatDistill, task: Task) -> Iterator[Epoch]:
         task.ema_decay,
         phases if recipe.schedule == "cosine" else (),
     )
+    few_bits = FewBits(recipe, optimizer_loop, task)
     co_teacher = CoTeacher(teacher.network, recipe, tutoring_from - co_study_from, task)
     for batches, losses in task.epochs(
+        few_bits=few_bits,
         student=student,
         stepper=optimizer_loop,
         co_teacher=co_teacher,
         distillation=distillation,
     ):
         for batch in batches:
+            few_bits.before_step()
             outputs = forward_features(student, batch.images)
-            terms = task.label_loss(outputs.logits, batch.labels)
+            terms = task.label_loss(outputs.logits, batch.labels) | few_bits.losses()
             if optimizer_loop.num_steps_taken >= co_study_from:
                 studying = optimizer_loop.num_steps_taken < tutoring_from
                 with torch.set_grad_enabled(studying):
@@ -56,6 +60,7 @@ def train_qat_distill(recipe: QatDistill, task: Task) -> Iterator[Epoch]:
                     )
             optimizer_loop.step(total(terms))
             losses.add(terms)
+        few_bits.after_epoch()
         yield Epoch(optimizer_loop.shipped, losses.mean())
 
 

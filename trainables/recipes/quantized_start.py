@@ -19,16 +19,21 @@ CALIBRATION_IMAGES = 32
 
 def quantized_student(recipe: QuantizedRecipe, task: Task) -> nn.Module:
     """The full-precision student with quantizers calibrated by weights and training images."""
+    quantizer = recipe.quantizer.quantizer
+    assert quantizer, "a study resolves bits that depend on sensitivities"
     student = task.pretrained_student()
+    return quantize(student, quantizer, recipe.calibration, calibration_images(task))
+
+
+def calibration_images(task: Task) -> Tensor:
+    """The first training images (B,3,H,W), fewer where a whole batch does not fit into memory."""
     batches = task.batches(1)
     images = next(batches).images
     while len(images) < CALIBRATION_IMAGES // task.accumulation_steps and (
         more := next(batches, None)
     ):
         images = torch.cat([images, more.images])
-    quantizer = recipe.quantizer.quantizer
-    assert quantizer, "a study resolves bits that depend on sensitivities"
-    return quantize(student, quantizer, recipe.calibration, images)
+    return images
 
 
 def quantize(

@@ -33,6 +33,11 @@ class FakeQuantizer(nn.Module):
         super().__init__()
         self.bits, self.zero_point = bits, symmetric_zero_point(bits)
 
+    def change_bits(self, bits: int) -> None:
+        """Changes the bits, and leaves the share of negative integers as it is; not the step."""
+        share = negative_share(self.bits, self.zero_point)
+        self.bits, self.zero_point = bits, find_zero_point(bits, share)
+
     @property
     def low(self) -> int:
         """The least integer of the grid."""

@@ -1,0 +1,138 @@
+"""What helps quantization-aware training at few bits, by paired differences over seeds.
+
+    python -m benchmarks.few_bits --data FOLDER --out table.md \
+        --student s.safetensors --student-builder my_networks:small
+    python -m benchmarks.few_bits --data shapes --image-size 48 --start-epochs 24 --epochs 8 \
+        --out table.md
+
+Each quantized student starts from the full-precision student of its seed, which is trained on
+labels once; without --student it is a U-Net of width 8. All rows have as many optimizer steps.
+"""
+
+import argparse
+from pathlib import Path
+
+import torch
+
+from benchmarks.distillation import network_source, train
+from benchmarks.timing import describe_machine, markdown
+from search.analysis.paired_statistics import paired_difference
+from trainables.config import ExecutionConfig, TrialConfig
+from trainables.core.artifacts import ArtifactStore
+from trainables.data.configs import AUGMENTATIONS
+from trainables.data.packed import open_pack, pack_dataset
+from trainables.data.registry import open_source
+from trainables.losses.configs import LabelLossConfig
+from trainables.models.configs import StudentConfig, UNetConfig, WeightSources
+from trainables.models.network_source import import_network
+from trainables.quantization.quantizers.configs import Lsq
+from trainables.recipes.configs import AdamW, Qat, Recipe, Supervised
+from trainables.training.setup import set_up_weights
+
+BATCH_SIZE = 8
+PLAIN = "QAT"
+CHANGES: dict[str, dict[str, object]] = {
+    PLAIN: {},
+    "bits lowered in 3 parts": {"bit_descent": 3},
+    "dampening 1e-2": {"dampening": 1e-2},
+    "BatchNorm estimated again": {"norm_batches": 16},
+    "bits lowered, dampening": {"bit_descent": 3, "dampening": 1e-2},
+}
+
+
+def main() -> None:
+    arguments = parse()
+    torch.set_num_threads(1)
+    store = ArtifactStore(arguments.artifacts)
+    data = pack_dataset(open_source(arguments.data, arguments.image_size, store.root), store).path
+    run = ExecutionConfig(data=data, artifacts=store.root)
+    student: StudentConfig = UNetConfig(width=8)
+    if arguments.student:
+        source = network_source(
+            arguments.student, arguments.student_builder, arguments, "--compress"
+        )
+        student = import_network(source).student()
+        set_up_weights(run, [student], WeightSources(network=source), print)
+    start = Supervised(optimizer=AdamW(learning_rate=arguments.start_rate))
+
+    def config(recipe: Recipe, seed: int, num_epochs: int) -> TrialConfig:
+        return TrialConfig(
+            student=student,
+            recipe=recipe,
+            num_epochs=num_epochs,
+            seed=seed,
+            batch_size=BATCH_SIZE,
+            augmentation=AUGMENTATIONS[arguments.augmentation],
+            label_loss=LabelLossConfig(class_weights="sqrt"),
+        )
+
+    seeds = range(arguments.seeds)
+    starts = [train(config(start, s, arguments.start_epochs), run).miou for s in seeds]
+    rows: list[list[object]] = []
+    for bits in arguments.bits:
+        weight_bits, activation_bits = map(int, bits.removeprefix("W").split("A"))
+        qat = Qat(
+            start=start,
+            start_epochs=arguments.start_epochs,
+            optimizer=AdamW(learning_rate=arguments.rate),
+            schedule="cosine",
+            quantizer=Lsq(weight_bits=weight_bits, activation_bits=activation_bits),
+        )
+        plain: dict[int, float] = {}
+        for name in arguments.changes:
+            recipe = qat.replace(**CHANGES[name])
+            print(f"{bits} {name}", flush=True)
+            found = {s: train(config(recipe, s, arguments.epochs), run).miou for s in seeds}
+            plain = plain or found
+            rows.append([bits, name, *told(found, plain)])
+    packed = open_pack(data)
+    per_epoch = len(packed.train) // BATCH_SIZE
+    about = (
+        f"Measured on: {describe_machine(torch.device('cpu'))}, one thread. {student.describe()}, "
+        f"{len(packed.train)} training and {len(packed.val)} validation images, "
+        f"{arguments.image_size} pixels. Full precision after {arguments.start_epochs * per_epoch} "
+        f"steps of {BATCH_SIZE} images at {arguments.start_rate:g}: "
+        f"{', '.join(f'{100 * miou:.2f}' for miou in starts)} by seed. Each row: "
+        f"{arguments.epochs * per_epoch} quantized steps more at {arguments.rate:g}, cosine.\n\n"
+    )
+    heading = ["bits", "training", "mIoU by seed", "mean", "difference to QAT, 95 % interval"]
+    arguments.out.write_text(about + markdown(heading, rows))
+    print(arguments.out.read_text())
+
+
+def told(found: dict[int, float], plain: dict[int, float]) -> list[str]:
+    """The mIoU of each seed, their mean, and the difference to the plain training."""
+    each = ", ".join(f"{100 * miou:.2f}" for miou in found.values())
+    mean = f"{100 * sum(found.values()) / len(found):.2f}"
+    if found is plain:
+        return [each, mean, ""]
+    difference = paired_difference(found, plain)
+    interval = ""
+    if difference.interval is not None:
+        low, high = (100 * end for end in difference.interval)
+        interval = f" ({low:+.2f} to {high:+.2f})"
+    return [each, mean, f"{100 * difference.mean:+.2f}{interval}"]
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--data", required=True, help="shapes, or root in VOC layout")
+    parser.add_argument("--out", type=Path, required=True, help="gets the table, as Markdown")
+    parser.add_argument("--student", help="state dict of a network to quantize")
+    parser.add_argument("--student-builder", metavar="MODULE:FUNCTION")
+    parser.add_argument("--normalization", default="symmetric", choices=("imagenet", "symmetric"))
+    parser.add_argument("--artifacts", type=Path, default=Path("studies/artifacts"))
+    parser.add_argument("--image-size", type=int, default=129)
+    parser.add_argument("--augmentation", default="scale", choices=list(AUGMENTATIONS))
+    parser.add_argument("--start-epochs", type=int, default=6)
+    parser.add_argument("--start-rate", type=float, default=3e-4)
+    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--rate", type=float, default=3e-4)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--bits", nargs="+", default=["W3A8", "W2A8"], metavar="W3A8")
+    parser.add_argument("--changes", nargs="+", default=list(CHANGES), choices=list(CHANGES))
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

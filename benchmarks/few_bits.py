@@ -107,6 +107,7 @@ def told(found: dict[int, float], plain: dict[int, float]) -> list[str]:
     if found is plain:
         return [each, mean, ""]
     difference = paired_difference(found, plain)
+    assert difference is not None, "every seed has both"
     interval = ""
     if difference.interval is not None:
         low, high = (100 * end for end in difference.interval)

@@ -2,11 +2,12 @@
 
     python -m benchmarks.few_bits --data FOLDER --out table.md \
         --student s.safetensors --student-builder my_networks:small
-    python -m benchmarks.few_bits --data shapes --image-size 48 --start-epochs 24 --epochs 8 \
-        --out table.md
+    python -m benchmarks.few_bits --data shapes --image-size 48 --augmentation flip \
+        --start-epochs 8 --start-rate 4e-3 --epochs 4 --rate 1e-3 --bits W2A4 \
+        --untrained "unet_mobilenet_v1 multiplier=0.25" --out table.md
 
 Each quantized student starts from the full-precision student of its seed, which is trained on
-labels once; without --student it is a U-Net of width 8. All rows have as many optimizer steps.
+labels once. All rows have as many optimizer steps.
 """
 
 import argparse
@@ -17,13 +18,14 @@ import torch
 from benchmarks.distillation import network_source, train
 from benchmarks.timing import describe_machine, markdown
 from search.analysis.paired_statistics import paired_difference
+from search.core.recipe_list import parse_compared_students
 from trainables.config import ExecutionConfig, TrialConfig
 from trainables.core.artifacts import ArtifactStore
 from trainables.data.configs import AUGMENTATIONS
 from trainables.data.packed import open_pack, pack_dataset
 from trainables.data.registry import open_source
 from trainables.losses.configs import LabelLossConfig
-from trainables.models.configs import StudentConfig, UNetConfig, WeightSources
+from trainables.models.configs import WeightSources
 from trainables.models.network_source import import_network
 from trainables.quantization.quantizers.configs import Lsq
 from trainables.recipes.configs import AdamW, Qat, Recipe, Supervised
@@ -46,7 +48,7 @@ def main() -> None:
     store = ArtifactStore(arguments.artifacts)
     data = pack_dataset(open_source(arguments.data, arguments.image_size, store.root), store).path
     run = ExecutionConfig(data=data, artifacts=store.root)
-    student: StudentConfig = UNetConfig(width=8)
+    (student,) = parse_compared_students(arguments.untrained)
     if arguments.student:
         source = network_source(
             arguments.student, arguments.student_builder, arguments, "--compress"
@@ -121,6 +123,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, required=True, help="gets the table, as Markdown")
     parser.add_argument("--student", help="state dict of a network to quantize")
     parser.add_argument("--student-builder", metavar="MODULE:FUNCTION")
+    parser.add_argument("--untrained", default="unet width=8", help="the network without --student")
     parser.add_argument("--normalization", default="symmetric", choices=("imagenet", "symmetric"))
     parser.add_argument("--artifacts", type=Path, default=Path("studies/artifacts"))
     parser.add_argument("--image-size", type=int, default=129)

@@ -20,7 +20,7 @@ from search.analysis.paired_statistics import paired_difference
 from trainables.config import ExecutionConfig, TrialConfig
 from trainables.core.artifacts import ArtifactStore
 from trainables.core.metrics import Metrics
-from trainables.data.configs import AUGMENTATIONS
+from trainables.data.configs import AUGMENTATIONS, AugmentationName
 from trainables.data.packed import open_pack, pack_dataset
 from trainables.data.registry import open_source
 from trainables.losses.configs import LabelLossConfig, Pixelwise, by_name
@@ -113,14 +113,20 @@ def network_source(
     )
 
 
-def configure(student: StudentConfig, recipe: Recipe, seed: int, num_epochs: int) -> TrialConfig:
+def configure(
+    student: StudentConfig,
+    recipe: Recipe,
+    seed: int,
+    num_epochs: int,
+    augmentation: AugmentationName = "scale",
+) -> TrialConfig:
     return TrialConfig(
         student=student,
         recipe=recipe,
         num_epochs=num_epochs,
         seed=seed,
         batch_size=BATCH_SIZE,
-        augmentation=AUGMENTATIONS["scale"],
+        augmentation=AUGMENTATIONS[augmentation],
         label_loss=LabelLossConfig(class_weights="sqrt"),
     )
 
@@ -139,17 +145,22 @@ def table(mious: dict[str, dict[int, float]]) -> str:
     heading = ["student", "mIoU by seed", "mean", "difference to labels alone, 95 % interval"]
     rows: list[list[object]] = []
     for name, by_seed in mious.items():
-        difference = paired_difference(by_seed, mious[TWIN]) if name != TWIN else None
-        told = ""
-        if difference is not None:
-            told = f"{100 * difference.mean:+.2f}"
-            if difference.interval is not None:
-                low, high = (100 * end for end in difference.interval)
-                told += f" ({low:+.2f} to {high:+.2f})"
-        mean = sum(by_seed.values()) / len(by_seed)
-        each = ", ".join(f"{100 * miou:.2f}" for miou in by_seed.values())
-        rows.append([name, each, f"{100 * mean:.2f}", told])
+        rows.append([name, *cells(by_seed, mious[TWIN])])
     return markdown(heading, rows)
+
+
+def cells(by_seed: dict[int, float], reference: dict[int, float]) -> list[str]:
+    """The mIoU of each seed, their mean, and the difference to the reference, if it is another."""
+    each = ", ".join(f"{100 * miou:.2f}" for miou in by_seed.values())
+    mean = f"{100 * sum(by_seed.values()) / len(by_seed):.2f}"
+    difference = None if by_seed is reference else paired_difference(by_seed, reference)
+    if difference is None:
+        return [each, mean, ""]
+    told = f"{100 * difference.mean:+.2f}"
+    if difference.interval is not None:
+        low, high = (100 * end for end in difference.interval)
+        told += f" ({low:+.2f} to {high:+.2f})"
+    return [each, mean, told]
 
 
 if __name__ == "__main__":

@@ -15,23 +15,20 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.distillation import network_source, train
+from benchmarks.distillation import BATCH_SIZE, cells, configure, network_source, train
 from benchmarks.timing import describe_machine, markdown
-from search.analysis.paired_statistics import paired_difference
 from search.core.recipe_list import parse_compared_students
-from trainables.config import ExecutionConfig, TrialConfig
+from trainables.config import ExecutionConfig
 from trainables.core.artifacts import ArtifactStore
 from trainables.data.configs import AUGMENTATIONS
 from trainables.data.packed import open_pack, pack_dataset
 from trainables.data.registry import open_source
-from trainables.losses.configs import LabelLossConfig
 from trainables.models.configs import WeightSources
 from trainables.models.network_source import import_network
 from trainables.quantization.quantizers.configs import Lsq
 from trainables.recipes.configs import AdamW, Qat, Recipe, Supervised
 from trainables.training.setup import set_up_weights
 
-BATCH_SIZE = 8
 PLAIN = "QAT"
 CHANGES: dict[str, dict[str, object]] = {
     PLAIN: {},
@@ -57,19 +54,12 @@ def main() -> None:
         set_up_weights(run, [student], WeightSources(network=source), print)
     start = Supervised(optimizer=AdamW(learning_rate=arguments.start_rate))
 
-    def config(recipe: Recipe, seed: int, num_epochs: int) -> TrialConfig:
-        return TrialConfig(
-            student=student,
-            recipe=recipe,
-            num_epochs=num_epochs,
-            seed=seed,
-            batch_size=BATCH_SIZE,
-            augmentation=AUGMENTATIONS[arguments.augmentation],
-            label_loss=LabelLossConfig(class_weights="sqrt"),
-        )
+    def miou(recipe: Recipe, seed: int, num_epochs: int) -> float:
+        config = configure(student, recipe, seed, num_epochs, arguments.augmentation)
+        return train(config, run).miou
 
     seeds = range(arguments.seeds)
-    starts = [train(config(start, s, arguments.start_epochs), run).miou for s in seeds]
+    starts = [miou(start, seed, arguments.start_epochs) for seed in seeds]
     rows: list[list[object]] = []
     for bits in arguments.bits:
         weight_bits, activation_bits = map(int, bits.removeprefix("W").split("A"))
@@ -84,9 +74,9 @@ def main() -> None:
         for name in arguments.changes:
             recipe = qat.replace(**CHANGES[name])
             print(f"{bits} {name}", flush=True)
-            found = {s: train(config(recipe, s, arguments.epochs), run).miou for s in seeds}
+            found = {seed: miou(recipe, seed, arguments.epochs) for seed in seeds}
             plain = plain or found
-            rows.append([bits, name, *told(found, plain)])
+            rows.append([bits, name, *cells(found, plain)])
     packed = open_pack(data)
     per_epoch = len(packed.train) // BATCH_SIZE
     about = (
@@ -94,27 +84,12 @@ def main() -> None:
         f"{len(packed.train)} training and {len(packed.val)} validation images, "
         f"{arguments.image_size} pixels. Full precision after {arguments.start_epochs * per_epoch} "
         f"steps of {BATCH_SIZE} images at {arguments.start_rate:g}: "
-        f"{', '.join(f'{100 * miou:.2f}' for miou in starts)} by seed. Each row: "
+        f"{', '.join(f'{100 * end:.2f}' for end in starts)} by seed. Each row: "
         f"{arguments.epochs * per_epoch} quantized steps more at {arguments.rate:g}, cosine.\n\n"
     )
     heading = ["bits", "training", "mIoU by seed", "mean", "difference to QAT, 95 % interval"]
     arguments.out.write_text(about + markdown(heading, rows))
     print(arguments.out.read_text())
-
-
-def told(found: dict[int, float], plain: dict[int, float]) -> list[str]:
-    """The mIoU of each seed, their mean, and the difference to the plain training."""
-    each = ", ".join(f"{100 * miou:.2f}" for miou in found.values())
-    mean = f"{100 * sum(found.values()) / len(found):.2f}"
-    if found is plain:
-        return [each, mean, ""]
-    difference = paired_difference(found, plain)
-    assert difference is not None, "every seed has both"
-    interval = ""
-    if difference.interval is not None:
-        low, high = (100 * end for end in difference.interval)
-        interval = f" ({low:+.2f} to {high:+.2f})"
-    return [each, mean, f"{100 * difference.mean:+.2f}{interval}"]
 
 
 def parse() -> argparse.Namespace:

@@ -1,4 +1,4 @@
-"""Oscillation dampening of quantized weights (Nagel et al. 2022, arXiv 2203.11086, section 4.2)."""
+"""Oscillation dampening of quantized weights (Nagel et al. 2022, arXiv 2203.11086)."""
 
 import math
 
@@ -9,7 +9,7 @@ from trainables.quantization.layers import QuantizedLayer
 
 
 def dampening_loss(student: nn.Module) -> Tensor:
-    """The squared distances of all weights to their grid points, summed (equation 8).
+    """The squared distances of all weights to their grid points, summed.
 
     Weights beyond the grid count as its ends, so that clipped ones get no gradient. Grid points
     and steps get none at all.

@@ -1,8 +1,8 @@
 """Quantization-aware training that lowers the bits step by step.
 
 Each part of the training has one bit fewer than the part before, and begins with grids that are
-calibrated anew, so that the last bits are taken from a network that is nearly adapted (Zhuang et
-al. 2018, arXiv 1711.00205, section 3.2, who go from 32 to 16, 8, 4 and 2 bits).
+calibrated anew, so that the last bits are taken from a network that is nearly adapted (progressive
+quantization, Zhuang et al. 2018, arXiv 1711.00205).
 """
 
 from torch import Tensor

@@ -18,7 +18,7 @@ class FewBits:
     """Bit descent, dampening, and statistics of BatchNorm that are estimated at the end.
 
     Weights that change their grid points until the end leave BatchNorm with statistics of other
-    weights (Nagel et al. 2022, arXiv 2203.11086, section 3.2).
+    weights (Nagel et al. 2022, arXiv 2203.11086).
     """
 
     def __init__(self, recipe: Qat | QatDistill, loop: OptimizerLoop, task: Task) -> None:

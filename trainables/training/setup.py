@@ -7,6 +7,7 @@ or on a worker.
 import shutil
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Concatenate, Literal, ParamSpec, Protocol, TypeVar
 
@@ -341,6 +342,7 @@ def check_terms(
             )
 
 
+@lru_cache(maxsize=64)
 def gives_decoder_features(student: StudentConfig, num_classes: int) -> bool:
     """Whether the student's outputs have a feature map of its decoder."""
     return random_outputs(student, num_classes, EXAMPLE_SIZE).decoder is not None

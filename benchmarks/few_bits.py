@@ -7,11 +7,13 @@
         --untrained "unet_mobilenet_v1 multiplier=0.25" --out table.md
 
 Each quantized student starts from the full-precision student of its seed, which is trained on
-labels once. All rows have as many optimizer steps.
+labels once, or with `--start-epochs 0` from the network as it came. All rows have as many optimizer
+steps.
 """
 
 import argparse
 from pathlib import Path
+from typing import get_args
 
 import torch
 
@@ -26,7 +28,15 @@ from trainables.data.registry import open_source
 from trainables.models.configs import WeightSources
 from trainables.models.network_source import import_network
 from trainables.quantization.quantizers.configs import Lsq
-from trainables.recipes.configs import AdamW, Qat, Recipe, Supervised
+from trainables.recipes.configs import (
+    AdamW,
+    CalibrationStep,
+    FullPrecisionRecipe,
+    Original,
+    Qat,
+    Recipe,
+    Supervised,
+)
 from trainables.training.setup import set_up_weights
 
 PLAIN = "QAT"
@@ -52,23 +62,27 @@ def main() -> None:
         )
         student = import_network(source).student()
         set_up_weights(run, [student], WeightSources(network=source), print)
-    start = Supervised(optimizer=AdamW(learning_rate=arguments.start_rate))
+    as_it_came = arguments.start_epochs == 0
+    trained = Supervised(optimizer=AdamW(learning_rate=arguments.start_rate))
+    start: FullPrecisionRecipe = Original() if as_it_came else trained
+    start_epochs = arguments.start_epochs or 1
 
     def miou(recipe: Recipe, seed: int, num_epochs: int) -> float:
         config = configure(student, recipe, seed, num_epochs, arguments.augmentation)
         return train(config, run).miou
 
     seeds = range(arguments.seeds)
-    starts = [miou(start, seed, arguments.start_epochs) for seed in seeds]
+    starts = [miou(start, seed, start_epochs) for seed in seeds[: 1 if as_it_came else None]]
     rows: list[list[object]] = []
     for bits in arguments.bits:
         weight_bits, activation_bits = map(int, bits.removeprefix("W").split("A"))
         qat = Qat(
             start=start,
-            start_epochs=arguments.start_epochs,
+            start_epochs=start_epochs,
             optimizer=AdamW(learning_rate=arguments.rate),
             schedule="cosine",
             quantizer=Lsq(weight_bits=weight_bits, activation_bits=activation_bits),
+            calibration=tuple(arguments.calibration),
         )
         plain: dict[int, float] = {}
         for name in arguments.changes:
@@ -79,12 +93,18 @@ def main() -> None:
             rows.append([bits, name, *cells(found, plain)])
     packed = open_pack(data)
     per_epoch = len(packed.train) // BATCH_SIZE
+    length = (
+        " as it came"
+        if as_it_came
+        else f" after {start_epochs * per_epoch} steps of {BATCH_SIZE} images at "
+        f"{arguments.start_rate:g}, by seed"
+    )
     about = (
         f"Measured on: {describe_machine(torch.device('cpu'))}, one thread. {student.describe()}, "
         f"{len(packed.train)} training and {len(packed.val)} validation images, "
-        f"{arguments.image_size} pixels. Full precision after {arguments.start_epochs * per_epoch} "
-        f"steps of {BATCH_SIZE} images at {arguments.start_rate:g}: "
-        f"{', '.join(f'{100 * end:.2f}' for end in starts)} by seed. Each row: "
+        f"{arguments.image_size} pixels. Full precision{length}: "
+        f"{', '.join(f'{100 * end:.2f}' for end in starts)}. Calibration: "
+        f"{', '.join(arguments.calibration) or 'plain'}. Each row: "
         f"{arguments.epochs * per_epoch} quantized steps more at {arguments.rate:g}, cosine.\n\n"
     )
     heading = ["bits", "training", "mIoU by seed", "mean", "difference to QAT, 95 % interval"]
@@ -103,11 +123,14 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--artifacts", type=Path, default=Path("studies/artifacts"))
     parser.add_argument("--image-size", type=int, default=129)
     parser.add_argument("--augmentation", default="scale", choices=list(AUGMENTATIONS))
-    parser.add_argument("--start-epochs", type=int, default=6)
+    parser.add_argument("--start-epochs", type=int, default=6, help="0: the network as it came")
     parser.add_argument("--start-rate", type=float, default=3e-4)
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--rate", type=float, default=3e-4)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument(
+        "--calibration", nargs="*", default=[], choices=get_args(CalibrationStep), metavar="STEP"
+    )
     parser.add_argument("--bits", nargs="+", default=["W3A8", "W2A8"], metavar="W3A8")
     parser.add_argument("--changes", nargs="+", default=list(CHANGES), choices=list(CHANGES))
     return parser.parse_args()

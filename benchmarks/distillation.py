@@ -36,10 +36,11 @@ RATE = AdamW(learning_rate=3e-4)
 TWIN = "labels alone"
 
 
+TERM = Pixelwise(weight=1, temperature=1, where="teacher_right", class_weighted=True)
+
+
 def distill(weight: float, temperature: float) -> Distill:
-    term = Pixelwise(
-        weight=weight, temperature=temperature, where="teacher_right", class_weighted=True
-    )
+    term = TERM.replace(weight=weight, temperature=temperature)
     return Distill(optimizer=RATE, losses=by_name(term))
 
 

@@ -8,7 +8,7 @@
 
 Each quantized student starts from the full-precision student of its seed, which is trained on
 labels once, or with `--start-epochs 0` from the network as it came. All rows have as many optimizer
-steps.
+steps. With a teacher the students also learn from its kept outputs, where it is right.
 """
 
 import argparse
@@ -17,14 +17,22 @@ from typing import get_args
 
 import torch
 
-from benchmarks.distillation import BATCH_SIZE, cells, configure, network_source, train
+from benchmarks.distillation import (
+    BATCH_SIZE,
+    TERM,
+    cells,
+    configure,
+    network_source,
+    train,
+)
 from benchmarks.timing import describe_machine, markdown
 from search.core.recipe_list import parse_compared_students
-from trainables.config import ExecutionConfig
+from trainables.config import ExecutionConfig, TrialConfig
 from trainables.core.artifacts import ArtifactStore
 from trainables.data.configs import AUGMENTATIONS
 from trainables.data.packed import open_pack, pack_dataset
 from trainables.data.registry import open_source
+from trainables.losses.configs import LabelLossConfig, by_name
 from trainables.models.configs import WeightSources
 from trainables.models.network_source import import_network
 from trainables.quantization.quantizers.configs import Lsq
@@ -34,10 +42,11 @@ from trainables.recipes.configs import (
     FullPrecisionRecipe,
     Original,
     Qat,
+    QatDistill,
     Recipe,
     Supervised,
 )
-from trainables.training.setup import set_up_weights
+from trainables.training.setup import set_up_teacher, set_up_teacher_outputs, set_up_weights
 
 PLAIN = "QAT"
 CHANGES: dict[str, dict[str, object]] = {
@@ -67,22 +76,38 @@ def main() -> None:
     start: FullPrecisionRecipe = Original() if as_it_came else trained
     start_epochs = arguments.start_epochs or 1
 
-    def miou(recipe: Recipe, seed: int, num_epochs: int) -> float:
+    def configured(recipe: Recipe, seed: int, num_epochs: int) -> TrialConfig:
         config = configure(student, recipe, seed, num_epochs, arguments.augmentation)
-        return train(config, run).miou
+        return config.replace(label_loss=LabelLossConfig(class_weights=arguments.class_weights))
+
+    def miou(recipe: Recipe, seed: int, num_epochs: int) -> float:
+        return train(configured(recipe, seed, num_epochs), run).miou
+
+    taught = ""
+    if arguments.teacher:
+        source = network_source(
+            arguments.teacher, arguments.teacher_builder, arguments, "--teacher"
+        )
+        own = configured(Supervised(), 0, 1)
+        run, teacher = set_up_teacher(run, "auto", own, print, source=source)
+        run, _ = set_up_teacher_outputs(run, "maps", own.augmentation, print)
+        taught = f" Its teacher has {100 * teacher.miou:.2f}."
 
     seeds = range(arguments.seeds)
     starts = [miou(start, seed, start_epochs) for seed in seeds[: 1 if as_it_came else None]]
     rows: list[list[object]] = []
     for bits in arguments.bits:
         weight_bits, activation_bits = map(int, bits.removeprefix("W").split("A"))
-        qat = Qat(
+        distilled = {"self_study": 0.0, "losses": by_name(TERM)} if taught else {}
+        recipe_class = QatDistill if taught else Qat
+        qat = recipe_class(
             start=start,
             start_epochs=start_epochs,
             optimizer=AdamW(learning_rate=arguments.rate),
             schedule="cosine",
             quantizer=Lsq(weight_bits=weight_bits, activation_bits=activation_bits),
             calibration=tuple(arguments.calibration),
+            **distilled,
         )
         plain: dict[int, float] = {}
         for name in arguments.changes:
@@ -104,8 +129,9 @@ def main() -> None:
         f"{len(packed.train)} training and {len(packed.val)} validation images, "
         f"{arguments.image_size} pixels. Full precision{length}: "
         f"{', '.join(f'{100 * end:.2f}' for end in starts)}. Calibration: "
-        f"{', '.join(arguments.calibration) or 'plain'}. Each row: "
-        f"{arguments.epochs * per_epoch} quantized steps more at {arguments.rate:g}, cosine.\n\n"
+        f"{', '.join(arguments.calibration) or 'plain'}.{taught} Each row: "
+        f"{arguments.epochs * per_epoch} quantized steps more at {arguments.rate:g}, cosine, "
+        f"class weights {arguments.class_weights}.\n\n"
     )
     heading = ["bits", "training", "mIoU by seed", "mean", "difference to QAT, 95 % interval"]
     arguments.out.write_text(about + markdown(heading, rows))
@@ -118,11 +144,14 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, required=True, help="gets the table, as Markdown")
     parser.add_argument("--student", help="state dict of a network to quantize")
     parser.add_argument("--student-builder", metavar="MODULE:FUNCTION")
+    parser.add_argument("--teacher", help="state dict of a teacher")
+    parser.add_argument("--teacher-builder", metavar="MODULE:FUNCTION")
     parser.add_argument("--untrained", default="unet width=8", help="the network without --student")
     parser.add_argument("--normalization", default="symmetric", choices=("imagenet", "symmetric"))
     parser.add_argument("--artifacts", type=Path, default=Path("studies/artifacts"))
     parser.add_argument("--image-size", type=int, default=129)
     parser.add_argument("--augmentation", default="scale", choices=list(AUGMENTATIONS))
+    parser.add_argument("--class-weights", default="sqrt", choices=("none", "sqrt"))
     parser.add_argument("--start-epochs", type=int, default=6, help="0: the network as it came")
     parser.add_argument("--start-rate", type=float, default=3e-4)
     parser.add_argument("--epochs", type=int, default=3)

@@ -7,6 +7,7 @@ import argparse
 import os
 import re
 import sys
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -32,7 +33,7 @@ from trainables.core.errors import TrialFailed
 from trainables.core.files import is_writable, nearest
 from trainables.core.optional_dependencies import has_onnx
 from trainables.core.progress import progress_to
-from trainables.core.terminal import own_terminal, print_error, print_line
+from trainables.core.terminal import own_terminal, print_error, print_line, write_log
 from trainables.models.configs import StudentConfig
 from trainables.models.student_list import listed_families
 
@@ -101,6 +102,7 @@ def run(arguments: argparse.Namespace) -> int:
         print_error(f"error: the teacher failed: {failure}{log_hint(study)}")
         return 1
     except (ValueError, OSError) as error:  # no student in budget; a full disk
+        write_log(traceback.format_exc())
         print_error(f"error: {one_line(error)}{log_hint(study)}")
         return 2
 
@@ -205,7 +207,10 @@ def find_students(
         if has_onnx():
             from trainables.deploy.onnx_export import find_export_error
 
-            if reason := find_export_error(found[0].build(network.recorded.num_classes)):
+            reason = find_export_error(found[0].build(network.recorded.num_classes))
+            if reason and config.wants_latency:
+                raise ValueError(f"--objectives latency and --max-latency: {reason}")
+            if reason:
                 print_line(f"note: {network.label} ships as a packed file, not as ONNX: {reason}")
     if not found or given or sources.backbones:
         default = spaces.own_students(spaces.load_space(config.space).space)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import psutil
 import pyarrow.parquet as pq
+from command_server import Command
 
 from benchmarks.reliability.moments import newest
 
@@ -18,43 +19,37 @@ TRAINING = "Trainable.train"
 """Part of the command line of a process that trains, by Ray's name for it."""
 
 
-class Driver:
+class Driver(Command):
     """A search in its own process, whose output is read line by line."""
 
-    def __init__(self, argv: list[str], own_group: bool = False, **environment: str) -> None:
+    def __init__(self, argv: Sequence[str], own_group: bool = False, **environment: str) -> None:
         self.begin = time.time()
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "search.run", *argv],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env={**os.environ, **environment},
-            start_new_session=own_group,
-            preexec_fn=use_all_cores,  # two trials at a time
-        )
-        self.said = ""
+        self.num_read = 0
+        # two trials at a time
+        super().__init__("search.run", *argv, own_group=own_group, cores=all_cores(), **environment)
 
     def wait_for(self, words: str) -> None:
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
-            self.said += line
-            if re.search(words, line):
-                return
-        raise AssertionError(f"it never said {words!r}: {self.said}{self.process.communicate()[1]}")
+        """Until it says so in a line that no call before has read."""
+        while True:
+            ended = self.poll() is not None
+            lines = self.said.splitlines(keepends=True)
+            while self.num_read < len(lines) and lines[self.num_read].endswith("\n"):
+                self.num_read += 1
+                if re.search(words, lines[self.num_read - 1]):
+                    return
+            assert not ended, f"it never said {words!r}: {self.said}{self.errors}"
+            time.sleep(0.02)
 
     def end(self, status: int = 0, seconds: float = 240) -> str:
         """Its output on stderr, after it has exited with this status."""
-        said, errors = self.process.communicate(timeout=seconds)
-        self.said += said
-        assert self.process.returncode == status, self.said + errors
-        assert "Traceback" not in errors
-        return errors
+        assert self.wait(seconds) == status, self.said + self.errors
+        assert "Traceback" not in self.errors
+        return self.errors
 
 
-def use_all_cores() -> None:
-    """Undoes what conftest.py does, where the system has a way to choose cores."""
-    if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, range(os.cpu_count() or 1))
+def all_cores() -> range:
+    """The cores that conftest.py divides among the test processes."""
+    return range(os.cpu_count() or 1)
 
 
 def children(pid: int, words: str) -> list[psutil.Process]:
@@ -117,7 +112,7 @@ def cluster_of_two() -> Iterator[tuple[subprocess.Popen[str], str]]:
         stdout=subprocess.PIPE,
         text=True,
         env={**os.environ, "RAY_AUTH_MODE": "disabled"},
-        preexec_fn=use_all_cores,
+        preexec_fn=lambda: os.sched_setaffinity(0, all_cores()),
     ) as cluster:
         assert cluster.stdout is not None
         line = next(line for line in cluster.stdout if line.startswith("at "))

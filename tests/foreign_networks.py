@@ -97,6 +97,17 @@ def foreign() -> nn.Module:
     return Foreign()
 
 
+class OfAbsolutes(Foreign):
+    """The same network with an operation that the ONNX export does not know."""
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        return super().forward(torch.abs(images))
+
+
+def of_absolutes() -> nn.Module:
+    return OfAbsolutes()
+
+
 def randomize(network: nn.Module, seed: int = 0) -> nn.Module:
     """Weights and statistics as training leaves them: no bias is 0, no variance is 1."""
     generator = torch.Generator().manual_seed(seed)

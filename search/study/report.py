@@ -16,7 +16,9 @@ from search.storage.trials import read_teacher_metrics
 from search.study.study import Study, read_records
 from search.tracking.callbacks import run_with_timeout
 from search.tracking.mlflow import MlflowTracker, class_metrics
+from trainables.config import TrialConfig
 from trainables.core import terminal
+from trainables.core.errors import NotExportable
 from trainables.core.metrics import TeacherMetrics
 from trainables.core.optional_dependencies import has_onnx
 from trainables.data.configs import MEASURED_ON
@@ -89,13 +91,23 @@ def teacher_numbers(teacher: TeacherMetrics, names: Sequence[str]) -> dict[str, 
 
 
 def read_measured_records(study: Study) -> list[Record]:
-    """All trials, those of the table with a latency where ONNX Runtime is installed."""
+    """All trials, those of the table with a latency where it can be measured."""
     records = read_records(study)
     members = {record.trial_id for record in pareto_front(records, study.objectives)}
     members |= {r.trial_id for r in records if r.config and r.config.recipe.is_reference}
     return [
-        replace(record, latency_ms=study.cost_model.latency_ms(record.config))
-        if record.trial_id in members and record.latency_ms is None and record.config and has_onnx()
+        replace(record, latency_ms=find_latency(study, record.config))
+        if record.trial_id in members and record.latency_ms is None and record.config
         else record
         for record in records
     ]
+
+
+def find_latency(study: Study, config: TrialConfig) -> float | None:
+    """None without ONNX Runtime, and for networks that cannot be exported."""
+    if not has_onnx():
+        return None
+    try:
+        return study.cost_model.latency_ms(config)
+    except NotExportable:
+        return None

@@ -223,6 +223,19 @@ def test_a_network_that_loses_no_channel(
     assert not storage.exists()
 
 
+def test_the_latency_of_a_network_that_cannot_be_exported(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, storage = tmp_path / "net.pth", tmp_path / "studies"
+    torch.save(Foreign().state_dict(), file)
+    network = ["--compress", str(file), "--builder", "foreign_networks:of_absolutes"]
+    argv = ["--space", "ptq", *network, "--storage", str(storage)]
+    line = answer(capsys, *argv, "--objectives", "miou,latency")
+    assert "--objectives latency and --max-latency: a network must consist of operations" in line
+    assert "has abs(" in line
+    assert not storage.exists()
+
+
 def test_unwritable_storage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "file"
     file.write_text("")

@@ -1,13 +1,12 @@
 """Comparisons through the command line: bad input, and whole ones in processes of their own."""
 
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from drivers import children, wait_for_end
+from command_server import Command, finish
+from drivers import children, wait_for_end, wait_until
 from mlflow import MlflowClient
 from study_factories import bring_store
 
@@ -101,16 +100,10 @@ ONE_AT_A_TIME = ["--cpus-per-trial", str(num_cores())]
 
 def run(*argv: str) -> str:
     """What a comparison says in a process of its own."""
-    done = subprocess.run(
-        [sys.executable, "-m", "search.compare", *argv],
-        capture_output=True,
-        text=True,
-        timeout=500,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "Traceback" not in done.stderr
-    return done.stdout
+    done = finish("search.compare", *argv)
+    assert done.returncode == 0, done.said + done.errors
+    assert "Traceback" not in done.errors
+    return done.said
 
 
 @pytest.fixture(scope="module")
@@ -166,16 +159,8 @@ def test_a_killed_comparison_goes_on_and_is_extended(
     argv += ["--storage", str(tmp_path), "--checkpoint-every", "500ms", *ONE_AT_A_TIME]
     folder, artifacts = tmp_path / "blocks", tmp_path / "artifacts"
 
-    driver = subprocess.Popen(
-        [sys.executable, "-m", "search.compare", *argv, "--seeds", "2"],
-        stdout=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    assert driver.stdout is not None
-    for line in driver.stdout:
-        if "plain, seed 0: mIoU" in line:
-            break
+    driver = Command("search.compare", *argv, "--seeds", "2", own_group=True)
+    wait_until(lambda: "plain, seed 0: mIoU" in driver.said or driver.poll() is not None)
     of_ray = children(driver.pid, "")
     driver.send_signal(signal.SIGKILL)
     driver.wait()

@@ -3,12 +3,11 @@
 import json
 import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from command_server import finish
 from study_factories import bring_store
 
 from search import check, export
@@ -22,16 +21,9 @@ ROOT = Path(__file__).parent.parent.parent
 def search(*argv: str, with_builder: bool = True) -> str:
     """What a search says, by a user whose module of networks can be imported."""
     path = [str(ROOT), *([str(ROOT / "tests")] if with_builder else [])]
-    done = subprocess.run(
-        [sys.executable, "-m", "search.run", *argv],
-        capture_output=True,
-        text=True,
-        timeout=500,
-        check=False,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(path)},
-    )
-    assert (done.returncode, done.stderr) == (0, ""), done.stdout + done.stderr
-    return done.stdout
+    done = finish("search.run", *argv, PYTHONPATH=os.pathsep.join(path))
+    assert (done.returncode, done.errors) == (0, ""), done.said + done.errors
+    return done.said
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +72,21 @@ def test_every_point_of_the_front_ships_and_the_original_is_one(
     # a resumed study needs neither the file nor the builder
     search(*where, "--resume", "mine", "--samples", "5", with_builder=False)
     assert check.main([str(folder)]) == 0
+
+
+def test_a_network_that_onnx_does_not_know_ships_as_packed_files(
+    compress: list[str], tmp_path: Path
+) -> None:
+    bring_store(tmp_path)
+    argv = [*compress[:-1], "foreign_networks:of_absolutes", "--storage", str(tmp_path)]
+    said = search("--space", "ptq", *argv, "--samples", "2", "--name", "absolutes")
+    assert "net ships as a packed file, not as ONNX: a network must consist of" in said
+    folder = tmp_path / "absolutes"
+    assert {row["latency_ms"] for row in pq.read_table(folder / "front.parquet").to_pylist()} == {
+        None
+    }
+    assert check.main([str(folder)]) == 0
+    assert export.main([str(folder), "--all", "--out", str(tmp_path / "packed")]) == 0
 
 
 def test_pruning_distillation_and_quantization_are_searched_together(

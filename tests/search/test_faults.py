@@ -46,6 +46,7 @@ def test_a_study_that_everything_happens_to_is_whole(blocks_folder: Path, tmp_pa
     folder = after / "hurt"
     argv = ["--data", str(blocks_folder), "--image-size", "32", "--epochs", str(EPOCHS)]
     argv += ["--scheduler", "none", "--checkpoint-every", "200ms", "--name", "hurt"]
+    argv += ["--max-size", "100KB"]  # students that train for a few seconds
     argv += ["--space", "qat", "--storage", str(before), "--samples", "5"]
     argv += ["--tracking-uri", f"http://127.0.0.1:{port}"]
 
@@ -60,8 +61,8 @@ def test_a_study_that_everything_happens_to_is_whole(blocks_folder: Path, tmp_pa
         driver.wait_for("goes on from its checkpoint")
 
         # kill -9 of the driver, and the storage is moved
-        driver.process.send_signal(signal.SIGKILL)
-        driver.process.wait()
+        driver.send_signal(signal.SIGKILL)
+        driver.wait()
         tell(cluster)
     shutil.move(before, after)
 
@@ -69,19 +70,19 @@ def test_a_study_that_everything_happens_to_is_whole(blocks_folder: Path, tmp_pa
     driver = resume(folder)
     driver.wait_for("expected: ")
     for _ in range(1 + MAX_RETRIES):
-        wait_until(lambda: len(children(driver.process.pid, TRAINING)) == 2)
-        killed = children(driver.process.pid, TRAINING)
+        wait_until(lambda: len(children(driver.pid, TRAINING)) == 2)
+        killed = children(driver.pid, TRAINING)
         for worker in killed:
             worker.kill()
         wait_for_end(killed)
     wait_for_checkpoint(folder, time.time())
 
     # Ctrl-C twice, the first of which cannot be obeyed
-    for worker in children(driver.process.pid, TRAINING):
+    for worker in children(driver.pid, TRAINING):
         worker.suspend()
-    of_ray = children(driver.process.pid, "")
+    of_ray = children(driver.pid, "")
     for _ in range(2):
-        driver.process.send_signal(signal.SIGINT)
+        driver.send_signal(signal.SIGINT)
         time.sleep(0.5)
     driver.end(130, seconds=5)
     wait_for_end(of_ray)
@@ -91,7 +92,7 @@ def test_a_study_that_everything_happens_to_is_whole(blocks_folder: Path, tmp_pa
     for name in ("raylet", "gcs_server"):
         driver.wait_for("expected: ")  # it has begun again, and what trained before is gone
         wait_for_checkpoint(folder, time.time())
-        for process in children(driver.process.pid, name):
+        for process in children(driver.pid, name):
             if process.name() == name:
                 process.kill()
         driver.wait_for(f"{name}.* has died: the study is resumed")
@@ -99,7 +100,7 @@ def test_a_study_that_everything_happens_to_is_whole(blocks_folder: Path, tmp_pa
     # SIGTERM
     driver.wait_for("expected: ")
     wait_for_checkpoint(folder, time.time())
-    driver.process.send_signal(signal.SIGTERM)
+    driver.send_signal(signal.SIGTERM)
     begin = time.monotonic()
     errors = driver.end(130)
     assert time.monotonic() - begin < 20  # a promise, not a speed

@@ -11,6 +11,7 @@ import optuna
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from command_server import Command, finish
 from mlflow import MlflowClient
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
@@ -30,16 +31,13 @@ LIMITS = ["--name", "tiny", "--max-size", "600KB", *ONE_AT_A_TIME]
 """One trial at a time, so that the sampler knows the same whenever it is asked."""
 
 
-def command(*argv: str) -> list[str]:
-    return [sys.executable, "-m", "search.run", *argv]
+HOMELESS = {"HOME": "/dev/null"}
+"""The home folder cannot be written, as in many containers."""
 
 
-def run(*argv: str) -> subprocess.CompletedProcess[str]:
-    """A search by a user whose home folder cannot be written, as in many containers."""
-    environment = {**os.environ, "HOME": "/dev/null"}
-    return subprocess.run(
-        command(*argv), capture_output=True, text=True, timeout=500, check=False, env=environment
-    )
+def run(*argv: str) -> Command:
+    """A search, after its end."""
+    return finish("search.run", *argv, **HOMELESS)
 
 
 @pytest.fixture(scope="session")
@@ -60,7 +58,15 @@ def storage(
     folder = outer / "Stüdies 数 'a' \"b\"?c%2Fd#e:f"
     where = ["--storage", str(folder)]
     more = ["--unlabelled", str(unlabelled_folder)]
-    first = run(*common, *where, *LIMITS, "--samples", "4", *more)
+    command = ["search.run", *common, *where, *LIMITS, "--samples", "4", *more]
+    first = subprocess.run(  # as a user starts it, who imports everything
+        [sys.executable, "-m", *command],
+        capture_output=True,
+        text=True,
+        timeout=500,
+        check=False,
+        env={**os.environ, **HOMELESS},
+    )
     assert (first.returncode, first.stderr) == (0, "")
     assert f"unlabelled images: 12 of {unlabelled_folder}, packed in " in first.stdout
     for words in ("IoU % val", "warning: the teacher never predicts ", "never predicted"):
@@ -70,8 +76,8 @@ def storage(
     moved = tmp_path_factory.mktemp("moved") / "images"
     shutil.copytree(unlabelled_folder, moved)
     again = run(*where, "--resume", "tiny", "--samples", "5", "--unlabelled", str(moved))
-    assert (again.returncode, again.stderr) == (0, "")
-    assert f"unlabelled images: 12 of {moved}, found in " in again.stdout
+    assert (again.returncode, again.errors) == (0, "")
+    assert f"unlabelled images: 12 of {moved}, found in " in again.said
     assert list(outer.iterdir()) == [folder]
     return folder
 
@@ -249,7 +255,7 @@ def test_no_trial_finished_is_exit_status_1(
     bring_store(tmp_path)
     argv = [*common, "--storage", str(tmp_path), "--samples", "2", "--time-budget", "1s"]
     result = run(*argv)
-    assert result.returncode == 1, result.stderr
+    assert result.returncode == 1, result.errors
     assert (tmp_path / "qkd-blocks/trials.parquet").is_file()
     assert {row["state"] for row in rows(tmp_path / "qkd-blocks")} <= {"PRUNED"}
 
@@ -264,7 +270,7 @@ def test_a_study_without_an_interruption_has_the_same_front(
     bring_store(tmp_path)
     more = ["--samples", "5", "--unlabelled", str(unlabelled_folder)]
     result = run(*common, *LIMITS, "--storage", str(tmp_path), *more)
-    assert result.returncode == 0, result.stderr
+    assert result.returncode == 0, result.errors
     first, second = (
         [{k: v for k, v in row.items() if k not in BY_THE_CLOCK} for row in rows(folder, "front")]
         for folder in (storage / "tiny", tmp_path / "tiny")
@@ -280,7 +286,7 @@ def test_a_warm_study_tries_the_earlier_front_first_and_ends_when_flat(
     argv = ["--space", "qat", "--data", str(blocks_folder), "--image-size", "32", "--epochs", "1"]
     argv += ["--storage", str(earlier.parent), "--name", "warm", "--warm-start", "tiny"]
     done = run(*argv, *ONE_AT_A_TIME, "--samples", "40", "--stop-when-flat", "0.9")
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 0, done.errors
     warm = earlier.with_name("warm")
     tried = [row["student.width"] for row in rows(warm)]
     front = [row["student.width"] for row in rows(earlier, "front")]

@@ -27,6 +27,8 @@ from search.study.verification import violations
 pytestmark = pytest.mark.slow
 
 EPOCHS = 12
+SMALL = ["--max-size", "200KB"]
+"""Students that train for a few seconds."""
 
 
 @pytest.mark.parametrize("where", ["this machine", "cluster"])
@@ -35,7 +37,7 @@ def test_the_next_trial_of_a_process_that_is_not_to_be_used_again(
 ) -> None:
     argv = ["--data", str(blocks_folder), "--image-size", "32", "--epochs", str(EPOCHS)]
     argv += ["--scheduler", "none", "--checkpoint-every", "200ms", "--name", "next"]
-    argv += ["--space", "supervised", "--storage", str(tmp_path), "--samples", "5"]
+    argv += ["--space", "supervised", "--storage", str(tmp_path), "--samples", "5", *SMALL]
     folder = tmp_path / "next"
     bring_store(tmp_path)
     with ExitStack() as stack:
@@ -66,7 +68,7 @@ def test_the_next_trial_of_a_process_that_is_not_to_be_used_again(
 
 def trainers(driver: Driver, where: str) -> list[psutil.Process]:
     """The processes that train, which on a cluster are no children of the driver."""
-    return children(driver.process.pid if where == "this machine" else os.getpid(), TRAINING)
+    return children(driver.pid if where == "this machine" else os.getpid(), TRAINING)
 
 
 def test_a_signal_to_all_processes_is_an_orderly_end(blocks_folder: Path, tmp_path: Path) -> None:
@@ -76,7 +78,7 @@ def test_a_signal_to_all_processes_is_an_orderly_end(blocks_folder: Path, tmp_pa
     driver = Driver([*argv, "--checkpoint-every", "200ms"], own_group=True)
     driver.wait_for("expected: ")
     wait_for_checkpoint(tmp_path / "group", driver.begin)
-    os.killpg(driver.process.pid, signal.SIGTERM)
+    os.killpg(driver.pid, signal.SIGTERM)
     begin = time.monotonic()
     driver.end(130)
     assert time.monotonic() - begin < 20  # a promise, not a speed
@@ -92,7 +94,7 @@ def test_a_driver_that_ray_does_not_answer_hears_a_signal(tmp_path: Path) -> Non
         driver = Driver(argv, RAY_ADDRESS=address)
         driver.wait_for("connecting to the cluster")
         time.sleep(2)  # inside ray.init
-        driver.process.send_signal(signal.SIGINT)
+        driver.send_signal(signal.SIGINT)
         begin = time.monotonic()
         errors = driver.end(130)
         assert time.monotonic() - begin < 20  # a promise, not a speed

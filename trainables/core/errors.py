@@ -25,5 +25,9 @@ class ExportFailed(Exception):
     """An exported file differs from what the search measured; the message says how."""
 
 
+class NotExportable(ValueError):
+    """A network has an operation that the ONNX export does not know; the message names it."""
+
+
 class Interrupted(Exception):
     """A training was asked to stop, and has written a checkpoint."""

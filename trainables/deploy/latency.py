@@ -78,6 +78,7 @@ def predict_latency(card: ModelSpec, height: int, width: int, store: ArtifactSto
     It is measured once for networks with equal graphs, and cached.
 
     Raises:
+        NotExportable: the network has an operation that the export does not know.
         ValueError: ONNX Runtime is not installed.
     """
     require_onnx("latency")

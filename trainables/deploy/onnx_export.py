@@ -8,7 +8,7 @@ from typing import Any
 import onnx
 from torch import fx, nn
 
-from trainables.core.errors import ExportFailed
+from trainables.core.errors import ExportFailed, NotExportable
 from trainables.deploy.onnx_graph import (
     Bounds,
     Graph,
@@ -270,7 +270,7 @@ class Translation:
         """A tensor on the grid of its reader, quantized where it is not on that grid already."""
         return self.graph.quantize(signal.value, grid) if signal.grid is None else signal
 
-    def _unknown(self, node: fx.Node) -> ValueError:
+    def _unknown(self, node: fx.Node) -> NotExportable:
         """The error that names an operation and its layer."""
         if node.op == "call_module":
             module = self._module(node)
@@ -283,7 +283,7 @@ class Translation:
             options = [*map(str, node.args), *(f"{k}={v}" for k, v in node.kwargs.items())]
             function = getattr(node.target, "__name__", node.target)
             what = f"{function}({', '.join(options)}) behind its layer {before.target}"
-        return ValueError(
+        return NotExportable(
             "a network must consist of operations that the ONNX export knows, but "
             f"{type(self.network).__name__} has {what}"
         )

@@ -23,6 +23,8 @@ from trainables.deploy.onnx_graph import Bounds, Graph, Signal, as_array
 from trainables.deploy.onnx_sizes import Length, TensorLength, compute_length
 
 Numbers = int | Sequence[int]
+END = int(np.iinfo(np.int64).max)
+"""The end of a slice without one."""
 RESIZE_MODES: Mapping[tuple[str, bool], Mapping[str, str]] = {
     ("nearest", False): {
         "mode": "nearest",
@@ -272,24 +274,26 @@ def getitem(graph: Graph, value: Any, index: Any) -> Any:
     if not isinstance(value, Signal):
         return value[index]
     match index:
-        case (
-            EllipsisType(),
-            slice(start=None, stop=height, step=None),
-            slice(start=None, stop=width, step=None),
+        case (EllipsisType(), slice(step=None) as rows, slice(step=None) as columns) | (
+            slice(start=None, stop=None, step=None),
+            slice(start=None, stop=None, step=None),
+            slice(step=None) as rows,
+            slice(step=None) as columns,
         ):
-            zeros = graph.constant(np.zeros(2, np.int64))
-            axes = graph.constant(np.array([2, 3]))
-            return graph.map("Slice", [value], zeros, graph.lengths(height, width), axes)
-        case (slice(start=None, stop=None, step=None), slice(start=int() | None as start)):
-            stop = np.iinfo(np.int64).max if index[1].stop is None else index[1].stop
-            if index[1].step is not None:
-                raise NotImplementedError
-            axes = graph.constant(np.array([1]))
-            return graph.map("Slice", [value], graph.lengths(start or 0), graph.lengths(stop), axes)
+            return crop(graph, value, {2: rows, 3: columns})
+        case (slice(start=None, stop=None, step=None), slice(step=None) as channels):
+            return crop(graph, value, {1: channels})
         case tuple() if all(item in (None, slice(None)) for item in index):
             axes = graph.constant(np.array([i for i, item in enumerate(index) if item is None]))
             return graph.map("Unsqueeze", [value], axes)
     raise NotImplementedError
+
+
+def crop(graph: Graph, inputs: Signal, slices: Mapping[int, slice]) -> Signal:
+    """The parts of a tensor along axes, from and to lengths that may be computed or negative."""
+    starts = graph.lengths(*(part.start or 0 for part in slices.values()))
+    ends = graph.lengths(*(END if part.stop is None else part.stop for part in slices.values()))
+    return graph.map("Slice", [inputs], starts, ends, graph.constant(np.array([*slices])))
 
 
 def flatten(graph: Graph, inputs: Signal, start_dim: int = 0, end_dim: int = -1) -> Signal:

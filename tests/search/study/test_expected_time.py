@@ -43,6 +43,18 @@ def test_steps_with_unlabelled_images_take_twice_as_long(
     }
 
 
+def test_a_student_that_is_only_calibrated_is_evaluated(
+    blocks_folder: Path, tmp_path: Path
+) -> None:
+    config = make_config(tmp_path, blocks_folder, space="ptq")
+    study = prepare_study(config, resumed=False)
+    run = ExecutionConfig(data=study.data.path, artifacts=study.store.root)
+    expected = expect_time(study, Measured(), run, 1)  # type: ignore[arg-type]
+    study.lock.release()
+    assert expected is not None
+    assert expected.trial_s == EVALUATION * 24 / 8
+
+
 @pytest.mark.parametrize(
     ("recipe", "share"),
     [(Supervised(), 0), (Distill(), 1), (QatDistill(self_study=0.3, co_study=0.2), 0.7)],

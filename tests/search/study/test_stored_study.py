@@ -6,13 +6,12 @@ models of the front, and its teacher.
 """
 
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from command_server import finish
 
 from search import check, export
 from search.storage.journal import read_journal
@@ -37,14 +36,8 @@ def resumed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copytree(STORED, storage, dirs_exist_ok=True)
     argv = ["--storage", str(storage), "--resume", "stored", "--samples", "13"]
     teacher = ["--teacher", str(storage / "teacher.safetensors")]
-    done = subprocess.run(
-        [sys.executable, "-m", "search.run", *argv, *teacher],
-        capture_output=True,
-        text=True,
-        timeout=500,
-        check=False,
-    )
-    assert (done.returncode, done.stderr) == (0, "")
+    done = finish("search.run", *argv, *teacher)
+    assert (done.returncode, done.errors) == (0, "")
     return storage / "stored"
 
 

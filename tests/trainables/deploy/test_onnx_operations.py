@@ -128,6 +128,17 @@ def same_padding(x: Tensor) -> Tensor:
     return F.pad(x, [-1, 2, 1, 0])
 
 
+def padded_and_cropped(x: Tensor) -> Tensor:
+    """As around a network for images of odd sizes."""
+    height, width = x.shape[2:]
+    x = F.interpolate(F.pad(x, (0, 1, 0, 1)), (height + 1, width + 1), mode="bilinear")
+    return x[:, :, :height, :width]
+
+
+def bordered(x: Tensor) -> Tensor:
+    return x[..., 1:-1, x.shape[2] // 4 :] + x[:, :, 2:, x.shape[2] // 4 :]
+
+
 def pooled_by_halves(x: Tensor) -> Tensor:
     left, right = x.chunk(2, dim=1)
     return F.pixel_shuffle(torch.cat([left, right, right[:, :1], x[:, 1:]], 1), 2)
@@ -193,6 +204,8 @@ OPERATIONS: Mapping[str, Callable[[], Callable[[Tensor], Tensor]]] = {
     "sizes": lambda: ceiled_half,
     "padding at all sides": lambda: same_padding,
     "padding module": lambda: nn.ZeroPad2d((1, 2, 0, 3)),
+    "padded and cropped": lambda: padded_and_cropped,
+    "without borders": lambda: bordered,
     "nearest": lambda: upsampling("nearest"),
     "nearest-exact": lambda: upsampling("nearest-exact"),
     "bilinear": lambda: upsampling("bilinear"),

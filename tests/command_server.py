@@ -1,0 +1,163 @@
+"""Commands of the project in processes that share their imports.
+
+A command imports for longer than a small study takes. A server that has imported everything once
+forks a process for each command.
+"""
+
+import json
+import os
+import random
+import runpy
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Collection
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+from select import select
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+IMPORTED = (
+    "mlflow.store.tracking.sqlalchemy_store",
+    "search.study.preparation",
+    "search.study.search_loop",
+    "search.tracking.mlflow",
+    "trainables.training.setup",
+)
+
+
+class Command:
+    """`python -m MODULE ARGUMENTS...` with further environment variables.
+
+    Its output goes to files, so that it never waits for a reader.
+    """
+
+    def __init__(
+        self,
+        *argv: str,
+        own_group: bool = False,
+        cores: Collection[int] | None = None,
+        **environment: str,
+    ) -> None:
+        self._files = tempfile.TemporaryFile(), tempfile.TemporaryFile()  # noqa: SIM115 - as long as it
+        self._status, status = os.pipe()
+        self.returncode: int | None = None
+        request = {
+            "argv": argv,
+            "own_group": own_group,
+            "cores": sorted(cores if cores else os.sched_getaffinity(0)),
+            "environment": {**os.environ, **environment},
+            "folder": os.getcwd(),
+        }
+        files = [*(file.fileno() for file in self._files), status]
+        socket.send_fds(start_server(), [json.dumps(request).encode()], files)
+        os.close(status)
+        self.pid = int(start_server().recv(64))
+
+    @property
+    def said(self) -> str:
+        """What it has written to stdout so far."""
+        return self._read(0)
+
+    @property
+    def errors(self) -> str:
+        """What it has written to stderr so far."""
+        return self._read(1)
+
+    def _read(self, index: int) -> str:
+        fd = self._files[index].fileno()
+        return os.pread(fd, os.fstat(fd).st_size, 0).decode(errors="replace")
+
+    def poll(self) -> int | None:
+        return self._wait(0)
+
+    def wait(self, seconds: float | None = None) -> int:
+        """Its exit status, or the negative signal that ended it."""
+        status = self._wait(seconds)
+        if status is None:
+            raise subprocess.TimeoutExpired("command", seconds or 0, self.said, self.errors)
+        return status
+
+    def _wait(self, seconds: float | None) -> int | None:
+        if self.returncode is None and select([self._status], [], [], seconds)[0]:
+            self.returncode = int(os.read(self._status, 64))
+            os.close(self._status)
+        return self.returncode
+
+    def send_signal(self, number: int) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+
+def finish(*argv: str, seconds: float = 500, **environment: str) -> Command:
+    """A command that has ended."""
+    command = Command(*argv, **environment)
+    command.wait(seconds)
+    return command
+
+
+@cache
+def start_server() -> socket.socket:
+    """A connection to this process's server, which ends with this process."""
+    here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    subprocess.Popen([sys.executable, __file__, str(there.fileno())], pass_fds=[there.fileno()])
+    there.close()
+    return here
+
+
+def serve(connection: socket.socket) -> dict[str, Any] | None:
+    """Forks a process for each request, in which it returns the request; None at the end."""
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the watchers
+    while True:
+        message, files, _, _ = socket.recv_fds(connection, 1 << 18, 3)
+        if not message:
+            return None
+        if os.fork() == 0:  # a watcher, which alone learns how the command ends
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            out, errors, status = files
+            pid = os.fork()
+            if pid == 0:
+                os.dup2(out, 1)
+                os.dup2(errors, 2)
+                for file in (*files, connection.detach()):
+                    os.close(file)
+                return dict(json.loads(message))
+            connection.send(str(pid).encode())
+            ended = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+            os.write(status, str(ended).encode())
+            os._exit(0)
+        for file in files:
+            os.close(file)
+
+
+def main() -> None:
+    connection = socket.socket(fileno=int(sys.argv[1]))
+    sys.path[0] = str(ROOT)
+    environment = import_module("search.execution.environment")
+    environment.prepare_environment()
+    for name in IMPORTED:
+        import_module(name)
+    request = serve(connection)
+    if request is None:
+        return
+    os.environ.clear()
+    os.environ.update(request["environment"])
+    os.chdir(request["folder"])
+    os.sched_setaffinity(0, request["cores"])
+    if request["own_group"]:
+        os.setsid()
+    random.seed()  # else all commands would have the same
+    if "RAY_ADDRESS" in os.environ:  # Ray was imported with the settings of this machine alone
+        os.execv(sys.executable, [sys.executable, "-m", *request["argv"]])
+    path = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    sys.path[:1] = [request["folder"], *filter(None, path)]
+    module, *sys.argv[1:] = request["argv"]
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
+
+
+if __name__ == "__main__":
+    main()

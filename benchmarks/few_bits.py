@@ -91,15 +91,15 @@ def main() -> None:
         own = configured(Supervised(), 0, 1)
         run, teacher = set_up_teacher(run, "auto", own, print, source=source)
         run, _ = set_up_teacher_outputs(run, "maps", own.augmentation, print)
-        taught = f" Its teacher has {100 * teacher.miou:.2f}."
+        taught = f" All rows learn from a teacher of {100 * teacher.miou:.2f} too."
 
     seeds = range(arguments.seeds)
     starts = [miou(start, seed, start_epochs) for seed in seeds[: 1 if as_it_came else None]]
     rows: list[list[object]] = []
     for bits in arguments.bits:
         weight_bits, activation_bits = map(int, bits.removeprefix("W").split("A"))
-        distilled = {"self_study": 0.0, "losses": by_name(TERM)} if taught else {}
-        recipe_class = QatDistill if taught else Qat
+        distilled = {"self_study": 0.0, "losses": by_name(TERM)} if arguments.teacher else {}
+        recipe_class = QatDistill if arguments.teacher else Qat
         qat = recipe_class(
             start=start,
             start_epochs=start_epochs,
@@ -162,7 +162,10 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--bits", nargs="+", default=["W3A8", "W2A8"], metavar="W3A8")
     parser.add_argument("--changes", nargs="+", default=list(CHANGES), choices=list(CHANGES))
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    if arguments.start_epochs == 0 and not arguments.student:
+        parser.error("--start-epochs 0 needs --student: another network came untrained")
+    return arguments
 
 
 if __name__ == "__main__":

@@ -17,7 +17,6 @@ where each has been searched.
 import argparse
 import os
 import sys
-import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -34,7 +33,7 @@ from search.run import check_writable, default_store, plain
 from trainables.core.command_line import Parser, one_line
 from trainables.core.errors import TrialFailed
 from trainables.core.progress import progress_to
-from trainables.core.terminal import log_file, own_terminal, print_error, print_line, write_log
+from trainables.core.terminal import log_file, log_traceback, own_terminal, print_error, print_line
 
 EXAMPLES = """examples:
   python -m search.compare --recipes supervised distill qat qat_distill
@@ -82,10 +81,11 @@ def run(arguments: argparse.Namespace, argv: list[str]) -> int:
         print_error(CONTINUATION)
         return INTERRUPTED
     except TrialFailed as failure:
+        log_traceback()
         print_error(f"error: the teacher failed: {failure} (details are in {log_file()})")
         return 1
     except (ValueError, OSError) as error:  # a full disk
-        write_log(traceback.format_exc())
+        log_traceback()
         print_error(f"error: {one_line(error)} (details are in {log_file()})")
         return 2
 

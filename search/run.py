@@ -7,7 +7,6 @@ import argparse
 import os
 import re
 import sys
-import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -33,7 +32,7 @@ from trainables.core.errors import TrialFailed
 from trainables.core.files import is_writable, nearest
 from trainables.core.optional_dependencies import has_onnx
 from trainables.core.progress import progress_to
-from trainables.core.terminal import own_terminal, print_error, print_line, write_log
+from trainables.core.terminal import log_traceback, own_terminal, print_error, print_line
 from trainables.models.configs import StudentConfig
 from trainables.models.student_list import listed_families
 
@@ -99,10 +98,11 @@ def run(arguments: argparse.Namespace) -> int:
         print_error(interruption_message(study))
         return INTERRUPTED
     except TrialFailed as failure:
+        log_traceback()
         print_error(f"error: the teacher failed: {failure}{log_hint(study)}")
         return 1
     except (ValueError, OSError) as error:  # no student in budget; a full disk
-        write_log(traceback.format_exc())
+        log_traceback()
         print_error(f"error: {one_line(error)}{log_hint(study)}")
         return 2
 
@@ -207,10 +207,7 @@ def find_students(
         if has_onnx():
             from trainables.deploy.onnx_export import find_export_error
 
-            reason = find_export_error(found[0].build(network.recorded.num_classes))
-            if reason and config.wants_latency:
-                raise ValueError(f"--objectives latency and --max-latency: {reason}")
-            if reason:
+            if reason := find_export_error(found[0].build(network.recorded.num_classes)):
                 print_line(f"note: {network.label} ships as a packed file, not as ONNX: {reason}")
     if not found or given or sources.backbones:
         default = spaces.own_students(spaces.load_space(config.space).space)

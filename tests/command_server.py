@@ -4,21 +4,25 @@ A command imports for longer than a small study takes. A server that has importe
 forks a process for each command.
 """
 
+import atexit
 import json
 import os
 import random
+import re
 import runpy
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Collection
 from functools import cache
 from importlib import import_module
 from pathlib import Path
 from select import select
-from typing import Any
+from typing import Any, NoReturn
 
 ROOT = Path(__file__).parent.parent
 IMPORTED = (
@@ -43,20 +47,23 @@ class Command:
         cores: Collection[int] | None = None,
         **environment: str,
     ) -> None:
-        self._files = tempfile.TemporaryFile(), tempfile.TemporaryFile()  # noqa: SIM115 - as long as it
+        self.argv = argv
+        self.num_read = 0
+        # open as long as this object is there
+        self._files = tempfile.TemporaryFile(), tempfile.TemporaryFile()  # noqa: SIM115
         self._status, status = os.pipe()
         self.returncode: int | None = None
         request = {
             "argv": argv,
             "own_group": own_group,
-            "cores": sorted(cores if cores else os.sched_getaffinity(0)),
+            "cores": sorted(cores or os.sched_getaffinity(0)),
             "environment": {**os.environ, **environment},
             "folder": os.getcwd(),
         }
         files = [*(file.fileno() for file in self._files), status]
         socket.send_fds(start_server(), [json.dumps(request).encode()], files)
         os.close(status)
-        self.pid = int(start_server().recv(64))
+        self.pid = int(start_server().recv(64) or reject("server"))
 
     @property
     def said(self) -> str:
@@ -79,14 +86,26 @@ class Command:
         """Its exit status, or the negative signal that ended it."""
         status = self._wait(seconds)
         if status is None:
-            raise subprocess.TimeoutExpired("command", seconds or 0, self.said, self.errors)
+            raise subprocess.TimeoutExpired(self.argv, seconds or 0, self.said, self.errors)
         return status
 
     def _wait(self, seconds: float | None) -> int | None:
         if self.returncode is None and select([self._status], [], [], seconds)[0]:
-            self.returncode = int(os.read(self._status, 64))
+            self.returncode = int(os.read(self._status, 64) or reject("watcher"))
             os.close(self._status)
         return self.returncode
+
+    def wait_for(self, words: str) -> None:
+        """Until it says so in a line that no call before has read."""
+        while True:
+            ended = self.poll() is not None
+            lines = self.said.split("\n")[:-1]
+            while self.num_read < len(lines):
+                self.num_read += 1
+                if re.search(words, lines[self.num_read - 1]):
+                    return
+            assert not ended, f"it never said {words!r}: {self.said}{self.errors}"
+            time.sleep(0.02)
 
     def send_signal(self, number: int) -> None:
         if self.poll() is None:
@@ -96,8 +115,15 @@ class Command:
 def finish(*argv: str, seconds: float = 500, **environment: str) -> Command:
     """A command that has ended."""
     command = Command(*argv, **environment)
-    command.wait(seconds)
+    try:
+        command.wait(seconds)
+    finally:
+        command.send_signal(signal.SIGKILL)  # nothing where it has ended
     return command
+
+
+def reject(name: str) -> NoReturn:
+    raise AssertionError(f"the {name} of a command has ended: see its error on stderr")
 
 
 @cache
@@ -136,6 +162,8 @@ def serve(connection: socket.socket) -> dict[str, Any] | None:
 
 def main() -> None:
     connection = socket.socket(fileno=int(sys.argv[1]))
+    import numpy
+
     sys.path[0] = str(ROOT)
     environment = import_module("search.execution.environment")
     environment.prepare_environment()
@@ -150,7 +178,9 @@ def main() -> None:
     os.sched_setaffinity(0, request["cores"])
     if request["own_group"]:
         os.setsid()
+    atexit.unregister(shutil.rmtree)  # of a folder that the server still needs
     random.seed()  # else all commands would have the same
+    numpy.random.seed()
     if "RAY_ADDRESS" in os.environ:  # Ray was imported with the settings of this machine alone
         os.execv(sys.executable, [sys.executable, "-m", *request["argv"]])
     path = os.environ.get("PYTHONPATH", "").split(os.pathsep)

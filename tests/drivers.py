@@ -1,7 +1,6 @@
 """Searches in processes of their own, what is done to them, and clusters on this machine."""
 
 import os
-import re
 import subprocess
 import sys
 import time
@@ -24,21 +23,8 @@ class Driver(Command):
 
     def __init__(self, argv: Sequence[str], own_group: bool = False, **environment: str) -> None:
         self.begin = time.time()
-        self.num_read = 0
         # two trials at a time
         super().__init__("search.run", *argv, own_group=own_group, cores=all_cores(), **environment)
-
-    def wait_for(self, words: str) -> None:
-        """Until it says so in a line that no call before has read."""
-        while True:
-            ended = self.poll() is not None
-            lines = self.said.splitlines(keepends=True)
-            while self.num_read < len(lines) and lines[self.num_read].endswith("\n"):
-                self.num_read += 1
-                if re.search(words, lines[self.num_read - 1]):
-                    return
-            assert not ended, f"it never said {words!r}: {self.said}{self.errors}"
-            time.sleep(0.02)
 
     def end(self, status: int = 0, seconds: float = 240) -> str:
         """Its output on stderr, after it has exited with this status."""

@@ -9,7 +9,7 @@ from search.study.study import Study, samples_left
 from trainables.config import ExecutionConfig, TrialConfig
 from trainables.core.artifacts import ArtifactStore
 from trainables.core.progress import human_duration
-from trainables.recipes.configs import Recipe, Supervised
+from trainables.recipes.configs import Recipe
 from trainables.training.identity import ARTIFACT_KIND, artifact_key
 from trainables.training.time_probe import measure_step_seconds
 
@@ -58,13 +58,6 @@ def taught_share(recipe: Recipe) -> float:
     return 1 - recipe.taught_from(1000) / 1000
 
 
-def trained(config: TrialConfig) -> TrialConfig:
-    """The configuration, or where it only calibrates, a training of the same student."""
-    if not config.recipe.only_calibrates:
-        return config
-    return config.replace(recipe=Supervised())
-
-
 def expect_time(
     study: Study, remote: RemoteRunner, run: ExecutionConfig, num_parallel: int
 ) -> ExpectedTime | None:
@@ -96,20 +89,20 @@ def expect_time(
         return None
     median = configs[len(configs) // 2]
     typical = median.replace(recipe=median.recipe.without_teacher())
-    start = typical.start
-    known = [config for config in (typical, start, teacher) if config is not None]
-    probed = [trained(config) for config in known]
-    threads = [max(1, int(remote.cpus)) if config is teacher else 1 for config in known]
+    start = typical.start if starts else None
+    probed = [config for config in (typical, start, teacher) if config is not None]
+    threads = [max(1, int(remote.cpus)) if config is teacher else 1 for config in probed]
     found = remote(run, measure_step_seconds, probed, threads)
-    seconds = {config.digest(): s for config, s in zip(known, found, strict=True)}
+    seconds = {config.digest(): s for config, s in zip(probed, found, strict=True)}
 
     def seconds_of(config: TrialConfig | None, taught: TrialConfig | None = None) -> float:
         """Of a probed configuration, which stands for that with a teacher."""
         if config is None:
             return 0.0
-        evaluated = EVALUATION * len(study.data.val) / config.batch_size
+        evaluated = len(study.data.val) / config.batch_size
         if config.recipe.only_calibrates:
             return seconds[config.digest()] * evaluated
+        evaluated *= EVALUATION
         steps = float(max(1, len(study.data.train) // config.batch_size))
         if taught and study.unlabelled:
             steps *= 1 + taught_share(taught.recipe)
@@ -122,5 +115,5 @@ def expect_time(
         num_trials=num_left,
         trial_s=seconds_of(typical, median),
         num_parallel=num_parallel,
-        halving=study.config.scheduler == "halving",
+        halving=study.config.scheduler == "halving" and not typical.recipe.only_calibrates,
     )

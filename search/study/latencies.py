@@ -1,6 +1,7 @@
 """Reuse of recorded latencies that were measured under the same conditions."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from search.core.record import Record
 from search.storage.layout import STUDY_FILE
 from search.storage.study_file import StudyFile, read_study_file
 from search.study.cost_model import CostModel
+from trainables.core.errors import NotExportable
 from trainables.core.progress import announce
 from trainables.core.terminal import track
 
@@ -23,8 +25,9 @@ def with_latencies_of_here(
     """The records with the latencies of their students on this machine at this image size.
 
     Recorded latencies are reused if all conditions are the same. Others are measured again, for
-    trials that were launched; the artifact store caches those measured here before. Nothing changes
-    where the study asks for no latency.
+    trials that were launched; the artifact store caches those measured here before. Trials whose
+    students cannot be exported have no latency and are left out. Nothing changes where the study
+    asks for no latency.
     """
     if not cost_model.config.wants_latency:
         return list(records)
@@ -37,13 +40,16 @@ def with_latencies_of_here(
     if unknown := [config for config in launched if latency_key(config) not in latencies]:
         announce(f"measuring the latencies of {len(unknown)} earlier trials")
         for config in track(unknown, "measuring latency"):
-            cost_model.latency_ms(config)
-    return [
-        replace(record, latency_ms=cost_model.latency_ms(record.config))
-        if record.config and record.ray_id
-        else record
-        for record in records
-    ]
+            with suppress(NotExportable):
+                cost_model.latency_ms(config)
+    found = []
+    for record in records:
+        if record.config and record.ray_id:
+            if (latency_ms := latencies.get(latency_key(record.config))) is None:
+                continue
+            record = replace(record, latency_ms=latency_ms)
+        found.append(record)
+    return found
 
 
 def shared_conditions(known: StudyFile | None, now: Conditions) -> Conditions:

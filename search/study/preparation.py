@@ -36,6 +36,7 @@ from search.tracking.mlflow import check_tracking, make_store
 from spaces import ORIGINAL
 from trainables.core import terminal
 from trainables.core.artifacts import ArtifactStore
+from trainables.core.errors import NotExportable
 from trainables.core.files import hash_file
 from trainables.core.optional_dependencies import require_onnx
 from trainables.core.progress import announce
@@ -115,7 +116,10 @@ def prepare_study(config: StudyConfig, resumed: bool) -> Study:
 
     if config.wants_latency:
         announce("measuring the latencies of the space")
-        cost_model.measure_latencies()
+        try:
+            cost_model.measure_latencies()
+        except NotExportable as error:
+            raise ValueError(f"--objectives latency and --max-latency: {error}") from error
         cost_model.check_budget()
     warm_start_records = with_latencies_of_here(
         warm_start_records, cost_model, warm_start_conditions

@@ -224,16 +224,21 @@ def test_a_network_that_loses_no_channel(
 
 
 def test_the_latency_of_a_network_that_cannot_be_exported(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    blocks_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file, storage = tmp_path / "net.pth", tmp_path / "studies"
     torch.save(Foreign().state_dict(), file)
     network = ["--compress", str(file), "--builder", "foreign_networks:of_absolutes"]
-    argv = ["--space", "ptq", *network, "--storage", str(storage)]
-    line = answer(capsys, *argv, "--objectives", "miou,latency")
-    assert "--objectives latency and --max-latency: a network must consist of operations" in line
+    data = ["--data", str(blocks_folder), "--image-size", "32"]
+    argv = ["--space", "ptq", *data, *network, "--storage", str(storage)]
+    assert main([*argv, "--objectives", "miou,latency", "--name", "slow"]) == 2
+    printed = capsys.readouterr()
+    assert "net ships as a packed file, not as ONNX" in printed.out
+    (line,) = printed.err.splitlines()
+    begin = "error: --objectives latency and --max-latency: a network must consist of operations"
+    assert line.startswith(begin)
     assert "has abs(" in line
-    assert not storage.exists()
+    assert not (storage / "slow").exists()
 
 
 def test_unwritable_storage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,12 +1,14 @@
 """Comparisons through the command line: bad input, and whole ones in processes of their own."""
 
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 from command_server import Command, finish
-from drivers import children, wait_for_end, wait_until
+from drivers import children, wait_for_end
 from mlflow import MlflowClient
 from study_factories import bring_store
 
@@ -131,7 +133,16 @@ def points(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 @pytest.mark.slow
 def test_a_comparison_on_the_built_in_data(tmp_path: Path) -> None:
     students = ["--students", "unet width=4 depth=3", "--epochs", "6", "--seeds", "2"]
-    said = run("--recipes", "supervised", "ptq", *students, "--storage", str(tmp_path))
+    argv = ["--recipes", "supervised", "ptq", *students, "--storage", str(tmp_path)]
+    done = subprocess.run(  # as a user starts it
+        [sys.executable, "-m", "search.compare", *argv],
+        capture_output=True,
+        text=True,
+        timeout=500,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    said = done.stdout
     assert "192 optimizer steps each, 2 seeds" in said
     (folder,) = tmp_path.glob("compare-shapes-*")
     rows = pq.read_table(folder / "comparison.parquet").to_pylist()
@@ -160,7 +171,7 @@ def test_a_killed_comparison_goes_on_and_is_extended(
     folder, artifacts = tmp_path / "blocks", tmp_path / "artifacts"
 
     driver = Command("search.compare", *argv, "--seeds", "2", own_group=True)
-    wait_until(lambda: "plain, seed 0: mIoU" in driver.said or driver.poll() is not None)
+    driver.wait_for("plain, seed 0: mIoU")
     of_ray = children(driver.pid, "")
     driver.send_signal(signal.SIGKILL)
     driver.wait()

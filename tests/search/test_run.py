@@ -32,7 +32,7 @@ LIMITS = ["--name", "tiny", "--max-size", "600KB", *ONE_AT_A_TIME]
 
 
 HOMELESS = {"HOME": "/dev/null"}
-"""The home folder cannot be written, as in many containers."""
+"""The home folder cannot be written, as in many containers. The first study also imports so."""
 
 
 def run(*argv: str) -> Command:

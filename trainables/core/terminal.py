@@ -8,6 +8,7 @@ import os
 import shutil
 import sys
 import tempfile
+import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -96,6 +97,12 @@ def write_log(line: str) -> None:
     """Adds a line to the log of libraries, if their output is redirected."""
     if log is not None:
         os.write(log.file.fileno(), f"{line}\n".encode(errors="backslashreplace"))
+
+
+def log_traceback() -> None:
+    """Adds the error that is handled to the log; a disk that is full is no further error."""
+    with suppress(OSError):
+        write_log(traceback.format_exc())
 
 
 def log_file() -> Path | None:

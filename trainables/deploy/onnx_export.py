@@ -47,7 +47,8 @@ def to_onnx(
     """A converted network as an ONNX model from `images` to `logits`, of any batch and size.
 
     Raises:
-        ValueError: the network cannot be traced, or does something that the export does not know.
+        NotExportable: the network has an operation that the export does not know.
+        ValueError: the network cannot be traced.
     """
     graph = Graph(form)
     logits = Translation(network, graph).run()
@@ -61,7 +62,8 @@ def serialize(
 
     Raises:
         ExportFailed: ONNX's checker refuses the model.
-        ValueError: the network cannot be traced, or does something that the export does not know.
+        NotExportable: the network has an operation that the export does not know.
+        ValueError: the network cannot be traced.
     """
     model = to_onnx(network, num_classes, form, metadata)
     try:
@@ -79,7 +81,8 @@ def find_float_operations(network: nn.Module) -> list[str]:
     names and numbers in the traced graph, such as "add_1". What only moves values is left out.
 
     Raises:
-        ValueError: the network cannot be traced, or does something that the export does not know.
+        NotExportable: the network has an operation that the export does not know.
+        ValueError: the network cannot be traced.
     """
     translation = Translation(network, Graph("onnx-int8"))
     translation.run()

@@ -10,7 +10,6 @@ import math
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from types import EllipsisType
 from typing import Any
 
 import numpy as np
@@ -273,24 +272,24 @@ def getitem(graph: Graph, value: Any, index: Any) -> Any:
     """An element or slice of a shape, or a part of a tensor."""
     if not isinstance(value, Signal):
         return value[index]
-    match index:
-        case (EllipsisType(), slice(step=None) as rows, slice(step=None) as columns) | (
-            slice(start=None, stop=None, step=None),
-            slice(start=None, stop=None, step=None),
-            slice(step=None) as rows,
-            slice(step=None) as columns,
-        ):
-            return crop(graph, value, {2: rows, 3: columns})
-        case (slice(start=None, stop=None, step=None), slice(step=None) as channels):
-            return crop(graph, value, {1: channels})
-        case tuple() if all(item in (None, slice(None)) for item in index):
-            axes = graph.constant(np.array([i for i, item in enumerate(index) if item is None]))
-            return graph.map("Unsqueeze", [value], axes)
-    raise NotImplementedError
+    items = list(index) if isinstance(index, tuple) else [index]
+    if None in items and all(item in (None, slice(None)) for item in items):
+        axes = graph.constant(np.array([i for i, item in enumerate(items) if item is None]))
+        return graph.map("Unsqueeze", [value], axes)
+    first_axis = 0
+    if items[0] is Ellipsis:
+        del items[0]
+        first_axis = -len(items)
+    if not all(isinstance(item, slice) and item.step is None for item in items):
+        raise NotImplementedError
+    return crop(graph, value, dict(enumerate(items, first_axis)))
 
 
-def crop(graph: Graph, inputs: Signal, slices: Mapping[int, slice]) -> Signal:
+def crop(graph: Graph, inputs: Signal, parts: Mapping[int, slice]) -> Signal:
     """The parts of a tensor along axes, from and to lengths that may be computed or negative."""
+    slices = {axis: part for axis, part in parts.items() if part != slice(None)}
+    if not slices:
+        return inputs
     starts = graph.lengths(*(part.start or 0 for part in slices.values()))
     ends = graph.lengths(*(END if part.stop is None else part.stop for part in slices.values()))
     return graph.map("Slice", [inputs], starts, ends, graph.constant(np.array([*slices])))

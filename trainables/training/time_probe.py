@@ -43,14 +43,26 @@ def measure_step_seconds(
 ) -> list[float]:
     """The seconds of an optimizer step of each configuration, with so many threads.
 
-    The configurations need no teacher; quantized ones are measured from random weights.
+    The configurations need no teacher; quantized ones are measured from random weights. Of those
+    that are only calibrated it is the seconds of the full-precision student for a batch.
     """
     found = []
     for config, threads in zip(configs, num_threads, strict=True):
         torch.set_num_threads(threads)
-        found.append(step_seconds(config, run))
+        measure = batch_seconds if config.recipe.only_calibrates else step_seconds
+        found.append(measure(config, run))
         release_memory()
     return found
+
+
+@torch.no_grad()
+def batch_seconds(config: TrialConfig, run: ExecutionConfig) -> float:
+    """The seconds in which the full-precision student predicts a batch."""
+    task = TimedTask(config, run)
+    student = task.new_student().eval()
+    for batch in task.training_batches():
+        student(batch.images)
+    return task.step_seconds
 
 
 def step_seconds(config: TrialConfig, run: ExecutionConfig) -> float:

@@ -15,9 +15,11 @@ from search.core.record import LATENCY_MS
 from search.storage.layout import JOURNAL, STUDY_FILE
 from search.storage.study_file import read_study_file
 from search.study.builders import build_searcher
+from search.study.latencies import with_latencies_of_here
 from search.study.recovery import recover_study
 from search.study.study import Study, read_records
-from trainables.config import ExecutionConfig
+from trainables.config import ExecutionConfig, TrialConfig
+from trainables.core.errors import NotExportable
 from trainables.trainable import METRICS
 
 STATED_MS = 12345.0
@@ -167,3 +169,30 @@ def test_a_warm_start_from_a_study_without_latencies_measures_them(
     (earlier,) = study.warm_start_records
     assert earlier.latency_ms is not None
     assert earlier.latency_ms < STATED_MS
+
+
+class CannotExport:
+    """A cost model of networks that ONNX does not know."""
+
+    config = make_config(Path("studies"), "shapes", objectives=("miou", "latency"))
+
+    def __init__(self) -> None:
+        self.latencies: dict[str, float] = {}
+
+    def latency_conditions(self) -> dict[str, Any]:
+        return {}
+
+    def latency_key(self, trial: TrialConfig) -> str:
+        return trial.digest()
+
+    def latency_ms(self, trial: TrialConfig) -> float:
+        raise NotExportable("a network must consist of operations that the ONNX export knows")
+
+
+def test_a_warm_start_leaves_out_what_cannot_be_exported(begun: StudyConfig) -> None:
+    study = open_stored_study(begun)
+    records = read_records(study)
+    study.lock.release()
+    assert len(records) == 1
+    model: Any = CannotExport()
+    assert with_latencies_of_here(records, model, None) == []

@@ -1,11 +1,14 @@
 """The output of libraries goes to a log instead of the terminal."""
 
+import errno
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from trainables.core import terminal
 
 PROGRAM = """
 import ctypes, logging, os, sys, warnings
@@ -50,6 +53,37 @@ with terminal.own_terminal():
     terminal.print_error("it failed")
     os._exit(3)
 """
+
+
+HANDLED = """
+import sys
+from pathlib import Path
+from trainables.core import terminal
+
+with terminal.own_terminal():
+    terminal.keep_log(Path(sys.argv[1]))
+    try:
+        raise ValueError("bad")
+    except ValueError:
+        terminal.log_traceback()
+"""
+
+
+def test_the_log_has_the_traceback_of_an_error_that_is_handled(tmp_path: Path) -> None:
+    log = tmp_path / "log.txt"
+    argv = [sys.executable, "-c", HANDLED, str(log)]
+    ended = subprocess.run(argv, capture_output=True, text=True, check=True)
+    assert (ended.stdout, ended.stderr) == ("", "")
+    assert "Traceback" in log.read_text()
+    assert log.read_text().splitlines()[-2] == "ValueError: bad"
+
+
+def test_a_full_disk_hides_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def write(line: str) -> None:
+        raise OSError(errno.ENOSPC, "no space left on device")
+
+    monkeypatch.setattr(terminal, "write_log", write)
+    terminal.log_traceback()
 
 
 def test_a_log_that_nobody_keeps_leaves_nothing(tmp_path: Path) -> None:

@@ -27,8 +27,6 @@ from search.study.verification import violations
 pytestmark = pytest.mark.slow
 
 EPOCHS = 12
-SMALL = ["--max-size", "200KB"]
-"""Students that train for a few seconds."""
 
 
 @pytest.mark.parametrize("where", ["this machine", "cluster"])
@@ -37,7 +35,7 @@ def test_the_next_trial_of_a_process_that_is_not_to_be_used_again(
 ) -> None:
     argv = ["--data", str(blocks_folder), "--image-size", "32", "--epochs", str(EPOCHS)]
     argv += ["--scheduler", "none", "--checkpoint-every", "200ms", "--name", "next"]
-    argv += ["--space", "supervised", "--storage", str(tmp_path), "--samples", "5", *SMALL]
+    argv += ["--space", "supervised", "--storage", str(tmp_path), "--samples", "5"]
     folder = tmp_path / "next"
     bring_store(tmp_path)
     with ExitStack() as stack:

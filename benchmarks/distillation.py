@@ -23,12 +23,13 @@ from trainables.core.metrics import Metrics
 from trainables.data.configs import AUGMENTATIONS, AugmentationName
 from trainables.data.packed import open_pack, pack_dataset
 from trainables.data.registry import open_source
-from trainables.losses.configs import LabelLossConfig, Pixelwise, by_name
+from trainables.losses.configs import Balance, LabelLossConfig, Pixelwise, by_name
 from trainables.models.configs import NetworkSource, StudentConfig, WeightSources
 from trainables.models.model_file import METRICS_FILE
 from trainables.models.network_source import import_network
 from trainables.recipes.configs import AdamW, Distill, Original, Recipe, Supervised
 from trainables.training.setup import set_up_teacher, set_up_teacher_outputs, set_up_weights
+from trainables.training.teacher import Teacher
 from trainables.training.trial import train_or_find
 
 BATCH_SIZE = 8
@@ -61,12 +62,7 @@ def main() -> None:
     source = network_source(arguments.student, arguments.student_builder, arguments, "--compress")
     student = import_network(source).student()
     set_up_weights(run, [student], WeightSources(network=source), print)
-    teacher_source = network_source(
-        arguments.teacher, arguments.teacher_builder, arguments, "--teacher"
-    )
-    own = configure(student, RECIPES[TWIN], 0, 1)
-    run, teacher = set_up_teacher(run, "auto", own, print, source=teacher_source)
-    run, _ = set_up_teacher_outputs(run, "maps", own.augmentation, print)
+    run, teacher = bring_teacher(run, configure(student, RECIPES[TWIN], 0, 1), arguments)
     as_it_came = train(TrialConfig(student=student, recipe=Original(), num_epochs=1), run)
     mious = {
         name: {
@@ -114,12 +110,23 @@ def network_source(
     )
 
 
+def bring_teacher(
+    run: ExecutionConfig, config: TrialConfig, arguments: argparse.Namespace
+) -> tuple[ExecutionConfig, Teacher]:
+    """A run with the teacher of `--teacher`, whose outputs for a configuration are kept as maps."""
+    source = network_source(arguments.teacher, arguments.teacher_builder, arguments, "--teacher")
+    run, teacher = set_up_teacher(run, "auto", config, print, source=source)
+    run, _ = set_up_teacher_outputs(run, "maps", config.augmentation, print)
+    return run, teacher
+
+
 def configure(
     student: StudentConfig,
     recipe: Recipe,
     seed: int,
     num_epochs: int,
     augmentation: AugmentationName = "scale",
+    class_weights: Balance = "sqrt",
 ) -> TrialConfig:
     return TrialConfig(
         student=student,
@@ -128,7 +135,7 @@ def configure(
         seed=seed,
         batch_size=BATCH_SIZE,
         augmentation=AUGMENTATIONS[augmentation],
-        label_loss=LabelLossConfig(class_weights="sqrt"),
+        label_loss=LabelLossConfig(class_weights=class_weights),
     )
 
 

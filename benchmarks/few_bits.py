@@ -20,6 +20,7 @@ import torch
 from benchmarks.distillation import (
     BATCH_SIZE,
     TERM,
+    bring_teacher,
     cells,
     configure,
     network_source,
@@ -32,7 +33,7 @@ from trainables.core.artifacts import ArtifactStore
 from trainables.data.configs import AUGMENTATIONS
 from trainables.data.packed import open_pack, pack_dataset
 from trainables.data.registry import open_source
-from trainables.losses.configs import LabelLossConfig, by_name
+from trainables.losses.configs import by_name
 from trainables.models.configs import WeightSources
 from trainables.models.network_source import import_network
 from trainables.quantization.quantizers.configs import Lsq
@@ -46,7 +47,7 @@ from trainables.recipes.configs import (
     Recipe,
     Supervised,
 )
-from trainables.training.setup import set_up_teacher, set_up_teacher_outputs, set_up_weights
+from trainables.training.setup import set_up_weights
 
 PLAIN = "QAT"
 CHANGES: dict[str, dict[str, object]] = {
@@ -77,20 +78,15 @@ def main() -> None:
     start_epochs = arguments.start_epochs or 1
 
     def configured(recipe: Recipe, seed: int, num_epochs: int) -> TrialConfig:
-        config = configure(student, recipe, seed, num_epochs, arguments.augmentation)
-        return config.replace(label_loss=LabelLossConfig(class_weights=arguments.class_weights))
+        named = arguments.augmentation, arguments.class_weights
+        return configure(student, recipe, seed, num_epochs, *named)
 
     def miou(recipe: Recipe, seed: int, num_epochs: int) -> float:
         return train(configured(recipe, seed, num_epochs), run).miou
 
     taught = ""
     if arguments.teacher:
-        source = network_source(
-            arguments.teacher, arguments.teacher_builder, arguments, "--teacher"
-        )
-        own = configured(Supervised(), 0, 1)
-        run, teacher = set_up_teacher(run, "auto", own, print, source=source)
-        run, _ = set_up_teacher_outputs(run, "maps", own.augmentation, print)
+        run, teacher = bring_teacher(run, configured(Supervised(), 0, 1), arguments)
         taught = f" All rows learn from a teacher of {100 * teacher.miou:.2f} too."
 
     seeds = range(arguments.seeds)

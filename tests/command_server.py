@@ -27,10 +27,7 @@ from typing import Any, NoReturn
 ROOT = Path(__file__).parent.parent
 IMPORTED = (
     "mlflow.store.tracking.sqlalchemy_store",
-    "search.study.preparation",
     "search.study.search_loop",
-    "search.tracking.mlflow",
-    "trainables.training.setup",
 )
 
 
@@ -122,6 +119,18 @@ def finish(*argv: str, seconds: float = 500, **environment: str) -> Command:
     return command
 
 
+def run_afresh(*argv: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """A command that has ended, as a user starts it: it imports everything itself."""
+    return subprocess.run(
+        [sys.executable, "-m", *argv],
+        capture_output=True,
+        text=True,
+        timeout=500,
+        check=False,
+        env={**os.environ, **environment},
+    )
+
+
 def reject(name: str) -> NoReturn:
     raise AssertionError(f"the {name} of a command has ended: see its error on stderr")
 
@@ -162,11 +171,10 @@ def serve(connection: socket.socket) -> dict[str, Any] | None:
 
 def main() -> None:
     connection = socket.socket(fileno=int(sys.argv[1]))
-    import numpy
-
     sys.path[0] = str(ROOT)
-    environment = import_module("search.execution.environment")
-    environment.prepare_environment()
+    from search.execution.environment import prepare_environment
+
+    prepare_environment()
     for name in IMPORTED:
         import_module(name)
     request = serve(connection)
@@ -178,11 +186,13 @@ def main() -> None:
     os.sched_setaffinity(0, request["cores"])
     if request["own_group"]:
         os.setsid()
+    if "RAY_ADDRESS" in os.environ:  # Ray was imported with the settings of this machine alone
+        os.execv(sys.executable, [sys.executable, "-m", *request["argv"]])
+    import numpy
+
     atexit.unregister(shutil.rmtree)  # of a folder that the server still needs
     random.seed()  # else all commands would have the same
     numpy.random.seed()
-    if "RAY_ADDRESS" in os.environ:  # Ray was imported with the settings of this machine alone
-        os.execv(sys.executable, [sys.executable, "-m", *request["argv"]])
     path = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     sys.path[:1] = [request["folder"], *filter(None, path)]
     module, *sys.argv[1:] = request["argv"]

@@ -1,13 +1,11 @@
 """Comparisons through the command line: bad input, and whole ones in processes of their own."""
 
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from command_server import Command, finish
+from command_server import Command, finish, run_afresh
 from drivers import children, wait_for_end
 from mlflow import MlflowClient
 from study_factories import bring_store
@@ -134,13 +132,7 @@ def points(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 def test_a_comparison_on_the_built_in_data(tmp_path: Path) -> None:
     students = ["--students", "unet width=4 depth=3", "--epochs", "6", "--seeds", "2"]
     argv = ["--recipes", "supervised", "ptq", *students, "--storage", str(tmp_path)]
-    done = subprocess.run(  # as a user starts it
-        [sys.executable, "-m", "search.compare", *argv],
-        capture_output=True,
-        text=True,
-        timeout=500,
-        check=False,
-    )
+    done = run_afresh("search.compare", *argv)
     assert (done.returncode, done.stderr) == (0, "")
     said = done.stdout
     assert "192 optimizer steps each, 2 seeds" in said

@@ -1,17 +1,14 @@
 """Whole searches in a temporary folder, through the command line."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import optuna
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from command_server import Command, finish
+from command_server import Command, finish, run_afresh
 from mlflow import MlflowClient
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
@@ -58,15 +55,8 @@ def storage(
     folder = outer / "Stüdies 数 'a' \"b\"?c%2Fd#e:f"
     where = ["--storage", str(folder)]
     more = ["--unlabelled", str(unlabelled_folder)]
-    command = ["search.run", *common, *where, *LIMITS, "--samples", "4", *more]
-    first = subprocess.run(  # as a user starts it, who imports everything
-        [sys.executable, "-m", *command],
-        capture_output=True,
-        text=True,
-        timeout=500,
-        check=False,
-        env={**os.environ, **HOMELESS},
-    )
+    argv = [*common, *where, *LIMITS, "--samples", "4", *more]
+    first = run_afresh("search.run", *argv, **HOMELESS)
     assert (first.returncode, first.stderr) == (0, "")
     assert f"unlabelled images: 12 of {unlabelled_folder}, packed in " in first.stdout
     for words in ("IoU % val", "warning: the teacher never predicts ", "never predicted"):

@@ -45,16 +45,6 @@ def test_only_the_command_s_own_output_reaches_the_terminal(tmp_path: Path) -> N
         assert any(words in line for line in lines)
 
 
-FAILING = """
-import os
-from trainables.core import terminal
-with terminal.own_terminal():
-    print("a library prints")
-    terminal.print_error("it failed")
-    os._exit(3)
-"""
-
-
 HANDLED = """
 import sys
 from pathlib import Path
@@ -84,6 +74,16 @@ def test_a_full_disk_hides_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(terminal, "write_log", write)
     terminal.log_traceback()
+
+
+FAILING = """
+import os
+from trainables.core import terminal
+with terminal.own_terminal():
+    print("a library prints")
+    terminal.print_error("it failed")
+    os._exit(3)
+"""
 
 
 def test_a_log_that_nobody_keeps_leaves_nothing(tmp_path: Path) -> None:

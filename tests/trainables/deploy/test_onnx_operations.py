@@ -138,7 +138,7 @@ def padded_and_cropped(x: Tensor) -> Tensor:
 
 def bordered(x: Tensor) -> Tensor:
     x = x[..., 1:-1, x.shape[2] // 4 :] + x[:, :, 2:, x.shape[2] // 4 :]
-    return x[:, :, : x.size(2) - 1][..., :-3]
+    return x[:, :, : x.size(2) - 1][..., :-3][:]
 
 
 def pooled_by_halves(x: Tensor) -> Tensor:

@@ -55,10 +55,10 @@ class GracefulShutdown:
         """Handles one signal."""
         if self.requested:
             self.exit_now()
-        self.since = time.monotonic()
+        threading.Thread(target=self._wait, name="exit timeout", daemon=True).start()
         with suppress(OSError):  # a full disk: then the process ends after the grace period
             self.stop_file.touch()
-        threading.Thread(target=self._wait, name="exit timeout", daemon=True).start()
+        self.since = time.monotonic()  # last: whoever sees it may remove the stop file
 
     def exit_now(self) -> None:
         """Ends the process; the state of the study is in its journal."""

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from search.execution.shutdown import GracefulShutdown
+
 PROGRAM = """
 import ctypes, sys, time
 from pathlib import Path
@@ -69,3 +71,18 @@ def test_a_process_that_nobody_listens_to_is_ended_all_the_same(tmp_path: Path) 
     process.stderr.close()
     process.send_signal(signal.SIGINT)
     assert process.wait(timeout=30) == 130
+
+
+def test_the_stop_file_exists_once_an_end_is_asked_for(tmp_path: Path) -> None:
+    """Else the main thread may remove it before it is made, and it would end the next run."""
+    asked_before_touch = []
+
+    class Watched(type(tmp_path)):  # type: ignore[misc]
+        def touch(self, *arguments: object, **keywords: object) -> None:
+            asked_before_touch.append(shutdown.requested)
+
+    shutdown = GracefulShutdown(Watched(tmp_path / ".stop"))
+    shutdown.on_signal()
+    shutdown.closed.set()
+    assert asked_before_touch == [False]
+    assert shutdown.requested

@@ -13,7 +13,8 @@ QuantizableLayer = nn.Conv2d | nn.ConvTranspose2d | nn.Linear
 class QuantizedLayer(nn.Module):
     """A convolution or linear layer behind a weight and an input quantizer.
 
-    Weights are quantized per output channel, inputs per tensor; None means no quantization.
+    Weights are quantized per output channel, inputs per tensor; None means no quantization. The
+    grid of images (`reads_images`) is symmetric, as their values are.
 
     Raises:
         ValueError: for a grouped transposed convolution, whose channels share no axis.
@@ -24,6 +25,7 @@ class QuantizedLayer(nn.Module):
         layer: QuantizableLayer,
         weight_quantizer: FakeQuantizer | None,
         input_quantizer: FakeQuantizer | None,
+        reads_images: bool = False,
     ) -> None:
         super().__init__()
         if isinstance(layer, nn.ConvTranspose2d) and layer.groups != 1:
@@ -32,6 +34,7 @@ class QuantizedLayer(nn.Module):
             )
         self.layer = layer
         self.weight_quantizer, self.input_quantizer = weight_quantizer, input_quantizer
+        self.reads_images = reads_images
 
     def forward(self, inputs: Tensor) -> Tensor:
         weight = self.layer.weight
@@ -41,10 +44,10 @@ class QuantizedLayer(nn.Module):
             inputs = self.input_quantizer(inputs)
         return apply_layer(self.layer, inputs, weight)
 
-    def calibrate_inputs(self, inputs: Tensor, are_images: bool = False) -> None:
-        """Sets the input grid from a batch; that of images is symmetric, as their values are."""
+    def calibrate_inputs(self, inputs: Tensor) -> None:
+        """Sets the input grid from a batch."""
         if self.input_quantizer is not None:
-            self.input_quantizer.calibrate_offset(inputs, only_symmetric=are_images)
+            self.input_quantizer.calibrate_offset(inputs, only_symmetric=self.reads_images)
 
     def calibrate_weight(self) -> None:
         """Sets the weight's steps from the weight."""

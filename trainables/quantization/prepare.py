@@ -30,23 +30,49 @@ def quantizable_names(model: nn.Module) -> list[str]:
     return [name for name, module in model.named_modules() if isinstance(module, QUANTIZABLE)]
 
 
-def prepare(model: nn.Module, quantizer: Quantizer, with_additions: bool = True) -> nn.Module:
+class LayerRoles(NamedTuple):
+    """What decides the bit-widths of the layers of an unprepared network.
+
+    Attributes:
+        names: of all layers that can be quantized, in the order of registration.
+        first: names of the first layers of the graph, which read images.
+        ends: the same with those of the last layers.
+        additions: names that the additions of feature maps get, in the order of execution.
+        input_groups: names of layers and additions that read the same tensor.
+    """
+
+    names: Sequence[str]
+    first: Set[str]
+    ends: Set[str]
+    additions: Sequence[str]
+    input_groups: Sequence[tuple[str, ...]]
+
+
+def prepare(
+    model: nn.Module,
+    quantizer: Quantizer,
+    with_additions: bool = True,
+    roles: LayerRoles | None = None,
+) -> nn.Module:
     """Adds quantizers to every convolution, linear layer and addition of `model`, in place.
 
     The first and the last layers of the graph get 8 bits at least. Weight steps are approximate
     until `calibrate` sets all steps. The optimizer must be built afterwards. `with_additions` is
-    False for networks whose additions were computed on floats by an earlier version.
+    False for networks whose additions were computed on floats by an earlier version. `roles` are
+    those of the model's layers, which is traced where they are None.
 
     Raises:
         ValueError: `quantizer.layers` names a layer that `model` does not have, or the network
             cannot be traced.
     """
-    roles = find_layer_roles(model, with_additions=with_additions)
+    roles = roles or find_layer_roles(model, with_additions=with_additions)
     bits = layer_bits(roles, quantizer)
     for name in roles.names:
         layer = model.get_submodule(name)
         assert isinstance(layer, QUANTIZABLE)
-        replace_module(model, name, quantize_layer(layer, quantizer, bits[name]))
+        replace_module(
+            model, name, quantize_layer(layer, quantizer, bits[name], name in roles.first)
+        )
     quantize_additions(
         model,
         [
@@ -65,22 +91,6 @@ def prepare(model: nn.Module, quantizer: Quantizer, with_additions: bool = True)
     return model
 
 
-class LayerRoles(NamedTuple):
-    """What decides the bit-widths of the layers of an unprepared network.
-
-    Attributes:
-        names: of all layers that can be quantized, in the order of registration.
-        ends: names of the first and the last layers of the graph.
-        additions: names that the additions of feature maps get, in the order of execution.
-        input_groups: names of layers and additions that read the same tensor.
-    """
-
-    names: Sequence[str]
-    ends: Set[str]
-    additions: Sequence[str]
-    input_groups: Sequence[tuple[str, ...]]
-
-
 def find_layer_roles(
     model: nn.Module, graph: fx.Graph | None = None, with_additions: bool = True
 ) -> LayerRoles:
@@ -93,6 +103,7 @@ def find_layer_roles(
     additions = named_additions(model, graph) if with_additions else {}
     return LayerRoles(
         quantizable_names(model),
+        find_first(model, graph),
         find_first_and_last(model, graph),
         list(additions.values()),
         find_input_groups(model, graph, additions),
@@ -139,7 +150,7 @@ def layer_bits(roles: LayerRoles, quantizer: Quantizer) -> dict[str, LayerBits]:
 
 
 def quantize_layer(
-    layer: QuantizableLayer, quantizer: Quantizer, bits: LayerBits
+    layer: QuantizableLayer, quantizer: Quantizer, bits: LayerBits, reads_images: bool = False
 ) -> QuantizedLayer:
     """A layer with quantizers of its bit-widths, and none where these are 32."""
     weights = inputs = None
@@ -149,7 +160,7 @@ def quantize_layer(
         )
     if bits.activation_bits != FULL_PRECISION:
         inputs = quantizer.build_input_quantizer(bits.activation_bits)
-    return QuantizedLayer(layer, weights, inputs)
+    return QuantizedLayer(layer, weights, inputs, reads_images)
 
 
 @torch.no_grad()
@@ -160,13 +171,10 @@ def calibrate(model: nn.Module, images: Tensor) -> None:
     """
     layers = [module for module in model.modules() if isinstance(module, QuantizedLayer)]
     additions = [module for module in model.modules() if isinstance(module, QuantizedAddition)]
-    first = {model.get_submodule(name) for name in find_first(model, trace(model))}
     for layer in layers:
         layer.calibrate_weight()
     hooks = [
-        layer.register_forward_pre_hook(
-            lambda layer, inputs: layer.calibrate_inputs(inputs[0], are_images=layer in first)
-        )
+        layer.register_forward_pre_hook(lambda layer, inputs: layer.calibrate_inputs(inputs[0]))
         for layer in layers
     ]
     hooks += [

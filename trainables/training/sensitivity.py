@@ -18,6 +18,7 @@ from trainables.models.model_file import NETWORK_FILE, read_model
 from trainables.quantization.bits import FULL_PRECISION, LayerBits
 from trainables.quantization.mixed_precision import CHOICES, Sensitivity
 from trainables.quantization.prepare import (
+    LayerRoles,
     calibrate,
     find_layer_roles,
     prepare,
@@ -77,19 +78,20 @@ def measure_sensitivity(student: nn.Module, images: Tensor) -> Sensitivity:
     """
     student.eval()
     names = quantizable_names(student)
+    roles = find_layer_roles(student)
     expected = F.log_softmax(student(images), dim=1)
 
     def loss(layers: dict[str, LayerBits]) -> float:
         off = DEFAULT_QUANTIZER.replace(
             weight_bits=FULL_PRECISION, activation_bits=FULL_PRECISION, layers=layers
         )
-        quantized = prepare(copy.deepcopy(student), off).to(images.device)
+        quantized = prepare(copy.deepcopy(student), off, roles=roles).to(images.device)
         calibrate(quantized, images)
         predicted = F.log_softmax(quantized(images), dim=1)
         divergence = F.kl_div(predicted, expected, reduction="sum", log_target=True)
         return float(divergence) / (expected.numel() / expected.shape[1])
 
-    readers = find_readers(student)
+    readers = find_readers(roles)
     counts = count_inputs(student, images[:1])
     weights = {
         name: {
@@ -120,9 +122,8 @@ def measure_sensitivity(student: nn.Module, images: Tensor) -> Sensitivity:
     )
 
 
-def find_readers(student: nn.Module) -> dict[str, tuple[str, ...]]:
+def find_readers(roles: LayerRoles) -> dict[str, tuple[str, ...]]:
     """Names of layers that share a grid by the first of them, without those that read sums."""
-    roles = find_layer_roles(student)
     groups = {name: group for group in roles.input_groups for name in group}
     shared = [groups.get(name, (name,)) for name in roles.names]
     return {group[0]: group for group in shared if not {*group} & {*roles.additions}}

@@ -1,16 +1,9 @@
-"""Commands of the project in processes that share their imports.
+"""Commands of the project in processes that share their imports (see fork_server.py)."""
 
-A command imports for longer than a small study takes. A server that has imported everything once
-forks a process for each command.
-"""
-
-import atexit
 import json
 import os
-import random
 import re
-import runpy
-import shutil
+import shlex
 import signal
 import socket
 import subprocess
@@ -19,22 +12,51 @@ import tempfile
 import time
 from collections.abc import Collection
 from functools import cache
-from importlib import import_module
 from pathlib import Path
 from select import select
-from typing import Any, NoReturn
+from typing import NoReturn
 
-ROOT = Path(__file__).parent.parent
-IMPORTED = (
-    "mlflow.store.tracking.sqlalchemy_store",
-    "search.study.search_loop",
-)
+HERE = Path(__file__).parent
+
+
+class ForkServer:
+    """A process that forks others, and ends with this one.
+
+    Attributes:
+        socket: where it takes requests.
+        python: an executable that stands for Python, and has the server run the workers of Ray.
+        environment: variables for all processes that may start such workers.
+    """
+
+    def __init__(self) -> None:
+        self._folder = tempfile.TemporaryDirectory()
+        self.socket, self.python = (Path(self._folder.name) / name for name in ("server", "python"))
+        program = [sys.executable, "-IS", str(HERE / "forked_python.py")]
+        command = shlex.join([*program, sys.executable, str(self.python)])
+        self.python.write_text(f'#!/bin/sh\nexec {command} "$@"\n')
+        self.python.chmod(0o700)
+        self.environment = {"FORK_SERVER": str(self.socket)}
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as server:
+            server.bind(str(self.socket))
+            server.listen(64)
+            self._process = subprocess.Popen(
+                [sys.executable, str(HERE / "fork_server.py"), str(server.fileno())],
+                stdin=subprocess.PIPE,
+                pass_fds=[server.fileno()],
+                env={**os.environ, "OMP_WAIT_POLICY": "passive"},  # fixed when PyTorch is imported
+            )
+
+
+@cache
+def start_server() -> ForkServer:
+    """This process's server."""
+    return ForkServer()
 
 
 class Command:
     """`python -m MODULE ARGUMENTS...` with further environment variables.
 
-    Its output goes to files, so that it never waits for a reader.
+    Its output goes to files, so that it never waits for a reader. It ends with this object.
     """
 
     def __init__(
@@ -48,19 +70,22 @@ class Command:
         self.num_read = 0
         # open as long as this object is there
         self._files = tempfile.TemporaryFile(), tempfile.TemporaryFile()  # noqa: SIM115
-        self._status, status = os.pipe()
         self.returncode: int | None = None
+        server = start_server()
         request = {
-            "argv": argv,
+            "argv": ("-m", *argv),
+            "python": str(server.python),
             "own_group": own_group,
             "cores": sorted(cores or os.sched_getaffinity(0)),
-            "environment": {**os.environ, **environment},
+            "blocked": [],
+            "environment": {**os.environ, **environment, **server.environment},
             "folder": os.getcwd(),
         }
-        files = [*(file.fileno() for file in self._files), status]
-        socket.send_fds(start_server(), [json.dumps(request).encode()], files)
-        os.close(status)
-        self.pid = int(start_server().recv(64) or reject("server"))
+        self._connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._connection.connect(str(server.socket))
+        files = [0, *(file.fileno() for file in self._files)]
+        socket.send_fds(self._connection, [json.dumps(request).encode()], files)
+        self.pid = int(self._connection.recv(64) or reject("server"))
 
     @property
     def said(self) -> str:
@@ -87,9 +112,9 @@ class Command:
         return status
 
     def _wait(self, seconds: float | None) -> int | None:
-        if self.returncode is None and select([self._status], [], [], seconds)[0]:
-            self.returncode = int(os.read(self._status, 64) or reject("watcher"))
-            os.close(self._status)
+        if self.returncode is None and select([self._connection], [], [], seconds)[0]:
+            self.returncode = int(self._connection.recv(64) or reject("watcher"))
+            self._connection.close()
         return self.returncode
 
     def wait_for(self, words: str) -> None:
@@ -133,71 +158,3 @@ def run_afresh(*argv: str, **environment: str) -> subprocess.CompletedProcess[st
 
 def reject(name: str) -> NoReturn:
     raise AssertionError(f"the {name} of a command has ended: see its error on stderr")
-
-
-@cache
-def start_server() -> socket.socket:
-    """A connection to this process's server, which ends with this process."""
-    here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    subprocess.Popen([sys.executable, __file__, str(there.fileno())], pass_fds=[there.fileno()])
-    there.close()
-    return here
-
-
-def serve(connection: socket.socket) -> dict[str, Any] | None:
-    """Forks a process for each request, in which it returns the request; None at the end."""
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the watchers
-    while True:
-        message, files, _, _ = socket.recv_fds(connection, 1 << 18, 3)
-        if not message:
-            return None
-        if os.fork() == 0:  # a watcher, which alone learns how the command ends
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            out, errors, status = files
-            pid = os.fork()
-            if pid == 0:
-                os.dup2(out, 1)
-                os.dup2(errors, 2)
-                for file in (*files, connection.detach()):
-                    os.close(file)
-                return dict(json.loads(message))
-            connection.send(str(pid).encode())
-            ended = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-            os.write(status, str(ended).encode())
-            os._exit(0)
-        for file in files:
-            os.close(file)
-
-
-def main() -> None:
-    connection = socket.socket(fileno=int(sys.argv[1]))
-    sys.path[0] = str(ROOT)
-    from search.execution.environment import prepare_environment
-
-    prepare_environment()
-    for name in IMPORTED:
-        import_module(name)
-    request = serve(connection)
-    if request is None:
-        return
-    os.environ.clear()
-    os.environ.update(request["environment"])
-    os.chdir(request["folder"])
-    os.sched_setaffinity(0, request["cores"])
-    if request["own_group"]:
-        os.setsid()
-    if "RAY_ADDRESS" in os.environ:  # Ray was imported with the settings of this machine alone
-        os.execv(sys.executable, [sys.executable, "-m", *request["argv"]])
-    import numpy
-
-    atexit.unregister(shutil.rmtree)  # of a folder that the server still needs
-    random.seed()  # else all commands would have the same
-    numpy.random.seed()
-    path = os.environ.get("PYTHONPATH", "").split(os.pathsep)
-    sys.path[:1] = [request["folder"], *filter(None, path)]
-    module, *sys.argv[1:] = request["argv"]
-    runpy.run_module(module, run_name="__main__", alter_sys=True)
-
-
-if __name__ == "__main__":
-    main()

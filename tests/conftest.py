@@ -1,5 +1,6 @@
 """Small real parts that many tests share."""
 
+import gc
 import os
 from pathlib import Path
 
@@ -64,6 +65,14 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     ranks = {name: rank for rank, name in enumerate(LONGEST)}
     items.sort(key=lambda item: ranks.get(item.path.name, len(LONGEST)))
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()  # what was imported stays: a collection need not look at it
+
+
+def pytest_sessionfinish() -> None:
+    gc.unfreeze()  # else packages in C report what is never freed
 
 
 @pytest.fixture(autouse=True)

@@ -1,16 +1,17 @@
 """Searches in processes of their own, what is done to them, and clusters on this machine."""
 
 import os
+import re
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
 import pyarrow.parquet as pq
-from command_server import Command
+from command_server import Command, start_server
 
 from benchmarks.reliability.moments import newest
 
@@ -41,12 +42,24 @@ def all_cores() -> range:
 def children(pid: int, words: str) -> list[psutil.Process]:
     """Descendants of a process with these words in their command lines."""
     found = []
-    for process in psutil.Process(pid).children(recursive=True):
+    for process in descendants(pid):
         try:
             if words in " ".join(process.cmdline()):
                 found.append(process)
         except psutil.NoSuchProcess:
             continue
+    return found
+
+
+def descendants(pid: int) -> list[psutil.Process]:
+    """Those of a process and, for each that stands for a forked one, that one and its own."""
+    found = []
+    for process in psutil.Process(pid).children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            forked = process
+            while stands_for := re.fullmatch(r"fork (\d+)", forked.name()):
+                forked = psutil.Process(int(stands_for[1]))
+            found += [forked, *(descendants(forked.pid) if forked != process else ())]
     return found
 
 
@@ -79,6 +92,7 @@ CLUSTER = """
 import sys
 from ray.cluster_utils import Cluster
 
+sys.executable = sys.argv[1]
 cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
 nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
 print("at", cluster.address, flush=True)
@@ -92,12 +106,13 @@ cluster.shutdown()
 @contextmanager
 def cluster_of_two() -> Iterator[tuple[subprocess.Popen[str], str]]:
     """A cluster and its address; told something it loses a node, told again it ends."""
+    server = start_server()
     with subprocess.Popen(
-        [sys.executable, "-c", CLUSTER],
+        [sys.executable, "-c", CLUSTER, str(server.python)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
-        env={**os.environ, "RAY_AUTH_MODE": "disabled"},
+        env={**os.environ, **server.environment, "RAY_AUTH_MODE": "disabled"},
         preexec_fn=lambda: os.sched_setaffinity(0, all_cores()),
     ) as cluster:
         assert cluster.stdout is not None

@@ -87,7 +87,7 @@ def test_a_study_that_everything_happens_to_is_whole(blocks_folder: Path, tmp_pa
     driver.end(130, seconds=5)
     wait_for_end(of_ray)
 
-    # kill -9 of Ray's own processes; one trial at a time, since every start imports PyTorch anew
+    # kill -9 of Ray's own processes; one trial at a time
     driver = resume(folder, "--samples", "7", "--cpus-per-trial", str(os.cpu_count()))
     for name in ("raylet", "gcs_server"):
         driver.wait_for("expected: ")  # it has begun again, and what trained before is gone

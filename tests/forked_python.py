@@ -1,0 +1,51 @@
+"""Stands for Python where Ray starts processes: has the fork server run Ray's Python programs.
+
+The arguments are the path of Python, that of this program's shell script, and those for Python.
+Whoever starts and ends this process starts and ends the forked one, whose number is the name of
+this one.
+"""
+
+import json
+import os
+import signal
+import socket
+import sys
+from typing import NoReturn
+
+FORKED = ("setup_worker.py", "default_worker.py", "log_monitor.py")
+"""Programs that do not mind who their parent is."""
+
+
+def main() -> NoReturn:
+    python, here, *argv = sys.argv[1:]
+    while argv[0] in ("-u", "-s", "-S"):
+        argv.pop(0)
+    if os.path.basename(argv[0]) not in FORKED:
+        os.execv(python, [python, *argv])
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    connection.connect(os.environ["FORK_SERVER"])
+    # of a worker with variables of its own, which a process of Ray without this program prepares
+    ours, theirs = (f'"py_executable": {json.dumps(path)}' for path in (here, python))
+    request = {
+        "argv": [each.replace(theirs, ours) for each in argv],
+        "python": here,
+        "own_group": True,  # Ray ends the group of a worker with it
+        "cores": sorted(os.sched_getaffinity(0)),
+        "blocked": sorted(signal.pthread_sigmask(signal.SIG_BLOCK, ())),
+        "environment": dict(os.environ),
+        "folder": os.getcwd(),
+    }
+    socket.send_fds(connection, [json.dumps(request).encode()], [0, 1, 2])
+    pid = int(connection.recv(64))
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda number, _: os.kill(pid, number))
+    with open("/proc/self/comm", "w") as name:
+        name.write(f"fork {pid}")
+    status = int(connection.recv(64) or -signal.SIGKILL)
+    if status < 0:
+        signal.signal(-status, signal.SIG_DFL)
+        os.kill(os.getpid(), -status)
+    sys.exit(status)
+
+
+main()

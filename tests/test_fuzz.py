@@ -24,7 +24,7 @@ from trainables.models.model_file import ModelSpec, deserialize, read_card, seri
 from trainables.quantization.quantizers.configs import Lsq
 
 FUZZ = settings(
-    max_examples=150,
+    max_examples=50,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )

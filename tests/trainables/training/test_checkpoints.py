@@ -141,7 +141,7 @@ def test_a_training_killed_again_and_again_ends_the_same(
 ) -> None:
     expected, model = train_whole(RECIPES[3], run)
     for _ in range(6):
-        killed_after(Trial(config(RECIPES[3]), run, tmp_path), 5)
+        killed_after(Trial(config(RECIPES[3]), run, tmp_path), 3)
     again = Trial(config(RECIPES[3]), run, tmp_path)
     assert train(again)[-1] == expected[-1]
     assert again.model_bytes == model

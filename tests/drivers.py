@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TypeVar
 
 import psutil
 import pyarrow.parquet as pq
@@ -15,6 +16,7 @@ from command_server import Command, start_server
 
 from benchmarks.reliability.moments import newest
 
+Found = TypeVar("Found")
 TRAINING = "Trainable.train"
 """Part of the command line of a process that trains, by Ray's name for it."""
 
@@ -63,11 +65,13 @@ def descendants(pid: int) -> list[psutil.Process]:
     return found
 
 
-def wait_until(is_so: Callable[[], object], seconds: float = 120) -> None:
+def wait_until(is_so: Callable[[], Found], seconds: float = 120) -> Found:
+    """What is returned once that is true."""
     deadline = time.monotonic() + seconds
-    while not is_so():
+    while not (found := is_so()):
         assert time.monotonic() < deadline
         time.sleep(0.05)
+    return found
 
 
 def wait_for_end(processes: Sequence[psutil.Process]) -> None:

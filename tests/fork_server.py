@@ -69,13 +69,17 @@ def watch(connection: socket.socket) -> dict[str, Any]:
         os.close(file)
     with suppress(BrokenPipeError):
         connection.send(str(pid).encode())
-    ended = os.pidfd_open(pid)
-    if ended not in select([connection, ended], [], [])[0]:
-        os.kill(pid, signal.SIGKILL)
+    threading.Thread(target=end_with, args=[connection, pid], daemon=True).start()
     status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     with suppress(BrokenPipeError):
         connection.send(str(status).encode())
     os._exit(0)
+
+
+def end_with(connection: socket.socket, pid: int) -> None:
+    """Ends a process once nobody waits for it any more."""
+    connection.recv(1)
+    os.kill(pid, signal.SIGKILL)
 
 
 def run(request: dict[str, Any]) -> object:

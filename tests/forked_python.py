@@ -10,6 +10,7 @@ import os
 import signal
 import socket
 import sys
+from select import select
 from typing import NoReturn
 
 FORKED = ("setup_worker.py", "default_worker.py", "log_monitor.py")
@@ -41,6 +42,10 @@ def main() -> NoReturn:
         signal.signal(number, lambda number, _: os.kill(pid, number))
     with open("/proc/self/comm", "w") as name:
         name.write(f"fork {pid}")
+    parent = os.getppid()
+    while not select([connection], [], [], 5)[0]:
+        if os.getppid() != parent:
+            sys.exit()  # the system ends a suspended process, too, whose parent has ended
     status = int(connection.recv(64) or -signal.SIGKILL)
     if status < 0:
         signal.signal(-status, signal.SIG_DFL)

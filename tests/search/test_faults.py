@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.request import urlopen
 
+import psutil
 import pytest
 from drivers import (
     TRAINING,
@@ -70,8 +71,7 @@ def test_a_study_that_everything_happens_to_is_whole(blocks_folder: Path, tmp_pa
     driver = resume(folder)
     driver.wait_for("expected: ")
     for _ in range(1 + MAX_RETRIES):
-        wait_until(lambda: len(children(driver.pid, TRAINING)) == 2)
-        killed = children(driver.pid, TRAINING)
+        killed = wait_until(lambda: both(children(driver.pid, TRAINING)))
         for worker in killed:
             worker.kill()
         wait_for_end(killed)
@@ -123,6 +123,11 @@ def test_a_study_that_everything_happens_to_is_whole(blocks_folder: Path, tmp_pa
         assert re.match("its process died too often: .*exit", str(row["reason"]))
     assert not (folder / "checkpoints").exists()
     assert not before.exists()
+
+
+def both(processes: list[psutil.Process]) -> list[psutil.Process]:
+    """The processes where there are two, else none."""
+    return processes if len(processes) == 2 else []
 
 
 def resume(folder: Path, *argv: str) -> Driver:

@@ -55,8 +55,7 @@ def test_the_next_trial_of_a_process_that_is_not_to_be_used_again(
 
         # SIGTERM to processes that train, as from a node that is taken away
         wait_for_checkpoint(folder, time.time())
-        wait_until(lambda: trainers(driver, where))
-        trainers(driver, where)[0].terminate()
+        wait_until(lambda: trainers(driver, where))[0].terminate()
         driver.wait_for("paused after")
         assert driver.end(seconds=180) == ""
     assert "is asked again: Ray Tune ended it without notice" in driver.said

@@ -14,7 +14,6 @@ from collections.abc import Collection
 from functools import cache
 from pathlib import Path
 from select import select
-from typing import NoReturn
 
 HERE = Path(__file__).parent
 
@@ -43,6 +42,7 @@ class ForkServer:
                 [sys.executable, str(HERE / "fork_server.py"), str(server.fileno())],
                 stdin=subprocess.PIPE,
                 pass_fds=[server.fileno()],
+                start_new_session=True,  # else Ctrl-C ends it before the commands it looks after
                 env={**os.environ, "OMP_WAIT_POLICY": "passive"},  # fixed when PyTorch is imported
             )
 
@@ -85,7 +85,7 @@ class Command:
         self._connection.connect(str(server.socket))
         files = [0, *(file.fileno() for file in self._files)]
         socket.send_fds(self._connection, [json.dumps(request).encode()], files)
-        self.pid = int(self._connection.recv(64) or reject("server"))
+        self.pid = int(self._connection.recv(64))
 
     @property
     def said(self) -> str:
@@ -113,13 +113,14 @@ class Command:
 
     def _wait(self, seconds: float | None) -> int | None:
         if self.returncode is None and select([self._connection], [], [], seconds)[0]:
-            self.returncode = int(self._connection.recv(64) or reject("watcher"))
+            self.returncode = int(self._connection.recv(64))
             self._connection.close()
         return self.returncode
 
     def wait_for(self, words: str) -> None:
         """Until it says so in a line that no call before has read."""
-        while True:
+        deadline = time.monotonic() + 500
+        while time.monotonic() < deadline:
             ended = self.poll() is not None
             lines = self.said.split("\n")[:-1]
             while self.num_read < len(lines):
@@ -128,6 +129,7 @@ class Command:
                     return
             assert not ended, f"it never said {words!r}: {self.said}{self.errors}"
             time.sleep(0.02)
+        raise AssertionError(f"it has not said {words!r} yet: {self.said}{self.errors}")
 
     def send_signal(self, number: int) -> None:
         if self.poll() is None:
@@ -154,7 +156,3 @@ def run_afresh(*argv: str, **environment: str) -> subprocess.CompletedProcess[st
         check=False,
         env={**os.environ, **environment},
     )
-
-
-def reject(name: str) -> NoReturn:
-    raise AssertionError(f"the {name} of a command has ended: see its error on stderr")

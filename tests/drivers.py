@@ -55,14 +55,15 @@ def children(pid: int, words: str) -> list[psutil.Process]:
 
 def descendants(pid: int) -> list[psutil.Process]:
     """Those of a process and, for each that stands for a forked one, that one and its own."""
-    found = []
+    found: dict[int, psutil.Process] = {}
     for process in psutil.Process(pid).children(recursive=True):
         with suppress(psutil.NoSuchProcess):
             forked = process
             while stands_for := re.fullmatch(r"fork (\d+)", forked.name()):
                 forked = psutil.Process(int(stands_for[1]))
-            found += [forked, *(descendants(forked.pid) if forked != process else ())]
-    return found
+            below = descendants(forked.pid) if forked != process else []
+            found |= {each.pid: each for each in (forked, *below)}
+    return list(found.values())
 
 
 def wait_until(is_so: Callable[[], Found], seconds: float = 120) -> Found:

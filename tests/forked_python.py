@@ -15,20 +15,22 @@ from typing import NoReturn
 
 FORKED = ("setup_worker.py", "default_worker.py", "log_monitor.py")
 """Programs that do not mind who their parent is."""
+FLAGS = ("-u", "-s", "-S")
+"""Flags of Python that make no difference to a forked program."""
 
 
 def main() -> NoReturn:
+    parent = os.getppid()  # before anything that takes time: a raylet may end at any moment
     python, here, *argv = sys.argv[1:]
-    while argv[0] in ("-u", "-s", "-S"):
-        argv.pop(0)
-    if os.path.basename(argv[0]) not in FORKED:
+    program = [each for each in argv if each not in FLAGS]
+    if os.path.basename(program[0]) not in FORKED:
         os.execv(python, [python, *argv])
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     connection.connect(os.environ["FORK_SERVER"])
     # of a worker with variables of its own, which a process of Ray without this program prepares
     ours, theirs = (f'"py_executable": {json.dumps(path)}' for path in (here, python))
     request = {
-        "argv": [each.replace(theirs, ours) for each in argv],
+        "argv": [each.replace(theirs, ours) for each in program],
         "python": here,
         "own_group": True,  # Ray ends the group of a worker with it
         "cores": sorted(os.sched_getaffinity(0)),
@@ -42,13 +44,13 @@ def main() -> NoReturn:
         signal.signal(number, lambda number, _: os.kill(pid, number))
     with open("/proc/self/comm", "w") as name:
         name.write(f"fork {pid}")
-    parent = os.getppid()
     while not select([connection], [], [], 5)[0]:
         if os.getppid() != parent:
             sys.exit()  # the system ends a suspended process, too, whose parent has ended
     status = int(connection.recv(64) or -signal.SIGKILL)
     if status < 0:
-        signal.signal(-status, signal.SIG_DFL)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_DFL)
         os.kill(os.getpid(), -status)
     sys.exit(status)
 

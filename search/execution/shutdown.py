@@ -93,7 +93,8 @@ def graceful_shutdown(
                 if number in SIGNALS:
                     shutdown.on_signal()
 
-    threading.Thread(target=read, name="signals", daemon=True).start()
+    reader = threading.Thread(target=read, name="signals", daemon=True)
+    reader.start()
     shutdown.install_handlers()
     try:
         yield shutdown
@@ -101,6 +102,7 @@ def graceful_shutdown(
         shutdown.closed.set()
         signal.set_wakeup_fd(descriptor)
         handlers.close()
+        reader.join(1)  # else it may make the stop file after that was removed
         for number, handler in before.items():
             signal.signal(number, handler)
         stop_file.unlink(missing_ok=True)

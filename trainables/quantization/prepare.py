@@ -59,7 +59,7 @@ def prepare(
     The first and the last layers of the graph get 8 bits at least. Weight steps are approximate
     until `calibrate` sets all steps. The optimizer must be built afterwards. `with_additions` is
     False for networks whose additions were computed on floats by an earlier version. `roles` are
-    those of the model's layers, which is traced where they are None.
+    those of the model's layers; where they are None, it is traced and `with_additions` counts.
 
     Raises:
         ValueError: `quantizer.layers` names a layer that `model` does not have, or the network

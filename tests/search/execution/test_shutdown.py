@@ -74,7 +74,7 @@ def test_a_process_that_nobody_listens_to_is_ended_all_the_same(tmp_path: Path) 
 
 
 def test_the_stop_file_exists_once_an_end_is_asked_for(tmp_path: Path) -> None:
-    """Else the main thread may remove it before it is made, and it would end the next run."""
+    """Else the main thread may remove it before it is made, and it stays behind."""
     asked_before_touch = []
 
     class Watched(type(tmp_path)):  # type: ignore[misc]

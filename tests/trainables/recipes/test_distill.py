@@ -39,9 +39,7 @@ def test_a_term_brings_the_student_nearer_to_its_teacher(
 ) -> None:
     def distance(weight: float) -> float:
         taught = recipe.replace(losses=by_name(term(weight=weight)))
-        task = ShortTask(
-            taught, blocks_run.replace(teacher=teacher_file), batch_size=16, num_epochs=3
-        )
+        task = ShortTask(taught, blocks_run.replace(teacher=teacher_file), num_epochs=3)
         return list(taught.train(task))[-1].losses[term().name] / weight
 
     assert distance(10) < 0.8 * distance(1e-3)

@@ -109,7 +109,7 @@ def train_whole() -> Train:
     return train_once
 
 
-@pytest.mark.parametrize("num_steps", [6, pytest.param(13, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("num_steps", [7, pytest.param(17, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     ("recipe", "cached"),
     [*((recipe, False) for recipe in RECIPES), (RECIPES[3], True)],

@@ -2,7 +2,9 @@
 
 import gc
 import os
+from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -103,22 +105,25 @@ def voc_folder(tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def blocks_run(tmp_path_factory: pytest.TempPathFactory) -> ExecutionConfig:
-    """A pack of 64 images that a student learns in a few steps, and an artifact store."""
-    return pack_blocks(tmp_path_factory.mktemp("artifacts"))
+    """A pack of 32 images that a student learns in a few steps, and an artifact store."""
+    return pack_blocks(tmp_path_factory.mktemp("artifacts"), Blocks(32, 12))
 
 
-def pack_blocks(artifacts: Path) -> ExecutionConfig:
-    """The blocks, packed into an artifact store."""
-    data = pack_dataset(Blocks(), ArtifactStore(artifacts))
+def pack_blocks(artifacts: Path, blocks: "Blocks") -> ExecutionConfig:
+    """These blocks, packed into an artifact store."""
+    data = pack_dataset(blocks, ArtifactStore(artifacts))
     return ExecutionConfig(data=data.path, artifacts=artifacts)
 
 
+@dataclass
 class Blocks:
     """Images of 32 px in four blocks, whose colour is their class, one of five."""
 
-    notes = ()
-    class_names = ("black", "red", "green", "blue", "white")
-    colors = np.array([(0, 0, 0), (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)])
+    num_train: int = 64
+    num_val: int = 24
+    notes: ClassVar = ()
+    class_names: ClassVar = ("black", "red", "green", "blue", "white")
+    colors: ClassVar = np.array([(0, 0, 0), (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)])
 
     def digest(self) -> str:
         return "blocks"
@@ -130,7 +135,7 @@ class Blocks:
         return {}
 
     def num_samples(self, split: Split) -> int:
-        return 64 if split == "train" else 24
+        return self.num_train if split == "train" else self.num_val
 
     def sample(self, split: Split, index: int) -> Sample:
         random = np.random.default_rng([split == "val", index])
@@ -143,7 +148,7 @@ class Blocks:
 
 @pytest.fixture(scope="session")
 def blocks_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same images in VOC layout."""
+    """Twice as many such images in VOC layout."""
     root = tmp_path_factory.mktemp("data") / "blocks"
     for part in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
         (root / part).mkdir(parents=True)

@@ -92,7 +92,7 @@ class ShortTask(TrialTask):
     source: TeacherOutputSource
 
     def __init__(
-        self, recipe: Recipe, run: ExecutionConfig, batch_size: int = 16, num_epochs: int = 1
+        self, recipe: Recipe, run: ExecutionConfig, batch_size: int = 8, num_epochs: int = 1
     ) -> None:
         config = TrialConfig(
             student=UNetConfig(width=3, depth=2),

@@ -132,7 +132,7 @@ def test_recipes_hand_the_class_weights_of_the_label_loss_to_the_term(
     def loss(class_weighted: bool) -> float:
         term = Pixelwise(class_weighted=class_weighted)
         taught = recipe.replace(losses=by_name(term))
-        task = ShortTask(taught, blocks_run.replace(teacher=teacher_file), batch_size=64)
+        task = ShortTask(taught, blocks_run.replace(teacher=teacher_file), batch_size=32)
         task.label_loss = LabelLossConfig(class_weights="sqrt").build(
             task.data.label_counts, task.device
         )

@@ -47,7 +47,7 @@ def bits_of(student: nn.Module) -> set[tuple[int, int]]:
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.name)
 def test_each_part_of_the_training_has_one_bit_fewer(recipe: Recipe, run: ExecutionConfig) -> None:
-    task = ShortTask(recipe.replace(bit_descent=3), run, batch_size=16, num_epochs=6)
+    task = ShortTask(recipe.replace(bit_descent=3), run, batch_size=8, num_epochs=6)
     task.ema_decay = 0.9
     found = []
     for epoch in task.config.recipe.train(task):
@@ -59,7 +59,7 @@ def test_each_part_of_the_training_has_one_bit_fewer(recipe: Recipe, run: Execut
 def test_grids_are_calibrated_when_their_bits_change(run: ExecutionConfig) -> None:
     """Two bits on the grid of three would clip most weights."""
     recipe = RECIPES[0].replace(bit_descent=2, optimizer=AdamW(learning_rate=1e-12))
-    task = ShortTask(recipe, run, batch_size=16, num_epochs=4)
+    task = ShortTask(recipe, run, batch_size=8, num_epochs=4)
     errors = []
     for epoch in recipe.train(task):
         layer = quantized_layers(epoch.student)[1]
@@ -84,7 +84,7 @@ def test_a_training_that_is_cut_off_while_bits_fall_goes_on_to_the_bit(
         student=UNetConfig(width=3, depth=2),
         recipe=recipe.replace(**changes, start=Supervised(optimizer=FAST), start_epochs=4),
         num_epochs=4,
-        batch_size=16,
+        batch_size=8,
         ema_decay=0.9,
     )
     whole = Trial(config, run)

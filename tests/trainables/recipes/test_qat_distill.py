@@ -41,7 +41,7 @@ def recipe(self_study: float, co_study: float, learning_rate: float = 1e-2) -> Q
 
 def test_phases_begin_at_their_fraction_of_the_steps(run: ExecutionConfig) -> None:
     phases = recipe(self_study=0.25, co_study=0.5)
-    task = ShortTask(phases, run, batch_size=64, num_epochs=4)  # a step an epoch
+    task = ShortTask(phases, run, batch_size=32, num_epochs=4)  # a step an epoch
     teachers, named = [], []
     for epoch in phases.train(task):
         teachers.append(copy.deepcopy(task.source.network))
@@ -67,7 +67,7 @@ def test_phases_begin_at_their_fraction_of_the_steps(run: ExecutionConfig) -> No
 
 def test_the_teacher_learns_from_labels_and_from_the_student(run: ExecutionConfig) -> None:
     co_study = recipe(self_study=0, co_study=1)
-    task = ShortTask(co_study, run, batch_size=64)
+    task = ShortTask(co_study, run, batch_size=32)
     (batch,) = task.batches(1)
     taught = task.teacher()(batch).logits
     student = forward_features(task.pretrained_student(), batch.images).logits

@@ -135,8 +135,8 @@ def test_keeping_says_how_far_it_is(run: ExecutionConfig, tmp_path: Path) -> Non
     with progress_to(lines.append, every_s=0):
         cache_outputs(run.replace(artifacts=tmp_path), "views", ALL)
     words = "keeping the teacher's outputs: batch"
-    assert lines[0] == f"{words} 1 of 16"
-    assert lines[-1].startswith(f"{words} 16 of 16, about")
+    assert lines[0] == f"{words} 1 of 8"
+    assert lines[-1].startswith(f"{words} 8 of 8, about")
 
 
 @pytest.mark.parametrize("form", ["views", "maps"])
@@ -145,8 +145,8 @@ def test_its_footprint_is_known_before(form: Form, run: ExecutionConfig) -> None
     folder = cache_outputs(run, form, FLIPS)
     table = ArrowTable(folder / "train.arrow")
     assert predicted.num_bytes == table.num_bytes
-    assert predicted.num_images == 64
-    assert len(table) == 64 * (NUM_VIEWS if form == "views" else 1)
+    assert predicted.num_images == 32
+    assert len(table) == 32 * (NUM_VIEWS if form == "views" else 1)
     views, maps = (predict_footprint(run, f, FLIPS).bytes_per_image for f in ("views", "maps"))
     assert views == NUM_VIEWS * maps
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from drivers import wait_until
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -56,7 +57,7 @@ def config(recipe: Recipe) -> TrialConfig:
         recipe=recipe,
         augmentation=Augmentation(),
         num_epochs=4,
-        batch_size=16,
+        batch_size=8,
     )
 
 
@@ -181,7 +182,7 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(
     run: ExecutionConfig, train_whole: Train, tmp_path: Path
 ) -> None:
     expected, _ = train_whole(START, run)
-    killed_after(Trial(config(START), run, tmp_path), 8)
+    killed_after(Trial(config(START), run, tmp_path), 7)
     before, last = sorted(tmp_path.iterdir())
     last.write_bytes(last.read_bytes()[:-1])
     trial = Trial(config(START), run, tmp_path)
@@ -349,10 +350,15 @@ def test_a_training_that_hangs_is_ended(
     trial = Trial(config(START), run.replace(timeout_s=1.0), on_hang=heard.append)
     reports = iter(trial)
     next(reports)
-    time.sleep(2.5)  # whoever takes the reports may take their time
+    time.sleep(1.5)  # whoever takes the reports may take their time
     next(reports)
     assert heard == []
-    monkeypatch.setattr(trial.task.transform, "labels", lambda *_: time.sleep(3.0) or 1 / 0)
+
+    def hang(*_: object) -> float:
+        wait_until(lambda: heard)
+        return 1 / 0
+
+    monkeypatch.setattr(trial.task.transform, "labels", hang)
     with pytest.raises(ZeroDivisionError):
         next(reports)
     assert heard == ["hung: no progress for 1 s"]

@@ -4,9 +4,9 @@ import copy
 
 import pytest
 import torch
+from conftest import Blocks, pack_blocks
 from torch import Tensor, nn
 
-from trainables.config import ExecutionConfig
 from trainables.data.augmentation import normalize
 from trainables.data.loader import Loader
 from trainables.data.packed import images_of, open_pack
@@ -19,9 +19,10 @@ from trainables.training.evaluation import (
 )
 
 
-@pytest.fixture
-def val(blocks_run: ExecutionConfig) -> Loader:
-    return Loader(open_pack(blocks_run.data).val, torch.device("cpu"))
+@pytest.fixture(scope="module")
+def val(tmp_path_factory: pytest.TempPathFactory) -> Loader:
+    run = pack_blocks(tmp_path_factory.mktemp("artifacts"), Blocks(num_train=4))
+    return Loader(open_pack(run.data).val, torch.device("cpu"))
 
 
 def test_confusion_matrix_and_scores_equal_a_naive_count() -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import Blocks, pack_blocks
 
 from trainables.config import ExecutionConfig, TrialConfig
 from trainables.data.configs import Augmentation
@@ -70,6 +71,11 @@ def with_teacher(run: ExecutionConfig, folder: Path) -> ExecutionConfig:
     return run.replace(teacher=folder / "teacher.safetensors")
 
 
+@pytest.fixture(scope="module")
+def more_blocks(tmp_path_factory: pytest.TempPathFactory) -> ExecutionConfig:
+    return pack_blocks(tmp_path_factory.mktemp("artifacts"), Blocks())
+
+
 @pytest.fixture
 def float32(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Processors that compute in bfloat16 do not."""
@@ -90,9 +96,9 @@ def test_every_recipe_has_a_curve() -> None:
 @pytest.mark.usefixtures("float32")
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_gives_its_stored_curve(
-    name: str, blocks_run: ExecutionConfig, tmp_path: Path
+    name: str, more_blocks: ExecutionConfig, tmp_path: Path
 ) -> None:
-    curve, stored = train(RECIPES[name], with_teacher(blocks_run, tmp_path)), read_stored()[name]
+    curve, stored = train(RECIPES[name], with_teacher(more_blocks, tmp_path)), read_stored()[name]
     assert len(curve) == len(stored)
     for epoch, expected in zip(curve, stored, strict=True):
         assert epoch == pytest.approx(expected, rel=TOLERANCE[name])
@@ -104,11 +110,9 @@ def read_stored() -> dict[str, Curve]:
 
 
 def store() -> None:
-    from conftest import pack_blocks
-
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
-        run = with_teacher(pack_blocks(Path(folder)), Path(folder))
+        run = with_teacher(pack_blocks(Path(folder), Blocks()), Path(folder))
         curves = {name: train(recipe, run) for name, recipe in RECIPES.items()}
     STORED.write_text(json.dumps(curves, indent=1) + "\n")
 

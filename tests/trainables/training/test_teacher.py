@@ -110,8 +110,8 @@ def test_its_measurement_says_how_far_it_is(
     lines: list[str] = []
     with progress_to(lines.append, every_s=0):
         prepare_teacher(blocks_run.replace(artifacts=tmp_path), str(teacher_file), OWN)
-    assert lines[0] == "measuring the teacher: batch 2 of 6"
-    assert re.fullmatch(r"measuring the teacher: batch 6 of 6, about \d+ s left", lines[-1])
+    assert lines[0] == "measuring the teacher: batch 2 of 3"
+    assert re.fullmatch(r"measuring the teacher: batch 3 of 3, about \d+ s left", lines[-1])
 
 
 def test_a_torchvision_network_becomes_a_model_file(

@@ -54,7 +54,7 @@ def config(recipe: Recipe, **changes: object) -> TrialConfig:
         "recipe": recipe,
         "augmentation": PLAIN,
         "num_epochs": 4,
-        "batch_size": 16,
+        "batch_size": 8,
     }
     return TrialConfig.model_validate(fields | changes)
 
@@ -268,12 +268,12 @@ def test_out_of_memory_halves_the_batch_once(
     halved = Trial(config(recipe), taught_run)
     halved.task.accumulation_steps = 2
     expected = [report.losses for report in halved]
-    limit_batch(monkeypatch, 8)
+    limit_batch(monkeypatch, 4)
     trial = Trial(config(recipe), taught_run)
     metrics = list(trial)
     assert [m.epoch for m in metrics] == [1, 2, 3, 4]
     assert {m.parts for m in metrics} == {2}
-    assert "out of memory: once more with 2 batches of 8" in caplog.text
+    assert "out of memory: once more with 2 batches of 4" in caplog.text
     assert [m.losses for m in metrics] == expected
     for ours, reference in zip(metrics, whole, strict=True):
         assert ours.losses == pytest.approx(reference.losses, rel=0.15)
@@ -285,7 +285,7 @@ def test_two_halves_are_the_images_of_the_whole_batch(blocks_run: ExecutionConfi
     halves = list(halved.batches(1))
     pairs = zip(halves[::2], halves[1::2], strict=True)
     for batch, (first, second) in zip(whole.batches(1), pairs, strict=True):
-        assert len(first.images) == len(second.images) == 8
+        assert len(first.images) == len(second.images) == 4
         assert torch.equal(torch.cat([first.images, second.images]), batch.images)
         assert torch.equal(torch.cat([first.labels, second.labels]), batch.labels)
 
@@ -293,8 +293,8 @@ def test_two_halves_are_the_images_of_the_whole_batch(blocks_run: ExecutionConfi
 def test_out_of_memory_twice_fails_the_trial(
     blocks_run: ExecutionConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    limit_batch(monkeypatch, 7)
-    assert failure(START, blocks_run) == "out of memory, with batches of 8 images, too"
+    limit_batch(monkeypatch, 3)
+    assert failure(START, blocks_run) == "out of memory, with batches of 4 images, too"
 
 
 def limit_batch(monkeypatch: pytest.MonkeyPatch, largest: int) -> None:

@@ -44,7 +44,8 @@ DISTILL = Distill(optimizer=AdamW(learning_rate=1e-2))
 QKD = QatDistill(start=START, quantizer=BITS, self_study=0.3, co_study=0.4)
 UNTAUGHT: list[Recipe] = [START, Qat(start=START, quantizer=BITS)]
 TAUGHT: list[Recipe] = [DISTILL, QKD]
-STEPS = 64 // 8
+BATCH = 4
+STEPS = 32 // BATCH
 """Of an epoch."""
 
 
@@ -54,7 +55,7 @@ def config(recipe: Recipe, augmentation: Augmentation = ALL, **changes: object) 
         recipe=recipe,
         augmentation=augmentation,
         num_epochs=2,
-        batch_size=8,
+        batch_size=BATCH,
     ).replace(**changes)
 
 
@@ -81,11 +82,11 @@ def test_the_second_half_of_a_batch_is_unlabelled_and_the_first_as_without(
 ) -> None:
     task = TrialTask(config(DISTILL), run)
     for batch, labelled in zip(task.training_batches(2), task.batches(2), strict=True):
-        assert of_unlabelled(batch).tolist() == 8 * [False] + 8 * [True]
-        assert torch.equal(batch.images[:8], labelled.images)
-        assert torch.equal(batch.labels[:8], labelled.labels)
-        assert set(batch.labels[8:].unique().tolist()) <= {255, UNLABELLED}
-        assert all(len(part) == 16 for part in batch.views)
+        assert of_unlabelled(batch).tolist() == BATCH * [False] + BATCH * [True]
+        assert torch.equal(batch.images[:BATCH], labelled.images)
+        assert torch.equal(batch.labels[:BATCH], labelled.labels)
+        assert set(batch.labels[BATCH:].unique().tolist()) <= {255, UNLABELLED}
+        assert all(len(part) == 2 * BATCH for part in batch.views)
         assert batch.images.is_contiguous(memory_format=torch.channels_last)
 
 
@@ -107,7 +108,7 @@ def test_any_batch_follows_from_seed_epoch_and_step(
         assert torch.equal(batch.images, whole[number].images)
         assert torch.equal(batch.labels, whole[number].labels)
     other = next(task(seed=4).training_batches(2))
-    assert not torch.equal(other.images[len(other.images) // 2 :], whole[per_epoch].images[8:])
+    assert not torch.equal(other.images[len(other.images) // 2 :], whole[per_epoch].images[BATCH:])
 
 
 def test_halves_are_those_of_the_whole_batch(run: ExecutionConfig) -> None:
@@ -116,9 +117,9 @@ def test_halves_are_those_of_the_whole_batch(run: ExecutionConfig) -> None:
     halves = list(halved.training_batches(2))
     pairs = zip(halves[::2], halves[1::2], strict=True)
     for batch, (first, second) in zip(whole.training_batches(2), pairs, strict=True):
-        for part, start in ((first, 0), (second, 4)):
-            assert torch.equal(part.images[:4], batch.images[start : start + 4])
-            assert torch.equal(part.images[4:], batch.images[8 + start : 12 + start])
+        for part, start in ((first, 0), (second, 2)):
+            assert torch.equal(part.images[:2], batch.images[start : start + 2])
+            assert torch.equal(part.images[2:], batch.images[4 + start : 6 + start])
 
 
 def test_images_come_in_rounds_of_which_each_has_all(run: ExecutionConfig) -> None:
@@ -127,12 +128,12 @@ def test_images_come_in_rounds_of_which_each_has_all(run: ExecutionConfig) -> No
         image.numpy().tobytes()
         for epoch in (1, 2)
         for batch in TrialTask(still, run).training_batches(epoch)
-        for image in batch.images[8:]
+        for image in batch.images[BATCH:]
     ]
-    assert len(images) == 128
-    rounds = [images[i : i + 12] for i in range(0, 120, 12)]
+    assert len(images) == 64
+    rounds = [images[i : i + 12] for i in range(0, 60, 12)]
     assert all(set(drawn) == set(images) and len(set(drawn)) == 12 for drawn in rounds)
-    assert len({tuple(drawn) for drawn in rounds}) == 10  # in another order each
+    assert len({tuple(drawn) for drawn in rounds}) == 5  # in another order each
 
 
 def test_padding_is_ignored_in_every_view(run: ExecutionConfig) -> None:
@@ -143,7 +144,7 @@ def test_padding_is_ignored_in_every_view(run: ExecutionConfig) -> None:
     counts = [
         int(count)
         for batch in task.training_batches(1)
-        for count in (batch.labels[8:] == UNLABELLED).flatten(1).sum(1)
+        for count in (batch.labels[BATCH:] == UNLABELLED).flatten(1).sum(1)
     ]
     assert set(counts) == {24 * 20, 32 * 32}
 
@@ -191,7 +192,7 @@ def test_self_study_and_calibration_see_labelled_images_alone(
     with suppress(Exception):  # a student without calibration is not measured
         list(Trial(config(QKD), run))
     assert calibrated == [32]
-    assert seen[:STEPS] == 5 * [8] + 3 * [16]  # 0.3 of 16 steps
+    assert seen[:STEPS] == 5 * [BATCH] + 3 * [2 * BATCH]  # 0.3 of 16 steps
 
 
 def test_the_teacher_on_unlabelled_images_moves_the_student(run: ExecutionConfig) -> None:
@@ -221,7 +222,7 @@ def test_kept_outputs_are_those_of_the_same_images(form: Form, run: ExecutionCon
     teacher, reference = kept.teacher(), LiveTeacher(live.teacher().network)
     for epoch in (1, 2):
         for batch in kept.training_batches(epoch):
-            assert len(batch.images) == 16
+            assert len(batch.images) == 2 * BATCH
             with torch.no_grad():
                 found, expected = teacher(batch), reference(batch)
             torch.testing.assert_close(found.logits, expected.logits, atol=0.02, rtol=0.02)
@@ -283,7 +284,7 @@ def test_the_memory_probe_takes_steps_with_unlabelled_images(
 
     monkeypatch.setattr(LiveTeacher, "__call__", count)
     peak_bytes(config(QKD), run)
-    assert asked == [8, 16, 16]  # an example, and both steps
+    assert asked == [BATCH, 2 * BATCH, 2 * BATCH]  # an example, and both steps
 
 
 def test_data_of_fewer_images_than_a_batch_get_as_many_unlabelled_ones(
@@ -291,7 +292,7 @@ def test_data_of_fewer_images_than_a_batch_get_as_many_unlabelled_ones(
 ) -> None:
     task = TrialTask(config(DISTILL, batch_size=100), run)
     (batch,) = task.training_batches(1)
-    assert of_unlabelled(batch).tolist() == 64 * [False] + 64 * [True]
+    assert of_unlabelled(batch).tolist() == 32 * [False] + 32 * [True]
 
 
 def test_kept_outputs_are_those_of_the_images_that_the_teacher_sees(
@@ -325,4 +326,4 @@ def test_kept_outputs_are_those_of_the_images_that_the_teacher_sees(
     found_logits = torch.tensor(kept.chunks["logits"][0]).float()
     torch.testing.assert_close(found_logits, wanted, atol=2e-3, rtol=2e-3)
     task = TrialTask(config(DISTILL), with_outputs(run, "maps", ALL))
-    assert next(task.training_batches(1)).images.shape == (16, 3, 16, 16)
+    assert next(task.training_batches(1)).images.shape == (2 * BATCH, 3, 16, 16)

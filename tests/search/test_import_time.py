@@ -1,8 +1,10 @@
 """Answers that need no framework do not import one, which would take seconds."""
 
+import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -22,28 +24,36 @@ HEAVY = {
 
 
 RUN = """
-import importlib, logging, sys
-module, modules, *argv = sys.argv[1:]
-try:
-    status = importlib.import_module(module).main(argv)
-except SystemExit as leave:
-    status = leave.code
-with open(modules, "w") as file:
-    print(*sys.modules, file=file)
-assert not logging.getLogger().handlers  # so that warnings go to stderr as they are
-sys.exit(status)
+import importlib, io, json, logging, sys
+from contextlib import redirect_stderr, redirect_stdout
+
+module, *commands = sys.argv[1:]
+answers = []
+for argv in map(json.loads, commands):
+    with redirect_stderr(io.StringIO()) as errors, redirect_stdout(io.StringIO()):
+        try:
+            status = importlib.import_module(module).main(argv)
+        except SystemExit as leave:
+            status = leave.code
+    assert not logging.getLogger().handlers  # so that warnings go to stderr as they are
+    answers.append((status, errors.getvalue(), list(sys.modules)))
+print(json.dumps(answers))
 """
+Answer = tuple[int, str, set[str]]
 
 
-def run(modules: Path, *argv: str) -> tuple[subprocess.CompletedProcess[str], set[str]]:
-    """Runs the command of a module in a process of its own; the packages that it imported too."""
-    done = subprocess.run(
-        [sys.executable, "-c", RUN, argv[0], str(modules), *argv[1:]],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return done, {name.split(".")[0] for name in modules.read_text().split()}
+def run(module: str, *commands: Sequence[str]) -> list[Answer]:
+    """Runs the command of a module with each of these arguments, in one process of its own.
+
+    Returns:
+        the exit status, what was written to stderr and which packages were imported by then.
+    """
+    argv = [sys.executable, "-c", RUN, module, *map(json.dumps, commands)]
+    answers = json.loads(subprocess.check_output(argv, text=True))
+    return [
+        (status, errors, {name.split(".")[0] for name in modules})
+        for status, errors, modules in answers
+    ]
 
 
 COMMANDS: dict[str, tuple[list[str], int, str]] = {
@@ -71,20 +81,38 @@ COMPARISONS: dict[str, tuple[list[str], int, str]] = {
 }
 
 
+@pytest.fixture(scope="module")
+def answers() -> dict[tuple[str, str], Answer]:
+    """By module and name of the command."""
+    return {
+        (module, name): answer
+        for module, commands in (("search.run", COMMANDS), ("search.compare", COMPARISONS))
+        for name, answer in zip(
+            commands,
+            run(module, *[[*argv, "--storage", str(STORED)] for argv, _, _ in commands.values()]),
+            strict=True,
+        )
+    }
+
+
 @pytest.mark.parametrize("command", COMPARISONS)
-def test_a_comparison_that_ends_at_once_imports_no_framework(command: str, tmp_path: Path) -> None:
-    argv, status, message = COMPARISONS[command]
-    done, imported = run(tmp_path / "modules", "search.compare", *argv, "--storage", str(STORED))
-    assert (done.returncode, message in done.stderr) == (status, True), done.stderr
-    assert "pydantic" in imported
-    assert imported & HEAVY == set()
+def test_a_comparison_that_ends_at_once_imports_no_framework(
+    command: str, answers: dict[tuple[str, str], Answer]
+) -> None:
+    check(COMPARISONS[command], answers["search.compare", command])
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_a_command_that_ends_at_once_imports_no_framework(command: str, tmp_path: Path) -> None:
-    argv, status, message = COMMANDS[command]
-    done, imported = run(tmp_path / "modules", "search.run", *argv, "--storage", str(STORED))
-    assert (done.returncode, message in done.stderr) == (status, True), done.stderr
+def test_a_command_that_ends_at_once_imports_no_framework(
+    command: str, answers: dict[tuple[str, str], Answer]
+) -> None:
+    check(COMMANDS[command], answers["search.run", command])
+
+
+def check(command: tuple[list[str], int, str], answer: Answer) -> None:
+    _, expected_status, message = command
+    status, errors, imported = answer
+    assert (status, message in errors) == (expected_status, True), errors
     assert "pydantic" in imported
     assert imported & HEAVY == set()
 
@@ -92,7 +120,7 @@ def test_a_command_that_ends_at_once_imports_no_framework(command: str, tmp_path
 def test_an_export_imports_nothing_that_searches_or_plots(tmp_path: Path) -> None:
     shutil.copytree(STORED, tmp_path, dirs_exist_ok=True)
     argv = [str(tmp_path / "stored"), "--max-size", "50KB", "--out", str(tmp_path / "out")]
-    done, imported = run(tmp_path / "modules", "search.export", *argv)
-    assert (done.returncode, done.stderr) == (0, "")
+    ((status, errors, imported),) = run("search.export", argv)
+    assert (status, errors) == (0, "")
     assert len(list((tmp_path / "out").iterdir())) == 2
     assert imported & {"matplotlib", "mlflow", "optuna", "plotly", "ray"} == set()

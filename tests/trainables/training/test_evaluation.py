@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from conftest import Blocks, pack_blocks
+from shared_fixtures import Blocks, pack_blocks
 from torch import Tensor, nn
 
 from trainables.data.augmentation import normalize

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import Blocks, pack_blocks
+from shared_fixtures import Blocks, pack_blocks
 
 from trainables.config import ExecutionConfig, TrialConfig
 from trainables.data.configs import Augmentation

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import Blocks
+from shared_fixtures import Blocks
 
 from trainables.config import TrialConfig
 from trainables.core.artifacts import ArtifactStore

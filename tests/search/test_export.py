@@ -4,8 +4,6 @@ import hashlib
 import json
 import math
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -367,11 +365,6 @@ def test_bad_input_to_predict(
     for images, message in ((empty, "must hold images"), (tmp_path / "no", "there is no")):
         assert predict.main([str(good), str(images), "--out", str(tmp_path / "out")]) == 2
         assert message in capsys.readouterr().err
-
-
-def test_predict_imports_nothing_of_the_search() -> None:
-    code = "import sys, search.predict; print({'ray', 'optuna', 'mlflow'} & set(sys.modules))"
-    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "set()"
 
 
 def test_a_photograph_is_never_overwritten(

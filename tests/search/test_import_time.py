@@ -27,9 +27,8 @@ RUN = """
 import importlib, io, json, logging, sys
 from contextlib import redirect_stderr, redirect_stdout
 
-module, *commands = sys.argv[1:]
 answers = []
-for argv in map(json.loads, commands):
+for module, *argv in map(json.loads, sys.argv[1:]):
     with redirect_stderr(io.StringIO()) as errors, redirect_stdout(io.StringIO()):
         try:
             status = importlib.import_module(module).main(argv)
@@ -42,13 +41,13 @@ print(json.dumps(answers))
 Answer = tuple[int, str, set[str]]
 
 
-def run(module: str, *commands: Sequence[str]) -> list[Answer]:
-    """Runs the command of a module with each of these arguments, in one process of its own.
+def run(*commands: Sequence[str]) -> list[Answer]:
+    """Runs commands, each given as a module and its arguments, in one process of their own.
 
     Returns:
         the exit status, what was written to stderr and which packages were imported by then.
     """
-    argv = [sys.executable, "-c", RUN, module, *map(json.dumps, commands)]
+    argv = [sys.executable, "-c", RUN, *map(json.dumps, commands)]
     answers = json.loads(subprocess.check_output(argv, text=True))
     return [
         (status, errors, {name.split(".")[0] for name in modules})
@@ -89,7 +88,7 @@ def answers() -> dict[tuple[str, str], Answer]:
         for module, commands in (("search.run", COMMANDS), ("search.compare", COMPARISONS))
         for name, answer in zip(
             commands,
-            run(module, *[[*argv, "--storage", str(STORED)] for argv, _, _ in commands.values()]),
+            run(*[(module, *argv, "--storage", str(STORED)) for argv, _, _ in commands.values()]),
             strict=True,
         )
     }
@@ -117,10 +116,10 @@ def check(command: tuple[list[str], int, str], answer: Answer) -> None:
     assert imported & HEAVY == set()
 
 
-def test_an_export_imports_nothing_that_searches_or_plots(tmp_path: Path) -> None:
+def test_an_export_and_a_prediction_import_nothing_that_searches_or_plots(tmp_path: Path) -> None:
     shutil.copytree(STORED, tmp_path, dirs_exist_ok=True)
     argv = [str(tmp_path / "stored"), "--max-size", "50KB", "--out", str(tmp_path / "out")]
-    ((status, errors, imported),) = run("search.export", argv)
-    assert (status, errors) == (0, "")
+    exported, predicted = run(["search.export", *argv], ["search.predict", "--help"])
+    assert (exported[:2], predicted[:2]) == ((0, ""), (0, ""))
     assert len(list((tmp_path / "out").iterdir())) == 2
-    assert imported & {"matplotlib", "mlflow", "optuna", "plotly", "ray"} == set()
+    assert predicted[2] & {"matplotlib", "mlflow", "optuna", "plotly", "ray"} == set()

@@ -91,15 +91,18 @@ def test_weights_of_1_and_a_teacher_that_is_always_right_change_nothing() -> Non
 
 def optimum(teacher: Tensor, target: Tensor, term: Pixelwise) -> Tensor:
     """The label's probability at each pixel where cross-entropy and the term are least together."""
-    student = torch.zeros_like(teacher, requires_grad=True)
-    optimizer = torch.optim.Adam([student], lr=0.1)
-    for _ in range(1000):
+    student = torch.zeros(teacher.shape, requires_grad=True)
+    optimizer = torch.optim.LBFGS([student], max_iter=200, line_search_fn="strong_wolfe")
+
+    def step() -> float:
         optimizer.zero_grad()
         loss = cross_entropy(student, target) + term.weight * pixelwise_loss(
             student, teacher, target, term.temperature, term.where
         )
         loss.backward()
-        optimizer.step()
+        return loss.item()
+
+    optimizer.step(step)
     return student.detach().softmax(1).gather(1, target[:, None])[0, 0, 0]
 
 

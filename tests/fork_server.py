@@ -25,14 +25,17 @@ from typing import Any, NoReturn
 
 ROOT = Path(__file__).parent.parent
 IMPORTED = (
+    "aiohttp",
     "jsonschema",
     "mlflow.store.tracking.sqlalchemy_store",
     "optuna",
+    "onnx",
     "pandas",
     "pyarrow.fs",
     "pyarrow.parquet",
     "rich.console",
     "scipy.stats",
+    "search.analysis.report",
     "torchvision",
     "trainables.training.teacher",
 )

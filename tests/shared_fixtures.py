@@ -157,7 +157,7 @@ def teacher_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def foreign_file(blocks_run: ExecutionConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The state dict of a network that its author trained on the blocks."""
     loader = Loader(open_pack(blocks_run.data).train, torch.device("cpu"))
-    batches = list(loader.in_order(16))
+    batches = list(loader.in_order(8))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         network = Foreign()

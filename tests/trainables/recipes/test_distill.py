@@ -52,7 +52,7 @@ def test_a_term_brings_the_student_nearer_to_its_teacher(
         Distill(optimizer=FAST),
         pytest.param(
             QatDistill(
-                start=Supervised(optimizer=FAST), start_epochs=1, optimizer=FAST, self_study=0.25
+                start=Supervised(optimizer=FAST), start_epochs=2, optimizer=FAST, self_study=0.25
             ),
             marks=pytest.mark.slow,
         ),

@@ -34,7 +34,11 @@ class ForkServer:
         command = shlex.join([*program, sys.executable, str(self.python)])
         self.python.write_text(f'#!/bin/sh\nexec {command} "$@"\n')
         self.python.chmod(0o700)
-        self.environment = {"FORK_SERVER": str(self.socket)}
+        self.environment = {
+            "FORK_SERVER": str(self.socket),
+            # else Ray's agents look whether their parent, which a fork has not, is there
+            "RAY_enable_pipe_based_agent_to_parent_health_check": "1",
+        }
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as server:
             server.bind(str(self.socket))
             server.listen(64)

@@ -13,7 +13,15 @@ import sys
 from select import select
 from typing import NoReturn
 
-FORKED = ("setup_worker.py", "default_worker.py", "log_monitor.py")
+FORKED = (
+    "agent.py",
+    "dashboard.py",
+    "default_worker.py",
+    "log_monitor.py",
+    "main.py",
+    "monitor.py",
+    "setup_worker.py",
+)
 """Programs that do not mind who their parent is."""
 FLAGS = ("-u", "-s", "-S")
 """Flags of Python that make no difference to a forked program."""

@@ -1,5 +1,6 @@
 """Small real parts that many tests share."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from factories import make_finished_study
+from filelock import FileLock
 from foreign_networks import Foreign
 from hypothesis import settings
 from PIL import Image
@@ -176,5 +178,13 @@ def foreign_file(blocks_run: ExecutionConfig, tmp_path_factory: pytest.TempPathF
 
 @pytest.fixture(scope="session")
 def study(tmp_path_factory: pytest.TempPathFactory, blocks_folder: Path) -> Path:
-    """A finished study of five trials, as a search leaves it."""
-    return make_finished_study(tmp_path_factory.mktemp("finished"), blocks_folder)
+    """A finished study of five trials, as a search leaves it; test processes share it."""
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+    made = shared / "finished-study.txt"
+    with FileLock(made.with_suffix(".lock")):
+        if not made.exists():
+            folder = make_finished_study(tmp_path_factory.mktemp("finished"), blocks_folder)
+            made.write_text(str(folder))
+    return Path(made.read_text())

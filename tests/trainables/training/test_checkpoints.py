@@ -53,7 +53,7 @@ def run(blocks_run: ExecutionConfig, teacher_file: Path) -> ExecutionConfig:
 
 def config(recipe: Recipe) -> TrialConfig:
     return TrialConfig(
-        student=UNetConfig(width=6, depth=2),
+        student=UNetConfig(width=4, depth=2),
         recipe=recipe,
         augmentation=Augmentation(),
         num_epochs=4,

@@ -50,7 +50,7 @@ def taught_run(blocks_run: ExecutionConfig, teacher_file: Path) -> ExecutionConf
 
 def config(recipe: Recipe, **changes: object) -> TrialConfig:
     fields: dict[str, object] = {
-        "student": UNetConfig(width=8, depth=2),
+        "student": UNetConfig(width=4, depth=2),
         "recipe": recipe,
         "augmentation": PLAIN,
         "num_epochs": 4,
@@ -117,7 +117,7 @@ def test_kept_outputs_teach_what_the_teacher_does(
 
 
 def test_a_start_by_kept_outputs_is_another_artifact(taught_run: ExecutionConfig) -> None:
-    recipe = Qat(start=Distill(optimizer=AdamW(learning_rate=4e-3)), quantizer=BITS)
+    recipe = Qat(start=Distill(optimizer=AdamW(learning_rate=2e-2)), quantizer=BITS)
     before = len(list(taught_run.artifacts.glob("student-*")))
     kept = taught_run.replace(teacher_outputs=cache_outputs(taught_run, "maps", PLAIN))
     for run in (taught_run, kept):
@@ -158,7 +158,7 @@ def test_a_distilled_start_depends_on_the_content_of_the_teacher_s_file(
     torch.manual_seed(1)
     card = read_card(copy)
     write_model(other, card.build(), card)
-    recipe = Qat(start=Distill(optimizer=AdamW(learning_rate=3e-3)), quantizer=BITS)
+    recipe = Qat(start=Distill(optimizer=AdamW(learning_rate=3e-2)), quantizer=BITS)
     before = len(list(taught_run.artifacts.glob("student-*")))
     for run in (taught_run, taught_run.replace(teacher=other), taught_run.replace(teacher=copy)):
         next(iter(Trial(config(recipe), run)))

@@ -249,13 +249,15 @@ class Graph:
         axis = 1 if is_overlapping(layer) else 0  # of the output channels
         steps = np.repeat(steps, codes.shape[axis] // len(steps))
         if self.form == "onnx-int8":
+            most = 1 << max(0, SAFE_BITS - module.bits)
+            factors = np.full(len(steps), most)
             if layer.bias is not None and module.grid is not None and not is_overlapping(layer):
                 bias = as_array(layer.bias)
                 codes, steps = without_dead_channels(codes, steps, module.grid, bias)
-            # Codes are multiplied and steps divided by a power of two, which is exact, and gives
-            # the bias, which is counted in these steps, a finer resolution
-            extra = max(0, SAFE_BITS - module.bits)
-            codes, steps = codes << extra, steps / np.float32(1 << extra)
+                factors = best_factors(steps, module.grid, bias, most)
+            shape = [-1 if dimension == axis else 1 for dimension in range(codes.ndim)]
+            codes = codes * factors.astype(np.int8).reshape(shape)
+            steps = steps / factors.astype(np.float32)
         elif module.bits == 2:
             codes, self.opset = codes.astype(int2), max(self.opset, 25)
         elif module.bits <= 4:
@@ -337,6 +339,20 @@ def without_dead_channels(
     dead = np.abs(steps) < least
     shape = (-1, *[1] * (codes.ndim - 1))
     return np.where(dead.reshape(shape), 0, codes).astype(codes.dtype), np.where(dead, least, steps)
+
+
+def best_factors(steps: Array, grid: StaticQuantizer, bias: Array, most: int) -> Array:
+    """Factors from 1 to `most` on the codes of each output channel, by which steps are divided.
+
+    A bias is counted in the steps of the products and so is off by up to half of one, which moves
+    values to other points of a coarse grid. These factors leave the weights as they are and bring
+    each bias nearest to a multiple.
+    """
+    bias = np.repeat(bias, len(steps) // len(bias)).astype(np.float64)
+    factors = np.arange(1, most + 1)
+    counted = (bias / (steps * as_array(grid.step)))[:, None] * factors
+    best: Array = factors[(np.abs(counted - np.rint(counted)) / factors).argmin(1)]
+    return best
 
 
 def tensor_info(name: str, channels: int) -> onnx.ValueInfoProto:

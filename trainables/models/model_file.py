@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from pydantic import Field, SerializeAsAny, ValidationError, model_validator
 from torch import Tensor, nn
 
+import trainables.quantization.quantizers.configs  # noqa: F401 - model files name them
 from trainables.core.config_base import FrozenConfig
 from trainables.models.configs import NetworkConfig
 from trainables.quantization.bits import (

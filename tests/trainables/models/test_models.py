@@ -1,5 +1,7 @@
 """The contract of every network, and the model file."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -183,3 +185,12 @@ def test_the_length_of_a_file_is_known_without_its_values(
         codes, floats = np.zeros(num_code_bytes, np.uint8), np.zeros(num_floats, np.float32)
         written = len(file_content(codes, floats, card))
         assert file_length(num_code_bytes, num_floats, card) == written
+
+
+def test_a_quantized_file_is_read_where_nothing_else_is_imported() -> None:
+    path = Path(__file__).with_name("format-2.safetensors")
+    code = (
+        "from pathlib import Path; from trainables.models.model_file import read_card; "
+        f"print(read_card(Path({str(path)!r})).quantizer.name)"
+    )
+    assert subprocess.check_output([sys.executable, "-c", code], text=True) == "lsq\n"

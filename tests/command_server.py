@@ -23,8 +23,8 @@ class ForkServer:
 
     Attributes:
         socket: where it takes requests.
-        python: an executable that stands for Python, and has the server run the workers of Ray.
-        environment: variables for all processes that may start such workers.
+        python: an executable that stands for Python, and has the server run programs of Ray.
+        environment: variables for all processes that may start such programs.
     """
 
     def __init__(self) -> None:
@@ -89,7 +89,7 @@ class Command:
         self._connection.connect(str(server.socket))
         files = [0, *(file.fileno() for file in self._files)]
         socket.send_fds(self._connection, [json.dumps(request).encode()], files)
-        self.pid = int(self._connection.recv(64))
+        self.pid = self._receive()
 
     @property
     def said(self) -> str:
@@ -117,9 +117,14 @@ class Command:
 
     def _wait(self, seconds: float | None) -> int | None:
         if self.returncode is None and select([self._connection], [], [], seconds)[0]:
-            self.returncode = int(self._connection.recv(64))
+            self.returncode = self._receive()
             self._connection.close()
         return self.returncode
+
+    def _receive(self) -> int:
+        answer = self._connection.recv(64)
+        assert answer, "the fork server or its watcher has ended: see its error on stderr"
+        return int(answer)
 
     def wait_for(self, words: str) -> None:
         """Until it says so in a line that no call before has read."""

@@ -1,7 +1,7 @@
 """Forks processes that have imported large packages already.
 
 A process imports PyTorch, MLflow and the like for longer than it computes in most tests. The server
-imports them once, then forks a process for each request: a command of the project, or a worker of
+imports them once, then forks a process for each request: a command of the project, or a program of
 Ray. A request comes over a connection of its own, on which the server answers with the number of
 the process and, once it has ended, with its exit status. Closing the connection ends the process.
 """
@@ -28,8 +28,8 @@ IMPORTED = (
     "aiohttp",
     "jsonschema",
     "mlflow.store.tracking.sqlalchemy_store",
-    "optuna",
     "onnx",
+    "optuna",
     "pandas",
     "pyarrow.fs",
     "pyarrow.parquet",

@@ -10,6 +10,7 @@ import os
 import signal
 import socket
 import sys
+from contextlib import suppress
 from select import select
 from typing import NoReturn
 
@@ -22,16 +23,16 @@ FORKED = (
     "monitor.py",
     "setup_worker.py",
 )
-"""Programs that do not mind who their parent is."""
+"""Programs of Ray that do not mind who their parent is: the agents, as `ForkServer` has them."""
 FLAGS = ("-u", "-s", "-S")
-"""Flags of Python that make no difference to a forked program."""
+"""Flags of Python that make no difference to a forked program; Ray hands them on, too."""
 
 
 def main() -> NoReturn:
     parent = os.getppid()  # before anything that takes time: a raylet may end at any moment
     python, here, *argv = sys.argv[1:]
     program = [each for each in argv if each not in FLAGS]
-    if os.path.basename(program[0]) not in FORKED:
+    if "/ray/" not in program[0] or os.path.basename(program[0]) not in FORKED:
         os.execv(python, [python, *argv])
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     connection.connect(os.environ["FORK_SERVER"])
@@ -40,7 +41,7 @@ def main() -> NoReturn:
     request = {
         "argv": [each.replace(theirs, ours) for each in program],
         "python": here,
-        "own_group": True,  # Ray ends the group of a worker with it
+        "own_group": True,  # Ray ends the group of a process with it
         "cores": sorted(os.sched_getaffinity(0)),
         "blocked": sorted(signal.pthread_sigmask(signal.SIG_BLOCK, ())),
         "environment": dict(os.environ),
@@ -49,7 +50,7 @@ def main() -> NoReturn:
     socket.send_fds(connection, [json.dumps(request).encode()], [0, 1, 2])
     pid = int(connection.recv(64))
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda number, _: os.kill(pid, number))
+        signal.signal(number, lambda number, _: relay(pid, number))
     with open("/proc/self/comm", "w") as name:
         name.write(f"fork {pid}")
     while not select([connection], [], [], 5)[0]:
@@ -61,6 +62,11 @@ def main() -> NoReturn:
             signal.signal(number, signal.SIG_DFL)
         os.kill(os.getpid(), -status)
     sys.exit(status)
+
+
+def relay(pid: int, number: int) -> None:
+    with suppress(ProcessLookupError):
+        os.kill(pid, number)
 
 
 main()

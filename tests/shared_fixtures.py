@@ -1,6 +1,5 @@
 """Small real parts that many tests share."""
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -9,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 from factories import make_finished_study
-from filelock import FileLock
 from foreign_networks import Foreign
 from hypothesis import settings
 from PIL import Image
@@ -25,7 +23,6 @@ from trainables.data.packed import images_of, open_pack, pack_dataset
 from trainables.data.unlabelled import UnlabelledFolder, pack_unlabelled
 from trainables.models.configs import UNetConfig
 from trainables.models.model_file import ModelSpec, write_model
-from trainables.quantization import adaround
 from trainables.quantization.quantizers import lsq_kernels
 
 # How long a test takes depends on what else the machine does
@@ -33,8 +30,6 @@ settings.register_profile("without deadlines", deadline=None)
 settings.load_profile("without deadlines")
 # The tests' images are small: loading a compiler takes longer than all that it saves
 lsq_kernels.MIN_ELEMENTS = 1 << 24
-# The tests' layers are small, too, and need fewer steps
-adaround.NUM_STEPS = 300
 
 
 @pytest.fixture(autouse=True)
@@ -86,7 +81,7 @@ class Blocks:
     colors: ClassVar = np.array([(0, 0, 0), (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)])
 
     def digest(self) -> str:
-        return "blocks"
+        return f"blocks {self.num_train} {self.num_val}"
 
     def canvas(self) -> tuple[int, int]:
         return 32, 32
@@ -178,13 +173,5 @@ def foreign_file(blocks_run: ExecutionConfig, tmp_path_factory: pytest.TempPathF
 
 @pytest.fixture(scope="session")
 def study(tmp_path_factory: pytest.TempPathFactory, blocks_folder: Path) -> Path:
-    """A finished study of five trials, as a search leaves it; test processes share it."""
-    shared = tmp_path_factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        shared = shared.parent
-    made = shared / "finished-study.txt"
-    with FileLock(made.with_suffix(".lock")):
-        if not made.exists():
-            folder = make_finished_study(tmp_path_factory.mktemp("finished"), blocks_folder)
-            made.write_text(str(folder))
-    return Path(made.read_text())
+    """A finished study of five trials, as a search leaves it."""
+    return make_finished_study(tmp_path_factory.mktemp("finished"), blocks_folder)

@@ -45,13 +45,14 @@ def run(*commands: Sequence[str]) -> list[Answer]:
     """Runs commands, each given as a module and its arguments, in one process of their own.
 
     Returns:
-        the exit status, what was written to stderr and which packages were imported by then.
+        for each the exit status, what it wrote to stderr and which packages were imported by then.
     """
     argv = [sys.executable, "-c", RUN, *map(json.dumps, commands)]
-    answers = json.loads(subprocess.check_output(argv, text=True))
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")  # nothing past Python's own stream either
     return [
         (status, errors, {name.split(".")[0] for name in modules})
-        for status, errors, modules in answers
+        for status, errors, modules in json.loads(done.stdout)
     ]
 
 

@@ -253,6 +253,7 @@ class Graph:
             factors = np.full(len(steps), most)
             if layer.bias is not None and module.grid is not None and not is_overlapping(layer):
                 bias = as_array(layer.bias)
+                bias = np.repeat(bias, len(steps) // len(bias))
                 codes, steps = without_dead_channels(codes, steps, module.grid, bias)
                 factors = best_factors(steps, module.grid, bias, most)
             shape = [-1 if dimension == axis else 1 for dimension in range(codes.ndim)]
@@ -334,7 +335,6 @@ def without_dead_channels(
     Where normalisation multiplies a channel by nearly 0, the channel equals its bias: its codes
     become 0, and its step becomes one in which the bias can be counted.
     """
-    bias = np.repeat(bias, len(codes) // len(bias))
     least = np.abs(bias) / np.float32(LARGEST_BIAS) / as_array(grid.step)
     dead = np.abs(steps) < least
     shape = (-1, *[1] * (codes.ndim - 1))
@@ -348,9 +348,8 @@ def best_factors(steps: Array, grid: StaticQuantizer, bias: Array, most: int) ->
     values to other points of a coarse grid. These factors leave the weights as they are and bring
     each bias nearest to a multiple.
     """
-    bias = np.repeat(bias, len(steps) // len(bias)).astype(np.float64)
     factors = np.arange(1, most + 1)
-    counted = (bias / (steps * as_array(grid.step)))[:, None] * factors
+    counted = (bias.astype(np.float64) / (steps * as_array(grid.step)))[:, None] * factors
     best: Array = factors[(np.abs(counted - np.rint(counted)) / factors).argmin(1)]
     return best
 

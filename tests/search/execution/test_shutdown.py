@@ -1,5 +1,6 @@
 """Signals are handled whatever the main thread waits for."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -8,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from search.execution.shutdown import GracefulShutdown
+from search.execution.shutdown import GracefulShutdown, graceful_shutdown
 
 PROGRAM = """
 import ctypes, sys, time
@@ -86,3 +87,16 @@ def test_the_stop_file_exists_once_an_end_is_asked_for(tmp_path: Path) -> None:
     shutdown.closed.set()
     assert asked_before_touch == [False]
     assert shutdown.requested
+
+
+def test_a_signal_at_the_last_moment_leaves_no_stop_file(tmp_path: Path) -> None:
+    class Slow(type(tmp_path)):  # type: ignore[misc]
+        def touch(self, *arguments: object, **keywords: object) -> None:
+            time.sleep(0.3)
+            super().touch(*arguments, **keywords)
+
+    stop_file = Slow(tmp_path / ".stop")
+    with graceful_shutdown(stop_file) as shutdown:
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert shutdown.requested
+    assert not stop_file.exists()

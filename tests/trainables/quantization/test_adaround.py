@@ -31,6 +31,11 @@ LAYERS = [
 ]
 
 
+@pytest.fixture(autouse=True)
+def fewer_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trainables.quantization.adaround.NUM_STEPS", 300)
+
+
 def make_pair(layer: nn.Module, shape: tuple[int, ...], bits: int = 3) -> LayerInputs:
     """A calibrated layer whose inputs are positive, correlated and disturbed by quantization."""
     torch.manual_seed(0)

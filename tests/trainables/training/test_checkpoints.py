@@ -157,7 +157,7 @@ def test_a_start_goes_on_where_it_was(run: ExecutionConfig, tmp_path: Path) -> N
         def on_step_end(self) -> None:
             super().on_step_end()
             calls.append(1)
-            if len(calls) == 10:
+            if len(calls) == 12:
                 raise Killed
 
     with pytest.MonkeyPatch.context() as patch:

@@ -5,8 +5,8 @@ differently, and a quantizer turns a difference in the last digit into one of a 
 the vector instructions of 2006 instead of AVX2, losses moved by up to 4e-7 in full precision and
 by up to 0.04 of themselves in quantized trainings.
 
-To store the curves anew after a change that is meant to change training, run this file as a script
-and say why in docs/log.md.
+To store the curves anew after a change that is meant to change training, run this file as a script,
+with `PYTHONPATH=tests`, and say why in docs/log.md.
 """
 
 import json

@@ -20,7 +20,7 @@ from trainables.core.artifacts import ArtifactStore, find_damage, read_artifact
 from trainables.data.arrow_table import ArrowTable, write_table
 from trainables.data.packed import open_pack
 from trainables.models.configs import UNetConfig
-from trainables.models.model_file import ModelSpec, deserialize, read_card, serialize
+from trainables.models.model_file import ModelSpec, deserialize, read_spec, serialize
 from trainables.quantization.quantizers.configs import Lsq
 
 FUZZ = settings(
@@ -91,7 +91,7 @@ def test_bytes_as_a_model_file(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     path.write_bytes(content)
     with pytest.raises(ValueError, match=r"intact \.safetensors"):
-        read_card(path)
+        read_spec(path)
 
 
 @FUZZ

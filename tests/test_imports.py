@@ -10,7 +10,7 @@ import pytest
 
 from spaces import space_names
 from trainables.losses.configs import Term
-from trainables.models.configs import StudentConfig
+from trainables.models.configs import NetworkConfig
 from trainables.quantization.quantizers.base import QuantizerConfig
 from trainables.recipes.configs import Recipe
 
@@ -97,7 +97,7 @@ def test_heavy_libraries_enter_in_one_place(path: Path) -> None:
 
 
 MEMBERS = {
-    "models": (StudentConfig, ("spaces/",)),
+    "models": (NetworkConfig, ("spaces/",)),
     "quantization/quantizers": (QuantizerConfig, ("spaces/",)),
     "losses": (Term, ("spaces/", "trainables/recipes/")),
     "recipes": (Recipe, ("spaces/", "trainables/training/defaults.py")),

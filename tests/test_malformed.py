@@ -225,9 +225,13 @@ CASES: dict[str, Case] = {
     "grace is not a number": Case(f"{DATA} --grace-epochs two", nothing, "invalid int value"),
     "unknown command of the cache": Case("cache burn", nothing, "invalid choice: 'burn'"),
     # data folders
-    "data is a file": Case(DATA.replace("{}/data", "{}/config.json"), nothing, "must exist"),
-    "data is empty": Case(DATA.replace("{}/data", "{}/photos"), nothing, "must hold ImageSets"),
-    "data is a link to itself": Case(DATA, loop("data"), "data folder must exist"),
+    "data is a file": Case(
+        DATA.replace("{}/data", "{}/config.json"), nothing, "--data must be a folder that exists"
+    ),
+    "data is empty": Case(
+        DATA.replace("{}/data", "{}/photos"), nothing, "must be a folder that holds ImageSets"
+    ),
+    "data is a link to itself": Case(DATA, loop("data"), "--data must be a folder that exists"),
     "list is a link to itself": Case(DATA, loop(f"{LISTS}/train.txt"), "no .*train.txt"),
     "list is binary": Case(DATA, write(f"{LISTS}/train.txt", b"\xff\xfe\x00"), "text in UTF-8"),
     "list is empty": Case(DATA, write(f"{LISTS}/val.txt", ""), "at least one image"),
@@ -383,7 +387,7 @@ CASES: dict[str, Case] = {
     "model's header is long": Case(
         f"{EXPORT} --trial 0003", write(MODEL, b"\xff" * 64), "intact .safetensors"
     ),
-    "teacher is a folder": Case(f"{DATA} --teacher {{}}/data", nothing, "the teacher must be"),
+    "teacher is a folder": Case(f"{DATA} --teacher {{}}/data", nothing, "--teacher must be"),
     "teacher of pickled objects": Case(
         f"{DATA} --teacher {{}}/teacher.pth",
         lambda world: torch.save(torch.nn.Linear(1, 1), world / "teacher.pth"),

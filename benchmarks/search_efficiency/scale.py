@@ -151,8 +151,8 @@ def drive(workers: int) -> list[object]:
         asking = reporting = 0.0
         results = 0
         begin = time.perf_counter()
-        delivery = AsyncCallback(tracking)
-        searcher = make_searcher(open_study(folder), [delivery])
+        callback = AsyncCallback(tracking)
+        searcher = make_searcher(open_study(folder), [callback])
         scheduler = ParetoHalving(
             searcher.minimized_values,
             NUM_EPOCHS,
@@ -182,7 +182,7 @@ def drive(workers: int) -> list[object]:
                     running[job] = config, epoch + 1
                 else:
                     del running[job]
-        delivery.close(600)
+        callback.close(600)
         wall = time.perf_counter() - begin
         return [
             f"{(asking + reporting) / NUM_TRIALS:.3f}",

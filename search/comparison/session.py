@@ -114,14 +114,14 @@ class ComparisonSession:
         trainings = plan_trainings(self.comparison.arms)
         compared = {config.digest() for arm in self.comparison.arms for config in arm.configs}
         train = ParallelTraining(run, share, shutdown, self.config.folder, self.say)
-        delivery = AsyncCallback(self.tracking)
+        callback = AsyncCallback(self.tracking)
 
         def on_end(name: str, outcome: Artifact | TrialFailed) -> None:
             record = make_record(name, trainings[name], outcome)
             self.records[trainings[name].digest()] = record
             self.say(f"{name}: {describe_outcome(record)}")
             if trainings[name].digest() in compared:
-                delivery.replayed(record)
+                callback.replayed(record)
 
         try:
             train({name: c for name, c in trainings.items() if c.start is None}, on_end)
@@ -132,7 +132,7 @@ class ComparisonSession:
             train(quantized, on_end)
         finally:
             timeout_s = tracking_timeout_s(shutdown.requested)
-            self.tracking.is_behind = not delivery.close(timeout_s)
+            self.tracking.is_behind = not callback.close(timeout_s)
 
     def failed_starts(self, trainings: dict[str, TrialConfig]) -> dict[str, str]:
         """By the name of a training, why its start failed."""

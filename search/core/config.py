@@ -26,6 +26,7 @@ from trainables.core.config_base import FrozenConfig
 from trainables.data.configs import AugmentationName
 from trainables.losses.configs import Balance, LabelLossConfig, Overlap
 from trainables.models.configs import (
+    DEFAULT_STUDENT,
     InputNormalizationName,
     NetworkSource,
     StudentConfig,
@@ -139,7 +140,7 @@ class StudyConfig(FrozenConfig):
             units.Unit("LIST", parse_students, write_students),
             immutable=True,
         ),
-    ] = parse_students("unet")
+    ] = (DEFAULT_STUDENT,)
     compress: Annotated[
         str | None,
         Flag(

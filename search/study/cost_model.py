@@ -11,6 +11,7 @@ from search.algorithms.candidates import find_cheapest, sample_configs
 from search.algorithms.problem import SearchProblem
 from search.core.config import StudyConfig
 from search.core.constraints import Costs, OverBudget
+from search.core.flags import flag_name
 from search.core.objectives import named_objectives
 from search.core.pareto import Points, cost_range_of
 from search.core.training_defaults import chosen_defaults
@@ -146,8 +147,8 @@ class CostModel:
         """The latency of the fast export on this machine, measured where it is not known yet."""
         key = self.latency_key(trial)
         if key not in self.latencies:
-            card = model_spec(trial, self.num_classes)
-            latency = predict_latency(card, self.height, self.width, self.store)
+            spec = model_spec(trial, self.num_classes)
+            latency = predict_latency(spec, self.height, self.width, self.store)
             self.latencies[key] = latency.median_ms
         return self.latencies[key]
 
@@ -246,8 +247,11 @@ class CostModel:
         best = self.complete(
             find_cheapest(self.named.space, violation, self.named.points_to_evaluate)
         )
-        if violation(best) > 0:
+        costs = self.predict_cost(best)
+        exceeded = [name for name, excess in budget.excess(costs).items() if excess > 0]
+        if exceeded:
+            flags = " and ".join(flag_name(StudyConfig, f"max_{name}") for name in exceeded)
             raise OverBudget(
-                f"the budget must admit students of space {self.config.space}, but its cheapest "
-                f"has {budget.describe_violations(self.predict_cost(best))}"
+                f"{flags} must admit students of space {self.config.space}, but its cheapest has "
+                f"{budget.describe_violations(costs)}"
             )

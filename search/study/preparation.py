@@ -60,12 +60,14 @@ def prepare_study(config: StudyConfig, resumed: bool) -> Study:
     """Makes all checks of a study first, and only then the first write.
 
     Checks download what they need: VOC 2012 into the storage, and weights of torchvision.
-    Four things can only be checked after the first write:
+    Six things can only be checked after the first write:
 
     - The budget of a study that asks for latencies, which are measured and kept as artifacts.
     - Images and masks, each of which is decoded when data are packed.
     - Whether MLflow takes the address of a SQLite store that was absent.
     - Whether another driver has taken the lock of the study since it was checked.
+    - The budget of a space whose bit-widths follow from sensitivities, which are measured.
+    - Whether the teacher has the mIoU of `--least-miou`, where it is trained.
 
     Raises:
         ValueError: the study as it is stored, its data, its teacher, its budget or its place in

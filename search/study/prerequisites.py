@@ -63,7 +63,7 @@ def measure_sensitivities(
     """
     known: dict[StudentConfig, Sensitivity] = {}
     for student, start in study.cost_model.pretraining_configs().items():
-        progress.record(f"training and looking at the start of {student.describe()}")
+        progress.record(f"training the start of {student.describe()} and measuring its sensitivity")
         try:
             kept = remote(run, cache_sensitivity, start)
             known[student] = read_sensitivity(kept)

@@ -21,7 +21,7 @@ from trainables.core.command_line import one_line
 from trainables.core.config_base import Leaf
 from trainables.core.files import hash_file
 from trainables.core.progress import PROGRESS_FILE
-from trainables.models.model_file import METRICS_FILE, MODEL_FILE, read_card
+from trainables.models.model_file import METRICS_FILE, MODEL_FILE, read_spec
 
 Row = dict[str, Leaf]
 
@@ -130,7 +130,7 @@ def check_front(
         assert record.metrics
         model = model_folder(folder, trial_id) / MODEL_FILE
         try:
-            read_card(model)
+            read_spec(model)
             told = json.loads(model.with_name(METRICS_FILE).read_text())[-1]["miou"]
             if model.stat().st_size != record.metrics.size_bytes:
                 yield f"{model} has {model.stat().st_size} bytes, not {record.metrics.size_bytes}"

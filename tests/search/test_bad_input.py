@@ -62,7 +62,10 @@ CASES: dict[str, tuple[list[str], str]] = {
     "no CPU": (["--cpus-per-trial", "0"], "--cpus-per-trial: .*greater than 0, but got 0"),
     "too many GPUs": (["--gpus-per-trial", "99"], "--gpus-per-trial must not exceed the .*got 99"),
     "too many CPUs": (["--cpus-per-trial", "9999"], "--cpus-per-trial must not exceed .*got 9999"),
-    "no such data": (["--data", "/no/where"], "data folder must exist, but got /no/where"),
+    "no such data": (
+        ["--data", "/no/where"],
+        "--data must be a folder that exists, but got /no/where",
+    ),
     "no such unlabelled images": (
         ["--unlabelled", "/no/images"],
         "the folder of --unlabelled must exist, but got /no/images",
@@ -73,7 +76,7 @@ CASES: dict[str, tuple[list[str], str]] = {
     ),
     "no such teacher": (
         ["--teacher", "/no/file"],
-        "the teacher must be auto, a model file, a state dict",
+        "--teacher must be auto, a model file, a state dict",
     ),
     "odd store": (["--tracking-uri", "ftp://x"], "--tracking-uri must name an MLflow store"),
     "nothing fits": (

@@ -44,8 +44,11 @@ BAD: dict[str, tuple[list[str], str]] = {
     "no student": ([*PAIR, "--students", "vnet"], "--students: each must be one of .*'vnet'"),
     "odd student": ([*PAIR, "--students", "unet width=0"], "--students: width: .*but got 0"),
     "views": ([*PAIR, "--teacher-outputs", "views"], "argument --teacher-outputs: invalid choice"),
-    "no data": ([*PAIR, "--data", "/no/where"], "data folder must exist, but got /no/where"),
-    "no teacher": ([*PAIR, "--teacher", "/no/file"], "the teacher must be auto, a model file"),
+    "no data": (
+        [*PAIR, "--data", "/no/where"],
+        "--data must be a folder that exists",
+    ),
+    "no teacher": ([*PAIR, "--teacher", "/no/file"], "--teacher must be auto, a model file"),
     "no unlabelled images": ([*PAIR, "--unlabelled", "/no/where"], "--unlabelled must exist, but"),
     "unlabelled images for none": (
         ["--recipes", "supervised", "qat", "--unlabelled", "/tmp"],

@@ -66,7 +66,11 @@ COMMANDS: dict[str, tuple[list[str], int, str]] = {
     "resumed nothing": (["--resume", "gone"], 2, "must name an existing study"),
     "bad value": (["--space", "qkd", "--samples", "0"], 2, "--samples: "),
     "taken name": (["--space", "qkd", "--name", "stored"], 2, "or go on with it by --resume"),
-    "no such data": (["--space", "qkd", "--data", "/no/where"], 2, "the data folder must exist"),
+    "no such data": (
+        ["--space", "qkd", "--data", "/no/where"],
+        2,
+        "must be a folder that exists",
+    ),
     "too many cores": (["--space", "qkd", "--cpus-per-trial", "9999"], 2, "must not exceed"),
     "kept field": (["--resume", "stored", "--seed", "99"], 2, "must keep its --seed"),
 }

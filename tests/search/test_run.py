@@ -19,7 +19,7 @@ from search import check
 from search.core.tracking_uri import default_tracking_uri
 from search.execution.resources import num_cores
 from search.storage.trials import read_record
-from trainables.models.model_file import read_card, read_model
+from trainables.models.model_file import read_model, read_spec
 
 pytestmark = pytest.mark.slow
 
@@ -158,7 +158,7 @@ def test_the_front_s_models_are_the_files_that_were_measured(storage: Path) -> N
         assert (model / "model.safetensors").stat().st_size == row["size_bytes"]
         config = json.loads((model / "config.json").read_text())
         assert config["student"]["width"] == row["student.width"]
-        assert read_card(model / "model.safetensors").num_classes == 5
+        assert read_spec(model / "model.safetensors").num_classes == 5
         read_model(model / "model.safetensors")
 
 

@@ -87,7 +87,7 @@ def test_a_signal_to_all_processes_is_an_orderly_end(blocks_folder: Path, tmp_pa
     assert list(violations(read_study_file(tmp_path / "group"), tmp_path / "group")) == []
 
 
-def test_a_driver_that_ray_does_not_answer_hears_a_signal(tmp_path: Path) -> None:
+def test_a_driver_that_ray_does_not_answer_handles_a_signal(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:  # which is no head of a cluster
         address = f"127.0.0.1:{server.getsockname()[1]}"
         argv = ["--space", "supervised", "--storage", str(tmp_path), "--name", "deaf"]

@@ -19,7 +19,7 @@ from trainables.losses.configs import Pixelwise, Requirement, Term, by_name
 from trainables.losses.distillation import TermLoss
 from trainables.models.base import Outputs, StudentNetwork
 from trainables.models.configs import StudentConfig, UNetConfig
-from trainables.models.model_file import MODEL_FILE, read_card, read_model
+from trainables.models.model_file import MODEL_FILE, read_model, read_spec
 from trainables.quantization.quantizers.base import Quantizer
 from trainables.quantization.quantizers.configs import Lsq
 from trainables.quantization.quantizers.fake_quantizer import FakeQuantizer
@@ -175,7 +175,7 @@ def test_a_student_family(bits: int, blocks_run: ExecutionConfig, tmp_path: Path
     quantizer = Lsq(weight_bits=bits, activation_bits=max(4, bits))
     recipe = start if bits == 32 else Ptq(start=start, start_epochs=8, quantizer=quantizer)
     _, metrics = train(recipe, blocks_run, tmp_path, StripesStudent())
-    assert read_card(tmp_path / MODEL_FILE).model == StripesStudent()
+    assert read_spec(tmp_path / MODEL_FILE).model == StripesStudent()
     assert metrics[-1].miou > 0.5
 
 
@@ -224,7 +224,7 @@ def test_a_quantizer(blocks_run: ExecutionConfig, tmp_path: Path) -> None:
         start=Supervised(optimizer=FAST), start_epochs=8, quantizer=RangeQuantizer(), optimizer=FAST
     )
     _, metrics = train(recipe, blocks_run, tmp_path)
-    card = read_card(tmp_path / MODEL_FILE)
+    card = read_spec(tmp_path / MODEL_FILE)
     assert card.quantizer == RangeQuantizer()
     assert metrics[-1].miou > 0.5
 

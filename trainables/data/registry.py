@@ -59,7 +59,7 @@ def open_source(
         ValueError: the data breaks a rule; the message names rule, value and file.
     """
     if image_size < 16:
-        raise ValueError(f"image size >= 16 pixels must hold, but got {image_size}")
+        raise ValueError(f"--image-size >= 16 pixels must hold, but got {image_size}")
     if data == "shapes":
         return ShapesSource(image_size)
     folder = download_voc(downloads) if data == "voc" else Path(data).expanduser()

@@ -358,19 +358,19 @@ def limited(labels: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
 def find_root(folder: Path) -> Path:
     """The folder with VOC's three folders: the given one, or one at most two levels below it."""
     if not folder.is_dir():
-        raise ValueError(f"the data folder must exist, but got {folder}")
+        raise ValueError(f"--data must be a folder that exists, but got {folder}")
     candidates = [folder, *sorted(folder.glob("*")), *sorted(folder.glob("*/*"))]
     wanted = (LISTS, IMAGES, MASKS)
     roots = [path for path in candidates if all((path / part).is_dir() for part in wanted)]
     if not roots:
         raise ValueError(
-            f"a data folder must hold {', '.join(wanted)}, itself or one or two levels down, but "
-            f"{folder} does not: {CONVERT.format(folder)}"
+            f"--data must be a folder that holds {', '.join(wanted)}, itself or one or two levels "
+            f"down, but {folder} does not: {CONVERT.format(folder)}"
         )
     if len(roots) > 1:
         raise ValueError(
-            f"a data folder must hold one data set, but {folder} holds {roots[0]} and {roots[1]}: "
-            "name one of them"
+            f"--data must be a folder with one data set, but {folder} holds {roots[0]} and "
+            f"{roots[1]}: name one of them"
         )
     return roots[0]
 

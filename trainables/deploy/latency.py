@@ -72,7 +72,7 @@ def measure_latency(
     )
 
 
-def predict_latency(card: ModelSpec, height: int, width: int, store: ArtifactStore) -> Latency:
+def predict_latency(spec: ModelSpec, height: int, width: int, store: ArtifactStore) -> Latency:
     """The latency, on this machine's CPU, of the `onnx-int8` export of a network of this spec.
 
     It is measured once for networks with equal graphs, and cached.
@@ -86,7 +86,7 @@ def predict_latency(card: ModelSpec, height: int, width: int, store: ArtifactSto
 
     from trainables.deploy.onnx_export import to_onnx
 
-    model = to_onnx(untrained(card), card.num_classes, "onnx-int8", {})
+    model = to_onnx(untrained(spec), spec.num_classes, "onnx-int8", {})
 
     def build(folder: Path) -> None:
         latency = measure_latency(model.SerializeToString(), height, width)
@@ -116,19 +116,19 @@ def latency_conditions(height: int, width: int) -> dict[str, JsonValue]:
 
 
 @lru_cache(maxsize=8)  # a network takes up to 64 MB
-def untrained_of(card_json: str) -> nn.Module:
-    card = ModelSpec.model_validate_json(card_json)
+def untrained_of(spec_json: str) -> nn.Module:
+    spec = ModelSpec.model_validate_json(spec_json)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = card.build()
-        if card.quantizer:  # calibration makes grids behind a ReLU unsigned, which is faster
+        model = spec.build()
+        if spec.quantizer:  # calibration makes grids behind a ReLU unsigned, which is faster
             calibrate(model, torch.randn(*CALIBRATION_SHAPE))
-        return card.convert(model)
+        return spec.convert(model)
 
 
-def untrained(card: ModelSpec) -> nn.Module:
+def untrained(spec: ModelSpec) -> nn.Module:
     """A network of this spec as it would be exported, with random weights."""
-    return untrained_of(card.model_dump_json())
+    return untrained_of(spec.model_dump_json())
 
 
 def machine_name() -> str:

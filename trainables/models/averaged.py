@@ -7,12 +7,15 @@ and predictions for mirrored images, which are common when segmentation networks
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from trainables.models.base import Network, Outputs
+from trainables.models.configs import AveragedConfig
+from trainables.models.model_file import ModelSpec, read_model, read_spec
 
 WIDTH = -1
 
@@ -52,3 +55,10 @@ class AveragedNetwork(Network):
             torch.cat([outputs.features for outputs in found], dim=1),
             torch.cat(decoders, dim=1) if len(decoders) == len(found) else None,
         )
+
+
+def average(files: Sequence[Path], mirrored: bool) -> tuple[AveragedNetwork, ModelSpec]:
+    """The mean of the networks in model files, and its specification."""
+    specs = [read_spec(file) for file in files]
+    model = AveragedConfig(networks=tuple(spec.model for spec in specs), mirrored=mirrored)
+    return AveragedNetwork(list(map(read_model, files)), mirrored), specs[0].replace(model=model)

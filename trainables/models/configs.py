@@ -30,6 +30,10 @@ class NetworkConfig(TaggedConfig):
         """A short name for tables, such as "unet 8"."""
         return self.name
 
+    def averages_mirror_images(self) -> bool:
+        """Whether it also runs on mirror images, and averages the predictions."""
+        return False
+
 
 InputNormalizationName = Literal["imagenet", "symmetric", "unit"]
 """By which a network was trained: ImageNet's mean and deviation, pixels from -1 to 1 or 0 to 1."""
@@ -498,6 +502,9 @@ class AveragedConfig(NetworkConfig):
 
         networks = [network.build(num_classes) for network in self.networks]
         return AveragedNetwork(networks, self.mirrored)
+
+    def averages_mirror_images(self) -> bool:
+        return self.mirrored
 
 
 DEFAULT_STUDENT = UNetConfig()

@@ -75,11 +75,11 @@ class ModelSpec(FrozenConfig):
         return convert(model) if self.folded else model
 
 
-def serialize(model: nn.Module, card: ModelSpec) -> bytes:
+def serialize(model: nn.Module, spec: ModelSpec) -> bytes:
     """The content of the model file of a network; its length depends on the spec alone."""
     codes: list[NDArray[np.uint8]] = []
     floats: list[Tensor] = []
-    for module in leaves(card.convert(model)):
+    for module in leaves(spec.convert(model)):
         if isinstance(module, ConvertedLayer) and module.codes is not None:
             assert module.bits
             unsigned = module.codes.short() + symmetric_zero_point(module.bits)
@@ -88,18 +88,18 @@ def serialize(model: nn.Module, card: ModelSpec) -> bytes:
             floats.append(torch.tensor([negative_share(module.grid.bits, module.grid.zero_point)]))
         floats += [tensor.detach().flatten().float().cpu() for tensor in float_tensors(module)]
     packed = np.concatenate(codes) if codes else np.zeros(0, np.uint8)
-    return file_content(packed, torch.cat(floats).numpy(), card)
+    return file_content(packed, torch.cat(floats).numpy(), spec)
 
 
-def file_content(codes: NDArray[np.uint8], floats: NDArray[np.float32], card: ModelSpec) -> bytes:
+def file_content(codes: NDArray[np.uint8], floats: NDArray[np.float32], spec: ModelSpec) -> bytes:
     """The model file of packed weights and of all other values."""
     tensors: dict[str, NDArray[Any]] = {"codes": codes, "floats": floats}
-    return safetensors.numpy.save(tensors, {"paretoseg": card.model_dump_json()})
+    return safetensors.numpy.save(tensors, {"paretoseg": spec.model_dump_json()})
 
 
-def file_length(num_code_bytes: int, num_floats: int, card: ModelSpec) -> int:
+def file_length(num_code_bytes: int, num_floats: int, spec: ModelSpec) -> int:
     """The length in bytes of `file_content` for so many values, without any of them."""
-    content = file_content(np.zeros(0, np.uint8), np.zeros(0, np.float32), card)
+    content = file_content(np.zeros(0, np.uint8), np.zeros(0, np.float32), spec)
     header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
     end = 4 * num_floats
     header["floats"] |= {"shape": [num_floats], "data_offsets": [0, end]}
@@ -113,12 +113,12 @@ def compressed(content: bytes) -> int:
     return int(pa.Codec("zstd", compression_level=19).compress(content).size)
 
 
-def write_model(path: Path, model: nn.Module, card: ModelSpec) -> None:
+def write_model(path: Path, model: nn.Module, spec: ModelSpec) -> None:
     """Writes the model file."""
-    path.write_bytes(serialize(model, card))
+    path.write_bytes(serialize(model, spec))
 
 
-def read_card(path: Path) -> ModelSpec:
+def read_spec(path: Path) -> ModelSpec:
     """The spec in a model file.
 
     Raises:
@@ -127,7 +127,7 @@ def read_card(path: Path) -> ModelSpec:
     try:
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
-            return parse_card(file.read(min(length, HEADER_LIMIT)))
+            return parse_spec(file.read(min(length, HEADER_LIMIT)))
     except (OSError, ValueError) as error:
         raise not_a_model_file(str(path), error) from error
 
@@ -150,14 +150,14 @@ def deserialize(content: bytes) -> nn.Module:
     Raises:
         ValueError: the content is damaged.
     """
-    card = parse_card(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    spec = parse_spec(content[8 : 8 + int.from_bytes(content[:8], "little")])
     try:
         tensors = safetensors.numpy.load(content)
         codes, floats = Reader(tensors["codes"]), Reader(tensors["floats"])
     except (safetensors.SafetensorError, KeyError) as error:
         raise ValueError(f"it is damaged ({error})") from error
-    check_length(card, len(content))
-    model = card.convert(card.build())
+    check_length(spec, len(content))
+    model = spec.convert(spec.build())
     with torch.no_grad():
         for module in leaves(model):
             fill(module, codes, floats)
@@ -166,28 +166,28 @@ def deserialize(content: bytes) -> nn.Module:
     return model.eval()
 
 
-def check_length(card: ModelSpec, num_bytes: int) -> None:
+def check_length(spec: ModelSpec, num_bytes: int) -> None:
     """Raises ValueError, before the network is built, if the file is too short for it."""
     with torch.device("meta"):
-        model = card.model.build(card.num_classes)
+        model = spec.model.build(spec.num_classes)
     num_params = sum(parameter.numel() for parameter in model.parameters())
     num_others = sum(buffer.numel() for buffer in model.buffers())
     if num_bytes < max(num_params * FEWEST_BITS // 8, num_others // MOST_BUFFERS):
         raise ValueError("it holds fewer values than its network has")
 
 
-def parse_card(header: bytes) -> ModelSpec:
+def parse_spec(header: bytes) -> ModelSpec:
     try:
         text = json.loads(header)["__metadata__"]["paretoseg"]
         written, known = json.loads(text)["format"], ModelSpec.model_fields["format"].default
     except (KeyError, TypeError, ValueError) as error:
-        raise ValueError("its header has no valid model card") from error
+        raise ValueError("its header has no valid model specification") from error
     if written != known:
         raise ValueError(f"its format is {written}, and this version reads {known}")
     try:
         return ModelSpec.model_validate_json(text)
     except ValidationError as error:
-        raise ValueError("its header has no valid model card") from error
+        raise ValueError("its header has no valid model specification") from error
 
 
 def not_a_model_file(path: str, error: Exception) -> ValueError:

@@ -19,7 +19,7 @@ from trainables.models.configs import (
     TracedConfig,
     build_normalization,
 )
-from trainables.models.model_file import read_card, read_model
+from trainables.models.model_file import read_model, read_spec
 from trainables.models.state_dict import (
     check_finite,
     check_fit,
@@ -99,7 +99,7 @@ def load_network(source: NetworkSource) -> nn.Module:
         )
     if not is_model_file(file):
         return read_state_dict(file).build()
-    if read_card(file).quantizer is not None:
+    if read_spec(file).quantizer is not None:
         raise ValueError(
             f"{source.flag} must name a full-precision network, but {file} is quantized"
         )

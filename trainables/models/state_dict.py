@@ -49,7 +49,7 @@ class StateDict:
     weights: Mapping[str, Tensor]
 
     @property
-    def card(self) -> ModelSpec:
+    def spec(self) -> ModelSpec:
         """The spec of the network that `build` gives."""
         config = TorchvisionConfig(name=self.name)
         return ModelSpec(model=config, num_classes=self.num_classes, folded=False)

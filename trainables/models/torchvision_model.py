@@ -10,9 +10,11 @@ from torch import Tensor
 from trainables.core.command_line import first_line
 from trainables.core.progress import announce
 from trainables.models.base import Network, Outputs
-from trainables.models.configs import TorchvisionName
+from trainables.models.configs import TorchvisionConfig, TorchvisionName
+from trainables.models.model_file import ModelSpec
 
 PRETRAINED_CLASSES = 21
+DEFAULT_PRETRAINED: TorchvisionName = "deeplabv3_resnet101"
 
 
 class TorchvisionModel(Network):
@@ -40,6 +42,12 @@ class TorchvisionModel(Network):
         for layer in layers:
             decoded = layer(decoded)
         return Outputs(last(decoded), features["out"], decoded)
+
+
+def pretrained_spec(name: TorchvisionName) -> ModelSpec:
+    """The specification of what `load_pretrained` gives."""
+    model = TorchvisionConfig(name=name)
+    return ModelSpec(model=model, num_classes=PRETRAINED_CLASSES, folded=False)
 
 
 def load_pretrained(

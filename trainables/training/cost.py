@@ -41,10 +41,10 @@ def predict_size_bytes(config: TrialConfig, num_classes: int) -> int:
 
 
 @lru_cache(maxsize=4096)
-def _file_length(card_json: str) -> int:
-    card = ModelSpec.model_validate_json(card_json)
-    stored = stored_values(card.model, card.num_classes)
-    bits = layer_bits(stored.roles, card.quantizer) if card.quantizer else {}
+def _file_length(spec_json: str) -> int:
+    spec = ModelSpec.model_validate_json(spec_json)
+    stored = stored_values(spec.model, spec.num_classes)
+    bits = layer_bits(stored.roles, spec.quantizer) if spec.quantizer else {}
     num_code_bytes, num_floats = 0, stored.num_others
     for layer in stored.layers:
         of_layer = bits.get(layer.name, UNQUANTIZED)
@@ -56,7 +56,7 @@ def _file_length(card_json: str) -> int:
     of_grids = [bits[name] for name in (*stored.roles.names, *stored.roles.additions) if bits]
     # the step of each, and the share of negative integers
     num_floats += 2 * sum(each.activation_bits != FULL_PRECISION for each in of_grids)
-    return file_length(num_code_bytes, num_floats, card)
+    return file_length(num_code_bytes, num_floats, spec)
 
 
 class StoredLayer(NamedTuple):

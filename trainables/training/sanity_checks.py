@@ -69,7 +69,7 @@ def likely_cause(
             return f"{cause} in the {split} split"
     if rate is None:
         return UNTRAINED_REASON
-    name, first, last = telling_loss(losses)
+    name, first, last = most_informative_loss(losses)
     if name == "cross-entropy" and last < MEMORIZED_CROSS_ENTROPY:
         return (
             f"{name} fell to {last:.3f} in training: validation images or labels that are "
@@ -88,7 +88,7 @@ def likely_cause(
     return f"{name} only fell from {first:.3f} to {last:.3f}: too few steps"
 
 
-def telling_loss(losses: list[dict[str, float]]) -> tuple[str, float, float]:
+def most_informative_loss(losses: list[dict[str, float]]) -> tuple[str, float, float]:
     """The most informative loss, described in words, and its means in first and last epoch.
 
     That is cross-entropy, else the first loss that both epochs have, else their totals.

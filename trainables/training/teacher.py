@@ -10,29 +10,26 @@ from trainables.core.files import hash_file, hash_file_once
 from trainables.core.metrics import TeacherMetrics
 from trainables.data.labels import VOC_CLASSES
 from trainables.data.packed import PackedDataset, open_pack
-from trainables.models.averaged import AveragedNetwork
-from trainables.models.configs import (
-    TORCHVISION_NAMES,
-    AveragedConfig,
-    NetworkSource,
-    TorchvisionConfig,
-)
+from trainables.models.averaged import average
+from trainables.models.configs import TORCHVISION_NAMES, NetworkSource, TorchvisionName
 from trainables.models.model_file import (
     MODEL_FILE,
     NETWORK_FILE,
     ModelSpec,
-    read_card,
-    read_model,
+    read_spec,
     write_model,
 )
 from trainables.models.network_source import import_network
 from trainables.models.state_dict import is_model_file, read_state_dict
-from trainables.models.torchvision_model import PRETRAINED_CLASSES, load_pretrained
+from trainables.models.torchvision_model import (
+    DEFAULT_PRETRAINED,
+    PRETRAINED_CLASSES,
+    load_pretrained,
+    pretrained_spec,
+)
 from trainables.teachers.averaging import PLAIN, Averaging
 from trainables.training.teacher_metrics import measure_teacher
 from trainables.training.trial import train_or_find
-
-DEFAULT_TORCHVISION = "deeplabv3_resnet101"
 
 
 @dataclass(frozen=True)
@@ -66,15 +63,15 @@ def check_teacher(spec: str, num_classes: int, source: NetworkSource | None = No
         found = count_classes(named_file(spec))
     else:
         raise ValueError(
-            "the teacher must be auto, a model file, a state dict of a torchvision network, or one "
+            "--teacher must be auto, a model file, a state dict of a torchvision network, or one "
             f"of {', '.join(TORCHVISION_NAMES)}, but got {spec}"
         )
     if found != num_classes:
         raise ValueError(
-            f"the teacher must have the {num_classes} classes of the data, but {spec} has {found}"
+            f"--teacher must have the {num_classes} classes of the data, but {spec} has {found}"
         )
     if spec in TORCHVISION_NAMES:
-        load_pretrained(TorchvisionConfig.model_validate({"name": spec}).name)
+        load_pretrained(spec)
 
 
 def prepare_teacher(
@@ -98,7 +95,7 @@ def prepare_teacher(
     file = averaged(files, averaging.mirrored, seen, data)
     if len(files) > 1:
         note += f", the mean of {len(files)} seeds"
-    if is_mirrored(file):
+    if read_spec(file).model.averages_mirror_images():
         note += ", mirror images averaged"
     if run.teacher_data is not None:
         note += f", at {data.height}x{data.width} pixels"
@@ -116,7 +113,7 @@ def teacher_networks(
     reason = ""
     if spec == "auto" and data.class_names == VOC_CLASSES:
         try:
-            return torchvision_teacher(DEFAULT_TORCHVISION, run, data)
+            return torchvision_teacher(DEFAULT_PRETRAINED, run, data)
         except ConnectionError as error:
             reason = f", because {error}"
     if spec == "auto":
@@ -138,13 +135,10 @@ def own_teacher(run: ExecutionConfig, own: TrialConfig, num_seeds: int = 1) -> l
 
 
 def torchvision_teacher(
-    name: str, run: ExecutionConfig, data: PackedDataset
+    name: TorchvisionName, run: ExecutionConfig, data: PackedDataset
 ) -> tuple[list[Path], str]:
-    config = TorchvisionConfig.model_validate({"name": name})
-
     def build(folder: Path) -> None:
-        card = ModelSpec(model=config, num_classes=PRETRAINED_CLASSES, folded=False)
-        write_model(folder / MODEL_FILE, load_pretrained(config.name), card)
+        write_model(folder / MODEL_FILE, load_pretrained(name), pretrained_spec(name))
 
     key = {"torchvision": name, "data": data.digest}
     copy = ArtifactStore(run.artifacts).get("teacher", key, build).path / MODEL_FILE
@@ -157,7 +151,7 @@ def file_teacher(file: Path, run: ExecutionConfig, data: PackedDataset) -> tuple
 
     key = {"file": hash_file(file), "data": data.digest}
     copy = ArtifactStore(run.artifacts).get("teacher", key, build).path / MODEL_FILE
-    return [copy], f"{read_card(copy).model.name} of {file}"
+    return [copy], f"{read_spec(copy).model.name} of {file}"
 
 
 def averaged(files: list[Path], mirrored: bool, run: ExecutionConfig, data: PackedDataset) -> Path:
@@ -165,15 +159,11 @@ def averaged(files: list[Path], mirrored: bool, run: ExecutionConfig, data: Pack
 
     So is one whose normalisation is folded, as that of a student's model file.
     """
-    cards = [read_card(file) for file in files]
-    if any(card.folded for card in cards) or (len(files) == 1 and not mirrored):
+    if any(read_spec(file).folded for file in files) or (len(files) == 1 and not mirrored):
         return files[0]
-    model = AveragedConfig(networks=tuple(card.model for card in cards), mirrored=mirrored)
-    card = cards[0].replace(model=model)
 
     def build(folder: Path) -> None:
-        network = AveragedNetwork([read_model(file) for file in files], mirrored)
-        write_model(folder / MODEL_FILE, network, card)
+        write_model(folder / MODEL_FILE, *average(files, mirrored))
 
     key = {
         "averaged": [hash_file_once(file) for file in files],
@@ -183,12 +173,6 @@ def averaged(files: list[Path], mirrored: bool, run: ExecutionConfig, data: Pack
     return ArtifactStore(run.artifacts).get("teacher", key, build).path / MODEL_FILE
 
 
-def is_mirrored(file: Path) -> bool:
-    """Whether a teacher also runs on mirror images."""
-    model = read_card(file).model
-    return isinstance(model, AveragedConfig) and model.mirrored
-
-
 def import_teacher(run: ExecutionConfig, source: NetworkSource) -> Path:
     """The model file of a network of the user's, made at first use.
 
@@ -196,16 +180,16 @@ def import_teacher(run: ExecutionConfig, source: NetworkSource) -> Path:
         ValueError: it cannot be built or traced.
     """
     network = import_network(source)
-    card = ModelSpec(
+    spec = ModelSpec(
         model=network.student(), num_classes=network.recorded.num_classes, folded=False
     )
 
     def build(folder: Path) -> None:
-        model = card.build()
+        model = spec.build()
         model.load_state_dict(network.weights)
-        write_model(folder / MODEL_FILE, model, card)
+        write_model(folder / MODEL_FILE, model, spec)
 
-    key = {"weights": network.weights_digest, "model": card.model.digest()}
+    key = {"weights": network.weights_digest, "model": spec.model.digest()}
     return ArtifactStore(run.artifacts).get("import", key, build).path / MODEL_FILE
 
 
@@ -216,7 +200,7 @@ def named_file(spec: str) -> Path:
 def count_classes(file: Path) -> int:
     """The number of classes of the network in a model file or in a state dict."""
     if is_model_file(file):
-        return read_card(file).num_classes
+        return read_spec(file).num_classes
     return read_state_dict(file).num_classes
 
 
@@ -226,4 +210,4 @@ def copy_model(file: Path, to: Path) -> None:
         to.write_bytes(file.read_bytes())
         return
     state = read_state_dict(file)
-    write_model(to, state.build(), state.card)
+    write_model(to, state.build(), state.spec)

@@ -240,8 +240,8 @@ def train_or_find(
             raise
         if config.recipe.quantized is None:
             assert trial.student is not None
-            card = model_spec(config, trial.task.data.num_classes).replace(folded=False)
-            write_model(folder / NETWORK_FILE, trial.student, card)
+            spec = model_spec(config, trial.task.data.num_classes).replace(folded=False)
+            write_model(folder / NETWORK_FILE, trial.student, spec)
 
     artifact = store.get(ARTIFACT_KIND, key, build)
     shutil.rmtree(checkpoints, ignore_errors=True)

@@ -30,10 +30,10 @@ def content(folder: Path) -> dict[str, bytes]:
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "no such earlier study": ({"warm_start": "gone"}, "must name a study in"),
     "no such data": ({"data": "nowhere"}, "nowhere"),
-    "no such teacher": ({"teacher": "nobody"}, "the teacher must be auto"),
+    "no such teacher": ({"teacher": "nobody"}, "--teacher must be auto"),
     "teacher of other classes": ({"teacher": "lraspp_mobilenet_v3_large"}, "must have the 5 class"),
     "no such space": ({"space": "gone"}, "--space must name"),
-    "no student in the budget": ({"max_size_bytes": 10}, "the budget must admit students"),
+    "no student in the budget": ({"max_size_bytes": 10}, "--max-size must admit students"),
     "no folder for MLflow": ({"tracking_uri": "sqlite:////gone/mlflow.db"}, "there is no /gone"),
     "no store of MLflow": ({"tracking_uri": "ftp://x"}, "must name an MLflow store"),
 }
@@ -65,7 +65,7 @@ def test_latencies_without_onnx_are_refused_first(
 
 def test_latencies_are_measured_after_all_other_checks(blocks_folder: Path, tmp_path: Path) -> None:
     config = make_config(tmp_path / "studies", blocks_folder, max_latency_ms=1.0, teacher="nobody")
-    with pytest.raises(ValueError, match="the teacher must be auto"):
+    with pytest.raises(ValueError, match="--teacher must be auto"):
         prepare_study(config, resumed=False)
     assert list(tmp_path.iterdir()) == []
 

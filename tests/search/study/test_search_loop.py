@@ -34,7 +34,7 @@ from search.study.search_loop import check_least_miou, run_study
 from search.study.verification import violations
 from trainables.config import ExecutionConfig
 from trainables.core.artifacts import Artifact
-from trainables.models.model_file import read_card, write_model
+from trainables.models.model_file import read_spec, write_model
 
 
 def test_a_study_delivers_all_events_before_it_reports(
@@ -89,8 +89,8 @@ def test_a_resumed_study_keeps_its_teacher(
     own, moved, other = (tmp_path / f"{name}.safetensors" for name in ("own", "moved", "other"))
     shutil.copy(teacher_file, own)
     shutil.copy(teacher_file, moved)
-    card = read_card(teacher_file)
-    write_model(other, card.build(), card)
+    spec = read_spec(teacher_file)
+    write_model(other, spec.build(), spec)
     config = make_config(tmp_path / "studies", blocks_folder, teacher=str(own))
     open_new_study(config).lock.release()
     prepare_study(config.replace(teacher=str(moved)), resumed=True).lock.release()

@@ -72,11 +72,11 @@ def train(
 ) -> None:
     """What Ray would do with trials that learn nothing after their first epoch."""
     open_study(study)
-    run, delivery = (
+    run, callback = (
         ExecutionConfig(data=study.data.path, artifacts=study.store.root),
         AsyncCallback(tracking),
     )
-    searcher = build_searcher(study, run, [delivery], lambda: False, lambda: math.inf)
+    searcher = build_searcher(study, run, [callback], lambda: False, lambda: math.inf)
     scheduler = build_scheduler(study, searcher, records)
     assert scheduler
     for (width, depth, rate), miou in MIOUS.items():
@@ -96,13 +96,13 @@ def train(
             if decision == TrialScheduler.STOP:
                 break
         searcher.on_trial_complete(trial.trial_id, result)
-    assert delivery.close(60)
+    assert callback.close(60)
 
 
 def leave_model(config: TrialConfig, miou: float, folder: Path) -> Metrics:
     """Writes what a trial leaves, with random weights, and gives its last report."""
-    card = model_spec(config, 5)
-    content = serialize(card.build(), card)
+    spec = model_spec(config, 5)
+    content = serialize(spec.build(), spec)
     metrics = make_metrics(miou, len(content), EPOCHS, class_iou=IOU)
     metrics = metrics.replace(model_sha256=hashlib.sha256(content).hexdigest())
     folder.mkdir(parents=True)
@@ -176,10 +176,10 @@ def test_latency_is_measured_once_for_a_student_and_decides_on_the_front(whole: 
         assert trial.values == [-loss, latency]
 
 
-Complaints = list[str]
+Errors = list[str]
 
 
-def complaints(folder: Path, with_mlflow: bool = False, **changes: object) -> Complaints:
+def errors_of(folder: Path, with_mlflow: bool = False, **changes: object) -> Errors:
     """What is wrong with a study, without its folder's name; `changes` are those of its config."""
     file = read_study_file(folder)
     file = file.replace(config=file.config.replace(**changes))
@@ -205,7 +205,7 @@ def other_decision(rungs: dict[str, Any]) -> dict[str, Any]:
     return {**rungs, "1": [place, not promoted, losses]}
 
 
-JOURNAL: dict[str, tuple[int, str, Callable[[Any], object], Complaints]] = {
+JOURNAL: dict[str, tuple[int, str, Callable[[Any], object], Errors]] = {
     "Ray's id": (
         1,
         "ray_trial_id",
@@ -232,14 +232,14 @@ JOURNAL: dict[str, tuple[int, str, Callable[[Any], object], Complaints]] = {
 def test_another_journal_is_noticed(case: str, copy: Path) -> None:
     trial, name, change, expected = JOURNAL[case]
     edit_journal(copy, trial, name, change)
-    assert complaints(copy) == expected
+    assert errors_of(copy) == expected
 
 
 def test_a_configuration_that_was_trained_twice_is_noticed(copy: Path) -> None:
     first = records_of(copy)["0003"].config
     assert first
     edit_journal(copy, 4, "config", lambda _: first.model_dump_json())
-    found = complaints(copy)
+    found = errors_of(copy)
     assert found[0] == "trials 0003 and 0004 trained the same configuration"
     assert all(line.startswith("trial 0004 has ") for line in found[1:])
 
@@ -250,14 +250,14 @@ def test_a_trial_that_lacks_what_it_ended_with_is_noticed(
 ) -> None:
     name = "metrics.3" if "size" in objectives else "latency_ms"
     edit_journal(copy, 3, name, lambda _: None)
-    found = complaints(copy, objectives=objectives)
+    found = errors_of(copy, objectives=objectives)
     assert found[0] == "trial 0003 is COMPLETE without all of its values"
 
 
 def test_a_trial_that_lacks_all_its_reports_is_noticed(copy: Path) -> None:
     for epoch in range(1, EPOCHS + 1):
         edit_journal(copy, 0, f"metrics.{epoch}", lambda _: None)
-    found = complaints(copy)
+    found = errors_of(copy)
     assert found[0] == "trial 0000 is COMPLETE without all of its values"
     assert any(line.startswith("front.parquet holds ") for line in found)
 
@@ -268,7 +268,7 @@ def test_rows_of_no_trial_are_noticed(copy: Path) -> None:
         rows.append({**rows[-1], "trial_id": "0099"})
         pq.write_table(pa.Table.from_pylist(rows), copy / f"{name}.parquet")
     front = sorted(row["trial_id"] for row in rows)
-    assert complaints(copy) == [
+    assert errors_of(copy) == [
         "trial 0099 of trials.parquet is not in the journal",
         f"front.parquet holds {front}, the front is {front[:-1]}",
     ]
@@ -280,7 +280,7 @@ def test_another_iou_of_a_class_in_the_table_is_noticed(copy: Path) -> None:
     rows[0]["iou.class 1"] = 0.9
     pq.write_table(pa.Table.from_pylist(rows), copy / "trials.parquet")
     told = "trial 0000 has iou.class 1 0.9 in trials.parquet and 0.5 in the journal"
-    assert complaints(copy) == [told]
+    assert errors_of(copy) == [told]
 
 
 def without_classes(report: str) -> str:
@@ -298,7 +298,7 @@ def test_a_study_of_a_version_that_did_not_measure_classes_is_whole(copy: Path) 
             for row in rows_of(copy, name)
         ]
         pq.write_table(pa.Table.from_pylist(rows), copy / f"{name}.parquet")
-    assert complaints(copy, with_mlflow=True) == []
+    assert errors_of(copy, with_mlflow=True) == []
 
 
 def other_weights(model: Path) -> None:
@@ -339,11 +339,11 @@ MODELS: dict[str, tuple[Callable[[Path], object], str]] = {
 def test_another_model_is_noticed(case: str, copy: Path) -> None:
     change, expected = MODELS[case]
     change(copy / "models/0000")
-    (found,) = complaints(copy)
+    (found,) = errors_of(copy)
     assert re.fullmatch(expected.format("models/0000/model.safetensors"), found)
 
 
-def test_a_file_that_was_cut_off_is_noticed_but_not_the_last_words_of_a_killed_worker(
+def test_a_file_that_was_cut_off_is_an_error_but_not_what_a_killed_worker_left(
     copy: Path,
 ) -> None:
     worker = copy / "checkpoints/0007"
@@ -351,9 +351,9 @@ def test_a_file_that_was_cut_off_is_noticed_but_not_the_last_words_of_a_killed_w
     for folder in (copy, worker):
         (folder / ".progress").write_text("training the start: epoch 2 of 9")
         (folder / "..progress.0123456789ab").write_text("training the sta")
-    assert complaints(copy) == []
+    assert errors_of(copy) == []
     (copy / ".trials.parquet.x").write_bytes(b"PAR")
-    assert complaints(copy) == [".trials.parquet.x is half-written"]
+    assert errors_of(copy) == [".trials.parquet.x is half-written"]
 
 
 def run_of(client: MlflowClient, trial: str) -> Run:
@@ -368,7 +368,7 @@ def copy_run(client: MlflowClient, run: Run, **tags: str) -> None:
     client.create_run(run.info.experiment_id, tags={**kept, **tags})
 
 
-RUNS: dict[str, tuple[Callable[[MlflowClient, Run], object], Complaints]] = {
+RUNS: dict[str, tuple[Callable[[MlflowClient, Run], object], Errors]] = {
     "state": (
         lambda client, run: client.set_tag(run.info.run_id, "state", "FAIL"),
         ["trial 0001 is FAIL in MLflow and COMPLETE here"],
@@ -409,10 +409,10 @@ def test_another_run_in_mlflow_is_noticed(case: str, copy: Path) -> None:
     change, expected = RUNS[case]
     client = MlflowClient(read_study_file(copy).config.tracking_uri)
     change(client, run_of(client, "0001"))
-    assert complaints(copy, with_mlflow=True) == expected
+    assert errors_of(copy, with_mlflow=True) == expected
 
 
 def test_a_store_that_cannot_be_asked_is_noticed(copy: Path) -> None:
     (copy.parent / "mlflow.db").write_bytes(b"no database, " * 100)
-    (found,) = complaints(copy, with_mlflow=True)
+    (found,) = errors_of(copy, with_mlflow=True)
     assert re.fullmatch("MLflow at sqlite:.*mlflow.db cannot be asked: .*", found)

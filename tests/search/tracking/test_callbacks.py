@@ -31,17 +31,17 @@ class Slow:
 
 def test_nobody_waits_and_nothing_is_lost_or_told_twice() -> None:
     sink = Slow()
-    delivery = AsyncCallback(sink)
+    callback = AsyncCallback(sink)
     begin = time.monotonic()
     for _ in range(100):
         for trial in "ab":
-            delivery.reported(record(trial))
+            callback.reported(record(trial))
     for trial in "ab":
-        delivery.ended(record(trial))
+        callback.ended(record(trial))
     assert time.monotonic() - begin < 5  # the sink has not even begun
     assert not sink.got
     sink.may_go.set()
-    assert delivery.close(30)
+    assert callback.close(30)
     for trial in "ab":
         kinds = [event.kind for event in sink.got if event.record.trial_id == trial]
         assert kinds == ["reported"] * 100 + ["ended"]
@@ -53,11 +53,11 @@ def test_what_failed_is_delivered_again(
     monkeypatch.setattr("search.tracking.callbacks.PATIENCE_S", 0.05)
     sink = Slow(failures=2)
     sink.may_go.set()
-    delivery = AsyncCallback(sink)
-    delivery.started(record("a"))
+    callback = AsyncCallback(sink)
+    callback.started(record("a"))
     time.sleep(0.5)
-    delivery.ended(record("a"))
-    assert delivery.close(30)
+    callback.ended(record("a"))
+    assert callback.close(30)
     assert [event.kind for event in sink.got] == ["started", "ended"]
     (line,) = capsys.readouterr().err.splitlines()
     assert "behind and tried again: nobody there" in line
@@ -66,21 +66,21 @@ def test_what_failed_is_delivered_again(
 def test_a_sink_that_never_recovers_does_not_block_the_driver() -> None:
     sink = Slow(failures=10**6)
     sink.may_go.set()
-    delivery = AsyncCallback(sink)
-    delivery.ended(record("a"))
-    assert not delivery.close(30)
+    callback = AsyncCallback(sink)
+    callback.ended(record("a"))
+    assert not callback.close(30)
     assert sink.got == []
 
 
 def test_a_sink_that_hangs_does_not_block_the_driver() -> None:
     sink = Slow()
-    delivery = AsyncCallback(sink)
-    delivery.ended(record("a"))
+    callback = AsyncCallback(sink)
+    callback.ended(record("a"))
     begin = time.monotonic()
-    assert not delivery.close(0.2)
+    assert not callback.close(0.2)
     assert time.monotonic() - begin < 5
     sink.may_go.set()  # else the thread would fail, and say so, in a later test
-    assert delivery.close(10)
+    assert callback.close(10)
 
 
 def test_a_final_report_has_a_timeout(capsys: pytest.CaptureFixture[str]) -> None:

@@ -245,9 +245,9 @@ def test_what_a_broken_store_says_is_one_line(
     tracking.deliver([Event("started", record(epoch=0, state="RUNNING"))])
     with closing(sqlite3.connect(database)) as connection, connection:
         connection.execute("DROP TABLE metrics")
-    delivery = AsyncCallback(tracking)
-    delivery.reported(record(epoch=1, state="RUNNING"))
-    assert not delivery.close(10)
+    callback = AsyncCallback(tracking)
+    callback.reported(record(epoch=1, state="RUNNING"))
+    assert not callback.close(10)
     error = "(sqlite3.OperationalError) no such table: metrics"
     assert capfd.readouterr().err == f"the record in MLflow is behind and tried again: {error}\n"
 

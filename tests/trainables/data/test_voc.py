@@ -203,7 +203,7 @@ def test_one_class_alone_is_refused(voc_folder: Path) -> None:
 
 
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"data folder must exist, but got .*nowhere"):
+    with pytest.raises(ValueError, match=r"--data must be a folder that exists, but got .*nowhere"):
         VocFolder(tmp_path / "nowhere", 32)
 
 

@@ -21,8 +21,8 @@ from trainables.models.model_file import (
     deserialize,
     file_content,
     file_length,
-    read_card,
     read_model,
+    read_spec,
     serialize,
     write_model,
 )
@@ -83,7 +83,7 @@ def test_a_network_to_train_on_is_kept_bit_for_bit(config: NetworkConfig, tmp_pa
     images = torch.randn(1, 3, 32, 32)
     with torch.no_grad():
         assert torch.equal(read_model(path)(images), model(images))
-    assert read_card(path) == card
+    assert read_spec(path) == card
 
 
 def test_fewer_bits_make_a_smaller_file() -> None:
@@ -101,7 +101,7 @@ def test_fewer_bits_make_a_smaller_file() -> None:
 def test_a_file_that_was_written_long_ago_is_read_as_it_was_meant() -> None:
     """Format 2 with weights of 3 and 8 bits; another format gets a file of its own."""
     path = Path(__file__).with_name("format-2.safetensors")
-    network, card = read_model(path), read_card(path)
+    network, card = read_model(path), read_spec(path)
     assert card.quantizer == Lsq(weight_bits=3, activation_bits=4)
     expected = [
         [[0.4392, 0.4362], [0.4415, 0.4480]],
@@ -190,7 +190,7 @@ def test_the_length_of_a_file_is_known_without_its_values(
 def test_a_quantized_file_is_read_where_nothing_else_is_imported() -> None:
     path = Path(__file__).with_name("format-2.safetensors")
     code = (
-        "from pathlib import Path; from trainables.models.model_file import read_card; "
-        f"print(read_card(Path({str(path)!r})).quantizer.name)"
+        "from pathlib import Path; from trainables.models.model_file import read_spec; "
+        f"print(read_spec(Path({str(path)!r})).quantizer.name)"
     )
     assert subprocess.check_output([sys.executable, "-c", code], text=True) == "lsq\n"

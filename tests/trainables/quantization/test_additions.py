@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from trainables.models.model_file import ModelSpec, deserialize, parse_card, serialize
+from trainables.models.model_file import ModelSpec, deserialize, parse_spec, serialize
 from trainables.quantization.additions import named_additions
 from trainables.quantization.bits import FULL_PRECISION, LayerBits
 from trainables.quantization.convert import ConvertedAddition, convert
@@ -228,7 +228,7 @@ def test_a_model_file_says_that_additions_are_quantized() -> None:
     calibrate(model, torch.randn(2, 3, 32, 32))
     card = ModelSpec(model=student, num_classes=5, quantizer=BITS, with_additions=True)
     content = serialize(model, card)
-    assert parse_card(content[8 : 8 + int.from_bytes(content[:8], "little")]) == card
+    assert parse_spec(content[8 : 8 + int.from_bytes(content[:8], "little")]) == card
     assert json.loads(card.model_dump_json())["with_additions"] is True
     loaded, images = deserialize(content), torch.randn(2, 3, 32, 32)
     assert torch.equal(loaded(images), convert(model)(images))

@@ -13,7 +13,7 @@ from trainables.data.configs import Augmentation
 from trainables.data.loader import Loader
 from trainables.data.packed import open_pack
 from trainables.models.configs import NetworkSource, TracedConfig, UNetConfig, WeightSources
-from trainables.models.model_file import deserialize, read_card
+from trainables.models.model_file import deserialize, read_spec
 from trainables.models.network_source import import_network
 from trainables.quantization.quantizers.configs import Lsq
 from trainables.recipes.configs import AdamW, Original, Ptq, Qat, Recipe, Supervised
@@ -135,7 +135,7 @@ def test_it_is_the_default_teacher(run: ExecutionConfig, source: NetworkSource) 
     teacher = prepare_teacher(run, "auto", own)
     assert teacher.note == "net as it came"
     assert teacher.miou > 0.6
-    card = read_card(teacher.file)
+    card = read_spec(teacher.file)
     assert card.model == own.student
     assert not card.folded
 

@@ -122,7 +122,7 @@ def test_a_torchvision_network_becomes_a_model_file(
     monkeypatch.setattr(
         "trainables.training.teacher.VOC_CLASSES", open_pack(blocks_run.data).class_names
     )
-    monkeypatch.setattr("trainables.training.teacher.DEFAULT_TORCHVISION", LRASPP)
+    monkeypatch.setattr("trainables.training.teacher.DEFAULT_PRETRAINED", LRASPP)
     monkeypatch.setattr("trainables.training.teacher.measure_teacher", lambda *_: KNOWN)
     teacher = prepare_teacher(blocks_run, "auto", OWN)
     assert teacher.note == f"torchvision {LRASPP}"

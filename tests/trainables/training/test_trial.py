@@ -19,7 +19,7 @@ from trainables.data.registry import ShapesSource
 from trainables.losses.configs import Pairwise, Pixelwise, by_name
 from trainables.models.base import Outputs, forward_features, to_device
 from trainables.models.configs import UNetConfig
-from trainables.models.model_file import deserialize, read_card, read_model, write_model
+from trainables.models.model_file import deserialize, read_model, read_spec, write_model
 from trainables.quantization.quantizers.configs import Lsq
 from trainables.recipes.configs import AdamW, Distill, Ptq, Qat, QatDistill, Recipe, Supervised
 from trainables.recipes.optimization import OptimizerLoop
@@ -156,7 +156,7 @@ def test_a_distilled_start_depends_on_the_content_of_the_teacher_s_file(
     copy = tmp_path / "copy.safetensors"
     copy.write_bytes(taught_run.teacher.read_bytes())
     torch.manual_seed(1)
-    card = read_card(copy)
+    card = read_spec(copy)
     write_model(other, card.build(), card)
     recipe = Qat(start=Distill(optimizer=AdamW(learning_rate=3e-2)), quantizer=BITS)
     before = len(list(taught_run.artifacts.glob("student-*")))

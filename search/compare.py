@@ -125,7 +125,7 @@ def config_from_arguments(arguments: argparse.Namespace) -> ComparisonConfig:
     if config.data != "voc":  # VOC is downloaded where it is missing
         source = open_source(config.data, config.image_size, storage)
     check_cores(config)
-    check_cluster()
+    check_cluster(print_line)
     print_line("importing PyTorch and Ray")
     gpus = given.get("gpus_per_trial", default_gpus())
     source = source or open_source(config.data, config.image_size, storage)

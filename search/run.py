@@ -165,7 +165,7 @@ def config_from_arguments(arguments: argparse.Namespace) -> StudyConfig:
 
         open_source(config.data, config.image_size, storage)
     check_cores(config)
-    check_cluster()
+    check_cluster(print_line)
     print_line("importing PyTorch and Ray")
     if arguments.resume is None and "gpus_per_trial" not in given:
         found = hardware_defaults(config.data, default_gpus())

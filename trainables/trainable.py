@@ -4,6 +4,7 @@ import signal
 import threading
 import traceback
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from trainables.core.errors import DiskFull, Interrupted, TrialFailed
 from trainables.core.files import replace_file
 from trainables.core.liveness import die
 from trainables.core.metrics import Metrics
-from trainables.core.progress import PROGRESS_FILE, progress_to_file
+from trainables.core.progress import PROGRESS_FILE, ProgressReporter, progress_to_file
 from trainables.training.checkpoints import stop_requested
 from trainables.training.trial import Trial, release_memory, save
 
@@ -26,6 +27,8 @@ TRACE = "trace"
 """Key of the traceback of an unexpected error, for the study's log."""
 HANG_REASON = "last-words.txt"
 """File beside a trial's checkpoints with the reason why the watchdog ended its process."""
+OWN_TRAINING = "training"
+"""Of what a trial's progress lines are that are not of the preparation of its student."""
 
 
 class StudentTrainable(tune.Trainable):
@@ -39,15 +42,24 @@ class StudentTrainable(tune.Trainable):
 
     def setup(self, config: dict[str, Any]) -> None:
         self.epochs: Iterator[Metrics] | None = None
+        self.progress = ExitStack()
         self.healthy = True
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, lambda *_: stop_requested.set())
 
     def step(self) -> dict[str, Any]:
+        result = self._next_result()
+        if result["done"]:
+            self.progress.close()
+        return result
+
+    def _next_result(self) -> dict[str, Any]:
         try:
-            self.epochs = self.epochs or start(self.config)
-            with progress_to_file(Path(self.config["checkpoints"]) / PROGRESS_FILE):
-                metrics = next(self.epochs)
+            if self.epochs is None:
+                path = Path(self.config["checkpoints"]) / PROGRESS_FILE
+                self.progress.enter_context(progress_to_file(path))
+                self.epochs = start(self.config)
+            metrics = next(self.epochs)
         except TrialFailed as failure:
             return {FAILURE: str(failure), "done": True}
         except Interrupted as reason:
@@ -62,10 +74,14 @@ class StudentTrainable(tune.Trainable):
         return {METRICS: report, EPOCH: metrics.epoch, "done": metrics.finished}
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
+        self.cleanup()
         self.epochs = None
         release_memory()
         # After an unexpected error a device may be unusable; a process asked to stop must end
         return self.healthy and not stop_requested.is_set()
+
+    def cleanup(self) -> None:
+        self.progress.close()
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         pass  # a training writes its own checkpoints, between any two steps
@@ -83,4 +99,5 @@ def start(config: dict[str, Any]) -> Iterator[Metrics]:
 
     trial = TrialConfig.model_validate(config["trial"])
     run = ExecutionConfig.model_validate(config["run"])
-    return save(Trial(trial, run, checkpoints, on_hang), Path(config["out"]))
+    progress = ProgressReporter(OWN_TRAINING, "epoch", trial.num_epochs)
+    return save(Trial(trial, run, checkpoints, on_hang, progress.update), Path(config["out"]))

@@ -131,6 +131,7 @@ class ComparisonSession:
                 del quantized[name]
             train(quantized, on_end)
         finally:
+            self.say("delivering the record to MLflow")
             timeout_s = tracking_timeout_s(shutdown.requested)
             self.tracking.is_behind = not callback.close(timeout_s)
 
@@ -190,6 +191,7 @@ class ComparisonSession:
 
     def report(self) -> list[ArmSummary]:
         """Writes and prints tables and figure, and tells MLflow; gives what is in the table."""
+        self.say("writing the report")
         comparison, folder = self.comparison, self.config.folder
         steps, title = comparison.steps_per_epoch, self.title()
         summaries = summarize(comparison.arms, self.records)

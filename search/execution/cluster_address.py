@@ -2,6 +2,7 @@
 
 import os
 import socket
+from collections.abc import Callable
 
 CLUSTER_ADDRESS = "RAY_ADDRESS"
 LOCAL = "local"
@@ -21,12 +22,14 @@ def on_cluster() -> bool:
     return cluster_address() != ""
 
 
-def check_cluster() -> None:
+def check_cluster(say: Callable[[str], None]) -> None:
     """Raises ValueError where the address of a cluster is set and accepts no connection.
 
     Ray itself would try for many minutes and would not react to Ctrl-C.
     """
     address = cluster_address()
+    if address:
+        say(f"looking for the cluster at {address}")
     try:
         if address == "auto":
             find_cluster()

@@ -1,7 +1,7 @@
 """Runs the trials of a study with Ray Tune."""
 
 import shutil
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from search.execution.worker_failure import failure_reason
 from search.storage.layout import CHECKPOINTS, SCRATCH
 from trainables.core.files import is_full_disk
 from trainables.core.progress import PROGRESS_FILE, ProgressFiles
-from trainables.trainable import StudentTrainable
+from trainables.trainable import OWN_TRAINING, StudentTrainable
 
 MAX_RETRIES = 3
 """Maximum number of restarts of a trial whose process died."""
@@ -34,8 +34,11 @@ def tune_trials(
     deadline: Deadline,
     shutdown: GracefulShutdown,
     say: Callable[[str], None],
+    has_bars: bool,
 ) -> None:
     """Trains trials until there are no more or the time is over.
+
+    Progress is said, but for the epochs of trials where the terminal `has_bars` of them.
 
     A trial whose process dies is restarted from its checkpoint, at most `MAX_RETRIES` times.
 
@@ -64,7 +67,7 @@ def tune_trials(
             stop=CombinedStopper(stop_all, deadline),
             callbacks=[
                 WorkerFailureCallback(searcher, stop_all, say),
-                PretrainingProgress(config.folder, say),
+                TrialProgress(config.folder, say, has_bars),
             ],
             failure_config=tune.FailureConfig(max_failures=MAX_RETRIES),
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
@@ -135,16 +138,18 @@ class WorkerFailureCallback(tune.Callback):
         return tune.Callback, ()
 
 
-class PretrainingProgress(tune.Callback):
-    """Reports the progress of trials that train the full-precision student they start from."""
+class TrialProgress(tune.Callback):
+    """Reports the progress of trials and of the full-precision students that they start from."""
 
-    def __init__(self, folder: Path, say: Callable[[str], None]) -> None:
-        self.say = say
+    def __init__(self, folder: Path, say: Callable[[str], None], has_bars: bool) -> None:
+        self.say, self.has_bars = say, has_bars
         self.files = ProgressFiles(folder / CHECKPOINTS, f"*/{PROGRESS_FILE}")
+        deque(self.files.new_lines(), maxlen=0)  # what killed processes left
 
     def on_step_begin(self, iteration: int, trials: Any, **info: Any) -> None:
         for path, line in self.files.new_lines():
-            self.say(f"trial {path.parent.name} is {line}")
+            if not self.has_bars or not line.startswith(f"{OWN_TRAINING}: "):
+                self.say(f"trial {path.parent.name} is {line}")
 
     # There is no state for Ray's snapshots
     def __reduce__(self) -> tuple[type[tune.Callback], tuple[()]]:

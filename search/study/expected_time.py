@@ -30,6 +30,8 @@ class ExpectedTime:
     trial_s: float
     num_parallel: int
     halving: bool
+    adaround: bool = False
+    """Whether calibration takes minutes, which are not counted."""
 
     @property
     def total_s(self) -> float:
@@ -50,7 +52,8 @@ class ExpectedTime:
             )
         early = ", of which most are stopped early" if self.halving else ""
         yield f"{self.num_trials} trials of {human_duration(self.trial_s)}{early}"
-        yield f"{self.num_parallel} at once: about {human_duration(self.total_s)} in all"
+        more = ", and minutes of --calibration adaround for each" if self.adaround else ""
+        yield f"{self.num_parallel} at once: about {human_duration(self.total_s)} in all{more}"
 
 
 def taught_share(recipe: Recipe) -> float:
@@ -116,4 +119,5 @@ def expect_time(
         trial_s=seconds_of(typical, median),
         num_parallel=num_parallel,
         halving=study.config.scheduler == "halving" and not typical.recipe.only_calibrates,
+        adaround="adaround" in (study.config.calibration or ()),
     )

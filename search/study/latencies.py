@@ -7,6 +7,7 @@ from pathlib import Path
 
 from pydantic import JsonValue
 
+from search.core.config import StudyConfig
 from search.core.record import Record
 from search.storage.layout import STUDY_FILE
 from search.storage.study_file import StudyFile, read_study_file
@@ -50,6 +51,26 @@ def with_latencies_of_here(
             record = replace(record, latency_ms=latency_ms)
         found.append(record)
     return found
+
+
+def check_latencies(known: StudyFile | None, config: StudyConfig, now: Conditions) -> None:
+    """Raises ValueError where Optuna's sampler would read latencies of other conditions.
+
+    It reads the journal, where latencies stay as they were recorded.
+    """
+    reads_journal = config.sampler in ("tpe", "nsga2")
+    if known and config.wants_latency and reads_journal and known.latency_conditions != now:
+        raise ValueError(
+            f"a resumed study with --sampler {config.sampler} must keep the conditions of its "
+            f"latencies, but they were {describe_conditions(known.latency_conditions)}, and are "
+            f"now {describe_conditions(now)}: begin another with --warm-start {known.config.name}"
+        )
+
+
+def describe_conditions(conditions: Conditions) -> str:
+    """The conditions in a line."""
+    known = conditions or {}
+    return ", ".join(f"{name} {value}" for name, value in known.items()) or "unknown"
 
 
 def shared_conditions(known: StudyFile | None, now: Conditions) -> Conditions:

@@ -27,6 +27,7 @@ from search.storage.trials import PROPOSED_BY, asked_trials
 from search.study.cost_model import CostModel, has_starts
 from search.study.latencies import (
     Conditions,
+    check_latencies,
     read_conditions,
     shared_conditions,
     with_latencies_of_here,
@@ -93,6 +94,7 @@ def prepare_study(config: StudyConfig, resumed: bool) -> Study:
     check_weights(config.students, config.weight_sources, store, opened.digest)
     cost_model = CostModel(config, len(class_names), opened.canvas, store)
     conditions = cost_model.latency_conditions()
+    check_latencies(stored_file, config, conditions)
     warm_start_conditions = None
     if config.wants_latency:
         warm_start_conditions = read_conditions(config.storage, config.warm_start, len(class_names))

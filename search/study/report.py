@@ -21,6 +21,7 @@ from trainables.core import terminal
 from trainables.core.errors import NotExportable
 from trainables.core.metrics import TeacherMetrics
 from trainables.core.optional_dependencies import has_onnx
+from trainables.core.terminal import track
 from trainables.data.configs import MEASURED_ON
 
 TRACKING_TIMEOUT_S = 600.0
@@ -95,10 +96,14 @@ def read_measured_records(study: Study) -> list[Record]:
     records = read_records(study)
     members = {record.trial_id for record in pareto_front(records, study.objectives)}
     members |= {r.trial_id for r in records if r.config and r.config.recipe.is_reference}
+    shown = [r for r in records if r.trial_id in members and r.latency_ms is None]
+    found = {
+        record.trial_id: find_latency(study, record.config)
+        for record in track(shown, "measuring latency")
+        if record.config
+    }
     return [
-        replace(record, latency_ms=find_latency(study, record.config))
-        if record.trial_id in members and record.latency_ms is None and record.config
-        else record
+        replace(record, latency_ms=found.get(record.trial_id, record.latency_ms))
         for record in records
     ]
 

@@ -83,9 +83,14 @@ def run_study(study: Study) -> int:
             raise
     if not study.is_open:
         raise KeyboardInterrupt
-    records = write_report(study, tracking, interrupted)
+    with progress_to(progress.record):
+        progress.record("writing the report")
+        records = write_report(study, tracking, interrupted)
     progress.conclude(records, tracking.page, interrupted)
-    consistent = study.stored_file is None or is_consistent(study.file, tracking.is_behind)
+    consistent = True
+    if study.stored_file:
+        progress.record("checking the study")
+        consistent = is_consistent(study.file, tracking.is_behind)
     if interrupted:
         return 130
     return 0 if consistent and any(record.state == "COMPLETE" for record in records) else 1
@@ -191,8 +196,10 @@ def search(
         scheduler = build_scheduler(study, searcher, records)
         try:
             with progress:
-                tune_trials(searcher, scheduler, config, share, deadline, shutdown, progress.record)
+                say, has_bars = progress.record, progress.live is not None
+                tune_trials(searcher, scheduler, config, share, deadline, shutdown, say, has_bars)
         finally:
+            progress.record("delivering the record to MLflow")
             timeout_s = tracking_timeout_s(shutdown.requested)
             tracking.is_behind = not async_callback.close(timeout_s)
         if searcher.no_room:

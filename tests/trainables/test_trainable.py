@@ -84,7 +84,7 @@ def test_sigterm_makes_it_stop_with_a_checkpoint(wanted: dict[str, Any]) -> None
     assert [result[EPOCH] for result in steps(StudentTrainable(wanted))][-1] == 3
 
 
-def test_a_trial_says_how_far_the_student_is_that_it_starts_from(
+def test_a_trial_says_how_far_it_is_and_the_student_that_it_starts_from(
     wanted: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said: dict[str, Path] = {}
@@ -99,12 +99,24 @@ def test_a_trial_says_how_far_the_student_is_that_it_starts_from(
     recipe = Qat(start=Supervised(optimizer=AdamW(learning_rate=1e-2)), start_epochs=3)
     wanted["trial"]["recipe"] = recipe.model_dump(mode="json")
     wanted["run"]["artifacts"] = str(tmp_path / "artifacts")
-    StudentTrainable(wanted).step()
+    steps(StudentTrainable(wanted))
     assert said == {
-        f"training the full-precision student: epoch {epoch} of 3": Path(wanted["checkpoints"])
-        / PROGRESS_FILE
+        f"{task}: epoch {epoch} of 3": Path(wanted["checkpoints"]) / PROGRESS_FILE
+        for task in ("training the full-precision student", "training")
         for epoch in (1, 2, 3)
     }
+
+
+def test_progress_is_kept_from_the_first_epoch_to_the_last(
+    wanted: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [0.0]
+    monkeypatch.setattr("trainables.core.progress.time.monotonic", lambda: clock[0])
+    path, trainable = Path(wanted["checkpoints"]) / PROGRESS_FILE, StudentTrainable(wanted)
+    for line in (None, "training: epoch 2 of 3", None):  # it is deleted at the end
+        trainable.step()
+        assert (path.read_text().split(",")[0] if path.exists() else None) == line
+        clock[0] += 35
 
 
 def test_a_full_disk_pauses(wanted: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,14 +12,16 @@ weights of an output channel.
 """
 
 import logging
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from trainables.core.progress import ProgressReporter
 from trainables.quantization.bias_correction import correct_bias, shifted_tensors
-from trainables.quantization.layers import QuantizableLayer, apply_layer
+from trainables.quantization.layers import QuantizableLayer, QuantizedLayer, apply_layer
 from trainables.quantization.paired_forward import LayerInputs, paired_layer_inputs
 
 NUM_STEPS = 1000
@@ -64,7 +66,11 @@ class OutputError(NamedTuple):
 
 
 def learn_rounding(
-    model: nn.Module, reference: nn.Module, images: Tensor, corrects_biases: bool = False
+    model: nn.Module,
+    reference: nn.Module,
+    images: Tensor,
+    corrects_biases: bool = False,
+    on_layer_end: Callable[[], None] = lambda: None,
 ) -> None:
     """Rounds the weights of a calibrated network, in place, to what its layers need.
 
@@ -77,16 +83,21 @@ def learn_rounding(
         corrects_biases: whether each layer's bias is corrected once its weights are rounded, so
             that the next layers see it. To correct them afterwards would undo what later layers
             have made up for.
+        on_layer_end: is called after each layer.
     """
     training = model.training
+    num_layers = sum(isinstance(module, QuantizedLayer) for module in model.modules())
+    progress = ProgressReporter("learning the rounding of weights", "layer", num_layers)
     shifts = shifted_tensors(model) if corrects_biases else {}
     with torch.no_grad():
-        for pair in paired_layer_inputs(reference, model.eval(), images):
+        for index, pair in enumerate(paired_layer_inputs(reference, model.eval(), images)):
+            progress.update(index)
             shifted = shifts.get(pair.name)
             if pair.quantized.weight_quantizer is not None:
                 round_layer(pair, is_centred=shifted is not None)
             if shifted is not None:
                 correct_bias(pair, shifted)
+            on_layer_end()
     model.train(training)
 
 

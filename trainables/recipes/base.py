@@ -90,6 +90,14 @@ class Task(Protocol):
         """The trained teacher."""
         ...
 
+    def on_step_end(self) -> None:
+        """Reports progress between two steps of training or of a long calibration.
+
+        Raises:
+            Interrupted: the training is asked to stop.
+        """
+        ...
+
 
 class Epoch(NamedTuple):
     """The student after an epoch, and the epoch's mean losses by name."""

@@ -83,6 +83,10 @@ class Recipe(TaggedConfig):
         """A copy whose first step is already in the phase that needs the most memory."""
         return self
 
+    def quickly_calibrated(self) -> "Recipe":
+        """A copy without the calibration steps that take minutes, for measuring its steps."""
+        return self
+
 
 class FullPrecisionRecipe(Recipe):
     """A recipe with a full-precision student, which can be the start of quantized ones."""
@@ -173,6 +177,9 @@ class QuantizedRecipe(Recipe):
         start = self.start.without_teacher()
         assert isinstance(start, FullPrecisionRecipe)
         return start
+
+    def quickly_calibrated(self) -> "Recipe":
+        return self.replace(calibration=())
 
 
 class Ptq(QuantizedRecipe):

@@ -1,7 +1,7 @@
 """The quantized student that quantization recipes start from: pretrained, prepared, calibrated."""
 
 import copy
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +22,8 @@ def quantized_student(recipe: QuantizedRecipe, task: Task) -> nn.Module:
     quantizer = recipe.quantizer.quantizer
     assert quantizer, "a study resolves bits that depend on sensitivities"
     student = task.pretrained_student()
-    return quantize(student, quantizer, recipe.calibration, calibration_images(task))
+    images = calibration_images(task)
+    return quantize(student, quantizer, recipe.calibration, images, task.on_step_end)
 
 
 def calibration_images(task: Task) -> Tensor:
@@ -37,9 +38,16 @@ def calibration_images(task: Task) -> Tensor:
 
 
 def quantize(
-    student: nn.Module, quantizer: Quantizer, steps: Collection[CalibrationStep], images: Tensor
+    student: nn.Module,
+    quantizer: Quantizer,
+    steps: Collection[CalibrationStep],
+    images: Tensor,
+    on_step_end: Callable[[], None] = lambda: None,
 ) -> nn.Module:
-    """Prepares a full-precision student, in place, and calibrates it on images (B,3,H,W)."""
+    """Prepares a full-precision student, in place, and calibrates it on images (B,3,H,W).
+
+    `on_step_end` is called between the parts of calibration steps that take minutes.
+    """
     if "equalization" in steps:
         equalize(student, images)
     reference = copy.deepcopy(student).eval() if steps else student
@@ -47,7 +55,7 @@ def quantize(
     calibrate(student, images)
     corrects_biases = "bias_correction" in steps
     if "adaround" in steps:
-        learn_rounding(student, reference, images, corrects_biases)
+        learn_rounding(student, reference, images, corrects_biases, on_step_end)
     elif corrects_biases:
         correct_biases(student, reference, images)
     return student

@@ -8,6 +8,10 @@ import pytest
 from search.execution.cluster_address import check_cluster, cluster_address, on_cluster
 
 
+def ignore(line: str) -> None:
+    pass
+
+
 @pytest.mark.parametrize("address", [None, "", " ", "local"])
 def test_no_address_means_this_machine(
     address: str | None, monkeypatch: pytest.MonkeyPatch
@@ -17,7 +21,9 @@ def test_no_address_means_this_machine(
         monkeypatch.setenv("RAY_ADDRESS", address)
     assert cluster_address() == ""
     assert not on_cluster()
-    check_cluster()
+    lines: list[str] = []
+    check_cluster(lines.append)
+    assert not lines
 
 
 @pytest.mark.parametrize(
@@ -35,7 +41,7 @@ def test_an_address_that_leads_nowhere_is_refused(
     monkeypatch.setenv("RAY_ADDRESS", address)
     assert on_cluster()
     with pytest.raises(ValueError, match=f"RAY_ADDRESS must be auto.*{words}.*; unset it to run"):
-        check_cluster()
+        check_cluster(ignore)
 
 
 def test_a_port_where_nobody_listens_is_refused_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -44,11 +50,13 @@ def test_a_port_where_nobody_listens_is_refused_at_once(monkeypatch: pytest.Monk
         monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{free.getsockname()[1]}")
         begin = time.monotonic()
         with pytest.raises(ValueError, match="refused"):
-            check_cluster()
+            check_cluster(ignore)
         assert time.monotonic() - begin < 5  # a promise, not a speed
 
 
 def test_a_port_where_somebody_listens_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
-        monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{server.getsockname()[1]}")
-        check_cluster()
+        address, lines = f"127.0.0.1:{server.getsockname()[1]}", list[str]()
+        monkeypatch.setenv("RAY_ADDRESS", address)
+        check_cluster(lines.append)
+        assert lines == [f"looking for the cluster at {address}"]

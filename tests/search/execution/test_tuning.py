@@ -14,7 +14,7 @@ import pytest
 from search.execution import stopping
 from search.execution.shutdown import GRACE_S, GracefulShutdown
 from search.execution.stopping import NEARLY_DONE, OVERTIME, Deadline, StopAll
-from search.execution.tuning import MAX_RETRIES, PretrainingProgress, WorkerFailureCallback
+from search.execution.tuning import MAX_RETRIES, TrialProgress, WorkerFailureCallback
 from trainables.core.progress import PROGRESS_FILE
 
 
@@ -149,12 +149,19 @@ def test_pending_trials_follow_a_cluster_that_grows_and_shrinks() -> None:
     subprocess.run([sys.executable, "-c", GROWING], check=True, timeout=300, capture_output=True)
 
 
-def test_it_is_said_how_far_trials_are_with_what_they_start_from(tmp_path: Path) -> None:
+@pytest.mark.parametrize("has_bars", [True, False])
+def test_it_is_said_how_far_trials_are(has_bars: bool, tmp_path: Path) -> None:
     lines: list[str] = []
-    progress = PretrainingProgress(tmp_path, lines.append)
-    (tmp_path / "checkpoints/0003").mkdir(parents=True)
-    line = "training the full-precision student: epoch 2 of 3, about 40 s left"
-    (tmp_path / "checkpoints/0003" / PROGRESS_FILE).write_text(line)
+    for trial in ("0001", "0003", "0004"):
+        (tmp_path / "checkpoints" / trial).mkdir(parents=True)
+    start = "training the full-precision student: epoch 2 of 3, about 40 s left"
+    epochs = "training: epoch 5 of 9"
+    (tmp_path / "checkpoints/0001" / PROGRESS_FILE).write_text("what a killed process left")
+    progress = TrialProgress(tmp_path, lines.append, has_bars)
+    progress.files.checked = -math.inf
+    (tmp_path / "checkpoints/0003" / PROGRESS_FILE).write_text(start)
+    (tmp_path / "checkpoints/0004" / PROGRESS_FILE).write_text(epochs)
     for _ in range(2):
         progress.on_step_begin(0, [])
-    assert lines == [f"trial 0003 is {line}"]
+    said = [f"trial 0003 is {start}", f"trial 0004 is {epochs}"]
+    assert lines == (said[:1] if has_bars else said)

@@ -1,12 +1,13 @@
 """How long a study is expected to take, from steps that are measured without a teacher."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from factories import make_config
 
-from search.study.expected_time import EVALUATION, expect_time, taught_share
+from search.study.expected_time import EVALUATION, ExpectedTime, expect_time, taught_share
 from search.study.preparation import prepare_study
 from trainables.config import ExecutionConfig, TrialConfig
 from trainables.recipes.configs import Distill, QatDistill, Recipe, Supervised
@@ -64,3 +65,12 @@ def test_the_share_of_steps_with_a_teacher_is_that_after_self_study(
     recipe: Recipe, share: float
 ) -> None:
     assert taught_share(recipe) == pytest.approx(share)
+
+
+def test_calibration_that_takes_minutes_is_named() -> None:
+    expected = ExpectedTime(0, 0, 0, 4, 10, 2, halving=False)
+    with_adaround = replace(expected, adaround=True)
+    assert str(expected).endswith("about 20 s in all")
+    assert str(with_adaround).endswith(
+        "about 20 s in all, and minutes of --calibration adaround for each"
+    )

@@ -34,6 +34,7 @@ def begun(blocks_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Stud
         blocks_folder,
         space="kd",  # of 4 networks, each of which is measured
         objectives=("miou", "latency"),
+        sampler="ehvi",
     )
     study = open_new_study(config)
     run = ExecutionConfig(data=study.data.path, artifacts=study.store.root)
@@ -123,6 +124,25 @@ def test_a_study_that_is_resumed_under_other_conditions_measures_again(
         assert known < STATED_MS
         assert read_study_file(copied.folder).latency_conditions is None
         study.lock.release()
+
+
+@pytest.mark.parametrize("change", [unchanged, *DIFFERENT])
+def test_optuna_s_samplers_read_no_latencies_of_other_conditions(
+    change: Callable[[dict[str, Any]], None], copied: StudyConfig
+) -> None:
+    def by_tpe(content: dict[str, Any]) -> None:
+        content["config"]["sampler"] = "tpe"
+        change(content)
+
+    change_study_file(copied, by_tpe)
+    resumed = copied.replace(sampler="tpe")
+    if change is unchanged:
+        assert latencies(open_stored_study(resumed)) == (STATED_MS, STATED_MS)
+        return
+    before = (copied.folder / STUDY_FILE).read_text()
+    with pytest.raises(ValueError, match="--sampler tpe must keep the conditions of its latenc"):
+        open_stored_study(resumed)
+    assert (copied.folder / STUDY_FILE).read_text() == before
 
 
 def test_a_trial_that_a_dead_driver_left_ends_with_the_latency_of_here(

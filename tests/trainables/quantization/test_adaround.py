@@ -7,6 +7,7 @@ import torch
 from calibration_networks import random_images, unequal_network
 from torch import Tensor, nn
 
+from trainables.core.progress import progress_to
 from trainables.quantization.adaround import (
     by_output_channel,
     from_output_channels,
@@ -134,8 +135,14 @@ def test_layers_come_closer_to_full_precision(with_norm: bool) -> None:
     model = prepare(copy.deepcopy(reference), Lsq(weight_bits=3, activation_bits=8)).train()
     calibrate(model, random_images())
     rounded = copy.deepcopy(model)
-    learn_rounding(rounded, reference, random_images())
+    lines: list[str] = []
+    ends: list[int] = []
+    with progress_to(lines.append, every_s=0):
+        learn_rounding(rounded, reference, random_images(), False, lambda: ends.append(len(lines)))
     assert rounded.training
+    num_layers = sum(isinstance(module, QuantizedLayer) for module in rounded.modules())
+    assert ends == list(range(1, num_layers + 1))
+    assert lines[0] == f"learning the rounding of weights: layer 1 of {num_layers}"
     distances = [layer_distance(m.eval(), reference, "project.0") for m in (model, rounded)]
     assert distances[1] < 0.9 * distances[0]
     images = random_images()

@@ -3,6 +3,7 @@
 import pytest
 
 from search.core.units import (
+    human_size,
     parse_duration,
     parse_latency,
     parse_shares,
@@ -55,3 +56,26 @@ def test_a_latency_has_a_unit() -> None:
     assert parse_latency("20ms") == pytest.approx(20)
     with pytest.raises(ValueError, match="must have a unit, as 20ms, but got 20"):
         parse_latency("20")
+
+
+@pytest.mark.parametrize(
+    ("num_bytes", "text"),
+    [
+        (0, "0 B"),
+        (999, "999 B"),
+        (1000, "1.00 KB"),
+        (9_994, "9.99 KB"),
+        (9_996, "10.0 KB"),
+        (61_900, "61.9 KB"),
+        (99_960, "100 KB"),
+        (123_456, "123 KB"),
+        (999_499, "999 KB"),
+        (999_500, "1.00 MB"),
+        (1_950_000, "1.95 MB"),
+        (31_000_000, "31.0 MB"),
+        (2_500_000_000, "2.50 GB"),
+        (5_000_000_000_000, "5000 GB"),
+    ],
+)
+def test_human_size(num_bytes: int, text: str) -> None:
+    assert human_size(num_bytes) == text

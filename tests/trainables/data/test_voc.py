@@ -160,7 +160,10 @@ def no_listing_and(value: int) -> Callable[[Path], None]:
 LIST = "ImageSets/Segmentation"
 BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
     "missing list": (drop(f"{LIST}/val.txt"), r"list of a split must exist.*val\.txt"),
-    "missing folder": (lambda r: shutil.rmtree(r / "JPEGImages"), "must hold .*JPEGImages"),
+    "missing folder": (
+        lambda r: shutil.rmtree(r / "JPEGImages"),
+        "must be a folder that holds .*JPEGImages",
+    ),
     "absent image": (drop("JPEGImages/image2.jpg"), r"listed image must exist.*image2\.jpg"),
     "absent mask": (drop("SegmentationClass/image2.png"), r"must exist.*image2\.png"),
     "broken image": (fill("JPEGImages/image1.jpg", b"x"), r"readable image, but .*image1\.jpg"),
@@ -209,5 +212,5 @@ def test_a_missing_folder_is_named(tmp_path: Path) -> None:
 
 def test_two_data_sets_in_one_folder_are_refused(voc_folder: Path) -> None:
     shutil.copytree(voc_folder, voc_folder.parent / "second")
-    with pytest.raises(ValueError, match=r"must hold one data set, but .*second"):
+    with pytest.raises(ValueError, match=r"must be a folder with one data set, but .*second"):
         VocFolder(voc_folder.parent, 32)

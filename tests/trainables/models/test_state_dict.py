@@ -129,7 +129,7 @@ def test_half_precision_becomes_float32(dtype: torch.dtype, path: Path) -> None:
 def assert_same(path: Path, network: nn.Module, name: TorchvisionName = NAME) -> None:
     state = read_state_dict(path)
     assert (state.name, state.num_classes) == (name, 3)
-    assert state.card.model == TorchvisionConfig(name=name)
+    assert state.spec.model == TorchvisionConfig(name=name)
     assert all(tensor.dtype == torch.float32 for tensor in state.weights.values())
     with torch.no_grad():
         logits, expected = state.build()(IMAGES), network(IMAGES)["out"]
@@ -164,8 +164,8 @@ def test_fcn_gives_its_native_outputs() -> None:
 
 def test_a_model_file_of_this_project_is_told_apart(network: nn.Module, tmp_path: Path) -> None:
     path = tmp_path / "t.safetensors"
-    card = ModelSpec(model=UNetConfig(width=2, depth=1), num_classes=3)
-    write_model(path, card.build(), card)
+    spec = ModelSpec(model=UNetConfig(width=2, depth=1), num_classes=3)
+    write_model(path, spec.build(), spec)
     assert is_model_file(path)
     safetensors.torch.save_file(network.state_dict(), path)
     assert not is_model_file(path)

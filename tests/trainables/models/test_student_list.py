@@ -62,6 +62,12 @@ def test_what_is_no_student_is_refused(text: str, message: str) -> None:
         parse_students(text)
 
 
+@pytest.fixture(autouse=True)
+def without_timm(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The default students depend on what is installed."""
+    monkeypatch.setattr("trainables.models.student_list.has_timm", lambda: False)
+
+
 def test_unets_are_the_default() -> None:
     assert complete_students(None, [], "imagenet", U_NETS) == (UNetConfig(),)
 

@@ -32,9 +32,9 @@ from search.core.baselines import Baseline
 from search.core.objectives import named_objectives
 from search.core.pareto import pareto_front
 from search.core.record import Record, RecordState
-from search.core.units import human_size
 from trainables.config import TrialConfig
 from trainables.core.metrics import Metrics
+from trainables.core.units import human_size
 from trainables.losses.configs import Pairwise, Pixelwise, by_name
 from trainables.models.configs import UNetConfig
 from trainables.quantization.quantizers.configs import Lsq

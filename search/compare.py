@@ -17,13 +17,12 @@ where each has been searched.
 import argparse
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from search.core.comparison import default_epochs, default_students, plan_arms
 from search.core.comparison_config import ComparisonConfig
-from search.core.flags import add_flag, build_config, default_values, flags_of, typed_values
 from search.core.training_defaults import chosen_defaults
 from search.execution.cluster_address import check_cluster
 from search.execution.environment import prepare_environment
@@ -32,6 +31,7 @@ from search.execution.shutdown import INTERRUPTED
 from search.run import check_writable, default_store, plain
 from trainables.core.command_line import Parser, one_line
 from trainables.core.errors import TrialFailed
+from trainables.core.flags import add_flag, build_config, default_values, group_flags, typed_values
 from trainables.core.progress import progress_to
 from trainables.core.terminal import log_file, log_traceback, own_terminal, print_error, print_line
 
@@ -97,11 +97,8 @@ def make_parser() -> Parser:
         "their confidence intervals, and what is within noise.",
         EXAMPLES,
     )
-    groups: dict[str, Callable[..., object]] = {}
-    for field, flag in flags_of(ComparisonConfig).items():
-        if flag.group not in groups:
-            groups[flag.group] = parser.add_argument_group(flag.group).add_argument
-        add_flag(groups[flag.group], ComparisonConfig, field)
+    for field, add in group_flags(parser, ComparisonConfig).items():
+        add_flag(add, ComparisonConfig, field)
     return parser
 
 

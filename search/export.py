@@ -7,7 +7,6 @@ import argparse
 import sys
 from typing import get_args
 
-from search.core.units import human_size
 from search.deployment.exporter import Exporter, validation_data
 from search.deployment.selection import describe_point, read_front_points, select_points
 from search.storage.study_file import read_study_file
@@ -15,6 +14,7 @@ from trainables.core.command_line import Parser, as_path, report
 from trainables.core.errors import ExportFailed
 from trainables.core.metrics import share_of_classes
 from trainables.core.optional_dependencies import require_onnx
+from trainables.core.units import human_size
 from trainables.data.configs import MEASURED_ON
 from trainables.deploy.model_card import ExportFormat, ModelCard
 

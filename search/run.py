@@ -7,20 +7,12 @@ import argparse
 import os
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import spaces
 from search.core.config import StudyConfig
-from search.core.flags import (
-    add_flag,
-    build_config,
-    default_values,
-    flag_name,
-    flags_of,
-    typed_values,
-)
 from search.core.tracking_uri import absolute_uri, check_tracking_uri, default_tracking_uri
 from search.execution.cluster_address import check_cluster
 from search.execution.environment import prepare_environment
@@ -30,6 +22,15 @@ from search.storage.layout import STUDY_FILE
 from trainables.core.command_line import Parser, one_line, write_output
 from trainables.core.errors import TrialFailed
 from trainables.core.files import is_writable, nearest
+from trainables.core.flags import (
+    add_flag,
+    build_config,
+    default_values,
+    flag_name,
+    flags_of,
+    group_flags,
+    typed_values,
+)
 from trainables.core.optional_dependencies import has_onnx
 from trainables.core.progress import progress_to
 from trainables.core.terminal import log_traceback, own_terminal, print_error, print_line
@@ -114,11 +115,7 @@ def make_parser() -> Parser:
         "Pareto front of mIoU against model size, and keep the record in MLflow.",
         EXAMPLES,
     )
-    groups: dict[str, Callable[..., object]] = {}
-    for field, flag in flags_of(StudyConfig).items():
-        if flag.group not in groups:
-            groups[flag.group] = parser.add_argument_group(flag.group).add_argument
-        add = groups[flag.group]
+    for field, add in group_flags(parser, StudyConfig).items():
         add_flag(add, StudyConfig, field)
         if field == "space":
             add(

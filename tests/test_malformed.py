@@ -355,8 +355,22 @@ CASES: dict[str, Case] = {
         quantizer(layers={"x": {"weight_bits": 2, "activation_bits": 2}}),
         "must name layers of the model",
     ),
-    "negative checkpoints": Case(f"{TRAIN} --checkpoint-every -1", nothing, "must hold"),
-    "no threads": Case(f"{TRAIN} --threads 0", nothing, "--threads >= 1"),
+    "negative checkpoints": Case(
+        f"{TRAIN} --checkpoint-every -1", nothing, "a time must be a positive"
+    ),
+    "no threads": Case(f"{TRAIN} --threads 0", nothing, "--threads: .*greater than 0, but got 0"),
+    "training on no pixels": Case(
+        TRAIN.replace("32", "0"), nothing, "--image-size: .*equal to 16, but got 0"
+    ),
+    "training without a teacher": Case(
+        f"{TRAIN} --teacher-seeds 0", nothing, "--teacher-seeds: .*greater than 0, but got 0"
+    ),
+    "nothing to compress": Case(
+        f"{TRAIN} --compress fcn_resnet50",
+        nothing,
+        "traced, but .*config.json has unet",
+    ),
+    "a builder of nothing": Case(f"{TRAIN} --builder a:b", nothing, "--builder needs --compress"),
     # studies
     "no study": Case(EXPORT, lambda world: shutil.rmtree(world / "studies/blocks"), "must name"),
     "study.json of no bytes": Case(EXPORT, write("studies/blocks/study.json", b""), "is damaged"),

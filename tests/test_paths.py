@@ -10,13 +10,13 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from search.core.config import StudyConfig
-from search.core.flags import typed_values
 from search.core.objectives import MIOU_AND_SIZE
 from search.run import make_parser
 from search.storage.journal import open_journal, read_journal
 from search.storage.study_file import StudyFile, read_study_file, write_study_file
 from trainables.core.artifacts import ArtifactStore
 from trainables.core.command_line import as_path
+from trainables.core.flags import typed_values
 from trainables.data.packed import open_pack, pack_dataset
 from trainables.data.registry import open_source
 from trainables.training.teacher import check_teacher

@@ -13,6 +13,9 @@ from trainables.models.configs import DEFAULT_STUDENT, StudentConfig
 from trainables.quantization.quantizers.base import Quantizer
 from trainables.recipes.configs import Recipe
 
+CHECKPOINT_EVERY_S = 10.0
+"""Seconds of a training that a kill may cost where nothing else is said."""
+
 
 class TrialConfig(FrozenConfig):
     """The configuration that, with data and teacher, determines a trained student."""
@@ -138,7 +141,9 @@ class ExecutionConfig(FrozenConfig):
     num_threads: int = Field(1, ge=1)
     gpu_share: float = Field(1.0, gt=0, le=1, description="of the GPU's memory that it may use")
     device: Literal["cpu", "cuda"] = "cpu"
-    checkpoint_every_s: float = Field(10.0, ge=0, description="seconds that a kill may cost")
+    checkpoint_every_s: float = Field(
+        CHECKPOINT_EVERY_S, ge=0, description="seconds that a kill may cost"
+    )
     stop_file: Path | None = Field(
         None, description="once it exists, trainings keep where they stand and leave"
     )

@@ -6,7 +6,7 @@ python -m trainables.train CONFIG.json --data FOLDER --out DIR
 import argparse
 import sys
 from dataclasses import replace
-from typing import get_args
+from pathlib import Path
 
 import torch
 
@@ -14,12 +14,12 @@ from trainables.config import ExecutionConfig, TrialConfig, read_config
 from trainables.core.artifacts import ArtifactStore
 from trainables.core.command_line import Parser, as_path, report
 from trainables.core.errors import TrialFailed
+from trainables.core.flags import add_flag, build_config, default_values, group_flags, typed_values
 from trainables.core.progress import ProgressReporter, progress_to
-from trainables.models.configs import NetworkSource, WeightSources
-from trainables.teachers.averaging import Flip, check_seeds, choose_averaging
+from trainables.models.configs import WeightSources
+from trainables.teachers.averaging import choose_averaging
 from trainables.training.defaults import Defaults, defaults_for
 from trainables.training.setup import (
-    OutputMode,
     check_terms,
     open_data,
     open_teacher_data,
@@ -32,6 +32,7 @@ from trainables.training.setup import (
     with_images,
 )
 from trainables.training.teacher import check_teacher
+from trainables.training.training_config import TrainingConfig
 from trainables.training.trial import Trial, save
 from trainables.training.weights import check_students, check_weights
 
@@ -41,7 +42,7 @@ CHECKPOINTS = ".checkpoints"
 
 def main(argv: list[str] | None = None) -> int:
     """Exit status 0: trained; 1: the trial failed; 2: bad input."""
-    arguments = parse(argv)
+    arguments = make_parser().parse_args(argv)
     with progress_to(say):
         return report(lambda: run(arguments), TrialFailed)
 
@@ -50,9 +51,11 @@ def say(line: str) -> None:
     print(line, flush=True)
 
 
-def parse(argv: list[str] | None) -> argparse.Namespace:
+def make_parser() -> Parser:
     parser = Parser(
-        "python -m trainables.train", "Train and measure one configuration, without Ray."
+        "python -m trainables.train",
+        "Train and measure one configuration, without Ray. The same command goes on with a\n"
+        "training that was interrupted.",
     )
     add = parser.add_argument
     add(
@@ -62,111 +65,32 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         help="a TrialConfig, e.g. a front member's config.json",
     )
     add(
-        "--data",
-        default="shapes",
-        metavar="shapes|voc|FOLDER",
-        help="the data set (default: shapes)",
-    )
-    add(
         "--out",
         type=as_path,
         required=True,
         metavar="DIR",
         help="gets model.safetensors, config.json, metrics.json",
     )
-    add(
-        "--image-size",
-        type=int,
-        metavar="PIXELS",
-        help="longest side; default by data set and device",
-    )
-    add(
-        "--teacher",
-        default="auto",
-        metavar="auto|NAME|FILE",
-        help="as in search.run; used where the recipe has one",
-    )
-    add(
-        "--teacher-size",
-        type=int,
-        metavar="PIXELS",
-        help="as in search.run, with --teacher-outputs maps or views",
-    )
-    add(
-        "--teacher-seeds",
-        type=int,
-        default=1,
-        metavar="N",
-        help="as in search.run (default: 1)",
-    )
-    add(
-        "--teacher-flip",
-        default="auto",
-        choices=get_args(Flip),
-        help="as in search.run (default: auto)",
-    )
-    add(
-        "--backbone-weights",
-        type=as_path,
-        metavar="FILE",
-        help="of the file that the configuration's student names, at first use",
-    )
-    add(
-        "--compress",
-        metavar="FILE|NAME",
-        help="the network that the configuration's student was traced from, at first use",
-    )
-    add(
-        "--builder",
-        metavar="PACKAGE.MODULE:FUNCTION",
-        help="as in search.run, for the network of --compress",
-    )
-    add(
-        "--artifacts",
-        type=as_path,
-        metavar="DIR",
-        help="shared store (default: artifacts beside DIR)",
-    )
-    add(
-        "--teacher-outputs",
-        default="live",
-        choices=("live", "views", "maps"),
-        help="as in search.run (default: live)",
-    )
-    add(
-        "--unlabelled",
-        type=as_path,
-        metavar="FOLDER",
-        help="as in search.run",
-    )
-    add(
-        "--checkpoint-every",
-        type=float,
-        default=10.0,
-        metavar="SECONDS",
-        help="that a kill may cost; the same command goes on (default: 10)",
-    )
-    add("--threads", type=int, default=1, metavar="N", help="CPU threads (default: 1)")
-    return parser.parse_args(argv)
+    for field, add_to_group in group_flags(parser, TrainingConfig).items():
+        add_flag(add_to_group, TrainingConfig, field)
+    return parser
 
 
-def network_source(arguments: argparse.Namespace, config: TrialConfig) -> NetworkSource | None:
-    """What the flags name, normalised as the configuration says.
+def weight_sources(training: TrainingConfig, config: TrialConfig, file: Path) -> WeightSources:
+    """What the pretrained weights of the student in a configuration `file` may be read from.
 
     Raises:
-        ValueError: the configuration is of another student, or a flag lacks the other.
+        ValueError: there is a network to compress, but the student is another.
     """
-    if arguments.compress is None:
-        if arguments.builder is not None:
-            raise ValueError("--builder needs --compress")
-        return None
-    source = config.student.source(arguments.compress, arguments.builder)
-    if source is None:
-        raise ValueError(
-            "--compress must be for a configuration whose student was traced, but "
-            f"{arguments.config} has {config.student.describe()}"
-        )
-    return source
+    network = None
+    if training.compress is not None:
+        network = config.student.source(training.compress, training.builder)
+        if network is None:
+            raise ValueError(
+                "--compress must be for a configuration whose student was traced, but "
+                f"{file} has {config.student.describe()}"
+            )
+    return WeightSources(backbones=training.backbone_weights or (), network=network)
 
 
 def own_teacher_config(config: TrialConfig, defaults: Defaults, num_images: int) -> TrialConfig:
@@ -183,31 +107,23 @@ def own_teacher_config(config: TrialConfig, defaults: Defaults, num_images: int)
 
 def run(arguments: argparse.Namespace) -> None:
     config = read_config(arguments.config)
-    if arguments.threads < 1:
-        raise ValueError(f"--threads >= 1 must hold, but got {arguments.threads}")
-    if not arguments.checkpoint_every >= 0:
-        raise ValueError(f"--checkpoint-every >= 0 must hold, but got {arguments.checkpoint_every}")
-    store = ArtifactStore(arguments.artifacts or arguments.out.parent / "artifacts")
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    defaults = defaults_for(arguments.data, device)
-    image_size = arguments.image_size or defaults.image_size
-    opened = open_data(arguments.data, image_size, store)
-    wanted: OutputMode = arguments.teacher_outputs
+    given = typed_values(TrainingConfig, arguments)
+    defaults = defaults_for({**default_values(TrainingConfig), **given}["data"], device)
+    training = build_config(TrainingConfig, {"image_size": defaults.image_size, **given})
+    store = ArtifactStore(training.artifacts or arguments.out.parent / "artifacts")
+    opened = open_data(training.data, training.image_size, store)
     of_teacher = None
     if config.needs_teacher:
-        size = arguments.teacher_size
-        if arguments.teacher_seeds < 1:
-            raise ValueError(f"--teacher-seeds >= 1 must hold, but got {arguments.teacher_seeds}")
-        check_seeds(arguments.teacher_seeds, arguments.teacher == "auto")
-        check_terms(wanted, [config], len(opened.class_names), size)
-        check_teacher(arguments.teacher, len(opened.class_names))
-        of_teacher = open_teacher_data(opened, arguments.data, image_size, size)
-    files = (arguments.backbone_weights,) if arguments.backbone_weights else ()
-    sources = WeightSources(backbones=files, network=network_source(arguments, config))
+        size = training.teacher_size
+        check_terms(training.teacher_outputs, [config], len(opened.class_names), size)
+        check_teacher(training.teacher, len(opened.class_names))
+        of_teacher = open_teacher_data(opened, training.data, training.image_size, size)
+    sources = weight_sources(training, config, arguments.config)
     check_students([config.student], len(opened.class_names), opened.canvas)
     check_weights([config.student], sources, store, opened.digest)
     found = open_unlabelled_images(
-        arguments.unlabelled, image_size, opened, [config], arguments.teacher_size
+        training.unlabelled, training.image_size, opened, [config], training.teacher_size
     )
     data = opened.pack()
     say_data(data, opened.found is not None, opened.notes, say)
@@ -216,19 +132,20 @@ def run(arguments: argparse.Namespace) -> None:
     setting = ExecutionConfig(
         data=data.path,
         artifacts=store.root,
-        num_threads=arguments.threads,
+        num_threads=training.threads,
         device=device,
-        checkpoint_every_s=arguments.checkpoint_every,
+        checkpoint_every_s=training.checkpoint_every_s,
     )
     setting = with_images(setting, of_teacher.pack() if of_teacher else None, unlabelled)
     set_up_weights(setting, [config.student], sources, say)
     if config.needs_teacher:
         own = own_teacher_config(config, defaults, len(data.train))
+        outputs = training.teacher_outputs
         averaging = choose_averaging(
-            arguments.teacher_seeds, arguments.teacher_flip, is_live=wanted == "live"
+            training.teacher_seeds, training.teacher_flip, is_live=outputs == "live"
         )
-        setting, _ = set_up_teacher(setting, arguments.teacher, own, say, averaging=averaging)
-        setting, _ = set_up_teacher_outputs(setting, wanted, config.augmentation, say)
+        setting, _ = set_up_teacher(setting, training.teacher, own, say, averaging=averaging)
+        setting, _ = set_up_teacher_outputs(setting, outputs, config.augmentation, say)
     arguments.out.mkdir(parents=True, exist_ok=True)
     progress = ProgressReporter("training the student", "epoch", config.num_epochs)
     trial = Trial(config, setting, arguments.out / CHECKPOINTS, on_progress=progress.update)

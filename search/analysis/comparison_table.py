@@ -11,9 +11,9 @@ from search.analysis.comparison_summary import ArmSummary
 from search.analysis.tables import schema_of, write_parquet
 from search.core.comparison import Arm, own_epochs, start_epochs
 from search.core.record import Record
-from search.core.units import human_size
 from search.storage.layout import COMPARISON_TABLE
 from trainables.core.config_base import Leaf
+from trainables.core.units import human_size
 from trainables.data.configs import MEASURED_ON
 
 STUDENT, RECIPE, MIOU, DIFFERENCE = "student", "recipe", "mIoU %", "difference"

@@ -26,7 +26,7 @@ from search.analysis.plot_layout import (
     view_of,
 )
 from search.core.baselines import Baseline
-from search.core.units import human_size
+from trainables.core.units import human_size
 from trainables.quantization.bits import FULL_PRECISION
 
 NUM_CLASSES_SHOWN, CLASSES_PER_LINE = 30, 3

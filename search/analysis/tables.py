@@ -13,10 +13,10 @@ from search.analysis.plot_layout import Point, plot_points
 from search.core.objectives import MIOU_AND_SIZE, Objective
 from search.core.pareto import pareto_front
 from search.core.record import Record, class_columns
-from search.core.units import human_size
 from search.storage.layout import FRONT_TABLE, TRIALS_TABLE
 from trainables.core.config_base import Leaf
 from trainables.core.files import replace_file
+from trainables.core.units import human_size
 from trainables.data.configs import MEASURED_ON, LabelSize
 
 BASE_COLUMNS = {

@@ -1,17 +1,22 @@
 """The configuration of a comparison of recipes, and the flags that set it."""
 
-from copy import deepcopy
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, SerializeAsAny, field_validator, model_validator
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    PositiveFloat,
+    SerializeAsAny,
+    field_validator,
+    model_validator,
+)
 
-from search.core import units
 from search.core.config import HOW, WHAT, WHERE, StudyConfig
-from search.core.flags import Flag
 from search.core.recipe_list import ComparedRecipe, parse_compared_students, parse_recipe
+from trainables.core import units
 from trainables.core.config_base import FrozenConfig, digest
+from trainables.core.flags import Flag, field_of, flags_of
 from trainables.data.configs import AugmentationName
 from trainables.losses.configs import Balance, LabelLossConfig, Overlap
 from trainables.models.configs import StudentConfig
@@ -29,12 +34,8 @@ COMPARED = (
 
 def as_in_a_study(field: str) -> Any:
     """The flag, the limits and the default of a field of `StudyConfig`, for a field of its name."""
-    info = deepcopy(StudyConfig.model_fields[field])
-    info.metadata = [
-        replace(item, group=COMPARE) if isinstance(item, Flag) and item.group == WHAT else item
-        for item in info.metadata
-    ]
-    return info
+    group = flags_of(StudyConfig)[field].group
+    return field_of(StudyConfig, field, group=COMPARE if group == WHAT else group)
 
 
 class ComparisonConfig(FrozenConfig):
@@ -123,8 +124,8 @@ class ComparisonConfig(FrozenConfig):
             units.NAME,
         ),
     ]
-    cpus_per_trial: float | None = as_in_a_study("cpus_per_trial")
-    gpus_per_trial: float | Literal["auto"] = as_in_a_study("gpus_per_trial")
+    cpus_per_trial: PositiveFloat | None = as_in_a_study("cpus_per_trial")
+    gpus_per_trial: NonNegativeFloat | Literal["auto"] = as_in_a_study("gpus_per_trial")
     tracking_uri: str = as_in_a_study("tracking_uri")
 
     @field_validator("recipes")

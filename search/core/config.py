@@ -1,6 +1,5 @@
 """The configuration of a study, and the flags that set it."""
 
-import os
 from pathlib import Path
 from typing import Annotated, Literal, Protocol, get_args
 
@@ -15,14 +14,13 @@ from pydantic import (
     model_validator,
 )
 
-from search.core import units
 from search.core.baselines import Baseline, read_baselines
 from search.core.constraints import Budget
-from search.core.flags import Flag, flag_name
 from search.core.objectives import ObjectiveName
 from search.core.tracking_uri import check_tracking_uri, default_tracking_uri
-from trainables.core.command_line import as_path
+from trainables.core import units
 from trainables.core.config_base import FrozenConfig
+from trainables.core.flags import Flag, field_of, flag_name
 from trainables.data.configs import AugmentationName
 from trainables.losses.configs import Balance, LabelLossConfig, Overlap
 from trainables.models.configs import (
@@ -35,21 +33,11 @@ from trainables.models.configs import (
 from trainables.models.student_list import parse_students, write_students
 from trainables.recipes.configs import CalibrationStep
 from trainables.teachers.averaging import Flip, check_seeds
+from trainables.training.training_config import TrainingConfig, parse_folder
 
 SamplerName = Literal["ehvi", "tpe", "nsga2", "random"]
 WHAT, HOW, WHERE = "what to search", "how long and how", "where"
 """Groups of flags in the help."""
-
-
-def parse_data(text: str) -> str:
-    """The name of a data set that comes with the project, or the absolute path of a folder."""
-    return text if text in ("shapes", "voc") else os.path.abspath(as_path(text))
-
-
-def parse_teacher(text: str) -> str:
-    """The absolute path of an existing file, or the name of a network."""
-    teacher = os.path.expanduser(text)
-    return os.path.abspath(teacher) if os.path.exists(teacher) else teacher
 
 
 def parse_calibration(text: str) -> tuple[str, ...]:
@@ -58,16 +46,6 @@ def parse_calibration(text: str) -> tuple[str, ...]:
     if unknown := [step for step in text.split(",") if step not in steps]:
         raise ValueError(f"each must be one of {', '.join(steps)}, but got {unknown[0]!r}")
     return tuple(text.split(","))
-
-
-def parse_folder(text: str) -> Path:
-    """The absolute path of a folder."""
-    return Path(os.path.abspath(as_path(text)))
-
-
-def parse_files(text: str) -> tuple[Path, ...]:
-    """The absolute paths of "a.pth,b.pth"."""
-    return tuple(parse_folder(name) for name in text.split(","))
 
 
 def parse_gpus(text: str) -> float | Literal["auto"]:
@@ -110,25 +88,8 @@ class StudyConfig(FrozenConfig):
             immutable=True,
         ),
     ]
-    data: Annotated[
-        str,
-        Flag(
-            WHAT,
-            "built-in {default} (default), PASCAL VOC 2012 (downloaded), or a folder in VOC layout",
-            units.Unit("shapes|voc|FOLDER", parse_data),
-        ),
-    ] = "shapes"
-    image_size: Annotated[
-        int,
-        Field(ge=16),
-        Flag(
-            WHAT,
-            "longest side of images, to which larger ones are shrunk (default: shapes 48; else "
-            "512 on a GPU, 160 on a CPU)",
-            units.PIXELS,
-            immutable=True,
-        ),
-    ]
+    data: str = field_of(TrainingConfig, "data", group=WHAT)
+    image_size: int = field_of(TrainingConfig, "image_size", group=WHAT, immutable=True)
     students: Annotated[
         tuple[SerializeAsAny[StudentConfig], ...],
         Field(min_length=1),
@@ -141,25 +102,15 @@ class StudyConfig(FrozenConfig):
             immutable=True,
         ),
     ] = (DEFAULT_STUDENT,)
-    compress: Annotated[
-        str | None,
-        Flag(
-            WHAT,
-            "a trained network to compress, which is the student: a model file, a state dict, or "
-            "the name of a torchvision segmentation network; quantization starts from its weights, "
-            "it is the teacher where no other is given, and a point of the front",
-            units.Unit("FILE|NAME", parse_teacher),
-        ),
-    ] = None
-    builder: Annotated[
-        str | None,
-        Flag(
-            WHAT,
-            "a function without arguments that gives the torch.nn.Module whose state dict "
-            "--compress names; it is imported from the working folder or an installed package",
-            units.Unit("PACKAGE.MODULE:FUNCTION", str),
-        ),
-    ] = None
+    compress: str | None = field_of(
+        TrainingConfig,
+        "compress",
+        group=WHAT,
+        help="a trained network to compress, which is the student: a model file, a state dict, or "
+        "the name of a torchvision segmentation network; quantization starts from its weights, "
+        "it is the teacher where no other is given, and a point of the front",
+    )
+    builder: str | None = field_of(TrainingConfig, "builder", group=WHAT)
     new_head: Annotated[
         bool,
         Flag(
@@ -189,15 +140,9 @@ class StudyConfig(FrozenConfig):
             immutable=True,
         ),
     ] = False
-    backbone_weights: Annotated[
-        tuple[Path, ...] | None,
-        Flag(
-            WHAT,
-            "files with pretrained weights of MobileNets or other backbones (.safetensors, .pth), "
-            "for the students that have these backbones",
-            units.Unit("FILE,...", parse_files),
-        ),
-    ] = None
+    backbone_weights: tuple[Path, ...] | None = field_of(
+        TrainingConfig, "backbone_weights", group=WHAT
+    )
     pretrained_normalization: Annotated[
         InputNormalizationName,
         Flag(
@@ -207,17 +152,7 @@ class StudyConfig(FrozenConfig):
             immutable=True,
         ),
     ] = "imagenet"
-    teacher: Annotated[
-        str,
-        Flag(
-            WHAT,
-            "{default} (default): DeepLabV3-ResNet101 for VOC classes, else a wide U-Net trained "
-            "once on the data; the name of a torchvision segmentation network; a model file; or "
-            "the state dict (.pth, .safetensors) of one of these networks, of as many classes as "
-            "the data",
-            units.Unit("auto|NAME|FILE", parse_teacher),
-        ),
-    ] = "auto"
+    teacher: str = field_of(TrainingConfig, "teacher", group=WHAT)
     teacher_builder: Annotated[
         str | None,
         Flag(
@@ -235,36 +170,9 @@ class StudyConfig(FrozenConfig):
             immutable=True,
         ),
     ] = "imagenet"
-    teacher_size: Annotated[
-        int | None,
-        Field(ge=16),
-        Flag(
-            WHAT,
-            "longest side of the images that the teacher sees, where that is more than "
-            "--image-size; needs kept outputs (default: it sees what its students see)",
-            units.PIXELS,
-            immutable=True,
-        ),
-    ] = None
-    teacher_seeds: Annotated[
-        PositiveInt,
-        Flag(
-            WHAT,
-            "networks of a teacher that is trained on the data: they differ in their seeds, and "
-            "the teacher is the mean of their predictions (default: {default})",
-            units.INTEGER,
-            immutable=True,
-        ),
-    ] = 1
-    teacher_flip: Annotated[
-        Flip,
-        Flag(
-            WHAT,
-            "whether the teacher's predictions are means of those for an image and its mirror "
-            "image (default {default}: where its outputs are kept, so that it takes time once)",
-            immutable=True,
-        ),
-    ] = "auto"
+    teacher_size: int | None = field_of(TrainingConfig, "teacher_size", group=WHAT, immutable=True)
+    teacher_seeds: int = field_of(TrainingConfig, "teacher_seeds", group=WHAT, immutable=True)
+    teacher_flip: Flip = field_of(TrainingConfig, "teacher_flip", group=WHAT, immutable=True)
     teacher_outputs: Annotated[
         Literal["auto", "live", "views", "maps"],
         Flag(
@@ -275,15 +183,7 @@ class StudyConfig(FrozenConfig):
             immutable=True,
         ),
     ] = "auto"
-    unlabelled: Annotated[
-        Path | None,
-        Flag(
-            WHAT,
-            "a folder of images without labels, on which students learn from what the teacher "
-            "says of them: as many in each step as labelled ones (default: none)",
-            units.Unit("FOLDER", parse_folder),
-        ),
-    ] = None
+    unlabelled: Path | None = field_of(TrainingConfig, "unlabelled", group=WHAT)
     co_study: Annotated[
         bool,
         Flag(
@@ -489,12 +389,7 @@ class StudyConfig(FrozenConfig):
             units.TIME,
         ),
     ] = 1800.0
-    checkpoint_every_s: Annotated[
-        PositiveFloat,
-        Flag(
-            HOW, "how much of a trial's training a kill may cost (default: {default})", units.TIME
-        ),
-    ] = 10.0
+    checkpoint_every_s: float = field_of(TrainingConfig, "checkpoint_every_s", group=HOW)
     stop_when_flat: Annotated[
         Annotated[float, Field(gt=0, lt=1)] | None,
         Flag(

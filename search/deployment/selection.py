@@ -8,8 +8,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from search.core.units import human_size, parse_size
 from search.storage.layout import FRONT_TABLE
+from trainables.core.units import human_size, parse_size
 
 
 @dataclass(frozen=True)

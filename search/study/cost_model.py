@@ -11,7 +11,6 @@ from search.algorithms.candidates import find_cheapest, sample_configs
 from search.algorithms.problem import SearchProblem
 from search.core.config import StudyConfig
 from search.core.constraints import Costs, OverBudget
-from search.core.flags import flag_name
 from search.core.objectives import named_objectives
 from search.core.pareto import Points, cost_range_of
 from search.core.training_defaults import chosen_defaults
@@ -19,6 +18,7 @@ from spaces import choose_students, load_space, with_co_study
 from trainables.config import TrialConfig
 from trainables.core.artifacts import ArtifactStore
 from trainables.core.errors import TrialFailed
+from trainables.core.flags import flag_name
 from trainables.core.terminal import track
 from trainables.deploy.latency import latency_conditions, predict_latency
 from trainables.models.configs import StudentConfig

@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from typing import Literal
 
 from search.core.config import Placement
-from search.core.units import human_size
 from search.execution import resources
 from search.execution.resources import TrialResources
 from search.execution.session import RemoteRunner
@@ -16,6 +15,7 @@ from search.study.study import Study
 from search.tracking.console import ConsoleProgress
 from trainables.config import ExecutionConfig, TrialConfig
 from trainables.core.errors import TrialFailed
+from trainables.core.units import human_size
 from trainables.models.configs import StudentConfig
 from trainables.quantization.mixed_precision import Sensitivity
 from trainables.teachers.averaging import Averaging

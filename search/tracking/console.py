@@ -27,7 +27,6 @@ from search.core.config import StudyConfig
 from search.core.objectives import named_objectives
 from search.core.pareto import mious_within, pareto_front
 from search.core.record import Record
-from search.core.units import human_size
 from search.storage.layout import (
     DIAGNOSTICS_PLOT,
     FRONT_PAGE,
@@ -38,6 +37,7 @@ from search.storage.layout import (
     TRIALS_TABLE,
 )
 from trainables.core import terminal
+from trainables.core.units import human_size
 from trainables.data.configs import LabelSize
 
 LOG_WIDTH = 120

@@ -11,10 +11,10 @@ import torch
 from foreign_networks import Foreign
 
 from search.core.config import StudyConfig
-from search.core.flags import flag_name, flags_of
 from search.run import main
 from search.storage.study_file import StudyFile, lock_study, read_study_file, write_study_file
 from spaces import space_names
+from trainables.core.flags import flag_name, flags_of
 
 FIRST_LINES = {
     "importing PyTorch and Ray",

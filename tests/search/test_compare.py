@@ -57,6 +57,8 @@ BAD: dict[str, tuple[list[str], str]] = {
     "bad name": ([*PAIR, "--name", "../up"], "--name: .*but got '../up'"),
     "odd store": ([*PAIR, "--tracking-uri", "ftp://x"], "--tracking-uri must name an MLflow"),
     "too many cores": ([*PAIR, "--cpus-per-trial", "9999"], "must not exceed the .*got 9999"),
+    "no cores": ([*PAIR, "--cpus-per-trial", "0"], "--cpus-per-trial: .*greater than 0, but got 0"),
+    "fewer GPUs": ([*PAIR, "--gpus-per-trial", "-1"], "--gpus-per-trial: .*but got -1"),
     "not original": (["--recipes", "supervised", "original"], "for a network that came trained"),
 }
 

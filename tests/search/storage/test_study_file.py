@@ -7,8 +7,8 @@ import pytest
 from factories import make_config
 
 from search.core.config import StudyConfig
-from search.core.flags import default_values
 from search.storage.study_file import BEFORE_ITS_FIELD, StudyFile, read_study_file, write_study_file
+from trainables.core.flags import default_values
 
 
 @pytest.fixture

@@ -372,7 +372,7 @@ def test_a_killed_command_goes_on_when_it_is_given_again(
     file = tmp_path / "config.json"
     file.write_text(config(START).replace(num_epochs=12).model_dump_json())
     common = [str(file), "--data", str(blocks_folder), "--image-size", "32"]
-    common += ["--checkpoint-every", "0", "--out"]
+    common += ["--checkpoint-every", "1ms", "--out"]
 
     def epochs(lines: Iterable[str]) -> Iterator[str]:
         return (line.rstrip() for line in lines if line.startswith("epoch"))

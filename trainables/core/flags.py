@@ -2,15 +2,16 @@
 
 import argparse
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from copy import deepcopy
+from dataclasses import dataclass, replace
 from types import NoneType
 from typing import Any, TypeVar, get_args
 
 from pydantic import ValidationError
 
-from search.core.units import Unit
 from trainables.core.command_line import first_problem
 from trainables.core.config_base import FrozenConfig
+from trainables.core.units import Unit
 
 Config = TypeVar("Config", bound=FrozenConfig)
 
@@ -40,6 +41,19 @@ def flags_of(config: type[FrozenConfig]) -> dict[str, Flag]:
     }
 
 
+def field_of(config: type[FrozenConfig], field: str, **changes: Any) -> Any:
+    """The flag, the limits and the default of a field, for a field of its name and its type.
+
+    The type is not taken over, and with it a limit on a part of it, as in `PositiveInt | None`.
+    `changes` are those of the flag.
+    """
+    info = deepcopy(config.model_fields[field])
+    info.metadata = [
+        replace(item, **changes) if isinstance(item, Flag) else item for item in info.metadata
+    ]
+    return info
+
+
 def flag_name(config: type[FrozenConfig], field: str) -> str:
     """The flag of a field as it is typed: such as --max-size of max_size_bytes."""
     unit = flags_of(config)[field].unit
@@ -64,6 +78,18 @@ def add_flag(add: Callable[..., object], config: type[FrozenConfig], field: str)
     if not info.is_required() and info.default is not None:
         text = text.format(default=write(info.default))
     add(flag_name(config, field), dest=field, default=argparse.SUPPRESS, help=text, **how)
+
+
+def group_flags(
+    parser: argparse.ArgumentParser, config: type[FrozenConfig]
+) -> dict[str, Callable[..., object]]:
+    """For each field the `add_argument` of the group of the help that lists its flag."""
+    flags = flags_of(config)
+    groups = {
+        title: parser.add_argument_group(title)
+        for title in dict.fromkeys(flag.group for flag in flags.values())
+    }
+    return {field: groups[flag.group].add_argument for field, flag in flags.items()}
 
 
 def parts_of(annotation: Any) -> list[Any]:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from search.core.units import (
+from trainables.core.units import (
     human_size,
     parse_duration,
     parse_latency,

@@ -212,8 +212,8 @@ class StudyConfig(FrozenConfig):
         Flag(
             HOW,
             "length of one full training, in optimizer steps (default: shapes 256; else 8000 on a "
-            "GPU, 2000 on a CPU, and half of it for quantized students, which start from ones that "
-            "were trained twice as long)",
+            "GPU, 2000 on a CPU, fewer there for few images of few classes, and half of it for "
+            "quantized students, which start from ones that were trained twice as long)",
             units.INTEGER,
             immutable=True,
         ),

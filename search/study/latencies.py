@@ -26,14 +26,15 @@ def with_latencies_of_here(
     """The records with the latencies of their students on this machine at this image size.
 
     Recorded latencies are reused if all conditions are the same. Others are measured again, for
-    trials that were launched; the artifact store caches those measured here before. Trials whose
-    students cannot be exported have no latency and are left out. Nothing changes where the study
-    asks for no latency.
+    trials that were launched; the artifact store caches those measured here before. Of trials that
+    were not launched none is known then. Trials whose students cannot be exported have no latency
+    and are left out. Nothing changes where the study asks for no latency.
     """
     if not cost_model.config.wants_latency:
         return list(records)
     latencies, latency_key = cost_model.latencies, cost_model.latency_key
-    if measured_under == cost_model.latency_conditions():
+    are_of_here = measured_under == cost_model.latency_conditions()
+    if are_of_here:
         for record in records:
             if record.config and record.latency_ms is not None:
                 latencies[latency_key(record.config)] = record.latency_ms
@@ -49,6 +50,8 @@ def with_latencies_of_here(
             if (latency_ms := latencies.get(latency_key(record.config))) is None:
                 continue
             record = replace(record, latency_ms=latency_ms)
+        elif not are_of_here:
+            record = replace(record, latency_ms=None)
         found.append(record)
     return found
 

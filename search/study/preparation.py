@@ -86,8 +86,8 @@ def prepare_study(config: StudyConfig, resumed: bool) -> Study:
     label_size = stored_file.label_size if stored_file else "own"
     opened = open_data(config.data, config.image_size, store, label_size)
     num_images = opened.source.num_samples("train")
-    config = with_lengths(config, num_images)
     class_names = opened.class_names
+    config = with_lengths(config, num_images, len(class_names))
     check_teacher(config.teacher, len(class_names), config.teacher_source)
     of_teacher = open_teacher_data(opened, config.data, config.image_size, config.teacher_size)
     check_students(config.students, len(class_names), opened.canvas)
@@ -149,14 +149,14 @@ def prepare_study(config: StudyConfig, resumed: bool) -> Study:
     )
 
 
-def with_lengths(config: StudyConfig, num_images: int) -> StudyConfig:
+def with_lengths(config: StudyConfig, num_images: int, num_classes: int) -> StudyConfig:
     """The configuration with the lengths and the augmentation that it leaves to the data.
 
     Quantized students are trained for half of the default length, after starts of all of it.
     """
     defaults = defaults_for(config.data, config.device)
     stages = PRETRAINING_LENGTH if has_starts(config) else 1
-    num_steps = config.steps or defaults.num_steps
+    num_steps = config.steps or defaults.steps_for(num_images, num_classes)
     if config.steps is None and config.data != "shapes":
         num_steps //= stages
     epochs = config.epochs or defaults.num_epochs(num_steps, num_images)

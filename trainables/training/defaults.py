@@ -25,11 +25,13 @@ class Defaults:
     """What a study has where its user does not say.
 
     Image size in pixels (longest side), optimizer steps of one full training, images per step,
-    and the teacher that is trained where none is named, with the most steps of its training.
+    and the teacher that is trained where none is named, with the most steps of its training. A
+    training on few images of few classes has fewer steps, but not fewer than `least_steps`.
     """
 
     image_size: int
     num_steps: int
+    least_steps: int
     batch_size: int
     teacher: StudentConfig
     teacher_steps: int
@@ -40,6 +42,10 @@ class Defaults:
     def num_steps_of(self, num_epochs: int, num_images: int) -> int:
         """The optimizer steps of so many epochs over so many training images."""
         return num_epochs * max(1, num_images // self.batch_size)
+
+    def steps_for(self, num_images: int, num_classes: int) -> int:
+        """The optimizer steps of a full training: at most one for each image of two classes."""
+        return min(self.num_steps, max(self.least_steps, num_images * num_classes // 2))
 
     def num_epochs(self, num_steps: int, num_images: int) -> int:
         """The fewest epochs over training images that have so many optimizer steps."""
@@ -89,13 +95,14 @@ class Defaults:
 def defaults_for(data: str, device: str) -> Defaults:
     """Defaults for the built-in data set and for photographs, by device.
 
-    The length is one of optimizer steps, so that small data sets get as many as large ones.
+    The length is one of optimizer steps, so that small data sets get as many as large ones. On a
+    CPU, where they take long, few images of few classes get fewer.
     """
     if data == "shapes":
-        return Defaults(48, 256, 8, SMALL_TEACHER, teacher_steps=768)
+        return Defaults(48, 256, 256, 8, SMALL_TEACHER, teacher_steps=768)
     if device == "cuda":
-        return Defaults(512, 8_000, 16, LARGE_TEACHER, teacher_steps=16_000)
-    return Defaults(160, 2_000, 8, SMALL_TEACHER, teacher_steps=4_000)
+        return Defaults(512, 8_000, 8_000, 16, LARGE_TEACHER, teacher_steps=16_000)
+    return Defaults(160, 2_000, 400, 8, SMALL_TEACHER, teacher_steps=4_000)
 
 
 def augmentation_for(num_steps: int) -> AugmentationName:

@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -216,3 +217,13 @@ def test_a_warm_start_leaves_out_what_cannot_be_exported(begun: StudyConfig) -> 
     assert len(records) == 1
     model: Any = CannotExport()
     assert with_latencies_of_here(records, model, None) == []
+
+
+def test_a_trial_that_was_refused_has_no_latency_of_other_conditions(begun: StudyConfig) -> None:
+    study = open_stored_study(begun)
+    (record,) = read_records(study)
+    study.lock.release()
+    refused = replace(record, ray_id=None)
+    model: Any = CannotExport()
+    assert with_latencies_of_here([refused], model, {}) == [refused]
+    assert with_latencies_of_here([refused], model, None) == [replace(refused, latency_ms=None)]

@@ -123,13 +123,15 @@ def test_an_older_study_has_no_unlabelled_images(blocks_folder: Path, tmp_path: 
 
 
 def test_lengths_follow_from_the_data(blocks_folder: Path, tmp_path: Path) -> None:
-    def prepared(**changes: object) -> StudyConfig:
+    def prepared(num_classes: int = 63, **changes: object) -> StudyConfig:
         own = {"epochs": None, "grace_epochs": None, "augmentation": None, **changes}
         config = make_config(tmp_path / str(own), blocks_folder, **own)
-        return with_lengths(config, num_images=64)
+        return with_lengths(config, 64, num_classes)
 
     default = prepared()  # 2000 steps of 8 of the 64 images
     assert (default.epochs, default.grace_epochs, default.augmentation) == (250, 9, "scale")
+    assert prepared(num_classes=5).epochs == 50  # 400 steps
+    assert prepared(num_classes=5, steps=2000).epochs == 250
     short = prepared(steps=33)
     assert (short.epochs, short.grace_epochs, short.augmentation) == (5, 1, "flip")
     given = prepared(epochs=5000, grace_epochs=2, augmentation="flip")
@@ -139,7 +141,7 @@ def test_lengths_follow_from_the_data(blocks_folder: Path, tmp_path: Path) -> No
     assert (quantized.epochs, quantized.augmentation) == (125, "scale")
     assert prepared(space="qat", steps=1000).augmentation == "scale"
     assert prepared(space="qat", steps=900).augmentation == "flip"
-    assert with_lengths(default, num_images=64) == default
+    assert with_lengths(default, 64, 63) == default
 
 
 def test_a_teacher_has_one_length_as_long_as_its_study_lives(

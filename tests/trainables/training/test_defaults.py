@@ -14,6 +14,7 @@ STUDENT = UNetConfig(width=12, depth=3)
 FIXED = Defaults(
     image_size=64,
     num_steps=90,
+    least_steps=20,
     batch_size=5,
     teacher=UNetConfig(width=24),
     teacher_steps=110,
@@ -81,6 +82,18 @@ def test_defaults_go_with_data_and_device() -> None:
 )
 def test_small_data_get_as_many_steps_as_large_data(num_images: int, num_epochs: int) -> None:
     assert FIXED.num_epochs(90, num_images) == num_epochs
+
+
+@pytest.mark.parametrize(
+    ("num_images", "num_classes", "num_steps"),
+    [(240, 3, 400), (300, 3, 450), (367, 11, 2000), (10_000, 2, 2000)],
+)
+def test_few_images_of_few_classes_are_trained_on_for_fewer_steps_on_a_cpu(
+    num_images: int, num_classes: int, num_steps: int
+) -> None:
+    assert defaults_for("voc", "cpu").steps_for(num_images, num_classes) == num_steps
+    assert defaults_for("voc", "cuda").steps_for(num_images, num_classes) == 8000
+    assert defaults_for("shapes", "cpu").steps_for(num_images, num_classes) == 256
 
 
 def test_augmentation_grows_with_length() -> None:

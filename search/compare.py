@@ -17,12 +17,13 @@ where each has been searched.
 import argparse
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from search.core.comparison import default_epochs, default_students, plan_arms
 from search.core.comparison_config import ComparisonConfig
+from search.core.networks import compressed_network
 from search.core.training_defaults import chosen_defaults
 from search.execution.cluster_address import check_cluster
 from search.execution.environment import prepare_environment
@@ -34,6 +35,8 @@ from trainables.core.errors import TrialFailed
 from trainables.core.flags import add_flag, build_config, default_values, group_flags, typed_values
 from trainables.core.progress import progress_to
 from trainables.core.terminal import log_file, log_traceback, own_terminal, print_error, print_line
+from trainables.models.configs import StudentConfig
+from trainables.models.student_list import complete_students
 
 EXAMPLES = """examples:
   python -m search.compare --recipes supervised distill qat qat_distill
@@ -114,10 +117,18 @@ def config_from_arguments(arguments: argparse.Namespace) -> ComparisonConfig:
         raise ValueError("--recipes must be given, the reference first, as supervised distill")
     if {"steps", "epochs"} <= given.keys():
         raise ValueError("--steps and --epochs are two units of one length: give one of them")
+    brings_students = "students" in given or any(recipe.file for recipe in given["recipes"])
+    if "backbone_weights" in given and not brings_students:
+        raise ValueError(
+            "--backbone-weights needs --students with backbones, such as unet_mobilenet_v2, or "
+            "recipes of files"
+        )
     from trainables.data.registry import open_source  # imports NumPy
 
     given = {**given, "storage": storage}
     config = new_config(given, given.get("gpus_per_trial", 0.0), SOME_IMAGES)
+    if config.compress is None:  # else its students are not known yet
+        plan_arms(config, chosen_defaults(config))
     source = None
     if config.data != "voc":  # VOC is downloaded where it is missing
         source = open_source(config.data, config.image_size, storage)
@@ -128,14 +139,36 @@ def config_from_arguments(arguments: argparse.Namespace) -> ComparisonConfig:
     source = source or open_source(config.data, config.image_size, storage)
     config = new_config(given, gpus, source.num_samples("train"))
     check_gpus(config)
+    config = config.replace(students=find_students(config, given.get("students")))
+    plan_arms(config, chosen_defaults(config))
+    if "name" not in given:
+        name = f"compare-{plain(Path(config.data).name)}-{config.identity[:8]}"
+        config = config.replace(name=name)
     return config
+
+
+def find_students(
+    config: ComparisonConfig, given: Sequence[StudentConfig] | None
+) -> tuple[StudentConfig, ...]:
+    """A network to compress, and the students that were `given`; the default without either.
+
+    Raises:
+        ConnectionError: weights are neither cached nor to be downloaded.
+        ValueError: a network or weights cannot be used.
+    """
+    network = compressed_network(config)
+    found: tuple[StudentConfig, ...] = (network.student(config.new_head),) if network else ()
+    if given:
+        files = config.backbone_weights or ()
+        found += complete_students(given, files, config.pretrained_normalization)
+    return found or config.students
 
 
 def new_config(given: Mapping[str, Any], gpus: object, num_images: int) -> ComparisonConfig:
     """The comparison with all defaults, for so many GPUs a training and so many training images.
 
     Raises:
-        ValueError: a value breaks a rule, or recipes cannot be compared.
+        ValueError: a value breaks a rule.
     """
     from trainables.training.defaults import augmentation_for, defaults_for
 
@@ -152,12 +185,7 @@ def new_config(given: Mapping[str, Any], gpus: object, num_images: int) -> Compa
         "gpus_per_trial": gpus,
         "tracking_uri": default_store(given["storage"]),
     }
-    config = build_config(ComparisonConfig, {**computed, **given})
-    plan_arms(config, chosen_defaults(config))
-    if "name" not in given:
-        name = f"compare-{plain(Path(data).name)}-{config.identity[:8]}"
-        config = config.replace(name=name)
-    return config
+    return build_config(ComparisonConfig, {**computed, **given})
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import spaces
 from search.core.config import StudyConfig
+from search.core.networks import compressed_network
 from search.core.tracking_uri import absolute_uri, check_tracking_uri, default_tracking_uri
 from search.execution.cluster_address import check_cluster
 from search.execution.environment import prepare_environment
@@ -185,18 +186,7 @@ def find_students(
     from trainables.models.student_list import complete_students, write_students
 
     found: tuple[StudentConfig, ...] = ()
-    sources = config.weight_sources
-    if sources.network is not None:
-        from trainables.models.network_source import import_network
-
-        print_line(f"tracing {sources.network.file}")
-        network = import_network(sources.network)
-        if network.recorded.float_operations and not config.allow_float:
-            raise ValueError(
-                "--allow-float must be given for a network with operations on weights that no "
-                f"quantizer reaches, as {', '.join(network.recorded.float_operations)} of "
-                f"{network.label}"
-            )
+    if (network := compressed_network(config)) is not None:
         student = network.student(config.new_head)
         for share in config.prune or ():
             student.replace(keep=share).kept_graph()
@@ -206,10 +196,10 @@ def find_students(
 
             if reason := find_export_error(found[0].build(network.recorded.num_classes)):
                 print_line(f"note: {network.label} ships as a packed file, not as ONNX: {reason}")
-    if not found or given or sources.backbones:
+    files = config.backbone_weights or ()
+    if not found or given or files:
         default = spaces.own_students(spaces.load_space(config.space).space)
-        normalization = config.pretrained_normalization
-        found += complete_students(given, sources.backbones, normalization, default)
+        found += complete_students(given, files, config.pretrained_normalization, default)
     if found != config.students:
         print_line(f"students: {write_students(found)}")
     return found

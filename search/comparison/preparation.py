@@ -8,6 +8,7 @@ from filelock import FileLock
 
 from search.core.comparison import Arm, plan_arms
 from search.core.comparison_config import ComparisonConfig
+from search.core.networks import teacher_source, weight_sources
 from search.core.training_defaults import chosen_defaults
 from search.storage.cleanup import remove_partial_files
 from search.storage.layout import COMPARISON_FILE, LOG, artifact_folder
@@ -19,7 +20,7 @@ from trainables.core.artifacts import ArtifactStore
 from trainables.core.config_base import FrozenConfig
 from trainables.core.files import replace_file
 from trainables.data.packed import PackedDataset
-from trainables.models.configs import StudentConfig, WeightSources
+from trainables.models.configs import StudentConfig
 from trainables.training.defaults import Defaults
 from trainables.training.setup import (
     UnlabelledImages,
@@ -30,9 +31,6 @@ from trainables.training.setup import (
 )
 from trainables.training.teacher import check_teacher
 from trainables.training.weights import check_students, check_weights
-
-NO_SOURCES = WeightSources()
-"""Pretrained weights are downloaded, or artifacts of a study in the same storage."""
 
 
 class ComparisonFile(FrozenConfig):
@@ -105,10 +103,10 @@ def prepare_comparison(config: ComparisonConfig) -> Comparison:
     num_classes = len(opened.class_names)
     of_teacher = open_teacher_data(opened, config.data, config.image_size, config.teacher_size)
     if any(trial.needs_teacher for trial in trials):
-        check_teacher(config.teacher, num_classes)
+        check_teacher(config.teacher, num_classes, teacher_source(config))
         check_terms(config.teacher_outputs, trials, num_classes, config.teacher_size)
     check_students(students, num_classes, opened.canvas)
-    check_weights(students, NO_SOURCES, store, opened.digest)
+    check_weights(students, weight_sources(config), store, opened.digest)
     found = open_unlabelled_images(
         config.unlabelled, config.image_size, opened, trials, config.teacher_size
     )

@@ -16,8 +16,9 @@ from search.analysis.comparison_table import (
     describe_failures,
     write_trainings,
 )
-from search.comparison.preparation import NO_SOURCES, Comparison
+from search.comparison.preparation import Comparison
 from search.core.comparison import OWN_FIELDS, plan_trainings
+from search.core.networks import teacher_source, weight_sources
 from search.core.record import Record
 from search.execution.parallel import ParallelTraining
 from search.execution.resources import TrialResources, fixed_resources
@@ -154,15 +155,15 @@ class ComparisonSession:
         )
         run = with_images(run, comparison.teacher_data, comparison.unlabelled)
         remote = RemoteRunner(config, shutdown, self.say)
-        set_up_weights(run, comparison.students, NO_SOURCES, self.say)
+        set_up_weights(run, comparison.students, weight_sources(config), self.say)
         if any(trial.needs_teacher for trial in trials):
             wanted = output_mode(config.teacher_outputs, trials)
             averaging = choose_averaging(
                 config.teacher_seeds, config.teacher_flip, is_live=wanted == "live"
             )
-            own = self.own_teacher_config()
+            own, source = self.own_teacher_config(), teacher_source(config)
             run, teacher = set_up_teacher(
-                run, config.teacher, own, self.say, remote, averaging=averaging
+                run, config.teacher, own, self.say, remote, source, averaging
             )
             augmentation = trials[0].augmentation
             run, mode = set_up_teacher_outputs(run, wanted, augmentation, self.say, remote)
@@ -186,7 +187,8 @@ class ComparisonSession:
         """
         comparison, defaults, length = self.comparison, self.comparison.defaults, self.config.epochs
         longest = defaults.num_epochs(defaults.teacher_steps, len(comparison.data.train))
-        original = defaults.original_config(comparison.students, length, seed=0)
+        students = (*self.config.students, *comparison.students)  # that of --compress comes first
+        original = defaults.original_config(students, length, seed=0)
         return original or defaults.default_teacher_config(max(longest, length))
 
     def report(self) -> list[ArmSummary]:

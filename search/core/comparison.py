@@ -7,6 +7,7 @@ The rules that make a difference between two recipes one of the recipes:
   recipe, so that the trainings of one seed form a pair.
 - All students of a comparison are trained for the same number of optimizer steps, the start of
   quantized ones included, so that `supervised` is the full-precision twin of any quantized recipe.
+  A student that came trained is itself the start, and what it is quantized by has all steps.
 - Data, teacher, batch size, augmentation, and all else that a `TrialConfig` holds besides student
   and recipe, are the same for all.
 
@@ -22,7 +23,7 @@ from search.core.comparison_config import ComparisonConfig
 from search.core.recipe_list import ComparedRecipe
 from trainables.config import TrialConfig
 from trainables.models.configs import DEFAULT_STUDENT, StudentConfig
-from trainables.training.defaults import PRETRAINING_LENGTH, Defaults
+from trainables.training.defaults import PRETRAINING_LENGTH, Defaults, quantized_as_it_came
 
 OWN_FIELDS = ("student", "recipe", "num_epochs", "seed")
 """Fields of `TrialConfig` in which the trainings of a comparison may differ."""
@@ -137,7 +138,8 @@ def complete(
 ) -> TrialConfig:
     """The training of a recipe at `num_epochs` in all, its start's included.
 
-    They are divided between start and own training as in a file, or as in a search.
+    They are divided between start and own training as in a file, or as in a search, where a student
+    that came trained is quantized as it is.
     """
     if recipe.file:
         return with_length(recipe.file, num_epochs)
@@ -146,6 +148,7 @@ def complete(
     except ValidationError as error:
         problem = error.errors()[0]["msg"].removeprefix("Value error, ")
         raise ValueError(f"{recipe.name}: {problem}") from error
+    trial = quantized_as_it_came(trial)
     quantized = recipe.recipe.quantized
     length = max(1, num_epochs - ((quantized and quantized.start_epochs) or 0))
     return with_length(defaults.complete(trial, length, seed=0), num_epochs)

@@ -13,14 +13,15 @@ from pydantic import (
 )
 
 from search.core.config import HOW, WHAT, WHERE, StudyConfig
+from search.core.networks import check_networks
 from search.core.recipe_list import ComparedRecipe, parse_compared_students, parse_recipe
 from trainables.core import units
 from trainables.core.config_base import FrozenConfig, digest
-from trainables.core.flags import Flag, field_of, flags_of
+from trainables.core.flags import Flag, default_values, field_of, flags_of
 from trainables.data.configs import AugmentationName
 from trainables.losses.configs import Balance, LabelLossConfig, Overlap
-from trainables.models.configs import StudentConfig
-from trainables.teachers.averaging import Flip, check_seeds
+from trainables.models.configs import InputNormalizationName, StudentConfig
+from trainables.teachers.averaging import Flip
 
 COMPARE = "what to compare"
 """A group of flags in the help."""
@@ -29,13 +30,21 @@ COMPARED = (
     *("teacher_size", "teacher_seeds", "teacher_flip"),
     *("class_weights", "overlap_loss", "augmentation", "ema_decay"),
 )
-"""Fields that say what is compared: two comparisons that differ in one of them are not the same."""
+"""Fields that say what is compared: two comparisons that differ in one of them are not the same.
+
+Students that were read from files are told apart by the hashes of their weights.
+"""
+ADDED = ("unlabelled", "teacher_builder", "teacher_normalization")
+"""The same, but only where they are set, so that earlier comparisons are still themselves."""
 
 
-def as_in_a_study(field: str) -> Any:
-    """The flag, the limits and the default of a field of `StudyConfig`, for a field of its name."""
+def as_in_a_study(field: str, **changes: str) -> Any:
+    """The flag, the limits and the default of a field of `StudyConfig`, for a field of its name.
+
+    `changes` are those of the flag.
+    """
     group = flags_of(StudyConfig)[field].group
-    return field_of(StudyConfig, field, group=COMPARE if group == WHAT else group)
+    return field_of(StudyConfig, field, group=COMPARE if group == WHAT else group, **changes)
 
 
 class ComparisonConfig(FrozenConfig):
@@ -47,8 +56,9 @@ class ComparisonConfig(FrozenConfig):
         Flag(
             COMPARE,
             "the reference first, then those that are compared with it: supervised, distill, qat, "
-            "qat_distill, ptq, or a configuration file such as a front member's config.json, with "
-            'its own student. "kd=distill losses.pixelwise.weight=3" gives a name and changes',
+            "qat_distill, ptq, original (a network as it came), or a configuration file such as a "
+            "front member's config.json, with its own student. "
+            '"kd=distill losses.pixelwise.weight=3" gives a name and changes',
             units.Unit("RECIPE", parse_recipe),
             several=True,
         ),
@@ -59,14 +69,27 @@ class ComparisonConfig(FrozenConfig):
         Flag(
             COMPARE,
             "the students that recipes without a file are compared on, as search.run has them, "
-            'with changes where wanted, as "unet width=8,unet_mobilenet_v2" (default: those of '
-            "the files, else unet)",
+            'with changes where wanted, as "unet width=8,unet_mobilenet_v2" (default: the network '
+            "of --compress, or those of the files, else unet)",
             units.Unit("LIST", parse_compared_students),
         ),
     ]
+    compress: str | None = as_in_a_study(
+        "compress",
+        help="a trained network, which is the first of the students: a model file, a state dict, "
+        "or the name of a torchvision segmentation network; recipes begin from its weights, and it "
+        "is the teacher where no other is given",
+    )
+    builder: str | None = as_in_a_study("builder")
+    new_head: bool = as_in_a_study("new_head")
+    allow_float: bool = as_in_a_study("allow_float")
+    backbone_weights: tuple[Path, ...] | None = as_in_a_study("backbone_weights")
+    pretrained_normalization: InputNormalizationName = as_in_a_study("pretrained_normalization")
     data: str = as_in_a_study("data")
     image_size: int = as_in_a_study("image_size")
     teacher: str = as_in_a_study("teacher")
+    teacher_builder: str | None = as_in_a_study("teacher_builder")
+    teacher_normalization: InputNormalizationName = as_in_a_study("teacher_normalization")
     teacher_size: int | None = as_in_a_study("teacher_size")
     teacher_seeds: int = as_in_a_study("teacher_seeds")
     teacher_flip: Flip = as_in_a_study("teacher_flip")
@@ -137,8 +160,8 @@ class ComparisonConfig(FrozenConfig):
         return recipes
 
     @model_validator(mode="after")
-    def check_teacher_seeds(self) -> "ComparisonConfig":
-        check_seeds(self.teacher_seeds, is_trained_here=self.teacher == "auto")
+    def check_combinations(self) -> "ComparisonConfig":
+        check_networks(self)
         return self
 
     @property
@@ -149,8 +172,9 @@ class ComparisonConfig(FrozenConfig):
     @property
     def identity(self) -> str:
         """A digest of what is compared, without the number of seeds."""
-        fields = {*COMPARED, *(("unlabelled",) if self.unlabelled else ())}  # as before, if none
-        return digest(self.model_dump(mode="json", include=fields))
+        defaults = default_values(ComparisonConfig)
+        added = {field for field in ADDED if getattr(self, field) != defaults[field]}
+        return digest(self.model_dump(mode="json", include={*COMPARED, *added}))
 
     @property
     def folder(self) -> Path:

@@ -16,23 +16,18 @@ from pydantic import (
 
 from search.core.baselines import Baseline, read_baselines
 from search.core.constraints import Budget
+from search.core.networks import check_networks
 from search.core.objectives import ObjectiveName
 from search.core.tracking_uri import check_tracking_uri, default_tracking_uri
 from trainables.core import units
 from trainables.core.config_base import FrozenConfig
-from trainables.core.flags import Flag, field_of, flag_name
+from trainables.core.flags import Flag, field_of
 from trainables.data.configs import AugmentationName
 from trainables.losses.configs import Balance, LabelLossConfig, Overlap
-from trainables.models.configs import (
-    DEFAULT_STUDENT,
-    InputNormalizationName,
-    NetworkSource,
-    StudentConfig,
-    WeightSources,
-)
+from trainables.models.configs import DEFAULT_STUDENT, InputNormalizationName, StudentConfig
 from trainables.models.student_list import parse_students, write_students
 from trainables.recipes.configs import CalibrationStep
-from trainables.teachers.averaging import Flip, check_seeds
+from trainables.teachers.averaging import Flip
 from trainables.training.training_config import TrainingConfig, parse_folder
 
 SamplerName = Literal["ehvi", "tpe", "nsga2", "random"]
@@ -490,18 +485,14 @@ class StudyConfig(FrozenConfig):
         return share
 
     @model_validator(mode="after")
-    def check_compress(self) -> "StudyConfig":
-        for field in ("builder", "new_head", "prune", "allow_float"):
-            if getattr(self, field) and self.compress is None:
-                raise ValueError(f"{flag_name(StudyConfig, field)} needs --compress")
+    def check_combinations(self) -> "StudyConfig":
+        if self.prune and self.compress is None:
+            raise ValueError("--prune needs --compress")
         if self.co_study and self.teacher_outputs != "live":
             raise ValueError(
                 "--co-study needs --teacher-outputs live: outputs that are kept cannot learn"
             )
-        if self.teacher_builder and self.teacher == "auto":
-            raise ValueError("--teacher-builder needs --teacher FILE")
-        is_trained_here = self.teacher == "auto" and self.compress is None
-        check_seeds(self.teacher_seeds, is_trained_here)
+        check_networks(self)
         return self
 
     @property
@@ -520,30 +511,6 @@ class StudyConfig(FrozenConfig):
     def label_loss(self) -> LabelLossConfig:
         """The loss on labels of all its trainings."""
         return LabelLossConfig(class_weights=self.class_weights, overlap=self.overlap_loss)
-
-    @property
-    def weight_sources(self) -> WeightSources:
-        """What the pretrained weights of students may be read from."""
-        network = None
-        if self.compress is not None:
-            network = NetworkSource(
-                file=self.compress,
-                builder=self.builder,
-                normalization=self.pretrained_normalization,
-            )
-        return WeightSources(backbones=self.backbone_weights or (), network=network)
-
-    @property
-    def teacher_source(self) -> NetworkSource | None:
-        """The network of --teacher-builder."""
-        if self.teacher_builder is None:
-            return None
-        return NetworkSource(
-            file=self.teacher,
-            builder=self.teacher_builder,
-            normalization=self.teacher_normalization,
-            flag="--teacher",
-        )
 
     @property
     def budget(self) -> Budget:

@@ -115,8 +115,9 @@ def apply_changes(union: type[Config], config: Config, changes: Sequence[str]) -
             if not isinstance(node, dict):
                 raise ValueError(f"{parent} of {path} must have parts, but is {node!r}")
         node[last] = read_value(text)
-        if path == "start.name" and text in RECOMMENDED:
-            tree["start"] = RECOMMENDED[text].model_dump(mode="json")
+        if path == "start.name":
+            named = RECOMMENDED.get(text)
+            tree["start"] = named.model_dump(mode="json") if named else {"name": text}
     try:
         return union.model_validate(tree)
     except ValidationError as error:

@@ -10,6 +10,7 @@ import optuna
 from search.algorithms.candidates import Params
 from search.algorithms.warm_start import read_warm_start_records, select_points_to_evaluate
 from search.core.config import StudyConfig
+from search.core.networks import teacher_source, weight_sources
 from search.core.record import Record
 from search.storage.cleanup import remove_partial_files
 from search.storage.journal import check_journal, open_journal
@@ -88,10 +89,10 @@ def prepare_study(config: StudyConfig, resumed: bool) -> Study:
     num_images = opened.source.num_samples("train")
     class_names = opened.class_names
     config = with_lengths(config, num_images, len(class_names))
-    check_teacher(config.teacher, len(class_names), config.teacher_source)
+    check_teacher(config.teacher, len(class_names), teacher_source(config))
     of_teacher = open_teacher_data(opened, config.data, config.image_size, config.teacher_size)
     check_students(config.students, len(class_names), opened.canvas)
-    check_weights(config.students, config.weight_sources, store, opened.digest)
+    check_weights(config.students, weight_sources(config), store, opened.digest)
     cost_model = CostModel(config, len(class_names), opened.canvas, store)
     conditions = cost_model.latency_conditions()
     check_latencies(stored_file, config, conditions)

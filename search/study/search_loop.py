@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from search.core.constraints import OverBudget
+from search.core.networks import teacher_source, weight_sources
 from search.core.record import Record
 from search.execution import resources
 from search.execution.cluster_address import on_cluster
@@ -160,7 +161,7 @@ def search(
         )
         run = with_images(run, study.teacher_data, study.unlabelled)
         remote = RemoteRunner(config, shutdown, progress.record)
-        set_up_weights(run, config.students, config.weight_sources, progress.record)
+        set_up_weights(run, config.students, weight_sources(config), progress.record)
         progress.record("measuring how long a training step takes")
         if expected := expect_time(study, remote, run, max_pending_trials(share)):
             progress.record(str(expected))
@@ -172,7 +173,7 @@ def search(
                 config.teacher_seeds, config.teacher_flip, is_live=wanted == "live"
             )
             run, teacher = set_up_teacher(
-                run, config.teacher, own, progress.record, remote, config.teacher_source, averaging
+                run, config.teacher, own, progress.record, remote, teacher_source(config), averaging
             )
             store_teacher_metrics(study.optuna_study, teacher.metrics)
             progress.teacher_miou = teacher.miou

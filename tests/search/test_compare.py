@@ -1,25 +1,33 @@
 """Comparisons through the command line: bad input, and whole ones in processes of their own."""
 
+import os
+import shutil
 import signal
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+import torch
 from command_server import Command, finish, run_afresh
 from drivers import children, wait_for_end
 from mlflow import MlflowClient
 from study_factories import bring_store
 
-from search.compare import main
+from search.compare import config_from_arguments, main, make_parser
+from search.core.comparison_config import ComparisonConfig
 from search.core.tracking_uri import default_tracking_uri
 from search.execution.resources import num_cores
 from trainables.config import TrialConfig
+from trainables.models.backbones import Backbone
 from trainables.models.configs import UNetConfig
 from trainables.recipes.configs import AdamW, Qat, Supervised
 
+ROOT = Path(__file__).parent.parent.parent
 PAIR = ["--recipes", "supervised", "distill"]
 SAID = {"importing PyTorch and Ray", "checking the comparison and its data"}
 """What a comparison says before it is refused."""
+TRACING = "tracing "
+"""How the line begins that names a network to compress."""
 
 BAD: dict[str, tuple[list[str], str]] = {
     "no recipes": ([], "--recipes must be given, the reference first"),
@@ -60,6 +68,30 @@ BAD: dict[str, tuple[list[str], str]] = {
     "no cores": ([*PAIR, "--cpus-per-trial", "0"], "--cpus-per-trial: .*greater than 0, but got 0"),
     "fewer GPUs": ([*PAIR, "--gpus-per-trial", "-1"], "--gpus-per-trial: .*but got -1"),
     "not original": (["--recipes", "supervised", "original"], "for a network that came trained"),
+    "builder of nothing": ([*PAIR, "--builder", "a:b"], "--builder needs --compress"),
+    "head of nothing": ([*PAIR, "--new-head"], "--new-head needs --compress"),
+    "float of nothing": ([*PAIR, "--allow-float"], "--allow-float needs --compress"),
+    "teacher's builder of nothing": (
+        [*PAIR, "--teacher-builder", "a:b"],
+        "--teacher-builder needs --teacher FILE",
+    ),
+    "seeds of a teacher that came trained": (
+        [*PAIR, "--compress", "a", "--teacher-seeds", "2"],
+        "--teacher-seeds must be 1 for a teacher that is not trained on the data, but got 2",
+    ),
+    "no network": ([*PAIR, "--compress", "/no/n.pth"], "--compress must be a model file, .*/no/n"),
+    "no weights for a teacher": (
+        [*PAIR, "--teacher", "/no/n.pth", "--teacher-builder", "a:b"],
+        "--teacher must be a file with weights, but there is no /no/n.pth",
+    ),
+    "no weights of backbones": (
+        [*PAIR, "--students", "unet_mobilenet_v1", "--backbone-weights", "/no/w.pth"],
+        "--backbone-weights must be a file, but there is no /no/w.pth",
+    ),
+    "weights for no backbone": (
+        [*PAIR, "--backbone-weights", "/no/w.pth"],
+        "--backbone-weights needs --students with backbones, such as .*, or recipes of files",
+    ),
 }
 
 
@@ -71,7 +103,8 @@ def answer(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
         status = int(leave.code or 0)
     printed = capsys.readouterr()
     assert status == 2, printed.err
-    assert set(printed.out.splitlines()) <= SAID
+    said = {line for line in printed.out.splitlines() if not line.startswith(TRACING)}
+    assert said <= SAID
     (line,) = printed.err.splitlines()
     assert line.startswith("error: ")
     return line
@@ -99,13 +132,45 @@ def test_a_name_of_something_else_is_refused(
     assert "comparison.json is damaged" in answer(capsys, *argv)
 
 
+def config_of(*argv: str) -> ComparisonConfig:
+    return config_from_arguments(make_parser().parse_args([*PAIR, *argv]))
+
+
+def test_a_network_is_a_student_before_others_and_the_same_wherever_its_file_lies(
+    foreign_file: Path, tmp_path: Path
+) -> None:
+    network = ["--compress", str(foreign_file), "--builder", "foreign_networks:foreign"]
+    config = config_of(*network)
+    (student,) = config.students
+    assert (student.describe(), student.is_trained) == ("net", True)
+    moved = shutil.copy(foreign_file, tmp_path)
+    same = config_of("--compress", str(moved), *network[2:])
+    assert (same.name, same.students) == (config.name, config.students)
+    several = config_of(*network, "--new-head", "--students", "unet width=4,unet width=8").students
+    assert [student.describe() for student in several] == ["net", "unet 4", "unet 8"]
+    assert not several[0].is_trained
+
+
+def test_weights_of_a_backbone_are_for_the_students_that_it_fits(tmp_path: Path) -> None:
+    file = tmp_path / "weights.pth"
+    torch.save(Backbone("mobilenet_v1", 0.5, is_dilated=False).network.state_dict(), file)
+    names = "unet,unet_mobilenet_v1 channels=16,unet_mobilenet_v1 channels=32"
+    config = config_of("--students", names, "--backbone-weights", str(file))
+    assert [student.describe() for student in config.students] == [
+        "unet 16",
+        "unet mnv1 0.5/16",
+        "unet mnv1 0.5/32",
+    ]
+    assert [student.is_pretrained for student in config.students] == [False, True, True]
+
+
 ONE_AT_A_TIME = ["--cpus-per-trial", str(num_cores())]
 """Each training that runs beside another is a process more that imports PyTorch."""
 
 
-def run(*argv: str) -> str:
+def run(*argv: str, **environment: str) -> str:
     """What a comparison says in a process of its own."""
-    done = finish("search.compare", *argv)
+    done = finish("search.compare", *argv, **environment)
     assert done.returncode == 0, done.said + done.errors
     assert "Traceback" not in done.errors
     return done.said
@@ -205,6 +270,31 @@ def test_a_killed_comparison_goes_on_and_is_extended(
     refused = capsys.readouterr()
     assert refused.out.splitlines()[-1] == "checking the comparison and its data"
     assert "Traceback" not in refused.err
+
+
+@pytest.mark.slow
+def test_networks_that_came_trained_are_compared(
+    blocks_folder: Path, foreign_file: Path, tmp_path: Path
+) -> None:
+    bring_store(tmp_path)
+    argv = ["--recipes", "supervised", "distill", "qat", "--seeds", "1", "--epochs", "2"]
+    argv += ["--data", str(blocks_folder), "--image-size", "32", *ONE_AT_A_TIME]
+    for flag in ("--compress", "--teacher"):
+        argv += [flag, str(foreign_file)]
+    argv += ["--builder", "foreign_networks:foreign"]
+    argv += ["--teacher-builder", "foreign_networks:foreign"]
+    argv += ["--storage", str(tmp_path), "--name", "trained"]
+    path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+    said = run(*argv, PYTHONPATH=path)
+    assert "pretrained weights of net: " in said
+    rows = pq.read_table(tmp_path / "trained/comparison.parquet").to_pylist()
+    assert [row["trial_id"] for row in rows] == [
+        f"net, {name}, seed 0" for name in ("supervised", "distill", "qat")
+    ]
+    assert {(row["state"], row["start_steps"], row["own_steps"]) for row in rows} == {
+        ("COMPLETE", 0, 16)
+    }
+    assert rows[2]["recipe.start.name"] == "original"
 
 
 def check_mlflow(storage: Path, rows: dict[str, dict[str, object]]) -> None:

@@ -418,7 +418,7 @@ class TracedConfig(StudentConfig):
         network = import_network(sources.network)
         if network.weights_digest != self.weights:
             raise ValueError(
-                f"--compress must name the network of the study, but {sources.network.file} has "
+                f"--compress must name the network {self.label}, but {sources.network.file} has "
                 "other weights"
             )
         return network.weights

@@ -84,8 +84,8 @@ def students_with_weights_at_hand() -> list[StudentConfig]:
 
 def students_of_file(
     file: Path, students: Sequence[StudentConfig], normalization: InputNormalizationName
-) -> list[StudentConfig]:
-    """The students whose backbones, at some multiplier, a file of weights fits.
+) -> dict[StudentConfig, StudentConfig]:
+    """The students whose backbones, at some multiplier, a file fits: without and with its weights.
 
     Raises:
         ValueError: it fits none; the message is about the nearest.
@@ -94,7 +94,8 @@ def students_of_file(
 
     if not file.is_file():
         raise ValueError(f"--backbone-weights must be a file, but there is no {file}")
-    digest, fitting, nearest = weights_digest(file), [], list[tuple[int, ValueError]]()
+    digest, nearest = weights_digest(file), list[tuple[int, ValueError]]()
+    fitting: dict[StudentConfig, StudentConfig] = {}
     for student in students:
         if not isinstance(student, EncoderDecoderConfig) or student.weights is not None:
             continue
@@ -107,10 +108,10 @@ def students_of_file(
             except ValueError as error:
                 nearest.append((count_known_keys(named, file), error))
             else:
-                fitting.append(named)
+                fitting[student] = named
                 break
     if fitting:
-        return list(fitting)
+        return fitting
     if nearest:
         raise max(nearest, key=lambda pair: pair[0])[1]
     raise ValueError(
@@ -122,9 +123,9 @@ def complete_students(
     students: Sequence[StudentConfig] | None,
     files: Sequence[Path],
     normalization: InputNormalizationName,
-    default: Sequence[StudentConfig],
+    default: Sequence[StudentConfig] = (),
 ) -> tuple[StudentConfig, ...]:
-    """The students of a new study, with the weights of files.
+    """The students of a new study or comparison, with the weights of files.
 
     Args:
         students: as the user named them; None for `default`, and those with weights at hand.
@@ -133,18 +134,21 @@ def complete_students(
         ValueError: a file fits none of the students, or one needs a package that is missing.
     """
     if students is None:
-        chosen = {s.name: s for s in (*default, *students_with_weights_at_hand())}
+        by_name = {s.name: s for s in (*default, *students_with_weights_at_hand())}
         names = [name for name in listed_families() if name.startswith("unet_")] if files else []
         candidates = [student for student in map(parse_student, names) if can_be_built(student)]
         for file in files:
-            chosen |= {s.name: s for s in students_of_file(file, candidates, normalization)}
+            fitting = students_of_file(file, candidates, normalization)
+            by_name |= {student.name: student for student in fitting.values()}
+        chosen = tuple(by_name.values())
     else:
-        chosen = {student.name: student for student in students}
+        completed: dict[StudentConfig, StudentConfig] = {}
         for file in files:
-            chosen |= {s.name: s for s in students_of_file(file, students, normalization)}
-    for student in chosen.values():
+            completed |= students_of_file(file, students, normalization)
+        chosen = tuple(completed.get(student, student) for student in students)
+    for student in chosen:
         build_shapes(student)
-    return tuple(chosen.values())
+    return chosen
 
 
 def can_be_built(student: StudentConfig) -> bool:

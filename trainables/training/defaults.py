@@ -92,6 +92,18 @@ class Defaults:
         )
 
 
+def quantized_as_it_came(trial: TrialConfig) -> TrialConfig:
+    """The training without that of a start, where the student came trained.
+
+    A start with settings or a length of its own is kept.
+    """
+    quantized = trial.recipe.quantized
+    if not (trial.student.is_trained and quantized):
+        return trial
+    is_chosen = quantized.start_epochs is not None or quantized.start != Supervised()
+    return trial if is_chosen else trial.with_recipe(start=Original())
+
+
 def defaults_for(data: str, device: str) -> Defaults:
     """Defaults for the built-in data set and for photographs, by device.
 

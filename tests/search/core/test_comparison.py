@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from foreign_networks import traced_student
 
 from search.core.comparison import (
     OWN_FIELDS,
@@ -27,6 +28,11 @@ from trainables.training.task import TrialTask
 
 NAMES = [name for name, recipe in Recipe.members().items() if not recipe.is_reference]
 DEFAULTS = defaults_for("shapes", "cpu")
+NETWORKS = (
+    *("compress", "builder", "new_head", "allow_float", "backbone_weights"),
+    *("pretrained_normalization", "teacher_builder", "teacher_normalization"),
+)
+"""Fields that say where networks of the user come from, which earlier comparisons do not have."""
 
 
 def make_comparison(*recipes: str, **changes: object) -> ComparisonConfig:
@@ -73,6 +79,23 @@ def test_trainings_differ_in_recipe_length_and_seed_alone() -> None:
     assert all(each == common[0] for each in common)
     assert common[0]["augmentation"] == DEFAULTS.augmentation.model_dump()
     assert [config.seed for config in configs] == [0, 1] * len(NAMES)
+
+
+def test_a_network_that_came_trained_is_quantized_as_it_is() -> None:
+    students = (traced_student(),)
+    arms = {arm.recipe: arm.configs for arm in plan("original", *NAMES, students=students)}
+    lengths = {name: (start_epochs(c[0]), own_epochs(c[0])) for name, c in arms.items()}
+    trained = {"supervised", "distill", "qat", "qat_distill"}
+    assert lengths == {name: (0, 9 if name in trained else 0) for name in ("original", *NAMES)}
+    for name in ("qat", "qat_distill", "ptq"):
+        assert arms[name][1].start == arms["original"][1]
+    # a start that is asked for is trained
+    for text, expected in {"qat start.name=distill": (6, 3), "qat start_epochs=2": (2, 7)}.items():
+        config = plan("supervised", text, students=students)[1].configs[0]
+        assert (start_epochs(config), own_epochs(config)) == expected
+    # and so is a network whose classifier is new
+    config = plan("supervised", "qat", students=(students[0].replace(new_head=True),))[1].configs[0]
+    assert (start_epochs(config), own_epochs(config)) == (6, 3)
 
 
 def test_a_seed_has_one_start_which_every_quantized_recipe_shares() -> None:
@@ -196,3 +219,24 @@ def test_seeds_and_place_do_not_change_what_is_compared(tmp_path: Path) -> None:
     again = ComparisonConfig.model_validate_json(config.model_dump_json())
     assert (again, again.identity) == (config, config.identity)
     assert again.recipes[2].file == point
+
+
+def test_networks_of_the_user_leave_the_identity_of_other_comparisons_as_it_was() -> None:
+    config = make_comparison("supervised", "qat")
+    assert config.identity == "6c5d10158b00c603"
+    before = config.model_dump(mode="json", exclude=set(NETWORKS))
+    old = ComparisonConfig.model_validate(before)
+    assert (old, old.identity) == (config, config.identity)
+    # a network is its student, by the hash of its weights, wherever its file lies
+    changes: list[dict[str, object]] = [
+        {"compress": "/a/net.pth", "builder": "a:b", "allow_float": True},
+        {"backbone_weights": (Path("/a/w.pth"),), "pretrained_normalization": "unit"},
+    ]
+    assert {config.replace(**change).identity for change in changes} == {config.identity}
+    teacher = config.replace(teacher="/a/net.pth")
+    built = teacher.replace(teacher_builder="a:b")
+    normalized = built.replace(teacher_normalization="unit")
+    student = config.replace(students=(traced_student(),))
+    other = config.replace(students=(traced_student().replace(weights="1" * 16),))
+    found = [c.identity for c in (config, teacher, built, normalized, student, other)]
+    assert len(set(found)) == len(found)

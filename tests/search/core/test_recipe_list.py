@@ -44,6 +44,9 @@ def test_a_term_is_taken_out_and_a_start_is_another_recipe() -> None:
     quantized = parse_recipe('qat start.name=distill calibration=["equalization"]').recipe
     assert isinstance(quantized, Qat)
     assert quantized.start == parse_recipe("distill").recipe
+    quantized = parse_recipe("qat start.name=original").recipe
+    assert isinstance(quantized, Qat)
+    assert quantized.start == parse_recipe("original").recipe
     assert parse_recipe("qat quantizer.weight_bits=2").name == "qat quantizer.weight_bits=2"
 
 

@@ -89,6 +89,19 @@ def test_an_export_that_does_not_do_what_was_measured_is_not_left_behind(
     assert not list(tmp_path.iterdir())
 
 
+def test_rounding_on_integers_may_be_for_the_better_but_not_for_the_worse(
+    misjudged: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = (misjudged, "--format", "onnx-int8", "--out", tmp_path)
+    line = answer(capsys, 1, *arguments, "--trial", "0000")
+    assert "must have the search's mIoU" in line
+    assert not list(tmp_path.iterdir())
+    answer(capsys, 0, *arguments, "--trial", "0001")
+    (path,) = tmp_path.glob("*.json")
+    card = ModelCard.model_validate_json(path.read_bytes())
+    assert card.miou - card.searched_miou > 0.001
+
+
 @pytest.mark.parametrize("trial", ["0002", "0003"])
 def test_a_small_difference_from_what_was_measured_is_told_by_the_card(
     trial: str, misjudged: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -28,7 +28,7 @@ TRACE = "trace"
 HANG_REASON = "last-words.txt"
 """File beside a trial's checkpoints with the reason why the watchdog ended its process."""
 OWN_TRAINING = "training"
-"""Of what a trial's progress lines are that are not of the preparation of its student."""
+"""The task in those of a trial's progress lines that are about its own epochs."""
 
 
 class StudentTrainable(tune.Trainable):

@@ -104,8 +104,8 @@ def default_epochs(
 ) -> int:
     """The length of so many steps on so many training images.
 
-    Without a number of steps, that of the longest file; else that of a search's quantized trial and
-    its start.
+    Without a number of steps, that of the longest file; else three times that of a full training in
+    a search, for students that have to be trained to the end.
     """
     lengths = [trained_epochs(recipe.file) for recipe in recipes if recipe.file]
     if num_steps is None and any(lengths):

@@ -38,7 +38,7 @@ def tune_trials(
 ) -> None:
     """Trains trials until there are no more or the time is over.
 
-    Progress is said, but for the epochs of trials where the terminal `has_bars` of them.
+    Progress of trials is reported, that of their own epochs only where there are no bars of them.
 
     A trial whose process dies is restarted from its checkpoint, at most `MAX_RETRIES` times.
 

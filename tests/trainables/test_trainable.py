@@ -17,7 +17,7 @@ from trainables.core.errors import DiskFull
 from trainables.core.metrics import Metrics
 from trainables.core.progress import PROGRESS_FILE, progress_to_file
 from trainables.models.configs import UNetConfig
-from trainables.recipes.configs import AdamW, Qat, Supervised
+from trainables.recipes.configs import AdamW, Ptq, Qat, Supervised
 from trainables.trainable import (
     EPOCH,
     FAILURE,
@@ -105,6 +105,29 @@ def test_a_trial_says_how_far_it_is_and_the_student_that_it_starts_from(
         for task in ("training the full-precision student", "training")
         for epoch in (1, 2, 3)
     }
+
+
+def test_a_trial_that_rounds_adaptively_names_the_layers_every_30_seconds(
+    wanted: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock, lines = [0.0], list[str]()
+
+    def slow(*arguments: object, **keywords: object) -> None:
+        clock[0] += 20
+
+    monkeypatch.setattr("trainables.core.progress.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("trainables.quantization.adaround.round_layer", slow)
+    monkeypatch.setattr(
+        "trainables.core.progress.replace_file", lambda path, line: lines.append(line)
+    )
+    start = Supervised(optimizer=AdamW(learning_rate=1e-2))
+    recipe = Ptq(start=start, start_epochs=3, calibration=("adaround",))
+    wanted["trial"] |= {"recipe": recipe.model_dump(mode="json"), "num_epochs": 1}
+    wanted["run"]["artifacts"] = str(tmp_path / "artifacts")
+    results = steps(StudentTrainable(wanted))
+    assert METRICS in results[-1], results
+    assert len(lines) > 3
+    assert all(line.startswith("learning the rounding of weights: layer ") for line in lines)
 
 
 def test_progress_is_kept_from_the_first_epoch_to_the_last(

@@ -35,14 +35,16 @@ class ProgressReporter:
     def __init__(self, task: str, unit: str, total: int) -> None:
         self.task, self.unit, self.total = task, unit, total
         self.first: tuple[float, float] | None = None
-        """Completed units and time at the first report, from which the rate is computed."""
+        """Completed units, and the last time when no more were: the rate is computed from there."""
 
     def update(self, done: float) -> None:
         """Reports `done` of `total` units; a fraction counts a part of the current unit."""
         if not logger.isEnabledFor(logging.INFO):
             return
         now = time.monotonic()
-        first, begin = self.first = self.first or (done, now)
+        if self.first is None or done <= self.first[0]:
+            self.first = (done, now)
+        first, begin = self.first
         line = f"{self.task}: {self.unit} {min(self.total, int(done) + 1)} of {self.total}"
         if done > first:
             seconds = (now - begin) / (done - first) * (self.total - done)

@@ -94,15 +94,15 @@ def keep_log(path: Path) -> None:
 
 
 def write_log(line: str) -> None:
-    """Adds a line to the log of libraries, if their output is redirected."""
+    """Adds a line to the log of libraries, if it is redirected and the disk is not full."""
     if log is not None:
-        os.write(log.file.fileno(), f"{line}\n".encode(errors="backslashreplace"))
+        with suppress(OSError):
+            os.write(log.file.fileno(), f"{line}\n".encode(errors="backslashreplace"))
 
 
 def log_traceback() -> None:
-    """Adds the error that is handled to the log; a disk that is full is no further error."""
-    with suppress(OSError):
-        write_log(traceback.format_exc())
+    """Adds the error that is handled to the log."""
+    write_log(traceback.format_exc())
 
 
 def log_file() -> Path | None:

@@ -90,13 +90,14 @@ def learn_rounding(
     progress = ProgressReporter("learning the rounding of weights", "layer", num_layers)
     shifts = shifted_tensors(model) if corrects_biases else {}
     with torch.no_grad():
+        progress.update(0)
         for index, pair in enumerate(paired_layer_inputs(reference, model.eval(), images)):
-            progress.update(index)
             shifted = shifts.get(pair.name)
             if pair.quantized.weight_quantizer is not None:
                 round_layer(pair, is_centred=shifted is not None)
             if shifted is not None:
                 correct_bias(pair, shifted)
+            progress.update(index + 1)
             on_layer_end()
     model.train(training)
 

@@ -84,7 +84,7 @@ class Recipe(TaggedConfig):
         return self
 
     def quickly_calibrated(self) -> "Recipe":
-        """A copy without the calibration steps that take minutes, for measuring its steps."""
+        """A copy without adaptive rounding, which takes minutes, to measure a step of training."""
         return self
 
 
@@ -179,7 +179,7 @@ class QuantizedRecipe(Recipe):
         return start
 
     def quickly_calibrated(self) -> "Recipe":
-        return self.replace(calibration=())
+        return self.replace(calibration=[step for step in self.calibration if step != "adaround"])
 
 
 class Ptq(QuantizedRecipe):

@@ -44,7 +44,10 @@ class Defaults:
         return num_epochs * max(1, num_images // self.batch_size)
 
     def steps_for(self, num_images: int, num_classes: int) -> int:
-        """The optimizer steps of a full training: at most one for each image of two classes."""
+        """The optimizer steps of a full training: half the number of images times classes.
+
+        At least `least_steps` and at most `num_steps`.
+        """
         return min(self.num_steps, max(self.least_steps, num_images * num_classes // 2))
 
     def num_epochs(self, num_steps: int, num_images: int) -> int:
@@ -114,7 +117,7 @@ def defaults_for(data: str, device: str) -> Defaults:
         return Defaults(48, 256, 256, 8, SMALL_TEACHER, teacher_steps=768)
     if device == "cuda":
         return Defaults(512, 8_000, 8_000, 16, LARGE_TEACHER, teacher_steps=16_000)
-    return Defaults(160, 2_000, 400, 8, SMALL_TEACHER, teacher_steps=4_000)
+    return Defaults(160, 2_000, 300, 8, SMALL_TEACHER, teacher_steps=4_000)
 
 
 def augmentation_for(num_steps: int) -> AugmentationName:

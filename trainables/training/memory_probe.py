@@ -58,7 +58,7 @@ def peak_bytes(config: TrialConfig, run: ExecutionConfig) -> int:
     if device.type == "cuda":
         torch.cuda.set_per_process_memory_fraction(1.0)  # the share is not known yet
         torch.cuda.reset_peak_memory_stats(device)
-    config = config.replace(recipe=config.recipe.quickly_calibrated().at_peak_memory())
+    config = config.replace(recipe=config.recipe.at_peak_memory())
     next(config.recipe.train(ProbeTask(config, run)))
     return torch.cuda.max_memory_reserved(device) if device.type == "cuda" else 0
 

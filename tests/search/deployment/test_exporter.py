@@ -49,6 +49,9 @@ def test_a_point_is_not_exported_by_data_that_has_changed(
     shutil.copy(data / "SegmentationClass/val1.png", data / "SegmentationClass/val0.png")
     line = answer(capsys, 2, copy, "--trial", "0002", "--out", tmp_path / "changed")
     assert f"is checked on the study's data, but {data} has changed" in line
+    data.rename(tmp_path / "elsewhere")
+    line = answer(capsys, 2, copy, "--trial", "0002", "--out", tmp_path / "changed")
+    assert f"error: the study's data must be a folder that exists, but got {data}" in line
     assert not (tmp_path / "changed").exists()
 
 

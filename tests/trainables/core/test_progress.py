@@ -47,6 +47,16 @@ def test_a_line_names_the_unit_under_way_and_the_expected_end(clock: list[float]
     ]
 
 
+def test_what_comes_before_the_first_unit_is_no_part_of_the_rate(clock: list[float]) -> None:
+    lines: list[str] = []
+    reporter = ProgressReporter("training", "epoch", 4)
+    with progress_to(lines.append, every_s=0):
+        for seconds, done in ((0, 0), (500, 0), (500, 0), (10, 1)):
+            clock[0] += seconds
+            reporter.update(done)
+    assert lines[-2:] == ["training: epoch 1 of 4", "training: epoch 2 of 4, about 30 s left"]
+
+
 def test_a_line_comes_every_30_seconds_however_long_a_unit_is(clock: list[float]) -> None:
     for seconds, num_epochs in ((4, 30), (300, 1)):
         said: list[float] = []

@@ -69,10 +69,13 @@ def test_the_log_has_the_traceback_of_an_error_that_is_handled(tmp_path: Path) -
 
 
 def test_a_full_disk_hides_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    def write(line: str) -> None:
-        raise OSError(errno.ENOSPC, "no space left on device")
+    class Full:
+        @property
+        def file(self) -> None:
+            raise OSError(errno.ENOSPC, "no space left on device")
 
-    monkeypatch.setattr(terminal, "write_log", write)
+    monkeypatch.setattr(terminal, "log", Full())
+    terminal.write_log("a line")
     terminal.log_traceback()
 
 

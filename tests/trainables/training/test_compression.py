@@ -135,9 +135,9 @@ def test_it_is_the_default_teacher(run: ExecutionConfig, source: NetworkSource) 
     teacher = prepare_teacher(run, "auto", own)
     assert teacher.note == "net as it came"
     assert teacher.miou > 0.6
-    card = read_spec(teacher.file)
-    assert card.model == own.student
-    assert not card.folded
+    spec = read_spec(teacher.file)
+    assert spec.model == own.student
+    assert not spec.folded
 
 
 def test_a_builder_gives_a_teacher(run: ExecutionConfig, foreign_file: Path) -> None:

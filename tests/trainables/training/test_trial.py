@@ -156,8 +156,8 @@ def test_a_distilled_start_depends_on_the_content_of_the_teacher_s_file(
     copy = tmp_path / "copy.safetensors"
     copy.write_bytes(taught_run.teacher.read_bytes())
     torch.manual_seed(1)
-    card = read_spec(copy)
-    write_model(other, card.build(), card)
+    spec = read_spec(copy)
+    write_model(other, spec.build(), spec)
     recipe = Qat(start=Distill(optimizer=AdamW(learning_rate=3e-2)), quantizer=BITS)
     before = len(list(taught_run.artifacts.glob("student-*")))
     for run in (taught_run, taught_run.replace(teacher=other), taught_run.replace(teacher=copy)):

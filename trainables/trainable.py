@@ -27,8 +27,8 @@ TRACE = "trace"
 """Key of the traceback of an unexpected error, for the study's log."""
 HANG_REASON = "last-words.txt"
 """File beside a trial's checkpoints with the reason why the watchdog ended its process."""
-OWN_TRAINING = "training"
-"""The task in those of a trial's progress lines that are about its own epochs."""
+TRAINING = "training"
+"""The task in the progress lines of a trial's own epochs."""
 
 
 class StudentTrainable(tune.Trainable):
@@ -99,5 +99,5 @@ def start(config: dict[str, Any]) -> Iterator[Metrics]:
 
     trial = TrialConfig.model_validate(config["trial"])
     run = ExecutionConfig.model_validate(config["run"])
-    progress = ProgressReporter(OWN_TRAINING, "epoch", trial.num_epochs)
+    progress = ProgressReporter(TRAINING, "epoch", trial.num_epochs)
     return save(Trial(trial, run, checkpoints, on_hang, progress.update), Path(config["out"]))

@@ -20,10 +20,13 @@ from search.execution.worker_failure import failure_reason
 from search.storage.layout import CHECKPOINTS, SCRATCH
 from trainables.core.files import is_full_disk
 from trainables.core.progress import PROGRESS_FILE, ProgressFiles
-from trainables.trainable import OWN_TRAINING, StudentTrainable
+from trainables.trainable import TRAINING, StudentTrainable
+from trainables.training.trial import MEASURING
 
 MAX_RETRIES = 3
 """Maximum number of restarts of a trial whose process died."""
+SHOWN_BY_BARS = (f"{TRAINING}: ", f"{MEASURING}: ")
+"""What progress lines begin with that say no more than a trial's bar."""
 
 
 def tune_trials(
@@ -148,7 +151,7 @@ class TrialProgress(tune.Callback):
 
     def on_step_begin(self, iteration: int, trials: Any, **info: Any) -> None:
         for path, line in self.files.new_lines():
-            if not self.has_bars or not line.startswith(f"{OWN_TRAINING}: "):
+            if not self.has_bars or not line.startswith(SHOWN_BY_BARS):
                 self.say(f"trial {path.parent.name} is {line}")
 
     # There is no state for Ray's snapshots

@@ -100,11 +100,13 @@ def test_a_trial_says_how_far_it_is_and_the_student_that_it_starts_from(
     wanted["trial"]["recipe"] = recipe.model_dump(mode="json")
     wanted["run"]["artifacts"] = str(tmp_path / "artifacts")
     steps(StudentTrainable(wanted))
-    assert said == {
-        f"{task}: epoch {epoch} of 3": Path(wanted["checkpoints"]) / PROGRESS_FILE
+    lines = [
+        f"{task}: epoch {epoch} of 3"
         for task in ("training the full-precision student", "training")
         for epoch in (1, 2, 3)
-    }
+    ]
+    path = Path(wanted["checkpoints"]) / PROGRESS_FILE
+    assert said == dict.fromkeys([*lines, "measuring the student: batch 1 of 1"], path)
 
 
 def test_a_trial_that_rounds_adaptively_names_the_layers_every_30_seconds(

@@ -3,11 +3,13 @@
 import gc
 import json
 import logging
+import math
 import shutil
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from hashlib import sha256
+from itertools import count
 from pathlib import Path
 
 import torch
@@ -39,7 +41,7 @@ from trainables.training.cost import (
     predict_ram_bytes,
     predict_size_bytes,
 )
-from trainables.training.evaluation import count_disagreeing_pixels, evaluate
+from trainables.training.evaluation import BATCH_SIZE, count_disagreeing_pixels, evaluate
 from trainables.training.identity import (
     ARTIFACT_KIND,
     artifact_key,
@@ -50,6 +52,9 @@ from trainables.training.sanity_checks import check_finite, check_learning
 from trainables.training.task import TrialTask
 
 logger = logging.getLogger(__name__)
+
+MEASURING = "measuring the student"
+"""The task in the progress lines of an evaluation."""
 
 
 class Trial:
@@ -142,11 +147,11 @@ class Trial:
             changed = None
             if epoch == config.num_epochs:
                 shipped = self._pack(student)
-                changed = count_disagreeing_pixels(student, shipped, task.val, self._on_step_end)
+                on_batch_end = self._batch_counter()
+                changed = count_disagreeing_pixels(student, shipped, task.val, on_batch_end)
                 student = shipped
-            scores = evaluate(
-                student, task.val, data.num_classes, self._on_step_end, data.own_labels
-            )
+            on_batch_end = self._batch_counter()
+            scores = evaluate(student, task.val, data.num_classes, on_batch_end, data.own_labels)
             best = max(scores.miou, *(report.miou for report in self.reports), 0.0)
             history = [*(report.losses for report in self.reports), losses]
             check_learning(best, scores, history, config, task.num_steps, data)
@@ -201,8 +206,22 @@ class Trial:
 
     def _on_step_end(self) -> None:
         """Between two steps: reports progress, writes a checkpoint if due, stops if asked to."""
-        self.watchdog.beat()
         self.on_progress(self.task.num_epochs_done)
+        self._on_unit_end()
+
+    def _batch_counter(self) -> Callable[[], None]:
+        """A function that reports progress after each batch of the validation split."""
+        num_batches = math.ceil(len(self.task.data.val) / BATCH_SIZE)
+        progress, num_done = ProgressReporter(MEASURING, "batch", num_batches), count(1)
+
+        def on_batch_end() -> None:
+            progress.update(next(num_done))
+            self._on_unit_end()
+
+        return on_batch_end
+
+    def _on_unit_end(self) -> None:
+        self.watchdog.beat()
         self.checkpoint_manager.on_step_end()
 
 

@@ -152,16 +152,17 @@ def test_pending_trials_follow_a_cluster_that_grows_and_shrinks() -> None:
 @pytest.mark.parametrize("has_bars", [True, False])
 def test_it_is_said_how_far_trials_are(has_bars: bool, tmp_path: Path) -> None:
     lines: list[str] = []
-    for trial in ("0001", "0003", "0004"):
+    for trial in ("0001", "0003", "0004", "0005"):
         (tmp_path / "checkpoints" / trial).mkdir(parents=True)
     start = "training the full-precision student: epoch 2 of 3, about 40 s left"
-    epochs = "training: epoch 5 of 9"
+    epochs, batches = "training: epoch 5 of 9", "measuring the student: batch 2 of 7"
     (tmp_path / "checkpoints/0001" / PROGRESS_FILE).write_text("what a killed process left")
     progress = TrialProgress(tmp_path, lines.append, has_bars)
     progress.files.checked = -math.inf
     (tmp_path / "checkpoints/0003" / PROGRESS_FILE).write_text(start)
     (tmp_path / "checkpoints/0004" / PROGRESS_FILE).write_text(epochs)
+    (tmp_path / "checkpoints/0005" / PROGRESS_FILE).write_text(batches)
     for _ in range(2):
         progress.on_step_begin(0, [])
-    said = [f"trial 0003 is {start}", f"trial 0004 is {epochs}"]
+    said = [f"trial 0003 is {start}", f"trial 0004 is {epochs}", f"trial 0005 is {batches}"]
     assert lines == (said[:1] if has_bars else said)

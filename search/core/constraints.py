@@ -1,8 +1,18 @@
 """Hard limits on the costs of a student, checked before training."""
 
 import math
+from collections.abc import Callable
 
 from trainables.core.config_base import FrozenConfig
+
+
+WRITTEN: dict[str, tuple[str, Callable[[float], str]]] = {
+    "size_bytes": ("a size", "{:,} bytes".format),
+    "macs": ("a work", "{:,} multiply-adds".format),
+    "latency_ms": ("a latency", "{:.3g} ms".format),
+    "ram_bytes": ("activations", "{:,} bytes".format),
+}
+"""How each cost is named, and how an amount of it is written."""
 
 
 class OverBudget(ValueError):
@@ -33,8 +43,9 @@ class Budget(FrozenConfig):
 
     def describe_violations(self, costs: Costs) -> str:
         """A text that names each limit that is exceeded; empty where none is."""
-        broken = [name for name, excess in self.excess(costs).items() if excess > 0]
+        broken = [field for field, excess in self.excess(costs).items() if excess > 0]
         return ", ".join(
-            f"{name} {getattr(costs, name):,.6g}, the limit is {getattr(self, name):,.6g}"
-            for name in broken
+            f"{name} of {amount(getattr(costs, field))}, the limit is {amount(getattr(self, field))}"
+            for field in broken
+            for name, amount in [WRITTEN[field]]
         )

@@ -81,16 +81,16 @@ CASES: dict[str, tuple[list[str], str]] = {
     "odd store": (["--tracking-uri", "ftp://x"], "--tracking-uri must name an MLflow store"),
     "nothing fits": (
         ["--max-size", "1KB"],
-        r"admit students of space qkd, but its cheapest has size_bytes [\d,]+, the limit is 1,000",
+        r"students of space qkd, but its cheapest has a size of [\d,]+ bytes, the limit is 1,000 b",
     ),
     "nothing needs so little memory": (
         ["--max-ram", "1KB"],
-        r"its cheapest has ram_bytes [\d.,e+]+, the limit is 1,000",
+        r"its cheapest has activations of [\d,]+ bytes, the limit is 1,000 bytes",
     ),
-    "nothing is so cheap": (["--max-macs", "1K"], r"its cheapest has macs [\d.,e+]+, the limit is"),
+    "nothing is so cheap": (["--max-macs", "1K"], r"its cheapest has a work of [\d,]+ mul.*, the limit is"),
     "nothing is so fast": (
         ["--space", "supervised", "--max-latency", "0.001ms"],
-        r"has latency_ms [\d.]+, the limit is",
+        r"has a latency of [\d.]+ ms, the limit is 0.001 ms",
     ),
     "half a byte": (["--max-size", "0.5"], "a size must be a positive number .*'0.5'"),
     "latency of nothing": (["--max-latency", "20"], "--max-latency: must have a unit, .*got 20"),

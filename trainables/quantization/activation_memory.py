@@ -14,8 +14,8 @@ a limit on it). Operations run in the order of the forward pass. What is counted
   4 bytes for any other reader, a layer without quantized inputs and the output among them.
 - Max pooling, padding and concatenation keep the grid of their inputs: what they read is stored as
   their outputs are. A concatenation has memory of its own beside its inputs.
-- A normalisation or an activation that is the only reader of its input is computed in place, as is
-  a BatchNorm that is folded. Views (slices, reshapes, chunks), dropout in evaluation mode, and
+- A normalisation or an activation that is the only reader of its input's memory is computed in
+  place, as is a BatchNorm that is folded. Views (slices, reshapes, chunks), dropout in evaluation mode, and
   padding or resizing to the size that a tensor already has are the tensor that they read. Additions
   and multiplications are not done in place.
 """
@@ -93,7 +93,7 @@ def find_stored_tensors(
     numbers = {node: number for number, node in enumerate(nodes)}
     owners: dict[fx.Node, fx.Node] = {}
     for node in nodes:
-        is_alias = shares_memory(node, operations[node], num_values)
+        is_alias = shares_memory(node, operations[node], num_values, owners)
         owners[node] = owners[node.all_input_nodes[0]] if is_alias else node
     last_reads: dict[fx.Node, dict[str, int]] = {node: {} for node in owners.values()}
     for node in reversed(nodes):
@@ -124,18 +124,34 @@ def needed_nodes(operations: Mapping[fx.Node, str]) -> list[fx.Node]:
     return [node for node in operations if node in needed]
 
 
-def shares_memory(node: fx.Node, operation: str, num_values: Mapping[fx.Node, int]) -> bool:
-    """Whether an operation's output is the memory of its first input."""
+def shares_memory(
+    node: fx.Node,
+    operation: str,
+    num_values: Mapping[fx.Node, int],
+    owners: Mapping[fx.Node, fx.Node],
+) -> bool:
+    """Whether an operation's output is the memory of its first input.
+
+    `owners` gives for each node before it the one that computed the memory.
+    """
     if node.op not in CALLS:
         return False
     source = node.all_input_nodes[0]
     if source.op == "get_attr":
         return False
-    if operation in ELEMENTWISE:
-        readers = [reader for reader in source.users if not is_metadata(reader)]
-        return len(readers) == 1 or operation in VIEWS
+    if operation in ELEMENTWISE and operation not in VIEWS:
+        return is_only_reader(source, owners)
     is_unchanged = operation in UNCHANGED and num_values[node] == num_values[source]
     return is_unchanged or operation in VIEWS
+
+
+def is_only_reader(source: fx.Node, owners: Mapping[fx.Node, fx.Node]) -> bool:
+    """Whether the memory of a node is read once from where it is computed to this node's reader."""
+    while len([reader for reader in source.users if not is_metadata(reader)]) == 1:
+        if owners.get(source, source) is source:
+            return True
+        source = source.all_input_nodes[0]
+    return False
 
 
 def peak_bytes(tensors: Sequence[StoredTensor], bits: Mapping[str, LayerBits]) -> int:

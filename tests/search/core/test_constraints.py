@@ -35,14 +35,15 @@ def test_memory_is_a_limit_like_the_others() -> None:
     budget = Budget(ram_bytes=1000)
     assert budget.describe_violations(Costs(size_bytes=9, macs=9, ram_bytes=1000)) == ""
     assert budget.describe_violations(Costs(size_bytes=9, macs=9, ram_bytes=1001)) == (
-        "ram_bytes 1,001, the limit is 1,000"
+        "activations of 1,001 bytes, the limit is 1,000 bytes"
     )
 
 
 def test_a_violation_names_cost_and_limit() -> None:
     budget = Budget(size_bytes=1000, latency_ms=2.5)
     assert budget.describe_violations(Costs(size_bytes=1200, macs=1, latency_ms=3.25)) == (
-        "size_bytes 1,200, the limit is 1,000, latency_ms 3.25, the limit is 2.5"
+        "a size of 1,200 bytes, the limit is 1,000 bytes, "
+        "a latency of 3.25 ms, the limit is 2.5 ms"
     )
 
 

@@ -51,6 +51,23 @@ def test_norms_activations_and_views_take_no_memory(inplace: bool) -> None:
     assert peak(Chain(inplace), {"first": 8, "last": 32}) == 4 * (hidden + logits)
 
 
+class ReadTwice(nn.Module):
+    """An activation that reads through dropout what a layer reads as well."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.drop, self.act = conv(3, 16), nn.Dropout(), nn.Hardswish()
+        self.one, self.two = conv(16, 2), conv(16, 2)
+
+    def forward(self, images: Tensor) -> Tensor:
+        hidden = self.first(images)
+        return torch.cat([self.one(self.act(self.drop(hidden))), self.two(hidden)], 1)
+
+
+def test_what_is_read_elsewhere_is_not_overwritten_through_a_view() -> None:
+    assert peak(ReadTwice(), {}) == 4 * (16 + 16 + 2) * 64
+
+
 class Skip(nn.Module):
     """A tensor that is concatenated after it was pooled and computed on."""
 

@@ -5,7 +5,6 @@ from collections.abc import Callable
 
 from trainables.core.config_base import FrozenConfig
 
-
 WRITTEN: dict[str, tuple[str, Callable[[float], str]]] = {
     "size_bytes": ("a size", "{:,} bytes".format),
     "macs": ("a work", "{:,} multiply-adds".format),
@@ -45,7 +44,8 @@ class Budget(FrozenConfig):
         """A text that names each limit that is exceeded; empty where none is."""
         broken = [field for field, excess in self.excess(costs).items() if excess > 0]
         return ", ".join(
-            f"{name} of {amount(getattr(costs, field))}, the limit is {amount(getattr(self, field))}"
+            f"{name} of {amount(getattr(costs, field))}, "
+            f"the limit is {amount(getattr(self, field))}"
             for field in broken
             for name, amount in [WRITTEN[field]]
         )

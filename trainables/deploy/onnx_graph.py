@@ -35,8 +35,10 @@ Bounds = tuple[float, float]
 
 LARGEST_BIAS = 1 << 24
 """The largest bias, in steps, so that its sum with the products fits into 32 bits."""
-SAFE_BITS = 7
-"""Processors without VNNI add two products of 8-bit integers in 16 bits; 7 bits do not overflow."""
+LARGEST_PAIR = (1 << 15) - 1
+"""Processors without VNNI add two products of 8-bit integers in 16 bits."""
+LARGEST_FACTOR = 64
+"""The largest factor on codes, so that a bias that it multiplies fits into 32 bits."""
 
 
 class Signal(NamedTuple):
@@ -182,9 +184,12 @@ class Graph:
         """A layer, clipped to `limits` where given, whose output is on the grid of its readers."""
         layer = module.layer if isinstance(module, ConvertedLayer) else module
         assert isinstance(layer, QUANTIZABLE)
-        weight, steps = self._weight(layer, module)
-        bias = self._bias(layer, steps, inputs.grid)
-        value = self._convolve(self._dequantize(inputs), layer, weight, bias)
+        if self.form == "onnx" and inputs.grid and has_codes(module):
+            value = self._convolve_integers(inputs, inputs.grid, layer, module)
+        else:
+            weight, steps = self._weight(layer, module)
+            bias = self._bias(layer, steps, inputs.grid)
+            value = self._convolve(self._dequantize(inputs), layer, weight, bias)
         result = self._clip_and_quantize(value, limits, grid)
         if is_pixel_shuffle(layer):
             return self.map("DepthToSpace", [result], blocksize=layer.stride[0], mode="CRD")
@@ -233,36 +238,69 @@ class Graph:
         if self.form == "onnx-int8":
             step, zero = self._step(signal.grid), self._zero(signal.grid)
             return self.add("DequantizeLinear", signal.value, step, zero)
+        return self.add("Mul", self._integers(signal.value, signal.grid), self._step(signal.grid))
+
+    def _integers(self, value: Value, grid: StaticQuantizer) -> Value:
+        """The integers of a grid, as floats."""
         # ONNX Runtime would fuse a DequantizeLinear with weights that its kernels do not support
-        floats = self.add("Cast", signal.value, to=TensorProto.FLOAT)
-        if offset := self._offset(signal.grid):
-            floats = self.add("Sub", floats, self.constant(np.array(offset, np.float32)))
-        return self.add("Mul", floats, self._step(signal.grid))
+        floats = self.add("Cast", value, to=TensorProto.FLOAT)
+        if offset := self._offset(grid):
+            return self.add("Sub", floats, self.constant(np.array(offset, np.float32)))
+        return floats
+
+    def _convolve_integers(
+        self,
+        inputs: Signal,
+        grid: StaticQuantizer,
+        layer: QuantizableLayer,
+        module: ConvertedLayer,
+    ) -> Value:
+        """A layer of integers, which are summed as floats, as `ConvertedLayer` does."""
+        codes, steps = integers_of(layer, module)
+        operands = [self._stored(codes, module), np.array(1, np.float32)]
+        # Not a Cast, which ONNX Runtime would compute beforehand and merge with the steps
+        weight = self.add("DequantizeLinear", *map(self.constant, operands))
+        products = self._convolve(self._integers(inputs.value, grid), layer, weight, [])
+        by_channel = (-1, *[1] * (codes.ndim - 2))
+        scale = steps * as_array(grid.step)
+        value = self.add("Mul", products, self.constant(scale.reshape(by_channel)))
+        if layer.bias is None:
+            return value
+        return self.add("Add", value, self.constant(bias_of(layer).reshape(by_channel)))
+
+    def _stored(self, codes: Array, module: ConvertedLayer) -> Array:
+        """Codes in the narrowest type of the form `onnx`."""
+        assert module.bits is not None
+        if module.bits == 2:
+            self.opset = max(self.opset, 25)
+            return codes.astype(int2)
+        return codes.astype(int4) if module.bits <= 4 else codes
+
+    def _largest_weight(self, grid: StaticQuantizer) -> int:
+        """The largest integer weight with which two products do not overflow."""
+        largest_input = bounds(grid.bits, grid.zero_point)[1] + self._offset(grid)
+        return min(127, LARGEST_PAIR // (2 * largest_input))
 
     def _weight(self, layer: QuantizableLayer, module: nn.Module) -> tuple[Value, Array | None]:
         """A layer's weight, and the steps (outputs,) that its integers count in."""
-        if not isinstance(module, ConvertedLayer) or module.codes is None:
+        if not has_codes(module):
             return self.constant(as_operand(layer, layer.weight)), None
-        assert module.step is not None
-        assert module.bits is not None
-        codes, steps = as_operand(layer, module.codes), as_array(module.step)
-        axis = 1 if is_overlapping(layer) else 0  # of the output channels
-        steps = np.repeat(steps, codes.shape[axis] // len(steps))
-        if self.form == "onnx-int8":
-            most = 1 << max(0, SAFE_BITS - module.bits)
-            factors = np.full(len(steps), most)
-            if layer.bias is not None and module.grid is not None and not is_overlapping(layer):
-                bias = as_array(layer.bias)
-                bias = np.repeat(bias, len(steps) // len(bias))
-                codes, steps = without_dead_channels(codes, steps, module.grid, bias)
-                factors = best_factors(steps, module.grid, bias, most)
+        codes, steps = integers_of(layer, module)
+        axis = channel_axis(layer)
+        if self.form == "onnx":
+            codes = self._stored(codes, module)
+        else:
             shape = [-1 if dimension == axis else 1 for dimension in range(codes.ndim)]
+            factors = np.ones(len(steps), int)
+            if layer.bias is not None and module.grid is not None:
+                bias = bias_of(layer)
+                if axis == 0:
+                    codes, steps = without_dead_channels(codes, steps, module.grid, bias)
+                largest = np.abs(np.moveaxis(codes, axis, 0).reshape(len(steps), -1).astype(int))
+                most = self._largest_weight(module.grid) // np.maximum(1, largest.max(1))
+                factors = best_factors(steps, module.grid, bias, most)
             codes = codes * factors.astype(np.int8).reshape(shape)
             steps = steps / factors.astype(np.float32)
-        elif module.bits == 2:
-            codes, self.opset = codes.astype(int2), max(self.opset, 25)
-        elif module.bits <= 4:
-            codes = codes.astype(int4)
         parts = [codes, steps]
         if codes.dtype == np.int8:  # ONNX Runtime's precise mode needs a zero point per channel
             parts.append(np.zeros(len(steps), np.int8))
@@ -277,9 +315,7 @@ class Graph:
         """A bias, in INT32 and in the steps of the products where these are integers."""
         if layer.bias is None:
             return []
-        bias = as_array(layer.bias)
-        if is_pixel_shuffle(layer):
-            bias = np.repeat(bias, layer.kernel_size[0] * layer.kernel_size[1])
+        bias = bias_of(layer)
         if self.form == "onnx" or steps is None or grid is None or is_overlapping(layer):
             return [self.constant(bias)]
         products = steps * as_array(grid.step)
@@ -341,16 +377,20 @@ def without_dead_channels(
     return np.where(dead.reshape(shape), 0, codes).astype(codes.dtype), np.where(dead, least, steps)
 
 
-def best_factors(steps: Array, grid: StaticQuantizer, bias: Array, most: int) -> Array:
+def best_factors(steps: Array, grid: StaticQuantizer, bias: Array, most: Array) -> Array:
     """Factors from 1 to `most` on the codes of each output channel, by which steps are divided.
+
+    They are 64 at most.
 
     A bias is counted in the steps of the products and so is off by up to half of one, which moves
     values to other points of a coarse grid. These factors leave the weights as they are and bring
     each bias nearest to a multiple.
     """
-    factors = np.arange(1, most + 1)
+    factors = np.arange(1, LARGEST_FACTOR + 1)
     counted = (bias.astype(np.float64) / (steps * as_array(grid.step)))[:, None] * factors
-    best: Array = factors[(np.abs(counted - np.rint(counted)) / factors).argmin(1)]
+    errors = np.abs(counted - np.rint(counted)) / factors
+    errors[(factors > most[:, None]) & (factors > 1)] = np.inf
+    best: Array = factors[errors.argmin(1)]
     return best
 
 
@@ -368,6 +408,33 @@ def as_operand(layer: QuantizableLayer, weight: Tensor) -> Array:
     if is_pixel_shuffle(layer):
         return as_array(weight.flatten(1).T.reshape(-1, len(weight), 1, 1))
     return as_array(weight)
+
+
+def channel_axis(layer: QuantizableLayer) -> int:
+    """The axis of output channels of that operator's weight."""
+    return 1 if is_overlapping(layer) else 0
+
+
+def has_codes(module: nn.Module) -> TypeGuard[ConvertedLayer]:
+    """Whether it is a layer whose weights are integers."""
+    return isinstance(module, ConvertedLayer) and module.codes is not None
+
+
+def integers_of(layer: QuantizableLayer, module: ConvertedLayer) -> tuple[Array, Array]:
+    """The integers of that operator's weight, and the step of each of its output channels."""
+    assert module.codes is not None
+    assert module.step is not None
+    codes, steps = as_operand(layer, module.codes), as_array(module.step)
+    return codes, np.repeat(steps, codes.shape[channel_axis(layer)] // len(steps))
+
+
+def bias_of(layer: QuantizableLayer) -> Array:
+    """The bias of each output channel of that operator."""
+    assert layer.bias is not None
+    bias = as_array(layer.bias)
+    if is_pixel_shuffle(layer):
+        return np.repeat(bias, layer.kernel_size[0] * layer.kernel_size[1])
+    return bias
 
 
 def is_pixel_shuffle(layer: nn.Module) -> TypeGuard[nn.ConvTranspose2d]:
@@ -413,8 +480,7 @@ def is_computed_on_integers(module: nn.Module, output: StaticQuantizer | None) -
     Its weights and its inputs must be integers, and the outputs of a convolution, too.
     """
     return (
-        isinstance(module, ConvertedLayer)
-        and module.codes is not None
+        has_codes(module)
         and module.grid is not None
         and (output is not None or isinstance(module.layer, nn.Linear))
         and not is_overlapping(module.layer)

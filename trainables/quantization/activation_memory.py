@@ -15,9 +15,9 @@ a limit on it). Operations run in the order of the forward pass. What is counted
 - Max pooling, padding and concatenation keep the grid of their inputs: what they read is stored as
   their outputs are. A concatenation has memory of its own beside its inputs.
 - A normalisation or an activation that is the only reader of its input's memory is computed in
-  place, as is a BatchNorm that is folded. Views (slices, reshapes, chunks), dropout in evaluation mode, and
-  padding or resizing to the size that a tensor already has are the tensor that they read. Additions
-  and multiplications are not done in place.
+  place, as is a BatchNorm that is folded. Views (slices, reshapes, chunks), dropout in evaluation
+  mode, and padding or resizing to the size that a tensor already has are the tensor that they read.
+  Additions and multiplications are not done in place.
 """
 
 from collections import Counter

@@ -8,9 +8,11 @@ negate the codes instead, -2**(bits - 1) would need one bit more.
 """
 
 import copy
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from trainables.quantization.bits import bounds
@@ -34,12 +36,20 @@ class StaticQuantizer(nn.Module):
         self.step: Tensor
         self.register_buffer("step", quantizer.step.detach())
 
+    def codes(self, value: Tensor) -> Tensor:
+        """The integers, as floats."""
+        return (value / self.step).clamp(*bounds(self.bits, self.zero_point)).round()
+
     def forward(self, value: Tensor) -> Tensor:
-        return (value / self.step).clamp(*bounds(self.bits, self.zero_point)).round() * self.step
+        return self.codes(value) * self.step
 
 
 class ConvertedLayer(nn.Module):
     """A quantized layer with a bias and, where its weights are quantized, their codes and steps.
+
+    Where its inputs are quantized as well, products are sums of integers. Floats add them exactly
+    in any order up to 2**24, so that outputs do not depend on the number of threads, the batch or
+    the processor.
 
     Attributes:
         grid: of its inputs; None where these are not quantized.
@@ -72,8 +82,14 @@ class ConvertedLayer(nn.Module):
             self.layer.bias = nn.Parameter(bias.float(), requires_grad=False)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        outputs: Tensor = self.layer(inputs if self.grid is None else self.grid(inputs))
-        return outputs
+        if self.grid is None or self.codes is None or self.step is None:
+            outputs: Tensor = self.layer(inputs if self.grid is None else self.grid(inputs))
+            return outputs
+        operands: dict[str, Any] = {"weight": self.codes.to(self.layer.weight), "bias": None}
+        products = functional_call(self.layer, operands, (self.grid.codes(inputs),))
+        by_channel = (-1, *[1] * (self.codes.ndim - 2))
+        outputs = products * (self.grid.step * self.step).view(by_channel)
+        return outputs if self.layer.bias is None else outputs + self.layer.bias.view(by_channel)
 
     @torch.no_grad()
     def multiply(self) -> None:

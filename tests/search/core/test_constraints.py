@@ -42,8 +42,7 @@ def test_memory_is_a_limit_like_the_others() -> None:
 def test_a_violation_names_cost_and_limit() -> None:
     budget = Budget(size_bytes=1000, latency_ms=2.5)
     assert budget.describe_violations(Costs(size_bytes=1200, macs=1, latency_ms=3.25)) == (
-        "a size of 1,200 bytes, the limit is 1,000 bytes, "
-        "a latency of 3.25 ms, the limit is 2.5 ms"
+        "a size of 1,200 bytes, the limit is 1,000 bytes, a latency of 3.25 ms, the limit is 2.5 ms"
     )
 
 

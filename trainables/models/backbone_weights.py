@@ -155,15 +155,32 @@ def insert_norms(backbone: Backbone, weights: State) -> dict[str, Tensor] | None
 
 
 def match_by_order(expected: State, weights: State) -> dict[str, Tensor] | None:
-    """Weights of the same network with other names, whose shapes are the same, one by one.
+    """Weights of the same network whose modules have other names, in the same order.
 
-    What follows in a file, as its classifier, is left out. None where weights are not of this kind.
+    The tensors of each module may be in any order, as safetensors sorts them. What follows in a
+    file, as its classifier, is left out. None where weights are not of this kind.
     """
-    found = list(weights.values())[: len(expected)]
-    shapes = [tensor.shape for tensor in expected.values()]
-    if [tensor.shape for tensor in found] != shapes:
+    modules, others = by_module(expected), by_module(weights)
+    pairs = list(zip(modules.items(), others.items(), strict=False))
+    found = {
+        f"{name}.{part}": tensors.get(part)
+        for (name, wanted), (_, tensors) in pairs
+        for part in wanted
+    }
+    matched = {key: tensor for key, tensor in found.items() if tensor is not None}
+    shapes = {key: tensor.shape for key, tensor in matched.items()}
+    if shapes != {key: tensor.shape for key, tensor in expected.items()}:
         return None
-    return dict(zip(expected, found, strict=True))
+    return matched
+
+
+def by_module(weights: State) -> dict[str, dict[str, Tensor]]:
+    """The tensors of each module by their names in it, in the order of the modules."""
+    modules: dict[str, dict[str, Tensor]] = {}
+    for key, tensor in weights.items():
+        name, _, part = key.rpartition(".")
+        modules.setdefault(name, {})[part] = tensor
+    return modules
 
 
 def conv_norm_pairs(network: nn.Module) -> list[tuple[str, str]]:

@@ -1,5 +1,6 @@
 """State dicts of torchvision's segmentation networks, recognised by their keys and shapes."""
 
+import re
 import warnings
 import zipfile
 from argparse import Namespace
@@ -141,7 +142,7 @@ def load(path: Path) -> object:
         file.seek(0)
         try:
             if is_safetensors:
-                return safetensors.torch.load_file(path)
+                return dict(sorted(safetensors.torch.load_file(path).items(), key=in_order))
             with torch.serialization.safe_globals([Namespace]):  # in torchvision's checkpoints
                 return torch.load(file, map_location="cpu", weights_only=True)
         except Exception as error:  # damaged files make torch raise anything
@@ -150,6 +151,11 @@ def load(path: Path) -> object:
                 f"{describe_refusal(path)}: write it by torch.save(model.state_dict(), FILE) or "
                 "safetensors.torch.save_file"
             ) from error
+
+
+def in_order(item: tuple[str, Tensor]) -> list[str | int]:
+    """A key by which module 2 comes before module 10; a file of safetensors has no order."""
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", item[0])]
 
 
 def describe_refusal(path: Path) -> str:
@@ -225,7 +231,8 @@ def recognize(path: Path, weights: Mapping[str, Tensor], num_classes: int) -> To
     raise ValueError(
         f"a state dict must be that of one of {', '.join(TORCHVISION_NAMES)}, but {path} is not: "
         f"it has {matching[nearest]} of the {len(known[nearest])} weights of the nearest, "
-        f"{nearest}, and differs first in {difference(known[nearest], found)}"
+        f"{nearest}, and differs first in {difference(known[nearest], found)}; a network of your "
+        "own needs --builder or --teacher-builder, which gives its module"
     )
 
 

@@ -22,7 +22,12 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from trainables.quantization.graph import find_foldable, trace
-from trainables.quantization.layers import QUANTIZABLE, QuantizableLayer, step_shape
+from trainables.quantization.layers import (
+    QUANTIZABLE,
+    QuantizableLayer,
+    is_quantizable,
+    step_shape,
+)
 
 RELU, RELU6 = (0.0, math.inf), (0.0, 6.0)
 BOUNDS: dict[object, tuple[float, float]] = {
@@ -129,8 +134,7 @@ def find_pairs(model: nn.Module) -> list[LayerPair]:
 
 def is_scalable(module: nn.Module | None) -> TypeGuard[QuantizableLayer]:
     """Whether it is a layer whose channels are slices of its weight."""
-    grouped = isinstance(module, nn.ConvTranspose2d) and module.groups > 1
-    return type(module) in QUANTIZABLE and not grouped
+    return module is not None and type(module) in QUANTIZABLE and is_quantizable(module)
 
 
 def are_compatible(first: QuantizableLayer, second: QuantizableLayer) -> bool:

@@ -19,7 +19,12 @@ import torch
 from torch import fx, nn
 from torch.nn import functional as F
 
-from trainables.quantization.layers import QUANTIZABLE, QuantizedAddition, QuantizedLayer
+from trainables.quantization.layers import (
+    QUANTIZABLE,
+    QuantizedAddition,
+    QuantizedLayer,
+    is_quantizable,
+)
 
 LAYERS = (*QUANTIZABLE, QuantizedLayer)
 """Types of layers that are or can be quantized."""
@@ -282,7 +287,11 @@ def nearest_layers(
 
 
 def is_layer(model: nn.Module, node: fx.Node) -> bool:
-    return node.op == "call_module" and isinstance(model.get_submodule(str(node.target)), LAYERS)
+    """Whether it calls a layer that is quantized, or can be."""
+    if node.op != "call_module":
+        return False
+    module = model.get_submodule(str(node.target))
+    return isinstance(module, QuantizedLayer) or is_quantizable(module)
 
 
 def is_metadata(node: fx.Node) -> bool:

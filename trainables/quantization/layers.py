@@ -1,5 +1,7 @@
 """Layers, and additions, that compute with quantized weights and inputs."""
 
+from typing import TypeGuard
+
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -28,10 +30,7 @@ class QuantizedLayer(nn.Module):
         reads_images: bool = False,
     ) -> None:
         super().__init__()
-        if isinstance(layer, nn.ConvTranspose2d) and layer.groups != 1:
-            raise ValueError(
-                f"a quantized ConvTranspose2d must have groups=1, but got groups={layer.groups}"
-            )
+        assert is_quantizable(layer)
         self.layer = layer
         self.weight_quantizer, self.input_quantizer = weight_quantizer, input_quantizer
         self.reads_images = reads_images
@@ -74,6 +73,12 @@ class QuantizedAddition(nn.Module):
     def calibrate_inputs(self, first: Tensor, second: Tensor) -> None:
         """Sets the grid from a batch of operands."""
         self.input_quantizer.calibrate_offset(torch.cat([spaced(first), spaced(second)]))
+
+
+def is_quantizable(module: nn.Module) -> TypeGuard[QuantizableLayer]:
+    """Whether a `QuantizedLayer` can take its place; channels of other layers share steps."""
+    is_grouped = isinstance(module, nn.ConvTranspose2d) and module.groups > 1
+    return isinstance(module, QUANTIZABLE) and not is_grouped
 
 
 def step_shape(layer: QuantizableLayer) -> tuple[int, ...]:

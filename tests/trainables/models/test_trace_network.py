@@ -10,15 +10,19 @@ from foreign_networks import Foreign, config_of, randomize
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from trainables.config import TrialConfig
 from trainables.data.augmentation import resize
 from trainables.models.configs import STATISTICS, TracedConfig, build_normalization
 from trainables.models.graph_network import GraphNetwork
 from trainables.models.model_file import ModelSpec, check_length, deserialize, serialize
 from trainables.models.network_graph import NetworkGraph, decode_graph
 from trainables.models.trace_network import RecordedNetwork, record_network
+from trainables.quantization.convert import ConvertedLayer
 from trainables.quantization.graph import find_foldable, find_input_groups
 from trainables.quantization.prepare import calibrate, prepare
 from trainables.quantization.quantizers.configs import Lsq
+from trainables.recipes.configs import Ptq
+from trainables.training.cost import model_spec, predict_size_bytes
 
 IDENTITY = nn.Identity()
 IMAGES = torch.randn(2, 3, 72, 90, generator=torch.Generator().manual_seed(1))
@@ -174,18 +178,38 @@ def test_what_cannot_be_recorded_is_named(case: str) -> None:
         recorded_of(network)
 
 
+class Products(nn.Module):
+    """Two operations on weights that no quantizer reaches, and one that is quantized."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Conv2d(3, 4, 1)
+        self.grouped = nn.ConvTranspose2d(4, 4, 2, 2, groups=2)
+        self.weight = nn.Parameter(torch.randn(6, 4, 1, 1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return F.conv2d(self.grouped(self.layer(images)), self.weight)
+
+
 def test_operations_on_weights_that_no_quantizer_reaches_are_named() -> None:
-    class Products(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.layer = nn.Conv2d(3, 4, 1)
-            self.grouped = nn.ConvTranspose2d(4, 4, 2, 2, groups=2)
-            self.weight = nn.Parameter(torch.randn(6, 4, 1, 1))
-
-        def forward(self, images: Tensor) -> Tensor:
-            return F.conv2d(self.grouped(self.layer(images)), self.weight)
-
     assert recorded_of(Products()).float_operations == ["grouped", "conv2d"]
+
+
+@torch.no_grad()
+def test_operations_that_no_quantizer_reaches_stay_in_float_and_are_counted() -> None:
+    network = recorded_of(randomize(Products()))
+    config = TrialConfig(
+        student=config_of(network), recipe=Ptq(quantizer=Lsq(weight_bits=4)), num_epochs=1
+    )
+    model = prepare(built(network), Lsq(weight_bits=4))
+    calibrate(model, IMAGES)
+    content = serialize(model, model_spec(config, 6))
+    assert len(content) == predict_size_bytes(config, 6)
+    shipped = deserialize(content)
+    assert isinstance(shipped.get_submodule("network.layer"), ConvertedLayer)
+    assert type(shipped.get_submodule("network.grouped")) is nn.ConvTranspose2d
+    agree = (shipped(IMAGES).argmax(1) == model(IMAGES).argmax(1)).float().mean()
+    assert agree > 0.999
 
 
 EVIL: dict[str, dict[str, Any]] = {

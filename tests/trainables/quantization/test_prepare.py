@@ -137,11 +137,6 @@ def test_a_fine_grid_hardly_changes_a_layer(layer: nn.Module, shape: tuple[int, 
     assert (wrapped(inputs) - expected).norm() < 0.1 * expected.norm()
 
 
-def test_a_grouped_transposed_convolution_is_refused() -> None:
-    with pytest.raises(ValueError, match="groups=1, but got groups=2"):
-        QuantizedLayer(nn.ConvTranspose2d(4, 4, 2, groups=2), None, None)
-
-
 def test_layers_that_read_one_tensor_share_a_grid_of_the_most_bits() -> None:
     layers = {"decoder.0.0": LayerBits(weight_bits=4, activation_bits=6)}
     model = quantized(Lsq(activation_bits=3, layers=layers))

@@ -13,7 +13,7 @@ from trainables.core.artifacts import ArtifactStore
 from trainables.core.errors import TrialFailed
 from trainables.data.base import Sample, Split
 from trainables.data.packed import PackedDataset, open_pack, pack_dataset
-from trainables.recipes.configs import AdamW, Ptq, QatDistill, Supervised
+from trainables.recipes.configs import AdamW, Original, Ptq, QatDistill, Supervised
 from trainables.training.evaluation import Scores, commonest_miou
 from trainables.training.sanity_checks import (
     check_finite,
@@ -236,3 +236,12 @@ def test_nothing_is_refused_within_the_grace_period(blocks: PackedDataset) -> No
 def test_the_best_epoch_counts_until_the_last_which_counts_alone(blocks: PackedDataset) -> None:
     refused = [is_refused(0.5, ahead(0), epoch, blocks) for epoch in (3, 7, 8)]
     assert refused == [False, False, True]
+
+
+def test_a_network_that_is_worse_than_the_commonest_class_was_trained_otherwise(
+    blocks: PackedDataset,
+) -> None:
+    original = TrialConfig(recipe=Original(), num_epochs=1)
+    assert "normalisation (--pretrained-normalization)" in likely_cause(
+        scores(), losses(1.6), original, blocks
+    )

@@ -20,6 +20,8 @@ from trainables.models.configs import StudentConfig, WeightSources
 FORMAT = 1
 KIND = "weights"
 FILE = "weights.safetensors"
+TIMES = 16
+"""How much larger images are for which a stride is measured."""
 NUM_IMAGES = 32
 """Images of the training split whose statistics are measured where a file has none."""
 
@@ -34,16 +36,26 @@ def check_students(
     Raises:
         ValueError: it is not for so many classes, or for images of this size.
     """
+    side = max(canvas)
     for student in students:
         student.check_num_classes(num_classes)
         try:
-            random_outputs(student, num_classes, canvas)
+            outputs = random_outputs(student, num_classes, canvas)
         except Exception as error:  # networks of other people's code raise anything
             size = " x ".join(map(str, canvas))
             raise ValueError(
                 f"images must be large enough for {student.describe()}, and of a size that it "
                 f"takes, but of {size} pixels it says: {first_line(error)}"
             ) from error
+        if outputs.features[0, 0].numel() == 1:
+            larger = random_outputs(student, num_classes, (TIMES * side, TIMES * side))
+            length = larger.features.shape[2]
+            stride = TIMES * side // length
+            if side < stride and length > 1:  # else it is the mean of a map
+                raise ValueError(
+                    f"images must have at least {stride} pixels, the stride of "
+                    f"{student.describe()}, but the longest side has {side}"
+                )
 
 
 def random_outputs(student: StudentConfig, num_classes: int, size: tuple[int, int]) -> Outputs:

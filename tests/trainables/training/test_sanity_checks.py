@@ -241,7 +241,7 @@ def test_the_best_epoch_counts_until_the_last_which_counts_alone(blocks: PackedD
 def test_a_network_that_is_worse_than_the_commonest_class_was_trained_otherwise(
     blocks: PackedDataset,
 ) -> None:
-    original = TrialConfig(recipe=Original(), num_epochs=1)
+    original = TrialConfig.model_construct(recipe=Original())
     assert "normalisation (--pretrained-normalization)" in likely_cause(
         scores(), losses(1.6), original, blocks
     )

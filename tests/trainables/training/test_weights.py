@@ -18,6 +18,7 @@ from trainables.models.configs import (
     WeightSources,
     weights_digest,
 )
+from trainables.models.student_list import parse_students
 from trainables.models.trace_network import record_network
 from trainables.recipes.configs import Supervised
 from trainables.train import main
@@ -121,5 +122,10 @@ def test_images_must_be_large_enough_for_a_student() -> None:
     message = r"large enough for narrow, and of a size that it takes, but of 16 x 16 pixels it says"
     with pytest.raises(ValueError, match=message):
         check_students([narrow], 5, (16, 16))
+    (deep,) = parse_students("unet_resnet18")
+    check_students([deep], 5, (32, 24))
+    message = "images must have at least 32 pixels, the stride of .*, but the longest side has 16"
+    with pytest.raises(ValueError, match=message):
+        check_students([deep], 5, (16, 12))
     with pytest.raises(ValueError, match="of the 7 classes of the data, but narrow has 5"):
         check_students([narrow], 7, (32, 40))

@@ -36,7 +36,6 @@ from trainables.core.optional_dependencies import has_onnx
 from trainables.core.progress import progress_to
 from trainables.core.terminal import log_traceback, own_terminal, print_error, print_line
 from trainables.models.configs import StudentConfig
-from trainables.models.student_list import listed_families
 
 EXAMPLES = """examples:
   python -m search.run --space qkd                          built-in data, a front in minutes
@@ -62,14 +61,9 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.list_spaces:
         names = spaces.space_names()
         write_output("".join(f"{name:12} {spaces.describe_space(name)}\n" for name in names))
-        write_output(
-            f"\n--students chooses among {', '.join(listed_families())}; --list-students shows "
-            "their costs\n"
-        )
-        return 0
-    if arguments.list_students:
         from trainables.training.student_table import student_table  # imports PyTorch
 
+        write_output("\nIn each space --students chooses among:\n\n")
         for line in student_table():
             write_output(f"{line}\n")
         return 0
@@ -122,13 +116,8 @@ def make_parser() -> Parser:
             add(
                 "--list-spaces",
                 action="store_true",
-                help="show every space with its description, and exit",
-            )
-        if field == "students":
-            add(
-                "--list-students",
-                action="store_true",
-                help="show every student with its parameters, MACs and bytes, and exit",
+                help="show every space with its description, every student with its parameters, "
+                "MACs and bytes, and exit",
             )
         if field == "name":
             add(

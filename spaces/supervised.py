@@ -1,4 +1,4 @@
-"""Full-precision U-Nets of several widths and depths, trained on labels alone."""
+"""Full-precision students of several sizes, trained on labels alone."""
 
 import optuna
 

@@ -92,7 +92,7 @@ class StudyConfig(FrozenConfig):
             WHAT,
             "the networks to choose among, as unet,unet_mobilenet_v1,unet_resnet18:imagenet, where "
             ":imagenet stands for torchvision's weights (default: {default}, and the U-Nets of "
-            "which pretrained weights are at hand); --list-students shows them",
+            "which pretrained weights are at hand); --list-spaces shows them",
             units.Unit("LIST", parse_students, write_students),
             immutable=True,
         ),
@@ -451,14 +451,6 @@ class StudyConfig(FrozenConfig):
             units.Unit("URI", parse_tracking_uri),
         ),
     ]
-
-    @field_validator("students")
-    @classmethod
-    def check_students(cls, students: tuple[StudentConfig, ...]) -> tuple[StudentConfig, ...]:
-        names = [student.name for student in students]
-        if twice := [name for name in names if names.count(name) > 1]:
-            raise ValueError(f"each must be named once, but {twice[0]} is named again")
-        return students
 
     @field_validator("prune")
     @classmethod

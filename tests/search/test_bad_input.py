@@ -107,7 +107,7 @@ CASES: dict[str, tuple[list[str], str]] = {
     "no grace": (["--grace-epochs", "0"], "--grace-epochs: .*greater than 0"),
     "no reduction": (["--reduction", "1"], "--reduction: .*greater than 1, but got 1"),
     "no such student": (["--students", "unet,vnet"], "--students: each must be one of .*'vnet'"),
-    "student twice": (["--students", "unet,unet"], "--students: .*named once, but unet is named"),
+    "student twice": (["--students", "unet,unet"], "--students: .*named once, .* unet is named"),
     "no torchvision weights": (
         ["--students", "unet_mobilenet_v1:imagenet"],
         "--students: only :imagenet may follow .*but got 'unet_mobilenet_v1:imagenet'",
@@ -398,16 +398,10 @@ def test_a_damaged_study_file(known_study: Path, capsys: pytest.CaptureFixture[s
 
 def test_spaces_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--list-spaces"]) == 0
-    *printed, blank, students = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in printed] == space_names()
-    assert all(len(line.split()) > 4 for line in printed)
-    assert blank == ""
-    assert "unet, unet_mobilenet_v1, " in students
-
-
-def test_students_are_listed_with_their_costs(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--list-students"]) == 0
-    lines = {line.split()[0]: line.split()[1:] for line in capsys.readouterr().out.splitlines()}
+    printed, _, students = capsys.readouterr().out.split("\n\n", 2)
+    assert [line.split()[0] for line in printed.splitlines()] == space_names()
+    assert all(len(line.split()) > 4 for line in printed.splitlines())
+    lines = {line.split()[0]: line.split()[1:] for line in students.splitlines()}
     params, most_params, *_, least_bytes, most_bytes = lines["unet_mobilenet_v2"]
     assert int(params.replace(",", "")) < int(least_bytes.replace(",", ""))
     assert int(most_params.replace(",", "")) < int(most_bytes.replace(",", ""))

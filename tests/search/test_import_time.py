@@ -58,7 +58,6 @@ def run(*commands: Sequence[str]) -> list[Answer]:
 
 COMMANDS: dict[str, tuple[list[str], int, str]] = {
     "help": (["--help"], 0, ""),
-    "list of spaces": (["--list-spaces"], 0, ""),
     "unknown flag": (["--sapce", "qkd"], 2, "unrecognized arguments: --sapce"),
     "no space": ([], 2, "--space must be given"),
     "unknown space": (["--space", "qdk"], 2, "did you mean"),

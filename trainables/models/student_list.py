@@ -1,6 +1,7 @@
 """Lists of students as people write them, and the pretrained weights at hand for them."""
 
 from collections.abc import Sequence
+from difflib import get_close_matches
 from pathlib import Path
 
 from trainables.core.optional_dependencies import has_backbone_weights, has_timm
@@ -22,9 +23,16 @@ def parse_students(text: str) -> tuple[StudentConfig, ...]:
     """The students of "unet,unet_resnet18:imagenet".
 
     Raises:
-        ValueError: there is no such student, or torchvision has no weights of its backbone.
+        ValueError: there is no such student, one is named twice, or torchvision has no weights of
+            its backbone.
     """
-    return tuple(parse_student(item) for item in text.split(","))
+    students = tuple(parse_student(item) for item in text.split(","))
+    names = [student.name for student in students]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise ValueError(
+            f"each must be named once, with weights or without, but {twice[0]} is named again"
+        )
+    return students
 
 
 def listed_families() -> dict[str, type[StudentConfig]]:
@@ -37,8 +45,9 @@ def parse_student(text: str) -> StudentConfig:
     name, _, weights = text.partition(":")
     families = listed_families()
     if (family := families.get(name)) is None:
-        names = ", ".join(families)
-        raise ValueError(f"each must be one of {names}, but got {name!r}")
+        near = get_close_matches(name, families)
+        hint = f" (did you mean {near[0]}?)" if near else ""
+        raise ValueError(f"each must be one of {', '.join(families)}, but got {name!r}{hint}")
     fields = {"name": name, **({"weights": weights} if weights else {})}
     if weights and name.endswith(tuple(IN_PACKAGES)):
         fields["input_normalization"] = "symmetric"
@@ -135,7 +144,9 @@ def complete_students(
     """
     if students is None:
         by_name = {s.name: s for s in (*default, *students_with_weights_at_hand())}
-        names = [name for name in listed_families() if name.startswith("unet_")] if files else []
+        own = {student.name for student in default}
+        families = listed_families() if files else {}
+        names = [name for name in families if name.startswith("unet_") or name in own]
         candidates = [student for student in map(parse_student, names) if can_be_built(student)]
         for file in files:
             fitting = students_of_file(file, candidates, normalization)

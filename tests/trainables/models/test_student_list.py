@@ -44,7 +44,10 @@ def test_students_are_read_and_written() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("unet,vnet", r"must be one of unet, .*lraspp_mobilenet_v3_small.*, but got 'vnet'$"),
+        (
+            "unet,vnet",
+            r"must be one of unet, .*lraspp_mobilenet_v3_small.*, but got 'vnet' .did you mean unet...",
+        ),
         ("", r"must be one of .*, but got ''$"),
         (
             "unet:imagenet",

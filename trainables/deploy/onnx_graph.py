@@ -24,6 +24,7 @@ from trainables.deploy.onnx_sizes import (
 )
 from trainables.quantization.bits import bounds
 from trainables.quantization.convert import ConvertedLayer, StaticQuantizer
+from trainables.quantization.integer_bias import LARGEST_BIAS, best_factors, stored_offset
 from trainables.quantization.layers import QUANTIZABLE, QuantizableLayer
 
 OnnxForm = Literal["onnx", "onnx-int8"]
@@ -32,13 +33,6 @@ Value = str
 Array = NDArray[Any]
 Bounds = tuple[float, float]
 """The least and the greatest value that an activation such as ReLU6 lets through."""
-
-LARGEST_BIAS = 1 << 24
-"""The largest bias, in steps, so that its sum with the products fits into 32 bits."""
-LARGEST_PAIR = (1 << 15) - 1
-"""Processors without VNNI add two products of 8-bit integers in 16 bits."""
-LARGEST_FACTOR = 64
-"""The largest factor on codes, so that a bias that it multiplies fits into 32 bits."""
 
 
 class Signal(NamedTuple):
@@ -86,7 +80,7 @@ class Graph:
             return Signal(value, None)
         codes = self.add("QuantizeLinear", value, self._step(grid), self._zero(grid))
         ends = code_limits(grid, limits)
-        if ends != bounds(8, stored_offset(grid)):
+        if ends != bounds(8, stored_offset(grid.bits, grid.zero_point)):
             codes = self.add("Clip", codes, *(self._code(grid, end) for end in ends))
         return Signal(codes, grid)
 
@@ -220,7 +214,7 @@ class Graph:
     def _code(self, grid: StaticQuantizer, code: int) -> Value:
         """An integer of a grid, as it is stored."""
         offset = self._offset(grid)
-        stored = np.uint8 if offset == stored_offset(grid) else np.int8
+        stored = np.uint8 if offset == stored_offset(grid.bits, grid.zero_point) else np.int8
         return self.constant(np.array(code + offset, stored))
 
     def _offset(self, grid: StaticQuantizer) -> int:
@@ -229,7 +223,7 @@ class Graph:
         The fast form has no INT8: ONNX Runtime computes a convolution on integers only if its
         inputs and its outputs are of one type, and grids without negative integers are unsigned.
         """
-        offset = stored_offset(grid)
+        offset = stored_offset(grid.bits, grid.zero_point)
         return 0 if self.form == "onnx" and offset == 128 else offset
 
     def _dequantize(self, signal: Signal) -> Value:
@@ -276,11 +270,6 @@ class Graph:
             return codes.astype(int2)
         return codes.astype(int4) if module.bits <= 4 else codes
 
-    def _largest_weight(self, grid: StaticQuantizer) -> int:
-        """The largest integer weight with which two products do not overflow."""
-        largest_input = bounds(grid.bits, grid.zero_point)[1] + self._offset(grid)
-        return min(127, LARGEST_PAIR // (2 * largest_input))
-
     def _weight(self, layer: QuantizableLayer, module: nn.Module) -> tuple[Value, Array | None]:
         """A layer's weight, and the steps (outputs,) that its integers count in."""
         if not has_codes(module):
@@ -296,9 +285,10 @@ class Graph:
                 bias = bias_of(layer)
                 if axis == 0:
                     codes, steps = without_dead_channels(codes, steps, module.grid, bias)
-                largest = np.abs(np.moveaxis(codes, axis, 0).reshape(len(steps), -1).astype(int))
-                most = self._largest_weight(module.grid) // np.maximum(1, largest.max(1))
-                factors = best_factors(steps, module.grid, bias, most)
+                by_channel = np.moveaxis(codes, axis, 0)
+                products = steps * as_array(module.grid.step)
+                of_grid = module.grid.bits, module.grid.zero_point
+                factors = best_factors(by_channel, products, bias, *of_grid)
             codes = codes * factors.astype(np.int8).reshape(shape)
             steps = steps / factors.astype(np.float32)
         parts = [codes, steps]
@@ -375,23 +365,6 @@ def without_dead_channels(
     dead = np.abs(steps) < least
     shape = (-1, *[1] * (codes.ndim - 1))
     return np.where(dead.reshape(shape), 0, codes).astype(codes.dtype), np.where(dead, least, steps)
-
-
-def best_factors(steps: Array, grid: StaticQuantizer, bias: Array, most: Array) -> Array:
-    """Factors from 1 to `most` on the codes of each output channel, by which steps are divided.
-
-    They are 64 at most.
-
-    A bias is counted in the steps of the products and so is off by up to half of one, which moves
-    values to other points of a coarse grid. These factors leave the weights as they are and bring
-    each bias nearest to a multiple.
-    """
-    factors = np.arange(1, LARGEST_FACTOR + 1)
-    counted = (bias.astype(np.float64) / (steps * as_array(grid.step)))[:, None] * factors
-    errors = np.abs(counted - np.rint(counted)) / factors
-    errors[(factors > most[:, None]) & (factors > 1)] = np.inf
-    best: Array = factors[errors.argmin(1)]
-    return best
 
 
 def tensor_info(name: str, channels: int) -> onnx.ValueInfoProto:
@@ -485,11 +458,6 @@ def is_computed_on_integers(module: nn.Module, output: StaticQuantizer | None) -
         and (output is not None or isinstance(module.layer, nn.Linear))
         and not is_overlapping(module.layer)
     )
-
-
-def stored_offset(grid: StaticQuantizer) -> int:
-    """The offset with which the integers of a grid fill up to 8 bits without a sign."""
-    return grid.zero_point << 8 - grid.bits
 
 
 def code_limits(grid: StaticQuantizer, limits: Bounds) -> tuple[int, int]:

@@ -32,6 +32,7 @@ from trainables.quantization.bits import (
     unpack_bits,
 )
 from trainables.quantization.convert import ConvertedAddition, ConvertedLayer, convert
+from trainables.quantization.integer_bias import round_biases
 from trainables.quantization.prepare import prepare
 from trainables.quantization.quantizers.base import Quantizer
 
@@ -75,11 +76,18 @@ class ModelSpec(FrozenConfig):
         return convert(model) if self.folded else model
 
 
-def serialize(model: nn.Module, spec: ModelSpec) -> bytes:
-    """The content of the model file of a network; its length depends on the spec alone."""
+def serialize(model: nn.Module, spec: ModelSpec, for_integers: bool = False) -> bytes:
+    """The content of the model file of a network; its length depends on the spec alone.
+
+    `for_integers` rounds biases to what integer arithmetic adds, so that the network computes the
+    same on integers.
+    """
     codes: list[NDArray[np.uint8]] = []
     floats: list[Tensor] = []
-    for module in leaves(spec.convert(model)):
+    converted = spec.convert(model)
+    if for_integers:
+        round_biases(converted)
+    for module in leaves(converted):
         if isinstance(module, ConvertedLayer) and module.codes is not None:
             assert module.bits
             unsigned = module.codes.short() + symmetric_zero_point(module.bits)

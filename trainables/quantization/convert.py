@@ -133,12 +133,14 @@ def convert(model: nn.Module) -> nn.Module:
     """The converted form of a trained network, as a new network in evaluation mode.
 
     Each BatchNorm that is the only reader of a convolution is folded into it, and quantized layers
-    and additions become `ConvertedLayer`s and `ConvertedAddition`s.
+    and additions become `ConvertedLayer`s and `ConvertedAddition`s. A converted network is copied.
 
     Raises:
         ValueError: the network cannot be traced.
     """
     converted = copy.deepcopy(model).eval()
+    if any(isinstance(module, ConvertedLayer | ConvertedAddition) for module in model.modules()):
+        return converted
     for name, norm_name in find_foldable(converted):
         layer, norm = converted.get_submodule(name), converted.get_submodule(norm_name)
         replace_module(converted, name, folded(layer, norm))

@@ -179,7 +179,9 @@ class Trial:
         """Writes the student into `model_bytes` and returns the network that is read from it."""
         self.student = student
         num_classes = self.task.data.num_classes
-        self.model_bytes = serialize(student, model_spec(self.config, num_classes))
+        self.model_bytes = serialize(
+            student, model_spec(self.config, num_classes), for_integers=True
+        )
         predicted = predict_size_bytes(self.config, num_classes)
         if len(self.model_bytes) != predicted:
             raise TrialFailed(

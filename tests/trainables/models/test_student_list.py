@@ -46,7 +46,7 @@ def test_students_are_read_and_written() -> None:
     [
         (
             "unet,vnet",
-            r"must be one of unet, .*lraspp_mobilenet_v3_small.*, but got 'vnet' .did you mean unet...",
+            r"one of unet, .*lraspp_mobilenet_v3_small.*, but got 'vnet' .did you mean unet..$",
         ),
         ("", r"must be one of .*, but got ''$"),
         (

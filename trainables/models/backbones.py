@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from trainables.core.optional_dependencies import require_timm
 from trainables.models.mobilenet_v1 import MobileNetV1
+from trainables.models.plain_norms import with_plain_norms
 
 
 @dataclass(frozen=True)
@@ -130,15 +131,9 @@ def efficientnet_lite0(multiplier: float) -> nn.Module:
     """timm's network, with activations apart from normalisation, which can then be folded."""
     require_timm("the backbone efficientnet_lite0")
     from timm import create_model
-    from timm.layers import BatchNormAct2d
 
     assert multiplier == 1
-    network: nn.Module = create_model("efficientnet_lite0")
-    for name, module in list(network.named_modules()):
-        if isinstance(module, BatchNormAct2d):
-            norm = nn.BatchNorm2d(module.num_features, module.eps, module.momentum)
-            network.set_submodule(name, nn.Sequential(norm, module.act))
-    return network
+    return with_plain_norms(create_model("efficientnet_lite0"))
 
 
 def numbered(prefix: str, *ends: int) -> list[list[str]]:

@@ -120,7 +120,7 @@ class GraphNetwork(StudentNetwork):
                 options["out_features" if spec.type == "Linear" else "out_channels"] = num_classes
             register(self.network, name, layer_type(spec.type)(**options))
         for name, tensor in self.graph.tensors.items():
-            values = torch.ones(*tensor.shape)  # untrained, a gain must not be 0
+            values = torch.ones(tensor.shape)  # untrained, a gain must not be 0
             register(self.network, name, nn.Parameter(values) if tensor.is_parameter else values)
         self.functions = [find_function(operation) for operation in self.graph.operations]
 

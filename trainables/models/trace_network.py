@@ -22,6 +22,7 @@ from trainables.models.graph_network import (
     write_argument,
 )
 from trainables.models.network_graph import LayerSpec, NetworkGraph, Operation, TensorSpec
+from trainables.models.plain_norms import with_plain_norms
 from trainables.quantization.graph import find_last, is_layer, trace
 from trainables.quantization.layers import QUANTIZABLE
 from trainables.quantization.shapes import PRODUCTS, called_module, operation_name
@@ -34,6 +35,10 @@ HOLDER = "network"
 """The attribute that holds the traced network, here and in a `GraphNetwork`."""
 TRAINING_ONLY = ("stochastic_depth", "dropout", "dropout2d", "feature_dropout")
 """Functions that do nothing in evaluation mode, by name."""
+
+
+PROBABILITIES = ("softmax", "log_softmax", "logsoftmax", "softmax2d", "sigmoid")
+"""Operations that turn logits into probabilities, by name."""
 
 
 class RecordedNetwork(NamedTuple):
@@ -77,9 +82,9 @@ def record_network(network: nn.Module, normalization: nn.Module, name: str) -> R
     Raises:
         ValueError: the network does something that cannot be recorded; the operation is named.
     """
-    given, network = network, ImagesOnly(network.cpu().float().eval())
+    given, network = network, ImagesOnly(with_plain_norms(unwrapped(network)).cpu().float().eval())
     try:
-        graph = trace(network)
+        graph = trace(network, examples=[example_image(size) for size in EXAMPLE_SIZES])
     except ValueError as error:
         reason = str(error).replace(ImagesOnly.__name__, type(given).__name__)
         raise ValueError(f"{name} cannot be compressed: {reason}") from error
@@ -93,6 +98,7 @@ def record_network(network: nn.Module, normalization: nn.Module, name: str) -> R
             f"first entry, but gives {describe(found)}"
         )
     num_classes = values[logits].shape[1]
+    check_logits(network, logits, num_classes, name)
     while is_resizing(logits) and all(
         same_after_resizing(logits, values, size)
         for values, size in zip(by_size, EXAMPLE_SIZES, strict=True)
@@ -102,6 +108,9 @@ def record_network(network: nn.Module, normalization: nn.Module, name: str) -> R
     features = find_features(network, graph, logits, values)
     recorded = record(network, graph, logits, features, num_classes, name)
     state = network.state_dict()
+    for node in graph.find_nodes(op="get_attr"):  # constants are in no state dict
+        tensor = find_tensor(network, str(node.target))
+        state.setdefault(f"{HOLDER}.{name_of(node)}", tensor)
     built = GraphNetwork(recorded, normalization, num_classes).eval()
     for key in built.network.state_dict():
         if f"network.{key}" not in state:
@@ -138,10 +147,31 @@ def record_values(
     network: nn.Module, graph: fx.Graph, size: tuple[int, int], name: str
 ) -> dict[fx.Node, Any]:
     """What each operation gives for an example image of a height and a width in pixels."""
-    example = torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(0))
     interpreter = fx.Interpreter(network, garbage_collect_values=False, graph=graph)
-    run(interpreter.run, example, name)
+    run(interpreter.run, example_image(size), name)
     return dict(interpreter.env)
+
+
+def example_image(size: tuple[int, int]) -> Tensor:
+    return torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(0))
+
+
+def unwrapped(network: nn.Module) -> nn.Module:
+    return network.module if isinstance(network, nn.DataParallel) else network
+
+
+def check_logits(network: nn.Module, logits: fx.Node, num_classes: int, name: str) -> None:
+    """Raises ValueError where the output cannot be logits of two classes or more."""
+    if num_classes < 2:
+        raise ValueError(
+            f"{name} must give logits of two classes or more, but gives {num_classes}: where it "
+            "tells an object from the background, it needs an output for each of the two"
+        )
+    last = operation_name(dict(network.named_modules()), logits)
+    if last in PROBABILITIES:
+        raise ValueError(
+            f"{name} must give logits, but ends with {last}: leave it out, which changes no class"
+        )
 
 
 def run(network: Callable[[Tensor], Any], images_B3HW: Tensor, name: str) -> Any:

@@ -9,14 +9,15 @@ the forward pass, needs an example image and takes seconds.
 import operator
 import traceback
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from operator import attrgetter, getitem
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from trainables.quantization.layers import (
@@ -41,6 +42,8 @@ SELECTIONS = frozenset[object](
 IN_PLACE_ADDITIONS = (operator.iadd, "add_")
 ADDITIONS = (operator.add, torch.add, "add", *IN_PLACE_ADDITIONS)
 """Functions and methods that add two tensors."""
+UNPATCHED = {name: getattr(nn.Module, name) for name in ("__call__", "__getattr__")}
+"""Methods of modules that torch.fx replaces while it traces."""
 METADATA = ("shape", "ndim", "size", "dim", "device", "dtype")
 """Attributes and methods of a tensor that do not depend on its values."""
 
@@ -69,15 +72,28 @@ class SizedProxy(Sized, fx.Proxy):
 class LayerTracer(fx.Tracer):
     """Records calls of the layers of torch.nn, and of `leaves`, as single operations."""
 
-    def __init__(self, leaves: tuple[type[nn.Module], ...]) -> None:
+    def __init__(self, leaves: tuple[type[nn.Module], ...], examples: Sequence[Tensor]) -> None:
         super().__init__()
-        self.leaves = leaves
+        self.leaves, self.examples = leaves, examples
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return isinstance(m, self.leaves) or super().is_leaf_module(m, module_qualified_name)
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
         return SizedProxy(node, self)
+
+    def to_bool(self, obj: fx.Proxy) -> bool:
+        """A condition on sizes alone, if it is the same for all example images."""
+        if self.examples and depends_on_sizes_alone(obj.node):
+            graph, copies = fx.Graph(), dict[fx.Node, fx.Node]()
+            graph.graph_copy(obj.node.graph, copies)
+            graph.output(copies[obj.node])
+            with real_modules(), torch.no_grad():
+                interpreter = fx.Interpreter(self.root, graph=graph)
+                answers = {bool(interpreter.run(each)) for each in self.examples}
+            if len(answers) == 1:
+                return answers.pop()
+        return bool(super().to_bool(obj))
 
     def iter(self, obj: fx.Proxy) -> Iterator[fx.Proxy]:
         """The sizes in `*x.shape[2:]` and the like, where `x` is taken to be (B,C,H,W)."""
@@ -86,6 +102,27 @@ class LayerTracer(fx.Tracer):
             return super().iter(obj)
         sizes: Any = obj
         return iter([sizes[index] for index in range(length)])
+
+
+@contextmanager
+def real_modules() -> Iterator[None]:
+    """Lets modules run while a network is traced, when torch.fx records their calls instead."""
+    patched = {name: getattr(nn.Module, name) for name in UNPATCHED}
+    try:
+        for name, original in UNPATCHED.items():
+            setattr(nn.Module, name, original)
+        yield
+    finally:
+        for name, patch in patched.items():
+            setattr(nn.Module, name, patch)
+
+
+def depends_on_sizes_alone(node: fx.Node) -> bool:
+    """Whether a value follows from the sizes of tensors, not from their values."""
+    if is_metadata(node):
+        return True
+    is_computed = node.op in ("call_function", "call_method")
+    return is_computed and all(map(depends_on_sizes_alone, node.all_input_nodes))
 
 
 def count_sizes(node: fx.Node) -> int | None:
@@ -100,17 +137,21 @@ def count_sizes(node: fx.Node) -> int | None:
 
 
 def trace(
-    model: nn.Module, leaves: tuple[type[nn.Module], ...] = (), method: str = "forward"
+    model: nn.Module,
+    leaves: tuple[type[nn.Module], ...] = (),
+    method: str = "forward",
+    examples: Sequence[Tensor] = (),
 ) -> fx.Graph:
     """The operations of a method of `model`, in their order, from images to logits.
 
-    Each layer, and each module of `leaves`, is one operation. While the network is traced,
+    Each layer, and each module of `leaves`, is one operation. Branches that depend on the sizes of
+    images are those that all of `examples` (B,3,H,W) take. While the network is traced,
     torch.fx patches nn.Module, so that no other thread may run a network.
 
     Raises:
         ValueError: the forward pass does something that depends on the values of tensors.
     """
-    tracer = LayerTracer((*LAYERS, QuantizedAddition, nn.BatchNorm2d, *leaves))
+    tracer = LayerTracer((*LAYERS, QuantizedAddition, nn.BatchNorm2d, *leaves), examples)
     tracer.traced_func_name = method
     try:
         return tracer.trace(model)

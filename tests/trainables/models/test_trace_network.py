@@ -9,6 +9,7 @@ import torch
 from foreign_networks import Foreign, config_of, randomize
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torchvision.ops import FrozenBatchNorm2d
 
 from trainables.config import TrialConfig
 from trainables.data.augmentation import resize
@@ -162,8 +163,14 @@ REFUSED: dict[str, tuple[nn.Module, str]] = {
     "method": (Output(lambda x: x.cumsum(1)), "operation cumsum: the method cumsum of a tensor"),
     "attribute": (Output(lambda x: x * x.itemsize), "operation getattr_1: the attribute itemsize"),
     "argument": (
-        Output(lambda x: x.sum(1, True, dtype=torch.half)),
+        Output(lambda x: x + x.sum(1, True, dtype=torch.half)),
         "operation sum_1: an argument",
+    ),
+    "one class": (Output(lambda x: x[:, :1]), "two classes or more, but gives 1: where it tells"),
+    "probabilities": (Output(lambda x: x.softmax(1)), "must give logits, but ends with softmax"),
+    "sizes that differ": (
+        Output(lambda x: x if x.shape[2] % 128 == 0 else -x),
+        "cannot be compressed: .*traceable",
     ),
     "no map": (Output(lambda x: x.mean((2, 3))), r"must give logits .*a tensor of shape \(1, 4\)"),
     "nothing": (Output(lambda x: None), "must give logits .*but gives none"),
@@ -358,3 +365,52 @@ def test_sizes_may_be_unpacked(case: str) -> None:
     network = randomize(Output(SIZES[case]))
     with torch.no_grad():
         torch.testing.assert_close(built(recorded_of(network))(IMAGES), network(IMAGES))
+
+
+class Checked(nn.Module):
+    """What other libraries' networks do: checks of sizes, constants, and fused normalisation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mean = torch.tensor([0.1, 0.2, 0.3]).view(3, 1, 1)  # no buffer
+        self.stem = nn.Sequential(nn.Conv2d(3, 4, 3, 2, 1), FusedNorm(4))
+        self.frozen, self.synchronised = FrozenBatchNorm2d(4), nn.SyncBatchNorm(4)
+        self.head = nn.Conv2d(4, 5, 1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        assert images.shape[1] == 3
+        height, width = images.shape[-2:]
+        if height % 16 != 0 or width % 16 != 0:
+            raise RuntimeError("sizes must be multiples of 16")
+        x = (images - self.mean) / torch.tensor(0.5)
+        x = self.synchronised(self.frozen(self.stem(x)))
+        logits = self.head(x)
+        if logits.shape[-2:] != images.shape[-2:]:
+            logits = F.interpolate(logits, size=(height, width), mode="bilinear")
+        return logits
+
+
+class FusedNorm(nn.BatchNorm2d):
+    """As timm's, with its activation."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels)
+        self.act = nn.ReLU()
+
+    def forward(self, input: Tensor) -> Tensor:
+        normalised: Tensor = self.act(super().forward(input))
+        return normalised
+
+
+@pytest.mark.parametrize("is_wrapped", [False, True])
+@torch.no_grad()
+def test_networks_of_other_libraries_compute_the_same(is_wrapped: bool) -> None:
+    network = randomize(Checked())
+    images = IMAGES[..., :64, :80]
+    expected = network(images)
+    recorded = recorded_of(nn.DataParallel(network) if is_wrapped else network)
+    torch.testing.assert_close(built(recorded)(images), expected, rtol=1e-4, atol=1e-5)
+    assert recorded.float_operations == []
+    norms = {spec.type for spec in recorded.graph.layers.values()}
+    assert "BatchNorm2d" in norms
+    assert not norms & {"SyncBatchNorm", "FusedNorm"}

@@ -166,7 +166,12 @@ def failed_operation(error: Exception) -> str:
     """The line of a network's code that an error comes from."""
     folder = Path(torch.__file__).parent
     frames = traceback.extract_tb(error.__traceback__)
-    of_network = [f for f in frames[1:] if not Path(f.filename).is_relative_to(folder)]
+    others = (folder, Path(__file__))
+    of_network = [
+        frame
+        for frame in frames[1:]
+        if not any(Path(frame.filename).is_relative_to(other) for other in others)
+    ]
     frame = (of_network or frames)[-1]
     return f"{frame.line!r} in {frame.name} ({Path(frame.filename).name}, line {frame.lineno})"
 

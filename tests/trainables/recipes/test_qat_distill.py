@@ -69,8 +69,8 @@ def test_the_teacher_learns_from_labels_and_from_the_student(run: ExecutionConfi
     co_study = recipe(self_study=0, co_study=1)
     task = ShortTask(co_study, run, batch_size=32)
     (batch,) = task.batches(1)
-    taught = task.teacher()(batch).logits
-    student = forward_features(task.pretrained_student(), batch.images).logits
+    taught = task.teacher()(batch).logits.float()
+    student = forward_features(task.pretrained_student(), batch.images).logits.float()
     (epoch,) = co_study.train(task)
     divergence = ((student / 3).softmax(1) * (student / 3).log_softmax(1)).sum(1)
     divergence -= ((student / 3).softmax(1) * (taught / 3).log_softmax(1)).sum(1)

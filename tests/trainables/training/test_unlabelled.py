@@ -225,7 +225,9 @@ def test_kept_outputs_are_those_of_the_same_images(form: Form, run: ExecutionCon
             assert len(batch.images) == 2 * BATCH
             with torch.no_grad():
                 found, expected = teacher(batch), reference(batch)
-            torch.testing.assert_close(found.logits, expected.logits, atol=0.02, rtol=0.02)
+            torch.testing.assert_close(
+                found.logits.float(), expected.logits.float(), atol=0.02, rtol=0.02
+            )
 
 
 def test_a_training_has_the_same_losses_with_outputs_that_are_kept(run: ExecutionConfig) -> None:

@@ -11,7 +11,13 @@ from trainables.config import ExecutionConfig, TrialConfig
 from trainables.data.configs import Augmentation
 from trainables.losses.configs import Term, by_name
 from trainables.models.configs import UNetConfig
-from trainables.models.model_file import MODEL_FILE, read_model
+from trainables.models.model_file import (
+    MODEL_FILE,
+    deserialize,
+    read_model,
+    read_spec,
+    serialize,
+)
 from trainables.quantization.quantizers.configs import Lsq
 from trainables.recipes.configs import AdamW, Distill, QatDistill, Recipe, Supervised
 from trainables.training.trial import Trial, save
@@ -84,6 +90,9 @@ def test_every_term_trains_a_student_up_to_its_model_file(
     images = next(trial.task.batches(1)).images
     assert trial.student
     with torch.no_grad():
-        torch.testing.assert_close(
-            shipped(images), trial.student.eval()(images), rtol=1e-3, atol=1e-3
-        )
+        trained = trial.student.eval()(images)
+        converted = deserialize(serialize(trial.student, read_spec(tmp_path / MODEL_FILE)))(images)
+        torch.testing.assert_close(converted, trained, rtol=1e-3, atol=1e-3)
+        # whose biases are those that integers can add
+        agree = (shipped(images).argmax(1) == trained.argmax(1)).float().mean()
+    assert agree > 0.95

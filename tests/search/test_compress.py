@@ -107,7 +107,7 @@ def test_pruning_distillation_and_quantization_are_searched_together(
     assert others[-1]["num_params"] < original["num_params"] / 2
     assert check.main([str(folder)]) == 0
     search("--storage", str(tmp_path), "--resume", "pruned", "--samples", "6", with_builder=False)
-    argv = ["--trial", "0004", "--format", "onnx", "--out", str(tmp_path / "onnx")]
+    argv = ["--all", "--format", "onnx", "--out", str(tmp_path / "onnx")]
     assert export.main([str(folder), *argv]) == 0
 
 

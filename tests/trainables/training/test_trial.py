@@ -17,7 +17,12 @@ from trainables.data.loader import Loader
 from trainables.data.packed import images_of, open_pack, pack_dataset
 from trainables.data.registry import ShapesSource
 from trainables.losses.configs import Pairwise, Pixelwise, by_name
-from trainables.models.base import Outputs, forward_features, to_device
+from trainables.models.base import (
+    Outputs,
+    forward_features,
+    supports_fast_bf16,
+    to_device,
+)
 from trainables.models.configs import UNetConfig
 from trainables.models.model_file import deserialize, read_model, read_spec, write_model
 from trainables.quantization.quantizers.configs import Lsq
@@ -113,7 +118,8 @@ def test_kept_outputs_teach_what_the_teacher_does(
     kept, live = list(Trial(asked, run)), list(asking_trial(asked, run))
     for ours, reference in zip(kept, live, strict=True):
         assert ours.losses == pytest.approx(reference.losses, rel=0.05)
-    assert kept[-1].losses != live[-1].losses
+    if not supports_fast_bf16(torch.device("cpu")):  # else kept outputs are exact
+        assert kept[-1].losses != live[-1].losses
 
 
 def test_a_start_by_kept_outputs_is_another_artifact(taught_run: ExecutionConfig) -> None:

@@ -25,7 +25,7 @@ from trainables.core.flags import Flag, field_of
 from trainables.data.configs import AugmentationName
 from trainables.losses.configs import Balance, LabelLossConfig, Overlap
 from trainables.models.configs import DEFAULT_STUDENT, InputNormalizationName, StudentConfig
-from trainables.models.student_list import parse_students, write_students
+from trainables.models.student_list import check_distinct, parse_students, write_students
 from trainables.recipes.configs import CalibrationStep
 from trainables.teachers.averaging import Flip
 from trainables.training.training_config import TrainingConfig, parse_folder
@@ -451,6 +451,11 @@ class StudyConfig(FrozenConfig):
             units.Unit("URI", parse_tracking_uri),
         ),
     ]
+
+    @field_validator("students")
+    @classmethod
+    def check_students(cls, students: tuple[StudentConfig, ...]) -> tuple[StudentConfig, ...]:
+        return check_distinct(students)
 
     @field_validator("prune")
     @classmethod

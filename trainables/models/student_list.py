@@ -26,7 +26,11 @@ def parse_students(text: str) -> tuple[StudentConfig, ...]:
         ValueError: there is no such student, one is named twice, or torchvision has no weights of
             its backbone.
     """
-    students = tuple(parse_student(item) for item in text.split(","))
+    return check_distinct(tuple(parse_student(item) for item in text.split(",")))
+
+
+def check_distinct(students: tuple[StudentConfig, ...]) -> tuple[StudentConfig, ...]:
+    """The students themselves; raises ValueError where a family is named twice."""
     names = [student.name for student in students]
     if twice := [name for name in names if names.count(name) > 1]:
         raise ValueError(

@@ -24,7 +24,7 @@ from trainables.models.graph_network import (
 from trainables.models.network_graph import LayerSpec, NetworkGraph, Operation, TensorSpec
 from trainables.models.plain_norms import with_plain_norms
 from trainables.quantization.graph import find_last, is_layer, trace
-from trainables.quantization.layers import QUANTIZABLE
+from trainables.quantization.layers import is_quantizable
 from trainables.quantization.shapes import PRODUCTS, called_module, operation_name
 
 EXAMPLE_SIZES = ((128, 128), (96, 160))
@@ -374,7 +374,6 @@ def is_unquantizable(modules: Mapping[str, nn.Module], node: fx.Node) -> bool:
     """Whether an operation multiplies by weights or by other tensors, and no quantizer sees it."""
     if (layer := called_module(modules, node)) is not None:
         has_weights = any(parameter.ndim > 1 for parameter in layer.parameters())
-        is_grouped = isinstance(layer, nn.ConvTranspose2d) and layer.groups > 1
-        return has_weights and (not isinstance(layer, QUANTIZABLE) or is_grouped)
+        return has_weights and not is_quantizable(layer)
     is_computed = node.op in ("call_function", "call_method")
     return is_computed and operation_name(modules, node) in PRODUCTS

@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+import torch
 from command_server import finish
 from study_factories import bring_store
 
 from search import check, export
 from search.execution.resources import num_cores
+from trainables.models.base import supports_fast_bf16
 
 pytestmark = pytest.mark.slow
 
@@ -107,7 +109,9 @@ def test_pruning_distillation_and_quantization_are_searched_together(
     assert others[-1]["num_params"] < original["num_params"] / 2
     assert check.main([str(folder)]) == 0
     search("--storage", str(tmp_path), "--resume", "pruned", "--samples", "6", with_builder=False)
-    argv = ["--all", "--format", "onnx", "--out", str(tmp_path / "onnx")]
+    # in bfloat16 the pruned student may be dominated
+    chosen = ["--all"] if supports_fast_bf16(torch.device("cpu")) else ["--trial", "0004"]
+    argv = [*chosen, "--format", "onnx", "--out", str(tmp_path / "onnx")]
     assert export.main([str(folder), *argv]) == 0
 
 

@@ -11,11 +11,13 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+import torch
 from command_server import finish
 
 from search import check, export
 from search.storage.journal import read_journal
 from search.storage.trials import read_record
+from trainables.models.base import supports_fast_bf16
 
 STORED = Path(__file__).with_name("stored_study")
 Rows = dict[str, dict[str, Any]]
@@ -64,8 +66,10 @@ def test_a_resumed_study_keeps_what_it_had(resumed: Path) -> None:
 @pytest.mark.slow
 def test_a_resumed_study_finishes_the_paused_trial(resumed: Path) -> None:
     row = read_rows(resumed)["0015"]
-    # its first mIoU, which the processor's arithmetic decides, may end it at the first rung
-    assert (row["state"], row["epochs"]) in [("COMPLETE", 4), ("PRUNED", 1)]
+    ends = [("COMPLETE", 4)]
+    if supports_fast_bf16(torch.device("cpu")):  # its first mIoU may end it at the first rung
+        ends.append(("PRUNED", 1))
+    assert (row["state"], row["epochs"]) in ends
     assert row["config_digest"] == read_rows(STORED / "stored")["0015"]["config_digest"]
 
 

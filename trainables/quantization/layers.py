@@ -1,12 +1,13 @@
 """Layers, and additions, that compute with quantized weights and inputs."""
 
+from collections.abc import Sequence
 from typing import TypeGuard
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from trainables.quantization.quantizers.fake_quantizer import FakeQuantizer, spaced
+from trainables.quantization.quantizers.fake_quantizer import FakeQuantizer, representatives
 
 QUANTIZABLE = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
 QuantizableLayer = nn.Conv2d | nn.ConvTranspose2d | nn.Linear
@@ -43,10 +44,11 @@ class QuantizedLayer(nn.Module):
             inputs = self.input_quantizer(inputs)
         return apply_layer(self.layer, inputs, weight)
 
-    def calibrate_inputs(self, inputs: Tensor) -> None:
-        """Sets the input grid from a batch."""
+    def calibrate_inputs(self, *inputs: Tensor, earlier: Sequence[Tensor] = ()) -> None:
+        """Sets the input grid from a batch, and `earlier` values that others read on this grid."""
         if self.input_quantizer is not None:
-            self.input_quantizer.calibrate_offset(inputs, only_symmetric=self.reads_images)
+            values = torch.cat([*earlier, representatives(inputs[0])]) if earlier else inputs[0]
+            self.input_quantizer.calibrate_offset(values, only_symmetric=self.reads_images)
 
     def calibrate_weight(self) -> None:
         """Sets the weight's steps from the weight."""
@@ -70,9 +72,10 @@ class QuantizedAddition(nn.Module):
         total: Tensor = self.input_quantizer(first) + self.input_quantizer(second)
         return total
 
-    def calibrate_inputs(self, first: Tensor, second: Tensor) -> None:
-        """Sets the grid from a batch of operands."""
-        self.input_quantizer.calibrate_offset(torch.cat([spaced(first), spaced(second)]))
+    def calibrate_inputs(self, *operands: Tensor, earlier: Sequence[Tensor] = ()) -> None:
+        """Sets the grid from a batch, and `earlier` values that others read on this grid."""
+        values = torch.cat([*earlier, *map(representatives, operands)])
+        self.input_quantizer.calibrate_offset(values)
 
 
 def is_quantizable(module: nn.Module) -> TypeGuard[QuantizableLayer]:

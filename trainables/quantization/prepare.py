@@ -1,5 +1,6 @@
 """Prepares a full-precision network for training with quantized weights and activations."""
 
+from collections import defaultdict
 from collections.abc import Sequence, Set
 from typing import NamedTuple
 
@@ -23,6 +24,7 @@ from trainables.quantization.layers import (
     step_shape,
 )
 from trainables.quantization.quantizers.base import Quantizer
+from trainables.quantization.quantizers.fake_quantizer import representatives
 
 
 def quantizable_names(model: nn.Module) -> list[str]:
@@ -167,22 +169,26 @@ def quantize_layer(
 def calibrate(model: nn.Module, images: Tensor) -> None:
     """Sets the steps of a prepared model to the least squared error; images calibrate the inputs.
 
-    Layer by layer: each reads what the quantized layers before it compute from images (B,3,H,W).
+    Layer by layer: each reads what the quantized layers before it compute from images (B,3,H,W). A
+    grid that several layers and additions read on is set for the values of all of them.
     """
-    layers = [module for module in model.modules() if isinstance(module, QuantizedLayer)]
-    additions = [module for module in model.modules() if isinstance(module, QuantizedAddition)]
-    for layer in layers:
-        layer.calibrate_weight()
-    hooks = [
-        layer.register_forward_pre_hook(lambda layer, inputs: layer.calibrate_inputs(inputs[0]))
-        for layer in layers
+    readers = [
+        module
+        for module in model.modules()
+        if isinstance(module, QuantizedLayer | QuantizedAddition)
     ]
-    hooks += [
-        addition.register_forward_pre_hook(
-            lambda addition, operands: addition.calibrate_inputs(*operands)
-        )
-        for addition in additions
-    ]
+    seen = defaultdict[nn.Module | None, list[Tensor]](list)
+
+    def calibrate_inputs(reader: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        assert isinstance(reader, QuantizedLayer | QuantizedAddition)
+        values = seen[reader.input_quantizer]
+        reader.calibrate_inputs(*inputs, earlier=values)
+        values.extend(map(representatives, inputs))
+
+    for reader in readers:
+        if isinstance(reader, QuantizedLayer):
+            reader.calibrate_weight()
+    hooks = [reader.register_forward_pre_hook(calibrate_inputs) for reader in readers]
     training = model.training
     model.eval()(images)
     model.train(training)

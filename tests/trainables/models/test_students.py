@@ -41,6 +41,7 @@ from trainables.quantization.graph import find_foldable, find_input_groups, trac
 from trainables.quantization.layers import QuantizedAddition, QuantizedLayer
 from trainables.quantization.prepare import calibrate, find_layer_roles, prepare, quantizable_names
 from trainables.quantization.quantizers.configs import Lsq
+from trainables.quantization.quantizers.fake_quantizer import FakeQuantizer
 from trainables.quantization.quantizers.lsq import StepQuantizer
 from trainables.quantization.shapes import Shapes, name_operations, options_of
 from trainables.recipes.configs import AdamW, Ptq, Supervised
@@ -153,6 +154,30 @@ def test_the_length_of_its_file_is_known_before_it_is_built(
     config = TrialConfig(student=student, recipe=recipe, num_epochs=1)
     spec = model_spec(config, NUM_CLASSES)
     assert predict_size_bytes(config, NUM_CLASSES) == len(serialize(spec.build(), spec))
+
+
+@every_student
+def test_a_grid_is_unsigned_where_none_of_its_readers_reads_a_negative_value(
+    student: StudentConfig,
+) -> None:
+    torch.manual_seed(0)
+    network = prepare(student.build(NUM_CLASSES), Lsq()).eval()
+    calibrate(network, IMAGES)
+    least: dict[FakeQuantizer, float] = {}
+
+    def see(reader: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        assert isinstance(reader, QuantizedLayer | QuantizedAddition)
+        grid = reader.input_quantizer
+        assert grid is not None
+        least[grid] = min([*(float(each.min()) for each in inputs), least.get(grid, 0.0)])
+
+    for module in network.modules():
+        if isinstance(module, QuantizedLayer | QuantizedAddition):
+            module.register_forward_pre_hook(see)
+    with torch.no_grad():
+        network(IMAGES)
+    assert len(set(least.values())) > 1
+    assert all((grid.zero_point == 0) == (value >= 0) for grid, value in least.items())
 
 
 @every_student

@@ -107,3 +107,8 @@ def spaced(value: Tensor) -> Tensor:
     """At most `CALIBRATION_VALUES` times two values of a tensor, evenly spaced, as a vector."""
     flat = value.flatten()
     return flat[:: max(1, flat.numel() // CALIBRATION_VALUES)]
+
+
+def representatives(value: Tensor) -> Tensor:
+    """Values, as a vector, that stand for those of a tensor, with its least and greatest."""
+    return torch.cat([spaced(value), *(each.view(1) for each in value.aminmax())])

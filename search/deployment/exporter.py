@@ -24,6 +24,8 @@ from trainables.training.setup import open_data
 log = logging.getLogger(__name__)
 TOLERANCE = 0.001
 """The most by which the mIoU of an exported file may be below the search's, or differ from it."""
+MOST_CHANGED = 0.05
+"""The most of all pixels whose class may change where an `onnx-int8` file has more mIoU."""
 SUFFIX: dict[ExportFormat, str] = {
     "packed": ".safetensors",
     "onnx": ".onnx",
@@ -103,7 +105,7 @@ class Exporter:
 
         Raises:
             ExportFailed: the mIoU of the file differs from the search's. That of `onnx-int8` may be
-                greater: rounding on integers changes the classes of some pixels for the better.
+                greater: rounding on integers changes the classes of a few pixels for the better.
         """
         reference = module_network(self.network)
         try:
@@ -117,6 +119,12 @@ class Exporter:
             raise ExportFailed(
                 f"{path.name} must have the search's mIoU {self.choice.miou:.4f} {within} "
                 f"{TOLERANCE:g}, but has {parity.miou:.4f}; it was deleted"
+            )
+        if -lost > TOLERANCE and parity.changed_share > MOST_CHANGED:
+            raise ExportFailed(
+                f"{path.name} must give the search's classes but for {MOST_CHANGED:.0%} of the "
+                f"pixels where its mIoU differs, but {parity.changed_share:.1%} changed, and it "
+                f"has {parity.miou:.4f} instead of {self.choice.miou:.4f}; it was deleted"
             )
         card = self.card(path, content, parity, self.latencies(content))
         replace_file(card_path(path), card.model_dump_json(indent=1))

@@ -36,6 +36,7 @@ from search.study.latencies import (
 from search.study.study import Study
 from search.tracking.mlflow import check_tracking, make_store
 from spaces import ORIGINAL
+from trainables.config import TrialConfig
 from trainables.core import terminal
 from trainables.core.artifacts import ArtifactStore
 from trainables.core.errors import NotExportable
@@ -100,6 +101,7 @@ def prepare_study(config: StudyConfig, resumed: bool) -> Study:
     if config.wants_latency:
         warm_start_conditions = read_conditions(config.storage, config.warm_start, len(class_names))
     sampled = cost_model.sampled_configs()
+    check_calibration(config, sampled)
     found = open_unlabelled_images(
         config.unlabelled, config.image_size, opened, sampled, config.teacher_size
     )
@@ -167,6 +169,19 @@ def with_lengths(config: StudyConfig, num_images: int, num_classes: int) -> Stud
         grace_epochs=config.grace_epochs or max(1, round(epochs / GRACE)),
         augmentation=config.augmentation or augmentation_for(longest),
     )
+
+
+def check_calibration(config: StudyConfig, sampled: Sequence[TrialConfig]) -> None:
+    """Checks that a study whose calibration is chosen has students that are quantized.
+
+    Raises:
+        ValueError: it has none.
+    """
+    if config.calibration and not any(each.recipe.quantized for each in sampled):
+        raise ValueError(
+            "--calibration must be for students that are quantized, but got "
+            f"{','.join(config.calibration)}, and no student of --space {config.space} is"
+        )
 
 
 def with_ram(records: Sequence[Record], cost_model: CostModel) -> list[Record]:

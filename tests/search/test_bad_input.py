@@ -66,6 +66,11 @@ CASES: dict[str, tuple[list[str], str]] = {
         ["--data", "/no/where"],
         "--data must be a folder that exists, but got /no/where",
     ),
+    "calibration without quantization": (
+        ["--space", "supervised", "--calibration", "adaround"],
+        "--calibration must be for students that are quantized, but got adaround, and no student "
+        "of --space supervised is",
+    ),
     "no such unlabelled images": (
         ["--unlabelled", "/no/images"],
         "the folder of --unlabelled must exist, but got /no/images",

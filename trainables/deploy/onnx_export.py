@@ -86,7 +86,7 @@ def find_float_operations(network: nn.Module) -> list[str]:
     """
     translation = Translation(network, Graph("onnx-int8"))
     translation.run()
-    return translation.float_operations
+    return list(dict.fromkeys(translation.float_operations))  # a module may be called repeatedly
 
 
 def find_export_error(network: nn.Module) -> str | None:

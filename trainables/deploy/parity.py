@@ -29,6 +29,11 @@ class Parity:
     def miou(self) -> float:
         return self.scores.miou
 
+    @property
+    def changed_share(self) -> float:
+        """Of all pixels."""
+        return self.changed_pixels / self.num_pixels
+
 
 def check_parity(model: Network, reference: Network, data: PackedDataset) -> Parity:
     """Runs both models on every image of the validation split."""

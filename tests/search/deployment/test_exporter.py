@@ -12,6 +12,7 @@ import pytest
 from export_command import answer, front_of
 
 from search import export
+from search.deployment import exporter
 from search.storage.study_file import read_study_file, write_study_file
 from trainables.deploy.model_card import ModelCard
 
@@ -103,6 +104,19 @@ def test_rounding_on_integers_may_be_for_the_better_but_not_for_the_worse(
     (path,) = tmp_path.glob("*.json")
     card = ModelCard.model_validate_json(path.read_bytes())
     assert card.miou - card.searched_miou > 0.001
+
+
+def test_a_file_whose_classes_differ_much_is_refused_whatever_its_score(
+    misjudged: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(exporter, "MOST_CHANGED", -1)
+    arguments = (misjudged, "--format", "onnx-int8", "--out", tmp_path)
+    line = answer(capsys, 1, *arguments, "--trial", "0001")
+    assert "must give the search's classes but for" in line
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("trial", ["0002", "0003"])

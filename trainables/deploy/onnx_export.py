@@ -7,6 +7,7 @@ from typing import Any
 
 import onnx
 from torch import fx, nn
+from torch.nn import functional as F
 
 from trainables.core.errors import ExportFailed, NotExportable
 from trainables.deploy.onnx_graph import (
@@ -20,14 +21,14 @@ from trainables.deploy.onnx_graph import (
     is_exportable,
     same_grid,
 )
-from trainables.deploy.onnx_operations import CLIPS, HANDLERS, MOVES, OPTIONS, is_selection
+from trainables.deploy.onnx_operations import CLIPS, HANDLERS, MOVES, OPTIONS
 from trainables.quantization.convert import (
     ConvertedAddition,
     ConvertedLayer,
     StaticQuantizer,
     convert,
 )
-from trainables.quantization.graph import is_metadata, trace
+from trainables.quantization.graph import is_metadata, moves_values, trace
 from trainables.quantization.layers import QUANTIZABLE
 
 LAYERS = (ConvertedLayer, *QUANTIZABLE)
@@ -226,8 +227,9 @@ class Translation:
         return {name: getattr(self._module(node), name) for name in names}
 
     def _is_selection(self, node: fx.Node) -> bool:
-        options = node.kwargs | self._options(node)
-        return is_selection(self._operation(node), *node.args, **options)
+        """Whether an operation is written on integers; paddings by computed lengths are not."""
+        has_computed_pads = node.target is F.pad and len(node.all_input_nodes) > 1
+        return moves_values(self.network, node) and not has_computed_pads
 
     def _operation(self, node: fx.Node) -> object:
         """A function, the class of a module or the name of a method."""

@@ -422,14 +422,3 @@ SELECTIONS = frozenset(
 
 MOVES = frozenset((pad, expand_as))
 """Further functions that compute nothing."""
-
-
-def is_selection(operation: object, *args: Any, **kwargs: Any) -> bool:
-    """Whether an operation only selects and moves values, so that outputs keep inputs' grid."""
-    handler = HANDLERS.get(operation)
-    if handler is interpolate:
-        bound = inspect.signature(interpolate).bind(None, *args, **kwargs)
-        return bool(bound.arguments.get("mode", "nearest").startswith("nearest"))
-    if handler is pad:
-        return all(isinstance(length, int) for length in args[1])
-    return handler is zero_pad or handler in SELECTIONS

@@ -25,7 +25,8 @@ from trainables.models.network_graph import LayerSpec, NetworkGraph, Operation, 
 from trainables.models.plain_norms import with_plain_norms
 from trainables.quantization.graph import find_last, is_layer, trace
 from trainables.quantization.layers import is_quantizable
-from trainables.quantization.shapes import PRODUCTS, called_module, operation_name
+from trainables.quantization.selections import operation_name
+from trainables.quantization.shapes import PRODUCTS, called_module
 
 EXAMPLE_SIZES = ((128, 128), (96, 160))
 """Heights and widths, in pixels, for which a traced network must compute what the original does."""
@@ -167,7 +168,7 @@ def check_logits(network: nn.Module, logits: fx.Node, num_classes: int, name: st
             f"{name} must give logits of two classes or more, but gives {num_classes}: where it "
             "tells an object from the background, it needs an output for each of the two"
         )
-    last = operation_name(dict(network.named_modules()), logits)
+    last = operation_name(logits, called_module(dict(network.named_modules()), logits))
     if last in PROBABILITIES:
         raise ValueError(
             f"{name} must give logits, but ends with {last}: leave it out, which changes no class"
@@ -376,4 +377,4 @@ def is_unquantizable(modules: Mapping[str, nn.Module], node: fx.Node) -> bool:
         has_weights = any(parameter.ndim > 1 for parameter in layer.parameters())
         return has_weights and not is_quantizable(layer)
     is_computed = node.op in ("call_function", "call_method")
-    return is_computed and operation_name(modules, node) in PRODUCTS
+    return is_computed and operation_name(node, called_module(modules, node)) in PRODUCTS

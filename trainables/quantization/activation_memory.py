@@ -12,8 +12,9 @@ a limit on it). Operations run in the order of the forward pass. What is counted
 - A tensor is stored in each form in which it is read: packed at the bits of a grid for the layers
   and additions that quantize their inputs on it, once for all that share the grid; and as floats of
   4 bytes for any other reader, a layer without quantized inputs and the output among them.
-- Max pooling, padding and concatenation keep the grid of their inputs: what they read is stored as
-  their outputs are. A concatenation has memory of its own beside its inputs.
+- Max pooling, padding with zeros, concatenation, resizing to the nearest value and whatever else
+  moves values keep the grid of their inputs: what they read is stored as their outputs are. A
+  concatenation has memory of its own beside its inputs.
 - A normalisation or an activation that is the only reader of its input's memory is computed in
   place, as is a BatchNorm that is folded. Views (slices, reshapes, chunks), dropout in evaluation
   mode, and padding or resizing to the size that a tensor already has are the tensor that they read.
@@ -28,10 +29,9 @@ from torch import fx, nn
 
 from trainables.quantization.bits import FULL_PRECISION, LayerBits, packed_length
 from trainables.quantization.graph import LAYERS, is_metadata
-from trainables.quantization.shapes import CALLS, ELEMENTWISE, called_module
+from trainables.quantization.selections import CALLS, is_selection
+from trainables.quantization.shapes import ELEMENTWISE, called_module
 
-SELECTIONS = frozenset(["maxpool2d", "pad", "zeropad2d", "cat", "concat"])
-"""Operations that move values, so that outputs are on the grid of inputs."""
 VIEWS = frozenset(
     [
         "getitem",
@@ -103,7 +103,7 @@ def find_stored_tensors(
         if node in additions or isinstance(called_module(modules, node), LAYERS):
             name = additions.get(node, str(node.target))
             forms = [grids.get(name, name)]
-        elif operations[node] in SELECTIONS:
+        elif is_selection(node, operations[node], called_module(modules, node)):
             forms = list(last_reads[node])
         for source in {owners[source] for source in node.all_input_nodes if source in owners}:
             for form in forms:

@@ -18,7 +18,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.nn import functional as F
 
 from trainables.quantization.layers import (
     QUANTIZABLE,
@@ -26,19 +25,10 @@ from trainables.quantization.layers import (
     QuantizedLayer,
     is_quantizable,
 )
+from trainables.quantization.selections import CALLS, is_selection, operation_name
 
 LAYERS = (*QUANTIZABLE, QuantizedLayer)
 """Types of layers that are or can be quantized."""
-SELECTIONS = frozenset[object](
-    (
-        *(torch.cat, torch.concat, torch.chunk, torch.flatten, torch.reshape, getitem),
-        *(F.max_pool2d, F.pad, F.pixel_shuffle, F.dropout),
-        *(nn.MaxPool2d, nn.ZeroPad2d, nn.PixelShuffle, nn.Flatten),
-        *(nn.Dropout, nn.Dropout2d, nn.Identity),
-        *("chunk", "flatten", "reshape", "view"),
-    )
-)
-"""Functions, modules and methods that move the values of their inputs, and add none but zeros."""
 IN_PLACE_ADDITIONS = (operator.iadd, "add_")
 ADDITIONS = (operator.add, torch.add, "add", *IN_PLACE_ADDITIONS)
 """Functions and methods that add two tensors."""
@@ -305,16 +295,16 @@ def grid_readers(model: nn.Module, node: fx.Node, additions: Mapping[fx.Node, st
         for user in open_nodes.pop().users:
             if is_layer(model, user):
                 found.add(str(user.target))
-            elif user not in seen and (user in additions or is_selection(model, user)):
+            elif user not in seen and (user in additions or moves_values(model, user)):
                 seen.add(user)
                 open_nodes.append(user)
     return found | {additions[each] for each in seen if each in additions}
 
 
-def is_selection(model: nn.Module, node: fx.Node) -> bool:
-    if node.op == "call_module":
-        return type(model.get_submodule(str(node.target))) in SELECTIONS
-    return node.target in SELECTIONS
+def moves_values(model: nn.Module, node: fx.Node) -> bool:
+    """Whether a node of the graph of a model is a selection."""
+    module = model.get_submodule(str(node.target)) if node.op == "call_module" else None
+    return node.op in CALLS and is_selection(node, operation_name(node, module), module)
 
 
 def nearest_layers(

@@ -7,10 +7,9 @@ import torch
 from torch import Tensor, fx, nn
 
 from trainables.quantization.layers import QUANTIZABLE, count_steps
+from trainables.quantization.selections import CALLS, operation_name
 from trainables.quantization.shape_formulas import ARITHMETIC, FORMULAS, broadcast, layer_outputs
 
-CALLS = frozenset(["call_module", "call_function", "call_method"])
-"""The kinds of nodes that compute something."""
 ELEMENTWISE = frozenset(
     [
         "relu",
@@ -127,22 +126,14 @@ class Shapes:
 def name_operations(modules: Mapping[str, nn.Module], graph: fx.Graph) -> dict[fx.Node, str]:
     """The nodes of a graph in their order, each with its `operation_name` or its kind."""
     return {
-        node: operation_name(modules, node) if node.op in CALLS else node.op for node in graph.nodes
+        node: operation_name(node, called_module(modules, node)) if node.op in CALLS else node.op
+        for node in graph.nodes
     }
 
 
 def called_module(modules: Mapping[str, nn.Module], node: fx.Node) -> nn.Module | None:
     """The module that a node calls; None where it calls a function or a method."""
     return modules[str(node.target)] if node.op == "call_module" else None
-
-
-def operation_name(modules: Mapping[str, nn.Module], node: fx.Node) -> str:
-    """The name of an operation in lower case, the same for a module, a function and a method."""
-    if (module := called_module(modules, node)) is not None:
-        name = type(module).__name__
-    else:
-        name = node.target if isinstance(node.target, str) else node.target.__name__
-    return name.lower().replace("_", "")
 
 
 def call(

@@ -9,6 +9,8 @@ from trainables.quantization.activation_memory import find_stored_tensors, peak_
 from trainables.quantization.additions import named_additions
 from trainables.quantization.bits import LayerBits
 from trainables.quantization.graph import trace
+from trainables.quantization.prepare import find_layer_roles, layer_bits
+from trainables.quantization.quantizers.configs import Lsq
 from trainables.quantization.shapes import Shapes, name_operations
 
 
@@ -109,3 +111,46 @@ def test_a_tensor_is_stored_in_each_form_in_which_it_is_read() -> None:
     bits = {"first": 8, "second": 4, "last": 8}
     assert peak(Residual(), bits) == 4 * hidden + 4 * hidden + hidden
     assert peak(Residual(), {"first": 8, "second": 8, "last": 2}) == 4 * hidden * 2 + hidden
+
+
+class InvertedResidual(nn.Module):
+    """A block of MobileNetV2 between two layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.expand, self.norm = conv(3, 32), conv(32, 128, 1), nn.BatchNorm2d(128)
+        self.relu, self.project, self.last = nn.ReLU6(), conv(128, 32, 1), conv(32, 5, 1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        inputs = self.first(images)
+        return self.last(inputs + self.project(self.relu(self.norm(self.expand(inputs)))))
+
+
+@pytest.mark.parametrize("project_bits", [4, 5, 32])
+def test_an_inverted_residual_needs_its_wide_tensor_and_both_operands(project_bits: int) -> None:
+    layers = {"project": LayerBits(weight_bits=4, activation_bits=project_bits)}
+    quantizer = Lsq(weight_bits=4, activation_bits=4, layers=layers)
+    model = InvertedResidual().to("meta").eval()
+    roles = find_layer_roles(model)
+    bits = {name: each.activation_bits for name, each in layer_bits(roles, quantizer).items()}
+    operands, wide = 2 * 32 * 64, 128 * 64 * project_bits // 8
+    assert peak(model, bits, roles.input_groups) == operands + wide
+    assert operands + wide == {4: 8_192, 5: 9_216, 32: 36_864}[project_bits]
+
+
+class Upsampled(nn.Module):
+    """A small map that is resized between two layers."""
+
+    def __init__(self, mode: str) -> None:
+        super().__init__()
+        self.first, self.last, self.mode = conv(3, 64, stride=2), conv(64, 2), mode
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.last(F.interpolate(self.first(images), scale_factor=2, mode=self.mode))
+
+
+def test_resizing_reads_floats_unless_it_takes_the_nearest_value() -> None:
+    small, large = 64 * 16, 64 * 64
+    bits = {"first": 8, "last": 8}
+    assert peak(Upsampled("nearest"), bits) == small + large
+    assert peak(Upsampled("bilinear"), bits) == 4 * small + large

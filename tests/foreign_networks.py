@@ -108,6 +108,27 @@ def of_absolutes() -> nn.Module:
     return OfAbsolutes()
 
 
+class Products(nn.Module):
+    """Two operations on weights that no quantizer reaches, and one that is quantized."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Conv2d(3, 4, 1)
+        self.grouped = nn.ConvTranspose2d(4, 4, 2, 2, groups=2)
+        self.weight = nn.Parameter(torch.randn(5, 4, 1, 1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return F.conv2d(self.grouped(self.layer(images)), self.weight)
+
+
+def of_products() -> nn.Module:
+    return Products()
+
+
+def of_three_classes() -> nn.Module:
+    return Foreign(num_classes=3)
+
+
 def randomize(network: nn.Module, seed: int = 0) -> nn.Module:
     """Weights and statistics as training leaves them: no bias is 0, no variance is 1."""
     generator = torch.Generator().manual_seed(seed)

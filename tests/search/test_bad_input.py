@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import foreign_networks
 import pytest
 import torch
 from foreign_networks import Foreign
@@ -25,8 +26,8 @@ FIRST_LINES = {
 """What a study says before it is refused."""
 PROGRESS = "measuring latency: part "
 """How lines begin that are said every 30 s meanwhile."""
-TRACING = "tracing "
-"""How the line begins that names a network to compress."""
+NETWORK = ("tracing ", "students: ")
+"""How the lines begin that name a network to compress."""
 
 
 def answer(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
@@ -38,7 +39,7 @@ def answer(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
         status = int(leave.code or 0)
     assert status == 2, with_exit
     printed = capsys.readouterr()
-    said = {line for line in printed.out.splitlines() if not line.startswith((PROGRESS, TRACING))}
+    said = {line for line in printed.out.splitlines() if not line.startswith((PROGRESS, *NETWORK))}
     assert said <= FIRST_LINES
     lines = printed.err.splitlines()
     assert len(lines) == 1, printed.err
@@ -217,6 +218,27 @@ def test_bad_teacher_sizes(
     line = answer(capsys, "--space", "kd", *data, *argv, "--storage", str(tmp_path / "studies"))
     assert message in line
     assert not (tmp_path / "studies").exists()
+
+
+NETWORKS = {
+    "nowhere:make": "--builder must be importable, but nowhere:make is not: ModuleNotFoundError",
+    "foreign_networks:of_products": "--allow-float must be given for a network with operations on "
+    "weights that no quantizer reaches, as grouped, conv2d of net",
+    "foreign_networks:of_three_classes": "has 3: --new-head trains a new classifier for it",
+}
+
+
+@pytest.mark.parametrize("builder", NETWORKS)
+def test_networks_that_cannot_be_compressed_as_they_are(
+    builder: str, blocks_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, storage = tmp_path / "net.pth", tmp_path / "studies"
+    make = getattr(foreign_networks, builder.partition(":")[2], foreign_networks.foreign)
+    torch.save(make().state_dict(), file)
+    data = ["--data", str(blocks_folder), "--image-size", "32", "--storage", str(storage)]
+    argv = ["--space", "qkd", *data, "--compress", str(file), "--builder", builder]
+    assert NETWORKS[builder] in answer(capsys, *argv)
+    assert not storage.exists()
 
 
 def test_a_network_that_loses_no_channel(

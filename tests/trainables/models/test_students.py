@@ -368,11 +368,27 @@ def test_costs_are_known_before_training(student: StudentConfig) -> None:
     config = TrialConfig(student=student, recipe=Ptq(quantizer=BITS), num_epochs=1)
     card = model_spec(config, NUM_CLASSES)
     assert predict_size_bytes(config, NUM_CLASSES) == len(serialize(quantized(student), card))
+    read, read_and_written = values_at_layers(network.eval(), torch.randn(1, 3, 32, 32))
     ram_bytes = predict_ram_bytes(config, NUM_CLASSES, 32, 32)
-    floats = config.replace(recipe=Supervised())
-    logits = 4 * NUM_CLASSES * 32 * 32
+    floats = predict_ram_bytes(config.replace(recipe=Supervised()), NUM_CLASSES, 32, 32)
+    assert 4 * read_and_written <= floats < 8 * read_and_written
     # What a product reads stays in float, beside what layers read of it
-    assert logits < ram_bytes <= 1.2 * predict_ram_bytes(floats, NUM_CLASSES, 32, 32)
+    assert read // 2 < ram_bytes <= 1.2 * floats
+
+
+def values_at_layers(network: nn.Module, images: Tensor) -> tuple[int, int]:
+    """The most values that a layer reads, and that a layer reads and writes."""
+    read, both = [], []
+
+    def see(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        read.append(inputs[0].numel())
+        both.append(inputs[0].numel() + output.numel())
+
+    for name in quantizable_names(network):
+        network.get_submodule(name).register_forward_hook(see)
+    with torch.no_grad():
+        network(images)
+    return max(read), max(both)
 
 
 @every_student

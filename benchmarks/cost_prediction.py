@@ -32,8 +32,13 @@ FAMILIES = (
     "unet_mobilenet_v1",
     "unet_mobilenet_v2",
     "unet_mobilenet_v3_small",
+    "unet_efficientnet_lite0",
     "unet_resnet18",
+    "deeplabv3_mobilenet_v1",
     "deeplabv3_mobilenet_v2",
+    "deeplabv3_mobilenet_v3_small",
+    "deeplabv3_efficientnet_lite0",
+    "deeplabv3_resnet18",
     "lraspp_mobilenet_v3_small",
 )
 WIDTHS = (4, 5, 6, 7, 8, 10, 12, 16)
@@ -72,11 +77,17 @@ def main() -> None:
             for family, by_kind in measure(checkouts[place]).items():
                 for kind, milliseconds in by_kind.items():
                     measured[place][family, kind] += milliseconds
-    before, after = measured
-    rows: list[list[object]] = [
-        [family, kind, describe(before[family, kind]), describe(after[family, kind])]
-        for family, kind in before
-    ]
+    rows: list[list[object]] = []
+    for family in FAMILIES:
+        kinds = [kind for name, kind in measured[0] if name == family]
+        rows += [
+            [family, kind, *(describe(each[family, kind]) for each in measured)] for kind in kinds
+        ]
+        later = [
+            statistics.mean(ms for kind in kinds if kind != FIRST for ms in each[family, kind])
+            for each in measured
+        ]
+        rows.append([family, "mean of all after the first", *(f"{mean:.1f}" for mean in later)])
     header = ["students", "configuration", *map(commit, checkouts)]
     text = (
         f"Measured on: {describe_machine(torch.device('cpu'))}, {os.cpu_count()} cores. Median "

@@ -36,6 +36,8 @@ HEADS = ("classifier.4.", "classifier.low_classifier.", "classifier.high_classif
 """The convolutions that have one output channel for each class."""
 TORCHSCRIPT_RECORD = "constants.pkl"
 """The name of a file that archives of TorchScript hold and those of `torch.save` do not."""
+COUNTER = "num_batches_tracked"
+"""The end of keys of BatchNorm's counters, which are floats where all was cast to a type."""
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -180,7 +182,9 @@ def find_weights(content: object, depth: int = 2) -> dict[str, Tensor]:
         if found := find_weights(content.get(name), depth - 1):
             return found
     return {
-        key: value for key, value in content.items() if isinstance(key, str) and is_weight(value)
+        key: value
+        for key, value in content.items()
+        if isinstance(key, str) and is_weight(value) and not key.endswith(COUNTER)
     }
 
 

@@ -89,6 +89,7 @@ WRAPPINGS: dict[str, Callable[[State], object]] = {
     "float64": lambda state: {
         key: value.double() if value.is_floating_point() else value for key, value in state.items()
     },
+    "counters of float64": lambda state: {key: value.double() for key, value in state.items()},
 }
 
 

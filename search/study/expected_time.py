@@ -17,6 +17,8 @@ STOPPED_SHARE = 0.5
 """Share of the epochs of all trials that successive halving leaves out, roughly."""
 EVALUATION = 1 / 3
 """Cost of evaluating an image, as a share of training on it."""
+CHECKS = 2
+"""Evaluations beside that after each epoch: the student and its packed file are compared."""
 
 
 @dataclass(frozen=True)
@@ -67,9 +69,10 @@ def expect_time(
     """The estimate for what is left of a study, from a few measured steps on a worker.
 
     None where nothing is left, or where no student is known to be trained.
-    A student of median size stands for all; a teacher that runs at every step is not counted. Where
-    there are unlabelled images, a step that uses the teacher takes twice as long. Of students that
-    are only calibrated, the evaluation is counted, not what `--calibration` adds.
+    A student of median size stands for all; a teacher that runs at every step is not counted. Of a
+    network that is compressed, and is the teacher, the outputs for all images are. Where there are
+    unlabelled images, a step that uses the teacher takes twice as long. Of students that are only
+    calibrated, evaluations are counted, not what `--calibration` adds.
     """
     model, num_left = study.cost_model, samples_left(study)
     configs = sorted(model.completed_samples()[: max(1, num_left)], key=model.macs)
@@ -81,7 +84,7 @@ def expect_time(
     teacher = None
     if study.config.teacher == "auto" and any(config.needs_teacher for config in configs):
         own = model.own_teacher_config(study.teacher_epochs)
-        if not own.recipe.only_calibrates and not is_kept(own, run.of_teacher):
+        if own.recipe.is_reference or not is_kept(own, run.of_teacher):
             teacher = own
     starts = [
         start
@@ -102,14 +105,17 @@ def expect_time(
         """Of a probed configuration, which stands for that with a teacher."""
         if config is None:
             return 0.0
-        evaluated = len(study.data.val) / config.batch_size
+        num_images = (len(study.data.train), len(study.data.val))
+        num_steps, evaluated = (each / config.batch_size for each in num_images)
+        if config.recipe.is_reference:  # as a teacher, which sees images and mirror images
+            return seconds[config.digest()] * 2 * (num_steps + evaluated)
+        evaluated *= config.num_epochs + CHECKS
         if config.recipe.only_calibrates:
             return seconds[config.digest()] * evaluated
-        evaluated *= EVALUATION
-        steps = float(max(1, len(study.data.train) // config.batch_size))
+        num_steps = config.num_epochs * max(1, int(num_steps))
         if taught and study.unlabelled:
-            steps *= 1 + taught_share(taught.recipe)
-        return seconds[config.digest()] * config.num_epochs * (steps + evaluated)
+            num_steps *= 1 + taught_share(taught.recipe)
+        return seconds[config.digest()] * (num_steps + EVALUATION * evaluated)
 
     return ExpectedTime(
         teacher_s=seconds_of(teacher) * model.teacher_work,

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from factories import make_config
 
-from search.study.expected_time import EVALUATION, ExpectedTime, expect_time, taught_share
+from search.core.networks import compressed_network
+from search.study.expected_time import CHECKS, EVALUATION, ExpectedTime, expect_time, taught_share
 from search.study.preparation import prepare_study
 from trainables.config import ExecutionConfig, TrialConfig
 from trainables.recipes.configs import Distill, QatDistill, Recipe, Supervised
@@ -37,10 +38,12 @@ def test_steps_with_unlabelled_images_take_twice_as_long(
         study.lock.release()
         assert expected is not None
         found[name] = expected.trial_s
-        assert expected.teacher_s == study.teacher_epochs * (8 + EVALUATION * 24 / 8)
+        assert expected.teacher_s == pytest.approx(
+            8 * study.teacher_epochs + EVALUATION * (study.teacher_epochs + CHECKS) * 24 / 8
+        )
     assert found == {
-        "without": pytest.approx(2 * (8 + EVALUATION * 24 / 8)),
-        "with": pytest.approx(2 * (2 * 8 + EVALUATION * 24 / 8)),
+        "without": pytest.approx(2 * 8 + EVALUATION * (2 + CHECKS) * 24 / 8),
+        "with": pytest.approx(2 * 2 * 8 + EVALUATION * (2 + CHECKS) * 24 / 8),
     }
 
 
@@ -53,7 +56,23 @@ def test_a_student_that_is_only_calibrated_is_evaluated(
     expected = expect_time(study, Measured(), run, 1)  # type: ignore[arg-type]
     study.lock.release()
     assert expected is not None
-    assert expected.trial_s == 24 / 8  # each batch takes a second
+    assert expected.trial_s == (1 + CHECKS) * 24 / 8  # each batch takes a second
+
+
+def test_a_network_that_is_compressed_teaches_by_images_and_mirror_images(
+    foreign_file: Path, blocks_folder: Path, tmp_path: Path
+) -> None:
+    named = {"compress": str(foreign_file), "builder": "foreign_networks:foreign"}
+    config = make_config(tmp_path, blocks_folder, space="qkd", **named)
+    network = compressed_network(config)
+    assert network is not None
+    config = config.replace(students=(network.student(),))
+    study = prepare_study(config, resumed=False)
+    run = ExecutionConfig(data=study.data.path, artifacts=study.store.root)
+    expected = expect_time(study, Measured(), run, 1)  # type: ignore[arg-type]
+    study.lock.release()
+    assert expected is not None
+    assert expected.teacher_s == 2 * (len(study.data.train) + len(study.data.val)) / 8
 
 
 @pytest.mark.parametrize(

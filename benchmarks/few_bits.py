@@ -36,7 +36,8 @@ from trainables.data.registry import open_source
 from trainables.losses.configs import by_name
 from trainables.models.configs import WeightSources
 from trainables.models.network_source import import_network
-from trainables.quantization.quantizers.configs import Lsq
+from trainables.quantization.quantizers.base import Quantizer
+from trainables.quantization.quantizers.configs import Dorefa, Lsq, Pact
 from trainables.recipes.configs import (
     AdamW,
     CalibrationStep,
@@ -56,7 +57,10 @@ CHANGES: dict[str, dict[str, object]] = {
     "dampening 1e-2": {"dampening": 1e-2},
     "BatchNorm estimated again": {"norm_batches": 16},
     "bits lowered, dampening": {"bit_descent": 3, "dampening": 1e-2},
+    "PACT": {"quantizer": Pact()},
+    "DoReFa": {"quantizer": Dorefa()},
 }
+"""Other fields of the recipe; quantizers get the bits of the row."""
 
 
 def main() -> None:
@@ -95,19 +99,23 @@ def main() -> None:
     for bits in arguments.bits:
         weight_bits, activation_bits = map(int, bits.removeprefix("W").split("A"))
         distilled = {"self_study": 0.0, "losses": by_name(TERM)} if arguments.teacher else {}
+        lsq = Lsq(weight_bits=weight_bits, activation_bits=activation_bits)
         recipe_class = QatDistill if arguments.teacher else Qat
         qat = recipe_class(
             start=start,
             start_epochs=start_epochs,
             optimizer=AdamW(learning_rate=arguments.rate),
             schedule="cosine",
-            quantizer=Lsq(weight_bits=weight_bits, activation_bits=activation_bits),
+            quantizer=lsq,
             calibration=tuple(arguments.calibration),
             **distilled,
         )
         plain: dict[int, float] = {}
         for name in arguments.changes:
-            recipe = qat.replace(**CHANGES[name])
+            change = dict(CHANGES[name])
+            if isinstance(other := change.get("quantizer"), Quantizer):
+                change["quantizer"] = lsq.of_kind(other.name)
+            recipe = qat.replace(**change)
             print(f"{bits} {name}", flush=True)
             found = {seed: miou(recipe, seed, arguments.epochs) for seed in seeds}
             plain = plain or found

@@ -26,6 +26,7 @@ from trainables.data.configs import AugmentationName
 from trainables.losses.configs import Balance, LabelLossConfig, Overlap
 from trainables.models.configs import DEFAULT_STUDENT, InputNormalizationName, StudentConfig
 from trainables.models.student_list import check_distinct, parse_students, write_students
+from trainables.quantization.quantizers.configs import QuantizerName
 from trainables.recipes.configs import CalibrationStep
 from trainables.teachers.averaging import Flip
 from trainables.training.training_config import TrainingConfig, parse_folder
@@ -196,6 +197,15 @@ class StudyConfig(FrozenConfig):
             "equalization, adaround, bias_correction; minutes a student, and what 4 bits without "
             "training need (default: none of them)",
             units.Unit("LIST", parse_calibration, ",".join),
+            immutable=True,
+        ),
+    ] = None
+    quantizer: Annotated[
+        QuantizerName | None,
+        Flag(
+            WHAT,
+            "how quantized students round: lsq learns all steps, pact where activations are "
+            "clipped, dorefa none (default: what the space says, which is lsq)",
             immutable=True,
         ),
     ] = None
@@ -488,6 +498,11 @@ class StudyConfig(FrozenConfig):
         if self.co_study and self.teacher_outputs != "live":
             raise ValueError(
                 "--co-study needs --teacher-outputs live: outputs that are kept cannot learn"
+            )
+        if "adaround" in (self.calibration or ()) and self.quantizer == "dorefa":
+            raise ValueError(
+                "--calibration adaround must be for weights that are rounded to multiples of a "
+                "step, but got --quantizer dorefa"
             )
         check_networks(self)
         return self

@@ -108,6 +108,10 @@ class CostModel:
             sensitivity = self._sensitivity_of(trial.student)
             resolved = quantized.quantizer.resolve(sensitivity, network.group_of)
             trial = trial.with_recipe(quantizer=resolved)
+        if self.config.quantizer and (quantized := trial.recipe.quantized):
+            assert quantized.quantizer.quantizer
+            chosen = quantized.quantizer.quantizer.of_kind(self.config.quantizer)
+            trial = trial.with_recipe(quantizer=chosen)
         if self.config.calibration and trial.recipe.quantized:
             trial = trial.with_recipe(calibration=self.config.calibration)
         return self.defaults.complete(trial, self.config.num_epochs, self.config.seed)

@@ -101,7 +101,7 @@ def prepare_study(config: StudyConfig, resumed: bool) -> Study:
     if config.wants_latency:
         warm_start_conditions = read_conditions(config.storage, config.warm_start, len(class_names))
     sampled = cost_model.sampled_configs()
-    check_calibration(config, sampled)
+    check_quantization(config, sampled)
     found = open_unlabelled_images(
         config.unlabelled, config.image_size, opened, sampled, config.teacher_size
     )
@@ -171,17 +171,19 @@ def with_lengths(config: StudyConfig, num_images: int, num_classes: int) -> Stud
     )
 
 
-def check_calibration(config: StudyConfig, sampled: Sequence[TrialConfig]) -> None:
-    """Checks that a study whose calibration is chosen has students that are quantized.
+def check_quantization(config: StudyConfig, sampled: Sequence[TrialConfig]) -> None:
+    """Checks that a study whose quantization is chosen has students that are quantized.
 
     Raises:
         ValueError: it has none.
     """
-    if config.calibration and not any(each.recipe.quantized for each in sampled):
-        raise ValueError(
-            "--calibration must be for students that are quantized, but got "
-            f"{','.join(config.calibration)}, and no student of --space {config.space} is"
-        )
+    chosen = {"--calibration": ",".join(config.calibration or ()), "--quantizer": config.quantizer}
+    for flag, value in chosen.items():
+        if value and not any(each.recipe.quantized for each in sampled):
+            raise ValueError(
+                f"{flag} must be for students that are quantized, but got {value}, and no student "
+                f"of --space {config.space} is"
+            )
 
 
 def with_ram(records: Sequence[Record], cost_model: CostModel) -> list[Record]:

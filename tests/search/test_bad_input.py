@@ -72,6 +72,15 @@ CASES: dict[str, tuple[list[str], str]] = {
         "--calibration must be for students that are quantized, but got adaround, and no student "
         "of --space supervised is",
     ),
+    "quantizer without quantization": (
+        ["--space", "kd", "--quantizer", "pact"],
+        "--quantizer must be for students that are quantized, but got pact, and no student",
+    ),
+    "rounding that a quantizer undoes": (
+        ["--quantizer", "dorefa", "--calibration", "adaround"],
+        "--calibration adaround must be for .* multiples of a step, but got --quantizer dorefa",
+    ),
+    "unknown quantizer": (["--quantizer", "lsp"], "--quantizer: .*'lsq', 'pact', 'dorefa'"),
     "no such unlabelled images": (
         ["--unlabelled", "/no/images"],
         "the folder of --unlabelled must exist, but got /no/images",
@@ -349,6 +358,7 @@ CHANGES = {
     "--pretrained-normalization": "symmetric",
     "--teacher-normalization": "symmetric",
     "--calibration": "adaround",
+    "--quantizer": "pact",
     "--space": "kd",
     "--image-size": "65",
     "--teacher-outputs": "live",

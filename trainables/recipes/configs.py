@@ -167,6 +167,16 @@ class QuantizedRecipe(Recipe):
         """Each step once and in order, so that equal calibrations have one digest."""
         return tuple(step for step in get_args(CalibrationStep) if step in steps)
 
+    @model_validator(mode="after")
+    def check_rounding(self) -> Self:
+        quantizer = self.quantizer.quantizer
+        if "adaround" in self.calibration and quantizer and not quantizer.rounds_multiples:
+            raise ValueError(
+                "calibration by adaround must be for weights that are rounded to multiples of a "
+                f"step, but got the quantizer {quantizer.name}"
+            )
+        return self
+
     @property
     def quantized(self) -> "QuantizedRecipe":
         return self

@@ -12,6 +12,7 @@ from trainables.config import TrialConfig
 from trainables.core.artifacts import ArtifactStore
 from trainables.data.configs import AUGMENTATIONS
 from trainables.losses.configs import LabelLossConfig
+from trainables.quantization.quantizers.base import Quantizer
 from trainables.recipes.configs import Original
 
 
@@ -34,6 +35,20 @@ def test_calibration_is_what_the_study_says(tmp_path: Path) -> None:
         recipes = [config.recipe.quantized for config in found(space)]
         assert {recipe.calibration for recipe in recipes if recipe} == {("adaround",)}
     assert all(config.recipe.quantized is None for config in found("supervised"))
+
+
+@pytest.mark.parametrize("space", ["ptq", "qkd", "mixed"])
+def test_the_quantizer_is_what_the_study_says(space: str, tmp_path: Path) -> None:
+    def quantizers(**fields: object) -> list[Quantizer]:
+        config = make_config(tmp_path, "shapes", space=space, **fields)
+        found = CostModel(config, 5, (32, 32), ArtifactStore(tmp_path)).completed_samples()
+        recipes = [trial.recipe.quantized for trial in found]
+        return [r.quantizer.quantizer for r in recipes if r and r.quantizer.quantizer]
+
+    asked, plain = quantizers(quantizer="pact"), quantizers()
+    assert plain
+    assert {quantizer.name for quantizer in asked} == {"pact"}
+    assert [quantizer.of_kind("lsq") for quantizer in asked] == plain
 
 
 def test_the_default_teacher_is_the_network_that_is_compressed(tmp_path: Path) -> None:

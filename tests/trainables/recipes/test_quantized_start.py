@@ -12,7 +12,7 @@ from torch import nn
 from trainables.config import ExecutionConfig, TrialConfig
 from trainables.models.configs import UNetConfig
 from trainables.models.model_file import ModelSpec, deserialize, serialize
-from trainables.quantization.quantizers.configs import Lsq
+from trainables.quantization.quantizers.configs import Dorefa, Lsq, Pact
 from trainables.recipes.configs import Ptq, Qat, QatDistill, QuantizedRecipe
 from trainables.recipes.quantized_start import quantize
 
@@ -35,6 +35,12 @@ def test_a_calibration_without_steps_is_not_written(recipe: type[QuantizedRecipe
     assert config.flatten()["recipe.calibration"] == '["adaround"]'
     assert TrialConfig.model_validate_json(config.model_dump_json()) == config
     assert config.digest() != TrialConfig(recipe=recipe(), num_epochs=1).digest()
+
+
+def test_adaptive_rounding_needs_weights_that_stay_on_the_grid() -> None:
+    assert Qat(quantizer=Pact(), calibration=("adaround",)).calibration
+    with pytest.raises(ValidationError, match="multiples of a step, but got the quantizer dorefa"):
+        Qat(quantizer=Dorefa(), calibration=("adaround",))
 
 
 def test_equal_calibrations_have_one_digest() -> None:

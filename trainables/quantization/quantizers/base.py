@@ -4,7 +4,7 @@ No file of the training framework is imported before a quantizer is built.
 """
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
@@ -40,6 +40,8 @@ class Quantizer(QuantizerConfig):
     `layers`, which maps a layer's name to its own bit-widths, says otherwise.
     """
 
+    rounds_multiples: ClassVar[bool] = True
+    """Whether weights that are multiples of their steps are not changed, as AdaRound needs it."""
     weight_bits: Bits = 4
     activation_bits: Bits = 4
     layers: dict[str, LayerBits] = Field(default_factory=dict)
@@ -52,6 +54,10 @@ class Quantizer(QuantizerConfig):
     @property
     def quantizer(self) -> "Quantizer":
         return self
+
+    def of_kind(self, name: str) -> "Quantizer":
+        """The quantizer of another name with the same bits."""
+        return Quantizer.model_validate({**self.model_dump(), "name": name})
 
     def build_weight_quantizer(
         self, bits: int, weight: "Tensor", step_shape: tuple[int, ...]

@@ -1,7 +1,7 @@
 """The configurations of quantizers that a recipe may use."""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from trainables.quantization.quantizers.fake_quantizer import FakeQuantizer
+
+
+QuantizerName = Literal["lsq", "pact", "dorefa"]
+"""The quantizers to choose from."""
 
 
 class Lsq(Quantizer):
@@ -33,6 +37,51 @@ class Lsq(Quantizer):
         from trainables.quantization.quantizers.lsq import StepQuantizer
 
         return StepQuantizer(bits, (1,))
+
+
+class Pact(Quantizer):
+    """Learned clipping of activations, PACT (Choi et al. 2018, arXiv 1805.06085).
+
+    Steps of weights are those of the least squared error at calibration, and are not learned: the
+    authors' later choice (SAWB, Choi et al. 2018, arXiv 1807.06964) instead of DoReFa's grid.
+    """
+
+    name: Literal["pact"] = "pact"
+
+    def build_weight_quantizer(
+        self, bits: int, weight: "Tensor", step_shape: tuple[int, ...]
+    ) -> "FakeQuantizer":
+        from trainables.quantization.quantizers.dorefa import FixedQuantizer
+
+        quantizer = FixedQuantizer(bits, step_shape)
+        quantizer.init_from_mean(weight)
+        return quantizer
+
+    def build_input_quantizer(self, bits: int) -> "FakeQuantizer":
+        from trainables.quantization.quantizers.pact import ClippingQuantizer
+
+        return ClippingQuantizer(bits, (1,))
+
+
+class Dorefa(Quantizer):
+    """Weights behind a tanh, and no learned grids: DoReFa (Zhou et al. 2016, arXiv 1606.06160)."""
+
+    name: Literal["dorefa"] = "dorefa"
+    rounds_multiples: ClassVar[bool] = False
+
+    def build_weight_quantizer(
+        self, bits: int, weight: "Tensor", step_shape: tuple[int, ...]
+    ) -> "FakeQuantizer":
+        from trainables.quantization.quantizers.dorefa import TanhQuantizer
+
+        quantizer = TanhQuantizer(bits, step_shape)
+        quantizer.calibrate(weight)
+        return quantizer
+
+    def build_input_quantizer(self, bits: int) -> "FakeQuantizer":
+        from trainables.quantization.quantizers.dorefa import FixedQuantizer
+
+        return FixedQuantizer(bits, (1,))
 
 
 class MixedPrecision(QuantizerConfig):

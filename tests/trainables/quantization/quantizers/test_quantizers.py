@@ -1,5 +1,7 @@
 """The contract that every quantizer keeps, also one from outside the package."""
 
+from typing import get_args
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -10,6 +12,7 @@ from trainables.quantization.convert import ConvertedLayer
 from trainables.quantization.layers import QuantizedLayer
 from trainables.quantization.prepare import quantize_layer
 from trainables.quantization.quantizers.base import Quantizer
+from trainables.quantization.quantizers.configs import QuantizerName
 from trainables.quantization.quantizers.fake_quantizer import FakeQuantizer
 
 QUANTIZERS = [kind.model_validate({"name": name}) for name, kind in Quantizer.members().items()]
@@ -23,7 +26,7 @@ def draw(*shape: int, seed: int = 0) -> Tensor:
 
 
 def for_weights(config: Quantizer, bits: int) -> tuple[FakeQuantizer, Tensor]:
-    weight = draw(6, 4, 3, 3) * torch.logspace(-2, 1, 6)[:, None, None, None]
+    weight = draw(6, 4, 3, 3) * torch.logspace(-3, -1, 6)[:, None, None, None]
     quantizer = config.build_weight_quantizer(bits, weight, (6, 1, 1, 1))
     quantizer.calibrate(weight)
     return quantizer, weight
@@ -46,7 +49,7 @@ def for_inputs(config: Quantizer, bits: int, activation: str) -> tuple[FakeQuant
 
 
 def test_quantizers_are_found() -> None:
-    assert "lsq" in {config.name for config in QUANTIZERS}
+    assert {config.name for config in QUANTIZERS} >= set(get_args(QuantizerName))
 
 
 @every_quantizer

@@ -40,6 +40,7 @@ BASE_COLUMNS = {
     "start_seconds": pa.float64(),
     "parts": pa.int64(),
     "latency_ms": pa.float64(),
+    "other_seed_miou": pa.float64(),
 }
 """Columns of every table, before those of the classes and of the configurations."""
 
@@ -106,8 +107,11 @@ def front_table(
     """
     points = plot_points(records, objectives)
     shown = [point for point in points if point.is_named]
-    latencies = {record.trial_id: record.latency_ms for record in records}
-    columns = fitting({name: [cell(p, latencies) for p in shown] for name, cell in CELLS}, width)
+    by_id = {record.trial_id: record for record in records}
+    columns = {name: [cell(p, by_id[p.trial_id]) for p in shown] for name, cell in CELLS}
+    if not any(columns[OTHER_SEED]):
+        del columns[OTHER_SEED]
+    columns = fitting(columns, width)
     num_on_front = sum(point.on_front for point in points)
     table = Table(
         title=f"Pareto front: {num_on_front} of {len(points)} finished trials, mIoU "
@@ -121,9 +125,13 @@ def front_table(
     return table
 
 
-def latency_cell(point: Point, latencies: Mapping[str, float | None]) -> str:
-    latency = latencies[point.trial_id]
-    return "" if latency is None else f"{latency:.3g} ms"
+def latency_cell(_: Point, record: Record) -> str:
+    return "" if record.latency_ms is None else f"{record.latency_ms:.3g} ms"
+
+
+def other_seed_cell(_: Point, record: Record) -> str:
+    miou = record.other_seed_miou
+    return "" if miou is None else f"{100 * miou:.1f}"
 
 
 def ram_cell(point: Point, _: object) -> str:
@@ -136,9 +144,12 @@ def never_predicted_cell(point: Point, _: object) -> str:
     return f"{mark}{point.metrics.share_never_predicted}"
 
 
-CELLS: tuple[tuple[str, Callable[[Point, Mapping[str, float | None]], str]], ...] = (
+OTHER_SEED = "other seed"
+"""The column of the mIoU of trials that were trained again, which is left out without any."""
+CELLS: tuple[tuple[str, Callable[[Point, Record], str]], ...] = (
     ("trial", lambda point, _: point.trial_id),
     ("mIoU %", lambda point, _: f"{point.y:.1f}"),
+    (OTHER_SEED, other_seed_cell),
     ("size", lambda point, _: human_size(point.size_bytes)),
     ("never predicted", never_predicted_cell),
     ("latency", latency_cell),
@@ -149,7 +160,7 @@ CELLS: tuple[tuple[str, Callable[[Point, Mapping[str, float | None]], str]], ...
     ("epochs", lambda point, _: str(point.metrics.epoch)),
     ("device s", lambda point, _: f"{point.metrics.device_seconds:,.0f}"),
 )
-"""The table's columns: the name of each, and a function that gives the cell of a point."""
+"""The table's columns: the name of each, and a function that gives the cell of a trial."""
 DROPPED = (
     "device s",
     "epochs",
@@ -159,6 +170,7 @@ DROPPED = (
     "latency",
     "bits W/A",
     "never predicted",
+    OTHER_SEED,
 )
 """Columns left out on a narrow terminal, in this order."""
 FRAME = 3

@@ -381,7 +381,8 @@ class StudyConfig(FrozenConfig):
         Flag(
             HOW,
             "end the search this long after its first trial, e.g. 30m; what is nearly trained may "
-            "take up to a tenth longer",
+            "take up to a tenth longer, and what is left after the last trial trains the front "
+            "again with another seed",
             units.TIME,
         ),
     ] = None

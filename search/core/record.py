@@ -28,6 +28,8 @@ RecordState = Literal["RUNNING", "PAUSED", "COMPLETE", "PRUNED", "FAIL"]
 """PAUSED: started, and among the first to continue when the study is resumed."""
 PREDICTED_SIZE, LATENCY_MS = "predicted_size_bytes", "latency_ms"
 """User attributes of an Optuna trial."""
+OTHER_SEED_MIOU = "other_seed_miou"
+"""The column of the mIoU of a trial that was trained again."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,7 @@ class Record:
     metrics: Metrics | None
     predicted_size_bytes: int | None = None
     latency_ms: float | None = None
+    other_seed_miou: float | None = None
     params: Mapping[str, Leaf] = field(default_factory=dict)
     distributions: Mapping[str, BaseDistribution] = field(default_factory=dict)
     rung_decisions: tuple[RungDecision, ...] = ()
@@ -91,6 +94,7 @@ class Record:
             **{name: measured.get(name) for name in TABLE_METRICS},
             PREDICTED_SIZE: self.predicted_size_bytes,
             LATENCY_MS: self.latency_ms,
+            OTHER_SEED_MIOU: self.other_seed_miou,
             **dict(zip(names, self.class_iou or [None] * len(names), strict=True)),
             **leaves,
             **{f"asked.{k}": v for k, v in self.params.items() if leaves.get(k) != v},

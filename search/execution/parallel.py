@@ -58,8 +58,13 @@ class ParallelTraining:
             num_cpus=share.cpus, num_gpus=share.gpus, max_retries=MAX_RETRIES
         )(with_progress_file)
 
-    def __call__(self, trainings: Mapping[str, TrialConfig], on_end: OnEnd) -> None:
-        """Trains the configurations, which have names, in their order.
+    def __call__(
+        self,
+        trainings: Mapping[str, TrialConfig],
+        on_end: OnEnd,
+        may_start: Callable[[str], bool] = lambda name: True,
+    ) -> None:
+        """Trains the configurations, which have names, in their order, those that may start.
 
         Raises:
             DiskFull: a disk is full.
@@ -70,8 +75,8 @@ class ParallelTraining:
         try:
             while left or running:
                 while left and len(running) < max_pending_trials(self.share):
-                    name = left.pop(0)
-                    running[self._start(name, trainings[name])] = name
+                    if may_start(name := left.pop(0)):
+                        running[self._start(name, trainings[name])] = name
                 ended, _ = ray.wait(list(running), timeout=0.2)
                 for task in ended:
                     self._end(task, running.pop(task), on_end)

@@ -59,7 +59,12 @@ class Deadline(Stopper):
     @property
     def is_over(self) -> bool:
         """Whether the budget is spent."""
-        return self.budget_s is not None and time.monotonic() - self.begin >= self.budget_s
+        return self.left_s <= 0
+
+    @property
+    def left_s(self) -> float:
+        """Seconds that are left; infinitely many without a budget."""
+        return math.inf if self.budget_s is None else self.begin + self.budget_s - time.monotonic()
 
     @property
     def last_s(self) -> float | None:

@@ -22,6 +22,9 @@ PROPOSED_BY = "proposed_by"
 """Attribute of the Optuna study: what determines proposals besides its trials."""
 TEACHER_METRICS = "teacher_metrics"
 """Attribute of the Optuna study: the TeacherMetrics of its teacher."""
+OTHER_SEED_PREFIX = "other_seed_miou."
+"""Prefix of the attribute of the Optuna study with the mIoU of a trial that was trained again with
+another seed; its id follows."""
 METRICS_PREFIX = "metrics."
 """Prefix of the attribute of an epoch's Metrics; the epoch follows."""
 
@@ -40,6 +43,21 @@ def asked_trials(study: optuna.Study) -> list[FrozenTrial]:
     """All trials that were asked for, without those that are only enqueued."""
     trials = study.get_trials(deepcopy=False)
     return [t for t in trials if t.state != TrialState.WAITING or RAY_ID in t.user_attrs]
+
+
+def read_asked_records(study: optuna.Study) -> list[Record]:
+    """The records of all trials that were asked for, with the mIoU of those trained again."""
+    records = [read_record(trial) for trial in asked_trials(study)]
+    known = study.user_attrs
+    return [
+        replace(record, other_seed_miou=known.get(OTHER_SEED_PREFIX + record.trial_id))
+        for record in records
+    ]
+
+
+def store_other_seed(study: optuna.Study, trial_id: str, miou: float) -> None:
+    """Stores the mIoU of a trial that was trained again with another seed."""
+    study.set_user_attr(OTHER_SEED_PREFIX + trial_id, miou)
 
 
 def record_of(study: optuna.Study, number: int) -> Record:

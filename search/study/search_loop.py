@@ -22,6 +22,7 @@ from search.study.expected_time import expect_time
 from search.study.preparation import open_study
 from search.study.prerequisites import keep_teacher_outputs, measure_sensitivities, share_gpu
 from search.study.recovery import recover_study
+from search.study.repetition import train_front_again
 from search.study.report import tracking_timeout_s, write_report
 from search.study.study import Study, samples_left
 from search.study.verification import print_errors, violations
@@ -207,3 +208,5 @@ def search(
             raise OSError(searcher.no_room)
         if searcher.end:
             progress.record(f"ended before all trials were asked: {searcher.end}")
+        elif config.time_budget_s is not None and not shutdown.requested:
+            train_front_again(study, run, share, deadline, shutdown, progress)

@@ -11,7 +11,7 @@ from search.core.config import StudyConfig
 from search.core.objectives import Objective, named_objectives
 from search.core.record import Record
 from search.storage.study_file import StudyFile
-from search.storage.trials import RAY_ID, asked_trials, read_record
+from search.storage.trials import RAY_ID, read_asked_records
 from search.study.cost_model import CostModel
 from search.study.latencies import with_latencies_of_here
 from trainables.core.artifacts import ArtifactStore
@@ -77,7 +77,7 @@ def read_records(study: Study) -> list[Record]:
     """The records of all trials that were asked for so far, from the journal."""
     if not study.is_open:
         return []
-    records = [read_record(trial) for trial in asked_trials(study.optuna_study)]
+    records = read_asked_records(study.optuna_study)
     return with_latencies_of_here(records, study.cost_model, study.file.latency_conditions)
 
 

@@ -13,7 +13,7 @@ from search.core.record import LATENCY_MS, Record
 from search.storage.journal import read_journal
 from search.storage.layout import FRONT_TABLE, MODELS, TRIALS_TABLE, model_folder
 from search.storage.study_file import StudyFile
-from search.storage.trials import asked_trials, read_record
+from search.storage.trials import read_asked_records
 from search.study.recovery import replay_decisions
 from search.tracking.mlflow import Run, class_metrics, read_runs
 from trainables.core import terminal
@@ -42,7 +42,7 @@ def violations(file: StudyFile, folder: Path, with_mlflow: bool = True) -> Itera
     """A description of each inconsistency of a study that does not run."""
     objectives = named_objectives(file.config.objectives)
     study = read_journal(folder, file.config.name)
-    records = [read_record(trial) for trial in asked_trials(study)]
+    records = read_asked_records(study)
     yield from check_records(records, objectives)
     yield from check_table(records, read_rows(folder / TRIALS_TABLE), file.class_names)
     yield from check_front(records, read_rows(folder / FRONT_TABLE), folder, objectives)

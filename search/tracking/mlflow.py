@@ -22,7 +22,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME
 from sqlalchemy.exc import SQLAlchemyError
 
 from search.analysis.diagnostics import HypervolumePoint
-from search.core.record import NON_TABLE_FIELDS, Record, RecordState
+from search.core.record import NON_TABLE_FIELDS, OTHER_SEED_MIOU, Record, RecordState
 from search.core.tracking_uri import database_of, sqlite_uri
 from search.storage.layout import (
     DIAGNOSTICS_PLOT,
@@ -251,6 +251,9 @@ class MlflowTracker:
             if record.latency_ms is not None and record.metrics:
                 now = record.metrics.time_ms
                 self.client.log_metric(run, "latency_ms", record.latency_ms, now)
+            if record.other_seed_miou is not None and record.metrics:
+                now = record.metrics.time_ms
+                self.client.log_metric(run, OTHER_SEED_MIOU, record.other_seed_miou, now)
             if is_member and not self.client.list_artifacts(run, "model"):
                 self.client.log_artifacts(run, str(model_folder(folder, record.trial_id)), "model")
         grown = [

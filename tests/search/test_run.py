@@ -250,6 +250,26 @@ def test_no_trial_finished_is_exit_status_1(
     assert {row["state"] for row in rows(tmp_path / "qkd-blocks")} <= {"PRUNED"}
 
 
+def test_what_is_left_of_the_time_trains_the_front_again(common: list[str], tmp_path: Path) -> None:
+    bring_store(tmp_path)
+    argv = [*common, "--name", "twice", "--storage", str(tmp_path), "--samples", "2"]
+    result = run(*argv, "--time-budget", "10m")
+    assert result.returncode == 0, result.errors
+    front = rows(tmp_path / "twice", "front")
+    assert front
+    for row in front:
+        assert f"trial {row['trial_id']} with another seed: mIoU" in result.said
+        assert 0 < row["other_seed_miou"] < 1
+        assert row["seed"] == 0
+    assert "other seed" in result.said
+    assert check.main([str(tmp_path / "twice")]) == 0
+    client = MlflowClient(default_tracking_uri(tmp_path))
+    experiments = [each.experiment_id for each in client.search_experiments()]
+    runs = client.search_runs(experiments, "tags.front = 'true'")
+    told = {each.data.metrics["other_seed_miou"] for each in runs}
+    assert told == {row["other_seed_miou"] for row in front}
+
+
 BY_THE_CLOCK = ("device_seconds", "start_seconds", "latency_ms")
 
 

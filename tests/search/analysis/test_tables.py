@@ -167,6 +167,17 @@ class TestFrontTable:
         assert ("never predicted" in names_of(lines)) == (width > 40)
         assert "…" not in "".join(lines)
 
+    def test_what_was_trained_again_stands_beside_the_first(self, records: list[Record]) -> None:
+        again = [
+            replace(record, other_seed_miou=0.587) if record.trial_id == "0003" else record
+            for record in records
+        ]
+        lines = printed(again, 140)
+        assert names_of(lines)[1:3] == ["mIoU %", "other seed"]
+        (row,) = (line for line in lines if "0003" in line)
+        assert [cell.strip() for cell in row.split("│")][2:4] == ["60.0", "58.7"]
+        assert "other seed" not in names_of(printed(records, 140))
+
     def test_a_report_of_an_older_version_does_not_say_what_is_never_predicted(self) -> None:
         old = record("0000", 0.5, 1000)
         assert old.metrics

@@ -19,17 +19,17 @@ from trainables.deploy.onnx_graph import (
     as_array,
     is_computed_on_integers,
     is_exportable,
-    same_grid,
 )
 from trainables.deploy.onnx_operations import CLIPS, HANDLERS, MOVES, OPTIONS
 from trainables.quantization.convert import (
     ConvertedAddition,
     ConvertedLayer,
-    StaticQuantizer,
     convert,
 )
-from trainables.quantization.graph import is_metadata, moves_values, trace
+from trainables.quantization.graph import moves_values, trace
 from trainables.quantization.layers import QUANTIZABLE
+from trainables.quantization.output_grids import find_grids
+from trainables.quantization.static_quantizer import StaticQuantizer
 
 LAYERS = (ConvertedLayer, *QUANTIZABLE)
 IDENTITIES = (nn.Identity, nn.Dropout, nn.Dropout2d, "contiguous")
@@ -110,7 +110,7 @@ class Translation:
         self.network, self.graph = network, graph
         self.traced = trace(network, leaves=(ConvertedLayer, ConvertedAddition))
         self._remove_idle_nodes()
-        self.grids = self._find_grids()
+        self.grids = find_grids(self.traced, self._grid_of, self._keeps_grid)
         self.values: dict[fx.Node, Any] = {}  # a Signal, or sizes, by the node that gives it
         self.float_operations: list[str] = []
 
@@ -132,7 +132,9 @@ class Translation:
             raise NotImplementedError
         grid = module.grid if isinstance(module, ConvertedLayer) else None
         end, limits = self._clipped(node)
-        result = self.graph.layer(self._read(inputs, grid), module, limits, self.grids[end])
+        output_grid = module.output_grid if isinstance(module, ConvertedLayer) else None
+        readers_grid = output_grid or self.grids[end]
+        result = self.graph.layer(self._read(inputs, grid), module, limits, readers_grid)
         self.values[end] = result
         if not is_computed_on_integers(module, result.grid):
             self.float_operations.append(str(node.target))
@@ -174,7 +176,7 @@ class Translation:
             tensor = attrgetter(str(node.target))(self.network)
             return Signal(self.graph.constant(as_array(tensor)), None)
         grid = self.grids[node]
-        if self._is_selection(node):
+        if self._keeps_grid(node):
             args, kwargs = self._arguments(node, lambda signal: self._read(signal, grid))
         else:
             args, kwargs = self._arguments(node, lambda signal: signal)
@@ -187,7 +189,8 @@ class Translation:
             if operation is ConvertedAddition:
                 return self._addition(node, *args)
             if limits is not None:
-                self.float_operations.append(self._name(node))
+                if args[0].grid is None:
+                    self.float_operations.append(self._name(node))
                 return self._read(self.graph.clip(args[0], limits), grid)
             if operation not in HANDLERS:
                 raise NotImplementedError
@@ -231,6 +234,9 @@ class Translation:
         has_computed_pads = node.target is F.pad and len(node.all_input_nodes) > 1
         return moves_values(self.network, node) and not has_computed_pads
 
+    def _keeps_grid(self, node: fx.Node) -> bool:
+        return self._is_selection(node) or self._limits(node) is not None
+
     def _operation(self, node: fx.Node) -> object:
         """A function, the class of a module or the name of a method."""
         return type(self._module(node)) if node.op == "call_module" else node.target
@@ -253,23 +259,10 @@ class Translation:
         name = str(getattr(node.target, "__name__", ""))
         return name in DROPS and DROPS[name](*node.args, **node.kwargs) is False
 
-    def _find_grids(self) -> dict[fx.Node, StaticQuantizer | None]:
-        """By node, the grid of all readers of its output; None where their grids differ."""
-        grids: dict[fx.Node, StaticQuantizer | None] = {}
-
-        def grid_of(reader: fx.Node) -> StaticQuantizer | None:
-            if self._is_selection(reader):
-                return grids[reader]
-            module = self._module(reader) if reader.op == "call_module" else None
-            if isinstance(module, ConvertedLayer | ConvertedAddition):
-                return module.grid
-            return None
-
-        for node in reversed(self.traced.nodes):
-            read_on = [grid_of(reader) for reader in node.users if not is_metadata(reader)]
-            alike = bool(read_on) and all(same_grid(grid, read_on[0]) for grid in read_on)
-            grids[node] = read_on[0] if alike else None
-        return grids
+    def _grid_of(self, node: fx.Node) -> StaticQuantizer | None:
+        """The grid on which an operation reads its inputs."""
+        module = self._module(node) if node.op == "call_module" else None
+        return module.grid if isinstance(module, ConvertedLayer | ConvertedAddition) else None
 
     def _read(self, signal: Signal, grid: StaticQuantizer | None) -> Signal:
         """A tensor on the grid of its reader, quantized where it is not on that grid already."""

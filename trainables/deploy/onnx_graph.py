@@ -11,6 +11,7 @@ from typing import Any, Literal, NamedTuple, TypeGuard
 
 import numpy as np
 import onnx
+import torch
 from ml_dtypes import int2, int4
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
@@ -23,9 +24,16 @@ from trainables.deploy.onnx_sizes import (
     is_same_for_width,
 )
 from trainables.quantization.bits import bounds
-from trainables.quantization.convert import ConvertedLayer, StaticQuantizer
-from trainables.quantization.integer_bias import LARGEST_BIAS, best_factors, stored_offset
-from trainables.quantization.layers import QUANTIZABLE, QuantizableLayer
+from trainables.quantization.convert import LARGEST_BIAS, ConvertedLayer
+from trainables.quantization.integer_bias import find_factors, stored_offset
+from trainables.quantization.layers import (
+    QUANTIZABLE,
+    QuantizableLayer,
+    is_overlapping,
+    is_pixel_shuffle,
+)
+from trainables.quantization.output_grids import same_grid
+from trainables.quantization.static_quantizer import StaticQuantizer
 
 OnnxForm = Literal["onnx", "onnx-int8"]
 Value = str
@@ -68,9 +76,13 @@ class Graph:
         return name
 
     def quantize(
-        self, value: Value, grid: StaticQuantizer | None, limits: Bounds = (-np.inf, np.inf)
+        self,
+        value: Value,
+        grid: StaticQuantizer | None,
+        limits: Bounds = (-np.inf, np.inf),
+        in_steps: bool = False,
     ) -> Signal:
-        """`value`, clipped to `limits`, on a grid.
+        """`value`, which may be in steps of the grid, on a grid, and clipped to `limits`.
 
         Integers are clipped instead of floats where these are not the limits of 8 bits. The result
         is the same, since rounding is monotone, and ONNX Runtime still computes a convolution
@@ -78,18 +90,23 @@ class Graph:
         """
         if grid is None:
             return Signal(value, None)
-        codes = self.add("QuantizeLinear", value, self._step(grid), self._zero(grid))
+        step = self.constant(np.array(1, np.float32)) if in_steps else self._step(grid)
+        codes = Signal(self.add("QuantizeLinear", value, step, self._zero(grid)), grid)
+        return self._clip_integers(codes, grid, limits)
+
+    def _clip_integers(self, codes: Signal, grid: StaticQuantizer, limits: Bounds) -> Signal:
         ends = code_limits(grid, limits)
-        if ends != bounds(8, stored_offset(grid.bits, grid.zero_point)):
-            codes = self.add("Clip", codes, *(self._code(grid, end) for end in ends))
-        return Signal(codes, grid)
+        if ends == bounds(8, stored_offset(grid.bits, grid.zero_point)):
+            return codes
+        return Signal(self.add("Clip", codes.value, *(self._code(grid, e) for e in ends)), grid)
 
     def map(
         self, operator: str, signals: Sequence[Signal], *others: Value, **attributes: Any
     ) -> Signal:
-        """An operation that only selects and moves values, which are all on one grid."""
+        """An operation that only selects and moves values, on integers if all are on one grid."""
         grid = signals[0].grid
-        assert all(same_grid(signal.grid, grid) for signal in signals)
+        if not all(same_grid(signal.grid, grid) for signal in signals):
+            return self.compute(operator, *signals, *others, **attributes)
         values = [signal.value for signal in signals]
         return Signal(self.add(operator, *values, *others, **attributes), grid)
 
@@ -110,7 +127,9 @@ class Graph:
         raise NotImplementedError
 
     def clip(self, signal: Signal, limits: Bounds) -> Signal:
-        """Floats that are clipped to bounds."""
+        """Values that are clipped to bounds, integers on their grid."""
+        if signal.grid is not None:
+            return self._clip_integers(signal, signal.grid, limits)
         if limits == (0, np.inf):
             return self.compute("Relu", signal)
         ends = ["" if np.isinf(limit) else self._operand(limit) for limit in limits]
@@ -178,13 +197,15 @@ class Graph:
         """A layer, clipped to `limits` where given, whose output is on the grid of its readers."""
         layer = module.layer if isinstance(module, ConvertedLayer) else module
         assert isinstance(layer, QUANTIZABLE)
+        in_steps = False
         if self.form == "onnx" and inputs.grid and has_codes(module):
             value = self._convolve_integers(inputs, inputs.grid, layer, module)
+            in_steps = module.output_grid is not None
         else:
             weight, steps = self._weight(layer, module)
             bias = self._bias(layer, steps, inputs.grid)
             value = self._convolve(self._dequantize(inputs), layer, weight, bias)
-        result = self._clip_and_quantize(value, limits, grid)
+        result = self._clip_and_quantize(value, limits, grid, in_steps)
         if is_pixel_shuffle(layer):
             return self.map("DepthToSpace", [result], blocksize=layer.stride[0], mode="CRD")
         return result
@@ -199,11 +220,15 @@ class Graph:
         return self._clip_and_quantize(self.compute("Add", *operands).value, limits, grid)
 
     def _clip_and_quantize(
-        self, value: Value, limits: Bounds | None, grid: StaticQuantizer | None
+        self,
+        value: Value,
+        limits: Bounds | None,
+        grid: StaticQuantizer | None,
+        in_steps: bool = False,
     ) -> Signal:
         if limits is not None and grid is None:
             return self.clip(Signal(value, None), limits)
-        return self.quantize(value, grid, limits or (-np.inf, np.inf))
+        return self.quantize(value, grid, limits or (-np.inf, np.inf), in_steps)
 
     def _step(self, grid: StaticQuantizer) -> Value:
         return self.constant(as_array(grid.step).reshape(()))
@@ -249,18 +274,21 @@ class Graph:
         layer: QuantizableLayer,
         module: ConvertedLayer,
     ) -> Value:
-        """A layer of integers, which are summed as floats, as `ConvertedLayer` does."""
+        """A layer of integers, which are summed as floats, as `ConvertedLayer` does.
+
+        Where its outputs have a grid, they are in steps of it.
+        """
         codes, steps = integers_of(layer, module)
         operands = [self._stored(codes, module), np.array(1, np.float32)]
         # Not a Cast, which ONNX Runtime would compute beforehand and merge with the steps
         weight = self.add("DequantizeLinear", *map(self.constant, operands))
-        products = self._convolve(self._integers(inputs.value, grid), layer, weight, [])
-        by_channel = (-1, *[1] * (codes.ndim - 2))
-        scale = steps * as_array(grid.step)
-        value = self.add("Mul", products, self.constant(scale.reshape(by_channel)))
-        if layer.bias is None:
-            return value
-        return self.add("Add", value, self.constant(bias_of(layer).reshape(by_channel)))
+        value = self._convolve(self._integers(inputs.value, grid), layer, weight, [])
+        scale = torch.from_numpy(steps * as_array(grid.step))
+        bias = None if layer.bias is None else torch.from_numpy(bias_of(layer))
+        for operator, operand in module.operations(scale, bias):
+            by_channel = as_array(operand).reshape(-1, *[1] * (codes.ndim - 2))
+            value = self.add(operator, value, self.constant(by_channel))
+        return value
 
     def _stored(self, codes: Array, module: ConvertedLayer) -> Array:
         """Codes in the narrowest type of the form `onnx`."""
@@ -286,9 +314,7 @@ class Graph:
                 if axis == 0:
                     codes, steps = without_dead_channels(codes, steps, module.grid, bias)
                 by_channel = np.moveaxis(codes, axis, 0)
-                products = steps * as_array(module.grid.step)
-                of_grid = module.grid.bits, module.grid.zero_point
-                factors = best_factors(by_channel, products, bias, *of_grid)
+                factors = find_factors(by_channel, module.grid.bits, module.grid.zero_point)
             codes = codes * factors.astype(np.int8).reshape(shape)
             steps = steps / factors.astype(np.float32)
         parts = [codes, steps]
@@ -410,26 +436,6 @@ def bias_of(layer: QuantizableLayer) -> Array:
     return bias
 
 
-def is_pixel_shuffle(layer: nn.Module) -> TypeGuard[nn.ConvTranspose2d]:
-    """Whether it is a transposed convolution whose windows do not overlap.
-
-    It is written as a 1x1 convolution to a channel for each pixel of a window, followed by
-    DepthToSpace, since ONNX Runtime has no other integer implementation.
-    """
-    return (
-        isinstance(layer, nn.ConvTranspose2d)
-        and layer.kernel_size == layer.stride == layer.stride[::-1]
-        and layer.groups == 1
-        and set(layer.dilation) == {1}
-        and not any((*layer.padding, *layer.output_padding))
-    )
-
-
-def is_overlapping(layer: nn.Module) -> bool:
-    """Whether it is another transposed convolution, which ONNX Runtime computes on floats."""
-    return isinstance(layer, nn.ConvTranspose2d) and not is_pixel_shuffle(layer)
-
-
 def pads_of(layer: nn.Conv2d | nn.ConvTranspose2d) -> list[int]:
     """The padding of a convolution at the top, left, bottom and right."""
     if not isinstance(layer.padding, str):
@@ -465,10 +471,3 @@ def code_limits(grid: StaticQuantizer, limits: Bounds) -> tuple[int, int]:
     codes = np.rint(np.array(limits, np.float32) / as_array(grid.step))
     low, high = np.clip(codes, *bounds(grid.bits, grid.zero_point))
     return int(low), int(high)
-
-
-def same_grid(one: StaticQuantizer | None, other: StaticQuantizer | None) -> bool:
-    if one is None or other is None:
-        return one is other
-    same_kind = (one.bits, one.zero_point) == (other.bits, other.zero_point)
-    return same_kind and bool(one.step.equal(other.step))

@@ -31,7 +31,12 @@ from trainables.quantization.bits import (
     symmetric_zero_point,
     unpack_bits,
 )
-from trainables.quantization.convert import ConvertedAddition, ConvertedLayer, convert
+from trainables.quantization.convert import (
+    ConvertedAddition,
+    ConvertedLayer,
+    convert,
+    round_outputs,
+)
 from trainables.quantization.integer_bias import round_biases
 from trainables.quantization.prepare import prepare
 from trainables.quantization.quantizers.base import Quantizer
@@ -169,6 +174,7 @@ def deserialize(content: bytes) -> nn.Module:
     with torch.no_grad():
         for module in leaves(model):
             fill(module, codes, floats)
+    round_outputs(model)
     if codes.left or floats.left:
         raise ValueError("it holds more values than its network has")
     return model.eval()

@@ -8,40 +8,31 @@ negate the codes instead, -2**(bits - 1) would need one bit more.
 """
 
 import copy
+from collections import Counter
+from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.func import functional_call
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from trainables.quantization.bits import bounds
-from trainables.quantization.graph import find_foldable, replace_module
+from trainables.quantization.graph import find_foldable, replace_module, trace
 from trainables.quantization.layers import (
     QuantizableLayer,
     QuantizedAddition,
     QuantizedLayer,
     count_steps,
+    is_overlapping,
     step_shape,
 )
-from trainables.quantization.quantizers.fake_quantizer import FakeQuantizer
+from trainables.quantization.output_grids import find_grids, keeps_grid
+from trainables.quantization.static_quantizer import StaticQuantizer
 
-
-class StaticQuantizer(nn.Module):
-    """Rounds to step * {low, ..., high}; `step` has shape (1,)."""
-
-    def __init__(self, quantizer: FakeQuantizer) -> None:
-        super().__init__()
-        self.bits, self.zero_point = quantizer.bits, quantizer.zero_point
-        self.step: Tensor
-        self.register_buffer("step", quantizer.step.detach())
-
-    def codes(self, value: Tensor) -> Tensor:
-        """The integers, as floats."""
-        return (value / self.step).clamp(*bounds(self.bits, self.zero_point)).round()
-
-    def forward(self, value: Tensor) -> Tensor:
-        return self.codes(value) * self.step
+LARGEST_BIAS = 1 << 24
+"""The largest bias, in steps, so that its sum with the products fits into 32 bits."""
+FINEST = 64
+"""The parts of a step in which a bias is counted at the finest, so that it fits into 32 bits."""
 
 
 class ConvertedLayer(nn.Module):
@@ -49,10 +40,13 @@ class ConvertedLayer(nn.Module):
 
     Where its inputs are quantized as well, products are sums of integers. Floats add them exactly
     in any order up to 2**24, so that outputs do not depend on the number of threads, the batch or
-    the processor.
+    the processor. Outputs that are read on one grid are rounded to it as integer arithmetic does
+    it: the sum is multiplied once, by the quotient of steps (Jacob et al. 2018, arXiv 1712.05877,
+    equation 5).
 
     Attributes:
         grid: of its inputs; None where these are not quantized.
+        output_grid: on which all that reads its outputs reads them; None where there is none.
         codes: integers (as the weight) in [-2**(bits - 1), 2**(bits - 1)), or None.
         step: (output channels,), signed, or None; `layer.weight` is their product.
     """
@@ -65,6 +59,7 @@ class ConvertedLayer(nn.Module):
             StaticQuantizer(quantized.input_quantizer) if quantized.input_quantizer else None
         )
         gain, bias = gain_and_bias(quantized.layer, norm)
+        self._output_grids: tuple[StaticQuantizer, ...] = ()  # no child: it belongs to the readers
         self.bits: int | None = None
         self.codes: Tensor | None
         self.step: Tensor | None
@@ -88,8 +83,41 @@ class ConvertedLayer(nn.Module):
         operands: dict[str, Any] = {"weight": self.codes.to(self.layer.weight), "bias": None}
         products = functional_call(self.layer, operands, (self.grid.codes(inputs),))
         by_channel = (-1, *[1] * (self.codes.ndim - 2))
-        outputs = products * (self.grid.step * self.step).view(by_channel)
-        return outputs if self.layer.bias is None else outputs + self.layer.bias.view(by_channel)
+        value = products
+        for operator, operand in self.operations(self.grid.step * self.step, self.layer.bias):
+            operand = operand.view(by_channel)
+            value = value + operand if operator == "Add" else value * operand
+        return value if self.output_grid is None else self.output_grid.snap(value)
+
+    def operations(self, scale: Tensor, bias: Tensor | None) -> list[tuple[str, Tensor]]:
+        """What is done to the sums of products, and the operands (outputs,).
+
+        Where the outputs have a grid, the result is in steps of it.
+
+        Args:
+            scale: the step of the products of each output channel.
+            bias: of each output channel.
+        """
+        if self.output_grid is None:
+            return [("Mul", scale), *([] if bias is None else [("Add", bias)])]
+        factor = scale / self.output_grid.step
+        if bias is None:
+            return [("Mul", factor)]
+        dead = is_dead(bias, scale)
+        operations = [("Add", counts_of(bias, scale).masked_fill(dead, 0)), ("Mul", factor)]
+        if dead.any():
+            constant = (bias / self.output_grid.step).masked_fill(~dead, 0)
+            operations.append(("Add", constant))
+        return operations
+
+    @property
+    def output_grid(self) -> StaticQuantizer | None:
+        return self._output_grids[0] if self._output_grids else None
+
+    def round_outputs_to(self, grid: StaticQuantizer | None) -> None:
+        """Sets the grid of its outputs, if it computes with integers."""
+        has_integers = self.grid is not None and self.codes is not None
+        self._output_grids = (grid,) if grid and has_integers else ()
 
     @torch.no_grad()
     def multiply(self) -> None:
@@ -97,6 +125,19 @@ class ConvertedLayer(nn.Module):
         assert self.codes is not None
         assert self.step is not None
         self.layer.weight.copy_(self.codes * self.step.view(step_shape(self.layer)))
+
+
+def counts_of(bias: Tensor, scale: Tensor) -> Tensor:
+    """A bias in steps of products, exactly where `round_biases` has made it a multiple."""
+    counts = bias.double() / scale.double()
+    parts = (counts * FINEST).round() / FINEST
+    is_multiple = (parts - counts).abs() <= counts.abs() * torch.finfo(torch.float32).eps
+    return torch.where(is_multiple, parts, counts).float()
+
+
+def is_dead(bias: Tensor, scale: Tensor) -> Tensor:
+    """Channels that normalisation multiplies by nearly 0, so that they equal their bias."""
+    return bias.abs() > LARGEST_BIAS * scale.abs()
 
 
 class ConvertedAddition(nn.Module):
@@ -150,7 +191,30 @@ def convert(model: nn.Module) -> nn.Module:
             replace_module(converted, name, ConvertedLayer(module, None))
         elif isinstance(module, QuantizedAddition):
             replace_module(converted, name, ConvertedAddition(module))
+    round_outputs(converted)
     return converted
+
+
+def round_outputs(converted: nn.Module) -> None:
+    """Makes layers round their outputs to the grid on which all that reads them reads them.
+
+    It must be called again whenever grids have changed.
+    """
+    if not any(isinstance(module, StaticQuantizer) for module in converted.modules()):
+        return
+    graph = trace(converted, leaves=(ConvertedLayer, ConvertedAddition))
+    modules = dict(converted.named_modules())
+
+    def grid_of(node: fx.Node) -> StaticQuantizer | None:
+        module = modules[str(node.target)] if node.op == "call_module" else None
+        return module.grid if isinstance(module, ConvertedLayer | ConvertedAddition) else None
+
+    found = find_grids(graph, grid_of, partial(keeps_grid, modules=modules))
+    calls = Counter(node.target for node in graph.nodes if node.op == "call_module")
+    for node, grid in found.items():
+        layer = modules[str(node.target)] if node.op == "call_module" else None
+        if isinstance(layer, ConvertedLayer) and calls[node.target] == 1:
+            layer.round_outputs_to(None if is_overlapping(layer.layer) else grid)
 
 
 def folded(layer: nn.Module, norm: nn.Module) -> nn.Module:

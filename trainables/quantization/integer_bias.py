@@ -15,17 +15,13 @@ from numpy.typing import NDArray
 from torch import nn
 
 from trainables.quantization.bits import bounds
-from trainables.quantization.convert import ConvertedLayer
+from trainables.quantization.convert import FINEST, LARGEST_BIAS, ConvertedLayer
 from trainables.quantization.layers import channel_axis
 
 Array = NDArray[Any]
 
-LARGEST_BIAS = 1 << 24
-"""The largest bias, in steps, so that its sum with the products fits into 32 bits."""
 LARGEST_PAIR = (1 << 15) - 1
 """Processors without VNNI add two products of 8-bit integers in 16 bits."""
-LARGEST_FACTOR = 64
-"""The largest factor on codes, so that a bias that it multiplies fits into 32 bits."""
 
 
 @torch.no_grad()
@@ -39,7 +35,7 @@ def round_biases(network: nn.Module) -> None:
         codes = module.codes.movedim(channel_axis(module.layer), 0).cpu().numpy()
         products = (module.step * module.grid.step).cpu().numpy()
         bias = module.layer.bias.cpu().numpy()
-        factors = best_factors(codes, products, bias, module.grid.bits, module.grid.zero_point)
+        factors = find_factors(codes, module.grid.bits, module.grid.zero_point)
         module.layer.bias.copy_(torch.from_numpy(countable(bias, products, factors)))
 
 
@@ -48,27 +44,22 @@ def stored_offset(bits: int, zero_point: int) -> int:
     return zero_point << 8 - bits
 
 
-def best_factors(codes: Array, products: Array, bias: Array, bits: int, zero_point: int) -> Array:
-    """Factors of 1 to 64 on the codes of each output channel, by which steps are divided.
+def find_factors(codes: Array, bits: int, zero_point: int) -> Array:
+    """The largest factor, a power of 2, on the codes of each output channel.
 
-    They leave the weights as they are, let no sum of two products overflow, and bring each bias
-    nearest to a multiple: what it is off by moves values to other points of a coarse grid.
+    Steps are divided by it, so that weights stay as they are, also after the rounding of floats,
+    and no sum of two products overflows.
 
     Args:
         codes: of the weights, with output channels first.
-        products: the step of the products of each output channel.
         bits: of the grid of the inputs, as `zero_point`.
     """
     largest_input = bounds(bits, zero_point)[1] + stored_offset(bits, zero_point)
     largest_weight = min(127, LARGEST_PAIR // (2 * largest_input))
     largest_code = np.abs(codes.astype(int)).reshape(len(codes), -1).max(1)
-    most = np.maximum(1, largest_weight // np.maximum(1, largest_code))
-    factors = np.arange(1, LARGEST_FACTOR + 1)
-    counted = (bias.astype(np.float64) / products)[:, None] * factors
-    errors = np.abs(counted - np.rint(counted)) / factors
-    errors[factors > most[:, None]] = np.inf
-    best: Array = factors[errors.argmin(1)]
-    return best
+    most = np.clip(largest_weight // np.maximum(1, largest_code), 1, FINEST)
+    factors: Array = 1 << np.log2(most).astype(int)
+    return factors
 
 
 def countable(bias: Array, products: Array, factors: Array) -> Array:
@@ -78,5 +69,5 @@ def countable(bias: Array, products: Array, factors: Array) -> Array:
     """
     steps = products.astype(np.float64) / factors
     rounded = np.rint(bias / steps) * steps
-    is_dead = np.abs(bias) > LARGEST_BIAS * np.abs(products)
-    return np.where(is_dead, bias, rounded).astype(np.float32)
+    dead = np.abs(bias) > LARGEST_BIAS * np.abs(products)
+    return np.where(dead, bias, rounded).astype(np.float32)

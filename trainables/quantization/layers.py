@@ -104,3 +104,23 @@ def apply_layer(layer: QuantizableLayer, inputs: Tensor, weight: Tensor) -> Tens
     """The layer's own operation with another weight."""
     result: Tensor = functional_call(layer, {"weight": weight}, (inputs,))
     return result
+
+
+def is_pixel_shuffle(layer: nn.Module) -> TypeGuard[nn.ConvTranspose2d]:
+    """Whether it is a transposed convolution whose windows do not overlap.
+
+    It is written as a 1x1 convolution to a channel for each pixel of a window, followed by
+    DepthToSpace, since ONNX Runtime has no other integer implementation.
+    """
+    return (
+        isinstance(layer, nn.ConvTranspose2d)
+        and layer.kernel_size == layer.stride == layer.stride[::-1]
+        and layer.groups == 1
+        and set(layer.dilation) == {1}
+        and not any((*layer.padding, *layer.output_padding))
+    )
+
+
+def is_overlapping(layer: nn.Module) -> bool:
+    """Whether it is another transposed convolution, which ONNX Runtime computes on floats."""
+    return isinstance(layer, nn.ConvTranspose2d) and not is_pixel_shuffle(layer)

@@ -34,16 +34,17 @@ from trainables.quantization.bits import LayerBits
 from trainables.quantization.convert import (
     ConvertedAddition,
     ConvertedLayer,
-    StaticQuantizer,
     convert,
 )
 from trainables.quantization.graph import find_foldable, find_input_groups, trace
+from trainables.quantization.integer_bias import round_biases
 from trainables.quantization.layers import QuantizedAddition, QuantizedLayer
 from trainables.quantization.prepare import calibrate, find_layer_roles, prepare, quantizable_names
 from trainables.quantization.quantizers.configs import Lsq
 from trainables.quantization.quantizers.fake_quantizer import FakeQuantizer
 from trainables.quantization.quantizers.lsq import StepQuantizer
 from trainables.quantization.shapes import Shapes, name_operations, options_of
+from trainables.quantization.static_quantizer import StaticQuantizer
 from trainables.recipes.configs import AdamW, Ptq, Supervised
 from trainables.recipes.optimization import OptimizerLoop
 from trainables.training.cost import (
@@ -467,8 +468,9 @@ def logits_of(content: bytes, images: Tensor) -> Tensor:
     return torch.from_numpy(session_network(open_session(content, CPU, 1))(images.numpy()))
 
 
-FORMS: Mapping[OnnxForm, float] = {"onnx": 0.01, "onnx-int8": 0.05}
-"""The share of pixels whose classes may change; the fast form rounds biases."""
+FORMS: Mapping[OnnxForm, float] = {"onnx": 0.001, "onnx-int8": 0.01}
+"""The share of pixels whose classes may change. Layers of integers compute the same; what is on
+floats, and an addition whose sum is read on another grid, may fall to the other side of a tie."""
 
 
 @every_student
@@ -477,6 +479,7 @@ def test_its_exports_of_8_bits_give_the_same_classes(
 ) -> None:
     """And what a model card names stays on floats in the fast form."""
     network = convert(quantized(student, Lsq(weight_bits=8, activation_bits=8)))
+    round_biases(network)
     images, contents = torch.randn(1, 3, 37, 50), dict[OnnxForm, bytes]()
     with torch.no_grad():
         expected = network(images).argmax(1)

@@ -12,6 +12,7 @@ with `PYTHONPATH=tests`, and say why in docs/log.md.
 import json
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -76,16 +77,22 @@ def more_blocks(tmp_path_factory: pytest.TempPathFactory) -> ExecutionConfig:
     return pack_blocks(tmp_path_factory.mktemp("artifacts"), Blocks())
 
 
-@pytest.fixture
-def float32(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+@contextmanager
+def without_bfloat16() -> Iterator[None]:
     """Processors that compute in bfloat16 do not."""
-    able = {
-        name: value for name, value in torch.cpu.get_capabilities().items() if "bf16" not in name
-    }
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: able)
+    able = torch.cpu.get_capabilities()
+    others = {name: value for name, value in able.items() if "bf16" not in name}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.cpu, "get_capabilities", lambda: others)
+        supports_fast_bf16.cache_clear()
+        yield
     supports_fast_bf16.cache_clear()
-    yield
-    supports_fast_bf16.cache_clear()
+
+
+@pytest.fixture
+def float32() -> Iterator[None]:
+    with without_bfloat16():
+        yield
 
 
 def test_every_recipe_has_a_curve() -> None:
@@ -111,7 +118,7 @@ def read_stored() -> dict[str, Curve]:
 
 def store() -> None:
     torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory() as folder:
+    with without_bfloat16(), tempfile.TemporaryDirectory() as folder:
         run = with_teacher(pack_blocks(Path(folder), Blocks()), Path(folder))
         curves = {name: train(recipe, run) for name, recipe in RECIPES.items()}
     STORED.write_text(json.dumps(curves, indent=1) + "\n")

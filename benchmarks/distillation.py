@@ -11,6 +11,7 @@ and optimizer steps by distillation where the teacher is right. The teacher may 
 
 import argparse
 import json
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import torch
@@ -64,18 +65,17 @@ def main() -> None:
     set_up_weights(run, [student], WeightSources(network=source), print)
     run, teacher = bring_teacher(run, configure(student, RECIPES[TWIN], 0, 1), arguments)
     as_it_came = train(TrialConfig(student=student, recipe=Original(), num_epochs=1), run)
-    mious = {
-        name: {
-            seed: train(configure(student, recipe, seed, arguments.epochs), run).miou
-            for seed in range(arguments.seeds)
-        }
-        for name, recipe in RECIPES.items()
-        if name in arguments.recipes
-    }
+    seeds = range(arguments.first_seed, arguments.first_seed + arguments.seeds)
+    cases = [(name, seed) for seed in seeds for name in arguments.recipes]
+    configs = [configure(student, RECIPES[name], seed, arguments.epochs) for name, seed in cases]
+    with ProcessPoolExecutor(arguments.workers, initializer=use_one_thread) as pool:
+        found = dict(zip(cases, pool.map(train, configs, [run] * len(configs)), strict=True))
+    mious = {name: {seed: found[name, seed].miou for seed in seeds} for name in arguments.recipes}
     packed = open_pack(data)
     num_steps = arguments.epochs * (len(packed.train) // BATCH_SIZE)
     about = (
-        f"Measured on: {describe_machine(torch.device('cpu'))}. {len(packed.train)} training and "
+        f"Measured on: {describe_machine(torch.device('cpu'))}, one thread for each of "
+        f"{arguments.workers} trainings at once. {len(packed.train)} training and "
         f"{len(packed.val)} validation images, {size} pixels for the student and {teacher_size} "
         f"for the teacher, which has {100 * teacher.miou:.1f} mIoU; the student has "
         f"{100 * as_it_came.miou:.1f} as it came. {num_steps} steps of {BATCH_SIZE} images, peak "
@@ -97,9 +97,15 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--image-size", type=int, default=129)
     parser.add_argument("--teacher-size", type=int, default=257)
     parser.add_argument("--epochs", type=int, default=6)
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, default=3, help="how many")
+    parser.add_argument("--first-seed", type=int, default=0)
+    parser.add_argument("--workers", type=int, default=1, help="trainings at once")
     parser.add_argument("--recipes", nargs="+", default=list(RECIPES), choices=list(RECIPES))
     return parser.parse_args()
+
+
+def use_one_thread() -> None:
+    torch.set_num_threads(1)
 
 
 def network_source(

@@ -11,6 +11,7 @@ and optimizer steps by distillation where the teacher is right. The teacher may 
 
 import argparse
 import json
+import multiprocessing
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
@@ -68,7 +69,9 @@ def main() -> None:
     seeds = range(arguments.first_seed, arguments.first_seed + arguments.seeds)
     cases = [(name, seed) for seed in seeds for name in arguments.recipes]
     configs = [configure(student, RECIPES[name], seed, arguments.epochs) for name, seed in cases]
-    with ProcessPoolExecutor(arguments.workers, initializer=use_one_thread) as pool:
+    # A forked process would wait for threads of PyTorch that it lacks
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(arguments.workers, context, use_one_thread) as pool:
         found = dict(zip(cases, pool.map(train, configs, [run] * len(configs)), strict=True))
     mious = {name: {seed: found[name, seed].miou for seed in seeds} for name in arguments.recipes}
     packed = open_pack(data)

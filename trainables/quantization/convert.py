@@ -131,8 +131,8 @@ def counts_of(bias: Tensor, scale: Tensor) -> Tensor:
     """A bias in steps of products, exactly where `round_biases` has made it a multiple."""
     counts = bias.double() / scale.double()
     parts = (counts * FINEST).round() / FINEST
-    is_multiple = (parts - counts).abs() <= counts.abs() * torch.finfo(torch.float32).eps
-    return torch.where(is_multiple, parts, counts).float()
+    is_multiple = (parts - counts).abs() <= counts.abs() * torch.finfo(torch.float32).eps / 2
+    return torch.where(is_multiple, parts, counts).to(bias.dtype)
 
 
 def is_dead(bias: Tensor, scale: Tensor) -> Tensor:

@@ -101,7 +101,8 @@ def main() -> None:
 def measure(checkout: Path) -> dict[str, dict[str, list[float]]]:
     """Milliseconds of each prediction of a checkout, by family and kind."""
     # -P: this file comes from this revision, the packages that it imports from the checkout
-    environment = {**os.environ, "PYTHONPATH": str(checkout.resolve())}
+    paths = [str(checkout.resolve()), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
     argv = [sys.executable, "-P", str(Path(__file__).resolve()), "--child"]
     ran = subprocess.run(
         argv, cwd=checkout, env=environment, check=True, stdout=subprocess.PIPE, text=True

@@ -26,6 +26,7 @@ from trainables.data.configs import AugmentationName
 from trainables.losses.configs import Balance, LabelLossConfig, Overlap
 from trainables.models.configs import DEFAULT_STUDENT, InputNormalizationName, StudentConfig
 from trainables.models.student_list import check_distinct, parse_students, write_students
+from trainables.quantization.quantizers.base import Quantizer
 from trainables.quantization.quantizers.configs import QuantizerName
 from trainables.recipes.configs import CalibrationStep
 from trainables.teachers.averaging import Flip
@@ -205,7 +206,8 @@ class StudyConfig(FrozenConfig):
         Flag(
             WHAT,
             "how quantized students round: lsq learns all steps, pact where activations are "
-            "clipped, dorefa none (default: what the space says, which is lsq)",
+            "clipped, dorefa none, codebook also the points of weights (default: what the space "
+            "says, which is lsq)",
             immutable=True,
         ),
     ] = None
@@ -500,10 +502,11 @@ class StudyConfig(FrozenConfig):
             raise ValueError(
                 "--co-study needs --teacher-outputs live: outputs that are kept cannot learn"
             )
-        if "adaround" in (self.calibration or ()) and self.quantizer == "dorefa":
+        quantizer = Quantizer.members()[self.quantizer or "lsq"]
+        if "adaround" in (self.calibration or ()) and not quantizer.rounds_multiples:
             raise ValueError(
                 "--calibration adaround must be for weights that are rounded to multiples of a "
-                "step, but got --quantizer dorefa"
+                f"step, but got --quantizer {self.quantizer}"
             )
         check_networks(self)
         return self

@@ -293,6 +293,8 @@ class Graph:
     def _stored(self, codes: Array, module: ConvertedLayer) -> Array:
         """Codes in the narrowest type of the form `onnx`."""
         assert module.bits is not None
+        if module.table is not None:  # of integers that need 8 bits
+            return codes
         if module.bits == 2:
             self.opset = max(self.opset, 25)
             return codes.astype(int2)

@@ -95,8 +95,7 @@ def serialize(model: nn.Module, spec: ModelSpec, for_integers: bool = False) -> 
     for module in leaves(converted):
         if isinstance(module, ConvertedLayer) and module.codes is not None:
             assert module.bits
-            unsigned = module.codes.short() + symmetric_zero_point(module.bits)
-            codes.append(pack_bits(unsigned.flatten().cpu().numpy(), module.bits))
+            codes.append(pack_bits(places_of(module).flatten().cpu().numpy(), module.bits))
         if isinstance(module, CONVERTED) and module.grid is not None:
             floats.append(torch.tensor([negative_share(module.grid.bits, module.grid.zero_point)]))
         floats += [tensor.detach().flatten().float().cpu() for tensor in float_tensors(module)]
@@ -236,15 +235,28 @@ def fill(module: nn.Module, codes: Reader, floats: Reader) -> None:
         shape = converted.codes.shape
         packed = codes.take(packed_length(shape.numel(), converted.bits))
         unsigned = unpack_bits(packed, converted.bits, shape.numel())
-        signed = unsigned - symmetric_zero_point(converted.bits)
-        converted.codes.copy_(torch.from_numpy(signed).view(shape))
+        places = torch.from_numpy(unsigned).view(shape)
     if isinstance(module, CONVERTED) and module.grid is not None:
         share = float(floats.take(1)[0])
         module.grid.zero_point = find_zero_point(module.grid.bits, share)
     for tensor in float_tensors(module):
         tensor.copy_(torch.from_numpy(floats.take(tensor.numel()).copy()).view(tensor.shape))
     if converted and converted.codes is not None:
+        assert converted.bits
+        if converted.table is None:
+            converted.codes.copy_(places - symmetric_zero_point(converted.bits))
+        else:
+            converted.codes.copy_(converted.table[places])
         converted.multiply()
+
+
+def places_of(layer: ConvertedLayer) -> Tensor:
+    """The codes of a layer as integers in [0, 2**bits)."""
+    assert layer.codes is not None
+    assert layer.bits
+    if layer.table is None:
+        return layer.codes.short() + symmetric_zero_point(layer.bits)
+    return torch.searchsorted(layer.table, layer.codes.to(layer.table))
 
 
 def leaves(module: nn.Module) -> Iterator[nn.Module]:
@@ -260,7 +272,8 @@ def float_tensors(module: nn.Module) -> list[Tensor]:
     if isinstance(module, ConvertedLayer):
         weight = module.layer.weight if module.step is None else module.step
         step = module.grid.step if module.grid else None
-        return [tensor for tensor in (weight, module.layer.bias, step) if tensor is not None]
+        stored = (weight, module.layer.bias, step, module.table)
+        return [tensor for tensor in stored if tensor is not None]
     if isinstance(module, ConvertedAddition):
         return [module.grid.step]
     own = [*module.parameters(recurse=False), *module.buffers(recurse=False)]

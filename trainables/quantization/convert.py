@@ -48,6 +48,7 @@ class ConvertedLayer(nn.Module):
         grid: of its inputs; None where these are not quantized.
         output_grid: on which all that reads its outputs reads them; None where there is none.
         codes: integers (as the weight) in [-2**(bits - 1), 2**(bits - 1)), or None.
+        table: the 2**bits integers that `codes` are among instead, ascending, or None.
         step: (output channels,), signed, or None; `layer.weight` is their product.
     """
 
@@ -65,9 +66,12 @@ class ConvertedLayer(nn.Module):
         self.step: Tensor | None
         self.register_buffer("codes", None)
         self.register_buffer("step", None)
+        self.table: Tensor | None
+        self.register_buffer("table", None)
         if (quantizer := quantized.weight_quantizer) is not None:
             self.bits = quantizer.bits
             self.codes = quantizer.codes(self.layer.weight).to(torch.int8)
+            self.table = quantizer.table
             self.step = (quantizer.step.flatten().double() * gain).float()
             self.multiply()
         else:

@@ -14,7 +14,7 @@ from trainables.deploy.runtime import CPU, open_session, session_network
 from trainables.quantization.convert import ConvertedLayer, convert
 from trainables.quantization.integer_bias import round_biases
 from trainables.quantization.prepare import calibrate, prepare
-from trainables.quantization.quantizers.configs import Lsq
+from trainables.quantization.quantizers.configs import Lsq, QuantizerName
 
 
 class Bottlenecks(nn.Module):
@@ -36,12 +36,16 @@ class Bottlenecks(nn.Module):
         return self.classifier(F.relu(self.fuse(x)))
 
 
+@pytest.mark.parametrize("quantizer", get_args(QuantizerName))
 @pytest.mark.parametrize(("weight_bits", "activation_bits"), [(8, 8), (4, 8), (4, 4), (2, 3)])
 @torch.no_grad()
-def test_every_integer_is_that_of_onnx_runtime(weight_bits: int, activation_bits: int) -> None:
+def test_every_integer_is_that_of_onnx_runtime(
+    weight_bits: int, activation_bits: int, quantizer: str
+) -> None:
     torch.manual_seed(0)
     network, images = randomize(Bottlenecks()).eval(), torch.randn(8, 3, 64, 64)
-    prepare(network, Lsq(weight_bits=weight_bits, activation_bits=activation_bits))
+    bits = Lsq(weight_bits=weight_bits, activation_bits=activation_bits)
+    prepare(network, bits.of_kind(quantizer))
     calibrate(network, images)
     network = convert(network)
     round_biases(network)

@@ -59,6 +59,10 @@ class Quantizer(QuantizerConfig):
         """The quantizer of another name with the same bits."""
         return Quantizer.model_validate({**self.model_dump(), "name": name})
 
+    def table_length(self, bits: int) -> int:
+        """The integers of the table that a layer of so many bits is stored with."""
+        return 0
+
     def build_weight_quantizer(
         self, bits: int, weight: "Tensor", step_shape: tuple[int, ...]
     ) -> "FakeQuantizer":

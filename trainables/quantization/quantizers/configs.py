@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from trainables.quantization.quantizers.fake_quantizer import FakeQuantizer
 
 
-QuantizerName = Literal["lsq", "pact", "dorefa"]
+QuantizerName = Literal["lsq", "pact", "dorefa", "codebook"]
 """The quantizers to choose from."""
 
 
@@ -82,6 +82,25 @@ class Dorefa(Quantizer):
         from trainables.quantization.quantizers.dorefa import FixedQuantizer
 
         return FixedQuantizer(bits, (1,))
+
+
+class Codebook(Lsq):
+    """Learned points for weights below 8 bits (Polino et al. 2018, arXiv 1802.05668); else LSQ."""
+
+    name: Literal["codebook"] = "codebook"  # type: ignore[assignment]
+    rounds_multiples: ClassVar[bool] = False
+
+    def table_length(self, bits: int) -> int:
+        return 2**bits if bits < SAFE_BITS else 0
+
+    def build_weight_quantizer(
+        self, bits: int, weight: "Tensor", step_shape: tuple[int, ...]
+    ) -> "FakeQuantizer":
+        from trainables.quantization.quantizers.codebook import CodebookQuantizer
+
+        if not self.table_length(bits):
+            return super().build_weight_quantizer(bits, weight, step_shape)
+        return CodebookQuantizer(bits, step_shape)
 
 
 class MixedPrecision(QuantizerConfig):

@@ -53,6 +53,11 @@ class FakeQuantizer(nn.Module):
         """The distance of neighbouring grid points, positive, broadcastable to the values."""
         raise NotImplementedError
 
+    @property
+    def table(self) -> Tensor | None:
+        """The integers that codes are among, ascending, where they are not those of the grid."""
+        return None
+
     def calibrate(self, value: Tensor) -> None:
         """Sets the step for values such as these, and leaves the zero point."""
         raise NotImplementedError

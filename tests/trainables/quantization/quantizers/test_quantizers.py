@@ -7,13 +7,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from trainables.config import TrialConfig
+from trainables.models.configs import UNetConfig
+from trainables.models.model_file import deserialize, serialize
 from trainables.quantization.bits import LayerBits
-from trainables.quantization.convert import ConvertedLayer
+from trainables.quantization.convert import ConvertedLayer, convert
 from trainables.quantization.layers import QuantizedLayer
-from trainables.quantization.prepare import quantize_layer
+from trainables.quantization.prepare import calibrate, prepare, quantize_layer
 from trainables.quantization.quantizers.base import Quantizer
 from trainables.quantization.quantizers.configs import QuantizerName
 from trainables.quantization.quantizers.fake_quantizer import FakeQuantizer
+from trainables.recipes.configs import Ptq
+from trainables.training.cost import model_spec, predict_size_bytes
 
 QUANTIZERS = [kind.model_validate({"name": name}) for name, kind in Quantizer.members().items()]
 
@@ -60,9 +65,10 @@ def test_values_lie_on_the_grid_of_their_codes(
 ) -> None:
     for quantizer, value in (for_weights(config, bits), for_inputs(config, bits, activation)):
         codes = quantizer.codes(value)
-        assert quantizer.high - quantizer.low == 2**bits - 1
-        assert codes.min() >= quantizer.low
-        assert codes.max() <= quantizer.high
+        table = quantizer.table
+        points = range(quantizer.low, quantizer.high + 1) if table is None else table.tolist()
+        assert len(points) == 2**bits
+        assert set(codes.unique().tolist()) <= set(points)
         assert (quantizer.step > 0).all()
         torch.testing.assert_close(quantizer(value), codes * quantizer.step)
 
@@ -116,6 +122,22 @@ def test_the_shipped_layer_computes_the_same(config: Quantizer, bits: int, activ
     shipped = ConvertedLayer(layer, None)
     with torch.no_grad():
         torch.testing.assert_close(shipped(inputs), layer(inputs))
+
+
+@every_quantizer
+@pytest.mark.parametrize("bits", [2, 3, 8])
+def test_its_file_has_the_length_that_is_known_before_and_computes_the_same(
+    config: Quantizer, bits: int
+) -> None:
+    torch.manual_seed(0)
+    student, quantizer = UNetConfig(width=3, depth=2), config.replace(weight_bits=bits)
+    network, images = prepare(student.build(5), quantizer).eval(), draw(2, 3, 16, 16)
+    calibrate(network, images)
+    trial = TrialConfig(student=student, recipe=Ptq(quantizer=quantizer), num_epochs=1)
+    content = serialize(network, model_spec(trial, 5))
+    assert len(content) == predict_size_bytes(trial, 5)
+    with torch.no_grad():
+        assert torch.equal(deserialize(content)(images), convert(network)(images))
 
 
 @every_quantizer

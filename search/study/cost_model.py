@@ -108,12 +108,14 @@ class CostModel:
             sensitivity = self._sensitivity_of(trial.student)
             resolved = quantized.quantizer.resolve(sensitivity, network.group_of)
             trial = trial.with_recipe(quantizer=resolved)
-        if self.config.quantizer and (quantized := trial.recipe.quantized):
-            assert quantized.quantizer.quantizer
-            chosen = quantized.quantizer.quantizer.of_kind(self.config.quantizer)
-            trial = trial.with_recipe(quantizer=chosen)
-        if self.config.calibration and trial.recipe.quantized:
-            trial = trial.with_recipe(calibration=self.config.calibration)
+        if quantized := trial.recipe.quantized:
+            chosen: dict[str, object] = {}
+            if self.config.quantizer:
+                assert quantized.quantizer.quantizer
+                chosen["quantizer"] = quantized.quantizer.quantizer.of_kind(self.config.quantizer)
+            if self.config.calibration:
+                chosen["calibration"] = self.config.calibration
+            trial = trial.with_recipe(**chosen)
         return self.defaults.complete(trial, self.config.num_epochs, self.config.seed)
 
     def _sensitivity_of(self, student: StudentConfig) -> Sensitivity:

@@ -101,7 +101,8 @@ def prepare_study(config: StudyConfig, resumed: bool) -> Study:
     if config.wants_latency:
         warm_start_conditions = read_conditions(config.storage, config.warm_start, len(class_names))
     sampled = cost_model.sampled_configs()
-    check_quantization(config, sampled)
+    if not resumed:
+        check_quantization(config, sampled)
     found = open_unlabelled_images(
         config.unlabelled, config.image_size, opened, sampled, config.teacher_size
     )

@@ -209,4 +209,7 @@ def search(
         if searcher.end:
             progress.record(f"ended before all trials were asked: {searcher.end}")
         elif config.time_budget_s is not None and not shutdown.requested:
-            train_front_again(study, run, share, deadline, shutdown, progress)
+            try:
+                train_front_again(study, run, share, deadline, shutdown, progress)
+            except KeyboardInterrupt:  # all samples are trained
+                progress.record("stopped before the whole front was trained again")

@@ -20,7 +20,7 @@ from trainables.deploy.onnx_graph import (
     is_computed_on_integers,
     is_exportable,
 )
-from trainables.deploy.onnx_operations import CLIPS, HANDLERS, MOVES, OPTIONS
+from trainables.deploy.onnx_operations import CLIPS, HANDLERS, OPTIONS, SHAPERS
 from trainables.quantization.convert import (
     ConvertedAddition,
     ConvertedLayer,
@@ -204,7 +204,7 @@ class Translation:
             raise self._unknown(node) from error
         if not isinstance(value, Signal):
             return value
-        if not self._is_selection(node) and handler not in MOVES:
+        if not self._is_selection(node) and handler not in SHAPERS:
             self.float_operations.append(self._name(node))
         return self._read(value, grid)
 

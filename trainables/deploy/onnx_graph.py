@@ -1,7 +1,7 @@
 """ONNX graphs of converted layers, node by node.
 
 Two forms. `onnx` is small: weights are stored in the narrowest of INT2, INT4 and INT8 that holds
-their bits. `onnx-int8` is fast: weights are widened to INT8, so that ONNX Runtime runs a
+their integers. `onnx-int8` is fast: weights are widened to INT8, so that ONNX Runtime runs a
 convolution between quantized tensors on integers (QLinearConv). Without quantized layers both are
 the same plain float graph.
 """

@@ -416,9 +416,5 @@ OPTIONS: Mapping[object, tuple[str, ...]] = {
     nn.Flatten: ("start_dim", "end_dim"),
 }
 """Attributes of modules that are passed to the handler as arguments."""
-SELECTIONS = frozenset(
-    (cat, chunk, pixel_shuffle, max_pool, getitem, flatten, reshape, unsqueeze, expand, repeat)
-)
-
-MOVES = frozenset((pad, expand_as))
-"""Further functions that compute nothing."""
+SHAPERS = frozenset((pad, expand_as))
+"""Functions that compute nothing, although they may be written on floats."""

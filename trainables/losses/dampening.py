@@ -18,7 +18,8 @@ def dampening_loss(student: nn.Module) -> Tensor:
     for layer in student.modules():
         if isinstance(layer, QuantizedLayer) and (grid := layer.weight_quantizer) is not None:
             weight, step = layer.layer.weight, grid.step.detach()
-            clipped = torch.maximum(torch.minimum(weight, grid.high * step), grid.low * step)
+            low, high = (grid.low, grid.high) if grid.table is None else grid.table[[0, -1]]
+            clipped = torch.maximum(torch.minimum(weight, high * step), low * step)
             distances.append((grid(weight).detach() - clipped).square().sum())
     return torch.stack(distances).sum()
 

@@ -96,6 +96,8 @@ def serialize(model: nn.Module, spec: ModelSpec, for_integers: bool = False) -> 
         if isinstance(module, ConvertedLayer) and module.codes is not None:
             assert module.bits
             codes.append(pack_bits(places_of(module).flatten().cpu().numpy(), module.bits))
+            if module.table is not None:
+                codes.append(module.table.cpu().numpy().astype(np.int8).view(np.uint8))
         if isinstance(module, CONVERTED) and module.grid is not None:
             floats.append(torch.tensor([negative_share(module.grid.bits, module.grid.zero_point)]))
         floats += [tensor.detach().flatten().float().cpu() for tensor in float_tensors(module)]
@@ -236,17 +238,18 @@ def fill(module: nn.Module, codes: Reader, floats: Reader) -> None:
         packed = codes.take(packed_length(shape.numel(), converted.bits))
         unsigned = unpack_bits(packed, converted.bits, shape.numel())
         places = torch.from_numpy(unsigned).view(shape)
+        if converted.table is None:
+            converted.codes.copy_(places - symmetric_zero_point(converted.bits))
+        else:
+            stored = codes.take(len(converted.table)).view(np.int8)
+            converted.table.copy_(torch.from_numpy(stored.copy()))
+            converted.codes.copy_(converted.table[places])
     if isinstance(module, CONVERTED) and module.grid is not None:
         share = float(floats.take(1)[0])
         module.grid.zero_point = find_zero_point(module.grid.bits, share)
     for tensor in float_tensors(module):
         tensor.copy_(torch.from_numpy(floats.take(tensor.numel()).copy()).view(tensor.shape))
     if converted and converted.codes is not None:
-        assert converted.bits
-        if converted.table is None:
-            converted.codes.copy_(places - symmetric_zero_point(converted.bits))
-        else:
-            converted.codes.copy_(converted.table[places])
         converted.multiply()
 
 
@@ -272,8 +275,7 @@ def float_tensors(module: nn.Module) -> list[Tensor]:
     if isinstance(module, ConvertedLayer):
         weight = module.layer.weight if module.step is None else module.step
         step = module.grid.step if module.grid else None
-        stored = (weight, module.layer.bias, step, module.table)
-        return [tensor for tensor in stored if tensor is not None]
+        return [tensor for tensor in (weight, module.layer.bias, step) if tensor is not None]
     if isinstance(module, ConvertedAddition):
         return [module.grid.step]
     own = [*module.parameters(recurse=False), *module.buffers(recurse=False)]

@@ -170,7 +170,8 @@ def calibrate(model: nn.Module, images: Tensor) -> None:
     """Sets the steps of a prepared model to the least squared error; images calibrate the inputs.
 
     Layer by layer: each reads what the quantized layers before it compute from images (B,3,H,W). A
-    grid that several layers and additions read on is set for the values of all of them.
+    grid that several layers and additions read on is set for the values of all of them, again
+    whenever another of them is reached.
     """
     readers = [
         module
@@ -181,6 +182,8 @@ def calibrate(model: nn.Module, images: Tensor) -> None:
 
     def calibrate_inputs(reader: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         assert isinstance(reader, QuantizedLayer | QuantizedAddition)
+        if reader.input_quantizer is None:
+            return
         values = seen[reader.input_quantizer]
         reader.calibrate_inputs(*inputs, earlier=values)
         values.extend(map(representatives, inputs))

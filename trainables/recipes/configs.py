@@ -175,6 +175,11 @@ class QuantizedRecipe(Recipe):
                 "calibration by adaround must be for weights that are rounded to multiples of a "
                 f"step, but got the quantizer {quantizer.name}"
             )
+        if getattr(self, "dampening", 0) and quantizer and not quantizer.keeps_points:
+            raise ValueError(
+                "dampening must be for weights that stay where they are on the grid, but got the "
+                f"quantizer {quantizer.name}"
+            )
         return self
 
     @property

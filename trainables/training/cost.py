@@ -52,8 +52,9 @@ def _file_length(spec_json: str) -> int:
             num_floats += layer.num_weights
         else:
             num_code_bytes += packed_length(layer.num_weights, of_layer.weight_bits)
+            if spec.quantizer:
+                num_code_bytes += spec.quantizer.table_length(of_layer.weight_bits)
             num_floats += layer.num_channels  # the steps
-            num_floats += spec.quantizer.table_length(of_layer.weight_bits) if spec.quantizer else 0
     of_grids = [bits[name] for name in (*stored.roles.names, *stored.roles.additions) if bits]
     # the step of each, and the share of negative integers
     num_floats += 2 * sum(each.activation_bits != FULL_PRECISION for each in of_grids)

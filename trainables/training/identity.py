@@ -31,6 +31,8 @@ def training_facts(config: TrialConfig, run: ExecutionConfig) -> dict[str, objec
         key["teacher_outputs"] = run.teacher_outputs and run.teacher_outputs.name
         if run.unlabelled:
             key["unlabelled"] = run.unlabelled.name
+    if config.quantizer:
+        key["grids"] = "shared"  # earlier versions calibrated them for their last reader
     if config.quantizer and has_additions(config, run):
         key["additions"] = "quantized"  # earlier versions computed them on floats
     if (weights := config.student.weights_key()) is not None:

@@ -2,6 +2,7 @@
 
 import math
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
@@ -12,7 +13,8 @@ from trainables.config import ExecutionConfig, TrialConfig
 from trainables.losses.dampening import dampening_loss, dampening_weight
 from trainables.models.configs import UNetConfig
 from trainables.quantization.layers import QuantizedLayer
-from trainables.quantization.quantizers.configs import Lsq
+from trainables.quantization.quantizers.codebook import CodebookQuantizer
+from trainables.quantization.quantizers.configs import Lsq, QuantizerName
 from trainables.quantization.quantizers.lsq import StepQuantizer
 from trainables.recipes.configs import AdamW, Qat, QatDistill, Recipe, Supervised
 from trainables.training.cost import predict_size_bytes
@@ -120,6 +122,30 @@ def test_the_dampening_loss_is_the_distance_to_the_grid() -> None:
     torch.testing.assert_close(
         layer.layer.weight.grad.flatten(), torch.tensor(gradients), atol=1e-5, rtol=0
     )
+
+
+def test_the_grid_of_learned_points_ends_with_the_last_of_them() -> None:
+    torch.manual_seed(0)
+    quantizer = CodebookQuantizer(4, (4, 1, 1, 1))
+    layer = QuantizedLayer(nn.Conv2d(2, 4, 3), quantizer, None)
+    layer.calibrate_weight()
+    loss = dampening_loss(layer)
+    loss.backward()
+    weight, ends = layer.layer.weight, quantizer.table[[0, -1]]
+    with torch.no_grad():
+        clipped = weight.clamp(ends[0] * quantizer.step, ends[1] * quantizer.step)
+        expected = (quantizer(weight) - clipped).square().sum()
+    torch.testing.assert_close(loss.detach(), expected)
+    assert weight.grad is not None
+    assert (weight.grad != 0).float().mean() > 0.7
+
+
+@pytest.mark.parametrize("quantizer", get_args(QuantizerName))
+def test_every_quantizer_takes_lowered_bits(quantizer: str, run: ExecutionConfig) -> None:
+    bits = Lsq(weight_bits=4, activation_bits=4).of_kind(quantizer)
+    recipe = RECIPES[0].replace(quantizer=bits, bit_descent=5)
+    student = list(recipe.train(ShortTask(recipe, run, num_epochs=5)))[-1].student
+    assert bits_of(student) == {(8, 8), (4, 4)}
 
 
 def test_dampening_grows_along_half_a_cosine() -> None:

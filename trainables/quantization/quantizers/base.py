@@ -42,6 +42,8 @@ class Quantizer(QuantizerConfig):
 
     rounds_multiples: ClassVar[bool] = True
     """Whether weights that are multiples of their steps are not changed, as AdaRound needs it."""
+    keeps_points: ClassVar[bool] = True
+    """Whether weights on the grid are not changed, as the dampening of oscillations needs it."""
     weight_bits: Bits = 4
     activation_bits: Bits = 4
     layers: dict[str, LayerBits] = Field(default_factory=dict)
@@ -57,7 +59,8 @@ class Quantizer(QuantizerConfig):
 
     def of_kind(self, name: str) -> "Quantizer":
         """The quantizer of another name with the same bits."""
-        return Quantizer.model_validate({**self.model_dump(), "name": name})
+        bits = {field: getattr(self, field) for field in Quantizer.model_fields if field != "name"}
+        return Quantizer.members()[name](**bits)
 
     def table_length(self, bits: int) -> int:
         """The integers of the table that a layer of so many bits is stored with."""

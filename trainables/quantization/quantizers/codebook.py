@@ -24,7 +24,7 @@ class CodebookQuantizer(FakeQuantizer):
         super().__init__(bits)
         self.log_step = nn.Parameter(torch.zeros(shape))
         # As many as the most bits have, so that bits can be lowered while training
-        self.points = nn.Parameter(torch.linspace(-1, 1, 2 ** (SAFE_BITS - 1)))
+        self.points = nn.Parameter(torch.linspace(-1, 1, 2**SAFE_BITS))
 
     @property
     def step(self) -> Tensor:
@@ -75,4 +75,4 @@ class CodebookQuantizer(FakeQuantizer):
 
 def nearest(points: Tensor, value: Tensor) -> Tensor:
     """The places of the nearest of some points, which ascend."""
-    return torch.bucketize(value, (points[1:] + points[:-1]) / 2)
+    return torch.bucketize(value.contiguous(), (points[1:] + points[:-1]) / 2)

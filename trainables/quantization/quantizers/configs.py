@@ -68,6 +68,7 @@ class Dorefa(Quantizer):
 
     name: Literal["dorefa"] = "dorefa"
     rounds_multiples: ClassVar[bool] = False
+    keeps_points: ClassVar[bool] = False
 
     def build_weight_quantizer(
         self, bits: int, weight: "Tensor", step_shape: tuple[int, ...]

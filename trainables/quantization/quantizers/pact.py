@@ -17,6 +17,7 @@ class ClippingQuantizer(StepQuantizer):
 
     def forward(self, value: Tensor) -> Tensor:
         step = self.step
-        clipped = torch.minimum(torch.maximum(value, self.low * step), self.high * step)
+        lowest = value.clamp(min=0) if self.low == 0 else torch.maximum(value, self.low * step)
+        clipped = torch.minimum(lowest, self.high * step)
         rounded = (clipped / step).round() * step
-        return clipped + (rounded - clipped).detach()
+        return (clipped + (rounded - clipped).detach()).to(value.dtype)

@@ -64,10 +64,11 @@ def test_gradients_of_points_steps_and_values() -> None:
 
 def test_fewer_bits_have_fewer_points() -> None:
     value, quantizer = draw(), CodebookQuantizer(3, SHAPE)
-    for bits in (4, 2):
+    for bits in (8, 4, 2):
         quantizer.change_bits(bits)
         quantizer.calibrate(value)
-        assert len(quantizer.codes(value).unique()) == len(quantizer.table) == 2**bits
+        assert len(quantizer.table) == 2**bits
+        assert bits == 8 or len(quantizer.codes(value).unique()) == 2**bits
 
 
 def test_the_nearest_point_is_found() -> None:

@@ -25,6 +25,7 @@ from trainables.core.metrics import Metrics
 from trainables.data.configs import AUGMENTATIONS, AugmentationName
 from trainables.data.packed import open_pack, pack_dataset
 from trainables.data.registry import open_source
+from trainables.data.voc import VocFolder
 from trainables.losses.configs import Balance, LabelLossConfig, Pixelwise, by_name
 from trainables.models.configs import NetworkSource, StudentConfig, WeightSources
 from trainables.models.model_file import METRICS_FILE
@@ -58,8 +59,10 @@ def main() -> None:
     arguments = parse()
     store = ArtifactStore(arguments.artifacts)
     size, teacher_size = arguments.image_size, arguments.teacher_size
-    data = pack_dataset(open_source(str(arguments.data), size, store.root), store).path
-    seen = pack_dataset(open_source(str(arguments.data), size, store.root, teacher_size), store)
+    photographs = open_source(str(arguments.data), size, store.root)
+    assert isinstance(photographs, VocFolder)
+    data = pack_dataset(photographs, store).path
+    seen = pack_dataset(photographs.as_teacher_sees(teacher_size), store)
     run = ExecutionConfig(data=data, teacher_data=seen.path, artifacts=store.root)
     source = network_source(arguments.student, arguments.student_builder, arguments, "--compress")
     student = import_network(source).student()

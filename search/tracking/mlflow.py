@@ -22,7 +22,13 @@ from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME
 from sqlalchemy.exc import SQLAlchemyError
 
 from search.analysis.diagnostics import HypervolumePoint
-from search.core.record import NON_TABLE_FIELDS, OTHER_SEED_MIOU, Record, RecordState
+from search.core.record import (
+    LATENCY_MS,
+    NON_TABLE_FIELDS,
+    OTHER_SEED_MIOU,
+    Record,
+    RecordState,
+)
 from search.core.tracking_uri import database_of, sqlite_uri
 from search.storage.layout import (
     DIAGNOSTICS_PLOT,
@@ -248,12 +254,10 @@ class MlflowTracker:
             run = self._run(record)
             is_member = record.trial_id in members
             self.client.set_tag(run, "front", str(is_member).lower())
-            if record.latency_ms is not None and record.metrics:
-                now = record.metrics.time_ms
-                self.client.log_metric(run, "latency_ms", record.latency_ms, now)
-            if record.other_seed_miou is not None and record.metrics:
-                now = record.metrics.time_ms
-                self.client.log_metric(run, OTHER_SEED_MIOU, record.other_seed_miou, now)
+            late = {LATENCY_MS: record.latency_ms, OTHER_SEED_MIOU: record.other_seed_miou}
+            for name, value in late.items():
+                if value is not None and record.metrics:
+                    self.client.log_metric(run, name, value, record.metrics.time_ms)
             if is_member and not self.client.list_artifacts(run, "model"):
                 self.client.log_artifacts(run, str(model_folder(folder, record.trial_id)), "model")
         grown = [

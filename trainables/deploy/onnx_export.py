@@ -25,6 +25,7 @@ from trainables.quantization.convert import (
     ConvertedAddition,
     ConvertedLayer,
     convert,
+    input_grid,
 )
 from trainables.quantization.graph import moves_values, trace
 from trainables.quantization.layers import QUANTIZABLE
@@ -130,7 +131,7 @@ class Translation:
         module = self._module(node)
         if not is_exportable(module):
             raise NotImplementedError
-        grid = module.grid if isinstance(module, ConvertedLayer) else None
+        grid = input_grid(module)
         end, limits = self._clipped(node)
         output_grid = module.output_grid if isinstance(module, ConvertedLayer) else None
         readers_grid = output_grid or self.grids[end]
@@ -261,8 +262,7 @@ class Translation:
 
     def _grid_of(self, node: fx.Node) -> StaticQuantizer | None:
         """The grid on which an operation reads its inputs."""
-        module = self._module(node) if node.op == "call_module" else None
-        return module.grid if isinstance(module, ConvertedLayer | ConvertedAddition) else None
+        return input_grid(self._module(node) if node.op == "call_module" else None)
 
     def _read(self, signal: Signal, grid: StaticQuantizer | None) -> Signal:
         """A tensor on the grid of its reader, quantized where it is not on that grid already."""

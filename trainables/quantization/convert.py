@@ -27,6 +27,7 @@ from trainables.quantization.layers import (
     step_shape,
 )
 from trainables.quantization.output_grids import find_grids, keeps_grid
+from trainables.quantization.shapes import called_module
 from trainables.quantization.static_quantizer import StaticQuantizer
 
 LARGEST_BIAS = 1 << 24
@@ -156,6 +157,11 @@ class ConvertedAddition(nn.Module):
         return total
 
 
+def input_grid(module: nn.Module | None) -> StaticQuantizer | None:
+    """The grid on which a module reads its inputs, if it has one."""
+    return module.grid if isinstance(module, ConvertedLayer | ConvertedAddition) else None
+
+
 def gain_and_bias(
     layer: QuantizableLayer, norm: nn.BatchNorm2d | None
 ) -> tuple[Tensor, Tensor | None]:
@@ -210,13 +216,12 @@ def round_outputs(converted: nn.Module) -> None:
     modules = dict(converted.named_modules())
 
     def grid_of(node: fx.Node) -> StaticQuantizer | None:
-        module = modules[str(node.target)] if node.op == "call_module" else None
-        return module.grid if isinstance(module, ConvertedLayer | ConvertedAddition) else None
+        return input_grid(called_module(modules, node))
 
     found = find_grids(graph, grid_of, partial(keeps_grid, modules=modules))
     calls = Counter(node.target for node in graph.nodes if node.op == "call_module")
     for node, grid in found.items():
-        layer = modules[str(node.target)] if node.op == "call_module" else None
+        layer = called_module(modules, node)
         if isinstance(layer, ConvertedLayer) and calls[node.target] == 1:
             layer.round_outputs_to(None if is_overlapping(layer.layer) else grid)
 

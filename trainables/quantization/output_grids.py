@@ -6,6 +6,7 @@ from torch import fx, nn
 
 from trainables.quantization.graph import is_metadata
 from trainables.quantization.selections import CALLS, is_selection, operation_name
+from trainables.quantization.shapes import called_module
 from trainables.quantization.static_quantizer import StaticQuantizer
 
 CLIPS = frozenset(["relu", "relu6", "hardtanh", "clamp"])
@@ -48,6 +49,6 @@ def keeps_grid(node: fx.Node, modules: Mapping[str, nn.Module]) -> bool:
     """Whether an operation moves or clips values."""
     if node.op not in CALLS:
         return False
-    module = modules[str(node.target)] if node.op == "call_module" else None
+    module = called_module(modules, node)
     name = operation_name(node, module)
     return is_selection(node, name, module) or (name in CLIPS and len(node.all_input_nodes) == 1)

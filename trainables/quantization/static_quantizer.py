@@ -17,11 +17,14 @@ class StaticQuantizer(nn.Module):
 
     def codes(self, value: Tensor) -> Tensor:
         """The integers, as floats."""
-        return (value / self.step).clamp(*bounds(self.bits, self.zero_point)).round()
+        return self._round(value / self.step)
 
     def forward(self, value: Tensor) -> Tensor:
-        return self.codes(value) * self.step
+        return self.snap(value / self.step)
 
     def snap(self, codes: Tensor) -> Tensor:
         """The points of the grid that are nearest to values in steps of it."""
-        return codes.clamp(*bounds(self.bits, self.zero_point)).round() * self.step
+        return self._round(codes) * self.step
+
+    def _round(self, codes: Tensor) -> Tensor:
+        return codes.clamp(*bounds(self.bits, self.zero_point)).round()

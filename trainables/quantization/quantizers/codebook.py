@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from trainables.quantization.bits import SAFE_BITS
-from trainables.quantization.quantizers.fake_quantizer import FakeQuantizer, spaced
+from trainables.quantization.quantizers.fake_quantizer import FakeQuantizer, shared_axes, spaced
 
 LARGEST = 127
 """The largest integer of a point."""
@@ -53,7 +53,7 @@ class CodebookQuantizer(FakeQuantizer):
     @torch.no_grad()
     def calibrate(self, value: Tensor) -> None:
         """Sets points and steps to a low squared error, by turns (Lloyd 1982)."""
-        shared = [axis for axis, size in enumerate(self.log_step.shape) if size == 1]
+        shared = shared_axes(self.log_step)
         scale = value.square().mean(shared, keepdim=True).sqrt().clamp(min=1e-6)
         some = spaced(value / scale)
         count = 2**self.bits

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from trainables.quantization.quantizers.fake_quantizer import FakeQuantizer
+from trainables.quantization.quantizers.fake_quantizer import FakeQuantizer, shared_axes
 from trainables.quantization.quantizers.lsq import StepQuantizer
 
 
@@ -39,8 +39,7 @@ class TanhQuantizer(FakeQuantizer):
         self.range.copy_(self._largest(value).clamp(min=1e-6))
 
     def _largest(self, value: Tensor) -> Tensor:
-        shared = [axis for axis, size in enumerate(self.range.shape) if size == 1]
-        return value.abs().amax(shared, keepdim=True)
+        return value.abs().amax(shared_axes(self.range), keepdim=True)
 
     def _scaled(self, value: Tensor) -> Tensor:
         squashed = value.tanh()

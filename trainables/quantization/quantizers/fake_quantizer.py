@@ -108,6 +108,11 @@ class FakeQuantizer(nn.Module):
         self.zero_point = find_zero_point(self.bits, float(state.item()))
 
 
+def shared_axes(steps: Tensor) -> list[int]:
+    """The axes of values along which they share one of these steps."""
+    return [axis for axis, size in enumerate(steps.shape) if size == 1]
+
+
 def spaced(value: Tensor) -> Tensor:
     """At most `CALIBRATION_VALUES` times two values of a tensor, evenly spaced, as a vector."""
     flat = value.flatten()

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from trainables.quantization.quantizers.fake_quantizer import FakeQuantizer, spaced
+from trainables.quantization.quantizers.fake_quantizer import FakeQuantizer, shared_axes, spaced
 from trainables.quantization.quantizers.lsq_kernels import fused_lsq, is_worthwhile
 
 CALIBRATION_ELEMENTS = 1 << 18
@@ -88,7 +88,7 @@ class StepQuantizer(FakeQuantizer):
         shape = self.log_step.shape
         if self.log_step.numel() == 1:
             value = spaced(value).reshape(-1, *shape[1:])
-        others = [axis for axis, size in enumerate(shape) if size == 1]
+        others = shared_axes(self.log_step)
         assert others, "values must share steps"
         largest = value.abs().amax(others, keepdim=True)
         least = torch.full(shape, math.inf, device=value.device)

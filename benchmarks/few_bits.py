@@ -37,7 +37,7 @@ from trainables.losses.configs import by_name
 from trainables.models.configs import WeightSources
 from trainables.models.network_source import import_network
 from trainables.quantization.quantizers.base import Quantizer
-from trainables.quantization.quantizers.configs import Codebook, Dorefa, Lsq, Pact
+from trainables.quantization.quantizers.configs import Bucketed, Codebook, Dorefa, Lsq, Pact
 from trainables.recipes.configs import (
     AdamW,
     CalibrationStep,
@@ -60,6 +60,7 @@ CHANGES: dict[str, dict[str, object]] = {
     "PACT": {"quantizer": Pact()},
     "DoReFa": {"quantizer": Dorefa()},
     "learned points": {"quantizer": Codebook()},
+    "buckets": {"quantizer": Bucketed()},
 }
 """Other fields of the recipe; quantizers get the bits of the row."""
 

@@ -22,6 +22,7 @@ from pydantic import ValidationError
 from search.core.comparison_config import ComparisonConfig
 from search.core.recipe_list import ComparedRecipe
 from trainables.config import TrialConfig
+from trainables.core.command_line import OWN_RULE
 from trainables.models.configs import DEFAULT_STUDENT, StudentConfig
 from trainables.training.defaults import PRETRAINING_LENGTH, Defaults, quantized_as_it_came
 
@@ -146,7 +147,7 @@ def complete(
     try:
         trial = TrialConfig(student=student, recipe=recipe.recipe, num_epochs=1)
     except ValidationError as error:
-        problem = error.errors()[0]["msg"].removeprefix("Value error, ")
+        problem = error.errors()[0]["msg"].removeprefix(OWN_RULE)
         raise ValueError(f"{recipe.name}: {problem}") from error
     trial = quantized_as_it_came(trial)
     quantized = recipe.recipe.quantized

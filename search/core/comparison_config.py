@@ -52,7 +52,6 @@ class ComparisonConfig(FrozenConfig):
 
     recipes: Annotated[
         tuple[ComparedRecipe, ...],
-        Field(min_length=2),
         Flag(
             COMPARE,
             "the reference first, then those that are compared with it: supervised, distill, qat, "
@@ -155,8 +154,15 @@ class ComparisonConfig(FrozenConfig):
     @classmethod
     def check_names(cls, recipes: tuple[ComparedRecipe, ...]) -> tuple[ComparedRecipe, ...]:
         names = [recipe.name for recipe in recipes]
+        if len(names) < 2:
+            raise ValueError(
+                "the reference must be followed by what is compared with it, but got "
+                f"{', '.join(names)} alone"
+            )
         if twice := [name for name in names if names.count(name) > 1]:
-            raise ValueError(f"each must have its own name, as NAME={twice[0]}")
+            raise ValueError(
+                f"each must have its own name, as NAME={twice[0]}, but got {twice[0]} twice"
+            )
         return recipes
 
     @model_validator(mode="after")

@@ -31,7 +31,7 @@ TRACING = "tracing "
 
 BAD: dict[str, tuple[list[str], str]] = {
     "no recipes": ([], "--recipes must be given, the reference first"),
-    "one recipe": (["--recipes", "qat"], "--recipes: .*at least 2 items"),
+    "one recipe": (["--recipes", "qat"], "--recipes: .*compared with it, but got qat alone"),
     "unknown recipe": (["--recipes", "supervised", "distil"], "'distil'; did you mean distill"),
     "missing file": (["--recipes", "supervised", "/no/c.json"], "file, but got '/no/c.json'"),
     "unknown path": (

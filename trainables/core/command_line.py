@@ -63,11 +63,20 @@ def as_path(text: str) -> Path:
     return Path(os.path.expanduser(text))
 
 
+OWN_RULE = "Value error, "
+"""Pydantic's prefix of messages that validators of this project raise."""
+
+
 def first_problem(error: ValidationError) -> str:
-    """The first of pydantic's errors in one line: path, rule and value."""
+    """The first of pydantic's errors in one line: path, rule and value.
+
+    Rules of this project that say "but" name the value themselves.
+    """
     problem = error.errors()[0]
     path = ".".join(str(part) for part in problem["loc"])
-    return f"{path}: {problem['msg']}, but got {problem['input']!r}"
+    rule = problem["msg"].removeprefix(OWN_RULE)
+    value = "" if ", but " in rule else f", but got {problem['input']!r}"
+    return f"{path}: {rule}{value}"
 
 
 def one_line(error: Exception) -> str:

@@ -9,7 +9,7 @@ from typing import Any, TypeVar, get_args
 
 from pydantic import ValidationError
 
-from trainables.core.command_line import first_problem
+from trainables.core.command_line import OWN_RULE, first_problem
 from trainables.core.config_base import FrozenConfig
 from trainables.core.units import Unit
 
@@ -134,6 +134,6 @@ def build_config(config: type[Config], values: Mapping[str, object]) -> Config:
     except ValidationError as error:
         problem = error.errors()[0]
         if not problem["loc"]:  # a rule about several fields, which itself names their flags
-            raise ValueError(problem["msg"].removeprefix("Value error, ")) from error
+            raise ValueError(problem["msg"].removeprefix(OWN_RULE)) from error
         flag = flag_name(config, str(problem["loc"][0]))
         raise ValueError(f"{flag}: {first_problem(error).partition(': ')[2]}") from error

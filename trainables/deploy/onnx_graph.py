@@ -292,13 +292,10 @@ class Graph:
 
     def _stored(self, codes: Array, module: ConvertedLayer) -> Array:
         """Codes in the narrowest type of the form `onnx`."""
-        assert module.bits is not None
-        if module.table is not None:  # of integers that need 8 bits
-            return codes
-        if module.bits == 2:
+        if module.code_bits == 2:
             self.opset = max(self.opset, 25)
             return codes.astype(int2)
-        return codes.astype(int4) if module.bits <= 4 else codes
+        return codes.astype(int4) if module.code_bits <= 4 else codes
 
     def _weight(self, layer: QuantizableLayer, module: nn.Module) -> tuple[Value, Array | None]:
         """A layer's weight, and the steps (outputs,) that its integers count in."""

@@ -17,9 +17,8 @@ def dampening_loss(student: nn.Module) -> Tensor:
     distances = [torch.zeros((), device=next(student.parameters()).device)]
     for layer in student.modules():
         if isinstance(layer, QuantizedLayer) and (grid := layer.weight_quantizer) is not None:
-            weight, step = layer.layer.weight, grid.step.detach()
-            low, high = (grid.low, grid.high) if grid.table is None else grid.table[[0, -1]]
-            clipped = torch.maximum(torch.minimum(weight, high * step), low * step)
+            weight, (low, high) = layer.layer.weight, grid.ends
+            clipped = torch.maximum(torch.minimum(weight, high.detach()), low.detach())
             distances.append((grid(weight).detach() - clipped).square().sum())
     return torch.stack(distances).sum()
 

@@ -31,6 +31,7 @@ from trainables.quantization.bits import (
     symmetric_zero_point,
     unpack_bits,
 )
+from trainables.quantization.buckets import MULTIPLIER_BITS, over_weight
 from trainables.quantization.convert import (
     ConvertedAddition,
     ConvertedLayer,
@@ -38,6 +39,7 @@ from trainables.quantization.convert import (
     round_outputs,
 )
 from trainables.quantization.integer_bias import round_biases
+from trainables.quantization.layers import channel_axis
 from trainables.quantization.prepare import prepare
 from trainables.quantization.quantizers.base import Quantizer
 
@@ -98,6 +100,9 @@ def serialize(model: nn.Module, spec: ModelSpec, for_integers: bool = False) -> 
             codes.append(pack_bits(places_of(module).flatten().cpu().numpy(), module.bits))
             if module.table is not None:
                 codes.append(module.table.cpu().numpy().astype(np.int8).view(np.uint8))
+            if module.multipliers is not None:
+                multipliers = module.multipliers.cpu().numpy().astype(np.uint8)
+                codes.append(pack_bits(multipliers, MULTIPLIER_BITS))
         if isinstance(module, CONVERTED) and module.grid is not None:
             floats.append(torch.tensor([negative_share(module.grid.bits, module.grid.zero_point)]))
         floats += [tensor.detach().flatten().float().cpu() for tensor in float_tensors(module)]
@@ -231,35 +236,57 @@ class Reader:
 
 
 def fill(module: nn.Module, codes: Reader, floats: Reader) -> None:
-    converted = module if isinstance(module, ConvertedLayer) else None
-    if converted and converted.codes is not None:
-        assert converted.bits
-        shape = converted.codes.shape
-        packed = codes.take(packed_length(shape.numel(), converted.bits))
-        unsigned = unpack_bits(packed, converted.bits, shape.numel())
-        places = torch.from_numpy(unsigned).view(shape)
-        if converted.table is None:
-            converted.codes.copy_(places - symmetric_zero_point(converted.bits))
-        else:
-            stored = codes.take(len(converted.table)).view(np.int8)
-            converted.table.copy_(torch.from_numpy(stored.copy()))
-            converted.codes.copy_(converted.table[places])
+    if isinstance(module, ConvertedLayer) and module.codes is not None:
+        fill_codes(module, codes)
     if isinstance(module, CONVERTED) and module.grid is not None:
         share = float(floats.take(1)[0])
         module.grid.zero_point = find_zero_point(module.grid.bits, share)
     for tensor in float_tensors(module):
         tensor.copy_(torch.from_numpy(floats.take(tensor.numel()).copy()).view(tensor.shape))
-    if converted and converted.codes is not None:
-        converted.multiply()
+    if isinstance(module, ConvertedLayer) and module.codes is not None:
+        module.multiply()
+
+
+def fill_codes(layer: ConvertedLayer, packed: Reader) -> None:
+    assert layer.codes is not None
+    assert layer.bits
+    places = take_integers(packed, layer.codes.shape, layer.bits)
+    if layer.table is None:
+        layer.codes.copy_(places - symmetric_zero_point(layer.bits))
+    else:
+        stored = packed.take(len(layer.table)).view(np.int8)
+        layer.table.copy_(torch.from_numpy(stored.copy()))
+        layer.codes.copy_(layer.table[places])
+    if layer.multipliers is not None:
+        shape = layer.multipliers.shape
+        layer.multipliers.copy_(take_integers(packed, shape, MULTIPLIER_BITS))
+        layer.codes *= multipliers_of_codes(layer)
+
+
+def take_integers(packed: Reader, shape: torch.Size, bits: int) -> Tensor:
+    count = shape.numel()
+    integers = unpack_bits(packed.take(packed_length(count, bits)), bits, count)
+    return torch.from_numpy(integers).view(shape)
 
 
 def places_of(layer: ConvertedLayer) -> Tensor:
     """The codes of a layer as integers in [0, 2**bits)."""
     assert layer.codes is not None
     assert layer.bits
-    if layer.table is None:
-        return layer.codes.short() + symmetric_zero_point(layer.bits)
-    return torch.searchsorted(layer.table, layer.codes.to(layer.table))
+    if layer.table is not None:
+        return torch.searchsorted(layer.table, layer.codes.to(layer.table))
+    codes = layer.codes.short()
+    if layer.multipliers is not None:
+        codes = codes // multipliers_of_codes(layer)
+    return codes + symmetric_zero_point(layer.bits)
+
+
+def multipliers_of_codes(layer: ConvertedLayer) -> Tensor:
+    """The multiplier of each code's bucket, as the codes."""
+    assert layer.codes is not None
+    assert layer.multipliers is not None
+    by_code = over_weight(layer.multipliers, layer.codes.shape, channel_axis(layer.layer))
+    return by_code.to(layer.codes)
 
 
 def leaves(module: nn.Module) -> Iterator[nn.Module]:

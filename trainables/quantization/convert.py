@@ -17,6 +17,7 @@ from torch import Tensor, fx, nn
 from torch.func import functional_call
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from trainables.quantization.bits import SAFE_BITS
 from trainables.quantization.graph import find_foldable, replace_module, trace
 from trainables.quantization.layers import (
     QuantizableLayer,
@@ -50,6 +51,7 @@ class ConvertedLayer(nn.Module):
         output_grid: on which all that reads its outputs reads them; None where there is none.
         codes: integers (as the weight) in [-2**(bits - 1), 2**(bits - 1)), or None.
         table: the 2**bits integers that `codes` are among instead, ascending, or None.
+        multipliers: (output channels, buckets), of which `codes` are multiples instead, or None.
         step: (output channels,), signed, or None; `layer.weight` is their product.
     """
 
@@ -69,10 +71,12 @@ class ConvertedLayer(nn.Module):
         self.register_buffer("step", None)
         self.table: Tensor | None
         self.register_buffer("table", None)
+        self.multipliers: Tensor | None
+        self.register_buffer("multipliers", None)
         if (quantizer := quantized.weight_quantizer) is not None:
             self.bits = quantizer.bits
             self.codes = quantizer.codes(self.layer.weight).to(torch.int8)
-            self.table = quantizer.table
+            self.table, self.multipliers = quantizer.table, quantizer.multipliers
             self.step = (quantizer.step.flatten().double() * gain).float()
             self.multiply()
         else:
@@ -114,6 +118,13 @@ class ConvertedLayer(nn.Module):
             constant = (bias / self.output_grid.step).masked_fill(~dead, 0)
             operations.append(("Add", constant))
         return operations
+
+    @property
+    def code_bits(self) -> int:
+        """The bits that each of the codes needs by itself."""
+        assert self.bits is not None
+        is_plain = self.table is None and self.multipliers is None
+        return self.bits if is_plain else SAFE_BITS
 
     @property
     def output_grid(self) -> StaticQuantizer | None:

@@ -53,7 +53,9 @@ def _file_length(spec_json: str) -> int:
         else:
             num_code_bytes += packed_length(layer.num_weights, of_layer.weight_bits)
             if spec.quantizer:
-                num_code_bytes += spec.quantizer.table_length(of_layer.weight_bits)
+                num_code_bytes += spec.quantizer.num_extra_bytes(
+                    of_layer.weight_bits, layer.num_weights, layer.num_channels
+                )
             num_floats += layer.num_channels  # the steps
     of_grids = [bits[name] for name in (*stored.roles.names, *stored.roles.additions) if bits]
     # the step of each, and the share of negative integers

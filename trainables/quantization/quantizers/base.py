@@ -62,8 +62,8 @@ class Quantizer(QuantizerConfig):
         bits = {field: getattr(self, field) for field in Quantizer.model_fields if field != "name"}
         return Quantizer.members()[name](**bits)
 
-    def table_length(self, bits: int) -> int:
-        """The integers of the table that a layer of so many bits is stored with."""
+    def num_extra_bytes(self, bits: int, num_weights: int, num_channels: int) -> int:
+        """The bytes of a layer's file beside the bits of its weights and the steps."""
         return 0
 
     def build_weight_quantizer(

@@ -34,6 +34,10 @@ class CodebookQuantizer(FakeQuantizer):
     def table(self) -> Tensor:
         return self._integers().detach()
 
+    @property
+    def ends(self) -> tuple[Tensor, Tensor]:
+        return self.table[0] * self.step, self.table[-1] * self.step
+
     def codes(self, value: Tensor) -> Tensor:
         integers = self.table
         return integers[nearest(integers, value.detach() / self.step.detach())].to(torch.int16)

@@ -1,11 +1,13 @@
 """The configurations of quantizers that a recipe may use."""
 
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
 from trainables.quantization.bits import SAFE_BITS, LayerBits
+from trainables.quantization.buckets import BUCKET, multiplier_bytes
 from trainables.quantization.mixed_precision import Sensitivity, allocate, offset_bits
 from trainables.quantization.quantizers.base import Quantizer, QuantizerConfig
 
@@ -15,7 +17,7 @@ if TYPE_CHECKING:
     from trainables.quantization.quantizers.fake_quantizer import FakeQuantizer
 
 
-QuantizerName = Literal["lsq", "pact", "dorefa", "codebook"]
+QuantizerName = Literal["lsq", "pact", "dorefa", "codebook", "bucketed"]
 """The quantizers to choose from."""
 
 
@@ -91,17 +93,47 @@ class Codebook(Lsq):
     name: Literal["codebook"] = "codebook"  # type: ignore[assignment]
     rounds_multiples: ClassVar[bool] = False
 
-    def table_length(self, bits: int) -> int:
-        return 2**bits if bits < SAFE_BITS else 0
+    def num_extra_bytes(self, bits: int, num_weights: int, num_channels: int) -> int:
+        return 2**bits if bits < SAFE_BITS else 0  # the points
 
     def build_weight_quantizer(
         self, bits: int, weight: "Tensor", step_shape: tuple[int, ...]
     ) -> "FakeQuantizer":
         from trainables.quantization.quantizers.codebook import CodebookQuantizer
 
-        if not self.table_length(bits):
+        if bits >= SAFE_BITS:
             return super().build_weight_quantizer(bits, weight, step_shape)
         return CodebookQuantizer(bits, step_shape)
+
+
+class Bucketed(Lsq):
+    """Own grids for buckets of 16 weights of up to 4 bits (Polino et al. 2018, arXiv 1802.05668).
+
+    Output channels of no more weights, as those of depthwise layers, have one grid, as by LSQ.
+    """
+
+    name: Literal["bucketed"] = "bucketed"  # type: ignore[assignment]
+    rounds_multiples: ClassVar[bool] = False
+    most_bits: ClassVar[int] = 4
+
+    def has_buckets(self, bits: int, num_weights: int) -> bool:
+        """Whether an output channel of so many weights has more than one grid."""
+        return bits <= self.most_bits and num_weights > BUCKET
+
+    def num_extra_bytes(self, bits: int, num_weights: int, num_channels: int) -> int:
+        has_buckets = self.has_buckets(bits, num_weights // num_channels)
+        return multiplier_bytes(num_weights, num_channels) if has_buckets else 0
+
+    def build_weight_quantizer(
+        self, bits: int, weight: "Tensor", step_shape: tuple[int, ...]
+    ) -> "FakeQuantizer":
+        from trainables.quantization.quantizers.bucketed import BucketQuantizer
+
+        if not self.has_buckets(bits, weight.numel() // math.prod(step_shape)):
+            return super().build_weight_quantizer(bits, weight, step_shape)
+        quantizer = BucketQuantizer(bits, weight, step_shape)
+        quantizer.calibrate(weight)
+        return quantizer
 
 
 class MixedPrecision(QuantizerConfig):

@@ -58,6 +58,16 @@ class FakeQuantizer(nn.Module):
         """The integers that codes are among, ascending, where they are not those of the grid."""
         return None
 
+    @property
+    def multipliers(self) -> Tensor | None:
+        """Of buckets (output channels, buckets): codes are multiples of them, if there are any."""
+        return None
+
+    @property
+    def ends(self) -> tuple[Tensor, Tensor]:
+        """The least and the greatest value of the grid, broadcastable to the values."""
+        return self.low * self.step, self.high * self.step
+
     def calibrate(self, value: Tensor) -> None:
         """Sets the step for values such as these, and leaves the zero point."""
         raise NotImplementedError

@@ -11,6 +11,7 @@ from trainables.config import TrialConfig
 from trainables.models.configs import UNetConfig
 from trainables.models.model_file import deserialize, serialize
 from trainables.quantization.bits import LayerBits
+from trainables.quantization.buckets import over_weight
 from trainables.quantization.convert import ConvertedLayer, convert
 from trainables.quantization.layers import QuantizedLayer
 from trainables.quantization.prepare import calibrate, prepare, quantize_layer
@@ -65,12 +66,20 @@ def test_values_lie_on_the_grid_of_their_codes(
 ) -> None:
     for quantizer, value in (for_weights(config, bits), for_inputs(config, bits, activation)):
         codes = quantizer.codes(value)
-        table = quantizer.table
+        table, multipliers = quantizer.table, quantizer.multipliers
         points = range(quantizer.low, quantizer.high + 1) if table is None else table.tolist()
         assert len(points) == 2**bits
-        assert set(codes.unique().tolist()) <= set(points)
+        of_grid = codes
+        if multipliers is not None:
+            of_grid = codes / over_weight(multipliers, value.shape, 0)
+            assert codes.abs().max() <= 127
+        assert set(of_grid.unique().tolist()) <= set(points)
         assert (quantizer.step > 0).all()
         torch.testing.assert_close(quantizer(value), codes * quantizer.step)
+        least, greatest = quantizer.ends
+        tolerance = 1e-3 * quantizer.step
+        assert (quantizer(value) >= least - tolerance).all()
+        assert (quantizer(value) <= greatest + tolerance).all()
 
 
 @every_quantizer

@@ -83,7 +83,7 @@ def check(ways: dict[str, Quantize], value: Tensor, step: Tensor) -> None:
 FIRST = """
 import time, torch
 begin = time.perf_counter()
-from trainables.quant.fused import fused_lsq
+from trainables.quantization.quantizers.lsq_kernels import fused_lsq
 value = torch.rand(4, 4, 64, 64, device={device!r}, requires_grad=True)
 step = torch.tensor([0.1], device={device!r}, requires_grad=True)
 fused_lsq(value, step, 0, 15, 1.0).sum().backward()

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import count
 from pathlib import Path
+from typing import get_args
 
 import torch
 from PIL import Image
@@ -41,7 +42,8 @@ from trainables.models.configs import TorchvisionConfig, UNetConfig
 from trainables.models.model_file import ModelSpec, write_model
 from trainables.quantization.prepare import calibrate, prepare
 from trainables.quantization.quantizers import lsq_kernels as fused
-from trainables.quantization.quantizers.configs import Lsq
+from trainables.quantization.quantizers.base import Quantizer
+from trainables.quantization.quantizers.configs import Lsq, QuantizerName
 from trainables.recipes.base import Batch, total
 from trainables.recipes.configs import AdamW, Distill, Supervised
 from trainables.recipes.distill import distillation_loss
@@ -57,14 +59,25 @@ NUM_TRAIN = 256 if GPU else 64
 WIDTH = 16
 BITS = Lsq(weight_bits=4, activation_bits=4)
 LOSSES = by_name(Pixelwise(), Pairwise())
+FULL_PRECISION, PLAIN = "full precision", "W4A4 lsq, plain operations"
+KINDS: dict[str, Quantizer | None] = {
+    FULL_PRECISION: None,
+    **{f"W4A4 {name}": BITS.of_kind(name) for name in get_args(QuantizerName)},
+    PLAIN: BITS,
+}
+"""Students of the section on quantization."""
 
 Step = Callable[[], object]
 
 
 def main() -> None:
+    functions = (data_cost, teacher_cost, quantization_cost, kernels, sharing, growth)
+    sections_by_name = {function.__name__: function for function in functions}
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--out", type=Path, required=True, help="gets the tables, as Markdown")
-    out: Path = parser.parse_args().out
+    parser.add_argument("--sections", nargs="+", choices=sections_by_name)
+    arguments = parser.parse_args()
+    out: Path = arguments.out
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as scratch:
         run = prepare_run(Path(scratch), IMAGE_SIZE, NUM_TRAIN)
@@ -72,9 +85,9 @@ def main() -> None:
             f"Measured on: {describe_machine(DEVICE)}, {os.cpu_count()} cores. Images of "
             f"{IMAGE_SIZE}x{IMAGE_SIZE} pixels, {BATCH_SIZE} a step, U-Net of width {WIDTH}.\n",
         ]
-        for section in (data_cost, teacher_cost, quantization_cost, kernels, sharing, growth):
+        for name in arguments.sections or sections_by_name:
             begin = time.perf_counter()
-            sections.append(section(run))
+            sections.append(sections_by_name[name](run))
             print(f"{sections[-1]}\n({time.perf_counter() - begin:.0f} s)\n", flush=True)
             out.write_text("\n".join(sections))
 
@@ -102,7 +115,7 @@ def make_task(
 class Student:
     """A student that takes training steps."""
 
-    def __init__(self, task: TrialTask, bits: Lsq | None = None) -> None:
+    def __init__(self, task: TrialTask, bits: Quantizer | None = None) -> None:
         self.model = task.new_student()
         if bits:
             images = next(task.batches(1)).images
@@ -283,26 +296,23 @@ def distilled_step(task: TrialTask) -> Step:
 
 
 def quantization_cost(run: ExecutionConfig) -> str:
-    """A step with W4A4 fake quantization against the full-precision one."""
+    """A step with W4A4 fake quantization, of every quantizer, against the full-precision one."""
     task = make_task(run, Augmentation())
     fixed = next(task.batches(1))
-    plain, quantized = Student(task), Student(task, BITS)
 
-    def reference() -> None:
-        most, fused.MIN_ELEMENTS = fused.MIN_ELEMENTS, 1 << 62
-        quantized.step(fixed.images, fixed.labels)
-        fused.MIN_ELEMENTS = most
+    def step_of(kind: str) -> Step:
+        student, fewest = Student(task, KINDS[kind]), least_compiled(kind)
 
-    steps: dict[str, Step] = {
-        "full precision": lambda: plain.step(fixed.images, fixed.labels),
-        "W4A4, compiled": lambda: quantized.step(fixed.images, fixed.labels),
-        "W4A4, plain operations": reference,
-    }
-    seconds = median_seconds(steps, DEVICE)
-    peaks = {
-        name: f"{in_process(peak_megabytes, run, kind):.0f}" for kind, name in enumerate(steps)
-    }
-    rows = per_step(seconds, "full precision", peaks)
+        def step() -> None:
+            before, fused.MIN_ELEMENTS = fused.MIN_ELEMENTS, fewest
+            student.step(fixed.images, fixed.labels)
+            fused.MIN_ELEMENTS = before
+
+        return step
+
+    seconds = median_seconds({kind: step_of(kind) for kind in KINDS}, DEVICE)
+    peaks = {kind: f"{in_process(peak_megabytes, run, kind):.0f}" for kind in KINDS}
+    rows = per_step(seconds, FULL_PRECISION, peaks)
     memory = "GPU memory" if GPU else "resident memory of the process"
     return (
         f"### A quantized step\n\nWithout data work. Peak: {memory} over 3 steps, in a process "
@@ -310,13 +320,17 @@ def quantization_cost(run: ExecutionConfig) -> str:
     )
 
 
-def peak_megabytes(run: ExecutionConfig, kind: int) -> float:
-    """The peak of three steps: 0 full precision, 1 compiled, 2 plain operations."""
+def least_compiled(kind: str) -> int:
+    """The fewest elements of tensors that compiled code quantizes."""
+    return 1 << 62 if kind == PLAIN else fused.MIN_ELEMENTS
+
+
+def peak_megabytes(run: ExecutionConfig, kind: str) -> float:
+    """The peak of three steps."""
     torch.set_num_threads(1)
     task = make_task(run, Augmentation())
-    if kind == 2:
-        fused.MIN_ELEMENTS = 1 << 62
-    student, fixed = Student(task, BITS if kind else None), next(task.batches(1))
+    fused.MIN_ELEMENTS = least_compiled(kind)
+    student, fixed = Student(task, KINDS[kind]), next(task.batches(1))
     if GPU:
         torch.cuda.reset_peak_memory_stats()
     for _ in range(3):

@@ -503,10 +503,10 @@ class StudyConfig(FrozenConfig):
                 "--co-study needs --teacher-outputs live: outputs that are kept cannot learn"
             )
         quantizer = Quantizer.members()[self.quantizer or "lsq"]
-        if "adaround" in (self.calibration or ()) and not quantizer.rounds_multiples:
+        if "adaround" in (self.calibration or ()) and not quantizer.keeps_points:
             raise ValueError(
-                "--calibration adaround must be for weights that are rounded to multiples of a "
-                f"step, but got --quantizer {self.quantizer}"
+                "--calibration adaround must be for weights that stay where they are on the grid, "
+                f"but got --quantizer {self.quantizer}"
             )
         check_networks(self)
         return self

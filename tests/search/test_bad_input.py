@@ -78,7 +78,7 @@ CASES: dict[str, tuple[list[str], str]] = {
     ),
     "rounding that a quantizer undoes": (
         ["--quantizer", "dorefa", "--calibration", "adaround"],
-        "--calibration adaround must be for .* multiples of a step, but got --quantizer dorefa",
+        "--calibration adaround must be for .* on the grid, but got --quantizer dorefa",
     ),
     "unknown quantizer": (["--quantizer", "lsp"], "--quantizer: .*'lsq', 'pact', 'dorefa'"),
     "no such unlabelled images": (

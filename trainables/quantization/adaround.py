@@ -118,11 +118,12 @@ def round_layer(pair: LayerInputs, is_centred: bool = False) -> None:
             MAX_WEIGHTS,
         )
         return
-    step_GO1 = by_output_channel(layer, quantizer.step.expand_as(layer.weight))[..., :1]
-    codes_GOD = learn_codes(
-        weight_GOD, step_GO1, output_error(pair, is_centred), quantizer.low, quantizer.high
-    )
-    layer.weight.copy_(from_output_channels(layer, codes_GOD * step_GO1))
+    nearest = quantizer.codes(layer.weight) * quantizer.step
+    points = (*quantizer.neighbours(layer.weight), nearest)
+    below, above, nearest = (by_output_channel(layer, values) for values in points)
+    error = output_error(pair, is_centred)
+    rounded_GOD = choose_points(weight_GOD, below, above, nearest, error)
+    layer.weight.copy_(from_output_channels(layer, rounded_GOD))
 
 
 def output_error(pair: LayerInputs, is_centred: bool = False) -> OutputError:
@@ -153,37 +154,38 @@ def output_error(pair: LayerInputs, is_centred: bool = False) -> OutputError:
     return OutputError(quadratic, linear, constant)
 
 
-def learn_codes(
-    weight_GOD: Tensor, step_GO1: Tensor, error: OutputError, low: int, high: int
+def choose_points(
+    weight_GOD: Tensor,
+    below_GOD: Tensor,
+    above_GOD: Tensor,
+    nearest_GOD: Tensor,
+    error: OutputError,
 ) -> Tensor:
-    """Codes (G,O,D), each the floor or the ceiling of a weight in units of its step.
+    """Weights (G,O,D) on their grids, each at the point below or above it.
 
     A channel for which rounding to nearest has the smaller error is rounded to nearest.
     """
-    scaled = (weight_GOD / step_GO1).clamp(low, high)
-    nearest, floor = scaled.round(), scaled.floor().clamp(max=high - 1)
-
-    def change(codes_GOD: Tensor) -> Tensor:
-        return codes_GOD * step_GO1 - weight_GOD
-
-    scale = scaled.shape[-1] / error.curvature(change(nearest)).clamp(min=1e-12)
-    share = ((scaled - floor - GAMMA) / (ZETA - GAMMA)).clamp(MARGIN, 1 - MARGIN)
+    gap_GOD = above_GOD - below_GOD
+    to_nearest = error.curvature(nearest_GOD - weight_GOD).clamp(min=1e-12)
+    scale = weight_GOD.shape[-1] / to_nearest
+    offset = (weight_GOD.clamp(below_GOD, above_GOD) - below_GOD) / gap_GOD.clamp(min=1e-12)
+    share = ((offset - GAMMA) / (ZETA - GAMMA)).clamp(MARGIN, 1 - MARGIN)
     v = share.logit().requires_grad_()
     optimizer = torch.optim.Adam([v], LEARNING_RATE)
     warm_up = round(WARM_UP * NUM_STEPS)
     for step in range(NUM_STEPS):
         with torch.enable_grad():
             up = rectified_sigmoid(v)
-            loss = (error(change(floor + up)) * scale).sum()
+            loss = (error(below_GOD + up * gap_GOD - weight_GOD) * scale).sum()
             if step >= warm_up:
                 progress = (step - warm_up) / (NUM_STEPS - warm_up)
                 beta = FIRST_BETA + progress * (LAST_BETA - FIRST_BETA)
                 loss = loss + REGULARISER_WEIGHT * (1 - (2 * up - 1).abs().pow(beta)).sum()
         (v.grad,) = torch.autograd.grad(loss, v)
         optimizer.step()
-    learned = floor + (v.detach() >= 0)
-    is_better = error(change(learned)) < error(change(nearest))
-    return torch.where(is_better.unsqueeze(-1), learned, nearest)
+    learned_GOD = torch.where(v.detach() >= 0, above_GOD, below_GOD)
+    is_better = error(learned_GOD - weight_GOD) < error(nearest_GOD - weight_GOD)
+    return torch.where(is_better.unsqueeze(-1), learned_GOD, nearest_GOD)
 
 
 def rectified_sigmoid(v: Tensor) -> Tensor:

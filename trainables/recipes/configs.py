@@ -170,16 +170,14 @@ class QuantizedRecipe(Recipe):
     @model_validator(mode="after")
     def check_rounding(self) -> Self:
         quantizer = self.quantizer.quantizer
-        if "adaround" in self.calibration and quantizer and not quantizer.rounds_multiples:
-            raise ValueError(
-                "calibration by adaround must be for weights that are rounded to multiples of a "
-                f"step, but got the quantizer {quantizer.name}"
-            )
-        if getattr(self, "dampening", 0) and quantizer and not quantizer.keeps_points:
-            raise ValueError(
-                "dampening must be for weights that stay where they are on the grid, but got the "
-                f"quantizer {quantizer.name}"
-            )
+        named = {"calibration by adaround": "adaround" in self.calibration}
+        named["dampening"] = bool(getattr(self, "dampening", 0))
+        for what, is_set in named.items():
+            if is_set and quantizer and not quantizer.keeps_points:
+                raise ValueError(
+                    f"{what} must be for weights that stay where they are on the grid, but got the "
+                    f"quantizer {quantizer.name}"
+                )
         return self
 
     @property

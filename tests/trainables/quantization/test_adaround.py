@@ -1,6 +1,7 @@
 """Learned rounding: weights at the floor or the ceiling, with less error of each layer's output."""
 
 import copy
+from typing import get_args
 
 import pytest
 import torch
@@ -20,7 +21,8 @@ from trainables.quantization.convert import convert
 from trainables.quantization.layers import QUANTIZABLE, QuantizedLayer, apply_layer
 from trainables.quantization.paired_forward import LayerInputs
 from trainables.quantization.prepare import calibrate, prepare, quantize_layer
-from trainables.quantization.quantizers.configs import Lsq
+from trainables.quantization.quantizers.base import Quantizer
+from trainables.quantization.quantizers.configs import DEFAULT_QUANTIZER, Lsq, QuantizerName
 
 LAYERS = [
     (nn.Conv2d(4, 6, 3, padding=1, groups=2), (3, 4, 8, 8)),
@@ -37,7 +39,12 @@ def fewer_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("trainables.quantization.adaround.NUM_STEPS", 300)
 
 
-def make_pair(layer: nn.Module, shape: tuple[int, ...], bits: int = 3) -> LayerInputs:
+def make_pair(
+    layer: nn.Module,
+    shape: tuple[int, ...],
+    bits: int = 3,
+    quantizer: Quantizer = DEFAULT_QUANTIZER,
+) -> LayerInputs:
     """A calibrated layer whose inputs are positive, correlated and disturbed by quantization."""
     torch.manual_seed(0)
     assert isinstance(layer, QUANTIZABLE)
@@ -45,7 +52,7 @@ def make_pair(layer: nn.Module, shape: tuple[int, ...], bits: int = 3) -> LayerI
     inputs = torch.rand(shape) + torch.rand(shape[:1] + (1,) * (len(shape) - 1))
     disturbed = (inputs + 0.05 * torch.randn(shape)).relu()
     quantized = quantize_layer(
-        copy.deepcopy(layer), Lsq(), LayerBits(weight_bits=bits, activation_bits=8)
+        copy.deepcopy(layer), quantizer, LayerBits(weight_bits=bits, activation_bits=8)
     )
     quantized.calibrate_weight()
     quantized.calibrate_inputs(disturbed)
@@ -97,6 +104,29 @@ def test_rounding_reduces_the_error_of_a_layer(layer: nn.Module, shape: tuple[in
     scaled = (original / step).clamp(quantizer.low, quantizer.high)
     assert ((codes == scaled.floor()) | (codes == scaled.ceil())).all()
     assert (codes != scaled.round()).any()
+
+
+KEEPING = [name for name in get_args(QuantizerName) if Quantizer.members()[name].keeps_points]
+
+
+@pytest.mark.parametrize("name", KEEPING)
+@pytest.mark.parametrize("layer", [LAYERS[0][0], LAYERS[2][0]])
+@torch.no_grad()
+def test_weights_of_every_quantizer_stay_at_the_points_that_were_chosen(
+    layer: nn.Module, name: str
+) -> None:
+    pair = make_pair(layer, (3, 4, 8, 8), bits=2, quantizer=Lsq().of_kind(name))
+    quantizer, inner = pair.quantized.weight_quantizer, pair.quantized.layer
+    assert quantizer is not None
+    original, to_nearest = inner.weight.clone(), squared_error(pair)
+    below, above = quantizer.neighbours(original)
+    least, greatest = quantizer.ends
+    clipped = torch.maximum(torch.minimum(original, greatest), least)
+    assert ((below <= clipped + 1e-6) & (clipped <= above + 1e-6)).all()
+    round_layer(pair)
+    assert ((inner.weight == below) | (inner.weight == above)).float().mean() > 0.99
+    torch.testing.assert_close(quantizer(inner.weight), inner.weight)
+    assert squared_error(pair) < to_nearest
 
 
 @torch.no_grad()

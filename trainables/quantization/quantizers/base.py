@@ -40,10 +40,8 @@ class Quantizer(QuantizerConfig):
     `layers`, which maps a layer's name to its own bit-widths, says otherwise.
     """
 
-    rounds_multiples: ClassVar[bool] = True
-    """Whether weights that are multiples of their steps are not changed, as AdaRound needs it."""
     keeps_points: ClassVar[bool] = True
-    """Whether weights on the grid are not changed, as the dampening of oscillations needs it."""
+    """Whether weights on the grid are not changed, as AdaRound and dampening need it."""
     weight_bits: Bits = 4
     activation_bits: Bits = 4
     layers: dict[str, LayerBits] = Field(default_factory=dict)

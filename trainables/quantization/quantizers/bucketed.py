@@ -36,18 +36,15 @@ class BucketQuantizer(StepQuantizer):
         return self._multipliers().detach()
 
     @property
-    def ends(self) -> tuple[Tensor, Tensor]:
-        steps = over_weight(self.multipliers, self.shape, self.axis) * self.step
-        return self.low * steps, self.high * steps
+    def spacing(self) -> Tensor:
+        return over_weight(self._multipliers(), self.shape, self.axis) * self.step
 
     def codes(self, value: Tensor) -> Tensor:
-        multipliers = over_weight(self.multipliers, value.shape, self.axis)
-        within = (value / (multipliers * self.step)).clamp(self.low, self.high).round()
-        return (within * multipliers).to(torch.int16)
+        within = (value / self.spacing).clamp(self.low, self.high).round()
+        return (within * over_weight(self.multipliers, self.shape, self.axis)).to(torch.int16)
 
     def forward(self, value: Tensor) -> Tensor:
-        steps = over_weight(self._multipliers(), value.shape, self.axis) * self.step
-        return lsq(value, steps, self.low, self.high, gradient_scale=1.0)
+        return lsq(value, self.spacing, self.low, self.high, gradient_scale=1.0)
 
     def _multipliers(self) -> Tensor:
         """Integers (output channels, buckets); gradients pass their rounding."""

@@ -38,6 +38,11 @@ class CodebookQuantizer(FakeQuantizer):
     def ends(self) -> tuple[Tensor, Tensor]:
         return self.table[0] * self.step, self.table[-1] * self.step
 
+    def neighbours(self, value: Tensor) -> tuple[Tensor, Tensor]:
+        integers, scaled = self.table, (value / self.step).contiguous()
+        below = torch.bucketize(scaled, integers, right=True).clamp(1, len(integers) - 1) - 1
+        return integers[below] * self.step, integers[below + 1] * self.step
+
     def codes(self, value: Tensor) -> Tensor:
         integers = self.table
         return integers[nearest(integers, value.detach() / self.step.detach())].to(torch.int16)

@@ -69,7 +69,6 @@ class Dorefa(Quantizer):
     """Weights behind a tanh, and no learned grids: DoReFa (Zhou et al. 2016, arXiv 1606.06160)."""
 
     name: Literal["dorefa"] = "dorefa"
-    rounds_multiples: ClassVar[bool] = False
     keeps_points: ClassVar[bool] = False
 
     def build_weight_quantizer(
@@ -91,7 +90,6 @@ class Codebook(Lsq):
     """Learned points for weights below 8 bits (Polino et al. 2018, arXiv 1802.05668); else LSQ."""
 
     name: Literal["codebook"] = "codebook"  # type: ignore[assignment]
-    rounds_multiples: ClassVar[bool] = False
 
     def num_extra_bytes(self, bits: int, num_weights: int, num_channels: int) -> int:
         return 2**bits if bits < SAFE_BITS else 0  # the points
@@ -113,7 +111,6 @@ class Bucketed(Lsq):
     """
 
     name: Literal["bucketed"] = "bucketed"  # type: ignore[assignment]
-    rounds_multiples: ClassVar[bool] = False
     most_bits: ClassVar[int] = 4
 
     def has_buckets(self, bits: int, num_weights: int) -> bool:

@@ -64,9 +64,19 @@ class FakeQuantizer(nn.Module):
         return None
 
     @property
+    def spacing(self) -> Tensor:
+        """The distance of the points of each value's grid, broadcastable to the values."""
+        return self.step
+
+    @property
     def ends(self) -> tuple[Tensor, Tensor]:
-        """The least and the greatest value of the grid, broadcastable to the values."""
-        return self.low * self.step, self.high * self.step
+        """The least and the greatest point of the grid, broadcastable to the values."""
+        return self.low * self.spacing, self.high * self.spacing
+
+    def neighbours(self, value: Tensor) -> tuple[Tensor, Tensor]:
+        """The points of the grid below and above each value, or the two nearest beyond the grid."""
+        below = (value / self.spacing).floor().clamp(self.low, self.high - 1)
+        return below * self.spacing, (below + 1) * self.spacing
 
     def calibrate(self, value: Tensor) -> None:
         """Sets the step for values such as these, and leaves the zero point."""

@@ -12,7 +12,9 @@ import copy
 import importlib
 import time
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import torch
@@ -25,7 +27,7 @@ from trainables.data.augmentation import MEAN, STD, resize
 from trainables.data.base import Split
 from trainables.data.voc import VocFolder
 from trainables.models.model_file import read_model
-from trainables.quantization.quantizers.configs import Lsq
+from trainables.quantization.quantizers.configs import Lsq, QuantizerName
 from trainables.recipes.configs import CalibrationStep
 from trainables.recipes.quantized_start import CALIBRATION_IMAGES, quantize
 from trainables.training.evaluation import Scores, confusion_matrix
@@ -40,7 +42,6 @@ METHODS: dict[str, tuple[CalibrationStep, ...]] = {
     "AdaRound, bias-corrected": ("adaround", "bias_correction"),
     "equalized, AdaRound, bias-corrected": ("equalization", "adaround", "bias_correction"),
 }
-BITS = ((8, 8), (4, 8), (4, 4))
 
 
 def main() -> None:
@@ -58,21 +59,24 @@ def main() -> None:
         f"{len(expected)} validation images, {len(calibration)} for calibration. "
         f"Full precision: {100 * score(expected, samples, arguments.every):.2f} mIoU.\n\n"
     )
-    heading = ["calibration", *(f"W{w}A{a}: mIoU (flipped; s)" for w, a in BITS)]
+    heading = ["calibration", "`--quantizer`"]
+    heading += [f"{bits}: mIoU (flipped; s)" for bits in arguments.bits]
     rows: list[list[object]] = []
-    for name in arguments.methods:
+    for name, kind in product(arguments.methods, arguments.quantizers):
         cells: list[object] = []
-        for weight_bits, activation_bits in BITS:
-            bits = Lsq(weight_bits=weight_bits, activation_bits=activation_bits)
+        for bits in arguments.bits:
+            weight_bits, activation_bits = map(int, bits.removeprefix("W").split("A"))
+            lsq = Lsq(weight_bits=weight_bits, activation_bits=activation_bits)
             begin = time.perf_counter()
-            quantized = quantize(copy.deepcopy(network), bits, METHODS[name], calibration)
+            start = copy.deepcopy(network)
+            quantized = quantize(start, lsq.of_kind(kind), METHODS[name], calibration)
             seconds = time.perf_counter() - begin
             got = predictions(quantized, samples, arguments.every)
             flipped = float((got != expected).float().mean())
             miou = score(got, samples, arguments.every)
             cells.append(f"{100 * miou:.2f} ({100 * flipped:.1f} %; {seconds:.0f})")
-            print(f"{name} W{weight_bits}A{activation_bits}: {cells[-1]}", flush=True)
-        rows.append([name, *cells])
+            print(f"{name} {kind} {bits}: {cells[-1]}", flush=True)
+        rows.append([name, f"`{kind}`", *cells])
         arguments.out.write_text(about + markdown(heading, rows))
     print(arguments.out.read_text())
 
@@ -84,6 +88,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--data", type=Path, required=True, help="folder in VOC layout")
     parser.add_argument("--out", type=Path, required=True, help="gets the table, as Markdown")
     parser.add_argument("--methods", nargs="*", default=list(METHODS), choices=list(METHODS))
+    parser.add_argument("--quantizers", nargs="+", default=["lsq"], choices=get_args(QuantizerName))
+    parser.add_argument("--bits", nargs="+", default=["W8A8", "W4A8", "W4A4"], metavar="W4A8")
     parser.add_argument("--image-size", type=int, default=257)
     parser.add_argument("--every", type=int, default=1, help="validation image that is used")
     parser.add_argument("--mean", type=float, nargs=3, default=MEAN, help="of images in [0, 1]")

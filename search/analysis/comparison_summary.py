@@ -7,6 +7,7 @@ from statistics import mean, stdev
 from search.analysis.paired_statistics import PairedDifference, paired_difference
 from search.core.comparison import Arm
 from search.core.record import Record
+from trainables.core.metrics import Metrics
 
 
 @dataclass(frozen=True)
@@ -15,7 +16,9 @@ class ArmSummary:
 
     `mious`, in [0,1], and `failures`, the reasons, are by seed. `difference` to the reference is in
     mIoU; None for a reference itself, and where no pair of trainings finished. `size_bytes` is None
-    where none finished. `seconds` are the mean of what students trained, their start included.
+    where none finished. `never_predicted` is the largest number of classes that one of the students
+    never predicts, as "! 3 of 11"; "" where it is not known. `seconds` are the mean of what
+    students trained, their start included.
     """
 
     arm: Arm
@@ -23,6 +26,7 @@ class ArmSummary:
     failures: Mapping[int, str]
     difference: PairedDifference | None
     size_bytes: int | None
+    never_predicted: str
     seconds: float | None
 
     @property
@@ -60,10 +64,21 @@ def summarize(arms: Sequence[Arm], records: Mapping[str, Record]) -> list[ArmSum
                 failures=failed,
                 difference=difference,
                 size_bytes=metrics[0].size_bytes if metrics else None,
+                never_predicted=write_never_predicted(metrics),
                 seconds=mean(seconds) if seconds else None,
             )
         )
     return summaries
+
+
+def write_never_predicted(trainings: Sequence[Metrics]) -> str:
+    """The classes that the worst student never predicts, marked where there are any."""
+    known = [each for each in trainings if each.classes_never_predicted is not None]
+    worst = max(known, key=lambda each: each.classes_never_predicted or 0, default=None)
+    if worst is None:
+        return ""
+    mark = "! " if worst.classes_never_predicted else ""
+    return f"{mark}{worst.share_never_predicted}"
 
 
 def finished_mious(arm: Arm, records: Mapping[str, Record]) -> dict[int, float]:

@@ -8,7 +8,7 @@ from rich.console import JustifyMethod
 from rich.table import Table
 
 from search.analysis.comparison_summary import ArmSummary
-from search.analysis.tables import schema_of, write_parquet
+from search.analysis.tables import fitting, schema_of, write_parquet
 from search.core.comparison import Arm, own_epochs, start_epochs
 from search.core.record import Record
 from search.storage.layout import COMPARISON_TABLE
@@ -18,7 +18,12 @@ from trainables.data.configs import MEASURED_ON
 
 STUDENT, RECIPE, MIOU, DIFFERENCE = "student", "recipe", "mIoU %", "difference"
 VERDICT, PAIRS = "verdict", "pairs"
+NEVER_PREDICTED = "never predicted"
 SIZE, STEPS, SECONDS = "size", "steps", "seconds"
+DROPPED = (SECONDS, STEPS, SIZE, PAIRS, NEVER_PREDICTED)
+"""Columns left out on a narrow terminal, in this order."""
+FOLDED_WIDTH = 16
+"""Characters that a student's and a recipe's name need at least."""
 TEXTS = (STUDENT, RECIPE, VERDICT)
 """Columns of text; the others are numbers."""
 HOW_TO_READ = (
@@ -29,7 +34,8 @@ HOW_TO_READ = (
     "that the more recipes are compared, the more a finding needs other seeds to confirm it. Steps "
     "are the optimizer steps of a student, its full-precision start + its own; seconds are the "
     "mean of those that it trained, its start included, beside the other trainings of the "
-    "comparison."
+    "comparison. Classes never predicted are those that labels of the validation split hold and "
+    "a student predicts at no pixel: the largest number of all seeds."
 )
 
 
@@ -42,6 +48,7 @@ def cells(summary: ArmSummary, steps_per_epoch: int) -> dict[str, str]:
         DIFFERENCE: write_difference(summary),
         VERDICT: summary.verdict,
         PAIRS: write_pairs(summary),
+        NEVER_PREDICTED: summary.never_predicted,
         SIZE: human_size(summary.size_bytes) if summary.size_bytes else "",
         STEPS: write_steps(summary.arm, steps_per_epoch),
         SECONDS: f"{summary.seconds:,.0f}" if summary.seconds is not None else "",
@@ -78,34 +85,51 @@ def write_steps(arm: Arm, steps_per_epoch: int) -> str:
     return own if start == "0" else f"{start} + {own}"
 
 
-def comparison_table(summaries: Sequence[ArmSummary], title: str, steps_per_epoch: int) -> Table:
-    """The table for the terminal, with the student in its title where there is one."""
+def comparison_table(
+    summaries: Sequence[ArmSummary], title: str, steps_per_epoch: int, width: int | None = None
+) -> Table:
+    """The table for the terminal, with the student in its title where there is one.
+
+    On a terminal of fewer than `width` characters the least important columns are left out.
+    """
     rows = [cells(summary, steps_per_epoch) for summary in summaries]
     students = {row[STUDENT] for row in rows}
     if len(students) == 1:
         title = f"{title}, {rows[0][STUDENT]}"
         for row in rows:
             del row[STUDENT]
+    # Long names are folded
+    columns = {name: [row[name][:FOLDED_WIDTH] for row in rows] for name in rows[0]}
+    kept = fitting(columns, width, DROPPED)
     table = Table(title=title)
-    for name in rows[0]:
+    for name in kept:
         justify: JustifyMethod = "left" if name in TEXTS else "right"
         is_long = name in (STUDENT, RECIPE)
         table.add_column(name, justify=justify, no_wrap=not is_long, overflow="fold")
     for row in rows:
-        table.add_row(*row.values())
+        table.add_row(*(row[name] for name in kept))
     return table
 
 
 def comparison_markdown(
-    summaries: Sequence[ArmSummary], title: str, conditions: Mapping[str, str], steps_per_epoch: int
+    summaries: Sequence[ArmSummary],
+    title: str,
+    conditions: Mapping[str, str],
+    steps_per_epoch: int,
+    teacher: Sequence[str] = (),
 ) -> str:
-    """A page with the conditions, the table, what failed, and how to read it."""
+    """A page with the conditions, the table, what failed, how to read it, and the teacher's IoU.
+
+    `teacher` are the lines of `describe_teacher_metrics`.
+    """
     rows = [cells(summary, steps_per_epoch) for summary in summaries]
     lines = [f"# {title}", "", *(f"- {name}: {value}" for name, value in conditions.items()), ""]
     for row in (list(rows[0]), ["---"] * len(rows[0]), *(list(row.values()) for row in rows)):
         lines.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |")
     failures = list(describe_failures(summaries))
     lines += ["", *(f"- {line}" for line in failures), *([""] if failures else []), HOW_TO_READ, ""]
+    if teacher:
+        lines += ["## The teacher", "", "```", *teacher, "```", ""]
     return "\n".join(lines)
 
 

@@ -177,10 +177,12 @@ FRAME = 3
 """Characters that a column needs in addition to its text; the table needs one more."""
 
 
-def fitting(columns: Mapping[str, list[str]], width: int | None) -> dict[str, list[str]]:
-    """The columns that fit into a table of a width."""
+def fitting(
+    columns: Mapping[str, list[str]], width: int | None, dropped: Sequence[str] = DROPPED
+) -> dict[str, list[str]]:
+    """The columns that fit into a table of a width, without the first of `dropped` if need be."""
     kept = dict(columns)
-    for name in DROPPED if width is not None else ():
+    for name in dropped if width is not None else ():
         if 1 + sum(FRAME + max(map(len, [n, *cells])) for n, cells in kept.items()) <= (width or 0):
             break
         del kept[name]

@@ -1,7 +1,9 @@
 """Whether a teacher leads its students, without which it cannot help them."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from statistics import mean
 
+from search.analysis.comparison_summary import ArmSummary
 from search.core.record import Record
 
 CLEAR_LEAD = 0.02
@@ -26,3 +28,25 @@ def weak_teacher_warning(teacher_miou: float, records: Iterable[Record]) -> str 
         f"{100 * best:.1f} %: a teacher that does not lead clearly can hardly help; name a better "
         "one with --teacher, or train it longer with --teacher-epochs"
     )
+
+
+def weak_teacher_of_twins(teacher_miou: float, summaries: Sequence[ArmSummary]) -> list[str]:
+    """A warning for each student that without the teacher is nearly as good as the teacher.
+
+    Its twin is the recipe that others are compared with, where that has no teacher.
+    """
+    twins = {
+        summary.arm.reference.name
+        for summary in summaries
+        if summary.arm.reference and summary.arm.configs[0].needs_teacher
+    }
+    return [
+        f"warning: the teacher has {100 * teacher_miou:.1f} % mIoU and {summary.arm.name} "
+        f"{100 * mean(summary.mious.values()):.1f} % without it: a teacher that does not lead "
+        "clearly can hardly help; name a better one with --teacher"
+        for summary in summaries
+        if summary.arm.name in twins
+        and summary.mious
+        and not summary.arm.configs[0].needs_teacher
+        and mean(summary.mious.values()) + CLEAR_LEAD > teacher_miou
+    ]

@@ -16,6 +16,7 @@ from search.analysis.comparison_table import (
     describe_failures,
     write_trainings,
 )
+from search.analysis.teacher_lead import weak_teacher_of_twins
 from search.comparison.preparation import Comparison
 from search.core.comparison import OWN_FIELDS, plan_trainings
 from search.core.networks import teacher_source, weight_sources
@@ -34,10 +35,10 @@ from search.storage.layout import (
     mlflow_artifact_folder,
 )
 from search.study.prerequisites import NUM_LARGEST, share_by_memory
-from search.study.report import tracking_timeout_s
+from search.study.report import teacher_numbers, tracking_timeout_s
 from search.tracking.callbacks import AsyncCallback, run_with_timeout
 from search.tracking.console import LOG_WIDTH, describe_outcome, elapsed_since, say_runs
-from search.tracking.mlflow import MlflowTracker, data_tags, experiment_name
+from search.tracking.mlflow import MlflowTracker, class_metrics, data_tags, experiment_name
 from trainables.config import ExecutionConfig, TrialConfig
 from trainables.core import terminal
 from trainables.core.artifacts import Artifact
@@ -49,6 +50,7 @@ from trainables.models.model_file import METRICS_FILE
 from trainables.teachers.averaging import choose_averaging
 from trainables.training.cost import count_macs
 from trainables.training.setup import (
+    OutputMode,
     output_mode,
     say_data,
     say_unlabelled,
@@ -57,6 +59,8 @@ from trainables.training.setup import (
     set_up_weights,
     with_images,
 )
+from trainables.training.teacher import Teacher
+from trainables.training.teacher_metrics import describe_teacher_metrics
 
 CONTINUATION = "interrupted; the same command goes on where it stood"
 
@@ -68,8 +72,9 @@ class ComparisonSession:
         self.comparison, self.config = comparison, comparison.config
         self.records: dict[str, Record] = {}
         self.begin = time.monotonic()
-        self.teacher = ""
-        """A description of the teacher and its outputs, once they are prepared."""
+        self.teacher: Teacher | None = None
+        self.teacher_outputs: OutputMode = "live"
+        """Both once they are prepared."""
         self.tracking = MlflowTracker(
             self.config.tracking_uri,
             experiment=experiment_name(self.config.data, comparison.data),
@@ -162,12 +167,13 @@ class ComparisonSession:
                 config.teacher_seeds, config.teacher_flip, is_live=wanted == "live"
             )
             own, source = self.own_teacher_config(), teacher_source(config)
-            run, teacher = set_up_teacher(
+            run, self.teacher = set_up_teacher(
                 run, config.teacher, own, self.say, remote, source, averaging
             )
             augmentation = trials[0].augmentation
-            run, mode = set_up_teacher_outputs(run, wanted, augmentation, self.say, remote)
-            self.teacher = f"{teacher.note}, mIoU {100 * teacher.miou:.1f} %, outputs {mode}"
+            run, self.teacher_outputs = set_up_teacher_outputs(
+                run, wanted, augmentation, self.say, remote
+            )
         if config.gpus_per_trial == "auto":
             data = comparison.data
 
@@ -199,13 +205,21 @@ class ComparisonSession:
         summaries = summarize(comparison.arms, self.records)
         class_names = comparison.data.class_names
         write_trainings(comparison.arms, self.records, steps, folder, class_names)
-        page = comparison_markdown(summaries, title, self.conditions(), steps)
+        numbers, about_teacher, warnings = summary_metrics(summaries), list[str](), list[str]()
+        if self.teacher:
+            metrics = self.teacher.metrics
+            numbers |= teacher_numbers(metrics, class_metrics(class_names))
+            warnings = weak_teacher_of_twins(self.teacher.miou, summaries)
+            about_teacher = [*describe_teacher_metrics(metrics, class_names), *warnings]
+        page = comparison_markdown(summaries, title, self.conditions(), steps, about_teacher)
         replace_file(folder / COMPARISON_TEXT, page)
         draw_comparison(summaries, folder, title)
         self.print_summaries(summaries, title)
+        for line in warnings:
+            terminal.print_line(line)
         names = (COMPARISON_TEXT, COMPARISON_TABLE, *COMPARISON_PLOTS, COMPARISON_FILE)
         files = [folder / name for name in names]
-        self.tell_end(files, summary_metrics(summaries), interrupted=False)
+        self.tell_end(files, numbers, interrupted=False)
         for file in files:
             terminal.print_line(f"{file.name:19} {file}")
         for line in say_runs(self.config.tracking_uri, self.tracking.page):
@@ -224,7 +238,8 @@ class ComparisonSession:
         """Prints the table and what failed."""
         width = None if terminal.out().isatty() else LOG_WIDTH
         console = Console(file=terminal.out(), highlight=False, width=width)
-        console.print(comparison_table(summaries, title, self.comparison.steps_per_epoch))
+        steps = self.comparison.steps_per_epoch
+        console.print(comparison_table(summaries, title, steps, console.width))
         for line in describe_failures(summaries):
             terminal.print_line(line)
 
@@ -247,7 +262,12 @@ class ComparisonSession:
             "device": self.config.device,
             **{path: str(leaf) for path, leaf in flatten_tree(common)},
         }
-        return {**conditions, "teacher": self.teacher} if self.teacher else conditions
+        if (teacher := self.teacher) is None:
+            return conditions
+        described = (
+            f"{teacher.note}, mIoU {100 * teacher.miou:.1f} %, {self.teacher_outputs} outputs"
+        )
+        return {**conditions, "teacher": described}
 
 
 def make_record(name: str, config: TrialConfig, outcome: Artifact | TrialFailed) -> Record:

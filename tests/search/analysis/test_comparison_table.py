@@ -12,18 +12,30 @@ from search.analysis.comparison_table import comparison_markdown, comparison_tab
 
 def test_the_table_says_what_was_measured() -> None:
     text = StringIO()
-    Console(file=text, width=120).print(comparison_table(summaries(), "compared", 32))
+    Console(file=text, width=140).print(comparison_table(summaries(), "compared", 32))
     assert "compared, unet 16" in text.getvalue()
     rows = [line.split("│") for line in text.getvalue().splitlines() if line.startswith("│")]
     cells = [[cell.strip() for cell in row[1:-1]] for row in rows]
-    kd = "53.0 ± 2.0", "+1.0 [+0.8, +1.2]", "better", "3 of 3", "61.9 KB", "288", "20"
+    kd = "53.0 ± 2.0", "+1.0 [+0.8, +1.2]", "better", "3 of 3", "0 of 2", "61.9 KB", "288", "20"
     noise = "+0.0 [-12.7, +12.7]", "within noise", "2 of 3"
+    missed = "! 1 of 2"
     assert cells == [
-        ["supervised", "52.0 ± 2.0", "", "reference", "", "61.9 KB", "288", "20"],
+        ["supervised", "52.0 ± 2.0", "", "reference", "", missed, "61.9 KB", "288", "20"],
         ["kd $a_1$", *kd],
-        ["qat", "51.0 ± 2.8", *noise, "61.9 KB", "192 + 96", "20"],
-        ["never", "", "", "no pair finished", "0 of 3", "", "288", ""],
+        ["qat", "51.0 ± 2.8", *noise, "", "61.9 KB", "192 + 96", "20"],
+        ["never", "", "", "no pair finished", "0 of 3", "", "", "288", ""],
     ]
+
+
+def test_a_narrow_terminal_shows_the_differences() -> None:
+    for width, last in ((130, "seconds"), (100, "never predicted"), (80, "verdict")):
+        text = StringIO()
+        table = comparison_table(summaries(), "compared", 32, width)
+        Console(file=text, width=width).print(table)
+        heading = next(line for line in text.getvalue().splitlines() if "mIoU %" in line)
+        assert heading.split("┃")[1].strip() == "recipe"
+        assert heading.split("┃")[-2].strip() == last
+        assert "+0.0 [-12.7, +12.7]" in text.getvalue()
 
 
 def test_the_page_holds_table_conditions_and_failures() -> None:
@@ -33,6 +45,9 @@ def test_the_page_holds_table_conditions_and_failures() -> None:
     assert len(rows) == 2 + 4
     assert len({row.count("|") for row in rows}) == 1
     assert "- unet 16, never, seed 1 failed" in page
+    assert "## The teacher" not in page
+    with_teacher = comparison_markdown(summaries(), "compared", {}, 32, ["class  IoU"])
+    assert with_teacher.endswith("## The teacher\n\n```\nclass  IoU\n```\n")
 
 
 def test_a_row_for_each_training(tmp_path: Path) -> None:

@@ -1,8 +1,9 @@
 """The warning of a teacher that does not lead."""
 
+from comparison_factories import summaries
 from factories import make_metrics
 
-from search.analysis.teacher_lead import weak_teacher_warning
+from search.analysis.teacher_lead import weak_teacher_of_twins, weak_teacher_warning
 from search.core.record import Record
 from trainables.config import TrialConfig
 from trainables.recipes.configs import Distill, QatDistill, Recipe, Supervised
@@ -24,3 +25,9 @@ def test_a_teacher_that_does_not_lead_clearly_is_named_with_both_numbers() -> No
     assert "the teacher has 46.0 % mIoU and its student 0002 45.0 %" in warning
     assert weak_teacher_warning(0.48, records) is None
     assert weak_teacher_warning(0.1, [records[2]]) is None
+
+
+def test_a_teacher_is_compared_with_the_twin_that_had_none() -> None:
+    (warning,) = weak_teacher_of_twins(0.539, summaries())
+    assert "the teacher has 53.9 % mIoU and unet 16, supervised 52.0 % without it" in warning
+    assert weak_teacher_of_twins(0.541, summaries()) == []

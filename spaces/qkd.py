@@ -2,7 +2,7 @@
 
 import optuna
 
-from spaces import U_NETS, Students
+from spaces import LEARNING_RATE, U_NETS, Students
 from spaces._parts import (
     ACTIVATION_BITS,
     EXTRA,
@@ -28,6 +28,7 @@ points_to_evaluate = [
         f"{PIXEL}.temperature": 2.0,
         f"{EXTRA}.name": None,
         "recipe.self_study": 0.15,
+        LEARNING_RATE: 1e-3,
     }
     for weights, activations in ((8, 8), (4, 4), (2, 4))
 ]

@@ -162,7 +162,7 @@ class ComparisonSession:
         remote = RemoteRunner(config, shutdown, self.say)
         set_up_weights(run, comparison.students, weight_sources(config), self.say)
         if any(trial.needs_teacher for trial in trials):
-            wanted = output_mode(config.teacher_outputs, trials)
+            wanted = output_mode(config.teacher_outputs, trials, self.say, config.teacher_size)
             averaging = choose_averaging(
                 config.teacher_seeds, config.teacher_flip, is_live=wanted == "live"
             )

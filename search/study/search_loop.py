@@ -169,7 +169,9 @@ def search(
         samples = study.cost_model.completed_samples()
         if any(trial.needs_teacher for trial in samples):
             own = study.cost_model.own_teacher_config(study.teacher_epochs)
-            wanted = output_mode(config.teacher_outputs, samples)
+            wanted = output_mode(
+                config.teacher_outputs, samples, progress.record, config.teacher_size
+            )
             averaging = choose_averaging(
                 config.teacher_seeds, config.teacher_flip, is_live=wanted == "live"
             )

@@ -75,6 +75,11 @@ class Recipe(TaggedConfig):
         """
         return 0 if self.learns_from_teacher else num_steps
 
+    @property
+    def trains_teacher(self) -> bool:
+        """Whether the teacher learns from its student, so that it must run at every step."""
+        return False
+
     def without_teacher(self) -> "Recipe":
         """The same training on labels alone: what distillation has to be better than."""
         return self
@@ -284,6 +289,10 @@ class QatDistill(QuantizedRecipe):
         return round(self.self_study * num_steps)
 
     @property
+    def trains_teacher(self) -> bool:
+        return self.co_study > 0
+
+    @property
     def tutoring(self) -> float:
         """The third phase's fraction."""
         return max(0.0, 1 - self.self_study - self.co_study)
@@ -320,7 +329,7 @@ RECOMMENDED: Mapping[str, Recipe] = {
     for recipe in (
         DISTILLED,
         Qat(schedule="cosine"),
-        QatDistill(schedule="cosine", losses=DISTILLED.losses),
+        QatDistill(schedule="cosine", start=DISTILLED, losses=DISTILLED.losses),
     )
 }
 """Recipes with settings that differ from the defaults, which older configurations rely on."""

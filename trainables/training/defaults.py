@@ -8,7 +8,7 @@ from trainables.config import TrialConfig
 from trainables.data.configs import AUGMENTATIONS, Augmentation, AugmentationName
 from trainables.losses.configs import LabelLossConfig
 from trainables.models.configs import LARGE_TEACHER, SMALL_TEACHER, StudentConfig
-from trainables.recipes.configs import AdamW, Original, Supervised
+from trainables.recipes.configs import RECOMMENDED, AdamW, Original, Supervised
 
 PRETRAINING_LENGTH = 2
 """Epochs of the shared pretraining, as a multiple of a trial's epochs."""
@@ -98,12 +98,15 @@ class Defaults:
 def quantized_as_it_came(trial: TrialConfig) -> TrialConfig:
     """The training without that of a start, where the student came trained.
 
-    A start with settings or a length of its own is kept.
+    A start with a length of its own is kept, and one with settings that are neither the default
+    nor recommended.
     """
     quantized = trial.recipe.quantized
     if not (trial.student.is_trained and quantized):
         return trial
-    is_chosen = quantized.start_epochs is not None or quantized.start != Supervised()
+    recommended = RECOMMENDED.get(trial.recipe.name, trial.recipe).quantized
+    usual = (Supervised(), recommended.start) if recommended else (Supervised(),)
+    is_chosen = quantized.start_epochs is not None or quantized.start not in usual
     return trial if is_chosen else trial.with_recipe(start=Original())
 
 

@@ -17,7 +17,7 @@ from trainables.config import ExecutionConfig, TrialConfig
 from trainables.core.artifacts import ArtifactStore
 from trainables.core.progress import announce
 from trainables.data.base import Source
-from trainables.data.configs import MEASURED_ON, Augmentation, LabelSize
+from trainables.data.configs import AUGMENTATIONS, MEASURED_ON, Augmentation, LabelSize
 from trainables.data.packed import PackedDataset, find_pack, open_pack, pack_dataset, pack_key
 from trainables.data.registry import open_source
 from trainables.data.unlabelled import (
@@ -333,6 +333,13 @@ def check_terms(
                 f"--teacher-outputs must be live for the distillation term {terms[0]}, but got "
                 f"{wanted}"
             )
+        if config.recipe.trains_teacher and (
+            teacher_size is not None or wanted not in ("auto", "live")
+        ):
+            raise ValueError(
+                "co_study must be 0 where the teacher's outputs are kept, which cannot learn, but "
+                f"got {config.flatten()['recipe.co_study']}"
+            )
         if (terms := config.terms_of_decoder) and not gives_decoder_features(
             config.student, num_classes
         ):
@@ -349,12 +356,37 @@ def gives_decoder_features(student: StudentConfig, num_classes: int) -> bool:
 
 
 def output_mode(
-    wanted: OutputMode | Literal["auto"], configs: Iterable[TrialConfig]
+    wanted: OutputMode | Literal["auto"],
+    configs: Iterable[TrialConfig],
+    say: Say,
+    teacher_size: int | None = None,
 ) -> OutputMode | Literal["auto"]:
-    """`wanted`, or live where `auto` leaves the choice and a distillation term needs it."""
-    if wanted == "auto" and any(config.terms_of_live_teacher for config in configs):
-        return "live"
+    """`wanted`, or live where `auto` leaves the choice and a training needs it; says why.
+
+    A teacher that sees larger images than its students always has its outputs kept.
+    """
+    if wanted != "auto" or teacher_size is not None:
+        return wanted
+    for config in configs:
+        if reason := reason_for_live(config):
+            say(f"the teacher runs at every step, because {reason} (--teacher-outputs live)")
+            return "live"
     return wanted
+
+
+def reason_for_live(config: TrialConfig) -> str | None:
+    """Why the teacher should run at every step of a training, if it should."""
+    if terms := config.terms_of_live_teacher:
+        return f"the distillation term {terms[0]} needs its feature maps"
+    if config.recipe.trains_teacher:
+        return "it learns from its student in co-study"
+    most, own = AUGMENTATIONS["scale"], config.augmentation
+    if config.needs_teacher and (own.min_scale < most.min_scale or own.max_scale > most.max_scale):
+        return (
+            f"images are scaled by {own.min_scale:g} to {own.max_scale:g}, and what it says of an "
+            "image is not what it says of a part of it"
+        )
+    return None
 
 
 def set_up_teacher_outputs(

@@ -9,7 +9,7 @@ import pytest
 
 from trainables.config import ExecutionConfig, TrialConfig
 from trainables.core.artifacts import ArtifactStore
-from trainables.data.configs import Augmentation
+from trainables.data.configs import AUGMENTATIONS, Augmentation
 from trainables.data.packed import open_pack
 from trainables.losses.configs import (
     Pairwise,
@@ -21,7 +21,7 @@ from trainables.losses.configs import (
 )
 from trainables.models.configs import UNetConfig
 from trainables.models.student_list import parse_students
-from trainables.recipes.configs import AdamW, Distill, Qat, Supervised
+from trainables.recipes.configs import AdamW, Distill, Qat, QatDistill, Supervised
 from trainables.teachers.output_cache import cache_outputs, find_outputs, predict_footprint
 from trainables.training.setup import (
     OutputMode,
@@ -164,7 +164,7 @@ def test_a_live_teacher_keeps_nothing(run: ExecutionConfig, tmp_path: Path) -> N
 
 
 def distill(*terms: Term) -> TrialConfig:
-    return TrialConfig(recipe=Distill(losses=by_name(*terms)))
+    return TrialConfig(recipe=Distill(losses=by_name(*terms)), augmentation=FLIPS)
 
 
 @pytest.mark.parametrize("form", ["maps", "views"])
@@ -190,12 +190,40 @@ def test_terms_of_a_decoder_are_refused_for_students_that_do_not_give_its_featur
         with pytest.raises(ValueError, match=f"{message} {student.describe()} gives none"):
             check_terms(form, [taught, taught.replace(student=student, recipe=recipe)], 5)
     check_terms(form, [taught, taught.replace(student=student, recipe=Qat())], 5)
-    assert output_mode("auto", [taught]) == "live"
+    assert output_mode("auto", [taught], print) == "live"
 
 
 def test_auto_is_live_where_a_term_asks_the_teacher() -> None:
-    kept, live = distill(Pixelwise(), Pairwise()), distill(PixelwiseOfNow())
-    assert output_mode("auto", [kept, OWN]) == "auto"
-    assert output_mode("auto", [kept, live]) == "live"
-    assert output_mode("maps", [kept]) == "maps"
-    assert output_mode("live", [live]) == "live"
+    kept = distill(Pixelwise(), Pairwise())
+    live = distill(PixelwiseOfNow())
+    assert output_mode("auto", [kept, OWN], pytest.fail) == "auto"
+    lines: list[str] = []
+    assert output_mode("auto", [kept, live], lines.append) == "live"
+    assert "because the distillation term pixelwise_of_now needs its feature maps" in lines[0]
+    assert output_mode("maps", [kept], pytest.fail) == "maps"
+    assert output_mode("live", [live], pytest.fail) == "live"
+
+
+def test_auto_is_live_where_the_teacher_learns() -> None:
+    learning = TrialConfig(recipe=QatDistill(co_study=0.3))
+    for form, size in (("maps", None), ("auto", 64)):
+        with pytest.raises(ValueError, match=r"co_study must be 0 where .* kept, .* but got 0.3"):
+            check_terms(form, [learning], 5, size)
+    check_terms("auto", [learning], 5)
+    lines: list[str] = []
+    assert output_mode("auto", [learning], lines.append) == "live"
+    assert "because it learns from its student in co-study" in lines[0]
+
+
+def test_auto_is_live_where_images_are_scaled_much() -> None:
+    config, lines = distill(Pixelwise()), list[str]()
+    scaled, strong = (
+        config.replace(augmentation=AUGMENTATIONS[name]) for name in ("scale", "strong")
+    )
+    assert output_mode("auto", [scaled], pytest.fail) == "auto"
+    assert output_mode("auto", [strong], lines.append) == "live"
+    assert "because images are scaled by 0.75 to 1.5" in lines[0]
+    assert output_mode("maps", [strong], pytest.fail) == "maps"
+    assert output_mode("auto", [strong], pytest.fail, teacher_size=64) == "auto"
+    taught_by_nobody = strong.replace(recipe=Supervised())
+    assert output_mode("auto", [taught_by_nobody], pytest.fail) == "auto"

@@ -286,8 +286,9 @@ def distilled_step(task: TrialTask) -> Step:
         with torch.no_grad():
             teacher_outputs = teacher(batch)
         outputs = forward_features(student.model, batch.images)
-        terms = loss(outputs, teacher_outputs, batch.labels)
-        student.optimizer_loop.step(cross_entropy(outputs.logits, batch.labels) + total(terms))
+        labels = {"cross_entropy": cross_entropy(outputs.logits, batch.labels)}
+        terms = loss(outputs, teacher_outputs, batch.labels, labels)
+        student.optimizer_loop.step(total(terms))
 
     return step
 

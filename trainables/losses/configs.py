@@ -58,7 +58,7 @@ channels of the features; also a feature map of the decoder, of the student, too
 itself at every step."""
 KEPT: frozenset[Requirement] = frozenset({"logits", "cosines"})
 """What outputs that were computed once and kept can serve: their features are projected."""
-RESERVED = ("cross_entropy", "lovasz", "dice", "teacher")
+RESERVED = ("cross_entropy", "lovasz", "dice", "labels", "teacher")
 """Names of losses that are reported beside the terms."""
 TERM_NAME = re.compile(r"[a-z][a-z0-9_]*")
 """Names of terms are parts of dotted paths, of a configuration and of a network's modules."""
@@ -233,7 +233,7 @@ Terms = Annotated[
 
 
 TermWeights = Literal["fixed", "learned"]
-"""Whether the weights of terms stay what they are, or are multiplied by learned ones."""
+"""Whether weights stay what they are, or labels and terms are balanced by learned ones."""
 
 
 def by_name(*terms: Term) -> Terms:

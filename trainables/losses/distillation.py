@@ -9,6 +9,8 @@ from trainables.losses.configs import Term, TermWeights
 from trainables.losses.uncertainty_weights import UncertaintyWeights
 from trainables.models.base import Outputs
 
+LABELS = "labels"
+"""The name of the sum of all losses on labels where it has a learned weight."""
 SUFFIX = "_loss"
 """Of a term's module, which can then not bear the name of a method of ModuleDict, as "values"."""
 
@@ -24,7 +26,7 @@ class TermLoss(nn.Module):
 
 
 class DistillationLoss(nn.Module):
-    """Each term by name, multiplied by its weight: scalars to be summed."""
+    """Each loss by name, multiplied by its weight: scalars to be summed."""
 
     def __init__(
         self,
@@ -43,7 +45,8 @@ class DistillationLoss(nn.Module):
             teacher: example outputs for the same images.
             seed: draws the terms' own parameters.
             class_weights_K: of the cross-entropy with the labels; None where classes count alike.
-            term_weights: whether `UncertaintyWeights` of the terms multiply their own weights.
+            term_weights: whether the terms and the loss on labels are balanced by
+                `UncertaintyWeights`, which multiply the terms' own weights.
 
         Raises:
             ValueError: a term needs a feature map that one of the networks does not give.
@@ -58,17 +61,26 @@ class DistillationLoss(nn.Module):
                 for name, term in terms.items()
             }
         self.losses = nn.ModuleDict(losses)
-        self.learned = UncertaintyWeights(len(losses)) if term_weights == "learned" else None
+        # The last weight is that of the loss on labels
+        self.learned = UncertaintyWeights(len(losses) + 1) if term_weights == "learned" else None
         self.to(student.logits.device)
 
-    def forward(self, student: Outputs, teacher: Outputs, labels_BHW: Tensor) -> dict[str, Tensor]:
-        losses = [
-            self.losses[f"{name}{SUFFIX}"](student, teacher, labels_BHW) for name in self.weights
-        ]
-        if self.learned is not None:
-            losses = self.learned(losses)
-        pairs = zip(self.weights.items(), losses, strict=True)
-        return {name: weight * loss for (name, weight), loss in pairs}
+    def forward(
+        self,
+        student: Outputs,
+        teacher: Outputs,
+        labels_BHW: Tensor,
+        label_losses: Mapping[str, Tensor],
+    ) -> dict[str, Tensor]:
+        """The terms, and the losses on labels, which are balanced with them."""
+        terms = {
+            name: weight * self.losses[f"{name}{SUFFIX}"](student, teacher, labels_BHW)
+            for name, weight in self.weights.items()
+        }
+        if self.learned is None:
+            return {**label_losses, **terms}
+        balanced = self.learned([*terms.values(), torch.stack(list(label_losses.values())).sum()])
+        return {**dict(zip(terms, balanced, strict=False)), LABELS: balanced[-1]}
 
 
 def check_feature_maps(terms: Mapping[str, Term], student: Outputs, teacher: Outputs) -> None:

@@ -31,8 +31,8 @@ def train_distill(recipe: Distill, task: Task) -> Iterator[Epoch]:
             with torch.no_grad():
                 teacher_outputs = teacher(batch)
             outputs = forward_features(student, batch.images)
-            terms = task.label_loss(outputs.logits, batch.labels)
-            terms |= distillation(outputs, teacher_outputs, batch.labels)
+            label_losses = task.label_loss(outputs.logits, batch.labels)
+            terms = distillation(outputs, teacher_outputs, batch.labels, label_losses)
             optimizer_loop.step(total(terms))
             losses.add(terms)
         yield Epoch(optimizer_loop.shipped, losses.mean())

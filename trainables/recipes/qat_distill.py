@@ -48,16 +48,17 @@ def train_qat_distill(recipe: QatDistill, task: Task) -> Iterator[Epoch]:
         for batch in batches:
             few_bits.before_step()
             outputs = forward_features(student, batch.images)
-            terms = task.label_loss(outputs.logits, batch.labels) | few_bits.losses()
+            terms = task.label_loss(outputs.logits, batch.labels)
             if optimizer_loop.num_steps_taken >= co_study_from:
                 studying = optimizer_loop.num_steps_taken < tutoring_from
                 with torch.set_grad_enabled(studying):
                     teacher_outputs = teacher(batch)
-                terms |= distillation(outputs, teacher_outputs, batch.labels)
+                terms = distillation(outputs, teacher_outputs, batch.labels, terms)
                 if studying:
                     losses.add(
                         {TEACHER_LOSS: co_teacher.learn(teacher_outputs, outputs, batch.labels)}
                     )
+            terms |= few_bits.losses()
             optimizer_loop.step(total(terms))
             losses.add(terms)
         few_bits.after_epoch()

@@ -207,7 +207,7 @@ def test_the_teacher_on_unlabelled_images_moves_the_student(run: ExecutionConfig
         outputs = forward_features(student, batch.images)
         with torch.no_grad():
             taught = teacher(batch)
-        terms = task.label_loss(outputs.logits, labels) | loss(outputs, taught, labels)
+        terms = loss(outputs, taught, labels, task.label_loss(outputs.logits, labels))
         total(terms).backward()
         gradients.append(torch.cat([p.grad.flatten() for p in student.parameters()]))
     assert not torch.allclose(*gradients, rtol=0.05)

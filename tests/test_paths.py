@@ -45,7 +45,7 @@ def test_everything_lies_where_its_path_says(
     assert fields["data"] == str(folder / "data")
     assert fields["teacher"] == str(teacher)
 
-    check_teacher(str(teacher), 5)
+    check_teacher(str(teacher), 5, (32, 32))
     source = open_source(str(folder / "data"), 32, folder)
     data = open_pack(pack_dataset(source, ArtifactStore(folder / "artifacts")).path)
     assert len(data.train) == 64

@@ -118,8 +118,8 @@ def run(arguments: argparse.Namespace) -> None:
     if config.needs_teacher:
         size = training.teacher_size
         check_terms(training.teacher_outputs, [config], len(opened.class_names), size)
-        check_teacher(training.teacher, len(opened.class_names))
         of_teacher = open_teacher_data(opened, training.data, training.image_size, size)
+        check_teacher(training.teacher, len(opened.class_names), (of_teacher or opened).canvas)
     sources = weight_sources(training, config, arguments.config)
     check_students([config.student], len(opened.class_names), opened.canvas)
     check_weights([config.student], sources, store, opened.digest)

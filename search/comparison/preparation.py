@@ -103,7 +103,8 @@ def prepare_comparison(config: ComparisonConfig) -> Comparison:
     num_classes = len(opened.class_names)
     of_teacher = open_teacher_data(opened, config.data, config.image_size, config.teacher_size)
     if any(trial.needs_teacher for trial in trials):
-        check_teacher(config.teacher, num_classes, teacher_source(config))
+        seen = (of_teacher or opened).canvas
+        check_teacher(config.teacher, num_classes, seen, teacher_source(config))
         check_terms(config.teacher_outputs, trials, num_classes, config.teacher_size)
     check_students(students, num_classes, opened.canvas)
     check_weights(students, weight_sources(config), store, opened.digest)

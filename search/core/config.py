@@ -239,7 +239,7 @@ class StudyConfig(FrozenConfig):
         Flag(
             HOW,
             "length of the training of a teacher on the data (default: as long as it takes a "
-            "quarter of the study's computation, but at least as long as a student's)",
+            "quarter of the study's computation, but as many as a trial at least)",
             units.INTEGER,
             immutable=True,
         ),

@@ -90,8 +90,9 @@ def prepare_study(config: StudyConfig, resumed: bool) -> Study:
     num_images = opened.source.num_samples("train")
     class_names = opened.class_names
     config = with_lengths(config, num_images, len(class_names))
-    check_teacher(config.teacher, len(class_names), teacher_source(config))
     of_teacher = open_teacher_data(opened, config.data, config.image_size, config.teacher_size)
+    seen = (of_teacher or opened).canvas
+    check_teacher(config.teacher, len(class_names), seen, teacher_source(config))
     check_students(config.students, len(class_names), opened.canvas)
     check_weights(config.students, weight_sources(config), store, opened.digest)
     cost_model = CostModel(config, len(class_names), opened.canvas, store)

@@ -31,6 +31,8 @@ def training_facts(config: TrialConfig, run: ExecutionConfig) -> dict[str, objec
         key["teacher_outputs"] = run.teacher_outputs and run.teacher_outputs.name
         if run.unlabelled:
             key["unlabelled"] = run.unlabelled.name
+    if learns_weights_of_losses(config):
+        key["learned_weights"] = "labels too"  # earlier versions balanced the terms alone
     if config.quantizer:
         key["grids"] = "shared"  # earlier versions calibrated them for their last reader
     if config.quantizer and has_additions(config, run):
@@ -38,6 +40,13 @@ def training_facts(config: TrialConfig, run: ExecutionConfig) -> dict[str, objec
     if (weights := config.student.weights_key()) is not None:
         key["weights"] = weights
     return key
+
+
+def learns_weights_of_losses(config: TrialConfig) -> bool:
+    """Whether weights of losses are learned in any part of the training."""
+    quantized = config.recipe.quantized
+    stages = [quantized.start, config.recipe] if quantized else [config.recipe]
+    return any(getattr(stage, "term_weights", None) == "learned" for stage in stages)
 
 
 def has_additions(config: TrialConfig, run: ExecutionConfig) -> bool:

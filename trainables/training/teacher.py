@@ -11,7 +11,14 @@ from trainables.core.metrics import TeacherMetrics
 from trainables.data.labels import VOC_CLASSES
 from trainables.data.packed import PackedDataset, open_pack
 from trainables.models.averaged import average
-from trainables.models.configs import TORCHVISION_NAMES, NetworkSource, TorchvisionName
+from trainables.models.configs import (
+    TORCHVISION_NAMES,
+    NetworkConfig,
+    NetworkSource,
+    StudentConfig,
+    TorchvisionConfig,
+    TorchvisionName,
+)
 from trainables.models.model_file import (
     MODEL_FILE,
     NETWORK_FILE,
@@ -30,6 +37,7 @@ from trainables.models.torchvision_model import (
 from trainables.teachers.averaging import PLAIN, Averaging
 from trainables.training.teacher_metrics import measure_teacher
 from trainables.training.trial import train_or_find
+from trainables.training.weights import check_students
 
 
 @dataclass(frozen=True)
@@ -46,21 +54,32 @@ class Teacher:
         return self.metrics.val.miou
 
 
-def check_teacher(spec: str, num_classes: int, source: NetworkSource | None = None) -> None:
+def check_teacher(
+    spec: str,
+    num_classes: int,
+    canvas: tuple[int, int],
+    source: NetworkSource | None = None,
+) -> None:
     """Checks what is known of a teacher before anything is written.
 
+    Args:
+        canvas: height and width of the images that it sees, in pixels.
+
     Raises:
-        ValueError: `spec` names nothing, or a teacher of other than `num_classes` classes.
+        ValueError: `spec` names nothing, or a teacher of other than `num_classes` classes, or one
+            that takes larger images.
         ConnectionError: its weights are neither cached nor to be downloaded.
     """
     if source is not None:
-        found = import_network(source).recorded.num_classes
+        imported = import_network(source)
+        network: NetworkConfig = imported.student()
+        found = imported.recorded.num_classes
     elif spec == "auto":
         return
     elif spec in TORCHVISION_NAMES:
-        found = PRETRAINED_CLASSES
+        network, found = TorchvisionConfig(name=spec), PRETRAINED_CLASSES
     elif named_file(spec).is_file():
-        found = count_classes(named_file(spec))
+        network, found = network_in(named_file(spec))
     else:
         raise ValueError(
             "--teacher must be auto, a model file, a state dict of a torchvision network, or one "
@@ -70,6 +89,11 @@ def check_teacher(spec: str, num_classes: int, source: NetworkSource | None = No
         raise ValueError(
             f"--teacher must have the {num_classes} classes of the data, but {spec} has {found}"
         )
+    if isinstance(network, StudentConfig):
+        try:
+            check_students([network], num_classes, canvas)
+        except ValueError as error:
+            raise ValueError(f"--teacher-size: of the teacher, {error}") from error
     if spec in TORCHVISION_NAMES:
         load_pretrained(spec)
 
@@ -97,6 +121,8 @@ def prepare_teacher(
         note += f", the mean of {len(files)} seeds"
     if read_spec(file).model.averages_mirror_images():
         note += ", mirror images averaged"
+    elif averaging.mirrored:
+        note += f", mirror images not averaged, since it is folded (as a {NETWORK_FILE} is not)"
     if run.teacher_data is not None:
         note += f", at {data.height}x{data.width} pixels"
     return Teacher(file, measure_teacher(file, seen, data), note)
@@ -197,11 +223,13 @@ def named_file(spec: str) -> Path:
     return Path(os.path.expanduser(spec))
 
 
-def count_classes(file: Path) -> int:
-    """The number of classes of the network in a model file or in a state dict."""
+def network_in(file: Path) -> tuple[NetworkConfig, int]:
+    """The network in a model file or in a state dict, and the number of its classes."""
     if is_model_file(file):
-        return read_spec(file).num_classes
-    return read_state_dict(file).num_classes
+        spec = read_spec(file)
+        return spec.model, spec.num_classes
+    state = read_state_dict(file)
+    return state.spec.model, state.num_classes
 
 
 def copy_model(file: Path, to: Path) -> None:

@@ -144,9 +144,9 @@ def test_a_builder_gives_a_teacher(run: ExecutionConfig, foreign_file: Path) -> 
     source = NetworkSource(
         file=str(foreign_file), builder="foreign_networks:foreign", flag="--teacher"
     )
-    check_teacher(str(foreign_file), 5, source)
+    check_teacher(str(foreign_file), 5, (32, 32), source)
     with pytest.raises(ValueError, match=r"must have the 7 classes of the data, but .*pth has 5"):
-        check_teacher(str(foreign_file), 7, source)
+        check_teacher(str(foreign_file), 7, (32, 32), source)
     imported = import_teacher(run, source)
     assert import_teacher(run, source) == imported
     own = TrialConfig(recipe=Supervised())

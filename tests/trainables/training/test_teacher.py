@@ -21,6 +21,7 @@ from trainables.data.packed import open_pack, pack_dataset
 from trainables.data.voc import VocFolder
 from trainables.models.configs import TorchvisionConfig, UNetConfig
 from trainables.models.model_file import ModelSpec, read_model, write_model
+from trainables.models.student_list import parse_students
 from trainables.models.torchvision_model import TorchvisionModel, weights_file
 from trainables.recipes.configs import AdamW, Supervised
 from trainables.teachers.averaging import Averaging, choose_averaging
@@ -29,6 +30,7 @@ from trainables.training.teacher_metrics import measure_teacher
 
 ZERO = SplitMetrics(miou=0.0, class_iou=(0.0,) * 5, never_predicted=())
 KNOWN = TeacherMetrics(train=ZERO, val=ZERO)
+CANVAS = (32, 32)
 LRASPP = "lraspp_mobilenet_v3_large"
 OWN = TrialConfig(
     student=UNetConfig(width=8, depth=2),
@@ -69,8 +71,10 @@ def test_a_folded_model_file_is_not_averaged(
     blocks_run: ExecutionConfig, teacher_file: Path
 ) -> None:
     plain = prepare_teacher(blocks_run, str(teacher_file), OWN)
-    assert prepare_teacher(blocks_run, str(teacher_file), OWN, Averaging(mirrored=True)) == plain
+    mirrored = prepare_teacher(blocks_run, str(teacher_file), OWN, Averaging(mirrored=True))
+    assert (mirrored.file, mirrored.metrics) == (plain.file, plain.metrics)
     assert "mirror" not in plain.note
+    assert ", mirror images not averaged, since it is folded" in mirrored.note
 
 
 def test_mirror_images_are_averaged_where_outputs_are_kept() -> None:
@@ -150,7 +154,16 @@ def test_another_number_of_classes_is_refused(tmp_path: Path) -> None:
     card = ModelSpec(model=TorchvisionConfig(name=LRASPP), num_classes=7)
     write_model(tmp_path / "t.safetensors", card.build(), card)
     with pytest.raises(ValueError, match=r"must have the 5 classes of the data, but .* has 7"):
-        check_teacher(str(tmp_path / "t.safetensors"), 5)
+        check_teacher(str(tmp_path / "t.safetensors"), 5, CANVAS)
+
+
+def test_a_teacher_of_a_larger_stride_than_its_images_is_refused(tmp_path: Path) -> None:
+    spec = ModelSpec(model=parse_students("unet_resnet18")[0], num_classes=5, folded=False)
+    write_model(tmp_path / "t.safetensors", spec.build(), spec)
+    check_teacher(str(tmp_path / "t.safetensors"), 5, (24, 32))
+    message = r"--teacher-size: of the teacher, images must have at least 32 pixels, the stride of"
+    with pytest.raises(ValueError, match=f"{message} .*, but the longest side has 16"):
+        check_teacher(str(tmp_path / "t.safetensors"), 5, (16, 16))
 
 
 @pytest.fixture
@@ -165,7 +178,7 @@ def test_a_state_dict_becomes_a_model_file(
 ) -> None:
     torch.save({"model": network.state_dict()}, tmp_path / "t.pth")
     monkeypatch.setenv("HOME", str(tmp_path))
-    check_teacher("~/t.pth", 5)
+    check_teacher("~/t.pth", 5, CANVAS)
     teacher = prepare_teacher(blocks_run, "~/t.pth", OWN)
     assert teacher.note == f"{LRASPP} of {tmp_path / 't.pth'}"
     images = torch.rand(2, 3, 32, 32)
@@ -178,14 +191,14 @@ def test_a_state_dict_becomes_a_model_file(
 def test_a_state_dict_of_other_classes_is_refused(network: nn.Module, tmp_path: Path) -> None:
     torch.save(network.state_dict(), tmp_path / "t.pth")
     with pytest.raises(ValueError, match=r"must have the 7 classes of the data, but .*t.pth has 5"):
-        check_teacher(str(tmp_path / "t.pth"), 7)
+        check_teacher(str(tmp_path / "t.pth"), 7, CANVAS)
 
 
 @pytest.mark.parametrize("spec", ["", "/no/file", "~nobody-of-this-name/t.pth", "unet"])
 def test_what_names_no_teacher_is_refused(spec: str) -> None:
     message = "must be auto, a model file, a state dict of a torchvision network, or one of deeplab"
     with pytest.raises(ValueError, match=f"{message}.* but got {spec}$"):
-        check_teacher(spec, 5)
+        check_teacher(spec, 5, CANVAS)
 
 
 class Response(BytesIO):
@@ -226,7 +239,7 @@ def test_what_keeps_pretrained_weights_away_is_said(
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     message = rf"present, but {reason} and there is no file .*/lraspp_.*\.pth: put"
     with pytest.raises(ConnectionError, match=message) as refused:
-        check_teacher(LRASPP, 21)
+        check_teacher(LRASPP, 21, CANVAS)
     assert "\n" not in str(refused.value)
 
 
@@ -244,5 +257,5 @@ def test_damaged_weights_in_the_cache_are_named(
     with pytest.raises(
         ValueError, match=rf"must be intact, but {file} is .*: delete it"
     ) as refused:
-        check_teacher(LRASPP, 21)
+        check_teacher(LRASPP, 21, CANVAS)
     assert "\n" not in str(refused.value)

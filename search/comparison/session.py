@@ -189,13 +189,14 @@ class ComparisonSession:
     def own_teacher_config(self) -> TrialConfig:
         """The teacher where none is named: a student that came trained, or a network to train.
 
-        It is trained as long as the defaults say, and no shorter than its students.
+        It is trained twice as long as its students, or as long as the defaults say if that is less,
+        and no shorter than its students.
         """
         comparison, defaults, length = self.comparison, self.comparison.defaults, self.config.epochs
         longest = defaults.num_epochs(defaults.teacher_steps, len(comparison.data.train))
         students = (*self.config.students, *comparison.students)  # that of --compress comes first
         original = defaults.original_config(students, length, seed=0)
-        return original or defaults.default_teacher_config(max(longest, length))
+        return original or defaults.default_teacher_config(max(length, min(longest, 2 * length)))
 
     def report(self) -> list[ArmSummary]:
         """Writes and prints tables and figure, and tells MLflow; gives what is in the table."""

@@ -80,6 +80,17 @@ def test_qkd_explores_all_that_it_promises() -> None:
         assert any(name.endswith(part) for name in trial.params), part
 
 
+@pytest.mark.parametrize("name", ["kd", "qkd"])
+def test_a_teacher_s_weight_and_temperature_stay_where_labels_can_win(name: str) -> None:
+    trial = optuna.create_study().ask()
+    load_space(name).space(trial)
+    ranges = {path: (d.low, d.high) for path, d in trial.distributions.items() if hasattr(d, "low")}
+    of_terms = {path: r for path, r in ranges.items() if ".losses." in path}
+    assert of_terms["recipe.losses.pixelwise.weight"] == (0.1, 3)
+    for path, (low, high) in of_terms.items():
+        assert (low, high) in ((0.1, 3), (1, 4)), path
+
+
 def test_a_phase_in_which_the_teacher_learns_has_to_be_wanted() -> None:
     trial = optuna.create_study().ask()
     config = with_co_study(load_space("qkd"), wanted=False).space(trial)

@@ -174,14 +174,18 @@ def notes_on_classes(samples: Sequence[SampleInfo], class_names: Sequence[str]) 
         split: set().union(*(look.values for look in samples if look.split == split))
         for split in SPLITS
     }
+    shrunk = set[int]().union(*(look.kept for look in samples if look.split == "train"))
     notes = []
-    for described, values in (
-        ("no mask uses", set(range(len(class_names))) - used["train"] - used["val"]),
-        ("val alone, which no training can learn, uses", used["val"] - used["train"]),
-        ("train alone, which no mIoU counts, uses", used["train"] - used["val"]),
+    unlearned = ", whose weight in the loss is 0"
+    for described, values, consequence in (
+        ("no mask uses", set(range(len(class_names))) - used["train"] - used["val"], unlearned),
+        ("val alone, which no training can learn, uses", used["val"] - used["train"], unlearned),
+        ("no training mask shrunk to this image size holds", used["train"] - shrunk, unlearned),
+        ("train alone, which no mIoU counts, uses", used["train"] - used["val"], ""),
     ):
         if names := [class_names[value] for value in sorted(values - {IGNORE})]:
-            notes.append(f"{described} {len(names)} of {len(class_names)} classes: {shown(names)}")
+            number = f"{len(names)} of {len(class_names)} classes"
+            notes.append(f"{described} {number}{consequence}: {shown(names)}")
     binary = [look for look in samples if look.values == {0, IGNORE}]
     if binary:
         notes.append(

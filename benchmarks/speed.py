@@ -44,7 +44,7 @@ from trainables.quantization.prepare import calibrate, prepare
 from trainables.quantization.quantizers import lsq_kernels as fused
 from trainables.quantization.quantizers.base import Quantizer
 from trainables.quantization.quantizers.configs import Lsq, QuantizerName
-from trainables.recipes.base import Batch, total
+from trainables.recipes.base import Batch
 from trainables.recipes.configs import AdamW, Distill, Supervised
 from trainables.recipes.distill import distillation_loss
 from trainables.recipes.optimization import OptimizerLoop
@@ -287,8 +287,8 @@ def distilled_step(task: TrialTask) -> Step:
             teacher_outputs = teacher(batch)
         outputs = forward_features(student.model, batch.images)
         labels = {"cross_entropy": cross_entropy(outputs.logits, batch.labels)}
-        terms = loss(outputs, teacher_outputs, batch.labels, labels)
-        student.optimizer_loop.step(total(terms))
+        terms = loss(outputs, teacher_outputs, batch.labels)
+        student.optimizer_loop.step(loss.total(labels, terms))
 
     return step
 

@@ -58,7 +58,7 @@ channels of the features; also a feature map of the decoder, of the student, too
 itself at every step."""
 KEPT: frozenset[Requirement] = frozenset({"logits", "cosines"})
 """What outputs that were computed once and kept can serve: their features are projected."""
-RESERVED = ("cross_entropy", "lovasz", "dice", "labels", "teacher")
+RESERVED = ("cross_entropy", "lovasz", "dice", "teacher")
 """Names of losses that are reported beside the terms."""
 TERM_NAME = re.compile(r"[a-z][a-z0-9_]*")
 """Names of terms are parts of dotted paths, of a configuration and of a network's modules."""

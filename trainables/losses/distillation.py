@@ -9,8 +9,6 @@ from trainables.losses.configs import Term, TermWeights
 from trainables.losses.uncertainty_weights import UncertaintyWeights
 from trainables.models.base import Outputs
 
-LABELS = "labels"
-"""The name of the sum of all losses on labels where it has a learned weight."""
 SUFFIX = "_loss"
 """Of a term's module, which can then not bear the name of a method of ModuleDict, as "values"."""
 
@@ -26,7 +24,7 @@ class TermLoss(nn.Module):
 
 
 class DistillationLoss(nn.Module):
-    """Each loss by name, multiplied by its weight: scalars to be summed."""
+    """Each term by name, multiplied by its weight: scalars to be summed by `total`."""
 
     def __init__(
         self,
@@ -46,7 +44,7 @@ class DistillationLoss(nn.Module):
             seed: draws the terms' own parameters.
             class_weights_K: of the cross-entropy with the labels; None where classes count alike.
             term_weights: whether the terms and the loss on labels are balanced by
-                `UncertaintyWeights`, which multiply the terms' own weights.
+                `UncertaintyWeights`.
 
         Raises:
             ValueError: a term needs a feature map that one of the networks does not give.
@@ -61,26 +59,22 @@ class DistillationLoss(nn.Module):
                 for name, term in terms.items()
             }
         self.losses = nn.ModuleDict(losses)
-        # The last weight is that of the loss on labels
+        # The first weight is that of the loss on labels
         self.learned = UncertaintyWeights(len(losses) + 1) if term_weights == "learned" else None
         self.to(student.logits.device)
 
-    def forward(
-        self,
-        student: Outputs,
-        teacher: Outputs,
-        labels_BHW: Tensor,
-        label_losses: Mapping[str, Tensor],
-    ) -> dict[str, Tensor]:
-        """The terms, and the losses on labels, which are balanced with them."""
-        terms = {
+    def forward(self, student: Outputs, teacher: Outputs, labels_BHW: Tensor) -> dict[str, Tensor]:
+        return {
             name: weight * self.losses[f"{name}{SUFFIX}"](student, teacher, labels_BHW)
             for name, weight in self.weights.items()
         }
-        if self.learned is None:
-            return {**label_losses, **terms}
-        balanced = self.learned([*terms.values(), torch.stack(list(label_losses.values())).sum()])
-        return {**dict(zip(terms, balanced, strict=False)), LABELS: balanced[-1]}
+
+    def total(self, label_losses: Mapping[str, Tensor], terms: Mapping[str, Tensor]) -> Tensor:
+        """What is minimised: the sum of the losses on labels and the terms, balanced if learned."""
+        losses = [torch.stack(list(label_losses.values())).sum(), *terms.values()]
+        if self.learned is not None:
+            losses = self.learned(losses, [1.0, *self.weights.values()])
+        return torch.stack(losses).sum()
 
 
 def check_feature_maps(terms: Mapping[str, Term], student: Outputs, teacher: Outputs) -> None:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 LEAST, MOST = 0.1, 3.0
-"""Of a weight: a teacher that counts for more could overrule labels, of which it says little."""
+"""Of a weight, so that no loss is forgotten and none decides alone."""
 
 
 class UncertaintyWeights(nn.Module):
@@ -28,7 +28,12 @@ class UncertaintyWeights(nn.Module):
         """The weights (losses,)."""
         return LEAST * (MOST / LEAST) ** self.places.sigmoid()
 
-    def forward(self, losses: Iterable[Tensor]) -> list[Tensor]:
-        """The weighted losses, in the same order."""
-        pairs = zip(losses, self.weights, strict=True)
-        return [weight * loss - weight.log() / 2 for loss, weight in pairs]
+    def forward(self, losses: Iterable[Tensor], factors: Iterable[float]) -> list[Tensor]:
+        """The weighted losses, in the same order.
+
+        Args:
+            losses: each multiplied by its factor.
+            factors: by which the results are multiplied, too.
+        """
+        terms = zip(losses, factors, self.weights, strict=True)
+        return [weight * loss - factor * weight.log() / 2 for loss, factor, weight in terms]

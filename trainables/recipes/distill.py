@@ -7,7 +7,7 @@ from torch import nn
 
 from trainables.losses.distillation import DistillationLoss
 from trainables.models.base import forward_features
-from trainables.recipes.base import Epoch, Task, TeacherOutputSource, total
+from trainables.recipes.base import Epoch, Task, TeacherOutputSource
 from trainables.recipes.configs import Distill, QatDistill
 from trainables.recipes.optimization import OptimizerLoop
 
@@ -32,9 +32,9 @@ def train_distill(recipe: Distill, task: Task) -> Iterator[Epoch]:
                 teacher_outputs = teacher(batch)
             outputs = forward_features(student, batch.images)
             label_losses = task.label_loss(outputs.logits, batch.labels)
-            terms = distillation(outputs, teacher_outputs, batch.labels, label_losses)
-            optimizer_loop.step(total(terms))
-            losses.add(terms)
+            terms = distillation(outputs, teacher_outputs, batch.labels)
+            optimizer_loop.step(distillation.total(label_losses, terms))
+            losses.add(label_losses | terms)
         yield Epoch(optimizer_loop.shipped, losses.mean())
 
 

@@ -48,19 +48,22 @@ def train_qat_distill(recipe: QatDistill, task: Task) -> Iterator[Epoch]:
         for batch in batches:
             few_bits.before_step()
             outputs = forward_features(student, batch.images)
-            terms = task.label_loss(outputs.logits, batch.labels)
+            label_losses = task.label_loss(outputs.logits, batch.labels)
+            loss, terms = total(label_losses), dict[str, Tensor]()
             if optimizer_loop.num_steps_taken >= co_study_from:
                 studying = optimizer_loop.num_steps_taken < tutoring_from
                 with torch.set_grad_enabled(studying):
                     teacher_outputs = teacher(batch)
-                terms = distillation(outputs, teacher_outputs, batch.labels, terms)
+                terms = distillation(outputs, teacher_outputs, batch.labels)
+                loss = distillation.total(label_losses, terms)
                 if studying:
                     losses.add(
                         {TEACHER_LOSS: co_teacher.learn(teacher_outputs, outputs, batch.labels)}
                     )
-            terms |= few_bits.losses()
-            optimizer_loop.step(total(terms))
-            losses.add(terms)
+            if dampening := few_bits.losses():
+                loss = loss + total(dampening)
+            optimizer_loop.step(loss)
+            losses.add(label_losses | dampening | terms)
         few_bits.after_epoch()
         yield Epoch(optimizer_loop.shipped, losses.mean())
 

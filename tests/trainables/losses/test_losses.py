@@ -195,7 +195,7 @@ def test_a_weight_multiplies_its_term(term: type[Term]) -> None:
 
     def weighted(weight: float) -> dict[str, Tensor]:
         losses = DistillationLoss(by_name(term(weight=weight)), student, teacher, seed=0)
-        named: dict[str, Tensor] = losses(student, teacher, labels(), {})
+        named: dict[str, Tensor] = losses(student, teacher, labels())
         return named
 
     assert weighted(3).keys() == weighted(1).keys() == {term().name}
@@ -252,5 +252,5 @@ def test_any_other_name_will_do(name: str) -> None:
     student, teacher = outputs(0), outputs(1)
     recipe = Distill(losses={name: Pixelwise(weight=2)})
     losses = DistillationLoss(recipe.losses, student, teacher, seed=0)
-    named: dict[str, Tensor] = losses(student, teacher, labels(), {})
+    named: dict[str, Tensor] = losses(student, teacher, labels())
     torch.testing.assert_close(named, {name: 2 * loss_of(Pixelwise(), student, teacher)})

@@ -24,7 +24,7 @@ from trainables.models.base import forward_features
 from trainables.models.configs import UNetConfig
 from trainables.models.model_file import read_model
 from trainables.quantization.quantizers.configs import Lsq
-from trainables.recipes.base import Batch, total
+from trainables.recipes.base import Batch
 from trainables.recipes.configs import AdamW, Distill, Qat, QatDistill, Recipe, Supervised
 from trainables.recipes.distill import distillation_loss
 from trainables.teachers.output_cache import TABLE, Form, cache_outputs
@@ -207,8 +207,8 @@ def test_the_teacher_on_unlabelled_images_moves_the_student(run: ExecutionConfig
         outputs = forward_features(student, batch.images)
         with torch.no_grad():
             taught = teacher(batch)
-        terms = loss(outputs, taught, labels, task.label_loss(outputs.logits, labels))
-        total(terms).backward()
+        terms = loss(outputs, taught, labels)
+        loss.total(task.label_loss(outputs.logits, labels), terms).backward()
         gradients.append(torch.cat([p.grad.flatten() for p in student.parameters()]))
     assert not torch.allclose(*gradients, rtol=0.05)
 

@@ -47,10 +47,9 @@ class BucketQuantizer(StepQuantizer):
         return lsq(value, self.spacing, self.low, self.high, gradient_scale=1.0)
 
     def _multipliers(self) -> Tensor:
-        """Integers (output channels, buckets); gradients pass their rounding."""
-        multipliers = self.shares * self._largest
-        rounded = multipliers.round().clamp(1, self._largest)
-        return multipliers + (rounded - multipliers).detach()
+        """Integers (output channels, buckets); gradients pass their rounding within the bounds."""
+        multipliers = (self.shares * self._largest).clamp(1, self._largest)
+        return multipliers.detach().round() + (multipliers - multipliers.detach())
 
     @property
     def _largest(self) -> int:

@@ -57,7 +57,7 @@ class CodebookQuantizer(FakeQuantizer):
     def _integers(self) -> Tensor:
         """The points in use (2**bits,), in ascending order; gradients pass their rounding."""
         points = self.points[: 2**self.bits].sort().values * LARGEST
-        return points + (points.round().clamp(-LARGEST, LARGEST) - points).detach()
+        return points.detach().round().clamp(-LARGEST, LARGEST) + (points - points.detach())
 
     @torch.no_grad()
     def calibrate(self, value: Tensor) -> None:

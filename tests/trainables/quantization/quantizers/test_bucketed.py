@@ -4,9 +4,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from trainables.models.configs import UNetConfig
+from trainables.models.model_file import ModelSpec, deserialize, serialize
 from trainables.quantization.bits import LayerBits
 from trainables.quantization.buckets import count_buckets, multiplier_bytes, over_weight
-from trainables.quantization.prepare import quantize_layer
+from trainables.quantization.convert import convert
+from trainables.quantization.prepare import calibrate, prepare, quantize_layer
 from trainables.quantization.quantizers.bucketed import BucketQuantizer
 from trainables.quantization.quantizers.configs import Bucketed
 from trainables.quantization.quantizers.lsq import StepQuantizer
@@ -77,6 +80,25 @@ def test_depthwise_layers_and_more_bits_have_one_grid_for_each_channel() -> None
     for layer, of_layer in ((depthwise, bits), (wide, bits.replace(weight_bits=5))):
         quantizer = quantize_layer(layer, Bucketed(), of_layer).weight_quantizer
         assert type(quantizer) is StepQuantizer
+
+
+def test_what_was_learned_beyond_the_bounds_is_stored() -> None:
+    torch.manual_seed(0)
+    bits = Bucketed(weight_bits=2, activation_bits=4)
+    student = UNetConfig(width=3, depth=2)
+    network = prepare(student.build(5), bits).eval()
+    images = torch.randn(2, 3, 16, 16)
+    calibrate(network, images)
+    found = 0
+    for module in network.modules():
+        if isinstance(module, BucketQuantizer):
+            module.shares.data.uniform_(-0.3, 1.3)
+            assert set(module.multipliers.unique().tolist()) <= set(range(1, 16))
+            found += 1
+    assert found
+    content = serialize(network, ModelSpec(model=student, num_classes=5, quantizer=bits))
+    with torch.no_grad():
+        assert torch.equal(deserialize(content)(images), convert(network)(images))
 
 
 def test_a_bucket_whose_weights_are_clipped_gets_a_larger_multiplier() -> None:

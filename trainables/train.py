@@ -24,7 +24,6 @@ from trainables.training.setup import (
     open_data,
     open_teacher_data,
     open_unlabelled_images,
-    output_mode,
     say_data,
     say_unlabelled,
     set_up_teacher,
@@ -141,7 +140,7 @@ def run(arguments: argparse.Namespace) -> None:
     set_up_weights(setting, [config.student], sources, say)
     if config.needs_teacher:
         own = own_teacher_config(config, defaults, len(data.train))
-        outputs = output_mode(training.teacher_outputs, [config], say, training.teacher_size)
+        outputs = training.teacher_outputs
         averaging = choose_averaging(
             training.teacher_seeds, training.teacher_flip, is_live=outputs == "live"
         )

@@ -90,7 +90,8 @@ def comparison_table(
 ) -> Table:
     """The table for the terminal, with the student in its title where there is one.
 
-    On a terminal of fewer than `width` characters the least important columns are left out.
+    Columns that do not fit into the `width` of the terminal are left out, the least important
+    first.
     """
     rows = [cells(summary, steps_per_epoch) for summary in summaries]
     students = {row[STUDENT] for row in rows}

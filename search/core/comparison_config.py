@@ -97,7 +97,8 @@ class ComparisonConfig(FrozenConfig):
         Flag(
             COMPARE,
             "live: the teacher runs at every step; maps: what it says of each image is computed "
-            "once and kept (default {default}: maps, or live where a term or the disk needs it)",
+            "once and kept (default {default}: maps, or live where the disk is too small, a term "
+            "or co-study needs it, or images are scaled much)",
         ),
     ] = "auto"
     steps: Annotated[
@@ -157,7 +158,7 @@ class ComparisonConfig(FrozenConfig):
         if len(names) < 2:
             raise ValueError(
                 "the reference must be followed by what is compared with it, but got "
-                f"{', '.join(names)} alone"
+                f"{' '.join(names) or 'nothing'} alone"
             )
         if twice := [name for name in names if names.count(name) > 1]:
             raise ValueError(

@@ -176,7 +176,8 @@ class StudyConfig(FrozenConfig):
             WHAT,
             "live: the teacher runs at every step; views, maps: what it says of a few fixed views "
             "of each image, or of the whole image, is computed once and kept (default {default}: "
-            "maps, or live where the disk is too small)",
+            "maps, or live where the disk is too small, a term or co-study needs it, or images are "
+            "scaled much)",
             immutable=True,
         ),
     ] = "auto"

@@ -176,7 +176,7 @@ def notes_on_classes(samples: Sequence[SampleInfo], class_names: Sequence[str]) 
     }
     shrunk = set[int]().union(*(look.kept for look in samples if look.split == "train"))
     notes = []
-    unlearned = ", whose weight in the loss is 0"
+    unlearned = ", which get no weight in a weighted loss"
     for described, values, consequence in (
         ("no mask uses", set(range(len(class_names))) - used["train"] - used["val"], unlearned),
         ("val alone, which no training can learn, uses", used["val"] - used["train"], unlearned),

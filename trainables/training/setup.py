@@ -333,13 +333,6 @@ def check_terms(
                 f"--teacher-outputs must be live for the distillation term {terms[0]}, but got "
                 f"{wanted}"
             )
-        if config.recipe.trains_teacher and (
-            teacher_size is not None or wanted not in ("auto", "live")
-        ):
-            raise ValueError(
-                "co_study must be 0 where the teacher's outputs are kept, which cannot learn, but "
-                f"got {config.flatten()['recipe.co_study']}"
-            )
         if (terms := config.terms_of_decoder) and not gives_decoder_features(
             config.student, num_classes
         ):

@@ -66,8 +66,8 @@ def check_teacher(
         canvas: height and width of the images that it sees, in pixels.
 
     Raises:
-        ValueError: `spec` names nothing, or a teacher of other than `num_classes` classes, or one
-            that takes larger images.
+        ValueError: `spec` names nothing, or a teacher of other than `num_classes` classes, or a
+            network of this project that takes larger images.
         ConnectionError: its weights are neither cached nor to be downloaded.
     """
     if source is not None:
@@ -93,7 +93,10 @@ def check_teacher(
         try:
             check_students([network], num_classes, canvas)
         except ValueError as error:
-            raise ValueError(f"--teacher-size: of the teacher, {error}") from error
+            raise ValueError(
+                "--teacher must suit the size of its images (--teacher-size, or --image-size): "
+                f"{error}"
+            ) from error
     if spec in TORCHVISION_NAMES:
         load_pretrained(spec)
 
@@ -122,7 +125,7 @@ def prepare_teacher(
     if read_spec(file).model.averages_mirror_images():
         note += ", mirror images averaged"
     elif averaging.mirrored:
-        note += f", mirror images not averaged, since it is folded (as a {NETWORK_FILE} is not)"
+        note += ", mirror images not averaged, since its normalisation is folded"
     if run.teacher_data is not None:
         note += f", at {data.height}x{data.width} pixels"
     return Teacher(file, measure_teacher(file, seen, data), note)

@@ -151,7 +151,7 @@ def test_unused_and_lopsided_classes_are_noted(root: Path) -> None:
     for name in SPLITS["val"]:
         save_mask(root, name, np.where(boxes() == 1, 0, boxes()).astype(np.uint8))
     assert VocFolder(root, 40).notes == (
-        "no mask uses 1 of 4 classes, whose weight in the loss is 0: cat",
+        "no mask uses 1 of 4 classes, which get no weight in a weighted loss: cat",
         "train alone, which no mIoU counts, uses 1 of 4 classes: road",
     )
 
@@ -164,7 +164,7 @@ def test_a_class_that_vanishes_at_the_size_of_training_is_noted(root: Path) -> N
         save_mask(root, name, mask)
     (note,) = [note for note in VocFolder(root, 16).notes if "shrunk" in note]
     assert note.startswith(
-        "no training mask shrunk to this image size holds 1 of 3 classes, whose weight in the loss"
+        "no training mask shrunk to this image size holds 1 of 3 classes, which get no weight"
     )
 
 

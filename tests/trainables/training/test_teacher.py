@@ -74,7 +74,7 @@ def test_a_folded_model_file_is_not_averaged(
     mirrored = prepare_teacher(blocks_run, str(teacher_file), OWN, Averaging(mirrored=True))
     assert (mirrored.file, mirrored.metrics) == (plain.file, plain.metrics)
     assert "mirror" not in plain.note
-    assert ", mirror images not averaged, since it is folded" in mirrored.note
+    assert ", mirror images not averaged, since its normalisation is folded" in mirrored.note
 
 
 def test_mirror_images_are_averaged_where_outputs_are_kept() -> None:
@@ -161,7 +161,7 @@ def test_a_teacher_of_a_larger_stride_than_its_images_is_refused(tmp_path: Path)
     spec = ModelSpec(model=parse_students("unet_resnet18")[0], num_classes=5, folded=False)
     write_model(tmp_path / "t.safetensors", spec.build(), spec)
     check_teacher(str(tmp_path / "t.safetensors"), 5, (24, 32))
-    message = r"--teacher-size: of the teacher, images must have at least 32 pixels, the stride of"
+    message = r"--teacher must suit .*: images must have at least 32 pixels, the stride of"
     with pytest.raises(ValueError, match=f"{message} .*, but the longest side has 16"):
         check_teacher(str(tmp_path / "t.safetensors"), 5, (16, 16))
 

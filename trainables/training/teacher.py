@@ -16,7 +16,6 @@ from trainables.models.configs import (
     NetworkConfig,
     NetworkSource,
     StudentConfig,
-    TorchvisionConfig,
     TorchvisionName,
 )
 from trainables.models.model_file import (
@@ -72,12 +71,12 @@ def check_teacher(
     """
     if source is not None:
         imported = import_network(source)
-        network: NetworkConfig = imported.student()
+        network: NetworkConfig | None = imported.student()
         found = imported.recorded.num_classes
     elif spec == "auto":
         return
     elif spec in TORCHVISION_NAMES:
-        network, found = TorchvisionConfig(name=spec), PRETRAINED_CLASSES
+        network, found = None, PRETRAINED_CLASSES
     elif named_file(spec).is_file():
         network, found = network_in(named_file(spec))
     else:

@@ -62,17 +62,18 @@ class TrialConfig(FrozenConfig):
     @property
     def needs_teacher(self) -> bool:
         """Whether any part of the training, pretraining included, learns from a teacher."""
+        return any(stage.learns_from_teacher for stage in self.stages)
+
+    @property
+    def stages(self) -> list[Recipe]:
+        """The recipes of all parts of the training, that of the pretraining first."""
         quantized = self.recipe.quantized
-        return self.recipe.learns_from_teacher or (
-            quantized is not None and quantized.start.learns_from_teacher
-        )
+        return [quantized.start, self.recipe] if quantized else [self.recipe]
 
     @property
     def distillation_terms(self) -> list[tuple[str, Term]]:
         """Distillation terms with their names, those of the pretraining included."""
-        quantized = self.recipe.quantized
-        stages = [quantized.start, self.recipe] if quantized else [self.recipe]
-        return [named for stage in stages for named in stage.distillation_terms.items()]
+        return [named for stage in self.stages for named in stage.distillation_terms.items()]
 
     @property
     def terms_of_live_teacher(self) -> list[str]:

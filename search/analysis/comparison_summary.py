@@ -16,9 +16,9 @@ class ArmSummary:
 
     `mious`, in [0,1], and `failures`, the reasons, are by seed. `difference` to the reference is in
     mIoU; None for a reference itself, and where no pair of trainings finished. `size_bytes` is None
-    where none finished. `never_predicted` is the largest number of classes that one of the students
-    never predicts, as "! 3 of 11"; "" where it is not known. `seconds` are the mean of what
-    students trained, their start included.
+    where none finished. `missing_most` has the metrics of the student that never predicts the most
+    classes; None where their number is not known. `seconds` are the mean of what students trained,
+    their start included.
     """
 
     arm: Arm
@@ -26,7 +26,7 @@ class ArmSummary:
     failures: Mapping[int, str]
     difference: PairedDifference | None
     size_bytes: int | None
-    never_predicted: str
+    missing_most: Metrics | None
     seconds: float | None
 
     @property
@@ -64,21 +64,15 @@ def summarize(arms: Sequence[Arm], records: Mapping[str, Record]) -> list[ArmSum
                 failures=failed,
                 difference=difference,
                 size_bytes=metrics[0].size_bytes if metrics else None,
-                never_predicted=write_never_predicted(metrics),
+                missing_most=max(
+                    (each for each in metrics if each.classes_never_predicted is not None),
+                    key=lambda each: each.classes_never_predicted or 0,
+                    default=None,
+                ),
                 seconds=mean(seconds) if seconds else None,
             )
         )
     return summaries
-
-
-def write_never_predicted(trainings: Sequence[Metrics]) -> str:
-    """The classes that the worst student never predicts, marked where there are any."""
-    known = [each for each in trainings if each.classes_never_predicted is not None]
-    worst = max(known, key=lambda each: each.classes_never_predicted or 0, default=None)
-    if worst is None:
-        return ""
-    mark = "! " if worst.classes_never_predicted else ""
-    return f"{mark}{worst.share_never_predicted}"
 
 
 def finished_mious(arm: Arm, records: Mapping[str, Record]) -> dict[int, float]:

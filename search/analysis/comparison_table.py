@@ -8,7 +8,12 @@ from rich.console import JustifyMethod
 from rich.table import Table
 
 from search.analysis.comparison_summary import ArmSummary
-from search.analysis.tables import fitting, schema_of, write_parquet
+from search.analysis.tables import (
+    fitting,
+    schema_of,
+    write_never_predicted,
+    write_parquet,
+)
 from search.core.comparison import Arm, own_epochs, start_epochs
 from search.core.record import Record
 from search.storage.layout import COMPARISON_TABLE
@@ -48,7 +53,7 @@ def cells(summary: ArmSummary, steps_per_epoch: int) -> dict[str, str]:
         DIFFERENCE: write_difference(summary),
         VERDICT: summary.verdict,
         PAIRS: write_pairs(summary),
-        NEVER_PREDICTED: summary.never_predicted,
+        NEVER_PREDICTED: write_never_predicted(worst) if (worst := summary.missing_most) else "",
         SIZE: human_size(summary.size_bytes) if summary.size_bytes else "",
         STEPS: write_steps(summary.arm, steps_per_epoch),
         SECONDS: f"{summary.seconds:,.0f}" if summary.seconds is not None else "",

@@ -16,6 +16,7 @@ from search.core.record import Record, class_columns
 from search.storage.layout import FRONT_TABLE, TRIALS_TABLE
 from trainables.core.config_base import Leaf
 from trainables.core.files import replace_file
+from trainables.core.metrics import Metrics
 from trainables.core.units import human_size
 from trainables.data.configs import MEASURED_ON, LabelSize
 
@@ -139,9 +140,10 @@ def ram_cell(point: Point, _: object) -> str:
     return "" if ram_bytes is None else human_size(ram_bytes)
 
 
-def never_predicted_cell(point: Point, _: object) -> str:
-    mark = "! " if point.misses_classes else ""
-    return f"{mark}{point.metrics.share_never_predicted}"
+def write_never_predicted(metrics: Metrics) -> str:
+    """The classes that a student never predicts, marked where there are any: "! 3 of 11"."""
+    mark = "! " if metrics.classes_never_predicted else ""
+    return f"{mark}{metrics.share_never_predicted}"
 
 
 OTHER_SEED = "other seed"
@@ -151,7 +153,7 @@ CELLS: tuple[tuple[str, Callable[[Point, Record], str]], ...] = (
     ("mIoU %", lambda point, _: f"{point.y:.1f}"),
     (OTHER_SEED, other_seed_cell),
     ("size", lambda point, _: human_size(point.size_bytes)),
-    ("never predicted", never_predicted_cell),
+    ("never predicted", lambda point, _: write_never_predicted(point.metrics)),
     ("latency", latency_cell),
     ("RAM", ram_cell),
     ("bits W/A", lambda point, _: point.bits),

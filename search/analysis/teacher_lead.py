@@ -21,12 +21,21 @@ def weak_teacher_warning(teacher_miou: float, records: Iterable[Record]) -> str 
         and record.config.needs_teacher
     ]
     best, trial_id = max(taught, default=(0.0, ""))
-    if not taught or best + CLEAR_LEAD <= teacher_miou:
+    if not taught or leads(teacher_miou, best):
         return None
+    warning = describe(teacher_miou, f"its student {trial_id} {100 * best:.1f} %")
+    return f"{warning}, or train it longer with --teacher-epochs"
+
+
+def leads(teacher_miou: float, miou: float) -> bool:
+    return miou + CLEAR_LEAD <= teacher_miou
+
+
+def describe(teacher_miou: float, student: str) -> str:
+    """The warning of a teacher; `student` is its rival with its mIoU."""
     return (
-        f"warning: the teacher has {100 * teacher_miou:.1f} % mIoU and its student {trial_id} "
-        f"{100 * best:.1f} %: a teacher that does not lead clearly can hardly help; name a better "
-        "one with --teacher, or train it longer with --teacher-epochs"
+        f"warning: the teacher has {100 * teacher_miou:.1f} % mIoU and {student}: a teacher that "
+        "does not lead clearly can hardly help; name a better one with --teacher"
     )
 
 
@@ -40,13 +49,13 @@ def weak_teacher_of_twins(teacher_miou: float, summaries: Sequence[ArmSummary]) 
         for summary in summaries
         if summary.arm.reference and summary.arm.configs[0].needs_teacher
     }
-    return [
-        f"warning: the teacher has {100 * teacher_miou:.1f} % mIoU and {summary.arm.name} "
-        f"{100 * mean(summary.mious.values()):.1f} % without it: a teacher that does not lead "
-        "clearly can hardly help; name a better one with --teacher"
+    mious = {
+        summary.arm.name: mean(summary.mious.values())
         for summary in summaries
-        if summary.arm.name in twins
-        and summary.mious
-        and not summary.arm.configs[0].needs_teacher
-        and mean(summary.mious.values()) + CLEAR_LEAD > teacher_miou
+        if summary.arm.name in twins and summary.mious and not summary.arm.configs[0].needs_teacher
+    }
+    return [
+        describe(teacher_miou, f"{name} {100 * miou:.1f} % without it")
+        for name, miou in mious.items()
+        if not leads(teacher_miou, miou)
     ]

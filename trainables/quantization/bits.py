@@ -30,6 +30,8 @@ FULL_PRECISION = 32
 """The bit-width that means: not quantized."""
 SAFE_BITS = 8
 """The fewest bits at the ends of a network, and of a grid on which tensors are added."""
+LARGEST_CODE = 127
+"""The largest magnitude of an integer of 8 bits that has a negative, too."""
 
 
 def check_bits(bits: int) -> int:

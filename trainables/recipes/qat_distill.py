@@ -49,17 +49,17 @@ def train_qat_distill(recipe: QatDistill, task: Task) -> Iterator[Epoch]:
             few_bits.before_step()
             outputs = forward_features(student, batch.images)
             label_losses = task.label_loss(outputs.logits, batch.labels)
-            loss, terms = total(label_losses), dict[str, Tensor]()
+            terms: dict[str, Tensor] = {}
             if optimizer_loop.num_steps_taken >= co_study_from:
                 studying = optimizer_loop.num_steps_taken < tutoring_from
                 with torch.set_grad_enabled(studying):
                     teacher_outputs = teacher(batch)
                 terms = distillation(outputs, teacher_outputs, batch.labels)
-                loss = distillation.total(label_losses, terms)
                 if studying:
                     losses.add(
                         {TEACHER_LOSS: co_teacher.learn(teacher_outputs, outputs, batch.labels)}
                     )
+            loss = distillation.total(label_losses, terms) if terms else total(label_losses)
             if dampening := few_bits.losses():
                 loss = loss + total(dampening)
             optimizer_loop.step(loss)

@@ -44,9 +44,7 @@ def training_facts(config: TrialConfig, run: ExecutionConfig) -> dict[str, objec
 
 def learns_weights_of_losses(config: TrialConfig) -> bool:
     """Whether weights of losses are learned in any part of the training."""
-    quantized = config.recipe.quantized
-    stages = [quantized.start, config.recipe] if quantized else [config.recipe]
-    return any(getattr(stage, "term_weights", None) == "learned" for stage in stages)
+    return any(getattr(stage, "term_weights", None) == "learned" for stage in config.stages)
 
 
 def has_additions(config: TrialConfig, run: ExecutionConfig) -> bool:

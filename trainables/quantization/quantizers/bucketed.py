@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from trainables.quantization.bits import LARGEST_CODE
 from trainables.quantization.buckets import (
     BUCKET,
     LARGEST_MULTIPLIER,
@@ -11,9 +12,6 @@ from trainables.quantization.buckets import (
     over_weight,
 )
 from trainables.quantization.quantizers.lsq import StepQuantizer, lsq
-
-LARGEST = 127
-"""The largest magnitude of the integers that a layer computes with."""
 
 
 class BucketQuantizer(StepQuantizer):
@@ -54,7 +52,7 @@ class BucketQuantizer(StepQuantizer):
     @property
     def _largest(self) -> int:
         """The largest multiplier."""
-        return max(1, min(LARGEST_MULTIPLIER, LARGEST // -self.low))
+        return max(1, min(LARGEST_MULTIPLIER, LARGEST_CODE // -self.low))
 
     @torch.no_grad()
     def calibrate(self, value: Tensor) -> None:

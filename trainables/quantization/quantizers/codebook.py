@@ -3,11 +3,9 @@
 import torch
 from torch import Tensor, nn
 
-from trainables.quantization.bits import SAFE_BITS
+from trainables.quantization.bits import LARGEST_CODE, SAFE_BITS
 from trainables.quantization.quantizers.fake_quantizer import FakeQuantizer, shared_axes, spaced
 
-LARGEST = 127
-"""The largest integer of a point."""
 ITERATIONS = 20
 """Of Lloyd's algorithm."""
 
@@ -56,8 +54,10 @@ class CodebookQuantizer(FakeQuantizer):
 
     def _integers(self) -> Tensor:
         """The points in use (2**bits,), in ascending order; gradients pass their rounding."""
-        points = self.points[: 2**self.bits].sort().values * LARGEST
-        return points.detach().round().clamp(-LARGEST, LARGEST) + (points - points.detach())
+        points = self.points[: 2**self.bits].sort().values * LARGEST_CODE
+        return points.detach().round().clamp(-LARGEST_CODE, LARGEST_CODE) + (
+            points - points.detach()
+        )
 
     @torch.no_grad()
     def calibrate(self, value: Tensor) -> None:
@@ -74,7 +74,7 @@ class CodebookQuantizer(FakeQuantizer):
             points = torch.where(counts > 0, sums / counts.clamp(min=1), points).sort().values
         largest = points.abs().max().clamp(min=1e-6)
         self.points[:count] = points / largest
-        self.log_step.copy_((scale * largest / LARGEST).log())
+        self.log_step.copy_((scale * largest / LARGEST_CODE).log())
         for _ in range(ITERATIONS):
             codes = self.codes(value).to(value)
             energy = codes.square().sum(shared, keepdim=True)

@@ -71,12 +71,14 @@ class FakeQuantizer(nn.Module):
     @property
     def ends(self) -> tuple[Tensor, Tensor]:
         """The least and the greatest point of the grid, broadcastable to the values."""
-        return self.low * self.spacing, self.high * self.spacing
+        spacing = self.spacing
+        return self.low * spacing, self.high * spacing
 
     def neighbours(self, value: Tensor) -> tuple[Tensor, Tensor]:
         """The points of the grid below and above each value, or the two nearest beyond the grid."""
-        below = (value / self.spacing).floor().clamp(self.low, self.high - 1)
-        return below * self.spacing, (below + 1) * self.spacing
+        spacing = self.spacing
+        below = (value / spacing).floor().clamp(self.low, self.high - 1)
+        return below * spacing, (below + 1) * spacing
 
     def calibrate(self, value: Tensor) -> None:
         """Sets the step for values such as these, and leaves the zero point."""

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from trainables.quantization.quantizers.codebook import LARGEST, CodebookQuantizer, nearest
+from trainables.quantization.bits import LARGEST_CODE
+from trainables.quantization.quantizers.codebook import CodebookQuantizer, nearest
 from trainables.quantization.quantizers.lsq import StepQuantizer
 
 SHAPE = (8, 1, 1, 1)
@@ -43,7 +44,7 @@ def test_two_bits_of_normal_values_err_nearly_as_little_as_can_be() -> None:
 def test_gradients_of_points_steps_and_values() -> None:
     quantizer = CodebookQuantizer(2, (1,))
     with torch.no_grad():
-        quantizer.points[:4] = torch.tensor([100.0, -127.0, 20.0, -30.0]) / LARGEST
+        quantizer.points[:4] = torch.tensor([100.0, -127.0, 20.0, -30.0]) / LARGEST_CODE
         quantizer.log_step.fill_(0.5).log_()
     value = torch.tensor([-90.0, -20.0, 3.0, 12.0, 51.0, 70.0], requires_grad=True)
     upstream = torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0, 6.0])
@@ -58,7 +59,7 @@ def test_gradients_of_points_steps_and_values() -> None:
     slope = chosen - inside * value.detach() / 0.5
     torch.testing.assert_close(quantizer.log_step.grad, (slope * 0.5 * upstream).sum()[None])
     assert quantizer.points.grad is not None
-    expected = torch.tensor([5.0 + 6.0, 1.0, 3.0 + 4.0, 2.0]) * 0.5 * LARGEST
+    expected = torch.tensor([5.0 + 6.0, 1.0, 3.0 + 4.0, 2.0]) * 0.5 * LARGEST_CODE
     torch.testing.assert_close(quantizer.points.grad[:4], expected)
 
 

@@ -52,13 +52,11 @@ class Case(NamedTuple):
 
 CASES = [
     Case(balance, num_steps, scales=num_steps >= 2000, seed=0)
-    for num_steps in (900, 2000, 4000)
+    for num_steps in (900, 2000, 4000, 8000)
     for balance in BALANCES
 ] + [
     Case("sqrt", 2000, scales=False, seed=0),
     Case("sqrt", 4000, scales=False, seed=0),
-    Case("sqrt", 8000, scales=True, seed=0),
-    Case("none", 8000, scales=True, seed=0),
 ]
 
 

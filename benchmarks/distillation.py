@@ -12,6 +12,7 @@ and optimizer steps by distillation where the teacher is right. The teacher may 
 import argparse
 import json
 import multiprocessing
+from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
@@ -169,7 +170,7 @@ def table(mious: dict[str, dict[int, float]]) -> str:
     return markdown(heading, rows)
 
 
-def cells(by_seed: dict[int, float], reference: dict[int, float]) -> list[str]:
+def cells(by_seed: Mapping[int, float], reference: Mapping[int, float]) -> list[str]:
     """The mIoU of each seed, their mean, and the difference to the reference, if it is another."""
     each = ", ".join(f"{100 * miou:.2f}" for miou in by_seed.values())
     mean = f"{100 * sum(by_seed.values()) / len(by_seed):.2f}"

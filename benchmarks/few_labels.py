@@ -1,0 +1,238 @@
+"""What distillation is worth where most images have no labels, and what each part of it adds.
+
+    python -m benchmarks.few_labels --data FOLDER --teacher FILE --out table.md
+
+Of the training images every fourth keeps its labels, and the others are unlabelled images. The
+teacher is a model file that was trained on the labelled ones alone; `--write FOLDER` writes these
+data in VOC layout and the unlabelled images beside them, to train it on. Students are scored on all
+images that no training sees: those of val.txt, and of test.txt where there is one.
+"""
+
+import argparse
+import multiprocessing
+from collections.abc import Mapping
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from itertools import product
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import NamedTuple
+
+import torch
+
+from benchmarks.balance import LISTS, link_unseen
+from benchmarks.distillation import cells, use_one_thread
+from benchmarks.timing import describe_machine, markdown
+from search.core.recipe_list import parse_compared_students
+from trainables.config import ExecutionConfig, TrialConfig
+from trainables.core.artifacts import ArtifactStore
+from trainables.data.configs import AUGMENTATIONS
+from trainables.data.loader import Loader
+from trainables.data.packed import PackedDataset, open_pack
+from trainables.losses.configs import (
+    Channelwise,
+    LabelLossConfig,
+    Pairwise,
+    Pixelwise,
+    Terms,
+    by_name,
+)
+from trainables.models.base import to_device
+from trainables.models.configs import StudentConfig
+from trainables.models.model_file import MODEL_FILE, read_model
+from trainables.recipes.configs import AdamW, Distill, Supervised
+from trainables.teachers.averaging import Averaging
+from trainables.training.evaluation import evaluate
+from trainables.training.setup import (
+    open_data,
+    open_teacher_data,
+    open_unlabelled_images,
+    set_up_teacher,
+    set_up_teacher_outputs,
+    with_images,
+)
+from trainables.training.teacher import named_file
+from trainables.training.trial import train_or_find
+
+BATCH_SIZE = 8
+RATE = AdamW(learning_rate=4e-3)
+TERM = Pixelwise(weight=1, temperature=1, where="teacher_right", class_weighted=True)
+TWIN = "labels alone"
+ALL = "distilled"
+TRAINING_SHARE_OF_VAL = 4
+"""Trainings evaluate every fourth validation image after each epoch, which is short."""
+
+
+class Part(NamedTuple):
+    """How a student learns: from which terms, and from what of the teacher and the images."""
+
+    terms: Terms | None = by_name(TERM)
+    unlabelled: bool = True
+    larger: bool = True
+    mirrored: bool = True
+
+
+PARTS: dict[str, Part] = {
+    TWIN: Part(terms=None),
+    ALL: Part(),
+    "without unlabelled images": Part(unlabelled=False),
+    "where the teacher is wrong, too": Part(by_name(TERM.replace(where="all"))),
+    "without class weights in the term": Part(by_name(TERM.replace(class_weighted=False))),
+    "weight 3, T 2": Part(by_name(TERM.replace(weight=3, temperature=2))),
+    "the teacher sees the student's images": Part(larger=False),
+    "without the mean over mirror images": Part(mirrored=False),
+    "channel-wise besides": Part(by_name(TERM, Channelwise(weight=1))),
+    "pair-wise besides": Part(by_name(TERM, Pairwise(weight=1))),
+}
+
+
+def main() -> None:
+    arguments = parse()
+    if arguments.write is not None:
+        write_data(arguments.data, arguments.write)
+        return
+    store = ArtifactStore(arguments.artifacts)
+    (student,) = parse_compared_students(arguments.student)
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        labelled, unlabelled = write_data(arguments.data, folder / "few")
+        (folder / "unseen").mkdir()
+        unseen = link_unseen(arguments.data, folder / "unseen")
+        opened = open_data(str(unseen), arguments.image_size, store)
+        scored = opened.pack()
+        larger = open_teacher_data(
+            opened, str(unseen), arguments.image_size, arguments.teacher_size
+        )
+        assert larger, "the teacher sees larger images"
+        teacher = score(named_file(arguments.teacher), larger.pack())
+        runs = {
+            part[1:]: set_up(Part(*part), labelled, unlabelled, student, arguments, store)
+            for part in {(None, *PARTS[name][1:]) for name in arguments.parts}
+        }
+    seeds = range(arguments.seeds)
+    cases = list(product(seeds, arguments.parts))
+    configs = [configure(student, PARTS[name], seed, arguments.epochs) for seed, name in cases]
+    # A forked process would wait for threads of PyTorch that it lacks
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(arguments.workers, context, use_one_thread) as pool:
+        work = partial(train_and_score, scored=scored.path)
+        used = [runs[PARTS[name][1:]] for _, name in cases]
+        found = dict(zip(cases, pool.map(work, configs, used), strict=True))
+    mious = {part: {seed: found[seed, part] for seed in seeds} for part in arguments.parts}
+    data = open_pack(runs[PARTS[ALL][1:]].data)
+    num_steps = arguments.epochs * (len(data.train) // BATCH_SIZE)
+    about = (
+        f"Measured on: {describe_machine(torch.device('cpu'))}, one thread for each of "
+        f"{arguments.workers} trainings at once. {arguments.student}, {len(data.train)} labelled "
+        f"images, longest side {arguments.image_size} pixels, {arguments.teacher_size} for the "
+        f"teacher, which has {100 * teacher:.1f} mIoU; {num_steps} steps of {BATCH_SIZE} labelled "
+        f"images and as many unlabelled ones, peak learning rate {RATE.learning_rate:g}, class "
+        f"weights sqrt, flips, scales and colour; scored on {len(scored.val)} images.\n\n"
+    )
+    arguments.out.write_text(about + table(mious))
+    print(arguments.out.read_text())
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--data", type=Path, required=True, help="root in VOC layout")
+    parser.add_argument("--write", type=Path, help="only write the data with few labels there")
+    parser.add_argument("--teacher", help="a model file")
+    parser.add_argument("--out", type=Path, help="gets the table, as Markdown")
+    parser.add_argument("--artifacts", type=Path, default=Path("studies/artifacts"))
+    parser.add_argument("--student", default="unet width=8 depth=3")
+    parser.add_argument("--image-size", type=int, default=96)
+    parser.add_argument("--teacher-size", type=int, default=240)
+    parser.add_argument("--epochs", type=int, default=180, help="passes over labelled images")
+    parser.add_argument("--seeds", type=int, default=3, help="how many")
+    parser.add_argument("--workers", type=int, default=1, help="trainings at once")
+    parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=list(PARTS))
+    return parser.parse_args()
+
+
+def write_data(data: Path, folder: Path) -> tuple[Path, Path]:
+    """Writes the data with few labels as links, and the folder of the images without labels."""
+    labelled, unlabelled = folder / "labelled", folder / "unlabelled"
+    lists = labelled / LISTS
+    lists.mkdir(parents=True)
+    unlabelled.mkdir()
+    for path in data.iterdir():
+        if path.name != "ImageSets":
+            (labelled / path.name).symlink_to(path.resolve())
+    names = (data / LISTS / "train.txt").read_text().split()
+    kept = set(names[::4])
+    (lists / "train.txt").write_text("\n".join(names[::4]) + "\n")
+    val = (data / LISTS / "val.txt").read_text().split()[::TRAINING_SHARE_OF_VAL]
+    (lists / "val.txt").write_text("\n".join(val) + "\n")
+    for image in (data / "JPEGImages").iterdir():
+        if image.stem in set(names) - kept:
+            (unlabelled / image.name).symlink_to(image.resolve())
+    return labelled, unlabelled
+
+
+def set_up(
+    part: Part,
+    labelled: Path,
+    unlabelled: Path,
+    student: StudentConfig,
+    arguments: argparse.Namespace,
+    store: ArtifactStore,
+) -> ExecutionConfig:
+    """A run with the images and the kept outputs of the teacher that a part needs."""
+    config = configure(student, PARTS[ALL], 0, arguments.epochs)
+    size = arguments.teacher_size if part.larger else None
+    opened = open_data(str(labelled), arguments.image_size, store)
+    of_teacher = open_teacher_data(opened, str(labelled), arguments.image_size, size)
+    folder = unlabelled if part.unlabelled else None
+    images = open_unlabelled_images(folder, arguments.image_size, opened, [config], size)
+    run = ExecutionConfig(data=opened.pack().path, artifacts=store.root)
+    run = with_images(
+        run, of_teacher.pack() if of_teacher else None, images.pack() if images else None
+    )
+    averaging = Averaging(mirrored=part.mirrored)
+    run, _ = set_up_teacher(run, arguments.teacher, config, print, averaging=averaging)
+    run, _ = set_up_teacher_outputs(run, "maps", config.augmentation, print)
+    return run
+
+
+def configure(student: StudentConfig, part: Part, seed: int, num_epochs: int) -> TrialConfig:
+    supervised = Supervised(optimizer=RATE)
+    return TrialConfig(
+        student=student,
+        recipe=Distill(optimizer=RATE, losses=part.terms) if part.terms else supervised,
+        num_epochs=num_epochs,
+        seed=seed,
+        batch_size=BATCH_SIZE,
+        augmentation=AUGMENTATIONS["scale"],
+        label_loss=LabelLossConfig(class_weights="sqrt"),
+    )
+
+
+def train_and_score(config: TrialConfig, run: ExecutionConfig, scored: Path) -> float:
+    """The mIoU of a training, which is made once, on all images that no training sees."""
+    name = f"{config.recipe.name}, seed {config.seed}"
+    artifact = train_or_find(config, run, description=name)
+    miou = score(artifact.path / MODEL_FILE, open_pack(scored))
+    print(f"{name}: {miou:.4f} after {artifact.seconds:.0f} s", flush=True)
+    return miou
+
+
+def score(file: Path, data: PackedDataset) -> float:
+    """The mIoU of a model file on the validation split of packed data."""
+    network = to_device(read_model(file), torch.device("cpu"))
+    val = Loader(data.val, torch.device("cpu"))
+    return evaluate(network, val, data.num_classes, own_labels=data.own_labels).miou
+
+
+def table(mious: Mapping[str, Mapping[int, float]]) -> str:
+    """Differences to labels alone, and of each change to the whole of distillation."""
+    heading = ["student", "mIoU by seed", "mean", f"difference to {TWIN}, 95 % interval"]
+    rows: list[list[object]] = []
+    for name, by_seed in mious.items():
+        to_whole = cells(by_seed, mious[ALL])[-1] if name != TWIN else ""
+        rows.append([name, *cells(by_seed, mious[TWIN]), to_whole])
+    return markdown([*heading, f"difference to {ALL}"], rows)
+
+
+if __name__ == "__main__":
+    main()

@@ -41,7 +41,6 @@ from trainables.models.base import to_device
 from trainables.models.configs import StudentConfig
 from trainables.models.model_file import MODEL_FILE, read_model
 from trainables.recipes.configs import AdamW, Distill, Supervised
-from trainables.teachers.averaging import Averaging
 from trainables.training.evaluation import evaluate
 from trainables.training.setup import (
     open_data,
@@ -69,7 +68,6 @@ class Part(NamedTuple):
     terms: Terms | None = by_name(TERM)
     unlabelled: bool = True
     larger: bool = True
-    mirrored: bool = True
 
 
 PARTS: dict[str, Part] = {
@@ -80,7 +78,6 @@ PARTS: dict[str, Part] = {
     "without class weights in the term": Part(by_name(TERM.replace(class_weighted=False))),
     "weight 3, T 2": Part(by_name(TERM.replace(weight=3, temperature=2))),
     "the teacher sees the student's images": Part(larger=False),
-    "without the mean over mirror images": Part(mirrored=False),
     "channel-wise besides": Part(by_name(TERM, Channelwise(weight=1))),
     "pair-wise besides": Part(by_name(TERM, Pairwise(weight=1))),
 }
@@ -189,8 +186,7 @@ def set_up(
     run = with_images(
         run, of_teacher.pack() if of_teacher else None, images.pack() if images else None
     )
-    averaging = Averaging(mirrored=part.mirrored)
-    run, _ = set_up_teacher(run, arguments.teacher, config, print, averaging=averaging)
+    run, _ = set_up_teacher(run, arguments.teacher, config, print)
     run, _ = set_up_teacher_outputs(run, "maps", config.augmentation, print)
     return run
 

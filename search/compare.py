@@ -23,7 +23,7 @@ from typing import Any
 
 from search.core.comparison import default_epochs, default_students, plan_arms
 from search.core.comparison_config import ComparisonConfig
-from search.core.networks import compressed_network
+from search.core.networks import completed_teacher, compressed_network, named_teachers
 from search.core.training_defaults import chosen_defaults
 from search.execution.cluster_address import check_cluster
 from search.execution.environment import prepare_environment
@@ -118,10 +118,11 @@ def config_from_arguments(arguments: argparse.Namespace) -> ComparisonConfig:
     if {"steps", "epochs"} <= given.keys():
         raise ValueError("--steps and --epochs are two units of one length: give one of them")
     brings_students = "students" in given or any(recipe.file for recipe in given["recipes"])
-    if "backbone_weights" in given and not brings_students:
+    names_teacher = isinstance(given.get("teacher"), StudentConfig)
+    if "backbone_weights" in given and not (brings_students or names_teacher):
         raise ValueError(
-            "--backbone-weights needs --students with backbones, such as unet_mobilenet_v2, or "
-            "recipes of files"
+            "--backbone-weights needs --students, or a --teacher, with backbones, such as "
+            "unet_mobilenet_v2, or recipes of files"
         )
     from trainables.data.registry import open_source  # imports NumPy
 
@@ -139,7 +140,8 @@ def config_from_arguments(arguments: argparse.Namespace) -> ComparisonConfig:
     source = source or open_source(config.data, config.image_size, storage)
     config = new_config(given, gpus, source.num_samples("train"))
     check_gpus(config)
-    config = config.replace(students=find_students(config, given.get("students")))
+    students = find_students(config, given.get("students"))
+    config = config.replace(students=students, teacher=completed_teacher(config))
     plan_arms(config, chosen_defaults(config))
     if "name" not in given:
         name = f"compare-{plain(Path(config.data).name)}-{config.identity[:8]}"
@@ -158,9 +160,12 @@ def find_students(
     """
     network = compressed_network(config)
     found: tuple[StudentConfig, ...] = (network.student(config.new_head),) if network else ()
-    if given:
+    teachers = named_teachers(config)
+    if given or (teachers and not any(recipe.file for recipe in config.recipes)):
         files = config.backbone_weights or ()
-        found += complete_students(given, files, config.pretrained_normalization)
+        found += complete_students(
+            given or (), files, config.pretrained_normalization, others=teachers
+        )
     return found or config.students
 
 

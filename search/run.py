@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import spaces
 from search.core.config import StudyConfig
-from search.core.networks import compressed_network
+from search.core.networks import completed_teacher, compressed_network, named_teachers
 from search.core.tracking_uri import absolute_uri, check_tracking_uri, default_tracking_uri
 from search.execution.cluster_address import check_cluster
 from search.execution.environment import prepare_environment
@@ -159,7 +159,8 @@ def config_from_arguments(arguments: argparse.Namespace) -> StudyConfig:
         config = config.replace(**{k: v for k, v in found.items() if k not in given})
     check_gpus(config)
     if arguments.resume is None:
-        config = config.replace(students=find_students(config, given.get("students")))
+        students = find_students(config, given.get("students"))
+        config = config.replace(students=students, teacher=completed_teacher(config))
     return config
 
 
@@ -188,7 +189,9 @@ def find_students(
     files = config.backbone_weights or ()
     if not found or given or files:
         default = spaces.own_students(spaces.load_space(config.space).space)
-        found += complete_students(given, files, config.pretrained_normalization, default)
+        found += complete_students(
+            given, files, config.pretrained_normalization, default, named_teachers(config)
+        )
     if found != config.students:
         print_line(f"students: {write_students(found)}")
     return found

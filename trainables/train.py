@@ -100,9 +100,8 @@ def own_teacher_config(config: TrialConfig, defaults: Defaults, num_images: int)
     labels and augmentation.
     """
     alike = replace(defaults, label_loss=config.label_loss, augmentation=config.augmentation)
-    original = alike.original_config([config.student], config.num_epochs, config.seed)
-    longest = alike.num_epochs(alike.teacher_steps, num_images)
-    return original or alike.default_teacher_config(min(2 * config.num_epochs, longest))
+    length = min(2 * config.num_epochs, alike.num_epochs(alike.teacher_steps, num_images))
+    return alike.own_teacher_config([config.student], config.num_epochs, config.seed, length)
 
 
 def run(arguments: argparse.Namespace) -> None:

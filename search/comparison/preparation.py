@@ -8,7 +8,7 @@ from filelock import FileLock
 
 from search.core.comparison import Arm, plan_arms
 from search.core.comparison_config import ComparisonConfig
-from search.core.networks import teacher_source, weight_sources
+from search.core.networks import named_teachers, teacher_source, weight_sources
 from search.core.training_defaults import chosen_defaults
 from search.storage.cleanup import remove_partial_files
 from search.storage.layout import COMPARISON_FILE, LOG, artifact_folder
@@ -107,7 +107,8 @@ def prepare_comparison(config: ComparisonConfig) -> Comparison:
         check_teacher(config.teacher, num_classes, seen, teacher_source(config))
         check_terms(config.teacher_outputs, trials, num_classes, config.teacher_size)
     check_students(students, num_classes, opened.canvas)
-    check_weights(students, weight_sources(config), store, opened.digest)
+    used = [*students, *named_teachers(config)]
+    check_weights(used, weight_sources(config), store, opened.digest)
     found = open_unlabelled_images(
         config.unlabelled, config.image_size, opened, trials, config.teacher_size
     )

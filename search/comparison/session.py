@@ -19,7 +19,7 @@ from search.analysis.comparison_table import (
 from search.analysis.teacher_lead import weak_teacher_of_twins
 from search.comparison.preparation import Comparison
 from search.core.comparison import OWN_FIELDS, plan_trainings
-from search.core.networks import teacher_source, weight_sources
+from search.core.networks import named_teachers, teacher_source, weight_sources
 from search.core.record import Record
 from search.execution.parallel import ParallelTraining
 from search.execution.resources import TrialResources, fixed_resources
@@ -160,7 +160,9 @@ class ComparisonSession:
         )
         run = with_images(run, comparison.teacher_data, comparison.unlabelled)
         remote = RemoteRunner(config, shutdown, self.say)
-        set_up_weights(run, comparison.students, weight_sources(config), self.say)
+        set_up_weights(
+            run, comparison.students, weight_sources(config), self.say, named_teachers(config)
+        )
         if any(trial.needs_teacher for trial in trials):
             wanted = output_mode(config.teacher_outputs, trials, self.say, config.teacher_size)
             averaging = choose_averaging(
@@ -187,7 +189,7 @@ class ComparisonSession:
         return run.replace(num_threads=threads, gpu_share=gpu_share), share
 
     def own_teacher_config(self) -> TrialConfig:
-        """The teacher where none is named: a student that came trained, or a network to train.
+        """The teacher where no trained one is named: a student as it came, or one to train.
 
         It is trained twice as long as its students, or as long as the defaults say if that is less,
         and no shorter than its students.
@@ -195,8 +197,8 @@ class ComparisonSession:
         comparison, defaults, length = self.comparison, self.comparison.defaults, self.config.epochs
         longest = defaults.num_epochs(defaults.teacher_steps, len(comparison.data.train))
         students = (*self.config.students, *comparison.students)  # that of --compress comes first
-        original = defaults.original_config(students, length, seed=0)
-        return original or defaults.default_teacher_config(max(length, min(longest, 2 * length)))
+        teacher_length = max(length, min(longest, 2 * length))
+        return defaults.own_teacher_config(students, length, seed=0, teacher_epochs=teacher_length)
 
     def report(self) -> list[ArmSummary]:
         """Writes and prints tables and figure, and tells MLflow; gives what is in the table."""

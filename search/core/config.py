@@ -25,12 +25,18 @@ from trainables.core.flags import Flag, field_of
 from trainables.data.configs import AugmentationName
 from trainables.losses.configs import Balance, LabelLossConfig, Overlap
 from trainables.models.configs import DEFAULT_STUDENT, InputNormalizationName, StudentConfig
-from trainables.models.student_list import check_distinct, parse_students, write_students
+from trainables.models.student_list import (
+    check_distinct,
+    parse_students,
+    parse_teacher,
+    write_students,
+    write_teacher,
+)
 from trainables.quantization.quantizers.base import Quantizer
 from trainables.quantization.quantizers.configs import QuantizerName
 from trainables.recipes.configs import CalibrationStep
 from trainables.teachers.averaging import Flip
-from trainables.training.training_config import TrainingConfig, parse_folder
+from trainables.training.training_config import TrainingConfig, parse_folder, parse_network
 
 SamplerName = Literal["ehvi", "tpe", "nsga2", "random"]
 WHAT, HOW, WHERE = "what to search", "how long and how", "where"
@@ -71,6 +77,12 @@ class Placement(Protocol):
     def cpus_per_trial(self) -> float | None: ...
     @property
     def max_gpus_per_trial(self) -> float: ...
+
+
+def parse_given_teacher(text: str) -> str | StudentConfig:
+    """The name of a network, the absolute path of a file, or a student to be trained."""
+    teacher = parse_teacher(text)
+    return parse_network(teacher) if isinstance(teacher, str) else teacher
 
 
 class StudyConfig(FrozenConfig):
@@ -149,7 +161,17 @@ class StudyConfig(FrozenConfig):
             immutable=True,
         ),
     ] = "imagenet"
-    teacher: str = field_of(TrainingConfig, "teacher", group=WHAT)
+    teacher: str | SerializeAsAny[StudentConfig] = field_of(
+        TrainingConfig,
+        "teacher",
+        group=WHAT,
+        help="{default} (default): DeepLabV3-ResNet101 for VOC classes, else a wide U-Net trained "
+        "once on the data; a student to train in its place, as unet_resnet18:imagenet or, with "
+        "--backbone-weights, unet_mobilenet_v2; the name of a torchvision segmentation network; a "
+        "model file; or the state dict (.pth, .safetensors) of one of these networks, of as many "
+        "classes as the data",
+        unit=units.Unit("auto|NAME|FILE", parse_given_teacher, write_teacher),
+    )
     teacher_builder: Annotated[
         str | None,
         Flag(

@@ -7,9 +7,11 @@ from trainables.core.terminal import print_line
 from trainables.models.configs import (
     InputNormalizationName,
     NetworkSource,
+    StudentConfig,
     WeightSources,
 )
-from trainables.teachers.averaging import check_seeds
+from trainables.models.student_list import complete_teacher
+from trainables.teachers.averaging import check_seeds, is_trained_here
 
 if TYPE_CHECKING:
     from trainables.models.network_source import ImportedNetwork
@@ -31,7 +33,7 @@ class NetworkChoices(Protocol):
     @property
     def pretrained_normalization(self) -> InputNormalizationName: ...
     @property
-    def teacher(self) -> str: ...
+    def teacher(self) -> str | StudentConfig: ...
     @property
     def teacher_builder(self) -> str | None: ...
     @property
@@ -45,10 +47,10 @@ def check_networks(config: NetworkChoices) -> None:
     for field in ("builder", "new_head", "allow_float"):
         if getattr(config, field) and config.compress is None:
             raise ValueError(f"--{field.replace('_', '-')} needs --compress")
-    if config.teacher_builder and config.teacher == "auto":
+    if config.teacher_builder and is_trained_here(config.teacher):
         raise ValueError("--teacher-builder needs --teacher FILE")
-    is_trained_here = config.teacher == "auto" and config.compress is None
-    check_seeds(config.teacher_seeds, is_trained_here)
+    comes_trained = config.teacher == "auto" and config.compress is not None
+    check_seeds(config.teacher_seeds, is_trained_here(config.teacher) and not comes_trained)
 
 
 def weight_sources(config: NetworkChoices) -> WeightSources:
@@ -67,12 +69,26 @@ def teacher_source(config: NetworkChoices) -> NetworkSource | None:
     """The network of --teacher-builder."""
     if config.teacher_builder is None:
         return None
+    assert isinstance(config.teacher, str), "check_networks has looked"
     return NetworkSource(
         file=config.teacher,
         builder=config.teacher_builder,
         normalization=config.teacher_normalization,
         flag="--teacher",
     )
+
+
+def named_teachers(config: NetworkChoices) -> list[StudentConfig]:
+    """The student that --teacher names; none where it names something else."""
+    return [config.teacher] if isinstance(config.teacher, StudentConfig) else []
+
+
+def completed_teacher(config: NetworkChoices) -> str | StudentConfig:
+    """What --teacher names; a student with the weights of --backbone-weights that fit it."""
+    if isinstance(config.teacher, str):
+        return config.teacher
+    files = config.backbone_weights or ()
+    return complete_teacher(config.teacher, files, config.pretrained_normalization)
 
 
 def compressed_network(config: NetworkChoices) -> "ImportedNetwork | None":

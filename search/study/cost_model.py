@@ -192,10 +192,11 @@ class CostModel:
         return {student: start for student, start in drawn.items() if start}
 
     def own_teacher_config(self, num_epochs: int) -> TrialConfig:
-        """The teacher where none is named: the network that is compressed, or one to train."""
-        config, defaults = self.config, self.defaults
-        original = defaults.original_config(config.students, config.num_epochs, config.seed)
-        return original or defaults.default_teacher_config(num_epochs)
+        """The teacher where no trained one is named: the network to compress, or one to train."""
+        config = self.config
+        return self.defaults.own_teacher_config(
+            config.students, config.num_epochs, config.seed, num_epochs
+        )
 
     @property
     def teacher_work(self) -> float:

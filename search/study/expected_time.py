@@ -10,6 +10,7 @@ from trainables.config import ExecutionConfig, TrialConfig
 from trainables.core.artifacts import ArtifactStore
 from trainables.core.progress import human_duration
 from trainables.recipes.configs import Recipe
+from trainables.teachers.averaging import is_trained_here
 from trainables.training.identity import ARTIFACT_KIND, artifact_key
 from trainables.training.time_probe import measure_step_seconds
 
@@ -82,7 +83,7 @@ def expect_time(
         return store.find(ARTIFACT_KIND, artifact_key(config, run, store)) is not None
 
     teacher = None
-    if study.config.teacher == "auto" and any(config.needs_teacher for config in configs):
+    if is_trained_here(study.config.teacher) and any(config.needs_teacher for config in configs):
         own = model.own_teacher_config(study.teacher_epochs)
         if own.recipe.is_reference or not is_kept(own, run.of_teacher):
             teacher = own

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from search.core.constraints import OverBudget
-from search.core.networks import teacher_source, weight_sources
+from search.core.networks import named_teachers, teacher_source, weight_sources
 from search.core.record import Record
 from search.execution import resources
 from search.execution.cluster_address import on_cluster
@@ -162,7 +162,9 @@ def search(
         )
         run = with_images(run, study.teacher_data, study.unlabelled)
         remote = RemoteRunner(config, shutdown, progress.record)
-        set_up_weights(run, config.students, weight_sources(config), progress.record)
+        set_up_weights(
+            run, config.students, weight_sources(config), progress.record, named_teachers(config)
+        )
         progress.record("measuring how long a training step takes")
         if expected := expect_time(study, remote, run, max_pending_trials(share)):
             progress.record(str(expected))

@@ -91,7 +91,7 @@ CASES: dict[str, tuple[list[str], str]] = {
     ),
     "no such teacher": (
         ["--teacher", "/no/file"],
-        "--teacher must be auto, a model file, a state dict",
+        "--teacher must be auto, a student, a model file, a state dict",
     ),
     "odd store": (["--tracking-uri", "ftp://x"], "--tracking-uri must name an MLflow store"),
     "nothing fits": (
@@ -155,6 +155,14 @@ CASES: dict[str, tuple[list[str], str]] = {
     "teacher's builder of nothing": (
         ["--teacher-builder", "a:b"],
         "--teacher-builder needs --teacher FILE",
+    ),
+    "builder of a student": (
+        ["--teacher", "unet", "--teacher-builder", "a:b"],
+        "--teacher-builder needs --teacher FILE",
+    ),
+    "weights of a student that has none": (
+        ["--teacher", "unet:imagenet"],
+        "argument --teacher: only :imagenet may follow a name, for the backbones",
     ),
     "teacher of larger shapes": (["--teacher-size", "96"], "--teacher-size must be for photograph"),
     "nothing is of use": (["--least-miou", "1"], "--least-miou: .*less than 1, but got 1"),

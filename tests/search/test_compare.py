@@ -16,10 +16,11 @@ from study_factories import bring_store
 from search.compare import config_from_arguments, main, make_parser
 from search.core.comparison_config import ComparisonConfig
 from search.core.tracking_uri import default_tracking_uri
+from search.core.training_defaults import chosen_defaults
 from search.execution.resources import num_cores
 from trainables.config import TrialConfig
 from trainables.models.backbones import Backbone
-from trainables.models.configs import UNetConfig
+from trainables.models.configs import StudentConfig, UNetConfig
 from trainables.recipes.configs import AdamW, Qat, Supervised
 
 ROOT = Path(__file__).parent.parent.parent
@@ -56,7 +57,7 @@ BAD: dict[str, tuple[list[str], str]] = {
         [*PAIR, "--data", "/no/where"],
         "--data must be a folder that exists",
     ),
-    "no teacher": ([*PAIR, "--teacher", "/no/file"], "--teacher must be auto, a model file"),
+    "no teacher": ([*PAIR, "--teacher", "/no/file"], "--teacher must be auto, a student, a model file"),
     "no unlabelled images": ([*PAIR, "--unlabelled", "/no/where"], "--unlabelled must exist, but"),
     "unlabelled images for none": (
         ["--recipes", "supervised", "qat", "--unlabelled", "/tmp"],
@@ -90,7 +91,7 @@ BAD: dict[str, tuple[list[str], str]] = {
     ),
     "weights for no backbone": (
         [*PAIR, "--backbone-weights", "/no/w.pth"],
-        "--backbone-weights needs --students with backbones, such as .*, or recipes of files",
+        "--backbone-weights needs --students, or a --teacher, with backbones, such as",
     ),
 }
 
@@ -166,6 +167,22 @@ def test_weights_of_a_backbone_are_for_the_students_that_it_fits(tmp_path: Path)
 
 ONE_AT_A_TIME = ["--cpus-per-trial", str(num_cores())]
 """Each training that runs beside another is a process more that imports PyTorch."""
+
+
+def test_a_teacher_may_be_a_student_with_weights(tmp_path: Path) -> None:
+    file = tmp_path / "weights.pth"
+    torch.save(Backbone("mobilenet_v1", 0.5, is_dilated=False).network.state_dict(), file)
+    teacher = ["--teacher", "unet_mobilenet_v1", "--backbone-weights", str(file)]
+    for students in ([], ["--students", "unet"]):
+        config = config_of(*teacher, *students)
+        assert [student.describe() for student in config.students] == ["unet 16"]
+        assert isinstance(config.teacher, StudentConfig)
+        assert config.teacher.describe() == "unet mnv1 0.5"
+        assert config.teacher.is_pretrained
+        assert ComparisonConfig.model_validate_json(config.model_dump_json()) == config
+        assert chosen_defaults(config).default_teacher_config(3).student == config.teacher
+    with pytest.raises(ValueError, match=r"must name a student with a backbone for .*pth"):
+        config_of("--teacher", "unet", "--backbone-weights", str(file))
 
 
 def run(*argv: str, **environment: str) -> str:

@@ -1,6 +1,7 @@
 """Lists of students as people write them, and the pretrained weights at hand for them."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -95,6 +96,16 @@ def students_with_weights_at_hand() -> list[StudentConfig]:
     return [*(parse_student(f"unet_{name}:{IMAGENET}") for name in complete), *packaged]
 
 
+def parse_teacher(text: str) -> str | StudentConfig:
+    """The student whose family a text names, to be trained as a teacher; else the text itself."""
+    return parse_student(text) if text.partition(":")[0] in listed_families() else text
+
+
+def write_teacher(teacher: str | StudentConfig) -> str:
+    """The text that `parse_teacher` reads."""
+    return teacher if isinstance(teacher, str) else write_student(teacher)
+
+
 def students_of_file(
     file: Path, students: Sequence[StudentConfig], normalization: InputNormalizationName
 ) -> dict[StudentConfig, StudentConfig]:
@@ -137,11 +148,13 @@ def complete_students(
     files: Sequence[Path],
     normalization: InputNormalizationName,
     default: Sequence[StudentConfig] = (),
+    others: Sequence[StudentConfig] = (),
 ) -> tuple[StudentConfig, ...]:
     """The students of a new study or comparison, with the weights of files.
 
     Args:
         students: as the user named them; None for `default`, and those with weights at hand.
+        others: networks that a file may fit instead, as a teacher (see `complete_teacher`).
 
     Raises:
         ValueError: a file fits none of the students, or one needs a package that is missing.
@@ -153,17 +166,33 @@ def complete_students(
         names = [name for name in families if name.startswith("unet_") or name in own]
         candidates = [student for student in map(parse_student, names) if can_be_built(student)]
         for file in files:
-            fitting = students_of_file(file, candidates, normalization)
-            by_name |= {student.name: student for student in fitting.values()}
+            fitting = students_of_file(file, [*candidates, *others], normalization)
+            by_name |= {s.name: fitting[s] for s in candidates if s in fitting}
         chosen = tuple(by_name.values())
     else:
         completed: dict[StudentConfig, StudentConfig] = {}
         for file in files:
-            completed |= students_of_file(file, students, normalization)
+            completed |= students_of_file(file, [*students, *others], normalization)
         chosen = tuple(completed.get(student, student) for student in students)
     for student in chosen:
         build_shapes(student)
     return chosen
+
+
+def complete_teacher(
+    teacher: StudentConfig, files: Sequence[Path], normalization: InputNormalizationName
+) -> StudentConfig:
+    """A teacher that is named as a student, with the weights of the first file that fits it.
+
+    Raises:
+        ValueError: it needs a package that is missing.
+    """
+    for file in files:
+        with suppress(ValueError):
+            teacher = students_of_file(file, [teacher], normalization)[teacher]
+            break
+    build_shapes(teacher)
+    return teacher
 
 
 def can_be_built(student: StudentConfig) -> bool:

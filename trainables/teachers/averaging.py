@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from trainables.models.configs import StudentConfig
+
 Flip = Literal["auto", "on", "off"]
 
 
@@ -25,6 +27,11 @@ PLAIN = Averaging()
 def choose_averaging(num_seeds: int, flip: Flip, is_live: bool) -> Averaging:
     """Mirror images are averaged where `auto` leaves it open and the outputs are kept."""
     return Averaging(num_seeds, mirrored=flip == "on" or (flip == "auto" and not is_live))
+
+
+def is_trained_here(teacher: str | StudentConfig) -> bool:
+    """Whether a teacher is to be trained on the data, unless it turns out to be at hand."""
+    return teacher == "auto" or isinstance(teacher, StudentConfig)
 
 
 def check_seeds(num_seeds: int, is_trained_here: bool) -> None:

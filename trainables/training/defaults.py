@@ -25,8 +25,9 @@ class Defaults:
     """What a study has where its user does not say.
 
     Image size in pixels (longest side), optimizer steps of one full training, images per step,
-    and the teacher that is trained where none is named, with the most steps of its training. A
-    training on few images of few classes has fewer steps, but not fewer than `least_steps`.
+    and the teacher that is trained, with the most steps of its training; `teacher_is_named` if it
+    is the user's choice. A training on few images of few classes has fewer steps, but not fewer
+    than `least_steps`.
     """
 
     image_size: int
@@ -35,6 +36,7 @@ class Defaults:
     batch_size: int
     teacher: StudentConfig
     teacher_steps: int
+    teacher_is_named: bool = False
     augmentation: Augmentation = FLIP_ONLY
     label_loss: LabelLossConfig = BALANCED
     ema_decay: float = 0.0
@@ -78,6 +80,18 @@ class Defaults:
                 original = TrialConfig(student=network, recipe=Original(), num_epochs=1)
                 return self.complete(original, num_epochs, seed)
         return None
+
+    def own_teacher_config(
+        self, students: Iterable[StudentConfig], num_epochs: int, seed: int, teacher_epochs: int
+    ) -> TrialConfig:
+        """The teacher where no trained one is named: a student that came trained, or one to train.
+
+        Students have `num_epochs` and the seed.
+        """
+        original = None
+        if not self.teacher_is_named:
+            original = self.original_config(students, num_epochs, seed)
+        return original or self.default_teacher_config(teacher_epochs)
 
     def complete(self, trial: TrialConfig, num_epochs: int, seed: int) -> TrialConfig:
         """The suggested configuration with the values that are the same for all trials."""

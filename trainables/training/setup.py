@@ -267,20 +267,28 @@ def with_images(
 
 
 def set_up_weights(
-    run: ExecutionConfig, students: Iterable[StudentConfig], sources: WeightSources, say: Say
+    run: ExecutionConfig,
+    students: Iterable[StudentConfig],
+    sources: WeightSources,
+    say: Say,
+    teachers: Sequence[StudentConfig] = (),
 ) -> None:
     """Makes artifacts of the pretrained weights that students start from (see `check_weights`).
 
-    It does so in this process, where files and builders of networks are at hand.
+    It does so in this process, where files and builders of networks are at hand. Teachers are
+    trained on the data as they see it, and measured on that of students.
     """
-    for student, _ in distinct(students, run.data.name):
+    for student, _ in distinct([*students, *teachers], run.data.name):
         path = prepare_weights(run, student, sources)
         say(f"pretrained weights of {student.describe()}: {path}")
+    if run.teacher_data is not None:
+        for teacher, _ in distinct(teachers, run.teacher_data.name):
+            prepare_weights(run.of_teacher, teacher, sources)
 
 
 def set_up_teacher(
     run: ExecutionConfig,
-    spec: str,
+    spec: str | StudentConfig,
     own: TrialConfig,
     say: Say,
     runner: Runner = run_here,

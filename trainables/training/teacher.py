@@ -54,7 +54,7 @@ class Teacher:
 
 
 def check_teacher(
-    spec: str,
+    spec: str | StudentConfig,
     num_classes: int,
     canvas: tuple[int, int],
     source: NetworkSource | None = None,
@@ -66,7 +66,8 @@ def check_teacher(
 
     Raises:
         ValueError: `spec` names nothing, or a teacher of other than `num_classes` classes, or a
-            network of this project that takes larger images.
+            network of this project that takes larger images. That is all that is checked of a
+            student that is to be trained.
         ConnectionError: its weights are neither cached nor to be downloaded.
     """
     if source is not None:
@@ -75,14 +76,16 @@ def check_teacher(
         found = imported.recorded.num_classes
     elif spec == "auto":
         return
+    elif isinstance(spec, StudentConfig):
+        network, found = spec, num_classes
     elif spec in TORCHVISION_NAMES:
         network, found = None, PRETRAINED_CLASSES
     elif named_file(spec).is_file():
         network, found = network_in(named_file(spec))
     else:
         raise ValueError(
-            "--teacher must be auto, a model file, a state dict of a torchvision network, or one "
-            f"of {', '.join(TORCHVISION_NAMES)}, but got {spec}"
+            "--teacher must be auto, a student, a model file, a state dict of a torchvision "
+            f"network, or one of {', '.join(TORCHVISION_NAMES)}, but got {spec}"
         )
     if found != num_classes:
         raise ValueError(
@@ -101,13 +104,13 @@ def check_teacher(
 
 
 def prepare_teacher(
-    run: ExecutionConfig, spec: str, own: TrialConfig, averaging: Averaging = PLAIN
+    run: ExecutionConfig, spec: str | StudentConfig, own: TrialConfig, averaging: Averaging = PLAIN
 ) -> Teacher:
     """The teacher that `spec` names (see `check_teacher`), measured on the data that it sees.
 
     `auto` is the network that is compressed, if one is. Otherwise it is torchvision's
     DeepLabV3-ResNet101 for VOC's 21 classes where its weights are available, else a network trained
-    on the data with the configuration `own`.
+    on the data with the configuration `own`. So is one that is named as a student.
 
     Raises:
         TrialFailed: the network trained on the data learned nothing.
@@ -131,7 +134,11 @@ def prepare_teacher(
 
 
 def teacher_networks(
-    run: ExecutionConfig, spec: str, own: TrialConfig, num_seeds: int, data: PackedDataset
+    run: ExecutionConfig,
+    spec: str | StudentConfig,
+    own: TrialConfig,
+    num_seeds: int,
+    data: PackedDataset,
 ) -> tuple[list[Path], str]:
     """The model files of a teacher, and what it is and why.
 
@@ -144,7 +151,7 @@ def teacher_networks(
             return torchvision_teacher(DEFAULT_PRETRAINED, run, data)
         except ConnectionError as error:
             reason = f", because {error}"
-    if spec == "auto":
+    if spec == "auto" or isinstance(spec, StudentConfig):
         files = own_teacher(run, own, num_seeds)
         return files, f"{own.student.describe()} trained on the data{reason}"
     if spec in TORCHVISION_NAMES:

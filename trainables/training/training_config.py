@@ -14,7 +14,7 @@ from trainables.core import units
 from trainables.core.command_line import as_path
 from trainables.core.config_base import FrozenConfig
 from trainables.core.flags import Flag
-from trainables.teachers.averaging import Flip, check_seeds
+from trainables.teachers.averaging import Flip, check_seeds, is_trained_here
 
 DATA, TEACHER, HOW = "data and weights", "teacher, where the recipe has one", "how and where"
 """Groups of flags in the help."""
@@ -161,5 +161,5 @@ class TrainingConfig(FrozenConfig):
     def check_sources(self) -> "TrainingConfig":
         if self.builder is not None and self.compress is None:
             raise ValueError("--builder needs --compress")
-        check_seeds(self.teacher_seeds, is_trained_here=self.teacher == "auto")
+        check_seeds(self.teacher_seeds, is_trained_here(self.teacher))
         return self

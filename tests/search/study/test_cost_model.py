@@ -12,6 +12,7 @@ from trainables.config import TrialConfig
 from trainables.core.artifacts import ArtifactStore
 from trainables.data.configs import AUGMENTATIONS
 from trainables.losses.configs import LabelLossConfig
+from trainables.models.student_list import parse_students
 from trainables.quantization.quantizers.base import Quantizer
 from trainables.recipes.configs import Original
 
@@ -63,6 +64,10 @@ def test_the_default_teacher_is_the_network_that_is_compressed(tmp_path: Path) -
     plain = make_config(tmp_path, "shapes", space="qkd")
     teacher = CostModel(plain, 5, (32, 32), ArtifactStore(tmp_path)).own_teacher_config(7)
     assert (teacher.recipe.name, teacher.num_epochs) == ("supervised", 7)
+    (named,) = parse_students("unet_mobilenet_v1")
+    other = config.replace(teacher=named)
+    of_named = CostModel(other, 5, (32, 32), ArtifactStore(tmp_path)).own_teacher_config(7)
+    assert (of_named.student, of_named.num_epochs) == (named, 7)
 
 
 def test_each_share_of_the_channels_has_a_start_and_costs_of_its_own(tmp_path: Path) -> None:

@@ -10,7 +10,14 @@ from trainables.core import optional_dependencies
 from trainables.models.backbone_weights import imagenet_file_name
 from trainables.models.backbones import Backbone
 from trainables.models.configs import EncoderDecoderConfig, UNetConfig, weights_digest
-from trainables.models.student_list import complete_students, parse_students, write_students
+from trainables.models.student_list import (
+    complete_students,
+    complete_teacher,
+    parse_students,
+    parse_teacher,
+    write_students,
+    write_teacher,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -97,6 +104,30 @@ def test_a_file_is_for_the_students_that_it_fits(file: Path) -> None:
         assert list(student.choices()) == ["channels"]
     default = complete_students(None, [file], "imagenet", U_NETS)
     assert [student.name for student in default] == ["unet", "unet_mobilenet_v1"]
+
+
+def test_a_file_may_be_for_the_teacher_alone(file: Path) -> None:
+    (teacher,) = parse_students("unet_mobilenet_v1")
+    students = complete_students(parse_students("unet"), [file], "symmetric", others=[teacher])
+    assert students == (UNetConfig(),)
+    completed = complete_teacher(teacher, [file], "symmetric")
+    assert isinstance(completed, EncoderDecoderConfig)
+    assert (completed.weights, completed.multiplier) == (weights_digest(file), 0.5)
+    (other,) = parse_students("unet_resnet18")
+    assert complete_teacher(other, [file], "symmetric") == other
+    default = complete_students(None, [file], "imagenet", U_NETS, [other])
+    assert [student.name for student in default] == ["unet", "unet_mobilenet_v1"]
+
+
+def test_a_teacher_is_a_student_or_something_else() -> None:
+    student = parse_teacher("unet_resnet18:imagenet")
+    assert student == parse_students("unet_resnet18:imagenet")[0]
+    assert write_teacher(student) == "unet_resnet18:imagenet"
+    for text in ("auto", "lraspp_mobilenet_v3_large", "/a/teacher.safetensors", "C:unet"):
+        assert parse_teacher(text) == text
+        assert write_teacher(text) == text
+    with pytest.raises(ValueError, match=r"only :imagenet may follow .* but got 'unet:best'"):
+        parse_teacher("unet:best")
 
 
 def test_the_nearest_student_says_why_a_file_does_not_fit(file: Path) -> None:

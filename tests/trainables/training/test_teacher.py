@@ -50,6 +50,18 @@ def test_auto_trains_a_teacher_once(blocks_run: ExecutionConfig) -> None:
     assert 0.3 < first.miou <= 1
 
 
+def test_a_student_that_is_named_is_trained(
+    blocks_run: ExecutionConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "trainables.training.teacher.VOC_CLASSES", open_pack(blocks_run.data).class_names
+    )
+    (named,) = parse_students("unet")
+    teacher = prepare_teacher(blocks_run, named, OWN)
+    assert teacher == prepare_teacher(blocks_run, named, OWN)
+    assert "unet 8 depth 2 trained on the data" in teacher.note
+
+
 def test_a_teacher_is_the_mean_of_seeds_and_of_mirror_images(blocks_run: ExecutionConfig) -> None:
     both = Averaging(num_seeds=2, mirrored=True)
     teacher = prepare_teacher(blocks_run, "auto", OWN, both)
@@ -173,6 +185,13 @@ def network() -> nn.Module:
     return model.eval()
 
 
+def test_a_student_of_a_larger_stride_than_its_images_is_refused() -> None:
+    (student,) = parse_students("unet_mobilenet_v1")
+    check_teacher(student, 5, CANVAS)
+    with pytest.raises(ValueError, match=r"at least 32 pixels, the stride of unet mnv1 1, but"):
+        check_teacher(student, 5, (8, 8))
+
+
 def test_a_state_dict_becomes_a_model_file(
     blocks_run: ExecutionConfig, network: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -196,7 +215,7 @@ def test_a_state_dict_of_other_classes_is_refused(network: nn.Module, tmp_path: 
 
 @pytest.mark.parametrize("spec", ["", "/no/file", "~nobody-of-this-name/t.pth", "unet"])
 def test_what_names_no_teacher_is_refused(spec: str) -> None:
-    message = "must be auto, a model file, a state dict of a torchvision network, or one of deeplab"
+    message = "must be auto, a student, a model file, a state dict of a torchvision network, or one of deeplab"
     with pytest.raises(ValueError, match=f"{message}.* but got {spec}$"):
         check_teacher(spec, 5, CANVAS)
 

@@ -10,6 +10,8 @@ from torch import nn
 from trainables.config import ExecutionConfig, TrialConfig
 from trainables.core.artifacts import ArtifactStore
 from trainables.core.errors import TrialFailed
+from trainables.data.packed import pack_dataset
+from trainables.data.voc import VocFolder
 from trainables.models.backbones import Backbone
 from trainables.models.configs import (
     EncoderDecoderConfig,
@@ -66,6 +68,18 @@ def test_weights_are_prepared_once_and_students_start_from_them(
         task = TrialTask(TrialConfig(student=config, recipe=Supervised()), run)
         found = task.new_student().state_dict()["backbone.network.layers.0.0.weight"]
         assert torch.equal(found, expected)
+
+
+def test_a_teacher_has_weights_for_the_images_that_it_sees(
+    run: ExecutionConfig, file: Path, blocks_folder: Path
+) -> None:
+    teacher, store = student_of(file), ArtifactStore(run.artifacts)
+    larger = pack_dataset(VocFolder(blocks_folder, 16, None), store).path
+    run, sources = run.replace(teacher_data=larger), WeightSources(backbones=(file,))
+    set_up_weights(run, [], sources, print, [teacher])
+    file.unlink()
+    for each in (run, run.of_teacher):
+        assert prepare_weights(each, teacher) is not None
 
 
 def test_a_student_whose_weights_are_not_to_be_had_fails(run: ExecutionConfig, file: Path) -> None:

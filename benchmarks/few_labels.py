@@ -35,12 +35,14 @@ from trainables.losses.configs import (
     Pairwise,
     Pixelwise,
     Terms,
+    TermWeights,
     by_name,
 )
 from trainables.models.base import to_device
 from trainables.models.configs import StudentConfig
 from trainables.models.model_file import MODEL_FILE, read_model
-from trainables.recipes.configs import AdamW, Distill, Supervised
+from trainables.quantization.quantizers.configs import Lsq
+from trainables.recipes.configs import RECOMMENDED, AdamW, Distill, Recipe, Supervised
 from trainables.training.evaluation import evaluate
 from trainables.training.setup import (
     open_data,
@@ -68,6 +70,27 @@ class Part(NamedTuple):
     terms: Terms | None = by_name(TERM)
     unlabelled: bool = True
     larger: bool = True
+    term_weights: TermWeights = "fixed"
+    bits: int | None = None
+
+    @property
+    def data(self) -> tuple[bool, bool]:
+        """What of the images and of the teacher it needs."""
+        return self.unlabelled, self.larger
+
+    def recipe(self, num_epochs: int) -> Recipe:
+        """A quantized student has two thirds of the epochs for its start."""
+        supervised = Supervised(optimizer=RATE)
+        start: Supervised | Distill = supervised
+        if self.terms:
+            start = Distill(optimizer=RATE, losses=self.terms, term_weights=self.term_weights)
+        if self.bits is None:
+            return start
+        recommended = RECOMMENDED["qat_distill" if self.terms else "qat"]
+        quantizer = Lsq(weight_bits=self.bits, activation_bits=self.bits)
+        return recommended.replace(
+            quantizer=quantizer, start=start, start_epochs=2 * num_epochs // 3
+        )
 
 
 PARTS: dict[str, Part] = {
@@ -80,6 +103,9 @@ PARTS: dict[str, Part] = {
     "the teacher sees the student's images": Part(larger=False),
     "channel-wise besides": Part(by_name(TERM, Channelwise(weight=1))),
     "pair-wise besides": Part(by_name(TERM, Pairwise(weight=1))),
+    "learned balance of term and labels": Part(term_weights="learned"),
+    "labels alone, W4A4": Part(terms=None, bits=4),
+    "distilled, W4A4": Part(bits=4),
 }
 
 
@@ -103,8 +129,8 @@ def main() -> None:
         assert larger, "the teacher sees larger images"
         teacher = score(named_file(arguments.teacher), larger.pack())
         runs = {
-            part[1:]: set_up(Part(*part), labelled, unlabelled, student, arguments, store)
-            for part in {(None, *PARTS[name][1:]) for name in arguments.parts}
+            data: set_up(*data, labelled, unlabelled, student, arguments, store)
+            for data in {PARTS[name].data for name in arguments.parts}
         }
     seeds = range(arguments.seeds)
     cases = list(product(seeds, arguments.parts))
@@ -113,10 +139,10 @@ def main() -> None:
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(arguments.workers, context, use_one_thread) as pool:
         work = partial(train_and_score, scored=scored.path)
-        used = [runs[PARTS[name][1:]] for _, name in cases]
+        used = [runs[PARTS[name].data] for _, name in cases]
         found = dict(zip(cases, pool.map(work, configs, used), strict=True))
     mious = {part: {seed: found[seed, part] for seed in seeds} for part in arguments.parts}
-    data = open_pack(runs[PARTS[ALL][1:]].data)
+    data = open_pack(runs[PARTS[ALL].data].data)
     num_steps = arguments.epochs * (len(data.train) // BATCH_SIZE)
     about = (
         f"Measured on: {describe_machine(torch.device('cpu'))}, one thread for each of "
@@ -168,19 +194,20 @@ def write_data(data: Path, folder: Path) -> tuple[Path, Path]:
 
 
 def set_up(
-    part: Part,
+    uses_unlabelled: bool,
+    is_larger: bool,
     labelled: Path,
     unlabelled: Path,
     student: StudentConfig,
     arguments: argparse.Namespace,
     store: ArtifactStore,
 ) -> ExecutionConfig:
-    """A run with the images and the kept outputs of the teacher that a part needs."""
+    """A run with images and the kept outputs of the teacher."""
     config = configure(student, PARTS[ALL], 0, arguments.epochs)
-    size = arguments.teacher_size if part.larger else None
+    size = arguments.teacher_size if is_larger else None
     opened = open_data(str(labelled), arguments.image_size, store)
     of_teacher = open_teacher_data(opened, str(labelled), arguments.image_size, size)
-    folder = unlabelled if part.unlabelled else None
+    folder = unlabelled if uses_unlabelled else None
     images = open_unlabelled_images(folder, arguments.image_size, opened, [config], size)
     run = ExecutionConfig(data=opened.pack().path, artifacts=store.root)
     run = with_images(
@@ -192,11 +219,13 @@ def set_up(
 
 
 def configure(student: StudentConfig, part: Part, seed: int, num_epochs: int) -> TrialConfig:
-    supervised = Supervised(optimizer=RATE)
+    recipe = part.recipe(num_epochs)
+    quantized = recipe.quantized
+    start_epochs = (quantized.start_epochs or 0) if quantized else 0
     return TrialConfig(
         student=student,
-        recipe=Distill(optimizer=RATE, losses=part.terms) if part.terms else supervised,
-        num_epochs=num_epochs,
+        recipe=recipe,
+        num_epochs=num_epochs - start_epochs,
         seed=seed,
         batch_size=BATCH_SIZE,
         augmentation=AUGMENTATIONS["scale"],

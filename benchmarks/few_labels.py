@@ -132,7 +132,7 @@ def main() -> None:
             data: set_up(*data, labelled, unlabelled, student, arguments, store)
             for data in {PARTS[name].data for name in arguments.parts}
         }
-    seeds = range(arguments.seeds)
+    seeds = range(arguments.first_seed, arguments.first_seed + arguments.seeds)
     cases = list(product(seeds, arguments.parts))
     configs = [configure(student, PARTS[name], seed, arguments.epochs) for seed, name in cases]
     # A forked process would wait for threads of PyTorch that it lacks
@@ -168,9 +168,15 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--teacher-size", type=int, default=240)
     parser.add_argument("--epochs", type=int, default=180, help="passes over labelled images")
     parser.add_argument("--seeds", type=int, default=3, help="how many")
+    parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=1, help="trainings at once")
     parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=list(PARTS))
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    if arguments.write is None and (arguments.teacher is None or arguments.out is None):
+        parser.error("--teacher and --out must be given, or --write")
+    if not {TWIN, ALL} <= set(arguments.parts):
+        parser.error(f"--parts must have {TWIN!r} and {ALL!r}, which others are compared with")
+    return arguments
 
 
 def write_data(data: Path, folder: Path) -> tuple[Path, Path]:
@@ -183,12 +189,12 @@ def write_data(data: Path, folder: Path) -> tuple[Path, Path]:
         if path.name != "ImageSets":
             (labelled / path.name).symlink_to(path.resolve())
     names = (data / LISTS / "train.txt").read_text().split()
-    kept = set(names[::4])
+    without = set(names) - set(names[::4])
     (lists / "train.txt").write_text("\n".join(names[::4]) + "\n")
     val = (data / LISTS / "val.txt").read_text().split()[::TRAINING_SHARE_OF_VAL]
     (lists / "val.txt").write_text("\n".join(val) + "\n")
     for image in (data / "JPEGImages").iterdir():
-        if image.stem in set(names) - kept:
+        if image.stem in without:
             (unlabelled / image.name).symlink_to(image.resolve())
     return labelled, unlabelled
 

@@ -107,8 +107,9 @@ def prepare_comparison(config: ComparisonConfig) -> Comparison:
         check_teacher(config.teacher, num_classes, seen, teacher_source(config))
         check_terms(config.teacher_outputs, trials, num_classes, config.teacher_size)
     check_students(students, num_classes, opened.canvas)
-    used = [*students, *named_teachers(config)]
-    check_weights(used, weight_sources(config), store, opened.digest)
+    teachers, sources = named_teachers(config), weight_sources(config)
+    check_weights([*students, *teachers], sources, store, opened.digest)
+    check_weights(teachers, sources, store, (of_teacher or opened).digest)
     found = open_unlabelled_images(
         config.unlabelled, config.image_size, opened, trials, config.teacher_size
     )

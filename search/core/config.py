@@ -18,6 +18,7 @@ from search.core.baselines import Baseline, read_baselines
 from search.core.constraints import Budget
 from search.core.networks import check_networks
 from search.core.objectives import ObjectiveName
+from search.core.recipe_list import parse_teacher, write_teacher
 from search.core.tracking_uri import check_tracking_uri, default_tracking_uri
 from trainables.core import units
 from trainables.core.config_base import FrozenConfig
@@ -28,15 +29,13 @@ from trainables.models.configs import DEFAULT_STUDENT, InputNormalizationName, S
 from trainables.models.student_list import (
     check_distinct,
     parse_students,
-    parse_teacher,
     write_students,
-    write_teacher,
 )
 from trainables.quantization.quantizers.base import Quantizer
 from trainables.quantization.quantizers.configs import QuantizerName
 from trainables.recipes.configs import CalibrationStep
 from trainables.teachers.averaging import Flip
-from trainables.training.training_config import TrainingConfig, parse_folder, parse_network
+from trainables.training.training_config import TrainingConfig, parse_folder
 
 SamplerName = Literal["ehvi", "tpe", "nsga2", "random"]
 WHAT, HOW, WHERE = "what to search", "how long and how", "where"
@@ -77,12 +76,6 @@ class Placement(Protocol):
     def cpus_per_trial(self) -> float | None: ...
     @property
     def max_gpus_per_trial(self) -> float: ...
-
-
-def parse_given_teacher(text: str) -> str | StudentConfig:
-    """The name of a network, the absolute path of a file, or a student to be trained."""
-    teacher = parse_teacher(text)
-    return parse_network(teacher) if isinstance(teacher, str) else teacher
 
 
 class StudyConfig(FrozenConfig):
@@ -166,11 +159,11 @@ class StudyConfig(FrozenConfig):
         "teacher",
         group=WHAT,
         help="{default} (default): DeepLabV3-ResNet101 for VOC classes, else a wide U-Net trained "
-        "once on the data; a student to train in its place, as unet_resnet18:imagenet or, with "
-        "--backbone-weights, unet_mobilenet_v2; the name of a torchvision segmentation network; a "
-        "model file; or the state dict (.pth, .safetensors) of one of these networks, of as many "
-        "classes as the data",
-        unit=units.Unit("auto|NAME|FILE", parse_given_teacher, write_teacher),
+        "once on the data; a student to train in its place, as unet_resnet18:imagenet, 'unet "
+        "width=64' or, with --backbone-weights, unet_mobilenet_v2; the name of a torchvision "
+        "segmentation network; a model file; or the state dict (.pth, .safetensors) of one of "
+        "these networks, of as many classes as the data",
+        unit=units.Unit("auto|NAME|FILE", parse_teacher, write_teacher),
     )
     teacher_builder: Annotated[
         str | None,

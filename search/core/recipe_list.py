@@ -14,8 +14,9 @@ from trainables.config import TrialConfig, read_config
 from trainables.core.command_line import first_problem
 from trainables.core.config_base import FrozenConfig
 from trainables.models.configs import StudentConfig
-from trainables.models.student_list import parse_students
+from trainables.models.student_list import listed_families, parse_students
 from trainables.recipes.configs import RECOMMENDED, Recipe
+from trainables.training.training_config import parse_network
 
 Config = TypeVar("Config", bound=FrozenConfig)
 NAMED = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]*)=(.+)", re.DOTALL)
@@ -89,6 +90,23 @@ def parse_compared_students(text: str) -> tuple[StudentConfig, ...]:
         (student,) = parse_students(base)
         students.append(apply_changes(StudentConfig, student, changes))
     return tuple(students)
+
+
+def parse_teacher(text: str) -> str | StudentConfig:
+    """A student to be trained as the teacher, as "unet width=64"; else a network or its file.
+
+    Raises:
+        ValueError: a change of the student is invalid, or it has no such weights.
+    """
+    if re.split("[: ]", text, maxsplit=1)[0] not in listed_families():
+        return parse_network(text)
+    (student,) = parse_compared_students(text)
+    return student
+
+
+def write_teacher(teacher: str | StudentConfig) -> str:
+    """A teacher as messages name it."""
+    return teacher if isinstance(teacher, str) else teacher.describe()
 
 
 def apply_changes(union: type[Config], config: Config, changes: Sequence[str]) -> Config:

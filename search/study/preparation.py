@@ -11,6 +11,7 @@ from search.algorithms.candidates import Params
 from search.algorithms.warm_start import read_warm_start_records, select_points_to_evaluate
 from search.core.config import StudyConfig
 from search.core.networks import named_teachers, teacher_source, weight_sources
+from search.core.recipe_list import write_teacher
 from search.core.record import Record
 from search.storage.cleanup import remove_partial_files
 from search.storage.journal import check_journal, open_journal
@@ -44,7 +45,7 @@ from trainables.core.files import hash_file
 from trainables.core.optional_dependencies import require_onnx
 from trainables.core.progress import announce
 from trainables.data.configs import LabelSize
-from trainables.models.student_list import write_teacher
+from trainables.models.configs import StudentConfig
 from trainables.training.defaults import PRETRAINING_LENGTH, augmentation_for, defaults_for
 from trainables.training.evaluation import commonest_miou
 from trainables.training.setup import (
@@ -95,8 +96,9 @@ def prepare_study(config: StudyConfig, resumed: bool) -> Study:
     seen = (of_teacher or opened).canvas
     check_teacher(config.teacher, len(class_names), seen, teacher_source(config))
     check_students(config.students, len(class_names), opened.canvas)
-    used = [*config.students, *named_teachers(config)]
-    check_weights(used, weight_sources(config), store, opened.digest)
+    teachers, sources = named_teachers(config), weight_sources(config)
+    check_weights([*config.students, *teachers], sources, store, opened.digest)
+    check_weights(teachers, sources, store, (of_teacher or opened).digest)
     cost_model = CostModel(config, len(class_names), opened.canvas, store)
     conditions = cost_model.latency_conditions()
     check_latencies(stored_file, config, conditions)
@@ -218,8 +220,8 @@ def build_study_file(
         ValueError: data, unlabelled images or teacher differ from those that the resumed study
             began with.
     """
-    is_file = isinstance(config.teacher, str) and Path(config.teacher).is_file()
-    teacher_digest = hash_file(Path(str(config.teacher))) if is_file else None
+    file = None if isinstance(config.teacher, StudentConfig) else Path(config.teacher)
+    teacher_digest = hash_file(file) if file and file.is_file() else None
     if stored_file and stored_file.data_digest != data_digest:
         raise ValueError(
             f"a resumed study must keep its data, but {config.data} has changed: it is "

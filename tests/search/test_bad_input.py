@@ -91,7 +91,7 @@ CASES: dict[str, tuple[list[str], str]] = {
     ),
     "no such teacher": (
         ["--teacher", "/no/file"],
-        "--teacher must be auto, a student, a model file, a state dict",
+        "--teacher must be auto, a model file, a state dict",
     ),
     "odd store": (["--tracking-uri", "ftp://x"], "--tracking-uri must name an MLflow store"),
     "nothing fits": (

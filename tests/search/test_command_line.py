@@ -6,8 +6,13 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
-from search.run import main
+from search.core.config import StudyConfig
+from search.run import config_from_arguments, main, make_parser
+from trainables.models.backbones import Backbone
+from trainables.models.configs import StudentConfig
+from trainables.models.student_list import write_students
 
 HELP = Path(__file__).with_name("run_help.txt")
 """The help of `search.run` on a terminal of 100 columns."""
@@ -34,3 +39,15 @@ def test_a_reader_may_leave(flag: str) -> None:
     finally:
         os.close(write)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_student_with_weights_of_a_file_is_trained_as_the_teacher(tmp_path: Path) -> None:
+    file = tmp_path / "weights.pth"
+    torch.save(Backbone("mobilenet_v1", 0.5, is_dilated=False).network.state_dict(), file)
+    argv = ["--space", "kd", "--students", "unet", "--backbone-weights", str(file)]
+    argv += ["--storage", str(tmp_path), "--teacher", "unet_mobilenet_v1"]
+    config = config_from_arguments(make_parser().parse_args(argv))
+    assert write_students(config.students) == "unet"
+    assert isinstance(config.teacher, StudentConfig)
+    assert (config.teacher.describe(), config.teacher.is_pretrained) == ("unet mnv1 0.5", True)
+    assert StudyConfig.model_validate_json(config.model_dump_json()).teacher == config.teacher

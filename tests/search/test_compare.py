@@ -57,7 +57,10 @@ BAD: dict[str, tuple[list[str], str]] = {
         [*PAIR, "--data", "/no/where"],
         "--data must be a folder that exists",
     ),
-    "no teacher": ([*PAIR, "--teacher", "/no/file"], "--teacher must be auto, a student, a model file"),
+    "no teacher": (
+        [*PAIR, "--teacher", "/no/file"],
+        "--teacher must be auto, a model file",
+    ),
     "no unlabelled images": ([*PAIR, "--unlabelled", "/no/where"], "--unlabelled must exist, but"),
     "unlabelled images for none": (
         ["--recipes", "supervised", "qat", "--unlabelled", "/tmp"],
@@ -181,6 +184,8 @@ def test_a_teacher_may_be_a_student_with_weights(tmp_path: Path) -> None:
         assert config.teacher.is_pretrained
         assert ComparisonConfig.model_validate_json(config.model_dump_json()) == config
         assert chosen_defaults(config).default_teacher_config(3).student == config.teacher
+    wide = config_of("--teacher", "unet width=64")
+    assert wide.teacher == UNetConfig(width=64)
     with pytest.raises(ValueError, match=r"must name a student with a backbone for .*pth"):
         config_of("--teacher", "unet", "--backbone-weights", str(file))
 

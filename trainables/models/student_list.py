@@ -1,7 +1,6 @@
 """Lists of students as people write them, and the pretrained weights at hand for them."""
 
 from collections.abc import Sequence
-from contextlib import suppress
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -96,16 +95,6 @@ def students_with_weights_at_hand() -> list[StudentConfig]:
     return [*(parse_student(f"unet_{name}:{IMAGENET}") for name in complete), *packaged]
 
 
-def parse_teacher(text: str) -> str | StudentConfig:
-    """The student whose family a text names, to be trained as a teacher; else the text itself."""
-    return parse_student(text) if text.partition(":")[0] in listed_families() else text
-
-
-def write_teacher(teacher: str | StudentConfig) -> str:
-    """The text that `parse_teacher` reads."""
-    return teacher if isinstance(teacher, str) else write_student(teacher)
-
-
 def students_of_file(
     file: Path, students: Sequence[StudentConfig], normalization: InputNormalizationName
 ) -> dict[StudentConfig, StudentConfig]:
@@ -182,15 +171,22 @@ def complete_students(
 def complete_teacher(
     teacher: StudentConfig, files: Sequence[Path], normalization: InputNormalizationName
 ) -> StudentConfig:
-    """A teacher that is named as a student, with the weights of the first file that fits it.
+    """A teacher that is named as a student, with the weights of the last file that fits it.
 
     Raises:
-        ValueError: it needs a package that is missing.
+        ValueError: no file fits a backbone that has no weights, or a package is missing.
     """
-    for file in files:
-        with suppress(ValueError):
-            teacher = students_of_file(file, [teacher], normalization)[teacher]
-            break
+    takes_weights = isinstance(teacher, EncoderDecoderConfig) and teacher.weights is None
+    if takes_weights and files:
+        fitting, problems = list[StudentConfig](), list[ValueError]()
+        for file in files:
+            try:
+                fitting += students_of_file(file, [teacher], normalization).values()
+            except ValueError as error:
+                problems.append(error)
+        if not fitting:
+            raise problems[-1]
+        teacher = fitting[-1]
     build_shapes(teacher)
     return teacher
 

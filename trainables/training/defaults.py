@@ -25,8 +25,8 @@ class Defaults:
     """What a study has where its user does not say.
 
     Image size in pixels (longest side), optimizer steps of one full training, images per step,
-    and the teacher that is trained, with the most steps of its training; `teacher_is_named` if it
-    is the user's choice. A training on few images of few classes has fewer steps, but not fewer
+    and the teacher that is trained, with the most steps of its training; `teacher_is_named` if
+    the user chose it. A training on few images of few classes has fewer steps, but not fewer
     than `least_steps`.
     """
 

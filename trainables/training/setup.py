@@ -276,7 +276,7 @@ def set_up_weights(
     """Makes artifacts of the pretrained weights that students start from (see `check_weights`).
 
     It does so in this process, where files and builders of networks are at hand. Teachers are
-    trained on the data as they see it, and measured on that of students.
+    trained on the data as they see it, and their steps are timed on that of students.
     """
     for student, _ in distinct([*students, *teachers], run.data.name):
         path = prepare_weights(run, student, sources)

@@ -84,8 +84,9 @@ def check_teacher(
         network, found = network_in(named_file(spec))
     else:
         raise ValueError(
-            "--teacher must be auto, a student, a model file, a state dict of a torchvision "
-            f"network, or one of {', '.join(TORCHVISION_NAMES)}, but got {spec}"
+            "--teacher must be auto, a model file, a state dict of a torchvision network, in a "
+            "study or comparison also a student, or one of "
+            f"{', '.join(TORCHVISION_NAMES)}, but got {spec}"
         )
     if found != num_classes:
         raise ValueError(

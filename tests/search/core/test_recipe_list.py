@@ -5,7 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from search.core.recipe_list import parse_compared_students, parse_recipe
+from search.core.recipe_list import (
+    parse_compared_students,
+    parse_recipe,
+    parse_teacher,
+    write_teacher,
+)
 from trainables.config import TrialConfig
 from trainables.models.configs import UNetConfig
 from trainables.recipes.configs import Distill, Qat, Recipe, Supervised
@@ -94,6 +99,20 @@ def test_a_file_of_something_else_is_refused(tmp_path: Path) -> None:
     path.write_text("{}")
     with pytest.raises(ValueError, match=r"config\.json is not a valid TrialConfig: recipe"):
         parse_recipe(str(path))
+
+
+def test_a_teacher_is_a_student_or_something_else(tmp_path: Path) -> None:
+    assert parse_teacher("unet width=64") == UNetConfig(width=64)
+    assert (
+        parse_teacher("unet_resnet18:imagenet")
+        == parse_compared_students("unet_resnet18:imagenet")[0]
+    )
+    for text in ("auto", "lraspp_mobilenet_v3_large", "/a/unet.safetensors", "C:unet"):
+        assert parse_teacher(text) == text == write_teacher(text)
+    assert write_teacher(UNetConfig(width=64)) == "unet 64"
+    for text, message in (("unet:best", "only :imagenet may follow"), ("unet width=0", "width")):
+        with pytest.raises(ValueError, match=message):
+            parse_teacher(text)
 
 
 def test_students_have_changes_too() -> None:

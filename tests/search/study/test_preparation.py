@@ -12,6 +12,7 @@ from study_factories import open_new_study, open_stored_study, prepare_new_study
 
 from search.core.config import StudyConfig
 from search.core.objectives import MIOU_AND_SIZE
+from search.core.recipe_list import parse_teacher
 from search.core.record import Record
 from search.deployment.exporter import validation_data
 from search.storage.journal import open_journal
@@ -76,6 +77,21 @@ def test_a_prepared_study_is_not_on_disk_yet(blocks_folder: Path, tmp_path: Path
     assert not study.config.folder.exists()
     assert study.file.data_digest == study.data.digest
     assert artifact_folder(tmp_path) in study.data.path.parents
+
+
+def test_a_student_as_the_teacher_is_kept_in_the_study(blocks_folder: Path, tmp_path: Path) -> None:
+    teacher = parse_teacher("unet_mobilenet_v1 multiplier=0.25")
+    config = make_config(tmp_path / "studies", blocks_folder, space="kd", teacher=teacher)
+    study = prepare_study(config, resumed=False)
+    assert study.cost_model.own_teacher_config(3).student == teacher
+    open_study(study)
+    study.lock.release()
+    kept = read_study_file(study.config.folder).config
+    assert kept.teacher == teacher
+    prepare_study(kept, resumed=True).lock.release()
+    for changed in ("auto", parse_teacher("unet")):
+        with pytest.raises(ValueError, match=r"keep its teacher, .* with unet mnv1 0.25"):
+            prepare_study(kept.replace(teacher=changed), resumed=True)
 
 
 def test_unlabelled_images_are_packed_apart_and_must_stay_what_they_are(

@@ -14,9 +14,7 @@ from trainables.models.student_list import (
     complete_students,
     complete_teacher,
     parse_students,
-    parse_teacher,
     write_students,
-    write_teacher,
 )
 
 
@@ -114,20 +112,14 @@ def test_a_file_may_be_for_the_teacher_alone(file: Path) -> None:
     assert isinstance(completed, EncoderDecoderConfig)
     assert (completed.weights, completed.multiplier) == (weights_digest(file), 0.5)
     (other,) = parse_students("unet_resnet18")
-    assert complete_teacher(other, [file], "symmetric") == other
+    with pytest.raises(ValueError, match=r"must fit the student's backbone, but"):
+        complete_teacher(other, [file], "symmetric")
+    with pytest.raises(ValueError, match=r"--backbone-weights must be a file, but there is no /no"):
+        complete_teacher(other, [Path("/no")], "symmetric")
+    for needs_none in (*parse_students("unet,unet_resnet18:imagenet"), completed):
+        assert complete_teacher(needs_none, [file], "symmetric") == needs_none
     default = complete_students(None, [file], "imagenet", U_NETS, [other])
     assert [student.name for student in default] == ["unet", "unet_mobilenet_v1"]
-
-
-def test_a_teacher_is_a_student_or_something_else() -> None:
-    student = parse_teacher("unet_resnet18:imagenet")
-    assert student == parse_students("unet_resnet18:imagenet")[0]
-    assert write_teacher(student) == "unet_resnet18:imagenet"
-    for text in ("auto", "lraspp_mobilenet_v3_large", "/a/teacher.safetensors", "C:unet"):
-        assert parse_teacher(text) == text
-        assert write_teacher(text) == text
-    with pytest.raises(ValueError, match=r"only :imagenet may follow .* but got 'unet:best'"):
-        parse_teacher("unet:best")
 
 
 def test_the_nearest_student_says_why_a_file_does_not_fit(file: Path) -> None:

@@ -12,7 +12,7 @@ from pydantic import (
     model_validator,
 )
 
-from search.core.config import HOW, WHAT, WHERE, StudyConfig
+from search.core.config import HOW, WHAT, WHERE, StudyConfig, TeacherChoice
 from search.core.networks import check_networks
 from search.core.recipe_list import ComparedRecipe, parse_compared_students, parse_recipe
 from trainables.core import units
@@ -86,7 +86,7 @@ class ComparisonConfig(FrozenConfig):
     pretrained_normalization: InputNormalizationName = as_in_a_study("pretrained_normalization")
     data: str = as_in_a_study("data")
     image_size: int = as_in_a_study("image_size")
-    teacher: str | SerializeAsAny[StudentConfig] = as_in_a_study("teacher")
+    teacher: TeacherChoice = as_in_a_study("teacher")
     teacher_builder: str | None = as_in_a_study("teacher_builder")
     teacher_normalization: InputNormalizationName = as_in_a_study("teacher_normalization")
     teacher_size: int | None = as_in_a_study("teacher_size")

@@ -63,6 +63,10 @@ def parse_tracking_uri(text: str) -> str:
     return check_tracking_uri(text, "it")
 
 
+TeacherChoice = str | SerializeAsAny[StudentConfig]
+"""`auto`, a network or its file, or a student that is to be trained as the teacher."""
+
+
 class Placement(Protocol):
     """Where a study or a comparison lies and runs: what storage and execution need to know."""
 
@@ -154,7 +158,7 @@ class StudyConfig(FrozenConfig):
             immutable=True,
         ),
     ] = "imagenet"
-    teacher: str | SerializeAsAny[StudentConfig] = field_of(
+    teacher: TeacherChoice = field_of(
         TrainingConfig,
         "teacher",
         group=WHAT,

@@ -34,7 +34,7 @@ def test_whatever_is_wrong_with_a_field_names_its_flag_as_it_is_typed(field: str
 @pytest.mark.parametrize(
     ("config", "other", "own"),
     [
-        (StudyConfig, TrainingConfig, {"teacher_outputs"}),
+        (StudyConfig, TrainingConfig, {"teacher", "teacher_outputs"}),
         (ComparisonConfig, StudyConfig, {"students", "teacher_outputs", "steps", "epochs", "name"}),
     ],
 )

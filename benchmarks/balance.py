@@ -21,7 +21,7 @@ from trainables.config import ExecutionConfig, TrialConfig
 from trainables.core.artifacts import ArtifactStore
 from trainables.data.configs import Augmentation
 from trainables.data.loader import Loader
-from trainables.data.packed import open_pack, pack_dataset
+from trainables.data.packed import PackedDataset, open_pack, pack_dataset
 from trainables.data.registry import open_source
 from trainables.losses.configs import Balance, LabelLossConfig
 from trainables.models.base import to_device
@@ -130,12 +130,16 @@ def train(case: Case, run: ExecutionConfig, unseen: Path, width: int) -> Result:
         seed=case.seed,
     )
     artifact = train_or_find(config, run, description=str(case))
-    data = open_pack(unseen)
-    network = to_device(read_model(artifact.path / MODEL_FILE), torch.device("cpu"))
-    val = Loader(data.val, torch.device("cpu"))
-    scores = evaluate(network, val, data.num_classes, own_labels=data.own_labels)
+    scores = score(artifact.path / MODEL_FILE, open_pack(unseen))
     print(f"{case}: {scores.miou}", flush=True)
     return Result(scores.confusion, artifact.seconds)
+
+
+def score(file: Path, data: PackedDataset) -> Scores:
+    """The scores of a model file on the validation split of packed data."""
+    network = to_device(read_model(file), torch.device("cpu"))
+    val = Loader(data.val, torch.device("cpu"))
+    return evaluate(network, val, data.num_classes, own_labels=data.own_labels)
 
 
 def table(results: dict[Case, Result], class_names: Sequence[str]) -> str:

@@ -12,9 +12,10 @@ and optimizer steps by distillation where the teacher is right. The teacher may 
 import argparse
 import json
 import multiprocessing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
@@ -35,6 +36,8 @@ from trainables.recipes.configs import AdamW, Distill, Original, Recipe, Supervi
 from trainables.training.setup import set_up_teacher, set_up_teacher_outputs, set_up_weights
 from trainables.training.teacher import Teacher
 from trainables.training.trial import train_or_find
+
+Result = TypeVar("Result")
 
 BATCH_SIZE = 8
 RATE = AdamW(learning_rate=3e-4)
@@ -73,10 +76,8 @@ def main() -> None:
     seeds = range(arguments.first_seed, arguments.first_seed + arguments.seeds)
     cases = [(name, seed) for seed in seeds for name in arguments.recipes]
     configs = [configure(student, RECIPES[name], seed, arguments.epochs) for name, seed in cases]
-    # A forked process would wait for threads of PyTorch that it lacks
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(arguments.workers, context, use_one_thread) as pool:
-        found = dict(zip(cases, pool.map(train, configs, [run] * len(configs)), strict=True))
+    trained = train_each(train, configs, [run] * len(configs), arguments.workers)
+    found = dict(zip(cases, trained, strict=True))
     mious = {name: {seed: found[name, seed].miou for seed in seeds} for name in arguments.recipes}
     packed = open_pack(data)
     num_steps = arguments.epochs * (len(packed.train) // BATCH_SIZE)
@@ -109,6 +110,19 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--workers", type=int, default=1, help="trainings at once")
     parser.add_argument("--recipes", nargs="+", default=list(RECIPES), choices=list(RECIPES))
     return parser.parse_args()
+
+
+def train_each(
+    train: Callable[[TrialConfig, ExecutionConfig], Result],
+    configs: Sequence[TrialConfig],
+    runs: Sequence[ExecutionConfig],
+    num_workers: int,
+) -> list[Result]:
+    """What `train` gives for each configuration and run, on one thread for each of the workers."""
+    # A forked process would wait for threads of PyTorch that it lacks
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(num_workers, context, use_one_thread) as pool:
+        return list(pool.map(train, configs, runs))
 
 
 def use_one_thread() -> None:

@@ -9,9 +9,7 @@ images that no training sees: those of val.txt, and of test.txt where there is o
 """
 
 import argparse
-import multiprocessing
 from collections.abc import Mapping
-from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -20,30 +18,24 @@ from typing import NamedTuple
 
 import torch
 
-from benchmarks.balance import LISTS, link_unseen
-from benchmarks.distillation import cells, use_one_thread
+from benchmarks.balance import LISTS, link_unseen, score
+from benchmarks.distillation import BATCH_SIZE, TERM, TWIN, cells, configure, train_each
 from benchmarks.timing import describe_machine, markdown
 from search.core.recipe_list import parse_compared_students
 from trainables.config import ExecutionConfig, TrialConfig
 from trainables.core.artifacts import ArtifactStore
-from trainables.data.configs import AUGMENTATIONS
-from trainables.data.loader import Loader
-from trainables.data.packed import PackedDataset, open_pack
+from trainables.data.packed import open_pack
 from trainables.losses.configs import (
     Channelwise,
-    LabelLossConfig,
     Pairwise,
-    Pixelwise,
     Terms,
     TermWeights,
     by_name,
 )
-from trainables.models.base import to_device
 from trainables.models.configs import StudentConfig
-from trainables.models.model_file import MODEL_FILE, read_model
+from trainables.models.model_file import MODEL_FILE
 from trainables.quantization.quantizers.configs import Lsq
 from trainables.recipes.configs import RECOMMENDED, AdamW, Distill, Recipe, Supervised
-from trainables.training.evaluation import evaluate
 from trainables.training.setup import (
     open_data,
     open_teacher_data,
@@ -55,10 +47,7 @@ from trainables.training.setup import (
 from trainables.training.teacher import named_file
 from trainables.training.trial import train_or_find
 
-BATCH_SIZE = 8
 RATE = AdamW(learning_rate=4e-3)
-TERM = Pixelwise(weight=1, temperature=1, where="teacher_right", class_weighted=True)
-TWIN = "labels alone"
 ALL = "distilled"
 TRAINING_SHARE_OF_VAL = 4
 """Trainings evaluate every fourth validation image after each epoch, which is short."""
@@ -80,8 +69,7 @@ class Part(NamedTuple):
 
     def recipe(self, num_epochs: int) -> Recipe:
         """A quantized student has two thirds of the epochs for its start."""
-        supervised = Supervised(optimizer=RATE)
-        start: Supervised | Distill = supervised
+        start: Supervised | Distill = Supervised(optimizer=RATE)
         if self.terms:
             start = Distill(optimizer=RATE, losses=self.terms, term_weights=self.term_weights)
         if self.bits is None:
@@ -127,20 +115,17 @@ def main() -> None:
             opened, str(unseen), arguments.image_size, arguments.teacher_size
         )
         assert larger, "the teacher sees larger images"
-        teacher = score(named_file(arguments.teacher), larger.pack())
+        teacher = score(named_file(arguments.teacher), larger.pack()).miou
         runs = {
             data: set_up(*data, labelled, unlabelled, student, arguments, store)
             for data in {PARTS[name].data for name in arguments.parts}
         }
     seeds = range(arguments.first_seed, arguments.first_seed + arguments.seeds)
     cases = list(product(seeds, arguments.parts))
-    configs = [configure(student, PARTS[name], seed, arguments.epochs) for seed, name in cases]
-    # A forked process would wait for threads of PyTorch that it lacks
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(arguments.workers, context, use_one_thread) as pool:
-        work = partial(train_and_score, scored=scored.path)
-        used = [runs[PARTS[name].data] for _, name in cases]
-        found = dict(zip(cases, pool.map(work, configs, used), strict=True))
+    configs = [configure_part(student, PARTS[name], seed, arguments.epochs) for seed, name in cases]
+    used = [runs[PARTS[name].data] for _, name in cases]
+    work = partial(train_and_score, scored=scored.path)
+    found = dict(zip(cases, train_each(work, configs, used, arguments.workers), strict=True))
     mious = {part: {seed: found[seed, part] for seed in seeds} for part in arguments.parts}
     data = open_pack(runs[PARTS[ALL].data].data)
     num_steps = arguments.epochs * (len(data.train) // BATCH_SIZE)
@@ -209,7 +194,7 @@ def set_up(
     store: ArtifactStore,
 ) -> ExecutionConfig:
     """A run with images and the kept outputs of the teacher."""
-    config = configure(student, PARTS[ALL], 0, arguments.epochs)
+    config = configure_part(student, PARTS[ALL], 0, arguments.epochs)
     size = arguments.teacher_size if is_larger else None
     opened = open_data(str(labelled), arguments.image_size, store)
     of_teacher = open_teacher_data(opened, str(labelled), arguments.image_size, size)
@@ -224,35 +209,20 @@ def set_up(
     return run
 
 
-def configure(student: StudentConfig, part: Part, seed: int, num_epochs: int) -> TrialConfig:
+def configure_part(student: StudentConfig, part: Part, seed: int, num_epochs: int) -> TrialConfig:
     recipe = part.recipe(num_epochs)
     quantized = recipe.quantized
     start_epochs = (quantized.start_epochs or 0) if quantized else 0
-    return TrialConfig(
-        student=student,
-        recipe=recipe,
-        num_epochs=num_epochs - start_epochs,
-        seed=seed,
-        batch_size=BATCH_SIZE,
-        augmentation=AUGMENTATIONS["scale"],
-        label_loss=LabelLossConfig(class_weights="sqrt"),
-    )
+    return configure(student, recipe, seed, num_epochs - start_epochs)
 
 
 def train_and_score(config: TrialConfig, run: ExecutionConfig, scored: Path) -> float:
     """The mIoU of a training, which is made once, on all images that no training sees."""
     name = f"{config.recipe.name}, seed {config.seed}"
     artifact = train_or_find(config, run, description=name)
-    miou = score(artifact.path / MODEL_FILE, open_pack(scored))
+    miou = score(artifact.path / MODEL_FILE, open_pack(scored)).miou
     print(f"{name}: {miou:.4f} after {artifact.seconds:.0f} s", flush=True)
     return miou
-
-
-def score(file: Path, data: PackedDataset) -> float:
-    """The mIoU of a model file on the validation split of packed data."""
-    network = to_device(read_model(file), torch.device("cpu"))
-    val = Loader(data.val, torch.device("cpu"))
-    return evaluate(network, val, data.num_classes, own_labels=data.own_labels).miou
 
 
 def table(mious: Mapping[str, Mapping[int, float]]) -> str:

@@ -109,7 +109,8 @@ def prepare_comparison(config: ComparisonConfig) -> Comparison:
     check_students(students, num_classes, opened.canvas)
     teachers, sources = named_teachers(config), weight_sources(config)
     check_weights([*students, *teachers], sources, store, opened.digest)
-    check_weights(teachers, sources, store, (of_teacher or opened).digest)
+    if of_teacher:
+        check_weights(teachers, sources, store, of_teacher.digest)
     found = open_unlabelled_images(
         config.unlabelled, config.image_size, opened, trials, config.teacher_size
     )

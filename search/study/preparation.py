@@ -98,7 +98,8 @@ def prepare_study(config: StudyConfig, resumed: bool) -> Study:
     check_students(config.students, len(class_names), opened.canvas)
     teachers, sources = named_teachers(config), weight_sources(config)
     check_weights([*config.students, *teachers], sources, store, opened.digest)
-    check_weights(teachers, sources, store, (of_teacher or opened).digest)
+    if of_teacher:
+        check_weights(teachers, sources, store, of_teacher.digest)
     cost_model = CostModel(config, len(class_names), opened.canvas, store)
     conditions = cost_model.latency_conditions()
     check_latencies(stored_file, config, conditions)

@@ -26,8 +26,11 @@ from trainables.config import ExecutionConfig, TrialConfig
 from trainables.core.artifacts import ArtifactStore
 from trainables.data.packed import open_pack
 from trainables.losses.configs import (
+    AttentionGuided,
     Channelwise,
+    ChannelwiseFeatures,
     Pairwise,
+    PairwiseDecoder,
     Terms,
     TermWeights,
     by_name,
@@ -35,8 +38,17 @@ from trainables.losses.configs import (
 from trainables.models.configs import StudentConfig
 from trainables.models.model_file import MODEL_FILE
 from trainables.quantization.quantizers.configs import Lsq
-from trainables.recipes.configs import RECOMMENDED, AdamW, Distill, Recipe, Supervised
+from trainables.recipes.configs import (
+    RECOMMENDED,
+    AdamW,
+    Distill,
+    FullPrecisionRecipe,
+    QatDistill,
+    Recipe,
+    Supervised,
+)
 from trainables.training.setup import (
+    OutputMode,
     open_data,
     open_teacher_data,
     open_unlabelled_images,
@@ -49,51 +61,81 @@ from trainables.training.trial import train_or_find
 
 RATE = AdamW(learning_rate=4e-3)
 ALL = "distilled"
+LIVE_TEACHER = "a live teacher, which sees the student's images"
 TRAINING_SHARE_OF_VAL = 4
 """Trainings evaluate every fourth validation image after each epoch, which is short."""
 
 
-class Part(NamedTuple):
-    """How a student learns: from which terms, and from what of the teacher and the images."""
+class Images(NamedTuple):
+    """What a student and its teacher see."""
 
-    terms: Terms | None = by_name(TERM)
     unlabelled: bool = True
     larger: bool = True
+    """Whether the teacher sees larger images."""
+    live: bool = False
+    """Whether the teacher runs at every step; else its outputs are kept as maps."""
+
+
+LIVE = Images(larger=False, live=True)
+
+
+class Part(NamedTuple):
+    """How a student learns: from which terms, and from which images."""
+
+    terms: Terms | None = by_name(TERM)
+    images: Images = Images()
     term_weights: TermWeights = "fixed"
     bits: int | None = None
-
-    @property
-    def data(self) -> tuple[bool, bool]:
-        """What of the images and of the teacher it needs."""
-        return self.unlabelled, self.larger
+    distilled_start: bool = True
+    co_study: float = 0
 
     def recipe(self, num_epochs: int) -> Recipe:
         """A quantized student has two thirds of the epochs for its start."""
-        start: Supervised | Distill = Supervised(optimizer=RATE)
-        if self.terms:
-            start = Distill(optimizer=RATE, losses=self.terms, term_weights=self.term_weights)
         if self.bits is None:
-            return start
-        recommended = RECOMMENDED["qat_distill" if self.terms else "qat"]
+            return self.start()
         quantizer = Lsq(weight_bits=self.bits, activation_bits=self.bits)
-        return recommended.replace(
-            quantizer=quantizer, start=start, start_epochs=2 * num_epochs // 3
+        recommended = RECOMMENDED["qat_distill" if self.terms else "qat"]
+        quantized = recommended.replace(
+            quantizer=quantizer,
+            start=self.start() if self.distilled_start else Supervised(optimizer=RATE),
+            start_epochs=2 * num_epochs // 3,
         )
+        if isinstance(quantized, QatDistill):
+            return quantized.replace(co_study=self.co_study)
+        return quantized
+
+    def start(self) -> FullPrecisionRecipe:
+        if self.terms is None:
+            return Supervised(optimizer=RATE)
+        return Distill(optimizer=RATE, losses=self.terms, term_weights=self.term_weights)
 
 
 PARTS: dict[str, Part] = {
     TWIN: Part(terms=None),
     ALL: Part(),
-    "without unlabelled images": Part(unlabelled=False),
+    "without unlabelled images": Part(images=Images(unlabelled=False)),
     "where the teacher is wrong, too": Part(by_name(TERM.replace(where="all"))),
     "without class weights in the term": Part(by_name(TERM.replace(class_weighted=False))),
     "weight 3, T 2": Part(by_name(TERM.replace(weight=3, temperature=2))),
-    "the teacher sees the student's images": Part(larger=False),
+    "learned balance of term and labels": Part(term_weights="learned"),
     "channel-wise besides": Part(by_name(TERM, Channelwise(weight=1))),
     "pair-wise besides": Part(by_name(TERM, Pairwise(weight=1))),
-    "learned balance of term and labels": Part(term_weights="learned"),
+    "the teacher sees the student's images": Part(images=Images(larger=False)),
+    LIVE_TEACHER: Part(images=LIVE),
+    f"{LIVE_TEACHER}, pair-wise of decoders besides": Part(
+        by_name(TERM, PairwiseDecoder(weight=1)), LIVE
+    ),
+    f"{LIVE_TEACHER}, channel-wise of features besides": Part(
+        by_name(TERM, ChannelwiseFeatures(weight=1)), LIVE
+    ),
+    f"{LIVE_TEACHER}, attention-guided besides": Part(
+        by_name(TERM, AttentionGuided(weight=1)), LIVE
+    ),
     "labels alone, W4A4": Part(terms=None, bits=4),
     "distilled, W4A4": Part(bits=4),
+    "distilled, W4A4, from a start on labels alone": Part(bits=4, distilled_start=False),
+    f"{LIVE_TEACHER}, W4A4": Part(images=LIVE, bits=4),
+    f"{LIVE_TEACHER}, W4A4, half of it co-study": Part(images=LIVE, bits=4, co_study=0.5),
 }
 
 
@@ -117,17 +159,17 @@ def main() -> None:
         assert larger, "the teacher sees larger images"
         teacher = score(named_file(arguments.teacher), larger.pack()).miou
         runs = {
-            data: set_up(*data, labelled, unlabelled, student, arguments, store)
-            for data in {PARTS[name].data for name in arguments.parts}
+            images: set_up(images, labelled, unlabelled, student, arguments, store)
+            for images in {PARTS[name].images for name in arguments.parts}
         }
     seeds = range(arguments.first_seed, arguments.first_seed + arguments.seeds)
     cases = list(product(seeds, arguments.parts))
     configs = [configure_part(student, PARTS[name], seed, arguments.epochs) for seed, name in cases]
-    used = [runs[PARTS[name].data] for _, name in cases]
+    used = [runs[PARTS[name].images] for _, name in cases]
     work = partial(train_and_score, scored=scored.path)
     found = dict(zip(cases, train_each(work, configs, used, arguments.workers), strict=True))
     mious = {part: {seed: found[seed, part] for seed in seeds} for part in arguments.parts}
-    data = open_pack(runs[PARTS[ALL].data].data)
+    data = open_pack(runs[PARTS[ALL].images].data)
     num_steps = arguments.epochs * (len(data.train) // BATCH_SIZE)
     about = (
         f"Measured on: {describe_machine(torch.device('cpu'))}, one thread for each of "
@@ -185,27 +227,27 @@ def write_data(data: Path, folder: Path) -> tuple[Path, Path]:
 
 
 def set_up(
-    uses_unlabelled: bool,
-    is_larger: bool,
+    images: Images,
     labelled: Path,
     unlabelled: Path,
     student: StudentConfig,
     arguments: argparse.Namespace,
     store: ArtifactStore,
 ) -> ExecutionConfig:
-    """A run with images and the kept outputs of the teacher."""
+    """A run with images and a teacher."""
     config = configure_part(student, PARTS[ALL], 0, arguments.epochs)
-    size = arguments.teacher_size if is_larger else None
+    size = arguments.teacher_size if images.larger else None
     opened = open_data(str(labelled), arguments.image_size, store)
     of_teacher = open_teacher_data(opened, str(labelled), arguments.image_size, size)
-    folder = unlabelled if uses_unlabelled else None
-    images = open_unlabelled_images(folder, arguments.image_size, opened, [config], size)
+    folder = unlabelled if images.unlabelled else None
+    without = open_unlabelled_images(folder, arguments.image_size, opened, [config], size)
     run = ExecutionConfig(data=opened.pack().path, artifacts=store.root)
     run = with_images(
-        run, of_teacher.pack() if of_teacher else None, images.pack() if images else None
+        run, of_teacher.pack() if of_teacher else None, without.pack() if without else None
     )
     run, _ = set_up_teacher(run, arguments.teacher, config, print)
-    run, _ = set_up_teacher_outputs(run, "maps", config.augmentation, print)
+    mode: OutputMode = "live" if images.live else "maps"
+    run, _ = set_up_teacher_outputs(run, mode, config.augmentation, print)
     return run
 
 

@@ -134,7 +134,7 @@ def defaults_for(data: str, device: str) -> Defaults:
         return Defaults(48, 256, 256, 8, SMALL_TEACHER, teacher_steps=768)
     if device == "cuda":
         return Defaults(512, 8_000, 8_000, 16, LARGE_TEACHER, teacher_steps=16_000)
-    return Defaults(160, 2_000, 400, 8, SMALL_TEACHER, teacher_steps=4_000)
+    return Defaults(160, 2_000, 800, 8, SMALL_TEACHER, teacher_steps=4_000)
 
 
 def augmentation_for(num_steps: int) -> AugmentationName:

@@ -146,7 +146,7 @@ def test_lengths_follow_from_the_data(blocks_folder: Path, tmp_path: Path) -> No
 
     default = prepared()  # 2000 steps of 8 of the 64 images
     assert (default.epochs, default.grace_epochs, default.augmentation) == (250, 9, "scale")
-    assert prepared(num_classes=5).epochs == 50  # at least 400 steps
+    assert prepared(num_classes=5).epochs == 100  # at least 800 steps
     assert prepared(num_classes=5, steps=2000).epochs == 250
     short = prepared(steps=33)
     assert (short.epochs, short.grace_epochs, short.augmentation) == (5, 1, "flip")

@@ -86,7 +86,7 @@ def test_small_data_get_as_many_steps_as_large_data(num_images: int, num_epochs:
 
 @pytest.mark.parametrize(
     ("num_images", "num_classes", "num_steps"),
-    [(100, 3, 400), (240, 3, 400), (300, 3, 450), (367, 11, 2000), (10_000, 2, 2000)],
+    [(100, 3, 800), (240, 3, 800), (600, 3, 900), (367, 11, 2000), (10_000, 2, 2000)],
 )
 def test_few_images_of_few_classes_are_trained_on_for_fewer_steps_on_a_cpu(
     num_images: int, num_classes: int, num_steps: int

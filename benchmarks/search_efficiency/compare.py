@@ -3,7 +3,8 @@
     python -m benchmarks.search_efficiency --out docs/figures
 
 All methods see the same curves, the same clock and the same workers; each training is used once in
-a search. Hypervolume is above mIoU 0 and over the logarithm of the size, as a share of the table's.
+a search. Hypervolume is above the mIoU of the commonest class and over the logarithm of the size,
+as a share of the table's. Beside it is the best mIoU within some sizes.
 """
 
 import argparse
@@ -24,10 +25,9 @@ from benchmarks.search_efficiency.methods import METHODS
 from benchmarks.search_efficiency.simulate import simulate
 from benchmarks.search_efficiency.table import Table, read_table
 from benchmarks.timing import describe_machine, markdown
+from search.core.pareto import SIZES_KB
 
 CURVES = Path(__file__).with_name("curves.parquet")
-SMALL = 1 / 3
-"""Of the range of log sizes: the small end of the front."""
 GRID = 200
 SHARES = (0.5, 0.9, 0.95, 0.99)
 ALL = [(str(CURVES), 40), (str(CURVES), 100), ("branin-currin", 40), ("park", 40)]
@@ -91,38 +91,45 @@ def open_table(problem: str) -> Table:
 
 
 def run(job: tuple[str, str, int, int, float]) -> Floats:
-    """Hypervolume shares (2,GRID), whole and at the small end, at equal steps of the budget."""
+    """Hypervolume shares, and the best mIoU within sizes (1+len(SIZES_KB),GRID), by budget."""
     problem, name, seed, workers, budget = job
     logging.disable(logging.WARNING)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     torch.set_num_threads(1)
     table = open_table(problem)
-    best_small = table.hypervolume([table.point(curve) for curve in table.finished], SMALL)
     events = list(simulate(METHODS[name](table, seed), table, workers, budget))
-    shares = np.zeros((2, GRID))
+    found = np.zeros((1 + len(SIZES_KB), GRID))
     for step in range(GRID):
         spent = budget * (step + 1) / GRID
         points = [event.point for event in events if event.seconds <= spent]
-        shares[0, step] = table.hypervolume(points) / table.best
-        shares[1, step] = table.hypervolume(points, SMALL) / best_small
-    return shares
+        found[0, step] = table.hypervolume(points) / table.best
+        found[1:, step] = [table.miou_within(points, 1000 * kb) for kb in SIZES_KB]
+    return found
 
 
 def summarize(curves: dict[str, Floats]) -> str:
-    """Shares reached at the end, and the part of the budget that levels take (medians)."""
-    random = np.median(curves["random"][:, 0, -1]) if "random" in curves else None
-    heading = ["search", "hypervolume at the end", "at its small end"]
+    """What is reached at the end, and the part of the budget that levels take (medians).
+
+    A level of all but the shares of the hypervolume is where random search ends.
+    """
+    heading = ["search", "hypervolume at the end"]
     heading += [f"to {share:.0%}" for share in SHARES]
-    heading += ["to the end of random", "of seeds"] if random is not None else []
+    heading += ["to the end of random", "of seeds"]
+    heading += [f"mIoU within {kilobytes:,} KB, to the end of random" for kilobytes in SIZES_KB]
     rows: list[list[object]] = []
+    levels = np.median(curves["random"][:, :, -1], axis=0) if "random" in curves else None
     for name, each in curves.items():
         low, middle, high = np.percentile(each[:, 0, -1], (25, 50, 75))
         row: list[object] = [name, f"{middle:.4f} ({low:.4f} to {high:.4f})"]
-        row.append(f"{np.median(each[:, 1, -1]):.4f}")
         row += [share_of_budget(each[:, 0], share) for share in SHARES]
-        if random is not None:
-            row.append(share_of_budget(each[:, 0], float(random)))
-            row.append(f"{(each[:, 0, -1] >= random).mean():.0%}")
+        if levels is None:
+            row += ["-", "-"]
+        else:
+            row.append(share_of_budget(each[:, 0], float(levels[0])))
+            row.append(f"{(each[:, 0, -1] >= levels[0]).mean():.0%}")
+        for number, mious in enumerate(each.transpose(1, 0, 2)[1:], 1):
+            sooner = "-" if levels is None else share_of_budget(mious, float(levels[number]))
+            row.append(f"{100 * np.median(mious[:, -1]):.1f}, {sooner}")
         rows.append(row)
     return markdown(heading, rows)
 

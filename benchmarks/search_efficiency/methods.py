@@ -60,6 +60,8 @@ class Ours:
                 complete=lambda config: config,
                 predict_cost=lambda config: by_digest[config.digest()],
                 predict_cost_if_known=lambda config: by_digest[config.digest()],
+                commonest_miou=table.floor,
+                least_miou=table.floor,
             ),
             SamplerSettings(
                 sampler, seed, warm_start_observations=earlier_study(table, num_earlier, seed)

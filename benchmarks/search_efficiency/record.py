@@ -9,6 +9,7 @@ that the table favours no search. A killed run goes on where it stopped.
 import argparse
 import json
 import os
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 from pathlib import Path
@@ -17,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
+from benchmarks.search_efficiency.table import FLOOR
 from search.algorithms.candidates import sample_config
 from spaces import load_space
 from trainables.config import ExecutionConfig, TrialConfig
@@ -27,6 +29,7 @@ from trainables.data.packed import open_pack, pack_dataset
 from trainables.data.registry import open_source
 from trainables.teachers.output_cache import cache_outputs
 from trainables.training.defaults import Defaults, defaults_for
+from trainables.training.evaluation import commonest_miou
 from trainables.training.teacher import prepare_teacher
 from trainables.training.trial import Trial
 
@@ -70,8 +73,21 @@ def main() -> None:
             kept_log.write(json.dumps(rows[-1]) + "\n")
             kept_log.flush()
             print(f"{len(rows)} of {arguments.count}", flush=True)
-    rows.sort(key=lambda row: row["number"])
-    pq.write_table(pa.Table.from_pylist(rows), arguments.out, compression="zstd")
+    write_rows(rows, commonest_miou(open_pack(data.path)), arguments.out)
+
+
+def write_rows(rows: Sequence[Row], floor: float, path: Path) -> None:
+    """Writes rows by their numbers; parameters that a row does not have are null.
+
+    `floor` is the mIoU of predicting the commonest class.
+    """
+    names = dict.fromkeys(name for row in rows for name in row)
+    whole = [
+        {name: row.get(name) for name in names}
+        for row in sorted(rows, key=lambda row: int(str(row["number"])))
+    ]
+    table = pa.Table.from_pylist(whole).replace_schema_metadata({FLOOR: str(floor)})
+    pq.write_table(table, path, compression="zstd")
 
 
 def parse() -> argparse.Namespace:

@@ -19,6 +19,8 @@ from trainables.config import TrialConfig
 
 Floats = NDArray[np.float64]
 COSTLY = ("student.width", "recipe.quantizer.weight_bits", "recipe.quantizer.activation_bits")
+FLOOR = "commonest_miou"
+"""Name, in a file of curves, of the mIoU of predicting the commonest class."""
 WEIGHT = 4.0
 """Weight of costly parameters in the distance: the architecture must match before the training."""
 
@@ -67,7 +69,7 @@ class Table:
         self.floor = floor
         self.space, self.curves, self.points_to_evaluate = space, list(curves), points_to_evaluate
         self.points = points
-        self.distributions = points[0].distributions
+        self.distributions = {n: d for point in points for n, d in point.distributions.items()}
         self.num_epochs = max(len(curve.miou) for curve in curves)
         self.weights = np.array([WEIGHT if name in costly else 1.0 for name in self.distributions])
         self.places = np.array([self.place(point.params) for point in points])
@@ -77,7 +79,10 @@ class Table:
         self.best = self.hypervolume([self.point(curve) for curve in self.finished])
 
     def place(self, params: Params) -> Floats:
-        return np.array([to_unit(params[name], d) for name, d in self.distributions.items()])
+        """Parameters in the unit cube; those that a point does not have are in the middle."""
+        return np.array(
+            [to_unit(params[n], d) if n in params else 0.5 for n, d in self.distributions.items()]
+        )
 
     def nearest(self, params: Params, taken: set[int]) -> int:
         """The recorded point next to `params` that is not taken."""
@@ -99,6 +104,11 @@ class Table:
         size = (np.log(curve.costs.size_bytes) - self.least) / (self.most - self.least)
         return -curve.miou[-1], float(size)
 
+    def miou_within(self, points: list[tuple[float, float]], size_bytes: int) -> float:
+        """The best mIoU of points of at most this size; NaN where there is none."""
+        largest = (np.log(size_bytes) - self.least) / (self.most - self.least)
+        return max((-loss for loss, place in points if place <= largest), default=np.nan)
+
     def hypervolume(self, points: list[tuple[float, float]], largest: float = 1.0) -> float:
         """Of points no larger than a place in the range of log sizes, above the floor."""
         inside = [point for point in points if point[1] <= largest]
@@ -110,7 +120,8 @@ class Table:
 
 def read_table(path: Path, space: str = "qkd") -> Table:
     """What `record` wrote."""
-    rows = pq.read_table(path).to_pylist()
+    recorded = pq.read_table(path)
+    rows = recorded.to_pylist()
     named = load_space(space)
     drawn = [sample_config(named.space, row) for row in rows]
     num_epochs = max(len(row["miou"]) for row in rows)
@@ -130,4 +141,5 @@ def read_table(path: Path, space: str = "qkd") -> Table:
         for (_, each), row in zip(drawn, rows, strict=True)
         if row["miou"]
     ]
-    return Table(named.space, points, curves, COSTLY, named.points_to_evaluate)
+    floor = float((recorded.schema.metadata or {}).get(FLOOR.encode(), 0))
+    return Table(named.space, points, curves, COSTLY, named.points_to_evaluate, floor)

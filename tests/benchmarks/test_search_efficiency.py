@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,8 +10,11 @@ import pytest
 from benchmarks.search_efficiency.analytic import branin_currin, make_table, park
 from benchmarks.search_efficiency.compare import CURVES, GRID, share_of_budget
 from benchmarks.search_efficiency.methods import METHODS
+from benchmarks.search_efficiency.record import Row, write_rows
 from benchmarks.search_efficiency.simulate import simulate
 from benchmarks.search_efficiency.table import Curve, Table, read_table
+from search.algorithms.candidates import sample_config
+from spaces import load_space
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +78,38 @@ def test_a_level_that_most_seeds_miss_has_no_time() -> None:
     assert share_of_budget(rising, 0.5) == "0.505"
     rising[:3] = 0
     assert share_of_budget(rising, 0.5) == "-"
+
+
+def test_parameters_that_only_some_trainings_have_are_kept(tmp_path: Path) -> None:
+    """Also where the first training does not have them."""
+    space = load_space("qkd").space
+    weight = "recipe.losses.extra.weight"
+    samples = [sample_config(space, {}, seed)[1].params for seed in range(20)]
+    rows: list[Row] = [
+        {"number": number, **params, "miou": [0.3, 0.4], "seconds": [1.0, 2.0]}
+        | {"size_bytes": 50_000 + number, "macs": 1, "failure": ""}
+        for number, params in enumerate(sorted(samples, key=lambda params: weight in params))
+    ]
+    assert weight not in rows[0]
+    assert weight in rows[-1]
+    write_rows(rows, 0.05, tmp_path / "curves.parquet")
+    table = read_table(tmp_path / "curves.parquet")
+    assert table.floor == 0.05
+    for point, row in zip(table.points, rows, strict=True):
+        assert point.params == {name: row[name] for name in point.params}
+        assert (weight in point.params) == (weight in row)
+    found = [table.nearest(point.params, set()) for point in table.points]
+    assert found == list(range(20))
+
+
+def test_the_best_miou_within_a_size(table: Table) -> None:
+    smallest = min(table.finished, key=lambda curve: curve.costs.size_bytes)
+    points = [table.point(curve) for curve in table.finished]
+    size = smallest.costs.size_bytes
+    alike = [curve.miou[-1] for curve in table.finished if curve.costs.size_bytes == size]
+    assert table.miou_within(points, size + 1) == max(alike)
+    assert table.miou_within(points, 10**9) == max(curve.miou[-1] for curve in table.finished)
+    assert np.isnan(table.miou_within(points, size - 1))
 
 
 def test_recording_needs_no_ray() -> None:

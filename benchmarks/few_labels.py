@@ -110,6 +110,7 @@ class Part(NamedTuple):
         return Distill(optimizer=RATE, losses=self.terms, term_weights=self.term_weights)
 
 
+# Terms of features have the weights of their papers
 PARTS: dict[str, Part] = {
     TWIN: Part(terms=None),
     ALL: Part(),
@@ -123,14 +124,12 @@ PARTS: dict[str, Part] = {
     "the teacher sees the student's images": Part(images=Images(larger=False)),
     LIVE_TEACHER: Part(images=LIVE),
     f"{LIVE_TEACHER}, pair-wise of decoders besides": Part(
-        by_name(TERM, PairwiseDecoder(weight=1)), LIVE
+        by_name(TERM, PairwiseDecoder(weight=10)), LIVE
     ),
     f"{LIVE_TEACHER}, channel-wise of features besides": Part(
-        by_name(TERM, ChannelwiseFeatures(weight=1)), LIVE
+        by_name(TERM, ChannelwiseFeatures(weight=50)), LIVE
     ),
-    f"{LIVE_TEACHER}, attention-guided besides": Part(
-        by_name(TERM, AttentionGuided(weight=1)), LIVE
-    ),
+    f"{LIVE_TEACHER}, attention-guided besides": Part(by_name(TERM, AttentionGuided()), LIVE),
     "labels alone, W4A4": Part(terms=None, bits=4),
     "distilled, W4A4": Part(bits=4),
     "distilled, W4A4, from a start on labels alone": Part(bits=4, distilled_start=False),

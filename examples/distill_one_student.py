@@ -14,6 +14,8 @@ from trainables.config import ExecutionConfig, TrialConfig
 from trainables.core.artifacts import ArtifactStore
 from trainables.data.packed import pack_dataset
 from trainables.data.registry import ShapesSource
+from trainables.quantization.quantizers.configs import Lsq
+from trainables.recipes.configs import RECOMMENDED
 from trainables.training.defaults import defaults_for
 from trainables.training.teacher import prepare_teacher
 from trainables.training.trial import Trial, save
@@ -21,13 +23,10 @@ from trainables.training.trial import Trial, save
 CONFIG = TrialConfig.model_validate(
     {
         "student": {"name": "unet", "width": 4, "depth": 3},
-        "recipe": {
-            "name": "qat_distill",
-            "start": {"name": "supervised", "optimizer": {"learning_rate": 1e-2}},
-            "start_epochs": 6,
-            "quantizer": {"name": "lsq", "weight_bits": 4, "activation_bits": 4},
-            "losses": {"pixelwise": {"weight": 1.0, "temperature": 2.0}},
-        },
+        "recipe": RECOMMENDED["qat_distill"].replace(
+            start_epochs=6, quantizer=Lsq(weight_bits=4, activation_bits=4)
+        ),
+        "label_loss": {"class_weights": "sqrt"},
         "augmentation": {"min_scale": 1, "max_scale": 1, "color": 0},
         "num_epochs": 3,
     }

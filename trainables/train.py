@@ -18,12 +18,14 @@ from trainables.core.flags import add_flag, build_config, default_values, group_
 from trainables.core.progress import ProgressReporter, progress_to
 from trainables.models.configs import WeightSources
 from trainables.teachers.averaging import choose_averaging
+from trainables.teachers.lead import leads, weak_teacher_warning
 from trainables.training.defaults import Defaults, defaults_for
 from trainables.training.setup import (
-    check_terms,
+    check_teacher_outputs,
     open_data,
     open_teacher_data,
     open_unlabelled_images,
+    output_mode,
     say_data,
     say_unlabelled,
     set_up_teacher,
@@ -115,7 +117,7 @@ def run(arguments: argparse.Namespace) -> None:
     of_teacher = None
     if config.needs_teacher:
         size = training.teacher_size
-        check_terms(training.teacher_outputs, [config], len(opened.class_names), size)
+        check_teacher_outputs(training.teacher_outputs, [config], len(opened.class_names), size)
         of_teacher = open_teacher_data(opened, training.data, training.image_size, size)
         check_teacher(training.teacher, len(opened.class_names), (of_teacher or opened).canvas)
     sources = weight_sources(training, config, arguments.config)
@@ -137,13 +139,14 @@ def run(arguments: argparse.Namespace) -> None:
     )
     setting = with_images(setting, of_teacher.pack() if of_teacher else None, unlabelled)
     set_up_weights(setting, [config.student], sources, say)
+    teacher = None
     if config.needs_teacher:
         own = own_teacher_config(config, defaults, len(data.train))
-        outputs = training.teacher_outputs
+        outputs = output_mode(training.teacher_outputs, [config], say, training.teacher_size)
         averaging = choose_averaging(
             training.teacher_seeds, training.teacher_flip, is_live=outputs == "live"
         )
-        setting, _ = set_up_teacher(setting, training.teacher, own, say, averaging=averaging)
+        setting, teacher = set_up_teacher(setting, training.teacher, own, say, averaging=averaging)
         setting, _ = set_up_teacher_outputs(setting, outputs, config.augmentation, say)
     arguments.out.mkdir(parents=True, exist_ok=True)
     progress = ProgressReporter("training the student", "epoch", config.num_epochs)
@@ -156,6 +159,8 @@ def run(arguments: argparse.Namespace) -> None:
         f"{arguments.out}: mIoU {metrics.miou:.4f}, {metrics.size_bytes} bytes, "
         f"{metrics.share_never_predicted} classes never predicted"
     )
+    if teacher and not leads(teacher.miou, metrics.miou):
+        say(weak_teacher_warning(teacher.miou, f"its student {100 * metrics.miou:.1f} %"))
 
 
 if __name__ == "__main__":

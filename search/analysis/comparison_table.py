@@ -90,6 +90,15 @@ def write_steps(arm: Arm, steps_per_epoch: int) -> str:
     return own if start == "0" else f"{start} + {own}"
 
 
+def warn_of_missing_classes(summaries: Sequence[ArmSummary]) -> list[str]:
+    """A warning for each row with classes that a student never predicts, however narrow a table."""
+    return [
+        f"warning: {summary.arm.name} never predicts {worst.share_never_predicted} classes"
+        for summary in summaries
+        if (worst := summary.missing_most) and worst.classes_never_predicted
+    ]
+
+
 def comparison_table(
     summaries: Sequence[ArmSummary], title: str, steps_per_epoch: int, width: int | None = None
 ) -> Table:

@@ -5,12 +5,10 @@ from statistics import mean
 
 from search.analysis.comparison_summary import ArmSummary
 from search.core.record import Record
-
-CLEAR_LEAD = 0.02
-"""mIoU by which a teacher should lead: seeds alone make a difference of 0.005 to 0.013."""
+from trainables.teachers.lead import leads, weak_teacher_warning
 
 
-def weak_teacher_warning(teacher_miou: float, records: Iterable[Record]) -> str | None:
+def weak_teacher_of_students(teacher_miou: float, records: Iterable[Record]) -> str | None:
     """A warning where the teacher is not clearly better than the best student that had it."""
     taught = [
         (record.metrics.miou, record.trial_id)
@@ -23,20 +21,8 @@ def weak_teacher_warning(teacher_miou: float, records: Iterable[Record]) -> str 
     best, trial_id = max(taught, default=(0.0, ""))
     if not taught or leads(teacher_miou, best):
         return None
-    warning = describe(teacher_miou, f"its student {trial_id} {100 * best:.1f} %")
+    warning = weak_teacher_warning(teacher_miou, f"its student {trial_id} {100 * best:.1f} %")
     return f"{warning}, or train it longer with --teacher-epochs"
-
-
-def leads(teacher_miou: float, miou: float) -> bool:
-    return miou + CLEAR_LEAD <= teacher_miou
-
-
-def describe(teacher_miou: float, student: str) -> str:
-    """The warning of a teacher; `student` is its rival with its mIoU."""
-    return (
-        f"warning: the teacher has {100 * teacher_miou:.1f} % mIoU and {student}: a teacher that "
-        "does not lead clearly can hardly help; name a better one with --teacher"
-    )
 
 
 def weak_teacher_of_twins(teacher_miou: float, summaries: Sequence[ArmSummary]) -> list[str]:
@@ -55,7 +41,7 @@ def weak_teacher_of_twins(teacher_miou: float, summaries: Sequence[ArmSummary]) 
         if summary.arm.name in twins and summary.mious and not summary.arm.configs[0].needs_teacher
     }
     return [
-        describe(teacher_miou, f"{name} {100 * miou:.1f} % without it")
+        weak_teacher_warning(teacher_miou, f"{name} {100 * miou:.1f} % without it")
         for name, miou in mious.items()
         if not leads(teacher_miou, miou)
     ]

@@ -24,7 +24,7 @@ from trainables.models.configs import StudentConfig
 from trainables.training.defaults import Defaults
 from trainables.training.setup import (
     UnlabelledImages,
-    check_terms,
+    check_teacher_outputs,
     open_data,
     open_teacher_data,
     open_unlabelled_images,
@@ -105,7 +105,7 @@ def prepare_comparison(config: ComparisonConfig) -> Comparison:
     if any(trial.needs_teacher for trial in trials):
         seen = (of_teacher or opened).canvas
         check_teacher(config.teacher, num_classes, seen, teacher_source(config))
-        check_terms(config.teacher_outputs, trials, num_classes, config.teacher_size)
+        check_teacher_outputs(config.teacher_outputs, trials, num_classes, config.teacher_size)
     check_students(students, num_classes, opened.canvas)
     teachers, sources = named_teachers(config), weight_sources(config)
     check_weights([*students, *teachers], sources, store, opened.digest)

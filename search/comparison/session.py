@@ -14,6 +14,7 @@ from search.analysis.comparison_table import (
     comparison_markdown,
     comparison_table,
     describe_failures,
+    warn_of_missing_classes,
     write_trainings,
 )
 from search.analysis.teacher_lead import weak_teacher_of_twins
@@ -218,7 +219,7 @@ class ComparisonSession:
         replace_file(folder / COMPARISON_TEXT, page)
         draw_comparison(summaries, folder, title)
         self.print_summaries(summaries, title)
-        for line in warnings:
+        for line in (*warn_of_missing_classes(summaries), *warnings):
             terminal.print_line(line)
         names = (COMPARISON_TEXT, COMPARISON_TABLE, *COMPARISON_PLOTS, COMPARISON_FILE)
         files = [folder / name for name in names]

@@ -49,7 +49,7 @@ from trainables.models.configs import StudentConfig
 from trainables.training.defaults import PRETRAINING_LENGTH, augmentation_for, defaults_for
 from trainables.training.evaluation import commonest_miou
 from trainables.training.setup import (
-    check_terms,
+    check_teacher_outputs,
     open_data,
     open_teacher_data,
     open_unlabelled_images,
@@ -126,7 +126,7 @@ def prepare_study(config: StudyConfig, resumed: bool) -> Study:
     )
     if not config.wants_latency:
         cost_model.check_budget()
-    check_terms(config.teacher_outputs, sampled, len(class_names), config.teacher_size)
+    check_teacher_outputs(config.teacher_outputs, sampled, len(class_names), config.teacher_size)
 
     if config.wants_latency:
         announce("measuring the latencies of the space")

@@ -8,7 +8,7 @@ from search.analysis.diagnostics import compute_diagnostics
 from search.analysis.diagnostics_plot import draw_diagnostics
 from search.analysis.report import draw_front
 from search.analysis.tables import write_tables
-from search.analysis.teacher_lead import weak_teacher_warning
+from search.analysis.teacher_lead import weak_teacher_of_students
 from search.core.pareto import mious_within, pareto_front
 from search.core.record import Record
 from search.storage.cleanup import prune_study_folder
@@ -67,7 +67,7 @@ def write_report(study: Study, tracking: MlflowTracker, interrupted: bool) -> li
     }
     if teacher := read_teacher_metrics(study.optuna_study):
         numbers |= teacher_numbers(teacher, class_metrics(class_names))
-        if warning := weak_teacher_warning(teacher.val.miou, records):
+        if warning := weak_teacher_of_students(teacher.val.miou, records):
             terminal.print_line(warning)
     if not tracking.is_behind:
         finish = partial(

@@ -22,7 +22,7 @@ from rich.progress import Progress as Bars
 from rich.table import Table
 
 from search.analysis.tables import front_table
-from search.analysis.teacher_lead import weak_teacher_warning
+from search.analysis.teacher_lead import weak_teacher_of_students
 from search.core.config import StudyConfig
 from search.core.objectives import named_objectives
 from search.core.pareto import mious_within, pareto_front
@@ -136,7 +136,7 @@ class ConsoleProgress:
         self.bars.update(self.trials, completed=self.num_done)
         self.say(f"trial {record.trial_id} {describe_outcome(record)}")
         if self.teacher_miou is not None and (
-            warning := weak_teacher_warning(self.teacher_miou, [record])
+            warning := weak_teacher_of_students(self.teacher_miou, [record])
         ):
             self.record(warning)
             self.teacher_miou = None

@@ -16,7 +16,7 @@ from trainables.core.progress import progress_to
 from trainables.losses.configs import Pixelwise, Requirement, by_name
 from trainables.models.configs import UNetConfig
 from trainables.models.model_file import read_model
-from trainables.recipes.configs import AdamW, Distill, Qat, Recipe, Supervised
+from trainables.recipes.configs import AdamW, Distill, Qat, QatDistill, Recipe, Supervised
 from trainables.train import main
 
 FAST = AdamW(learning_rate=1e-2)
@@ -59,7 +59,10 @@ def test_a_configuration_is_trained_and_measured(
     metrics = json.loads((out / "metrics.json").read_text())
     assert [m["epoch"] for m in metrics] == [1, 2, 3, 4]
     num_missed = metrics[-1]["classes_never_predicted"]
-    assert printed.endswith(f", {num_missed} of 5 classes never predicted\n")
+    *_, result, warning = printed.splitlines()
+    assert result.endswith(f", {num_missed} of 5 classes never predicted")
+    assert warning.startswith("warning: the teacher has ")
+    assert f"% mIoU and its student {100 * metrics[-1]['miou']:.1f} %: " in warning
     assert metrics[-1]["size_bytes"] == (out / "model.safetensors").stat().st_size
 
 
@@ -165,6 +168,19 @@ def test_outputs_that_do_not_serve_a_term_are_refused_before_anything_is_made(
     message = "--teacher-outputs must be live for the distillation term pixelwise_online"
     assert capsys.readouterr().err.startswith(f"error: {message}, but got maps")
     assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
+
+
+def test_only_a_teacher_that_runs_at_every_step_learns(
+    blocks_folder: Path, teacher_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = QatDistill(optimizer=FAST, start_epochs=1, self_study=0, co_study=0.5)
+    config = write_config(tmp_path / "config.json", recipe)
+    argv = [config, *arguments(blocks_folder, tmp_path / "out"), "--teacher", str(teacher_file)]
+    assert main(argv) == 0
+    assert ", teacher " in capsys.readouterr().out  # its loss
+    assert main([*argv, "--teacher-outputs", "maps"]) == 2
+    message = "--teacher-outputs must be live for co-study, but got maps"
+    assert capsys.readouterr().err.startswith(f"error: {message}")
 
 
 HEAVY = {"ray", "optuna", "mlflow", "search", "sklearn", "torchvision", "torch._dynamo"}

@@ -192,6 +192,7 @@ class AttentionGuided(Term):
     """Distillation of the deepest and the decoder's features, refined by attention."""
 
     name: Literal["attention_guided"] = "attention_guided"
+    weight: float = Field(1 / 3, ge=0)
     requires: ClassVar[Requirement] = "decoder"
 
     def build(

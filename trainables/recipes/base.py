@@ -36,8 +36,10 @@ class Batch(NamedTuple):
 class TeacherOutputSource(Protocol):
     """Gives a recipe the outputs of the trained teacher, in evaluation mode."""
 
-    network: nn.Module
-    """The part of the teacher that co-study trains; it has no gradients until then."""
+    @property
+    def network(self) -> nn.Module | None:
+        """What co-study trains, without gradients until then; None where its outputs are kept."""
+        ...
 
     def __call__(self, batch: Batch) -> Outputs:
         """The teacher's outputs for a batch, logits at the images' size."""

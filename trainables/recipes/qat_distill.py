@@ -72,19 +72,27 @@ class CoTeacher:
     """Trains the teacher in co-study: L_T = CE + T^2 KL(student || teacher) (equation 8).
 
     Unlabelled images have a part in the divergence alone. Its normalisation statistics stay frozen,
-    because batches are small. For a teacher whose outputs are cached, a linear map of its logits is
-    trained (see `CachedTeacher`).
+    because batches are small.
     """
 
-    def __init__(self, teacher: nn.Module, recipe: QatDistill, num_steps: int, task: Task) -> None:
+    def __init__(
+        self, teacher: nn.Module | None, recipe: QatDistill, num_steps: int, task: Task
+    ) -> None:
+        """`teacher` may be None where it takes no steps."""
         pixelwise = (term for term in recipe.losses.values() if isinstance(term, Pixelwise))
         self.temperature = next(pixelwise, Pixelwise()).temperature
-        self.teacher, self.label_loss = teacher, task.label_loss
+        self.label_loss = task.label_loss
         self.optimizer_loop: OptimizerLoop | None = None
         if num_steps:
-            teacher.requires_grad_(True)
-            adamw = AdamW(learning_rate=recipe.teacher_learning_rate)
-            self.optimizer_loop = OptimizerLoop(teacher, adamw, num_steps, task.accumulation_steps)
+            if teacher is None:
+                raise ValueError("co-study must have a live teacher, but its outputs are kept")
+            self.optimizer_loop = OptimizerLoop(
+                teacher.requires_grad_(True),
+                AdamW(learning_rate=recipe.teacher_learning_rate),
+                num_steps,
+                task.accumulation_steps,
+                cosine_phases=[num_steps] if recipe.schedule == "cosine" else (),
+            )
 
     def learn(self, teacher: Outputs, student: Outputs, labels: Tensor) -> Tensor:
         """Takes one step of the teacher and returns its loss."""
@@ -97,11 +105,11 @@ class CoTeacher:
 
     def state_dict(self) -> dict[str, Any]:
         """The state for a checkpoint; empty for a teacher that is not trained."""
-        if self.optimizer_loop is None:
+        if (stepper := self.optimizer_loop) is None:
             return {}
-        return {"teacher": self.teacher.state_dict(), "stepper": self.optimizer_loop.state_dict()}
+        return {"teacher": stepper.model.state_dict(), "stepper": stepper.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         if self.optimizer_loop is not None:
-            self.teacher.load_state_dict(state["teacher"])
+            self.optimizer_loop.model.load_state_dict(state["teacher"])
             self.optimizer_loop.load_state_dict(state["stepper"])

@@ -315,32 +315,30 @@ def set_up_teacher(
     return run.replace(teacher=teacher.file), teacher
 
 
-def check_terms(
+def check_teacher_outputs(
     wanted: OutputMode | Literal["auto"],
     configs: Iterable[TrialConfig],
     num_classes: int,
     teacher_size: int | None = None,
 ) -> None:
-    """Looks, before a teacher is prepared, whether all distillation terms get what they need.
+    """Looks, before a teacher is prepared, whether all trainings get of it what they need.
 
     Raises:
-        ValueError: cached outputs are wanted, and a term needs more than they hold; or it needs
-            features of a decoder that the student does not give; or a live teacher is to see images
-            of another size than its students.
+        ValueError: cached outputs are wanted, and a term needs more than they hold, or the teacher
+            is to learn in co-study; or a term needs features of a decoder that the student does not
+            give; or a live teacher is to see images of another size than its students.
     """
     if teacher_size is not None and wanted == "live":
         raise ValueError("--teacher-size needs kept outputs, but got --teacher-outputs live")
     for config in configs:
-        if teacher_size is not None and (terms := config.terms_of_live_teacher):
+        needing = [f"the distillation term {name}" for name in config.terms_of_live_teacher]
+        needing += ["co-study"] if config.recipe.trains_teacher else []
+        if needing and teacher_size is not None:
             raise ValueError(
-                f"--teacher-size needs kept outputs, but the distillation term {terms[0]} needs "
-                "the live teacher"
+                f"--teacher-size needs kept outputs, but {needing[0]} needs the live teacher"
             )
-        if (terms := config.terms_of_live_teacher) and wanted not in ("auto", "live"):
-            raise ValueError(
-                f"--teacher-outputs must be live for the distillation term {terms[0]}, but got "
-                f"{wanted}"
-            )
+        if needing and wanted not in ("auto", "live"):
+            raise ValueError(f"--teacher-outputs must be live for {needing[0]}, but got {wanted}")
         if (terms := config.terms_of_decoder) and not gives_decoder_features(
             config.student, num_classes
         ):
@@ -364,14 +362,15 @@ def output_mode(
 ) -> OutputMode | Literal["auto"]:
     """`wanted`, or live where `auto` leaves the choice and a training needs it; says why.
 
-    A teacher that sees larger images than its students always has its outputs kept.
+    A teacher that sees larger images than its students always has its outputs kept. It is said
+    where outputs are kept although the teacher should run at every step.
     """
-    if wanted != "auto" or teacher_size is not None:
-        return wanted
-    for config in configs:
-        if reason := reason_for_live(config):
-            say(f"the teacher runs at every step, because {reason} (--teacher-outputs live)")
-            return "live"
+    reason = next(filter(None, map(reason_for_live, configs)), None)
+    if reason and wanted == "auto" and teacher_size is None:
+        say(f"the teacher runs at every step, because {reason} (--teacher-outputs live)")
+        return "live"
+    if reason and wanted != "live":
+        say(f"warning: the teacher's outputs are kept, although {reason}")
     return wanted
 
 

@@ -182,10 +182,7 @@ class TrialTask:
         if self.outputs is None:
             assert self.run.teacher is not None, "a recipe with a teacher runs with one"
             return LiveTeacher(to_device(read_model(self.run.teacher), self.device))
-        maps = self.transform if self.outputs.form == "maps" else None
-        teacher = CachedTeacher(self.data.num_classes, maps)
-        to_device(teacher.network, self.device)
-        return teacher
+        return CachedTeacher(self.transform if self.outputs.form == "maps" else None)
 
 
 def halves(batch: list[int]) -> tuple[list[int], list[int]]:

@@ -7,7 +7,12 @@ import pyarrow.parquet as pq
 from comparison_factories import make_arms, summaries
 from rich.console import Console
 
-from search.analysis.comparison_table import comparison_markdown, comparison_table, write_trainings
+from search.analysis.comparison_table import (
+    comparison_markdown,
+    comparison_table,
+    warn_of_missing_classes,
+    write_trainings,
+)
 
 
 def test_the_table_says_what_was_measured() -> None:
@@ -36,6 +41,11 @@ def test_a_narrow_terminal_shows_the_differences() -> None:
         assert heading.split("┃")[1].strip() == "recipe"
         assert heading.split("┃")[-2].strip() == last
         assert "+0.0 [-12.7, +12.7]" in text.getvalue()
+
+
+def test_missing_classes_are_told_where_their_column_is_left_out() -> None:
+    (warning,) = warn_of_missing_classes(summaries())
+    assert warning == "warning: unet 16, supervised never predicts 1 of 2 classes"
 
 
 def test_the_page_holds_table_conditions_and_failures() -> None:

@@ -1,11 +1,14 @@
 """Which networks are trained in each phase of QKD, and by which losses."""
 
 import copy
+import math
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import torch
 from factories import ShortTask
+from torch import nn
 from torch.nn import functional as F
 
 from trainables.config import ExecutionConfig
@@ -15,6 +18,8 @@ from trainables.models.configs import UNetConfig
 from trainables.models.model_file import ModelSpec, write_model
 from trainables.quantization.quantizers.configs import Lsq
 from trainables.recipes.configs import AdamW, QatDistill
+from trainables.recipes.qat_distill import CoTeacher
+from trainables.teachers.outputs import CachedTeacher
 
 OFF = Lsq(weight_bits=32, activation_bits=32)
 
@@ -87,3 +92,30 @@ def test_another_student_makes_another_teacher(run: ExecutionConfig) -> None:
         return task.source.network.get_parameter("classifier.weight")
 
     assert not torch.equal(classifier(1e-3), classifier(1e-1))
+
+
+def test_kept_outputs_do_not_learn(run: ExecutionConfig) -> None:
+    task = ShortTask(recipe(self_study=0.5, co_study=0.5), run)
+    with pytest.raises(ValueError, match="co-study must have a live teacher"):
+        CoTeacher(CachedTeacher(None).network, recipe(self_study=0, co_study=1), 1, task)
+    assert CoTeacher(CachedTeacher(None).network, recipe(0.5, 0), 0, task).state_dict() == {}
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "one_cycle"])
+def test_the_teacher_has_the_students_schedule_over_its_phase(
+    schedule: str, run: ExecutionConfig
+) -> None:
+    taught = recipe(self_study=0, co_study=1).replace(schedule=schedule)
+    task = ShortTask(taught, run)
+    co_teacher = CoTeacher(nn.Linear(1, 1), taught, 4, task)
+    assert co_teacher.optimizer_loop
+    rates = []
+    for _ in range(4):
+        rates.append(co_teacher.optimizer_loop.optimizer.param_groups[0]["lr"])
+        co_teacher.optimizer_loop.step(co_teacher.optimizer_loop.model(torch.ones(1)).sum())
+    falls = all(later < before for before, later in pairwise(rates))
+    assert falls == (schedule == "cosine")
+    if falls:
+        assert rates == pytest.approx(
+            [1e-2 * (1 + math.cos(math.pi * n / 4)) / 2 for n in range(4)]
+        )

@@ -25,7 +25,7 @@ from trainables.recipes.configs import AdamW, Distill, Qat, QatDistill, Supervis
 from trainables.teachers.output_cache import cache_outputs, find_outputs, predict_footprint
 from trainables.training.setup import (
     OutputMode,
-    check_terms,
+    check_teacher_outputs,
     open_data,
     output_mode,
     say_data,
@@ -173,10 +173,20 @@ def test_kept_outputs_are_refused_where_a_term_asks_the_teacher(form: OutputMode
     message = rf"^--teacher-outputs must be live for .* pixelwise_of_now, but got {form}$"
     for refused in (live, TrialConfig(recipe=Qat(start=live.recipe))):
         with pytest.raises(ValueError, match=message):
-            check_terms(form, [kept, refused], 5)
-    check_terms(form, [kept, OWN], 5)
-    check_terms("live", [live], 5)
-    check_terms("auto", [live], 5)
+            check_teacher_outputs(form, [kept, refused], 5)
+    check_teacher_outputs(form, [kept, OWN], 5)
+    check_teacher_outputs("live", [live], 5)
+    check_teacher_outputs("auto", [live], 5)
+
+
+def test_kept_outputs_are_refused_where_the_teacher_is_to_learn() -> None:
+    learning = TrialConfig(recipe=QatDistill(co_study=0.3))
+    with pytest.raises(ValueError, match="--teacher-outputs must be live for co-study, but got m"):
+        check_teacher_outputs("maps", [OWN, learning], 5)
+    with pytest.raises(ValueError, match="--teacher-size needs kept outputs, but co-study needs"):
+        check_teacher_outputs("auto", [learning], 5, teacher_size=64)
+    check_teacher_outputs("auto", [learning], 5)
+    check_teacher_outputs("maps", [TrialConfig(recipe=QatDistill())], 5)
 
 
 @pytest.mark.parametrize("form", ["auto", "live"])
@@ -188,8 +198,8 @@ def test_terms_of_a_decoder_are_refused_for_students_that_do_not_give_its_featur
     message = "pairwise_decoder must be for students whose decoder gives a feature map, but that of"
     for recipe in (taught.recipe, Qat(start=taught.recipe)):
         with pytest.raises(ValueError, match=f"{message} {student.describe()} gives none"):
-            check_terms(form, [taught, taught.replace(student=student, recipe=recipe)], 5)
-    check_terms(form, [taught, taught.replace(student=student, recipe=Qat())], 5)
+            check_teacher_outputs(form, [taught, taught.replace(student=student, recipe=recipe)], 5)
+    check_teacher_outputs(form, [taught, taught.replace(student=student, recipe=Qat())], 5)
     assert output_mode("auto", [taught], print) == "live"
 
 
@@ -219,7 +229,10 @@ def test_auto_is_live_where_images_are_scaled_much() -> None:
     assert output_mode("auto", [scaled], pytest.fail) == "auto"
     assert output_mode("auto", [strong], lines.append) == "live"
     assert "because images are scaled by 0.75 to 1.5" in lines[0]
-    assert output_mode("maps", [strong], pytest.fail) == "maps"
-    assert output_mode("auto", [strong], pytest.fail, teacher_size=64) == "auto"
+    assert output_mode("maps", [strong], lines.append) == "maps"
+    assert output_mode("auto", [strong], lines.append, teacher_size=64) == "auto"
+    warning = "warning: the teacher's outputs are kept, although images are scaled by 0.75 to 1.5"
+    assert [line.startswith(warning) for line in lines[1:]] == [True, True]
+    assert output_mode("live", [strong], pytest.fail) == "live"
     taught_by_nobody = strong.replace(recipe=Supervised())
     assert output_mode("auto", [taught_by_nobody], pytest.fail) == "auto"

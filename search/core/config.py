@@ -259,7 +259,7 @@ class StudyConfig(FrozenConfig):
         Flag(
             HOW,
             "length of the training of a teacher on the data (default: as long as it takes a "
-            "quarter of the study's computation, but as many as a trial at least)",
+            "quarter of the study's computation, but at least half as long as a trial)",
             units.INTEGER,
             immutable=True,
         ),

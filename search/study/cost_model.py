@@ -208,9 +208,9 @@ class CostModel:
     def affordable_teacher_epochs(self, num_images: int) -> int:
         """Epochs of a teacher on so many training images that take a quarter of the computation.
 
-        At least those of a student, and at most what the defaults say. Students and their starts
-        are estimated by the configurations that are tried first, where those that are stopped
-        early leave about half.
+        At least half those of a student, and at most what the defaults say. Students and their
+        starts are estimated by the configurations that are tried first, where those that are
+        stopped early leave about half.
         """
         configs = self.completed_samples()[: self.config.samples]
         starts = distinct_starts(configs)
@@ -223,7 +223,8 @@ class CostModel:
         teacher_macs = self.teacher_work * self.macs(teacher)
         affordable = int(macs * TEACHER_SHARE / (1 - TEACHER_SHARE) / teacher_macs)
         longest = self.defaults.num_epochs(self.defaults.teacher_steps, num_images)
-        return max(self.config.num_epochs, min(longest, affordable))
+        least = math.ceil(self.config.num_epochs / 2)
+        return max(least, min(longest, affordable))
 
     def cost_range(self) -> Points:
         """The least and the greatest (2,C) of each cost among samples of the space."""

@@ -20,7 +20,7 @@ import optuna
 import torch
 from numpy.typing import NDArray
 
-from benchmarks.search_efficiency.analytic import PROBLEMS, make_table
+from benchmarks.search_efficiency.analytic import NOISY, PROBLEMS, make_table
 from benchmarks.search_efficiency.methods import METHODS
 from benchmarks.search_efficiency.simulate import simulate
 from benchmarks.search_efficiency.table import Table, read_table
@@ -30,7 +30,8 @@ from search.core.pareto import SIZES_KB
 CURVES = Path(__file__).with_name("curves.parquet")
 GRID = 200
 SHARES = (0.5, 0.9, 0.95, 0.99)
-ALL = [(str(CURVES), 40), (str(CURVES), 100), ("branin-currin", 40), ("park", 40)]
+ALL = [(str(CURVES), 40), (str(CURVES), 100)]
+ALL += [(f"{name}{noise}", 40) for name in PROBLEMS for noise in ("", NOISY)]
 NOT_DRAWN = (
     "sampler + priors",
     "halving + extrapolating TPE",
@@ -77,7 +78,10 @@ def compare(arguments: argparse.Namespace, problem: str, trainings: int) -> None
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     add = parser.add_argument
-    add("--problem", help="recorded curves, branin-currin or park (default: all, at each budget)")
+    add(
+        "--problem",
+        help=f"recorded curves, branin-currin or park, also '...{NOISY}' (default: all)",
+    )
     add("--trainings", type=int, default=40, help="of --problem: device seconds of so many")
     add("--seeds", type=int, default=20)
     add("--workers", type=int, default=4)
@@ -87,7 +91,8 @@ def parse() -> argparse.Namespace:
 
 
 def open_table(problem: str) -> Table:
-    return make_table(problem) if problem in PROBLEMS else read_table(Path(problem))
+    is_analytic = problem.removesuffix(NOISY) in PROBLEMS
+    return make_table(problem) if is_analytic else read_table(Path(problem))
 
 
 def run(job: tuple[str, str, int, int, float]) -> Floats:

@@ -29,7 +29,7 @@ WEIGHT = 4.0
 class Curve:
     """One recorded training: mIoU and seconds since its start after each epoch, and its costs.
 
-    One that failed ends early.
+    One that failed ends early. `true_miou` is that without the error of its seed, if it is known.
     """
 
     config: TrialConfig
@@ -37,6 +37,7 @@ class Curve:
     seconds: tuple[float, ...]
     costs: Costs
     failed: bool
+    true_miou: float | None = None
 
 
 @dataclass(frozen=True)
@@ -100,9 +101,13 @@ class Table:
         return trial.params
 
     def point(self, curve: Curve) -> tuple[float, float]:
-        """The losses of a finished training: -mIoU, and its place in the range of log sizes."""
+        """The losses of a finished training: -mIoU (the true one, if known), and its log size.
+
+        The logarithm of the size is scaled from the table's least to its greatest.
+        """
         size = (np.log(curve.costs.size_bytes) - self.least) / (self.most - self.least)
-        return -curve.miou[-1], float(size)
+        miou = curve.miou[-1] if curve.true_miou is None else curve.true_miou
+        return -miou, float(size)
 
     def miou_within(self, points: list[tuple[float, float]], size_bytes: int) -> float:
         """The best mIoU of points of at most this size; NaN where there is none."""

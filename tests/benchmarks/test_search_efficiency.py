@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.search_efficiency.analytic import branin_currin, make_table, park
+from benchmarks.search_efficiency.analytic import NOISY, branin_currin, make_table, park
 from benchmarks.search_efficiency.compare import CURVES, GRID, share_of_budget
 from benchmarks.search_efficiency.methods import METHODS
 from benchmarks.search_efficiency.record import Row, write_rows
@@ -71,6 +71,12 @@ def test_analytic_problems_at_known_points() -> None:
     assert np.isfinite([first, second]).all()
     made = make_table("park")
     assert (len(made.curves), made.num_epochs) == (2000, 9)
+    noisy = make_table(f"park{NOISY}")
+    assert [noisy.point(curve) for curve in noisy.curves] == [made.point(c) for c in made.curves]
+    pairs = zip(noisy.curves, made.curves, strict=True)
+    errors = np.array([np.subtract(seen.miou, true.miou) for seen, true in pairs])
+    assert errors[:, 0] == pytest.approx(errors[:, -1])
+    assert errors[:, -1].std() == pytest.approx(0.01, rel=0.1)
 
 
 def test_a_level_that_most_seeds_miss_has_no_time() -> None:

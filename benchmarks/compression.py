@@ -54,14 +54,13 @@ def qat(weight_bits: int, activation_bits: int) -> Qat:
     return Qat(start=Supervised(optimizer=FULL_RATE), optimizer=FINE_RATE, quantizer=bits)
 
 
-def qkd(weight_bits: int, activation_bits: int) -> QatDistill:
+def qat_kd(weight_bits: int, activation_bits: int) -> QatDistill:
     return QatDistill(
         start=Supervised(optimizer=FULL_RATE),
         optimizer=FINE_RATE,
         quantizer=Lsq(weight_bits=weight_bits, activation_bits=activation_bits),
         losses=PIXEL,
-        self_study=0.15,  # 30, 100 and 70 epochs in the paper
-        co_study=0.5,
+        self_study=0.15,
     )
 
 
@@ -76,9 +75,9 @@ RECIPES: dict[str, Recipe] = {
     "QAT W8A8": qat(8, 8),
     "QAT W4A4": qat(4, 4),
     "QAT W2A4": qat(2, 4),
-    "QKD W8A8": qkd(8, 8),
-    "QKD W4A4": qkd(4, 4),
-    "QKD W2A4": qkd(2, 4),
+    "QAT and KD W8A8": qat_kd(8, 8),
+    "QAT and KD W4A4": qat_kd(4, 4),
+    "QAT and KD W2A4": qat_kd(2, 4),
 }
 
 

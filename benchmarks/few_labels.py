@@ -175,8 +175,9 @@ def main() -> None:
         f"{arguments.workers} trainings at once. {arguments.student}, {len(data.train)} labelled "
         f"images, longest side {arguments.image_size} pixels, {arguments.teacher_size} for the "
         f"teacher, which has {100 * teacher:.1f} mIoU; {num_steps} steps of {BATCH_SIZE} labelled "
-        f"images and as many unlabelled ones, peak learning rate {RATE.learning_rate:g}, class "
-        f"weights sqrt, flips, scales and colour; scored on {len(scored.val)} images.\n\n"
+        f"images and as many unlabelled ones, unless a row says otherwise, peak learning rate "
+        f"{RATE.learning_rate:g}, class weights sqrt, flips, scales and colour; scored on "
+        f"{len(scored.val)} images.\n\n"
     )
     arguments.out.write_text(about + table(mious))
     print(arguments.out.read_text())

@@ -3,8 +3,9 @@
     python -m benchmarks.search_efficiency --out docs/figures
 
 All methods see the same curves, the same clock and the same workers; each training is used once in
-a search. Hypervolume is above the mIoU of the commonest class and over the logarithm of the size,
-as a share of the table's. Beside it is the best mIoU within some sizes.
+a search. Hypervolume is above the mIoU of the commonest class, which newly recorded curves hold (0
+without), and over the logarithm of the size, as a share of the table's. Beside it is the best mIoU
+within some sizes.
 """
 
 import argparse
@@ -71,7 +72,8 @@ def compare(arguments: argparse.Namespace, problem: str, trainings: int) -> None
     curves = {name: np.array(found[i * seeds : (i + 1) * seeds]) for i, name in enumerate(names)}
     print(summarize(curves), flush=True)
     if arguments.out:
-        path = arguments.out / f"search-efficiency-{Path(problem).stem}-{trainings}.png"
+        name = Path(problem).stem.replace(" ", "-")
+        path = arguments.out / f"search-efficiency-{name}-{trainings}.png"
         draw({name: each[:, 0] for name, each in curves.items()}, trainings, path)
 
 
@@ -133,8 +135,10 @@ def summarize(curves: dict[str, Floats]) -> str:
             row.append(share_of_budget(each[:, 0], float(levels[0])))
             row.append(f"{(each[:, 0, -1] >= levels[0]).mean():.0%}")
         for number, mious in enumerate(each.transpose(1, 0, 2)[1:], 1):
-            sooner = "-" if levels is None else share_of_budget(mious, float(levels[number]))
-            row.append(f"{100 * np.median(mious[:, -1]):.1f}, {sooner}")
+            end = float(np.median(mious[:, -1]))
+            level = 0.0 if levels is None else float(levels[number])
+            sooner = share_of_budget(mious, level) if level else "-"
+            row.append(f"{100 * end:.1f}, {sooner}" if end else "-")
         rows.append(row)
     return markdown(heading, rows)
 

@@ -110,17 +110,15 @@ class Table:
         return -miou, float(size)
 
     def miou_within(self, points: list[tuple[float, float]], size_bytes: int) -> float:
-        """The best mIoU of points of at most this size; NaN where there is none."""
+        """The best mIoU of points of at most this size; 0 where there is none."""
         largest = (np.log(size_bytes) - self.least) / (self.most - self.least)
-        return max((-loss for loss, place in points if place <= largest), default=np.nan)
+        return max((-loss for loss, place in points if place <= largest), default=0.0)
 
-    def hypervolume(self, points: list[tuple[float, float]], largest: float = 1.0) -> float:
-        """Of points no larger than a place in the range of log sizes, above the floor."""
-        inside = [point for point in points if point[1] <= largest]
-        if not inside:
+    def hypervolume(self, points: list[tuple[float, float]]) -> float:
+        """Of points, above the floor."""
+        if not points:
             return 0.0
-        beyond = REFERENCE_MARGIN if largest == 1 else largest
-        return float(moocore.hypervolume(np.array(inside), ref=[-self.floor, beyond]))
+        return float(moocore.hypervolume(np.array(points), ref=[-self.floor, REFERENCE_MARGIN]))
 
 
 def read_table(path: Path, space: str = "qkd") -> Table:

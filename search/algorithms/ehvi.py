@@ -39,9 +39,9 @@ NUM_RANDOM, NUM_NEIGHBOURS = 56, 32
 """Candidates of a proposal."""
 NUM_TREES = 20
 SEED_NOISE = 0.01
-"""Standard deviation of a student's mIoU over seeds, so that a front is not as good as its luck.
+"""Standard deviation of a student's mIoU over seeds, as far as the sampler takes it into account.
 
-Seeds were measured to differ by 0.005 to 0.013 (docs/results.md).
+Measured were 0.005 to 0.02 (docs/results.md).
 """
 MAX_ROWS = 256
 """The latest trials that the forest is fitted to; more cost more time than they improve it."""

@@ -93,7 +93,8 @@ def write_steps(arm: Arm, steps_per_epoch: int) -> str:
 def warn_of_missing_classes(summaries: Sequence[ArmSummary]) -> list[str]:
     """A warning for each row with classes that a student never predicts, however narrow a table."""
     return [
-        f"warning: {summary.arm.name} never predicts {worst.share_never_predicted} classes"
+        f"warning: {summary.arm.name} never predicts {worst.share_never_predicted} classes, "
+        "with the worst seed"
         for summary in summaries
         if (worst := summary.missing_most) and worst.classes_never_predicted
     ]

@@ -206,7 +206,7 @@ class StudyConfig(FrozenConfig):
         Flag(
             WHAT,
             "space qkd: also search QKD's second phase, in which teacher and student learn from "
-            "each other; it needs --teacher-outputs live",
+            "each other, which needs a teacher that runs at every step",
             immutable=True,
         ),
     ] = False
@@ -518,10 +518,6 @@ class StudyConfig(FrozenConfig):
     def check_combinations(self) -> "StudyConfig":
         if self.prune and self.compress is None:
             raise ValueError("--prune needs --compress")
-        if self.co_study and self.teacher_outputs != "live":
-            raise ValueError(
-                "--co-study needs --teacher-outputs live: outputs that are kept cannot learn"
-            )
         quantizer = Quantizer.members()[self.quantizer or "lsq"]
         if "adaround" in (self.calibration or ()) and not quantizer.keeps_points:
             raise ValueError(

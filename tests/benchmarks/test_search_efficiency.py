@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from benchmarks.search_efficiency.analytic import NOISY, branin_currin, make_table, park
-from benchmarks.search_efficiency.compare import CURVES, GRID, share_of_budget
+from benchmarks.search_efficiency.compare import CURVES, GRID, share_of_budget, summarize
 from benchmarks.search_efficiency.methods import METHODS
 from benchmarks.search_efficiency.record import Row, write_rows
 from benchmarks.search_efficiency.simulate import simulate
@@ -115,7 +115,17 @@ def test_the_best_miou_within_a_size(table: Table) -> None:
     alike = [curve.miou[-1] for curve in table.finished if curve.costs.size_bytes == size]
     assert table.miou_within(points, size + 1) == max(alike)
     assert table.miou_within(points, 10**9) == max(curve.miou[-1] for curve in table.finished)
-    assert np.isnan(table.miou_within(points, size - 1))
+    assert table.miou_within(points, size - 1) == 0
+
+
+def test_a_row_says_what_was_reached_and_how_soon_random_s_end_was() -> None:
+    rising = np.linspace(0, 0.8, GRID)
+    late, soon = np.tile(rising, (3, 5, 1)), np.tile(np.minimum(2 * rising, 0.9), (3, 5, 1))
+    late[:, 1] = soon[:, 1] = 0  # nothing so small was found
+    soon[0, 1] = 0.3
+    *_, random, ours = summarize({"random": late, "ours": soon}).splitlines()
+    assert random.split(" | ")[-6:-3] == ["1.000", "100%", "-"]
+    assert ours.split(" | ")[-6:-1] == ["0.505", "100%", "-", "90.0, 0.505", "90.0, 0.505"]
 
 
 def test_recording_needs_no_ray() -> None:

@@ -92,6 +92,7 @@ def test_terms_of_one_name_do_not_hide_each_other(of_start: bool) -> None:
     kept, live = {"same": Pixelwise()}, {"same": PixelwiseLive()}
     start, own = (live, kept) if of_start else (kept, live)
     config = TrialConfig(recipe=QatDistill(start=Distill(losses=start), losses=own))
-    assert config.terms_of_live_teacher == ["same"]
+    assert config.needs_live_teacher == "the distillation term same"
     of_kept = QatDistill(start=Distill(losses=kept), losses=kept)
-    assert config.replace(recipe=of_kept).terms_of_live_teacher == []
+    assert config.replace(recipe=of_kept).needs_live_teacher is None
+    assert config.replace(recipe=of_kept.replace(co_study=0.1)).needs_live_teacher == "co-study"

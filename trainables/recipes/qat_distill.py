@@ -84,8 +84,7 @@ class CoTeacher:
         self.label_loss = task.label_loss
         self.optimizer_loop: OptimizerLoop | None = None
         if num_steps:
-            if teacher is None:
-                raise ValueError("co-study must have a live teacher, but its outputs are kept")
+            assert teacher is not None, "a task with kept outputs has no co-study"
             self.optimizer_loop = OptimizerLoop(
                 teacher.requires_grad_(True),
                 AdamW(learning_rate=recipe.teacher_learning_rate),

@@ -331,14 +331,13 @@ def check_teacher_outputs(
     if teacher_size is not None and wanted == "live":
         raise ValueError("--teacher-size needs kept outputs, but got --teacher-outputs live")
     for config in configs:
-        needing = [f"the distillation term {name}" for name in config.terms_of_live_teacher]
-        needing += ["co-study"] if config.recipe.trains_teacher else []
+        needing = config.needs_live_teacher
         if needing and teacher_size is not None:
             raise ValueError(
-                f"--teacher-size needs kept outputs, but {needing[0]} needs the live teacher"
+                f"--teacher-size needs kept outputs, but {needing} needs the live teacher"
             )
         if needing and wanted not in ("auto", "live"):
-            raise ValueError(f"--teacher-outputs must be live for {needing[0]}, but got {wanted}")
+            raise ValueError(f"--teacher-outputs must be live for {needing}, but got {wanted}")
         if (terms := config.terms_of_decoder) and not gives_decoder_features(
             config.student, num_classes
         ):
@@ -363,23 +362,21 @@ def output_mode(
     """`wanted`, or live where `auto` leaves the choice and a training needs it; says why.
 
     A teacher that sees larger images than its students always has its outputs kept. It is said
-    where outputs are kept although the teacher should run at every step.
+    where maps are kept although the teacher should run at every step.
     """
     reason = next(filter(None, map(reason_for_live, configs)), None)
     if reason and wanted == "auto" and teacher_size is None:
         say(f"the teacher runs at every step, because {reason} (--teacher-outputs live)")
         return "live"
-    if reason and wanted != "live":
+    if reason and wanted in ("auto", "maps"):
         say(f"warning: the teacher's outputs are kept, although {reason}")
     return wanted
 
 
 def reason_for_live(config: TrialConfig) -> str | None:
     """Why the teacher should run at every step of a training, if it should."""
-    if terms := config.terms_of_live_teacher:
-        return f"the distillation term {terms[0]} needs its feature maps"
-    if config.recipe.trains_teacher:
-        return "it learns from its student in co-study"
+    if needing := config.needs_live_teacher:
+        return f"{needing} needs it"
     most, own = AUGMENTATIONS["scale"], config.augmentation
     if config.needs_teacher and (own.min_scale < most.min_scale or own.max_scale > most.max_scale):
         return (

@@ -245,8 +245,11 @@ def search_where_the_narrowest_fail(teaches: bool, first_seed: int) -> list[int]
 
 
 def test_a_region_that_always_fails_is_not_proposed_repeatedly() -> None:
-    assert set(search_where_the_narrowest_fail(False, 0)) == {4}  # 32 times of 32
-    searches = [search_where_the_narrowest_fail(True, seed) for seed in range(0, 600, 100)]
+    """On average over searches, of which single ones differ: 5 to 14 of 24 proposals."""
+    seeds = range(0, 600, 100)
+    untaught = [search_where_the_narrowest_fail(False, seed) for seed in seeds[:3]]
+    assert {width for widths in untaught for width in widths} == {4}  # 32 times of 32
+    searches = [search_where_the_narrowest_fail(True, seed) for seed in seeds]
     learned = [width for widths in searches for width in widths[NUM_START:]]
     assert learned.count(4) <= len(learned) / 3
 

@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from trainables.config import ExecutionConfig
+from trainables.data.configs import Augmentation
 from trainables.losses.configs import Pixelwise, by_name
 from trainables.models.base import forward_features
 from trainables.models.configs import UNetConfig
@@ -19,7 +20,7 @@ from trainables.models.model_file import ModelSpec, write_model
 from trainables.quantization.quantizers.configs import Lsq
 from trainables.recipes.configs import AdamW, QatDistill
 from trainables.recipes.qat_distill import CoTeacher
-from trainables.teachers.outputs import CachedTeacher
+from trainables.teachers.output_cache import cache_outputs
 
 OFF = Lsq(weight_bits=32, activation_bits=32)
 
@@ -95,10 +96,10 @@ def test_another_student_makes_another_teacher(run: ExecutionConfig) -> None:
 
 
 def test_kept_outputs_do_not_learn(run: ExecutionConfig) -> None:
-    task = ShortTask(recipe(self_study=0.5, co_study=0.5), run)
-    with pytest.raises(ValueError, match="co-study must have a live teacher"):
-        CoTeacher(CachedTeacher(None).network, recipe(self_study=0, co_study=1), 1, task)
-    assert CoTeacher(CachedTeacher(None).network, recipe(0.5, 0), 0, task).state_dict() == {}
+    kept = run.replace(teacher_outputs=cache_outputs(run, "maps", Augmentation()))
+    with pytest.raises(ValueError, match="the teacher must be live for co-study, but its outputs"):
+        ShortTask(recipe(self_study=0.5, co_study=0.5), kept)
+    list(recipe(self_study=0.5, co_study=0).train(ShortTask(recipe(0.5, 0), kept)))
 
 
 @pytest.mark.parametrize("schedule", ["cosine", "one_cycle"])

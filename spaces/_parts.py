@@ -8,11 +8,13 @@ from spaces import LEARNING_RATE, STUDENT, U_NETS, Students
 from trainables.config import TrialConfig
 from trainables.losses.configs import Channelwise, Pairwise, Pixelwise, Term, Terms
 from trainables.models.configs import StudentConfig
-from trainables.quantization.quantizers.configs import Lsq
+from trainables.quantization.quantizers.configs import Lsq, MixedPrecision
 from trainables.recipes.configs import AdamW, Qat, QuantizerLearningRates
 
 WIDTH = "student.width"
 WEIGHT_BITS, ACTIVATION_BITS = "recipe.quantizer.weight_bits", "recipe.quantizer.activation_bits"
+ENCODER, DECODER = "recipe.quantizer.encoder", "recipe.quantizer.decoder"
+"""Bits by which the layers of a part depart from their allocation."""
 PIXEL, EXTRA = "recipe.losses.pixelwise", "recipe.losses.extra"
 EXTRA_TERMS: Mapping[str, type[Pairwise | Channelwise]] = {
     "pairwise": Pairwise,
@@ -62,6 +64,16 @@ def suggest_lsq(trial: optuna.Trial) -> Lsq:
     return Lsq(
         weight_bits=trial.suggest_int(WEIGHT_BITS, 2, 8),
         activation_bits=trial.suggest_int(ACTIVATION_BITS, 3, 8),
+    )
+
+
+def suggest_mixed_precision(trial: optuna.Trial) -> MixedPrecision:
+    """Mean bit-widths, and by how much the layers of parts depart from what they are allocated."""
+    return MixedPrecision(
+        weight_bits=trial.suggest_float(WEIGHT_BITS, 2, 6),
+        activation_bits=trial.suggest_float(ACTIVATION_BITS, 3, 8),
+        encoder=trial.suggest_int(ENCODER, -1, 1),
+        decoder=trial.suggest_int(DECODER, -1, 1),
     )
 
 

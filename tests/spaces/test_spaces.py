@@ -23,7 +23,16 @@ from trainables.training.cost import predict_size_bytes
 
 
 def test_the_spaces_are_found() -> None:
-    assert set(space_names()) >= {"architecture", "supervised", "kd", "mixed", "ptq", "qat", "qkd"}
+    assert set(space_names()) >= {
+        "architecture",
+        "supervised",
+        "kd",
+        "mixed",
+        "mixed_qkd",
+        "ptq",
+        "qat",
+        "qkd",
+    }
 
 
 @pytest.mark.parametrize("name", space_names())

@@ -38,7 +38,7 @@ def test_calibration_is_what_the_study_says(tmp_path: Path) -> None:
     assert all(config.recipe.quantized is None for config in found("supervised"))
 
 
-@pytest.mark.parametrize("space", ["ptq", "qkd", "mixed"])
+@pytest.mark.parametrize("space", ["ptq", "qkd", "mixed", "mixed_qkd"])
 def test_the_quantizer_is_what_the_study_says(space: str, tmp_path: Path) -> None:
     def quantizers(**fields: object) -> list[Quantizer]:
         config = make_config(tmp_path, "shapes", space=space, **fields)

@@ -38,9 +38,13 @@ class ExpectedTime:
 
     @property
     def total_s(self) -> float:
-        """Seconds until all trials are trained."""
+        """Seconds until all trials are trained.
+
+        Half of those at once wait for the start that another trains: the first trials share one.
+        """
         trials_s = self.num_trials * self.trial_s * (STOPPED_SHARE if self.halving else 1)
-        return self.teacher_s + (self.num_starts * self.start_s + trials_s) / self.num_parallel
+        starts_s = self.num_starts * self.start_s / max(1, self.num_parallel // 2)
+        return self.teacher_s + starts_s + trials_s / self.num_parallel
 
     def __str__(self) -> str:
         return f"expected: {', '.join(self._parts())}"

@@ -93,3 +93,9 @@ def test_calibration_that_takes_minutes_is_named() -> None:
     assert str(with_adaround).endswith(
         "about 20 s in all, and minutes of --calibration adaround for each"
     )
+
+
+@pytest.mark.parametrize(("num_parallel", "total_s"), [(1, 100), (2, 80), (4, 40)])
+def test_trials_wait_for_the_start_that_they_share(num_parallel: int, total_s: float) -> None:
+    expected = ExpectedTime(0, 3, 20, 4, 10, num_parallel, halving=False)
+    assert expected.total_s == total_s

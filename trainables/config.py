@@ -76,11 +76,15 @@ class TrialConfig(FrozenConfig):
         return [named for stage in self.stages for named in stage.distillation_terms.items()]
 
     @property
+    def terms_of_live_teacher(self) -> list[str]:
+        """Names of distillation terms that cached teacher outputs cannot serve."""
+        return [name for name, term in self.distillation_terms if term.requires not in KEPT]
+
+    @property
     def needs_live_teacher(self) -> str | None:
         """What of the training cached teacher outputs cannot serve, in words; None if nothing."""
-        for name, term in self.distillation_terms:
-            if term.requires not in KEPT:
-                return f"the distillation term {name}"
+        for name in self.terms_of_live_teacher:
+            return f"the distillation term {name}"
         return "co-study" if self.recipe.trains_teacher else None
 
     @property

@@ -51,7 +51,7 @@ def train_qat_distill(recipe: QatDistill, task: Task) -> Iterator[Epoch]:
             label_losses = task.label_loss(outputs.logits, batch.labels)
             terms: dict[str, Tensor] = {}
             if optimizer_loop.num_steps_taken >= co_study_from:
-                studying = optimizer_loop.num_steps_taken < tutoring_from
+                studying = co_teacher.learns and optimizer_loop.num_steps_taken < tutoring_from
                 with torch.set_grad_enabled(studying):
                     teacher_outputs = teacher(batch)
                 terms = distillation(outputs, teacher_outputs, batch.labels)
@@ -72,19 +72,18 @@ class CoTeacher:
     """Trains the teacher in co-study: L_T = CE + T^2 KL(student || teacher) (equation 8).
 
     Unlabelled images have a part in the divergence alone. Its normalisation statistics stay frozen,
-    because batches are small.
+    because batches are small. Kept outputs have no network, and stay what they are: new studies
+    refuse them with co-study, but those of version 0.2 have such trials.
     """
 
     def __init__(
         self, teacher: nn.Module | None, recipe: QatDistill, num_steps: int, task: Task
     ) -> None:
-        """`teacher` may be None where it takes no steps."""
         pixelwise = (term for term in recipe.losses.values() if isinstance(term, Pixelwise))
         self.temperature = next(pixelwise, Pixelwise()).temperature
         self.label_loss = task.label_loss
         self.optimizer_loop: OptimizerLoop | None = None
-        if num_steps:
-            assert teacher is not None, "a task with kept outputs has no co-study"
+        if num_steps and teacher is not None:
             self.optimizer_loop = OptimizerLoop(
                 teacher.requires_grad_(True),
                 AdamW(learning_rate=recipe.teacher_learning_rate),
@@ -92,6 +91,11 @@ class CoTeacher:
                 task.accumulation_steps,
                 cosine_phases=[num_steps] if recipe.schedule == "cosine" else (),
             )
+
+    @property
+    def learns(self) -> bool:
+        """Whether the teacher is trained at all."""
+        return self.optimizer_loop is not None
 
     def learn(self, teacher: Outputs, student: Outputs, labels: Tensor) -> Tensor:
         """Takes one step of the teacher and returns its loss."""

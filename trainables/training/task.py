@@ -50,10 +50,10 @@ class TrialTask:
         self.unlabelled: UnlabelledBatches | None = None
         if config.recipe.learns_from_teacher and run.teacher_outputs:
             assert run.teacher is not None, "outputs are a teacher's"
-            if needing := config.needs_live_teacher:
+            if terms := config.terms_of_live_teacher:
                 raise ValueError(
-                    f"the teacher must be live for {needing}, but its outputs are read from "
-                    f"{run.teacher_outputs}"
+                    f"the teacher must be live for the distillation term {terms[0]}, but its "
+                    f"outputs are read from {run.teacher_outputs}"
                 )
             self.outputs = open_outputs(run.teacher_outputs, run.data, config, run)
             self.kept_outputs = Loader(self.outputs.table, self.device, run.gpu_share)

@@ -97,7 +97,7 @@ class Part(NamedTuple):
         recommended = RECOMMENDED["qat_distill" if self.terms else "qat"]
         quantized = recommended.replace(
             quantizer=quantizer,
-            start=self.start() if self.distilled_start else Supervised(optimizer=RATE),
+            start=self.start() if self.distilled_start else self.start().without_teacher(),
             start_epochs=2 * num_epochs // 3,
         )
         if isinstance(quantized, QatDistill):

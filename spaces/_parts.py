@@ -1,6 +1,6 @@
 """Parts that several spaces sample alike; parameters are named by their path in TrialConfig."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import optuna
 
@@ -9,8 +9,15 @@ from trainables.config import TrialConfig
 from trainables.losses.configs import Channelwise, Pairwise, Pixelwise, Term, Terms
 from trainables.models.configs import StudentConfig
 from trainables.quantization.quantizers.configs import Lsq, MixedPrecision
-from trainables.recipes.configs import AdamW, Qat, QuantizerLearningRates
+from trainables.recipes.configs import (
+    DISTILLED,
+    AdamW,
+    Qat,
+    QatDistill,
+    QuantizerLearningRates,
+)
 
+SuggestQuantizer = Callable[[optuna.Trial], Lsq | MixedPrecision]
 WIDTH = "student.width"
 WEIGHT_BITS, ACTIVATION_BITS = "recipe.quantizer.weight_bits", "recipe.quantizer.activation_bits"
 ENCODER, DECODER = "recipe.quantizer.encoder", "recipe.quantizer.decoder"
@@ -77,15 +84,38 @@ def suggest_mixed_precision(trial: optuna.Trial) -> MixedPrecision:
     )
 
 
-def suggest_qat(trial: optuna.Trial, lowest_rate: float, students: Students) -> TrialConfig:
-    """LSQ students that learn from labels, with a learning rate of up to 0.01."""
+def suggest_qat(
+    trial: optuna.Trial,
+    lowest_rate: float,
+    students: Students,
+    suggest_quantizer: SuggestQuantizer = suggest_lsq,
+) -> TrialConfig:
+    """Quantized students that learn from labels, with a learning rate of up to 0.01."""
     return TrialConfig(
         student=suggest_student(trial, students),
         recipe=Qat(
             optimizer=suggest_adamw(trial, lowest_rate, 1e-2, students),
             step_learning_rate=suggest_step_rates(trial),
-            quantizer=suggest_lsq(trial),
+            quantizer=suggest_quantizer(trial),
             schedule="cosine",
+        ),
+    )
+
+
+def suggest_qat_distill(
+    trial: optuna.Trial, students: Students, suggest_quantizer: SuggestQuantizer = suggest_lsq
+) -> TrialConfig:
+    """Quantized students that start distilled and learn from the teacher in every step."""
+    return TrialConfig(
+        student=suggest_student(trial, students),
+        recipe=QatDistill(
+            optimizer=suggest_adamw(trial, 5e-4, 1e-2, students),
+            step_learning_rate=suggest_step_rates(trial),
+            quantizer=suggest_quantizer(trial),
+            start=DISTILLED,
+            schedule="cosine",
+            losses=suggest_losses(trial),
+            self_study=0.0,
         ),
     )
 

@@ -9,13 +9,10 @@ from spaces._parts import (
     ENCODER,
     WEIGHT_BITS,
     WIDTH,
-    suggest_adamw,
     suggest_mixed_precision,
-    suggest_step_rates,
-    suggest_student,
+    suggest_qat,
 )
 from trainables.config import TrialConfig
-from trainables.recipes.configs import Qat
 
 # As they are allocated; the means are those of the other spaces' known settings
 points_to_evaluate = [
@@ -26,12 +23,4 @@ points_to_evaluate = [
 
 def space(trial: optuna.Trial, students: Students = U_NETS) -> TrialConfig:
     """Width, mean bits and how parts depart from their allocation, and learning rates."""
-    return TrialConfig(
-        student=suggest_student(trial, students),
-        recipe=Qat(
-            optimizer=suggest_adamw(trial, 5e-4, 1e-2, students),
-            step_learning_rate=suggest_step_rates(trial),
-            schedule="cosine",
-            quantizer=suggest_mixed_precision(trial),
-        ),
-    )
+    return suggest_qat(trial, 5e-4, students, suggest_mixed_precision)

@@ -11,14 +11,10 @@ from spaces._parts import (
     PIXEL,
     WEIGHT_BITS,
     WIDTH,
-    suggest_adamw,
-    suggest_losses,
     suggest_mixed_precision,
-    suggest_step_rates,
-    suggest_student,
+    suggest_qat_distill,
 )
 from trainables.config import TrialConfig
-from trainables.recipes.configs import DISTILLED, QatDistill
 
 # Mean bits as in `mixed`, distilled without softening
 points_to_evaluate = [
@@ -39,15 +35,4 @@ points_to_evaluate = [
 
 def space(trial: optuna.Trial, students: Students = U_NETS) -> TrialConfig:
     """Width, mean bits and how parts depart from their allocation, learning rates and terms."""
-    return TrialConfig(
-        student=suggest_student(trial, students),
-        recipe=QatDistill(
-            optimizer=suggest_adamw(trial, 5e-4, 1e-2, students),
-            step_learning_rate=suggest_step_rates(trial),
-            quantizer=suggest_mixed_precision(trial),
-            start=DISTILLED,
-            schedule="cosine",
-            losses=suggest_losses(trial),
-            self_study=0.0,
-        ),
-    )
+    return suggest_qat_distill(trial, students, suggest_mixed_precision)

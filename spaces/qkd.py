@@ -9,14 +9,9 @@ from spaces._parts import (
     PIXEL,
     WEIGHT_BITS,
     WIDTH,
-    suggest_adamw,
-    suggest_losses,
-    suggest_lsq,
-    suggest_step_rates,
-    suggest_student,
+    suggest_qat_distill,
 )
 from trainables.config import TrialConfig
-from trainables.recipes.configs import DISTILLED, QatDistill
 
 # Kim et al. 2019: T = 2, equal weights, self-study first; at three bit-widths
 points_to_evaluate = [
@@ -39,16 +34,7 @@ def space(trial: optuna.Trial, students: Students = U_NETS, co_study: bool = Fal
 
     In QKD's co-study, which needs a live teacher, it learns from its student.
     """
-    return TrialConfig(
-        student=suggest_student(trial, students),
-        recipe=QatDistill(
-            optimizer=suggest_adamw(trial, 5e-4, 1e-2, students),
-            step_learning_rate=suggest_step_rates(trial),
-            quantizer=suggest_lsq(trial),
-            start=DISTILLED,
-            schedule="cosine",
-            losses=suggest_losses(trial),
-            self_study=trial.suggest_float("recipe.self_study", 0.0, 0.4),
-            co_study=trial.suggest_float("recipe.co_study", 0.0, 0.5) if co_study else 0.0,
-        ),
+    return suggest_qat_distill(trial, students).with_recipe(
+        self_study=trial.suggest_float("recipe.self_study", 0.0, 0.4),
+        co_study=trial.suggest_float("recipe.co_study", 0.0, 0.5) if co_study else 0.0,
     )

@@ -2,8 +2,7 @@
 
 mIoU is modelled by a forest of extremely randomized trees (Geurts et al. 2006) over the parameters,
 much as in SMAC (Hutter et al. 2011); sizes, multiply-adds and latencies are exact. The spread of
-the trees is the uncertainty in the expected hypervolume improvement (Emmerich et al. 2006); the
-mIoU of finished trials is uncertain by as much as seeds differ.
+the trees is the uncertainty in the expected hypervolume improvement (Emmerich et al. 2006).
 """
 
 from collections.abc import Callable, Sequence
@@ -38,11 +37,6 @@ RANDOM_SHARE = 0.125
 NUM_RANDOM, NUM_NEIGHBOURS = 56, 32
 """Candidates of a proposal."""
 NUM_TREES = 20
-SEED_NOISE = 0.01
-"""Standard deviation of a student's mIoU over seeds, as far as the sampler takes it into account.
-
-Measured were 0.005 to 0.02 (docs/results.md).
-"""
 MAX_ROWS = 256
 """The latest trials that the forest is fitted to; more cost more time than they improve it."""
 
@@ -102,11 +96,10 @@ def propose(
     if all(o.failed for o in learned):  # there is no mIoU of a model to compare with
         return Proposal(candidates[0].params)
     guessed = predict_by_tree(forest, alive, distributions)
-    noise = SEED_NOISE * np.random.default_rng(seed).standard_normal(guessed.shape)
     finals = np.array([np.nan if o.final is None else o.final for o in alive]).reshape(-1, 1)
     expected = predict_by_tree(forest, candidates, distributions)
     improvements = expected_hypervolume_improvement(
-        np.where(np.isnan(finals), guessed, finals + noise),
+        np.where(np.isnan(finals), guessed, finals),
         np.array([o.costs for o in alive]).reshape(-1, len(drawn[0].costs)),
         np.where(predict_failures(learned, candidates, distributions, seed), 0.0, expected),
         np.array([candidate.costs for candidate in candidates]),

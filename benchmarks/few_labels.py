@@ -1,15 +1,14 @@
 """What distillation is worth where most images have no labels, and what each part of it adds.
 
-    python -m benchmarks.few_labels --data FOLDER --teacher FILE --out table.md
+    python -m benchmarks.few_labels --data FOLDER --teacher CONFIG.json --out table.md
 
 Of the training images every fourth keeps its labels, and the others are unlabelled images. The
-teacher is a model file that was trained on the labelled ones alone; `--write FOLDER` writes these
-data in VOC layout and the unlabelled images beside them, to train it on. Students are scored on all
-images that no training sees: those of val.txt, and of test.txt where there is one.
+teacher is trained on the labelled ones alone. Students are scored on all images that no training
+sees: those of val.txt, and of test.txt where there is one.
 """
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -19,7 +18,7 @@ from typing import NamedTuple
 import torch
 
 from benchmarks.balance import LISTS, link_unseen, score
-from benchmarks.distillation import BATCH_SIZE, TERM, TWIN, cells, configure, train_each
+from benchmarks.distillation import BATCH_SIZE, TERM, TWIN, cells, configure, train, train_each
 from benchmarks.timing import describe_machine, markdown
 from search.core.recipe_list import parse_compared_students
 from trainables.config import ExecutionConfig, TrialConfig
@@ -35,7 +34,7 @@ from trainables.losses.configs import (
     TermWeights,
     by_name,
 )
-from trainables.models.configs import StudentConfig
+from trainables.models.configs import StudentConfig, WeightSources
 from trainables.models.model_file import MODEL_FILE
 from trainables.quantization.quantizers.configs import Lsq
 from trainables.recipes.configs import (
@@ -47,6 +46,7 @@ from trainables.recipes.configs import (
     Recipe,
     Supervised,
 )
+from trainables.teachers.averaging import PLAIN, Averaging
 from trainables.training.setup import (
     OutputMode,
     open_data,
@@ -54,9 +54,9 @@ from trainables.training.setup import (
     open_unlabelled_images,
     set_up_teacher,
     set_up_teacher_outputs,
+    set_up_weights,
     with_images,
 )
-from trainables.training.teacher import named_file
 from trainables.training.trial import train_or_find
 
 RATE = AdamW(learning_rate=4e-3)
@@ -74,6 +74,7 @@ class Images(NamedTuple):
     """Whether the teacher sees larger images."""
     live: bool = False
     """Whether the teacher runs at every step; else its outputs are kept as maps."""
+    averaging: Averaging = PLAIN
 
 
 LIVE = Images(larger=False, live=True)
@@ -123,6 +124,9 @@ PARTS: dict[str, Part] = {
     "pair-wise besides": Part(by_name(TERM, Pairwise(weight=1))),
     "the teacher sees the student's images": Part(images=Images(larger=False)),
     LIVE_TEACHER: Part(images=LIVE),
+    "mirror images averaged": Part(images=Images(averaging=Averaging(mirrored=True))),
+    "three teachers averaged": Part(images=Images(averaging=Averaging(3))),
+    "three teachers and mirror images averaged": Part(images=Images(averaging=Averaging(3, True))),
     f"{LIVE_TEACHER}, pair-wise of decoders besides": Part(
         by_name(TERM, PairwiseDecoder(weight=10)), LIVE
     ),
@@ -140,11 +144,9 @@ PARTS: dict[str, Part] = {
 
 def main() -> None:
     arguments = parse()
-    if arguments.write is not None:
-        write_data(arguments.data, arguments.write)
-        return
     store = ArtifactStore(arguments.artifacts)
     (student,) = parse_compared_students(arguments.student)
+    uses = {PARTS[name].images for name in arguments.parts}
     with TemporaryDirectory() as name:
         folder = Path(name)
         labelled, unlabelled = write_data(arguments.data, folder / "few")
@@ -156,10 +158,14 @@ def main() -> None:
             opened, str(unseen), arguments.image_size, arguments.teacher_size
         )
         assert larger, "the teacher sees larger images"
-        teacher = score(named_file(arguments.teacher), larger.pack()).miou
+        teachers = train_teachers({images.averaging for images in uses}, labelled, arguments, store)
+        data = larger.pack()
+        of_teachers = {averaging: score(file, data).miou for averaging, file in teachers.items()}
         runs = {
-            images: set_up(images, labelled, unlabelled, student, arguments, store)
-            for images in {PARTS[name].images for name in arguments.parts}
+            images: set_up(
+                images, labelled, unlabelled, student, teachers[images.averaging], arguments, store
+            )
+            for images in uses
         }
     seeds = range(arguments.first_seed, arguments.first_seed + arguments.seeds)
     cases = list(product(seeds, arguments.parts))
@@ -168,13 +174,14 @@ def main() -> None:
     work = partial(train_and_score, scored=scored.path)
     found = dict(zip(cases, train_each(work, configs, used, arguments.workers), strict=True))
     mious = {part: {seed: found[seed, part] for seed in seeds} for part in arguments.parts}
-    data = open_pack(runs[PARTS[ALL].images].data)
-    num_steps = arguments.epochs * (len(data.train) // BATCH_SIZE)
+    num_labelled = len(open_pack(runs[PARTS[ALL].images].data).train)
+    num_steps = arguments.epochs * (num_labelled // BATCH_SIZE)
     about = (
         f"Measured on: {describe_machine(torch.device('cpu'))}, one thread for each of "
-        f"{arguments.workers} trainings at once. {arguments.student}, {len(data.train)} labelled "
+        f"{arguments.workers} trainings at once. {arguments.student}, {num_labelled} labelled "
         f"images, longest side {arguments.image_size} pixels, {arguments.teacher_size} for the "
-        f"teacher, which has {100 * teacher:.1f} mIoU; {num_steps} steps of {BATCH_SIZE} labelled "
+        f"teacher, which has {100 * of_teachers[PLAIN]:.1f} mIoU{averages(of_teachers)}; "
+        f"{num_steps} steps of {BATCH_SIZE} labelled "
         f"images and as many unlabelled ones, unless a row says otherwise, peak learning rate "
         f"{RATE.learning_rate:g}, class weights sqrt, flips, scales and colour; scored on "
         f"{len(scored.val)} images.\n\n"
@@ -183,12 +190,23 @@ def main() -> None:
     print(arguments.out.read_text())
 
 
+def averages(of_teachers: Mapping[Averaging, float]) -> str:
+    """The mIoU of the teachers that are means, in words."""
+    told = []
+    for averaging, miou in of_teachers.items():
+        if averaging != PLAIN:
+            parts = [f"{averaging.num_seeds} seeds"] if averaging.num_seeds > 1 else []
+            parts += ["mirror images"] if averaging.mirrored else []
+            told.append(f", {100 * miou:.1f} as the mean of {' and '.join(parts)}")
+    return "".join(told)
+
+
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--data", type=Path, required=True, help="root in VOC layout")
-    parser.add_argument("--write", type=Path, help="only write the data with few labels there")
-    parser.add_argument("--teacher", help="a model file")
-    parser.add_argument("--out", type=Path, help="gets the table, as Markdown")
+    parser.add_argument("--teacher", type=Path, required=True, help="a TrialConfig, as JSON")
+    parser.add_argument("--backbone-weights", type=Path, nargs="*", default=[], help="its")
+    parser.add_argument("--out", type=Path, required=True, help="gets the table, as Markdown")
     parser.add_argument("--artifacts", type=Path, default=Path("studies/artifacts"))
     parser.add_argument("--student", default="unet width=8 depth=3")
     parser.add_argument("--image-size", type=int, default=96)
@@ -199,8 +217,6 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--workers", type=int, default=1, help="trainings at once")
     parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=list(PARTS))
     arguments = parser.parse_args()
-    if arguments.write is None and (arguments.teacher is None or arguments.out is None):
-        parser.error("--teacher and --out must be given, or --write")
     if not {TWIN, ALL} <= set(arguments.parts):
         parser.error(f"--parts must have {TWIN!r} and {ALL!r}, which others are compared with")
     return arguments
@@ -226,11 +242,32 @@ def write_data(data: Path, folder: Path) -> tuple[Path, Path]:
     return labelled, unlabelled
 
 
+def train_teachers(
+    means: Collection[Averaging],
+    labelled: Path,
+    arguments: argparse.Namespace,
+    store: ArtifactStore,
+) -> dict[Averaging, Path]:
+    """The model files of the teacher and of means of several, which are trained if they are not."""
+    own = TrialConfig.model_validate_json(arguments.teacher.read_text())
+    data = open_data(str(labelled), arguments.teacher_size, store).pack()
+    run = ExecutionConfig(data=data.path, artifacts=store.root)
+    set_up_weights(run, [own.student], WeightSources(backbones=arguments.backbone_weights), print)
+    num_seeds = max(averaging.num_seeds for averaging in means)
+    networks = [own.replace(seed=own.seed + index) for index in range(num_seeds)]
+    train_each(train, networks, [run] * num_seeds, arguments.workers)
+    return {
+        averaging: set_up_teacher(run, own.student, own, print, averaging=averaging)[1].file
+        for averaging in means
+    }
+
+
 def set_up(
     images: Images,
     labelled: Path,
     unlabelled: Path,
     student: StudentConfig,
+    teacher: Path,
     arguments: argparse.Namespace,
     store: ArtifactStore,
 ) -> ExecutionConfig:
@@ -245,7 +282,7 @@ def set_up(
     run = with_images(
         run, of_teacher.pack() if of_teacher else None, without.pack() if without else None
     )
-    run, _ = set_up_teacher(run, arguments.teacher, config, print)
+    run, _ = set_up_teacher(run, str(teacher), config, print)
     mode: OutputMode = "live" if images.live else "maps"
     run, _ = set_up_teacher_outputs(run, mode, config.augmentation, print)
     return run

@@ -18,6 +18,7 @@ from trainables.core.errors import TrialFailed
 from trainables.core.units import human_size
 from trainables.models.configs import StudentConfig
 from trainables.quantization.mixed_precision import Sensitivity
+from trainables.quantization.quantizers.configs import DEFAULT_QUANTIZER
 from trainables.teachers.averaging import Averaging
 from trainables.training.memory_probe import measure_gpu_bytes
 from trainables.training.sensitivity import cache_sensitivity, read_sensitivity
@@ -62,10 +63,11 @@ def measure_sensitivities(
         OverBudget: no student meets the budget with the bits that are allocated to it.
     """
     known: dict[StudentConfig, Sensitivity] = {}
+    kind = study.config.quantizer or DEFAULT_QUANTIZER.name
     for student, start in study.cost_model.pretraining_configs().items():
         progress.record(f"training the start of {student.describe()} and measuring its sensitivity")
         try:
-            kept = remote(run, cache_sensitivity, start)
+            kept = remote(run, cache_sensitivity, start, kind)
             known[student] = read_sensitivity(kept)
         except TrialFailed as failure:
             progress.record(f"no trials of {student.describe()}: {failure}")

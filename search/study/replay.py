@@ -24,6 +24,7 @@ from trainables.core.config_base import Leaf
 from trainables.data.packed import open_pack
 from trainables.models.configs import StudentConfig
 from trainables.quantization.mixed_precision import Sensitivity
+from trainables.quantization.quantizers.configs import DEFAULT_QUANTIZER
 from trainables.training.evaluation import commonest_miou
 from trainables.training.sensitivity import find_sensitivity, read_sensitivity
 
@@ -146,8 +147,9 @@ def known_cost_model(file: StudyFile) -> CostModel:
         raise NotReplayable(one_line(error)) from error
     run = ExecutionConfig(data=data.path, artifacts=store.root, device=config.device)
     known: dict[StudentConfig, Sensitivity] = {}
+    kind = config.quantizer or DEFAULT_QUANTIZER.name
     for student, start in pretraining_configs.items():
-        if (path := find_sensitivity(run, start)) is None:
+        if (path := find_sensitivity(run, start, kind)) is None:
             raise NotReplayable(f"no sensitivity is kept of {student.describe()}")
         known[student] = read_sensitivity(path)
     cost_model.sensitivities = known

@@ -24,7 +24,7 @@ from trainables.quantization.prepare import (
     prepare,
     quantizable_names,
 )
-from trainables.quantization.quantizers.configs import DEFAULT_QUANTIZER
+from trainables.quantization.quantizers.configs import DEFAULT_QUANTIZER, QuantizerName
 from trainables.training.identity import ARTIFACT_KIND, artifact_key
 from trainables.training.trial import train_or_find
 
@@ -33,8 +33,12 @@ NUM_IMAGES = 8
 FILE = "sensitivity.json"
 
 
-def cache_sensitivity(run: ExecutionConfig, start: TrialConfig) -> Path:
+def cache_sensitivity(
+    run: ExecutionConfig, start: TrialConfig, kind: QuantizerName = DEFAULT_QUANTIZER.name
+) -> Path:
     """The artifact of the sensitivity of a pretrained student, which is trained if necessary.
+
+    `kind` is that of the quantizers.
 
     Raises:
         TrialFailed: the pretraining learned nothing.
@@ -45,24 +49,26 @@ def cache_sensitivity(run: ExecutionConfig, start: TrialConfig) -> Path:
         data, device = open_pack(run.data), torch.device(run.device)
         images = normalize(images_of(next(Loader(data.train, device).in_order(NUM_IMAGES))))
         student = to_device(read_model(network / NETWORK_FILE), device)
-        measured = measure_sensitivity(student, images)
+        measured = measure_sensitivity(student, images, kind)
         (folder / FILE).write_text(measured.model_dump_json(indent=1))
 
-    return (
-        ArtifactStore(run.artifacts).get("sensitivity", sensitivity_key(network), build).path / FILE
-    )
+    key = sensitivity_key(network, kind)
+    return ArtifactStore(run.artifacts).get("sensitivity", key, build).path / FILE
 
 
-def find_sensitivity(run: ExecutionConfig, start: TrialConfig) -> Path | None:
+def find_sensitivity(
+    run: ExecutionConfig, start: TrialConfig, kind: QuantizerName = DEFAULT_QUANTIZER.name
+) -> Path | None:
     """The same if it is cached already; None otherwise."""
     store = ArtifactStore(run.artifacts)
     network = store.path(ARTIFACT_KIND, artifact_key(start, run, store))
-    found = store.find("sensitivity", sensitivity_key(network))
+    found = store.find("sensitivity", sensitivity_key(network, kind))
     return found.path / FILE if found else None
 
 
-def sensitivity_key(network: Path) -> dict[str, object]:
-    return {"format": FORMAT, "start": network.name}
+def sensitivity_key(network: Path, kind: QuantizerName) -> dict[str, object]:
+    named = {"quantizer": kind} if kind != DEFAULT_QUANTIZER.name else {}
+    return {"format": FORMAT, "start": network.name, **named}
 
 
 def read_sensitivity(path: Path) -> Sensitivity:
@@ -71,10 +77,13 @@ def read_sensitivity(path: Path) -> Sensitivity:
 
 
 @torch.no_grad()
-def measure_sensitivity(student: nn.Module, images: Tensor) -> Sensitivity:
+def measure_sensitivity(
+    student: nn.Module, images: Tensor, kind: QuantizerName = DEFAULT_QUANTIZER.name
+) -> Sensitivity:
     """Quantizes the weights, then the inputs, of one layer at a time; images (B,3,H,W).
 
-    The inputs of layers that read the same tensor are quantized together.
+    Quantizers are of that `kind`. The inputs of layers that read the same tensor are quantized
+    together.
     """
     student.eval()
     names = quantizable_names(student)
@@ -82,7 +91,7 @@ def measure_sensitivity(student: nn.Module, images: Tensor) -> Sensitivity:
     expected = F.log_softmax(student(images), dim=1)
 
     def loss(layers: dict[str, LayerBits]) -> float:
-        off = DEFAULT_QUANTIZER.replace(
+        off = DEFAULT_QUANTIZER.of_kind(kind).replace(
             weight_bits=FULL_PRECISION, activation_bits=FULL_PRECISION, layers=layers
         )
         quantized = prepare(copy.deepcopy(student), off, roles=roles).to(images.device)

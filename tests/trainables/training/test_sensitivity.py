@@ -47,6 +47,7 @@ def test_a_pretrained_student_is_measured_once(
     assert find_sensitivity(blocks_run, start) is None
     path = cache_sensitivity(blocks_run, start)
     assert find_sensitivity(blocks_run, start) == path
+    assert find_sensitivity(blocks_run, start, "codebook") is None
     known = read_sensitivity(path)
     modified = path.stat().st_mtime_ns
     assert cache_sensitivity(blocks_run, start).stat().st_mtime_ns == modified
@@ -106,6 +107,20 @@ def test_a_loss_is_the_divergence_of_the_quantized_network_from_the_full_one() -
         full, few = student(images).softmax(1), quantized(images).softmax(1)
         divergence = (full * (full / few).log()).sum(1).mean().item()
         assert losses[2] == pytest.approx(divergence, rel=1e-3)
+
+
+def test_sensitivity_is_that_to_the_quantizer_of_the_study(blocks_run: ExecutionConfig) -> None:
+    """Two bits of weights on free points change a network less than on a uniform grid."""
+    torch.manual_seed(0)
+    student, images = UNetConfig(width=4, depth=1).build(5), torch.randn(2, 3, 16, 16)
+    for _ in range(20):  # gives it statistics
+        student(images)
+    student.requires_grad_(False)
+    uniform, free = (measure_sensitivity(student, images, kind) for kind in ("lsq", "codebook"))
+    assert sum(losses[2] for losses in free.weights.values()) < 0.9 * sum(
+        losses[2] for losses in uniform.weights.values()
+    )
+    assert free.inputs == uniform.inputs
 
 
 def test_measuring_says_how_far_it_is() -> None:

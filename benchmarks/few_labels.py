@@ -8,7 +8,7 @@ sees: those of val.txt, and of test.txt where there is one.
 """
 
 import argparse
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -21,7 +21,7 @@ from benchmarks.balance import LISTS, link_unseen, score
 from benchmarks.distillation import BATCH_SIZE, TERM, TWIN, cells, configure, train, train_each
 from benchmarks.timing import describe_machine, markdown
 from search.core.recipe_list import parse_compared_students
-from trainables.config import ExecutionConfig, TrialConfig
+from trainables.config import ExecutionConfig, TrialConfig, read_config
 from trainables.core.artifacts import ArtifactStore
 from trainables.data.packed import open_pack
 from trainables.losses.configs import (
@@ -57,6 +57,7 @@ from trainables.training.setup import (
     set_up_weights,
     with_images,
 )
+from trainables.training.teacher import prepare_teacher
 from trainables.training.trial import train_or_find
 
 RATE = AdamW(learning_rate=4e-3)
@@ -67,7 +68,7 @@ TRAINING_SHARE_OF_VAL = 4
 
 
 class Images(NamedTuple):
-    """What a student and its teacher see."""
+    """What a student and its teacher see, and what the teacher's predictions are means of."""
 
     unlabelled: bool = True
     larger: bool = True
@@ -126,7 +127,9 @@ PARTS: dict[str, Part] = {
     LIVE_TEACHER: Part(images=LIVE),
     "mirror images averaged": Part(images=Images(averaging=Averaging(mirrored=True))),
     "three teachers averaged": Part(images=Images(averaging=Averaging(3))),
-    "three teachers and mirror images averaged": Part(images=Images(averaging=Averaging(3, True))),
+    "three teachers and mirror images averaged": Part(
+        images=Images(averaging=Averaging(3, mirrored=True))
+    ),
     f"{LIVE_TEACHER}, pair-wise of decoders besides": Part(
         by_name(TERM, PairwiseDecoder(weight=10)), LIVE
     ),
@@ -146,7 +149,8 @@ def main() -> None:
     arguments = parse()
     store = ArtifactStore(arguments.artifacts)
     (student,) = parse_compared_students(arguments.student)
-    uses = {PARTS[name].images for name in arguments.parts}
+    uses = list(dict.fromkeys(PARTS[name].images for name in arguments.parts))
+    means = list(dict.fromkeys(images.averaging for images in uses))
     with TemporaryDirectory() as name:
         folder = Path(name)
         labelled, unlabelled = write_data(arguments.data, folder / "few")
@@ -158,7 +162,7 @@ def main() -> None:
             opened, str(unseen), arguments.image_size, arguments.teacher_size
         )
         assert larger, "the teacher sees larger images"
-        teachers = train_teachers({images.averaging for images in uses}, labelled, arguments, store)
+        teachers = train_teachers(means, labelled, arguments, store)
         data = larger.pack()
         of_teachers = {averaging: score(file, data).miou for averaging, file in teachers.items()}
         runs = {
@@ -181,10 +185,9 @@ def main() -> None:
         f"{arguments.workers} trainings at once. {arguments.student}, {num_labelled} labelled "
         f"images, longest side {arguments.image_size} pixels, {arguments.teacher_size} for the "
         f"teacher, which has {100 * of_teachers[PLAIN]:.1f} mIoU{averages(of_teachers)}; "
-        f"{num_steps} steps of {BATCH_SIZE} labelled "
-        f"images and as many unlabelled ones, unless a row says otherwise, peak learning rate "
-        f"{RATE.learning_rate:g}, class weights sqrt, flips, scales and colour; scored on "
-        f"{len(scored.val)} images.\n\n"
+        f"{num_steps} steps of {BATCH_SIZE} labelled images and as many unlabelled ones, unless a "
+        f"row says otherwise, peak learning rate {RATE.learning_rate:g}, class weights sqrt, "
+        f"flips, scales and colour; scored on {len(scored.val)} images.\n\n"
     )
     arguments.out.write_text(about + table(mious))
     print(arguments.out.read_text())
@@ -195,9 +198,9 @@ def averages(of_teachers: Mapping[Averaging, float]) -> str:
     told = []
     for averaging, miou in of_teachers.items():
         if averaging != PLAIN:
-            parts = [f"{averaging.num_seeds} seeds"] if averaging.num_seeds > 1 else []
+            parts = [f"{averaging.num_seeds} networks"] if averaging.num_seeds > 1 else []
             parts += ["mirror images"] if averaging.mirrored else []
-            told.append(f", {100 * miou:.1f} as the mean of {' and '.join(parts)}")
+            told.append(f", {100 * miou:.1f} averaged over {' and '.join(parts)}")
     return "".join(told)
 
 
@@ -205,7 +208,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--data", type=Path, required=True, help="root in VOC layout")
     parser.add_argument("--teacher", type=Path, required=True, help="a TrialConfig, as JSON")
-    parser.add_argument("--backbone-weights", type=Path, nargs="*", default=[], help="its")
+    parser.add_argument("--backbone-weights", type=Path, nargs="*", default=[])
     parser.add_argument("--out", type=Path, required=True, help="gets the table, as Markdown")
     parser.add_argument("--artifacts", type=Path, default=Path("studies/artifacts"))
     parser.add_argument("--student", default="unet width=8 depth=3")
@@ -243,22 +246,22 @@ def write_data(data: Path, folder: Path) -> tuple[Path, Path]:
 
 
 def train_teachers(
-    means: Collection[Averaging],
+    means: Sequence[Averaging],
     labelled: Path,
     arguments: argparse.Namespace,
     store: ArtifactStore,
 ) -> dict[Averaging, Path]:
-    """The model files of the teacher and of means of several, which are trained if they are not."""
-    own = TrialConfig.model_validate_json(arguments.teacher.read_text())
+    """The model files of the teacher and of its means, whose networks are trained once."""
+    own = read_config(arguments.teacher)
     data = open_data(str(labelled), arguments.teacher_size, store).pack()
     run = ExecutionConfig(data=data.path, artifacts=store.root)
     set_up_weights(run, [own.student], WeightSources(backbones=arguments.backbone_weights), print)
     num_seeds = max(averaging.num_seeds for averaging in means)
     networks = [own.replace(seed=own.seed + index) for index in range(num_seeds)]
-    train_each(train, networks, [run] * num_seeds, arguments.workers)
+    print(f"training {num_seeds} teachers", flush=True)
+    train_each(train, networks, [run] * num_seeds, arguments.workers)  # side by side
     return {
-        averaging: set_up_teacher(run, own.student, own, print, averaging=averaging)[1].file
-        for averaging in means
+        averaging: prepare_teacher(run, own.student, own, averaging).file for averaging in means
     }
 
 

@@ -109,7 +109,11 @@ def describe_artifact(folder: Path) -> tuple[str, str]:
         artifact = read_artifact(folder)
     except (OSError, ValueError, KeyError):
         return "", f"{content}, damaged"
-    detail = [str(artifact.key[name]) for name in ("torchvision", "form") if name in artifact.key]
+    detail = [
+        str(artifact.key[name])
+        for name in ("torchvision", "form", "quantizer")
+        if name in artifact.key
+    ]
     config = artifact.key.get("config")
     if isinstance(config, dict):
         detail = [config["recipe"]["name"], json.dumps(config["student"])]

@@ -32,7 +32,7 @@ from trainables.models.student_list import (
     write_students,
 )
 from trainables.quantization.quantizers.base import Quantizer
-from trainables.quantization.quantizers.configs import QuantizerName
+from trainables.quantization.quantizers.configs import DEFAULT_QUANTIZER, QuantizerName
 from trainables.recipes.configs import CalibrationStep
 from trainables.teachers.averaging import Flip
 from trainables.training.training_config import TrainingConfig, parse_folder
@@ -518,7 +518,7 @@ class StudyConfig(FrozenConfig):
     def check_combinations(self) -> "StudyConfig":
         if self.prune and self.compress is None:
             raise ValueError("--prune needs --compress")
-        quantizer = Quantizer.members()[self.quantizer or "lsq"]
+        quantizer = Quantizer.members()[self.quantizer_name]
         if "adaround" in (self.calibration or ()) and not quantizer.keeps_points:
             raise ValueError(
                 "--calibration adaround must be for weights that stay where they are on the grid, "
@@ -526,6 +526,11 @@ class StudyConfig(FrozenConfig):
             )
         check_networks(self)
         return self
+
+    @property
+    def quantizer_name(self) -> QuantizerName:
+        """The quantizer, where the space does not say another."""
+        return self.quantizer or DEFAULT_QUANTIZER.name
 
     @property
     def num_epochs(self) -> int:

@@ -21,6 +21,7 @@ RUNGS, ACQUISITION_VALUE = "rungs", "expected_gain"
 PROPOSED_BY = "proposed_by"
 """Attribute of the Optuna study: what determines proposals besides its trials."""
 TEACHER_METRICS = "teacher_metrics"
+SENSITIVITIES = "sensitivities"
 """Attribute of the Optuna study: the TeacherMetrics of its teacher."""
 OTHER_SEED_PREFIX = "other_seed_miou."
 """Prefix of the attribute of the Optuna study with the mIoU of a trial that was trained again with
@@ -176,6 +177,17 @@ def read_teacher_metrics(study: optuna.Study) -> TeacherMetrics | None:
     """The metrics of the study's teacher; None without one, and before it is measured."""
     text = study.user_attrs.get(TEACHER_METRICS)
     return TeacherMetrics.model_validate_json(text) if text else None
+
+
+def store_sensitivities(study: optuna.Study, files: Mapping[str, str]) -> None:
+    """Stores where sensitivities are kept: paths in the artifact store by digests of students."""
+    if read_sensitivities(study) != files:
+        study.set_user_attr(SENSITIVITIES, dict(files))
+
+
+def read_sensitivities(study: optuna.Study) -> dict[str, str]:
+    """The same; empty for a study that an earlier version began, and where none is needed."""
+    return dict(study.user_attrs.get(SENSITIVITIES, {}))
 
 
 def pause_trial(study: optuna.Study, record: Record) -> Record:

@@ -11,6 +11,7 @@ from search.execution import resources
 from search.execution.resources import TrialResources
 from search.execution.session import RemoteRunner
 from search.storage.study_file import write_study_file
+from search.storage.trials import store_sensitivities
 from search.study.study import Study
 from search.tracking.console import ConsoleProgress
 from trainables.config import ExecutionConfig, TrialConfig
@@ -18,7 +19,6 @@ from trainables.core.errors import TrialFailed
 from trainables.core.units import human_size
 from trainables.models.configs import StudentConfig
 from trainables.quantization.mixed_precision import Sensitivity
-from trainables.quantization.quantizers.configs import DEFAULT_QUANTIZER
 from trainables.teachers.averaging import Averaging
 from trainables.training.memory_probe import measure_gpu_bytes
 from trainables.training.sensitivity import cache_sensitivity, read_sensitivity
@@ -59,19 +59,23 @@ def measure_sensitivities(
 ) -> None:
     """Measures the sensitivity of each student for which the space suggests mixed precision.
 
+    It is that to the study's quantizer.
+
     Raises:
         OverBudget: no student meets the budget with the bits that are allocated to it.
     """
     known: dict[StudentConfig, Sensitivity] = {}
-    kind = study.config.quantizer or DEFAULT_QUANTIZER.name
+    files: dict[str, str] = {}
     for student, start in study.cost_model.pretraining_configs().items():
         progress.record(f"training the start of {student.describe()} and measuring its sensitivity")
         try:
-            kept = remote(run, cache_sensitivity, start, kind)
+            kept = remote(run, cache_sensitivity, start, study.config.quantizer_name)
             known[student] = read_sensitivity(kept)
+            files[student.digest()] = f"{kept.parent.name}/{kept.name}"
         except TrialFailed as failure:
             progress.record(f"no trials of {student.describe()}: {failure}")
     study.cost_model.sensitivities = known
+    store_sensitivities(study.optuna_study, files)
     study.cost_model.check_budget()
 
 

@@ -15,7 +15,14 @@ from search.algorithms.proposer import Proposer
 from search.storage.journal import read_lines, study_at
 from search.storage.layout import artifact_folder
 from search.storage.study_file import StudyFile, proposed_by
-from search.storage.trials import ACQUISITION_VALUE, CONFIG, PROPOSED_BY, asked_trials, trial_name
+from search.storage.trials import (
+    ACQUISITION_VALUE,
+    CONFIG,
+    PROPOSED_BY,
+    asked_trials,
+    read_sensitivities,
+    trial_name,
+)
 from search.study.cost_model import CostModel
 from trainables.config import ExecutionConfig
 from trainables.core.artifacts import ArtifactStore
@@ -24,7 +31,6 @@ from trainables.core.config_base import Leaf
 from trainables.data.packed import open_pack
 from trainables.models.configs import StudentConfig
 from trainables.quantization.mixed_precision import Sensitivity
-from trainables.quantization.quantizers.configs import DEFAULT_QUANTIZER
 from trainables.training.evaluation import commonest_miou
 from trainables.training.sensitivity import find_sensitivity, read_sensitivity
 
@@ -48,8 +54,9 @@ def replay(file: StudyFile, folder: Path) -> Replay:
     Raises:
         NotReplayable: information that the sampler had is not available any more.
     """
-    lines, cost_model = read_lines(folder), known_cost_model(file)
-    asked = asked_trials(study_at(lines, file.config.name))
+    lines = read_lines(folder)
+    study = study_at(lines, file.config.name)
+    asked, cost_model = asked_trials(study), known_cost_model(file, study)
     places, now = decided_at(lines), proposed_by(file.config)
     chosen = {int(place) for place in np.linspace(0, len(asked) - 1, MAX_REPLAYED) if asked}
     differences, num_compared = [], 0
@@ -126,7 +133,7 @@ def are_same(left: Mapping[str, Leaf], right: Mapping[str, Leaf]) -> bool:
     return left.keys() == right.keys() and all(is_same(left[n], right[n]) for n in left)
 
 
-def known_cost_model(file: StudyFile) -> CostModel:
+def known_cost_model(file: StudyFile, study: optuna.Study) -> CostModel:
     """The cost model that the study's driver had.
 
     Raises:
@@ -147,9 +154,14 @@ def known_cost_model(file: StudyFile) -> CostModel:
         raise NotReplayable(one_line(error)) from error
     run = ExecutionConfig(data=data.path, artifacts=store.root, device=config.device)
     known: dict[StudentConfig, Sensitivity] = {}
-    kind = config.quantizer or DEFAULT_QUANTIZER.name
+    kept = read_sensitivities(study)
     for student, start in pretraining_configs.items():
-        if (path := find_sensitivity(run, start, kind)) is None:
+        file_name = kept.get(student.digest())
+        if file_name is None:  # as in a study of an earlier version
+            path = find_sensitivity(run, start, config.quantizer_name)
+        else:
+            path = store.root / file_name
+        if path is None or not path.exists():
             raise NotReplayable(f"no sensitivity is kept of {student.describe()}")
         known[student] = read_sensitivity(path)
     cost_model.sensitivities = known

@@ -12,7 +12,7 @@ Losses = Mapping[str, Mapping[int, float]]
 
 
 class Sensitivity(FrozenConfig):
-    """The sensitivity of each layer of a full-precision student to quantization.
+    """The sensitivity of each layer of a full-precision student to one quantizer.
 
     Losses are Kullback-Leibler divergences from its own predictions, nats a pixel. `num_weights`
     and `num_inputs`, the latter of one image, are numbers of elements. Layers that read the same

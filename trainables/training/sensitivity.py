@@ -1,4 +1,4 @@
-"""Measures the sensitivity of each layer of a student to quantization, once per student."""
+"""Measures the sensitivity of layers to quantization, once per student and quantizer."""
 
 import copy
 from pathlib import Path
@@ -33,12 +33,10 @@ NUM_IMAGES = 8
 FILE = "sensitivity.json"
 
 
-def cache_sensitivity(
-    run: ExecutionConfig, start: TrialConfig, kind: QuantizerName = DEFAULT_QUANTIZER.name
-) -> Path:
+def cache_sensitivity(run: ExecutionConfig, start: TrialConfig, kind: QuantizerName) -> Path:
     """The artifact of the sensitivity of a pretrained student, which is trained if necessary.
 
-    `kind` is that of the quantizers.
+    `kind` names the quantizer that it is measured with.
 
     Raises:
         TrialFailed: the pretraining learned nothing.
@@ -56,9 +54,7 @@ def cache_sensitivity(
     return ArtifactStore(run.artifacts).get("sensitivity", key, build).path / FILE
 
 
-def find_sensitivity(
-    run: ExecutionConfig, start: TrialConfig, kind: QuantizerName = DEFAULT_QUANTIZER.name
-) -> Path | None:
+def find_sensitivity(run: ExecutionConfig, start: TrialConfig, kind: QuantizerName) -> Path | None:
     """The same if it is cached already; None otherwise."""
     store = ArtifactStore(run.artifacts)
     network = store.path(ARTIFACT_KIND, artifact_key(start, run, store))
@@ -67,8 +63,10 @@ def find_sensitivity(
 
 
 def sensitivity_key(network: Path, kind: QuantizerName) -> dict[str, object]:
-    named = {"quantizer": kind} if kind != DEFAULT_QUANTIZER.name else {}
-    return {"format": FORMAT, "start": network.name, **named}
+    key: dict[str, object] = {"format": FORMAT, "start": network.name}
+    if kind != DEFAULT_QUANTIZER.name:
+        key["quantizer"] = kind  # earlier versions measured the default one alone
+    return key
 
 
 def read_sensitivity(path: Path) -> Sensitivity:
@@ -82,7 +80,7 @@ def measure_sensitivity(
 ) -> Sensitivity:
     """Quantizes the weights, then the inputs, of one layer at a time; images (B,3,H,W).
 
-    Quantizers are of that `kind`. The inputs of layers that read the same tensor are quantized
+    `kind` names the quantizer. The inputs of layers that read the same tensor are quantized
     together.
     """
     student.eval()

@@ -1,7 +1,7 @@
 """Limits and what a space can reach."""
 
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import optuna
 import pytest
@@ -79,14 +79,17 @@ def test_a_budget_is_checked_again_with_the_bits_that_layers_really_get(
     monkeypatch.setattr(
         "search.study.cost_model.load_space", lambda name: NamedSpace(name, "six bits", space, ())
     )
-    config = make_config(tmp_path, blocks_folder, space="six", max_size_bytes=5000)
+    config = make_config(
+        tmp_path, blocks_folder, space="six", quantizer="codebook", max_size_bytes=5000
+    )
     study = open_new_study(config)  # 2 bits would be within the budget
     names = quantizable_names(student.build(5))
     gains = {name: {bits: 1 / bits for bits in CHOICES} for name in names}
     kept = tmp_path / "sensitivity.json"
     kept.write_text(uniform_minimum_sensitivity(names).replace(weights=gains).model_dump_json())
 
-    def fake(*args: Any, **kwargs: Any) -> Path:
+    def fake(run: ExecutionConfig, prepare: object, start: TrialConfig, kind: str) -> Path:
+        assert kind == "codebook"
         return kept
 
     run = ExecutionConfig(data=study.data.path, artifacts=study.store.root)

@@ -4,7 +4,7 @@ import json
 import math
 import random
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 import pytest
 from factories import make_config, make_metrics
@@ -13,13 +13,19 @@ from study_factories import open_new_study, open_stored_study
 from search.algorithms.successive_halving import SuccessiveHalving
 from search.core.config import SamplerName, StudyConfig
 from search.execution.searcher import OptunaSearcher
+from search.execution.session import RemoteRunner
 from search.storage.layout import JOURNAL
 from search.study.builders import build_searcher
+from search.study.prerequisites import measure_sensitivities
 from search.study.recovery import recover_study, replay_decisions
 from search.study.replay import NotReplayable, decided_at, replay
 from search.study.study import Study, read_records
-from trainables.config import ExecutionConfig
+from search.tracking.console import ConsoleProgress
+from trainables.config import ExecutionConfig, TrialConfig
+from trainables.quantization.mixed_precision import CHOICES, uniform_minimum_sensitivity
+from trainables.quantization.prepare import quantizable_names
 from trainables.trainable import FAILURE, METRICS, PAUSE
+from trainables.training.sensitivity import FILE
 
 pytestmark = pytest.mark.filterwarnings("error:The constraint value is ignored")
 
@@ -94,6 +100,32 @@ def test_every_proposal_is_the_same_again(
     assert has_decisions == (scheduler == "halving")
 
 
+def test_proposals_of_bits_by_layer_are_the_same_again(blocks_folder: Path, tmp_path: Path) -> None:
+    """Also where starts are distilled: what their teacher was is not known any more."""
+    config = config_of(tmp_path, blocks_folder, space="mixed_qkd")
+    study = open_new_study(config)
+
+    def measured(run: ExecutionConfig, prepare: object, start: TrialConfig, kind: str) -> Path:
+        names = quantizable_names(start.student.build(study.data.num_classes))
+        gains = {name: {bits: 1 / bits for bits in CHOICES} for name in names}
+        path = study.store.root / f"sensitivity-{start.student.digest()}" / FILE
+        path.parent.mkdir(exist_ok=True)
+        known = uniform_minimum_sensitivity(names).replace(weights=gains)
+        path.write_text(known.model_dump_json())
+        return path
+
+    run = ExecutionConfig(data=study.data.path, artifacts=study.store.root)
+    progress, remote = ConsoleProgress(config, [], 1), cast(RemoteRunner, measured)
+    measure_sensitivities(study, progress, remote, run)
+    drive(study, random.Random(0), NUM_TRIALS)
+    again = replay(study.file, config.folder)
+    assert again.differences == []
+    assert again.num_compared == NUM_TRIALS
+    next(study.store.root.glob(f"sensitivity-*/{FILE}")).unlink()
+    with pytest.raises(NotReplayable, match="no sensitivity is kept of"):
+        replay(study.file, config.folder)
+
+
 def test_another_proposal_is_noticed(blocks_folder: Path, tmp_path: Path) -> None:
     study = trained(config_of(tmp_path, blocks_folder))
     last, path = read_records(study)[-1].trial_id, study.config.folder / JOURNAL
@@ -144,3 +176,4 @@ def test_why_a_sampler_cannot_be_asked_again(blocks_folder: Path, tmp_path: Path
     assert "elsewhere/artifacts/data-" in reason(storage=tmp_path / "elsewhere")
     assert "--space must name" in reason(space="gone")
     assert "no sensitivity is kept of" in reason(space="mixed")
+    assert "no sensitivity is kept of" in reason(space="mixed_qkd")

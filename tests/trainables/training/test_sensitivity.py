@@ -2,6 +2,7 @@
 
 import copy
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
@@ -21,7 +22,7 @@ from trainables.quantization.prepare import (
     prepare,
     quantizable_names,
 )
-from trainables.quantization.quantizers.configs import Lsq, MixedPrecision
+from trainables.quantization.quantizers.configs import Lsq, MixedPrecision, QuantizerName
 from trainables.recipes.configs import AdamW, Distill, Ptq, Supervised
 from trainables.training.identity import training_facts
 from trainables.training.sensitivity import (
@@ -44,13 +45,16 @@ def test_a_pretrained_student_is_measured_once(
         augmentation=Augmentation(min_scale=1, max_scale=1, color=0),
         num_epochs=4,
     )
-    assert find_sensitivity(blocks_run, start) is None
-    path = cache_sensitivity(blocks_run, start)
-    assert find_sensitivity(blocks_run, start) == path
+    assert find_sensitivity(blocks_run, start, "lsq") is None
+    path = cache_sensitivity(blocks_run, start, "lsq")
+    assert find_sensitivity(blocks_run, start, "lsq") == path
     assert find_sensitivity(blocks_run, start, "codebook") is None
+    other = cache_sensitivity(blocks_run, start, "codebook")
+    assert find_sensitivity(blocks_run, start, "codebook") == other != path
+    assert read_artifact(path.parent).key.keys() == {"format", "start"}  # as earlier versions
     known = read_sensitivity(path)
     modified = path.stat().st_mtime_ns
-    assert cache_sensitivity(blocks_run, start).stat().st_mtime_ns == modified
+    assert cache_sensitivity(blocks_run, start, "lsq").stat().st_mtime_ns == modified
     names = quantizable_names(STUDENT.build(5))
     assert list(known.weights) == names
     readers = [reader for group in known.readers.values() for reader in group]
@@ -75,15 +79,15 @@ def test_a_distilled_start_of_version_0_2_is_found_by_the_folder_of_its_teacher(
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("trainables.training.identity.training_facts", facts_of_0_2)
-        kept = cache_sensitivity(run, start)
+        kept = cache_sensitivity(run, start, "lsq")
     (folder,) = tmp_path.glob("student-*")
     assert read_artifact(folder).key["teacher"] == teacher_file.parent.name
     assert train_or_find(start, run).path == folder
-    assert find_sensitivity(run, start) == cache_sensitivity(run, start) == kept
+    assert find_sensitivity(run, start, "lsq") == cache_sensitivity(run, start, "lsq") == kept
     elsewhere = tmp_path / "other" / teacher_file.name
     elsewhere.parent.mkdir()
     elsewhere.write_bytes(teacher_file.read_bytes())
-    assert find_sensitivity(run.replace(teacher=elsewhere), start) is None
+    assert find_sensitivity(run.replace(teacher=elsewhere), start, "lsq") is None
 
 
 def facts_of_0_2(config: TrialConfig, run: ExecutionConfig) -> dict[str, object]:
@@ -109,18 +113,20 @@ def test_a_loss_is_the_divergence_of_the_quantized_network_from_the_full_one() -
         assert losses[2] == pytest.approx(divergence, rel=1e-3)
 
 
-def test_sensitivity_is_that_to_the_quantizer_of_the_study(blocks_run: ExecutionConfig) -> None:
+def test_sensitivity_is_that_to_the_quantizer_that_is_named() -> None:
     """Two bits of weights on free points change a network less than on a uniform grid."""
     torch.manual_seed(0)
     student, images = UNetConfig(width=4, depth=1).build(5), torch.randn(2, 3, 16, 16)
     for _ in range(20):  # gives it statistics
         student(images)
     student.requires_grad_(False)
-    uniform, free = (measure_sensitivity(student, images, kind) for kind in ("lsq", "codebook"))
-    assert sum(losses[2] for losses in free.weights.values()) < 0.9 * sum(
-        losses[2] for losses in uniform.weights.values()
-    )
-    assert free.inputs == uniform.inputs
+    known = {kind: measure_sensitivity(student, images, kind) for kind in get_args(QuantizerName)}
+    total = {
+        kind: sum(losses[2] for losses in each.weights.values()) for kind, each in known.items()
+    }
+    assert len(set(total.values())) > 3
+    assert total["codebook"] < 0.6 * total["lsq"]
+    assert known["codebook"].inputs == known["lsq"].inputs
 
 
 def test_measuring_says_how_far_it_is() -> None:

@@ -136,8 +136,8 @@ class Bucketed(Lsq):
 class MixedPrecision(QuantizerConfig):
     """Mean bit-widths, allocated to layers by sensitivity, then offset for encoder and decoder.
 
-    A study resolves it to `DEFAULT_QUANTIZER` with bits for each layer, after it has measured the
-    sensitivity of the full-precision student.
+    A study resolves it to its quantizer with bits for each layer, after it has measured the
+    sensitivity of the full-precision student to that quantizer.
     """
 
     name: Literal["allocation"] = "allocation"

@@ -100,6 +100,26 @@ def test_of_many_trials_the_latest_are_learned_from() -> None:
     assert proposal(latest).acquisition_value is not None
 
 
+def test_a_lucky_trial_hides_less_of_what_others_could_gain(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its final mIoU is drawn to what the trials beside it say."""
+    known = observations(40)
+    best = max(range(len(known)), key=lambda row: known[row].final or 0.0)
+    known[best] = replace(known[best], final=(known[best].final or 0.0) + 0.1)
+
+    def mean_gain() -> float:
+        gains = [
+            propose(space, known, [], cost, np.random.default_rng(seed)).acquisition_value
+            for seed in range(10)
+        ]
+        return float(np.mean([gain for gain in gains if gain is not None]))
+
+    gain = mean_gain()
+    monkeypatch.setattr(ehvi, "SHRINKAGE", 0.0)
+    assert gain > 1.2 * mean_gain()
+
+
 def test_about_an_eighth_of_the_proposals_is_random(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("NUM_RANDOM", "NUM_NEIGHBOURS", "NUM_TREES"):  # for speed
         monkeypatch.setattr(ehvi, name, 1)

@@ -23,6 +23,7 @@ from benchmarks.timing import describe_machine, markdown
 from search.core.recipe_list import parse_compared_students
 from trainables.config import ExecutionConfig, TrialConfig, read_config
 from trainables.core.artifacts import ArtifactStore
+from trainables.data.configs import AugmentationName
 from trainables.data.packed import open_pack
 from trainables.losses.configs import (
     AttentionGuided,
@@ -291,11 +292,18 @@ def set_up(
     return run
 
 
-def configure_part(student: StudentConfig, part: Part, seed: int, num_epochs: int) -> TrialConfig:
+def configure_part(
+    student: StudentConfig,
+    part: Part,
+    seed: int,
+    num_epochs: int,
+    augmentation: AugmentationName = "scale",
+) -> TrialConfig:
+    """A training of so many epochs, those of the start of a quantized student among them."""
     recipe = part.recipe(num_epochs)
     quantized = recipe.quantized
     start_epochs = (quantized.start_epochs or 0) if quantized else 0
-    return configure(student, recipe, seed, num_epochs - start_epochs)
+    return configure(student, recipe, seed, num_epochs - start_epochs, augmentation)
 
 
 def train_and_score(config: TrialConfig, run: ExecutionConfig, scored: Path) -> float:

@@ -18,12 +18,11 @@ from benchmarks.distillation import (
     BATCH_SIZE,
     TERM,
     cells,
-    configure,
     network_source,
     train,
     train_each,
 )
-from benchmarks.few_labels import RATE, Part
+from benchmarks.few_labels import RATE, Part, configure_part
 from benchmarks.timing import describe_machine, markdown
 from trainables.config import ExecutionConfig, TrialConfig
 from trainables.core.artifacts import ArtifactStore
@@ -116,10 +115,7 @@ def configure_steps(
         terms=by_name(TERM) if steps.distilled else None,
         bits=arguments.bits if steps.quantized else None,
     )
-    recipe = part.recipe(arguments.epochs)
-    start_epochs = (recipe.quantized.start_epochs or 0) if recipe.quantized else 0
-    num_epochs = arguments.epochs - start_epochs
-    return configure(student, recipe, seed, num_epochs, arguments.augmentation)
+    return configure_part(student, part, seed, arguments.epochs, arguments.augmentation)
 
 
 if __name__ == "__main__":

@@ -7,11 +7,13 @@ from typing import get_args
 import pytest
 import torch
 from calibration_networks import random_images, unequal_network
+from torch import Tensor
 
 from trainables.config import ExecutionConfig, TrialConfig
 from trainables.core.artifacts import read_artifact
 from trainables.core.progress import progress_to
 from trainables.data.configs import Augmentation
+from trainables.models.base import StudentNetwork
 from trainables.models.configs import StudentConfig, UNetConfig
 from trainables.quantization.bits import LayerBits
 from trainables.quantization.mixed_precision import CHOICES
@@ -95,12 +97,17 @@ def facts_of_0_2(config: TrialConfig, run: ExecutionConfig) -> dict[str, object]
     return {**training_facts(config, run), "teacher": run.teacher.parent.name}
 
 
-def test_a_loss_is_the_divergence_of_the_quantized_network_from_the_full_one() -> None:
+def student_with_statistics(width: int, size: int) -> tuple[StudentNetwork, Tensor]:
+    """A network in training mode whose BatchNorm has seen the images (2,3,size,size)."""
     torch.manual_seed(0)
-    student, images = UNetConfig(width=2, depth=1).build(5), torch.randn(2, 3, 8, 8)
-    for _ in range(20):  # gives it statistics
+    student, images = UNetConfig(width=width, depth=1).build(5), torch.randn(2, 3, size, size)
+    for _ in range(20):
         student(images)
-    student.requires_grad_(False)
+    return student.requires_grad_(False), images
+
+
+def test_a_loss_is_the_divergence_of_the_quantized_network_from_the_full_one() -> None:
+    student, images = student_with_statistics(width=2, size=8)
     known = measure_sensitivity(student, images)
     for name, losses in known.weights.items():
         layers = {name: LayerBits(weight_bits=2, activation_bits=32)}
@@ -115,11 +122,7 @@ def test_a_loss_is_the_divergence_of_the_quantized_network_from_the_full_one() -
 
 def test_sensitivity_is_that_to_the_quantizer_that_is_named() -> None:
     """Two bits of weights on free points change a network less than on a uniform grid."""
-    torch.manual_seed(0)
-    student, images = UNetConfig(width=4, depth=1).build(5), torch.randn(2, 3, 16, 16)
-    for _ in range(20):  # gives it statistics
-        student(images)
-    student.requires_grad_(False)
+    student, images = student_with_statistics(width=4, size=16)
     known = {kind: measure_sensitivity(student, images, kind) for kind in get_args(QuantizerName)}
     total = {
         kind: sum(losses[2] for losses in each.weights.values()) for kind, each in known.items()

@@ -39,8 +39,8 @@ def pytorch(value: Tensor, step: Tensor) -> Tensor:
 
 def candidates(dtype: torch.dtype) -> dict[str, Quantize]:
     found: dict[str, Quantize] = {
-        "plain operations": lambda value, step: lsq(value, step, LOW, HIGH, 1.0),
-        "torch.compile": lambda value, step: fused_lsq(value, step, LOW, HIGH, 1.0),
+        "plain operations": lambda value, step: lsq(value, step, LOW, HIGH),
+        "torch.compile": lambda value, step: fused_lsq(value, step, LOW, HIGH),
     }
     if dtype == torch.float32:  # it knows no other
         found["PyTorch's learnable fake quantizer"] = pytorch
@@ -86,7 +86,7 @@ begin = time.perf_counter()
 from trainables.quantization.quantizers.lsq_kernels import fused_lsq
 value = torch.rand(4, 4, 64, 64, device={device!r}, requires_grad=True)
 step = torch.tensor([0.1], device={device!r}, requires_grad=True)
-fused_lsq(value, step, 0, 15, 1.0).sum().backward()
+fused_lsq(value, step, 0, 15).sum().backward()
 print(time.perf_counter() - begin)
 """
 

@@ -19,6 +19,7 @@ from trainables.core.progress import ProgressReporter, progress_to
 from trainables.models.configs import WeightSources
 from trainables.teachers.averaging import choose_averaging
 from trainables.teachers.lead import leads, weak_teacher_warning
+from trainables.training.cost import predict_size_bytes
 from trainables.training.defaults import Defaults, defaults_for
 from trainables.training.setup import (
     check_teacher_outputs,
@@ -122,6 +123,7 @@ def run(arguments: argparse.Namespace) -> None:
         check_teacher(training.teacher, len(opened.class_names), (of_teacher or opened).canvas)
     sources = weight_sources(training, config, arguments.config)
     check_students([config.student], len(opened.class_names), opened.canvas)
+    predict_size_bytes(config, len(opened.class_names))  # which checks the bits of its layers
     check_weights([config.student], sources, store, opened.digest)
     found = open_unlabelled_images(
         training.unlabelled, training.image_size, opened, [config], training.teacher_size

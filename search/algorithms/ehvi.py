@@ -63,7 +63,8 @@ def propose(
 ) -> Proposal:
     """The candidate of greatest expected improvement; at first, candidates spread over the costs.
 
-    A hypervolume counts from `least_miou`.
+    A hypervolume counts from `least_miou`. While nothing is expected to reach it, the candidate of
+    the greatest expected mIoU is proposed.
 
     `warm_start_observations` are finished trials of another study, which may have had other
     parameters and another level of mIoU. `costs_of` gives the objectives except mIoU, or None for a
@@ -102,11 +103,15 @@ def propose(
     guessed = predict_by_tree(forest, alive, distributions)
     finals = np.array([np.nan if o.final is None else o.final for o in alive]).reshape(-1, 1)
     shrunk = (1 - SHRINKAGE) * finals + SHRINKAGE * guessed.mean(axis=1, keepdims=True)
-    expected = predict_by_tree(forest, candidates, distributions)
+    current = np.where(np.isnan(finals), guessed, shrunk)
+    fails = predict_failures(learned, candidates, distributions, seed)
+    expected = np.where(fails, 0.0, predict_by_tree(forest, candidates, distributions))
+    if max(current.max(initial=0.0), expected.max()) <= least_miou:  # no volume to improve on yet
+        return Proposal(candidates[int(expected.mean(axis=1).argmax())].params)
     improvements = expected_hypervolume_improvement(
-        np.where(np.isnan(finals), guessed, shrunk),
+        current,
         np.array([o.costs for o in alive]).reshape(-1, len(drawn[0].costs)),
-        np.where(predict_failures(learned, candidates, distributions, seed), 0.0, expected),
+        expected,
         np.array([candidate.costs for candidate in candidates]),
         least_miou,
     )

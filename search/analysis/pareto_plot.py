@@ -161,4 +161,5 @@ def draw_labels(
             color=INK,
             arrowprops={"arrowstyle": "-", "color": LINE, "lw": 0.6} if label.moved else None,
             zorder=2.5,
+            parse_math=False,
         )

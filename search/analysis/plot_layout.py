@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import accumulate, pairwise
 from typing import Literal, Protocol
 
@@ -11,7 +12,8 @@ from search.core.pareto import pareto_front
 from search.core.record import Record
 from trainables.config import TrialConfig
 from trainables.core.metrics import Metrics
-from trainables.quantization.bits import FULL_PRECISION
+from trainables.quantization.bits import FULL_PRECISION, SAFE_BITS
+from trainables.training.cost import mean_bits
 
 COLORS = {
     2: "#882255",
@@ -85,13 +87,26 @@ class Point:
         """Mean IoU in percent."""
         return 100 * self.metrics.miou
 
+    @cached_property
+    def mean_bits(self) -> tuple[float, float] | None:
+        """The mean bits of weights and activations, where each layer has its own."""
+        quantizer, classes = self.config.quantizer, self.metrics.class_iou
+        if quantizer is None or not quantizer.layers or classes is None:
+            return None
+        return mean_bits(self.config, len(classes))
+
     @property
     def weight_bits(self) -> int:
+        """Bits of weights; where each layer has its own, their mean, rounded."""
+        if self.mean_bits:
+            return min(SAFE_BITS, round(self.mean_bits[0]))
         return self.config.quantizer.weight_bits if self.config.quantizer else FULL_PRECISION
 
     @property
     def bits(self) -> str:
-        """Bits of weights and activations, such as 4/8."""
+        """Bits of weights and activations, such as 4/8, or means of layers, such as 2.5/6.1."""
+        if self.mean_bits:
+            return "/".join(f"{mean:.1f}" for mean in self.mean_bits)
         quantizer = self.config.quantizer
         return f"{self.weight_bits}/{quantizer.activation_bits if quantizer else FULL_PRECISION}"
 

@@ -21,6 +21,7 @@ from trainables.core.config_base import FrozenConfig
 from trainables.core.files import replace_file
 from trainables.data.packed import PackedDataset
 from trainables.models.configs import StudentConfig
+from trainables.training.cost import predict_size_bytes
 from trainables.training.defaults import Defaults
 from trainables.training.setup import (
     UnlabelledImages,
@@ -107,6 +108,8 @@ def prepare_comparison(config: ComparisonConfig) -> Comparison:
         check_teacher(config.teacher, num_classes, seen, teacher_source(config))
         check_teacher_outputs(config.teacher_outputs, trials, num_classes, config.teacher_size)
     check_students(students, num_classes, opened.canvas)
+    for trial in trials:
+        predict_size_bytes(trial, num_classes)  # which checks the bits of its layers
     teachers, sources = named_teachers(config), weight_sources(config)
     check_weights([*students, *teachers], sources, store, opened.digest)
     if of_teacher:

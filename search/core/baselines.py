@@ -1,7 +1,8 @@
 """Published models that a front is compared with: their names, sizes and mIoU, from a CSV file."""
 
 import csv
-import math
+import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from pydantic import Field
@@ -9,6 +10,9 @@ from pydantic import Field
 from trainables.core.config_base import FrozenConfig
 
 COLUMNS = ["name", "bytes", "miou"]
+SIZE = re.compile(r"0*[1-9][0-9]{0,11}")
+"""Fewer than a terabyte."""
+PERCENT = re.compile(r"[0-9]{1,3}(\.[0-9]*)?")
 
 
 class Baseline(FrozenConfig):
@@ -34,6 +38,17 @@ class Baseline(FrozenConfig):
         return 100 * self.miou
 
 
+def read_line(cells: Sequence[str]) -> Baseline | None:
+    """The model of a line; None where it is none."""
+    if len(cells) != len(COLUMNS):
+        return None
+    name, size, miou = cells
+    is_number = SIZE.fullmatch(size) and PERCENT.fullmatch(miou)
+    if not (is_number and name.isprintable() and name and 1 <= float(miou) <= 100):
+        return None
+    return Baseline(name=name, size_bytes=int(size), miou=float(miou) / 100)
+
+
 def read_baselines(text: str) -> tuple[Baseline, ...]:
     """The models of the CSV file with the path `text`, whose first line is name,bytes,miou.
 
@@ -53,17 +68,12 @@ def read_baselines(text: str) -> tuple[Baseline, ...]:
     for number, cells in enumerate(lines[1:], 2):
         if not any(cell.strip() for cell in cells):
             continue
-        try:
-            name, size, miou = (cell.strip() for cell in cells)
-            size_bytes, percent = int(size), float(miou)
-        except ValueError:
-            size_bytes, percent, name = 0, math.nan, ""
-        if not name or size_bytes < 1 or not 1 <= percent <= 100:
+        if (baseline := read_line([cell.strip() for cell in cells])) is None:
             raise ValueError(
                 "a line must be a name, a number of bytes, and a mIoU from 1 to 100 in percent, "
                 f"but line {number} of {path} is {','.join(cells)!r}"
             )
-        baselines.append(Baseline(name=name, size_bytes=size_bytes, miou=percent / 100))
+        baselines.append(baseline)
     if not baselines:
         raise ValueError(f"at least one model must be listed, but {path} lists none")
     return tuple(baselines)

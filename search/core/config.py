@@ -226,8 +226,9 @@ class StudyConfig(FrozenConfig):
         Flag(
             WHAT,
             "how quantized students round: lsq learns all steps, pact where activations are "
-            "clipped, dorefa none, codebook also the points of weights, bucketed also multipliers "
-            "of the steps of 16 weights each (default: what the space says, which is lsq)",
+            "clipped, dorefa none, codebook also the points of weights below 8 bits, bucketed also "
+            "multipliers of the steps of 16 weights each, to 4 bits; both are lsq with more bits "
+            "(default: what the space says, which is lsq)",
             immutable=True,
         ),
     ] = None

@@ -42,6 +42,7 @@ from trainables.training.setup import (
     set_up_weights,
     with_images,
 )
+from trainables.training.teacher import prepare_teacher
 
 
 def run_study(study: Study) -> int:
@@ -98,12 +99,12 @@ def run_study(study: Study) -> int:
     return 0 if consistent and any(record.state == "COMPLETE" for record in records) else 1
 
 
-def check_least_miou(least_miou: float | None, teacher_miou: float) -> None:
+def check_least_miou(least_miou: float | None, reference_miou: float, of: str) -> None:
     """Raises ValueError where no student can be expected to have the least mIoU that is of use."""
-    if least_miou is not None and least_miou >= teacher_miou:
+    if least_miou is not None and least_miou >= reference_miou:
         raise ValueError(
-            f"--least-miou must be below the mIoU of the teacher, {teacher_miou:.3f}, but got "
-            f"{least_miou:g}"
+            f"--least-miou must be below the mIoU of {of}, {reference_miou:.3f}, but got "
+            f"{least_miou:g}; this study has no trial, and the same command begins another"
         )
 
 
@@ -169,8 +170,8 @@ def search(
         if expected := expect_time(study, remote, run, max_pending_trials(share)):
             progress.record(str(expected))
         samples = study.cost_model.completed_samples()
+        own = study.cost_model.own_teacher_config(study.teacher_epochs)
         if any(trial.needs_teacher for trial in samples):
-            own = study.cost_model.own_teacher_config(study.teacher_epochs)
             wanted = output_mode(
                 config.teacher_outputs, samples, progress.record, config.teacher_size
             )
@@ -182,8 +183,12 @@ def search(
             )
             store_teacher_metrics(study.optuna_study, teacher.metrics)
             progress.teacher_miou = teacher.miou
-            check_least_miou(config.least_miou, teacher.miou)
+            check_least_miou(config.least_miou, teacher.miou, "the teacher")
             run = keep_teacher_outputs(study, progress, remote, run, wanted, averaging)
+        elif config.least_miou is not None and own.recipe.is_reference:
+            progress.record(f"measuring the mIoU of {own.student.describe()}")
+            whole = remote(run, prepare_teacher, "auto", own)
+            check_least_miou(config.least_miou, whole.miou, "the network to compress")
         measure_sensitivities(study, progress, remote, run)
         if config.gpus_per_trial == "auto":
             share = share_gpu(study, progress, remote, run)
@@ -212,7 +217,7 @@ def search(
             raise OSError(searcher.no_room)
         if searcher.end:
             progress.record(f"ended before all trials were asked: {searcher.end}")
-        elif config.time_budget_s is not None and not shutdown.requested:
+        if config.time_budget_s is not None and not shutdown.requested:
             try:
                 train_front_again(study, run, share, deadline, shutdown, progress)
             except KeyboardInterrupt:  # all samples are trained

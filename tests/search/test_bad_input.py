@@ -258,15 +258,21 @@ def test_networks_that_cannot_be_compressed_as_they_are(
     assert not storage.exists()
 
 
-def test_a_network_that_loses_no_channel(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("share", "reason"),
+    [
+        ("0.99", "no channels of net can be pruned where the share 0.99 is kept: groups of"),
+        ("0.05", "must leave some of the 8 channels of layer"),
+    ],
+)
+def test_shares_that_keep_all_channels_or_none(
+    share: str, reason: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file, storage = tmp_path / "net.pth", tmp_path / "studies"
     torch.save(Foreign().state_dict(), file)
     network = ["--compress", str(file), "--builder", "foreign_networks:foreign"]
-    argv = ["--space", "qkd", *network, "--prune", "1,0.99", "--storage", str(storage)]
-    line = answer(capsys, *argv)
-    assert "no channels of net can be pruned where the share 0.99 is kept: groups of" in line
+    argv = ["--space", "qkd", *network, "--prune", f"1,{share}", "--storage", str(storage)]
+    assert reason in answer(capsys, *argv)
     assert not storage.exists()
 
 

@@ -30,6 +30,7 @@ SAID = {"importing PyTorch and Ray", "checking the comparison and its data"}
 TRACING = "tracing "
 """How the line begins that names a network to compress."""
 
+OF_NO_LAYER = '{"nosuch":{"weight_bits":4,"activation_bits":8}}'
 BAD: dict[str, tuple[list[str], str]] = {
     "no recipes": ([], "--recipes must be given, the reference first"),
     "one recipe": (["--recipes", "qat"], "--recipes: .*compared with it, but got qat alone"),
@@ -42,6 +43,10 @@ BAD: dict[str, tuple[list[str], str]] = {
     "bad value": (
         ["--recipes", "supervised", "distill optimizer.learning_rate=-1"],
         "--recipes: optimizer.learning_rate: .*greater than 0, but got -1",
+    ),
+    "bits of no layer": (
+        ["--recipes", "supervised", f"qat quantizer.layers={OF_NO_LAYER}"],
+        "quantizer.layers must name layers of the model, but got 'nosuch'",
     ),
     "twice": (["--recipes", "qat", "qat"], "--recipes: .*own name, as NAME=qat"),
     "no seeds": ([*PAIR, "--seeds", "0"], "--seeds: .*greater than or equal to 1, but got 0"),

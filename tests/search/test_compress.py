@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 import torch
-from command_server import finish
+from command_server import Command, finish
 from study_factories import bring_store
 
 from search import check, export
@@ -20,10 +20,15 @@ pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parent.parent.parent
 
 
-def search(*argv: str, with_builder: bool = True) -> str:
-    """What a search says, by a user whose module of networks can be imported."""
+def command(*argv: str, with_builder: bool = True) -> Command:
+    """A search that has ended, by a user whose module of networks can be imported."""
     path = [str(ROOT), *([str(ROOT / "tests")] if with_builder else [])]
-    done = finish("search.run", *argv, PYTHONPATH=os.pathsep.join(path))
+    return finish("search.run", *argv, PYTHONPATH=os.pathsep.join(path))
+
+
+def search(*argv: str, with_builder: bool = True) -> str:
+    """What a search says that succeeds."""
+    done = command(*argv, with_builder=with_builder)
     assert (done.returncode, done.errors) == (0, ""), done.said + done.errors
     return done.said
 
@@ -127,3 +132,14 @@ def test_layers_get_bits_of_their_own_by_their_sensitivity_in_the_original(
     assert mixed["recipe.start.name"] == "original"
     bits = {value for column, value in mixed.items() if column.endswith(".weight_bits")}
     assert len(bits) > 1
+
+
+def test_the_least_miou_must_be_below_that_of_the_original_where_nothing_has_a_teacher(
+    compress: list[str], tmp_path: Path
+) -> None:
+    bring_store(tmp_path)
+    argv = ["--space", "mixed", *compress, "--storage", str(tmp_path), "--samples", "2"]
+    done = command(*argv, "--least-miou", "0.999")
+    assert done.returncode == 2, done.said
+    (line,) = done.errors.splitlines()
+    assert "--least-miou must be below the mIoU of the network to compress, 0." in line

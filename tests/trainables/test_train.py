@@ -16,6 +16,9 @@ from trainables.core.progress import progress_to
 from trainables.losses.configs import Pixelwise, Requirement, by_name
 from trainables.models.configs import UNetConfig
 from trainables.models.model_file import read_model
+from trainables.quantization.bits import LayerBits
+from trainables.quantization.quantizers.base import QuantizerConfig
+from trainables.quantization.quantizers.configs import Lsq, MixedPrecision
 from trainables.recipes.configs import AdamW, Distill, Qat, QatDistill, Recipe, Supervised
 from trainables.train import main
 
@@ -207,6 +210,29 @@ def test_a_student_that_does_not_learn_is_exit_status_1(
     config = write_config(tmp_path / "config.json", recipe)
     assert main([config, *arguments(blocks_folder, tmp_path / "out")]) == 1
     assert capsys.readouterr().err.startswith("error: not learning")
+
+
+@pytest.mark.parametrize(
+    ("quantizer", "message"),
+    [
+        (MixedPrecision(weight_bits=2.5), "but got an allocation, which only a study resolves"),
+        (
+            Lsq(layers={"nosuch": LayerBits(weight_bits=4, activation_bits=8)}),
+            "quantizer.layers must name layers of the model, but got 'nosuch'",
+        ),
+    ],
+)
+def test_bits_that_fit_no_layer_are_refused_before_anything_is_made(
+    quantizer: QuantizerConfig,
+    message: str,
+    blocks_folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    config = write_config(tmp_path / "config.json", Qat(quantizer=quantizer))
+    assert main([config, *arguments(blocks_folder, tmp_path / "out")]) == 2
+    assert message in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
 
 
 @pytest.mark.parametrize(

@@ -34,8 +34,8 @@ Indices = Mapping[Place, list[int]]
 
 
 def count_kept(share: float, num_channels: int) -> int:
-    """How many of some channels are kept, at least one."""
-    return max(1, round(share * num_channels))
+    """How many channels of a group are kept; one that is alone always is."""
+    return round(share * num_channels) if num_channels > 1 else 1
 
 
 @lru_cache(maxsize=64)
@@ -44,6 +44,9 @@ def prune_graph(encoded: str, keep: float) -> NetworkGraph:
 
     Args:
         encoded: the whole graph.
+
+    Raises:
+        ValueError: a layer would be left without channels.
     """
     graph, found = decode_graph(encoded), find_channel_groups(encoded)
     widths = {place: len(kept) for place, kept in select(found, keep, {}).items()}
@@ -99,15 +102,26 @@ def prune_weights(encoded: str, keep: float, weights: Mapping[str, Tensor]) -> d
 
 
 def select(found: ChannelGroups, keep: float, importance: Mapping[int, float]) -> Indices:
-    """The channels to keep: of each group the most important, of equal ones the first."""
+    """The channels to keep: of each group the most important, of equal ones the first.
+
+    Raises:
+        ValueError: a layer would be left without channels.
+    """
     removed: set[int] = set()
     for group in found.groups:
         by_importance = sorted(group.channels, key=lambda each: -importance.get(each, 0.0))
         removed.update(by_importance[count_kept(keep, len(by_importance)) :])
-    return {
+    kept = {
         place: [index for index, channel in enumerate(numbers) if channel not in removed]
         for place, numbers in found.places.items()
     }
+    for (name, side), indices in kept.items():
+        if not indices:
+            raise ValueError(
+                f"the share of channels to keep must leave some of the "
+                f"{len(found.places[name, side])} channels of layer {name}, but got {keep:g}"
+            )
+    return kept
 
 
 def find_importance(found: ChannelGroups, weights: Mapping[str, Tensor]) -> dict[int, float]:

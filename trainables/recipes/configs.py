@@ -174,16 +174,18 @@ class QuantizedRecipe(Recipe):
 
     @model_validator(mode="after")
     def check_rounding(self) -> Self:
-        quantizer = self.quantizer.quantizer
-        named = {"calibration by adaround": "adaround" in self.calibration}
-        named["dampening"] = bool(getattr(self, "dampening", 0))
-        for what, is_set in named.items():
-            if is_set and quantizer and not quantizer.keeps_points:
-                raise ValueError(
-                    f"{what} must be for weights that stay where they are on the grid, but got the "
-                    f"quantizer {quantizer.name}"
-                )
+        if "adaround" in self.calibration:
+            self.check_points_stay("calibration by adaround")
         return self
+
+    def check_points_stay(self, what: str) -> None:
+        """Raises ValueError where training moves the points of the grid under their weights."""
+        quantizer = self.quantizer.quantizer
+        if quantizer and not quantizer.keeps_points:
+            raise ValueError(
+                f"{what} must be for weights that stay where they are on the grid, but got the "
+                f"quantizer {quantizer.name}"
+            )
 
     @property
     def quantized(self) -> "QuantizedRecipe":
@@ -212,20 +214,21 @@ class Ptq(QuantizedRecipe):
         return train_ptq(self, task)
 
 
-BIT_DESCENT = "parts of the training, each with one bit fewer than the part before"
-DAMPENING = "weight of the squared distance of all weights to their grid at the last step"
-NORM_BATCHES = "training batches from which BatchNorm's statistics are estimated at the end"
+class QuantizedTraining(QuantizedRecipe):
+    """A recipe that trains the quantized student; its options for few bits are off by default."""
 
-
-class Qat(QuantizedRecipe):
-    """Quantization-aware training of a converged full-precision student, on labels alone."""
-
-    name: Literal["qat"] = "qat"
     optimizer: AdamW = AdamW(learning_rate=1e-3)
     schedule: Schedule = "one_cycle"
-    bit_descent: int = Field(1, ge=1, le=7, description=BIT_DESCENT)
-    dampening: float = Field(0.0, ge=0, description=DAMPENING)
-    norm_batches: int = Field(0, ge=0, description=NORM_BATCHES)
+    bit_descent: int = Field(
+        1, ge=1, le=7, description="parts of the training, each with one bit fewer than that before"
+    )
+    dampening: float = Field(
+        0.0, ge=0, description="weight of all weights' squared distances to the grid, at the end"
+    )
+    norm_batches: int = Field(
+        0, ge=0, description="training batches that BatchNorm's statistics are estimated from again"
+    )
+    step_learning_rate: QuantizerLearningRates = QuantizerLearningRates()
     written_if_set: ClassVar[tuple[str, ...]] = (
         "calibration",
         "schedule",
@@ -233,23 +236,39 @@ class Qat(QuantizedRecipe):
         "dampening",
         "norm_batches",
     )
-    step_learning_rate: QuantizerLearningRates = QuantizerLearningRates()
 
-    def train(self, task: "Task") -> Iterator["Epoch"]:
-        from trainables.recipes.qat import train_qat
-
-        return train_qat(self, task)
+    @model_validator(mode="after")
+    def check_few_bits(self) -> Self:
+        if self.dampening:
+            self.check_points_stay("dampening")
+        if "adaround" in self.calibration and self.bit_descent > 1:
+            raise ValueError(
+                "calibration by adaround must be for grids that keep their bits, but got "
+                f"bit_descent {self.bit_descent}, which calibrates them anew"
+            )
+        return self
 
     @property
     def learning_rate(self) -> float:
         return self.optimizer.learning_rate
 
 
+class Qat(QuantizedTraining):
+    """Quantization-aware training of a converged full-precision student, on labels alone."""
+
+    name: Literal["qat"] = "qat"
+
+    def train(self, task: "Task") -> Iterator["Epoch"]:
+        from trainables.recipes.qat import train_qat
+
+        return train_qat(self, task)
+
+
 TEACHER_LOSS = "teacher"
 """Name of the teacher's loss in co-study."""
 
 
-class QatDistill(QuantizedRecipe):
+class QatDistill(QuantizedTraining):
     """A quantized student in three phases, each a fraction of the training's optimizer steps.
 
     In self-study the student learns from labels alone; in co-study student and teacher are trained
@@ -258,13 +277,10 @@ class QatDistill(QuantizedRecipe):
     """
 
     name: Literal["qat_distill"] = "qat_distill"
-    optimizer: AdamW = AdamW(learning_rate=1e-3)
-    schedule: Schedule = "one_cycle"
-    bit_descent: int = Field(1, ge=1, le=7, description=BIT_DESCENT)
-    dampening: float = Field(0.0, ge=0, description=DAMPENING)
-    norm_batches: int = Field(0, ge=0, description=NORM_BATCHES)
-    written_if_set: ClassVar[tuple[str, ...]] = (*Qat.written_if_set, "term_weights")
-    step_learning_rate: QuantizerLearningRates = QuantizerLearningRates()
+    written_if_set: ClassVar[tuple[str, ...]] = (
+        *QuantizedTraining.written_if_set,
+        "term_weights",
+    )
     losses: Terms = by_name(Pixelwise())
     term_weights: TermWeights = "fixed"
     self_study: float = Field(0.15, ge=0, lt=1)
@@ -305,10 +321,6 @@ class QatDistill(QuantizedRecipe):
     @property
     def distillation_terms(self) -> Terms:
         return self.losses
-
-    @property
-    def learning_rate(self) -> float:
-        return self.optimizer.learning_rate
 
     def learning_rate_of(self, loss: str) -> float | None:
         return self.teacher_learning_rate if loss == TEACHER_LOSS else self.learning_rate

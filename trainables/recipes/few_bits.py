@@ -9,7 +9,7 @@ from torch.optim.swa_utils import update_bn
 from trainables.losses.dampening import dampening_loss, dampening_weight
 from trainables.recipes.base import Task
 from trainables.recipes.bit_descent import BitDescent
-from trainables.recipes.configs import Qat, QatDistill
+from trainables.recipes.configs import QuantizedTraining
 from trainables.recipes.optimization import OptimizerLoop
 from trainables.recipes.quantized_start import calibration_images
 
@@ -21,7 +21,7 @@ class FewBits:
     weights (Nagel et al. 2022, arXiv 2203.11086).
     """
 
-    def __init__(self, recipe: Qat | QatDistill, loop: OptimizerLoop, task: Task) -> None:
+    def __init__(self, recipe: QuantizedTraining, loop: OptimizerLoop, task: Task) -> None:
         self.recipe, self.loop, self.task = recipe, loop, task
         self.descent: BitDescent | None = None
         if recipe.bit_descent > 1:

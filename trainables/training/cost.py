@@ -63,6 +63,16 @@ def _file_length(spec_json: str) -> int:
     return file_length(num_code_bytes, num_floats, spec)
 
 
+def mean_bits(config: TrialConfig, num_classes: int) -> tuple[float, float]:
+    """The mean bits of all weights that can be quantized, and of the inputs of their layers."""
+    stored = stored_values(config.student, num_classes)
+    bits = layer_bits(stored.roles, config.quantizer) if config.quantizer else {}
+    layers = [(layer, bits.get(layer.name, UNQUANTIZED)) for layer in stored.layers]
+    total = sum(layer.num_weights for layer, _ in layers)
+    weights = sum(own.weight_bits * layer.num_weights for layer, own in layers) / total
+    return weights, sum(own.activation_bits for _, own in layers) / len(layers)
+
+
 class StoredLayer(NamedTuple):
     """A layer whose weights can be quantized, as the model file holds it."""
 

@@ -41,7 +41,7 @@ from trainables.teachers.output_cache import (
 )
 from trainables.training.teacher import Teacher, import_teacher, prepare_teacher
 from trainables.training.teacher_metrics import describe_teacher_metrics
-from trainables.training.weights import distinct, prepare_weights, random_outputs
+from trainables.training.weights import build_random, distinct, outputs_of, prepare_weights
 
 OutputMode = Form | Literal["live"]
 """The source of the teacher's outputs: cached outputs of a form, or the teacher at every step."""
@@ -350,7 +350,8 @@ def check_teacher_outputs(
 @lru_cache(maxsize=64)
 def gives_decoder_features(student: StudentConfig, num_classes: int) -> bool:
     """Whether the student's outputs have a feature map of its decoder."""
-    return random_outputs(student, num_classes, EXAMPLE_SIZE).decoder is not None
+    network = build_random(student, num_classes)
+    return outputs_of(network, EXAMPLE_SIZE).decoder is not None
 
 
 def output_mode(

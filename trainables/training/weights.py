@@ -14,7 +14,7 @@ from trainables.core.errors import TrialFailed
 from trainables.data.augmentation import normalize
 from trainables.data.loader import Loader
 from trainables.data.packed import images_of, open_pack
-from trainables.models.base import Outputs
+from trainables.models.base import Outputs, StudentNetwork
 from trainables.models.configs import StudentConfig, WeightSources
 
 FORMAT = 1
@@ -39,8 +39,9 @@ def check_students(
     side = max(canvas)
     for student in students:
         student.check_num_classes(num_classes)
+        network = build_random(student, num_classes)
         try:
-            outputs = random_outputs(student, num_classes, canvas)
+            outputs = outputs_of(network, canvas)
         except Exception as error:  # networks of other people's code raise anything
             size = " x ".join(map(str, canvas))
             raise ValueError(
@@ -48,7 +49,7 @@ def check_students(
                 f"takes, but of {size} pixels it says: {first_line(error)}"
             ) from error
         if outputs.features[0, 0].numel() == 1:
-            larger = random_outputs(student, num_classes, (TIMES * side, TIMES * side))
+            larger = outputs_of(network, (TIMES * side, TIMES * side))
             length = larger.features.shape[2]
             stride = TIMES * side // length
             if side < stride and length > 1:  # else it is the mean of a map
@@ -58,10 +59,16 @@ def check_students(
                 )
 
 
-def random_outputs(student: StudentConfig, num_classes: int, size: tuple[int, int]) -> Outputs:
-    """What a student with random weights gives for a black image of a height and width."""
-    with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        return student.build(num_classes).eval().native_outputs(torch.zeros(1, 3, *size))
+def build_random(student: StudentConfig, num_classes: int) -> StudentNetwork:
+    """A student with random weights, which leaves the state of the random generator as it is."""
+    with torch.random.fork_rng(devices=[]):
+        return student.build(num_classes).eval()
+
+
+@torch.no_grad()
+def outputs_of(network: StudentNetwork, size: tuple[int, int]) -> Outputs:
+    """What a network gives for a black image of a height and width."""
+    return network.native_outputs(torch.zeros(1, 3, *size))
 
 
 def artifact_facts(student: StudentConfig, data: str) -> dict[str, object] | None:

@@ -120,6 +120,20 @@ def test_a_lucky_trial_hides_less_of_what_others_could_gain(
     assert gain > 1.2 * mean_gain()
 
 
+def test_while_nothing_is_of_use_the_best_is_looked_for() -> None:
+    """Hypervolume above a mIoU that no trial reaches is 0, and no candidate improves it."""
+    known = observations(40)
+    beyond = [
+        propose(space, known, [], cost, np.random.default_rng(seed), least_miou=0.999)
+        for seed in range(8)
+    ]
+    assert all(proposal.acquisition_value is None for proposal in beyond)
+    configs = [sample_config(space, proposal.params)[0] for proposal in beyond]
+    assert mean_distance(configs) < 0.6
+    widths = [cost(config)[0] / 1000 for config in configs]
+    assert float(np.median(widths)) > 10
+
+
 def test_about_an_eighth_of_the_proposals_is_random(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("NUM_RANDOM", "NUM_NEIGHBOURS", "NUM_TREES"):  # for speed
         monkeypatch.setattr(ehvi, name, 1)

@@ -3,7 +3,8 @@
 from itertools import combinations
 
 import pytest
-from front_factories import quantized, record, staircase_of
+from front_factories import CLASSES, quantized, record, staircase_of
+from torch import nn
 
 from search.analysis.plot_layout import (
     COLORS,
@@ -16,6 +17,8 @@ from search.analysis.plot_layout import (
     view_of,
 )
 from search.core.record import Record
+from trainables.models.configs import UNetConfig
+from trainables.quantization.bits import LayerBits
 
 
 class TestDrawing:
@@ -23,6 +26,26 @@ class TestDrawing:
         (point,) = plot_points([record("0000", 0.5, 1000, quantized(32, 32))])
         assert point.bits == "32/32"
         assert point.weight_bits in COLORS
+
+    def test_bits_of_layers_are_shown_by_their_means(self) -> None:
+        config = UNetConfig(width=8)
+        convolutions = [
+            (name, layer.weight.numel())
+            for name, layer in config.build(len(CLASSES)).named_modules()
+            if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d)
+        ]
+        bits = {name: 2 + 2 * (row % 2) for row, (name, _) in enumerate(convolutions)}
+        layers = {
+            name: LayerBits(weight_bits=own, activation_bits=own + 3) for name, own in bits.items()
+        }
+        recipe = quantized(2)
+        mixed = recipe.replace(quantizer=recipe.quantizer.replace(layers=layers))
+        (point,) = plot_points([record("0000", 0.5, 1000, mixed)])
+        total = sum(number for _, number in convolutions)
+        mean = sum(bits[name] * number for name, number in convolutions) / total
+        inputs = sum(bits.values()) / len(bits) + 3
+        assert point.bits == f"{mean:.1f}/{inputs:.1f}"
+        assert point.weight_bits == round(mean)
 
 
 class TestView:

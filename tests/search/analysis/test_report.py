@@ -74,23 +74,26 @@ class TestDrawing:
         assert MISSES_CLASSES not in [text.get_text() for text in legend.get_texts()]
 
     def test_published_models_are_drawn_beside_the_front(self, records: list[Record]) -> None:
-        far = Baseline(name="<b>theirs</b>", size_bytes=9_000_000, miou=0.99)
+        far = Baseline(name="<b>theirs</b> $\\foo$", size_bytes=9_000_000, miou=0.99)
         points = plot_points(records)
         axes = draw_picture(points, "t", "s", [far]).axes[0]
         (star,) = [line for line in axes.lines if line.get_marker() == "*"]
         assert [list(data) for data in (star.get_xdata(), star.get_ydata())] == [[9000], [99]]
         assert axes.get_xlim()[1] > 9000
         assert axes.get_ylim()[1] > 99
-        assert "<b>theirs</b>" in {text.get_text() for text in axes.texts}
+        assert "<b>theirs</b> $\\foo$" in {text.get_text() for text in axes.texts}
+        axes.figure.draw_without_rendering()  # its name is no formula
         small = Baseline(name="a long name without room at its left", size_bytes=10_000, miou=0.3)
         (label,) = place_labels([], view_of([*points, small]), (700, 400), 8.5, [small])
         assert (label.anchor, label.moved) == ("left", False)
         page = draw_page(points, "t", "s", CLASSES, [far])
         (trace,) = [trace for trace in page.data if trace.name == PUBLISHED]
         assert trace.hovertext == (
-            "<b>&lt;b&gt;theirs&lt;/b&gt;</b><br>mIoU 99.0 %<br>size 9.00 MB",
+            "<b>&lt;b&gt;theirs&lt;/b&gt; $\\foo$</b><br>mIoU 99.0 %<br>size 9.00 MB",
         )
-        assert "&lt;b&gt;theirs&lt;/b&gt;" in {note.text for note in page.layout.annotations}
+        assert "&lt;b&gt;theirs&lt;/b&gt; $\\foo$" in {
+            note.text for note in page.layout.annotations
+        }
         assert PUBLISHED not in {trace.name for trace in draw_page(points, "t", "s", CLASSES).data}
 
     @pytest.mark.parametrize("count", [1, 2, 300])

@@ -28,6 +28,10 @@ BAD = {
     "no size": ("name,bytes,miou\na,0,70\n", "line 2"),
     "not a number": ("name,bytes,miou\na,9,nan\n", "line 2"),
     "no name": ("name,bytes,miou\n,9,70\n", "line 2"),
+    "grouped digits": ("name,bytes,miou\na,1_000,70\n", "line 2"),
+    "of another script": ("name,bytes,miou\na,٣,70\n", "line 2"),
+    "beyond all files": (f"name,bytes,miou\na,1{'0' * 400},70\n", "line 2"),
+    "a control character": ("name,bytes,miou\na\x07,9,70\n", "line 2"),
     "too many": ("name,bytes,miou\na,9,70,1\n", "line 2"),
 }
 

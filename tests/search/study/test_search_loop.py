@@ -230,7 +230,7 @@ def test_the_store_of_mlflow_s_environment_is_the_default(
 
 
 def test_a_least_miou_that_the_teacher_does_not_have_is_refused() -> None:
-    check_least_miou(None, 0.1)
-    check_least_miou(0.4, 0.41)
-    with pytest.raises(ValueError, match=r"below the mIoU of the teacher, 0.400, but got 0.4"):
-        check_least_miou(0.4, 0.4)
+    check_least_miou(None, 0.1, "the teacher")
+    check_least_miou(0.4, 0.41, "the teacher")
+    with pytest.raises(ValueError, match=r"below the mIoU of the teacher, 0.400, but got 0.4;"):
+        check_least_miou(0.4, 0.4, "the teacher")

@@ -58,6 +58,19 @@ def test_each_part_of_the_training_has_one_bit_fewer(recipe: Recipe, run: Execut
     assert found == [{(4, 6), (8, 8)}] * 2 + [{(3, 5), (8, 8)}] * 2 + [{(2, 4), (8, 8)}] * 2
 
 
+@pytest.mark.parametrize("zero_point", range(9))
+def test_a_grid_of_any_offset_can_lose_bits(zero_point: int) -> None:
+    quantizer = StepQuantizer(4, (1,))
+    quantizer.zero_point = zero_point
+    for bits in (3, 2):
+        quantizer.change_bits(bits)
+        assert abs(quantizer.zero_point / 2**bits - zero_point / 16) <= 0.125
+        assert (quantizer.zero_point == 0) == (zero_point / 8 * 2 ** (bits - 1) <= 0.5)
+        restored = StepQuantizer(bits, (1,))
+        restored.load_state_dict(quantizer.state_dict())
+        assert restored.zero_point == quantizer.zero_point
+
+
 def test_grids_are_calibrated_when_their_bits_change(run: ExecutionConfig) -> None:
     """Two bits on the grid of three would clip most weights."""
     recipe = RECIPES[0].replace(bit_descent=2, optimizer=AdamW(learning_rate=1e-12))

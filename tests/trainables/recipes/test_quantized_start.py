@@ -44,6 +44,8 @@ def test_adaptive_rounding_needs_weights_that_stay_on_the_grid() -> None:
     assert Qat(quantizer=Codebook(), dampening=1e-2).dampening
     with pytest.raises(ValidationError, match="on the grid, but got the quantizer dorefa"):
         Qat(quantizer=Dorefa(), dampening=1e-2)
+    with pytest.raises(ValidationError, match=r"grids that keep their bits, .* bit_descent 2"):
+        Qat(calibration=("adaround",), bit_descent=2)
 
 
 def test_equal_calibrations_have_one_digest() -> None:

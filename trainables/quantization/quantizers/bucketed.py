@@ -42,7 +42,7 @@ class BucketQuantizer(StepQuantizer):
         return (within * over_weight(self.multipliers, self.shape, self.axis)).to(torch.int16)
 
     def forward(self, value: Tensor) -> Tensor:
-        return lsq(value, self.spacing, self.low, self.high, gradient_scale=1.0)
+        return lsq(value, self.spacing, self.low, self.high)
 
     def _multipliers(self) -> Tensor:
         """Integers (output channels, buckets); gradients pass their rounding within the bounds."""

@@ -34,9 +34,12 @@ class FakeQuantizer(nn.Module):
         self.bits, self.zero_point = bits, symmetric_zero_point(bits)
 
     def change_bits(self, bits: int) -> None:
-        """Changes the bits, and leaves the share of negative integers as it is; not the step."""
+        """Changes the bits; the share of negative integers stays as near as it can, not the step.
+
+        The smaller grid may have no zero point of the same share, but the same end of it.
+        """
         share = negative_share(self.bits, self.zero_point)
-        self.bits, self.zero_point = bits, find_zero_point(bits, share)
+        self.bits, self.zero_point = bits, round(share * symmetric_zero_point(bits))
 
     @property
     def low(self) -> int:

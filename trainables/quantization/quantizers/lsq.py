@@ -13,27 +13,26 @@ CALIBRATION_ELEMENTS = 1 << 18
 """Of the values times the fractions that `calibrate` compares at once: 1 MB in float32."""
 
 
-def lsq(value: Tensor, step: Tensor, low: int, high: int, gradient_scale: float) -> Tensor:
+def lsq(value: Tensor, step: Tensor, low: int, high: int) -> Tensor:
     """Rounds `value` to the grid step * {low, ..., high}, with LSQ's gradients (equations 1 to 3).
+
+    Those of steps are not scaled by 1 / sqrt(values * high) (section 2.2): Adam divides a constant
+    factor away, and only its epsilon would keep small gradients from being learned from.
 
     Args:
         value: any shape.
         step: positive, broadcastable to `value`; its elements are the learned grids.
-        gradient_scale: multiplies the gradient of `step`.
     """
-    result: Tensor = _Lsq.apply(value, step, low, high, gradient_scale)
+    result: Tensor = _Lsq.apply(value, step, low, high)
     return result
 
 
 class _Lsq(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, value: Tensor, step: Tensor, low: int, high: int, gradient_scale: float
-    ) -> Tensor:
+    def forward(ctx: Any, value: Tensor, step: Tensor, low: int, high: int) -> Tensor:
         scaled = value / step
         ctx.save_for_backward(scaled, step)
         ctx.bounds = low, high
-        ctx.gradient_scale = gradient_scale
         return scaled.clamp(low, high).round_().mul_(step).to(value.dtype)
 
     @staticmethod
@@ -44,8 +43,8 @@ class _Lsq(torch.autograd.Function):
         outside = clipped != scaled
         # round(v/s) - v/s inside the range, the bound itself outside it
         slope = clipped.round_().sub_(scaled.masked_fill(outside, 0))
-        step_gradient = slope.mul_(gradient).sum_to_size(step.shape) * ctx.gradient_scale
-        return gradient.masked_fill(outside, 0), step_gradient, None, None, None
+        step_gradient = slope.mul_(gradient).sum_to_size(step.shape)
+        return gradient.masked_fill(outside, 0), step_gradient, None, None
 
 
 class StepQuantizer(FakeQuantizer):
@@ -64,10 +63,9 @@ class StepQuantizer(FakeQuantizer):
         return self.log_step.exp()
 
     def forward(self, value: Tensor) -> Tensor:
-        elements_per_step = value.numel() / self.log_step.numel()
-        scale, step = 1 / math.sqrt(elements_per_step * self.high), self.step
+        step = self.step
         quantize = fused_lsq if is_worthwhile(value, step) else lsq
-        return quantize(value, step, self.low, self.high, scale)
+        return quantize(value, step, self.low, self.high)
 
     @torch.no_grad()
     def init_from_mean(self, value: Tensor) -> None:

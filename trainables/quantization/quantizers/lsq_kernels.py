@@ -32,7 +32,7 @@ def quantize(value: Tensor, step: Tensor, low: Tensor, high: Tensor) -> Tensor:
 def gradients(
     gradient: Tensor, value: Tensor, step: Tensor, low: Tensor, high: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Gradients of the value, and of the step before its scaling."""
+    """Gradients of the value and of the step."""
     scaled = value / step
     clipped = scaled.clamp(low, high)
     inside = clipped == scaled
@@ -73,20 +73,17 @@ def is_dense(value: Tensor) -> bool:
     return value.is_contiguous() or value.is_contiguous(memory_format=torch.channels_last)
 
 
-def fused_lsq(value: Tensor, step: Tensor, low: int, high: int, gradient_scale: float) -> Tensor:
+def fused_lsq(value: Tensor, step: Tensor, low: int, high: int) -> Tensor:
     """The same as `lsq`, for one step and a dense value of 4 dimensions."""
-    result: Tensor = _Fused.apply(value, step, low, high, gradient_scale)
+    result: Tensor = _Fused.apply(value, step, low, high)
     return result
 
 
 class _Fused(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, value: Tensor, step: Tensor, low: int, high: int, gradient_scale: float
-    ) -> Tensor:
+    def forward(ctx: Any, value: Tensor, step: Tensor, low: int, high: int) -> Tensor:
         bounds = [step.new_full((1,), bound) for bound in (low, high)]
         ctx.save_for_backward(value, step, *bounds)
-        ctx.gradient_scale = gradient_scale
         compiled = kernels(value.device.type)
         assert compiled is not None
         result = compiled.forward(flat(value.detach()), step.detach(), *bounds)
@@ -104,8 +101,9 @@ class _Fused(torch.autograd.Function):
         )
         return (
             of_value.as_strided(value.shape, value.stride()),
-            (of_step * ctx.gradient_scale).view_as(step),
-            *[None] * 3,
+            of_step.view_as(step),
+            None,
+            None,
         )
 
 

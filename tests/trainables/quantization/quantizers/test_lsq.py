@@ -14,12 +14,11 @@ from trainables.quantization.quantizers.lsq import StepQuantizer, lsq
 GRIDS = [(-128, 127), (-8, 7), (-2, 1), (0, 255), (0, 15), (0, 3), (-16, 239), (-3, 12), (-1, 2)]
 
 
-def reference(value: Tensor, step: Tensor, low: int, high: int, scale: float) -> Tensor:
+def reference(value: Tensor, step: Tensor, low: int, high: int) -> Tensor:
     """The paper's formulas by straight-through tricks, left to autograd."""
-    scaled_step = (step * scale) + (step - step * scale).detach()
-    scaled = (value / scaled_step).clamp(low, high)
+    scaled = (value / step).clamp(low, high)
     rounded = (scaled.round() - scaled).detach() + scaled
-    return rounded * scaled_step
+    return rounded * step
 
 
 def sample(shape: tuple[int, ...], seed: int = 0) -> Tensor:
@@ -35,7 +34,7 @@ def test_values_and_gradients_equal_autograd(low: int, high: int, per_channel: b
     ours, theirs = [], []
     for function, gradients in ((lsq, ours), (reference, theirs)):
         v, s = value.clone().requires_grad_(), step.clone().requires_grad_()
-        result = function(v, s, low, high, 0.3)
+        result = function(v, s, low, high)
         result.backward(upstream)
         gradients += [result, v.grad, s.grad]
     for mine, expected in zip(ours, theirs, strict=True):
@@ -51,11 +50,11 @@ def test_gradients_equal_pytorch(low: int, high: int) -> None:
     value = value[~near]
     upstream = sample(tuple(value.shape), 1)
     v, s = value.clone().requires_grad_(), step.clone().requires_grad_()
-    ours = lsq(v, s, low, high, 0.25)
+    ours = lsq(v, s, low, high)
     ours.backward(upstream)
     w, t = value.clone().requires_grad_(), step.clone().requires_grad_()
     zero = torch.zeros(1)
-    theirs = torch._fake_quantize_learnable_per_tensor_affine(w, t, zero, low, high, 0.25)
+    theirs = torch._fake_quantize_learnable_per_tensor_affine(w, t, zero, low, high, 1.0)
     theirs.backward(upstream)
     torch.testing.assert_close(ours, theirs)
     torch.testing.assert_close(v.grad, w.grad)
@@ -64,7 +63,7 @@ def test_gradients_equal_pytorch(low: int, high: int) -> None:
 
 @pytest.mark.parametrize("bits", [2, 3, 4, 8])
 @pytest.mark.parametrize("share", [0, 0.5, 1])
-def test_initial_step_and_gradient_scale_are_the_paper_s(bits: int, share: float) -> None:
+def test_the_initial_step_is_the_paper_s_and_its_logarithm_learns(bits: int, share: float) -> None:
     quantizer = StepQuantizer(bits, (4, 1))
     quantizer.zero_point = zero_point = int(share * 2 ** (bits - 1))
     value = sample((4, 50)).abs()
@@ -73,7 +72,7 @@ def test_initial_step_and_gradient_scale_are_the_paper_s(bits: int, share: float
     torch.testing.assert_close(quantizer.step, 2 * value.mean(1, keepdim=True) / math.sqrt(high))
     quantizer(value).sum().backward()
     step = quantizer.step.detach().requires_grad_()
-    lsq(value, step, -zero_point, high, 1 / math.sqrt(50 * high)).sum().backward()
+    lsq(value, step, -zero_point, high).sum().backward()
     assert quantizer.log_step.grad is not None
     torch.testing.assert_close(quantizer.log_step.grad, step.grad * step.detach())
 

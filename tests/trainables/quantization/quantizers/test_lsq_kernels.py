@@ -25,7 +25,7 @@ def run(
     quantize: object, value: Tensor, step: Tensor, low: int, high: int, gradient: Tensor
 ) -> list[Tensor | None]:
     v, s = value.clone().requires_grad_(), step.clone().requires_grad_()
-    result = quantize(v, s, low, high, 0.3)  # type: ignore[operator]
+    result = quantize(v, s, low, high)  # type: ignore[operator]
     result.backward(gradient)
     return [result, v.grad, s.grad]
 

@@ -180,6 +180,12 @@ def find_students(
         student = network.student(config.new_head)
         for share in config.prune or ():
             student.replace(keep=share).kept_graph()
+        if config.prune and not student.normalizes:
+            print_line(
+                f"note: {network.label} has no layers that normalise, as where BatchNorm is "
+                "folded: the size of its weights, by which --prune chooses, says little of its "
+                "channels"
+            )
         found = (student,)
         if has_onnx():
             from trainables.deploy.onnx_export import find_export_error

@@ -443,6 +443,11 @@ class TracedConfig(StudentConfig):
         normalization = build_normalization(self.input_normalization)
         return GraphNetwork(self.kept_graph(), normalization, num_classes)
 
+    @property
+    def normalizes(self) -> bool:
+        """Whether any of its layers normalises, so that weights of layers can be compared."""
+        return any("Norm" in layer.type for layer in decode_graph(self.graph).layers.values())
+
     def kept_graph(self) -> NetworkGraph:
         """The operations and the layers without the channels that are pruned.
 

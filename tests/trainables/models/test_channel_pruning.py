@@ -380,6 +380,12 @@ def test_a_new_classifier_reads_the_channels_that_are_kept() -> None:
     assert model(IMAGES).shape == (2, 9, 64, 80)
 
 
+def test_a_network_whose_norms_are_folded_is_known() -> None:
+    assert student(recorded_of(NETWORKS["chain"])).normalizes
+    folded = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 5, 1))
+    assert not student(recorded_of(lambda: folded)).normalizes
+
+
 def test_the_share_is_written_only_where_it_is_set() -> None:
     network = recorded_of(NETWORKS["chain"])
     whole = student(network)

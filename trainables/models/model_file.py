@@ -1,9 +1,9 @@
 """The model file: one safetensors file with the bit-packed weights of a network.
 
-Quantized weights are packed bits in one uint8 tensor, all else (steps, biases, weights that are not
-quantized) is one float32 tensor; the spec in the header says which network they belong to. There
-are two tensors rather than hundreds, because each needs about 90 bytes of header and small students
-have 30 KB.
+Quantized weights are packed bits in one uint8 tensor, with the steps and biases of their output
+channels in 16 bits each; all else (steps of activations, weights that are not quantized) is one
+float32 tensor. The spec in the header says which network they belong to. There are two tensors
+rather than hundreds, because each needs about 90 bytes of header and small students have 30 KB.
 """
 
 import json
@@ -56,7 +56,9 @@ class ModelSpec(FrozenConfig):
 
     Exported networks are `folded`; a network for further training keeps its normalisation and is
     not quantized. `with_additions` says that the additions of feature maps are quantized; files of
-    networks without such additions, and of versions that added floats, do not mention it.
+    networks without such additions, and of versions that added floats, do not mention it. A student
+    is `compact`: steps and biases of output channels have 16 bits, and biases are read as integers
+    can add them. Earlier versions kept both in 32 bits, biases as multiples of what integers add.
     """
 
     format: Literal[2] = 2
@@ -65,7 +67,8 @@ class ModelSpec(FrozenConfig):
     quantizer: SerializeAsAny[Quantizer] | None = None
     folded: bool = True
     with_additions: bool = False
-    written_if_set: ClassVar[tuple[str, ...]] = ("with_additions",)
+    compact: bool = False
+    written_if_set: ClassVar[tuple[str, ...]] = ("with_additions", "compact")
 
     @model_validator(mode="after")
     def check_folded(self) -> "ModelSpec":
@@ -83,18 +86,11 @@ class ModelSpec(FrozenConfig):
         return convert(model) if self.folded else model
 
 
-def serialize(model: nn.Module, spec: ModelSpec, for_integers: bool = False) -> bytes:
-    """The content of the model file of a network; its length depends on the spec alone.
-
-    `for_integers` rounds biases to what integer arithmetic adds, so that the network computes the
-    same on integers.
-    """
+def serialize(model: nn.Module, spec: ModelSpec) -> bytes:
+    """The content of the model file of a network; its length depends on the spec alone."""
     codes: list[NDArray[np.uint8]] = []
     floats: list[Tensor] = []
-    converted = spec.convert(model)
-    if for_integers:
-        round_biases(converted)
-    for module in leaves(converted):
+    for module in leaves(spec.convert(model)):
         if isinstance(module, ConvertedLayer) and module.codes is not None:
             assert module.bits
             codes.append(pack_bits(places_of(module).flatten().cpu().numpy(), module.bits))
@@ -103,9 +99,14 @@ def serialize(model: nn.Module, spec: ModelSpec, for_integers: bool = False) -> 
             if module.multipliers is not None:
                 multipliers = module.multipliers.cpu().numpy().astype(np.uint8)
                 codes.append(pack_bits(multipliers, MULTIPLIER_BITS))
+            for values in short_tensors(module) if spec.compact else ():
+                shares, largest = shorten(values.detach().cpu())
+                codes.append(shares.numpy().view(np.uint8))
+                floats.append(largest.view(1))
         if isinstance(module, CONVERTED) and module.grid is not None:
             floats.append(torch.tensor([negative_share(module.grid.bits, module.grid.zero_point)]))
-        floats += [tensor.detach().flatten().float().cpu() for tensor in float_tensors(module)]
+        tensors = float_tensors(module, spec.compact)
+        floats += [tensor.detach().flatten().float().cpu() for tensor in tensors]
     packed = np.concatenate(codes) if codes else np.zeros(0, np.uint8)
     return file_content(packed, torch.cat(floats).numpy(), spec)
 
@@ -164,7 +165,7 @@ def read_model(path: Path) -> nn.Module:
 
 
 def deserialize(content: bytes) -> nn.Module:
-    """The network of a model file's content, as `serialize` converted it, in evaluation mode.
+    """The network of a model file's content, converted, in evaluation mode.
 
     Raises:
         ValueError: the content is damaged.
@@ -179,7 +180,9 @@ def deserialize(content: bytes) -> nn.Module:
     model = spec.convert(spec.build())
     with torch.no_grad():
         for module in leaves(model):
-            fill(module, codes, floats)
+            fill(module, codes, floats, spec.compact)
+    if spec.compact:
+        round_biases(model)
     round_outputs(model)
     if codes.left or floats.left:
         raise ValueError("it holds more values than its network has")
@@ -235,13 +238,16 @@ class Reader:
         return len(self.values) - self.position
 
 
-def fill(module: nn.Module, codes: Reader, floats: Reader) -> None:
+def fill(module: nn.Module, codes: Reader, floats: Reader, is_compact: bool) -> None:
     if isinstance(module, ConvertedLayer) and module.codes is not None:
         fill_codes(module, codes)
+        for values in short_tensors(module) if is_compact else ():
+            shares = codes.take(2 * len(values)).copy().view(np.float16)
+            values.copy_(torch.from_numpy(shares).float() * float(floats.take(1)[0]))
     if isinstance(module, CONVERTED) and module.grid is not None:
         share = float(floats.take(1)[0])
         module.grid.zero_point = find_zero_point(module.grid.bits, share)
-    for tensor in float_tensors(module):
+    for tensor in float_tensors(module, is_compact):
         tensor.copy_(torch.from_numpy(floats.take(tensor.numel()).copy()).view(tensor.shape))
     if isinstance(module, ConvertedLayer) and module.codes is not None:
         module.multiply()
@@ -297,12 +303,29 @@ def leaves(module: nn.Module) -> Iterator[nn.Module]:
             yield from leaves(child)
 
 
-def float_tensors(module: nn.Module) -> list[Tensor]:
+def short_tensors(layer: ConvertedLayer) -> list[Tensor]:
+    """What a compact file keeps of each output channel (outputs,) of a layer with codes."""
+    return [tensor for tensor in (layer.step, layer.layer.bias) if tensor is not None]
+
+
+def shorten(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Values (N,) as shares of the largest, in float16, and that, in float32.
+
+    They are rounded by a part in 2048 at most, or by more below a 16,000th of the largest.
+    """
+    largest = values.abs().amax().clamp(min=torch.finfo(torch.float32).tiny)
+    return (values / largest).half(), largest
+
+
+def float_tensors(module: nn.Module, is_compact: bool = False) -> list[Tensor]:
     """The parameters and buffers of one leaf that are stored as float32."""
     if isinstance(module, ConvertedLayer):
         weight = module.layer.weight if module.step is None else module.step
+        of_channels = [weight, module.layer.bias]
+        if is_compact and module.codes is not None:
+            of_channels = []
         step = module.grid.step if module.grid else None
-        return [tensor for tensor in (weight, module.layer.bias, step) if tensor is not None]
+        return [tensor for tensor in (*of_channels, step) if tensor is not None]
     if isinstance(module, ConvertedAddition):
         return [module.grid.step]
     own = [*module.parameters(recurse=False), *module.buffers(recurse=False)]

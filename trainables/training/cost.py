@@ -22,6 +22,8 @@ from trainables.quantization.prepare import LayerRoles, layer_bits
 from trainables.quantization.shapes import Shapes
 from trainables.training.structure import Structure, find_structure
 
+SHORT_BYTES = 2
+"""Of a step or a bias of an output channel in a compact file."""
 UNQUANTIZED = LayerBits(weight_bits=FULL_PRECISION, activation_bits=FULL_PRECISION)
 
 
@@ -32,6 +34,7 @@ def model_spec(config: TrialConfig, num_classes: int) -> ModelSpec:
         num_classes=num_classes,
         quantizer=config.quantizer,
         with_additions=bool(config.quantizer and find_roles(config.student, num_classes).additions),
+        compact=config.quantizer is not None,
     )
 
 
@@ -48,15 +51,21 @@ def _file_length(spec_json: str) -> int:
     num_code_bytes, num_floats = 0, stored.num_others
     for layer in stored.layers:
         of_layer = bits.get(layer.name, UNQUANTIZED)
+        of_channels = layer.num_channels if layer.has_bias else 0
         if of_layer.weight_bits == FULL_PRECISION:
-            num_floats += layer.num_weights
+            num_floats += layer.num_weights + of_channels
         else:
             num_code_bytes += packed_length(layer.num_weights, of_layer.weight_bits)
             if spec.quantizer:
                 num_code_bytes += spec.quantizer.num_extra_bytes(
                     of_layer.weight_bits, layer.num_weights, layer.num_channels
                 )
-            num_floats += layer.num_channels  # the steps
+            of_channels += layer.num_channels  # the steps
+            if spec.compact:
+                num_code_bytes += SHORT_BYTES * of_channels
+                num_floats += 1 + layer.has_bias  # the largest of each
+            else:
+                num_floats += of_channels
     of_grids = [bits[name] for name in (*stored.roles.names, *stored.roles.additions) if bits]
     # the step of each, and the share of negative integers
     num_floats += 2 * sum(each.activation_bits != FULL_PRECISION for each in of_grids)
@@ -79,10 +88,11 @@ class StoredLayer(NamedTuple):
     name: str
     num_weights: int
     num_channels: int
+    has_bias: bool
 
 
 class StoredValues(NamedTuple):
-    """What the model file of a network holds: weights of layers, and `num_others` floats."""
+    """What the model file of a network holds: layers, and `num_others` floats besides."""
 
     layers: Sequence[StoredLayer]
     num_others: int
@@ -99,11 +109,8 @@ def stored_values(network: NetworkConfig, num_classes: int) -> StoredValues:
         module = modules[name]
         if is_quantizable(module):
             num_channels = count_steps(module)
-            layers.append(StoredLayer(name, module.weight.numel(), num_channels))
-            if module.bias is not None:
-                num_others += module.bias.numel()
-            elif name in structure.foldable:
-                num_others += num_channels
+            has_bias = module.bias is not None or name in structure.foldable
+            layers.append(StoredLayer(name, module.weight.numel(), num_channels, has_bias))
         elif name not in folded_norms:
             num_others += sum(tensor.numel() for tensor in float_tensors(module))
     return StoredValues(layers, num_others, structure.roles)

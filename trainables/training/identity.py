@@ -35,6 +35,7 @@ def training_facts(config: TrialConfig, run: ExecutionConfig) -> dict[str, objec
         key["learned_weights"] = "labels too"  # earlier versions balanced the terms alone
     if config.quantizer:
         key["grids"] = "shared"  # earlier versions calibrated them for their last reader
+        key["file"] = "compact"  # earlier versions kept 32 bits of steps and biases
     if config.quantizer and has_additions(config, run):
         key["additions"] = "quantized"  # earlier versions computed them on floats
     if (weights := config.student.weights_key()) is not None:

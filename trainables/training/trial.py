@@ -179,9 +179,7 @@ class Trial:
         """Writes the student into `model_bytes` and returns the network that is read from it."""
         self.student = student
         num_classes = self.task.data.num_classes
-        self.model_bytes = serialize(
-            student, model_spec(self.config, num_classes), for_integers=True
-        )
+        self.model_bytes = serialize(student, model_spec(self.config, num_classes))
         predicted = predict_size_bytes(self.config, num_classes)
         if len(self.model_bytes) != predicted:
             raise TrialFailed(

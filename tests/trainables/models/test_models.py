@@ -24,10 +24,14 @@ from trainables.models.model_file import (
     read_model,
     read_spec,
     serialize,
+    short_tensors,
+    shorten,
     write_model,
 )
 from trainables.models.torchvision_model import load_pretrained
+from trainables.quantization.convert import ConvertedLayer
 from trainables.quantization.layers import QuantizedLayer, step_shape
+from trainables.quantization.prepare import calibrate
 from trainables.quantization.quantizers.configs import Lsq
 
 MODELS: list[NetworkConfig] = [
@@ -117,6 +121,41 @@ def test_a_file_that_was_written_long_ago_is_read_as_it_was_meant() -> None:
     assert {name: tensor.tolist() for name, tensor in written.items()} == {
         name: tensor.tolist() for name, tensor in stored.items()
     }
+
+
+def test_steps_and_biases_take_half_the_bytes_and_are_rounded_by_little() -> None:
+    torch.manual_seed(0)
+    student, quantizer = UNetConfig(width=4, depth=2), Lsq(weight_bits=3)
+    long = ModelSpec(model=student, num_classes=5, quantizer=quantizer)
+    compact = long.replace(compact=True)
+    network = long.build()
+    calibrate(network, torch.randn(2, 3, 16, 16))
+    contents = [serialize(network, spec) for spec in (long, compact)]
+    before, after = (
+        [m for m in deserialize(content).modules() if isinstance(m, ConvertedLayer)]
+        for content in contents
+    )
+    num_values = sum(len(values) for layer in before for values in short_tensors(layer))
+    saved, added = len(contents[0]) - len(contents[1]), len(b',\\"compact\\":true')
+    assert saved == pytest.approx(2 * num_values - 2 * 4 * len(before) - added, abs=8)
+    for exact, rounded in zip(before, after, strict=True):
+        assert exact.step is not None
+        assert rounded.step is not None
+        assert exact.layer.bias is not None
+        assert rounded.layer.bias is not None
+        assert torch.equal(exact.codes, rounded.codes)
+        assert torch.equal(exact.step.abs().amax(), rounded.step.abs().amax())
+        torch.testing.assert_close(rounded.step, exact.step, rtol=2**-11, atol=0)
+        assert rounded.grid is not None
+        finest = float(rounded.step.abs().amax() * rounded.grid.step) / 2
+        torch.testing.assert_close(rounded.layer.bias, exact.layer.bias, rtol=2**-11, atol=finest)
+
+
+def test_values_of_a_layer_are_shares_of_the_largest() -> None:
+    shares, largest = shorten(torch.zeros(3))
+    assert (shares.float() * largest).tolist() == [0, 0, 0]
+    shares, largest = shorten(torch.tensor([-1e-30, 5e-31, 1e-38]))
+    assert (shares.float() * largest).tolist() == pytest.approx([-1e-30, 5e-31, 0])
 
 
 @pytest.mark.parametrize(

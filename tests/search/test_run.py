@@ -291,12 +291,15 @@ def test_a_study_without_an_interruption_has_the_same_front(
 def test_a_warm_study_tries_the_earlier_front_first_and_ends_when_flat(
     storage: Path, blocks_folder: Path
 ) -> None:
-    """A study of another space, until nothing more is gained."""
+    """A study of another space, until nothing more is gained; the time left is for other seeds."""
     earlier = storage / "tiny"
     argv = ["--space", "qat", "--data", str(blocks_folder), "--image-size", "32", "--epochs", "1"]
     argv += ["--storage", str(earlier.parent), "--name", "warm", "--warm-start", "tiny"]
-    done = run(*argv, *ONE_AT_A_TIME, "--samples", "40", "--stop-when-flat", "0.9")
+    argv += ["--stop-when-flat", "0.9", "--time-budget", "10m"]
+    done = run(*argv, *ONE_AT_A_TIME, "--samples", "40")
     assert done.returncode == 0, done.errors
+    assert "ended before all trials were asked" in done.said
+    assert "with another seed: mIoU" in done.said
     warm = earlier.with_name("warm")
     tried = [row["student.width"] for row in rows(warm)]
     front = [row["student.width"] for row in rows(earlier, "front")]

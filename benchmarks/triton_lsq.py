@@ -12,7 +12,7 @@ BLOCK = 4096
 
 
 def triton_lsq(value: Tensor, step: Tensor, low: int, high: int) -> Tensor:
-    """As `lsq` with a gradient scale of 1, but for ties, which are rounded up."""
+    """As `lsq`, but for ties, which are rounded up."""
     return _TritonLsq.apply(value, step, low, high)
 
 

@@ -104,7 +104,10 @@ class Point:
 
     @property
     def bits(self) -> str:
-        """Bits of weights and activations, such as 4/8, or means of layers, such as 2.5/6.1."""
+        """Bits of weights and activations, such as 4/8, or means of layers, such as 2.5/6.1.
+
+        Only the means count the first and the last layer, which otherwise have 8 bits anyway.
+        """
         if self.mean_bits:
             return "/".join(f"{mean:.1f}" for mean in self.mean_bits)
         quantizer = self.config.quantizer

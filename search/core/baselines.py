@@ -2,6 +2,7 @@
 
 import csv
 import re
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,8 +11,8 @@ from pydantic import Field
 from trainables.core.config_base import FrozenConfig
 
 COLUMNS = ["name", "bytes", "miou"]
-SIZE = re.compile(r"0*[1-9][0-9]{0,11}")
-"""Fewer than a terabyte."""
+SIZE = re.compile(r"[1-9][0-9]{0,11}")
+"""Less than a terabyte."""
 PERCENT = re.compile(r"[0-9]{1,3}(\.[0-9]*)?")
 
 
@@ -44,7 +45,8 @@ def read_line(cells: Sequence[str]) -> Baseline | None:
         return None
     name, size, miou = cells
     is_number = SIZE.fullmatch(size) and PERCENT.fullmatch(miou)
-    if not (is_number and name.isprintable() and name and 1 <= float(miou) <= 100):
+    has_control = any(unicodedata.category(each) in ("Cc", "Cs") for each in name)
+    if not (is_number and name and not has_control and 1 <= float(miou) <= 100):
         return None
     return Baseline(name=name, size_bytes=int(size), miou=float(miou) / 100)
 
@@ -70,7 +72,8 @@ def read_baselines(text: str) -> tuple[Baseline, ...]:
             continue
         if (baseline := read_line([cell.strip() for cell in cells])) is None:
             raise ValueError(
-                "a line must be a name, a number of bytes, and a mIoU from 1 to 100 in percent, "
+                "a line must be a name without control characters, a number of bytes in digits, "
+                "and a mIoU from 1 to 100 in percent, "
                 f"but line {number} of {path} is {','.join(cells)!r}"
             )
         baselines.append(baseline)

@@ -104,7 +104,7 @@ def check_least_miou(least_miou: float | None, reference_miou: float, of: str) -
     if least_miou is not None and least_miou >= reference_miou:
         raise ValueError(
             f"--least-miou must be below the mIoU of {of}, {reference_miou:.3f}, but got "
-            f"{least_miou:g}; this study has no trial, and the same command begins another"
+            f"{least_miou:g}; begin another study, which takes what this one has prepared"
         )
 
 
@@ -220,5 +220,5 @@ def search(
         if config.time_budget_s is not None and not shutdown.requested:
             try:
                 train_front_again(study, run, share, deadline, shutdown, progress)
-            except KeyboardInterrupt:  # all samples are trained
+            except KeyboardInterrupt:  # the search itself has ended
                 progress.record("stopped before the whole front was trained again")

@@ -6,6 +6,7 @@ from typing import ClassVar, Literal
 import numpy as np
 import pytest
 import torch
+from compact_networks import compacted
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -171,10 +172,11 @@ def train(
     assert trial.student
     with torch.no_grad():
         trained = trial.student.eval()(images)
-        exact = read_spec(folder / MODEL_FILE).replace(compact=False)
+        exact = read_spec(folder / MODEL_FILE).replace(format=2)
         converted = deserialize(serialize(trial.student, exact))(images)
         torch.testing.assert_close(converted, trained, rtol=1e-3, atol=1e-3)
         # whose biases are those that integers can add, and, as its steps, have 16 bits
+        assert torch.equal(shipped(images), compacted(trial.student)(images))
         agree = (shipped(images).argmax(1) == trained.argmax(1)).float().mean()
     assert agree > 0.95
     return trial, metrics

@@ -9,7 +9,7 @@ rather than hundreds, because each needs about 90 bytes of header and small stud
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
 import pyarrow as pa
@@ -43,6 +43,10 @@ from trainables.quantization.layers import channel_axis
 from trainables.quantization.prepare import prepare
 from trainables.quantization.quantizers.base import Quantizer
 
+Format = Literal[2, 3]
+COMPACT: Format = 3
+SHORT_BYTES = 2
+"""Of a step or a bias of an output channel in a compact file."""
 CONVERTED = (ConvertedLayer, ConvertedAddition)
 HEADER_LIMIT = 1 << 20
 FEWEST_BITS = 2
@@ -56,19 +60,24 @@ class ModelSpec(FrozenConfig):
 
     Exported networks are `folded`; a network for further training keeps its normalisation and is
     not quantized. `with_additions` says that the additions of feature maps are quantized; files of
-    networks without such additions, and of versions that added floats, do not mention it. A student
-    is `compact`: steps and biases of output channels have 16 bits, and biases are read as integers
-    can add them. Earlier versions kept both in 32 bits, biases as multiples of what integers add.
+    networks without such additions, and of versions that added floats, do not mention it.
+
+    Files of quantized students have format 3: steps and biases of output channels have 16 bits, and
+    biases are read as integers can add them. Format 2 keeps both in 32 bits, as they are.
     """
 
-    format: Literal[2] = 2
+    format: Format = 2
     model: SerializeAsAny[NetworkConfig]
     num_classes: int = Field(ge=2, le=255)
     quantizer: SerializeAsAny[Quantizer] | None = None
     folded: bool = True
     with_additions: bool = False
-    compact: bool = False
-    written_if_set: ClassVar[tuple[str, ...]] = ("with_additions", "compact")
+    written_if_set: ClassVar[tuple[str, ...]] = ("with_additions",)
+
+    @property
+    def is_compact(self) -> bool:
+        """Whether steps and biases of output channels have 16 bits."""
+        return self.format >= COMPACT
 
     @model_validator(mode="after")
     def check_folded(self) -> "ModelSpec":
@@ -99,13 +108,13 @@ def serialize(model: nn.Module, spec: ModelSpec) -> bytes:
             if module.multipliers is not None:
                 multipliers = module.multipliers.cpu().numpy().astype(np.uint8)
                 codes.append(pack_bits(multipliers, MULTIPLIER_BITS))
-            for values in short_tensors(module) if spec.compact else ():
+            for values in short_tensors(module) if spec.is_compact else ():
                 shares, largest = shorten(values.detach().cpu())
                 codes.append(shares.numpy().view(np.uint8))
                 floats.append(largest.view(1))
         if isinstance(module, CONVERTED) and module.grid is not None:
             floats.append(torch.tensor([negative_share(module.grid.bits, module.grid.zero_point)]))
-        tensors = float_tensors(module, spec.compact)
+        tensors = float_tensors(module, spec.is_compact)
         floats += [tensor.detach().flatten().float().cpu() for tensor in tensors]
     packed = np.concatenate(codes) if codes else np.zeros(0, np.uint8)
     return file_content(packed, torch.cat(floats).numpy(), spec)
@@ -180,8 +189,8 @@ def deserialize(content: bytes) -> nn.Module:
     model = spec.convert(spec.build())
     with torch.no_grad():
         for module in leaves(model):
-            fill(module, codes, floats, spec.compact)
-    if spec.compact:
+            fill(module, codes, floats, spec.is_compact)
+    if spec.is_compact:
         round_biases(model)
     round_outputs(model)
     if codes.left or floats.left:
@@ -202,11 +211,12 @@ def check_length(spec: ModelSpec, num_bytes: int) -> None:
 def parse_spec(header: bytes) -> ModelSpec:
     try:
         text = json.loads(header)["__metadata__"]["paretoseg"]
-        written, known = json.loads(text)["format"], ModelSpec.model_fields["format"].default
+        written, known = json.loads(text)["format"], get_args(Format)
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError("its header has no valid model specification") from error
-    if written != known:
-        raise ValueError(f"its format is {written}, and this version reads {known}")
+    if written not in known:
+        names = " and ".join(map(str, known))
+        raise ValueError(f"its format is {written}, and this version reads {names}")
     try:
         return ModelSpec.model_validate_json(text)
     except ValidationError as error:
@@ -242,7 +252,7 @@ def fill(module: nn.Module, codes: Reader, floats: Reader, is_compact: bool) -> 
     if isinstance(module, ConvertedLayer) and module.codes is not None:
         fill_codes(module, codes)
         for values in short_tensors(module) if is_compact else ():
-            shares = codes.take(2 * len(values)).copy().view(np.float16)
+            shares = codes.take(SHORT_BYTES * len(values)).copy().view(np.float16)
             values.copy_(torch.from_numpy(shares).float() * float(floats.take(1)[0]))
     if isinstance(module, CONVERTED) and module.grid is not None:
         share = float(floats.take(1)[0])
@@ -311,10 +321,14 @@ def short_tensors(layer: ConvertedLayer) -> list[Tensor]:
 def shorten(values: Tensor) -> tuple[Tensor, Tensor]:
     """Values (N,) as shares of the largest, in float16, and that, in float32.
 
-    They are rounded by a part in 2048 at most, or by more below a 16,000th of the largest.
+    They are rounded by at most a part in 2**11, and where they are less than a 2**14th of the
+    largest by at most a 2**24th of it, but never to 0.
     """
     largest = values.abs().amax().clamp(min=torch.finfo(torch.float32).tiny)
-    return (values / largest).half(), largest
+    shares = values / largest
+    least = torch.finfo(torch.float16).smallest_normal * torch.finfo(torch.float16).eps
+    shares = torch.where(shares == 0, shares, shares.abs().clamp(min=least).copysign(shares))
+    return shares.half(), largest
 
 
 def float_tensors(module: nn.Module, is_compact: bool = False) -> list[Tensor]:

@@ -34,7 +34,9 @@ from trainables.quantization.static_quantizer import StaticQuantizer
 LARGEST_BIAS = 1 << 24
 """The largest bias, in steps, so that its sum with the products fits into 32 bits."""
 FINEST = 64
-"""The parts of a step in which a bias is counted at the finest, so that it fits into 32 bits."""
+"""The parts of a step in which a bias is counted at the finest, so that it fits into 32 bits.
+
+Compact model files are read by it: another value changes what they compute."""
 
 
 class ConvertedLayer(nn.Module):
@@ -153,7 +155,7 @@ def counts_of(bias: Tensor, scale: Tensor) -> Tensor:
 
 def is_dead(bias: Tensor, scale: Tensor) -> Tensor:
     """Channels that normalisation multiplies by nearly 0, so that they equal their bias."""
-    return bias.abs() > LARGEST_BIAS * scale.abs()
+    return (bias.abs() > LARGEST_BIAS * scale.abs()) | (scale == 0)
 
 
 class ConvertedAddition(nn.Module):

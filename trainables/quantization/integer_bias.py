@@ -48,7 +48,7 @@ def find_factors(codes: Array, bits: int, zero_point: int) -> Array:
     """The largest factor, a power of 2, on the codes of each output channel.
 
     Steps are divided by it, so that weights stay as they are, also after the rounding of floats,
-    and no sum of two products overflows.
+    and no sum of two products overflows. Compact model files are read by this rule.
 
     Args:
         codes: of the weights, with output channels first.
@@ -68,6 +68,6 @@ def countable(bias: Array, products: Array, factors: Array) -> Array:
     Where normalisation multiplies a channel by nearly 0, the channel equals its bias.
     """
     steps = products.astype(np.float64) / factors
-    rounded = np.rint(bias / steps) * steps
-    dead = np.abs(bias) > LARGEST_BIAS * np.abs(products)
-    return np.where(dead, bias, rounded).astype(np.float32)
+    dead = (np.abs(bias) > LARGEST_BIAS * np.abs(products)) | (products == 0)
+    counts = np.rint(np.divide(bias, steps, out=np.zeros_like(steps), where=~dead))
+    return np.where(dead, bias, counts * steps).astype(np.float32)

@@ -223,7 +223,9 @@ class QuantizedTraining(QuantizedRecipe):
         1, ge=1, le=7, description="parts of the training, each with one bit fewer than that before"
     )
     dampening: float = Field(
-        0.0, ge=0, description="weight of all weights' squared distances to the grid, at the end"
+        0.0,
+        ge=0,
+        description="weight of the squared distance to the grid at the last step",
     )
     norm_batches: int = Field(
         0, ge=0, description="training batches that BatchNorm's statistics are estimated from again"

@@ -9,7 +9,13 @@ from torch import nn
 from trainables.config import TrialConfig
 from trainables.models.base import Network, StudentNetwork
 from trainables.models.configs import NetworkConfig, StudentConfig
-from trainables.models.model_file import ModelSpec, file_length, float_tensors
+from trainables.models.model_file import (
+    COMPACT,
+    SHORT_BYTES,
+    ModelSpec,
+    file_length,
+    float_tensors,
+)
 from trainables.models.outline import build_outline
 from trainables.quantization.activation_memory import (
     StoredTensor,
@@ -22,8 +28,6 @@ from trainables.quantization.prepare import LayerRoles, layer_bits
 from trainables.quantization.shapes import Shapes
 from trainables.training.structure import Structure, find_structure
 
-SHORT_BYTES = 2
-"""Of a step or a bias of an output channel in a compact file."""
 UNQUANTIZED = LayerBits(weight_bits=FULL_PRECISION, activation_bits=FULL_PRECISION)
 
 
@@ -34,7 +38,7 @@ def model_spec(config: TrialConfig, num_classes: int) -> ModelSpec:
         num_classes=num_classes,
         quantizer=config.quantizer,
         with_additions=bool(config.quantizer and find_roles(config.student, num_classes).additions),
-        compact=config.quantizer is not None,
+        format=COMPACT if config.quantizer else 2,
     )
 
 
@@ -51,21 +55,16 @@ def _file_length(spec_json: str) -> int:
     num_code_bytes, num_floats = 0, stored.num_others
     for layer in stored.layers:
         of_layer = bits.get(layer.name, UNQUANTIZED)
-        of_channels = layer.num_channels if layer.has_bias else 0
-        if of_layer.weight_bits == FULL_PRECISION:
-            num_floats += layer.num_weights + of_channels
+        num_biases = layer.num_channels if layer.has_bias else 0
+        if spec.quantizer is None or of_layer.weight_bits == FULL_PRECISION:
+            num_floats += layer.num_weights + num_biases
         else:
             num_code_bytes += packed_length(layer.num_weights, of_layer.weight_bits)
-            if spec.quantizer:
-                num_code_bytes += spec.quantizer.num_extra_bytes(
-                    of_layer.weight_bits, layer.num_weights, layer.num_channels
-                )
-            of_channels += layer.num_channels  # the steps
-            if spec.compact:
-                num_code_bytes += SHORT_BYTES * of_channels
-                num_floats += 1 + layer.has_bias  # the largest of each
-            else:
-                num_floats += of_channels
+            num_code_bytes += spec.quantizer.num_extra_bytes(
+                of_layer.weight_bits, layer.num_weights, layer.num_channels
+            )
+            num_code_bytes += SHORT_BYTES * (layer.num_channels + num_biases)  # steps and biases
+            num_floats += 1 + layer.has_bias  # the largest of each
     of_grids = [bits[name] for name in (*stored.roles.names, *stored.roles.additions) if bits]
     # the step of each, and the share of negative integers
     num_floats += 2 * sum(each.activation_bits != FULL_PRECISION for each in of_grids)

@@ -35,7 +35,8 @@ def training_facts(config: TrialConfig, run: ExecutionConfig) -> dict[str, objec
         key["learned_weights"] = "labels too"  # earlier versions balanced the terms alone
     if config.quantizer:
         key["grids"] = "shared"  # earlier versions calibrated them for their last reader
-        key["file"] = "compact"  # earlier versions kept 32 bits of steps and biases
+        key["file"] = 3  # formats of earlier versions kept 32 bits of steps and biases
+        key["steps"] = "unscaled"  # earlier versions scaled their gradients as LSQ's paper does
     if config.quantizer and has_additions(config, run):
         key["additions"] = "quantized"  # earlier versions computed them on floats
     if (weights := config.student.weights_key()) is not None:
@@ -59,7 +60,10 @@ def training_key(config: TrialConfig, run: ExecutionConfig) -> str:
 
 
 def older_training_facts(config: TrialConfig, run: ExecutionConfig) -> dict[str, object]:
-    """The facts as version 0.2 wrote them, which named a teacher by the folder of its artifact."""
+    """The facts as version 0.2 wrote them, which named a teacher by the folder of its artifact.
+
+    Quantized trainings of that version are not found: they are not what this version would train.
+    """
     facts = training_facts(config, run)
     if "teacher" in facts and run.teacher:
         facts["teacher"] = run.teacher.parent.name

@@ -60,9 +60,19 @@ def check_students(
 
 
 def build_random(student: StudentConfig, num_classes: int) -> StudentNetwork:
-    """A student with random weights, which leaves the state of the random generator as it is."""
-    with torch.random.fork_rng(devices=[]):
-        return student.build(num_classes).eval()
+    """A student with random weights, which leaves the state of the random generator as it is.
+
+    Raises:
+        ValueError: it cannot be built.
+    """
+    try:
+        with torch.random.fork_rng(devices=[]):
+            return student.build(num_classes).eval()
+    except ValueError:
+        raise
+    except Exception as error:  # networks of other people's code raise anything
+        reason = f"{student.describe()} cannot be built: {first_line(error)}"
+        raise ValueError(reason) from error
 
 
 @torch.no_grad()

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from compact_networks import compacted
 from foreign_networks import Foreign, config_of, randomize
 from pydantic import ValidationError
 from torch import Tensor, nn
@@ -344,8 +345,9 @@ def test_costs_of_a_pruned_student_are_predicted_exactly(bits: int | None) -> No
         calibrate(prepare(model, quantizer), IMAGES)
     content = serialize(model, model_spec(config, 5))
     assert len(content) == predict_size_bytes(config, 5)
-    exact = model_spec(config, 5).replace(compact=False)
+    exact = model_spec(config, 5).replace(format=2)
     expected, found = model.eval()(IMAGES), deserialize(serialize(model, exact))(IMAGES)
+    assert torch.equal(deserialize(content)(IMAGES), compacted(model)(IMAGES))
     assert (found.argmax(1) == expected.argmax(1)).float().mean() > 0.999
     whole = config.replace(student=student(network))
     assert num_params < count_params(whole.student, 5) / 2

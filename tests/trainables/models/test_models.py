@@ -2,12 +2,15 @@
 
 import subprocess
 import sys
+import warnings
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
 import safetensors.numpy
 import torch
+from torch import nn
 
 from trainables.models.base import forward_features, supports_fast_bf16
 from trainables.models.configs import (
@@ -17,6 +20,7 @@ from trainables.models.configs import (
     UNetConfig,
 )
 from trainables.models.model_file import (
+    Format,
     ModelSpec,
     deserialize,
     file_content,
@@ -102,9 +106,10 @@ def test_fewer_bits_make_a_smaller_file() -> None:
     assert sizes[0] > 3 * sizes[1]
 
 
-def test_a_file_that_was_written_long_ago_is_read_as_it_was_meant() -> None:
-    """Format 2 with weights of 3 and 8 bits; another format gets a file of its own."""
-    path = Path(__file__).with_name("format-2.safetensors")
+@pytest.mark.parametrize("number", get_args(Format))
+def test_a_file_that_was_written_long_ago_is_read_as_it_was_meant(number: int) -> None:
+    """Weights of 3 and 8 bits; another format gets a file of its own."""
+    path = Path(__file__).with_name(f"format-{number}.safetensors")
     network, card = read_model(path), read_spec(path)
     assert card.quantizer == Lsq(weight_bits=3, activation_bits=4)
     expected = [
@@ -115,8 +120,9 @@ def test_a_file_that_was_written_long_ago_is_read_as_it_was_meant() -> None:
     with torch.no_grad():
         (logits,) = network(torch.linspace(-2, 2, 12).view(1, 3, 2, 2))
     torch.testing.assert_close(logits, torch.tensor(expected), atol=1e-3, rtol=0)
+    exact = read_model(path.with_name("format-2.safetensors"))
     written, stored = (
-        safetensors.numpy.load(content) for content in (serialize(network, card), path.read_bytes())
+        safetensors.numpy.load(content) for content in (serialize(exact, card), path.read_bytes())
     )
     assert {name: tensor.tolist() for name, tensor in written.items()} == {
         name: tensor.tolist() for name, tensor in stored.items()
@@ -127,7 +133,7 @@ def test_steps_and_biases_take_half_the_bytes_and_are_rounded_by_little() -> Non
     torch.manual_seed(0)
     student, quantizer = UNetConfig(width=4, depth=2), Lsq(weight_bits=3)
     long = ModelSpec(model=student, num_classes=5, quantizer=quantizer)
-    compact = long.replace(compact=True)
+    compact = long.replace(format=3)
     network = long.build()
     calibrate(network, torch.randn(2, 3, 16, 16))
     contents = [serialize(network, spec) for spec in (long, compact)]
@@ -136,8 +142,8 @@ def test_steps_and_biases_take_half_the_bytes_and_are_rounded_by_little() -> Non
         for content in contents
     )
     num_values = sum(len(values) for layer in before for values in short_tensors(layer))
-    saved, added = len(contents[0]) - len(contents[1]), len(b',\\"compact\\":true')
-    assert saved == pytest.approx(2 * num_values - 2 * 4 * len(before) - added, abs=8)
+    saved = len(contents[0]) - len(contents[1])
+    assert saved == pytest.approx(2 * num_values - 2 * 4 * len(before), abs=8)
     for exact, rounded in zip(before, after, strict=True):
         assert exact.step is not None
         assert rounded.step is not None
@@ -154,8 +160,29 @@ def test_steps_and_biases_take_half_the_bytes_and_are_rounded_by_little() -> Non
 def test_values_of_a_layer_are_shares_of_the_largest() -> None:
     shares, largest = shorten(torch.zeros(3))
     assert (shares.float() * largest).tolist() == [0, 0, 0]
-    shares, largest = shorten(torch.tensor([-1e-30, 5e-31, 1e-38]))
-    assert (shares.float() * largest).tolist() == pytest.approx([-1e-30, 5e-31, 0])
+    shares, largest = shorten(torch.tensor([-1.0, 0.5, 1e-3, -1e-30, 0.0]))
+    kept = (shares.float() * largest).tolist()
+    assert kept == pytest.approx([-1, 0.5, 1e-3, -(2**-24), 0], rel=2**-11)
+
+
+@pytest.mark.parametrize("gamma", [1e-9, 1e-20, 0.0])
+@pytest.mark.parametrize("beta", [0.3, 1e-9, 0.0])
+@torch.no_grad()
+def test_channels_that_normalisation_makes_constant_are_kept(gamma: float, beta: float) -> None:
+    """Their steps are far below the largest of their layer, or 0."""
+    torch.manual_seed(0)
+    spec = ModelSpec(
+        model=UNetConfig(width=4, depth=2), num_classes=5, quantizer=Lsq(weight_bits=4), format=3
+    )
+    network, images = spec.build(), torch.randn(2, 3, 16, 16)
+    for norm in network.modules():
+        if isinstance(norm, nn.BatchNorm2d):
+            norm.weight[0], norm.bias[0] = gamma, beta
+    calibrate(network.eval(), images)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = deserialize(serialize(network, spec))(images)
+    torch.testing.assert_close(found, network(images), atol=0.05, rtol=0)
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from compact_networks import compacted
 from onnx_operators import count_float_layers
 from student_families import STUDENTS, every_student, marks_of, parametrized
 from torch import Tensor, nn
@@ -522,14 +523,16 @@ def test_it_learns_with_few_bits_and_its_file_predicts_the_same(student: Student
     card = model_spec(config, NUM_CLASSES)
     additions = [m for m in network.modules() if isinstance(m, QuantizedAddition)]
     assert bool(additions) == card.with_additions == (find_kind(student) in WITH_ADDITIONS)
-    shipped = deserialize(serialize(network.eval(), card.replace(compact=False)))
+    shipped = deserialize(serialize(network.eval(), card))
+    exact = deserialize(serialize(network, card.replace(format=2)))
     assert not any(isinstance(module, QuantizedLayer) for module in shipped.modules())
     with torch.no_grad():
-        assert torch.equal(convert(network)(images), shipped(images))
+        assert torch.equal(convert(network)(images), exact(images))
+        assert torch.equal(compacted(network)(images), shipped(images))
         for module in network.double().modules():
             if isinstance(module, StepQuantizer):  # whose steps are shipped in single precision
                 module.log_step.copy_(module.log_step.float().exp().double().log())
-    expected, found = (integers_of(each.double(), images.double()) for each in (network, shipped))
+    expected, found = (integers_of(each.double(), images.double()) for each in (network, exact))
     assert list(expected) == list(found)
     # A value that falls to the other side of a rounding changes later ones
     differing = (float((expected[name] != found[name]).float().mean()) for name in expected)

@@ -34,9 +34,9 @@ class FakeQuantizer(nn.Module):
         self.bits, self.zero_point = bits, symmetric_zero_point(bits)
 
     def change_bits(self, bits: int) -> None:
-        """Changes the bits; the share of negative integers stays as near as it can, not the step.
+        """Changes the bits, and keeps the share of negative integers as nearly as the grid can.
 
-        The smaller grid may have no zero point of the same share, but the same end of it.
+        The step does not stay, and a small share may become 0: the grid is to be calibrated again.
         """
         share = negative_share(self.bits, self.zero_point)
         self.bits, self.zero_point = bits, round(share * symmetric_zero_point(bits))

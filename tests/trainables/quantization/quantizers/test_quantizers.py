@@ -4,16 +4,16 @@ from typing import get_args
 
 import pytest
 import torch
+from compact_networks import compacted
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from trainables.config import TrialConfig
 from trainables.models.configs import UNetConfig
-from trainables.models.model_file import deserialize, serialize, short_tensors, shorten
+from trainables.models.model_file import deserialize, serialize
 from trainables.quantization.bits import LayerBits
 from trainables.quantization.buckets import over_weight
-from trainables.quantization.convert import ConvertedLayer, convert, round_outputs
-from trainables.quantization.integer_bias import round_biases
+from trainables.quantization.convert import ConvertedLayer, convert
 from trainables.quantization.layers import QuantizedLayer
 from trainables.quantization.prepare import calibrate, prepare, quantize_layer
 from trainables.quantization.quantizers.base import Quantizer
@@ -147,25 +147,10 @@ def test_its_file_has_the_length_that_is_known_before_and_computes_the_same(
     spec = model_spec(trial, 5)
     content = serialize(network, spec)
     assert len(content) == predict_size_bytes(trial, 5)
-    exact = serialize(network, spec.replace(compact=False))
+    exact = serialize(network, spec.replace(format=2))
     with torch.no_grad():
         assert torch.equal(deserialize(exact)(images), convert(network)(images))
         assert torch.equal(deserialize(content)(images), compacted(network)(images))
-
-
-@torch.no_grad()
-def compacted(network: nn.Module) -> nn.Module:
-    """The converted network with what a compact file keeps of steps and biases."""
-    converted = convert(network)
-    for layer in converted.modules():
-        if isinstance(layer, ConvertedLayer) and layer.codes is not None:
-            for values in short_tensors(layer):
-                shares, largest = shorten(values)
-                values.copy_(shares.float() * largest)
-            layer.multiply()
-    round_biases(converted)
-    round_outputs(converted)
-    return converted
 
 
 @every_quantizer

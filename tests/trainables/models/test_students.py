@@ -537,7 +537,7 @@ def test_it_learns_with_few_bits_and_its_file_predicts_the_same(student: Student
     # A value that falls to the other side of a rounding changes later ones
     differing = (float((expected[name] != found[name]).float().mean()) for name in expected)
     assert next((share for share in differing if share), 0) < 1e-3
-    network.float(), shipped.float()
+    network.float()
     for name, layer in convert(network).named_modules():
         if isinstance(layer, ConvertedLayer | ConvertedAddition):
             grid, loaded = layer.grid, shipped.get_submodule(f"{name}.grid")

@@ -172,7 +172,11 @@ def suggest_compressed(
 def adapt_point(
     point: PointToEvaluate, student: StudentConfig, is_choice: bool
 ) -> dict[str, str | int | float | None]:
-    """A setting for another student: fields that it does not know get the middle of their range."""
+    """A setting for another student: fields that it does not know get the middle of their range.
+
+    A network that came trained gets a tenth of the learning rate, since it forgets what it knows at
+    3e-4 (docs/log.md); with a pretrained backbone the rate is drawn.
+    """
     fields = type(student).model_fields
     kept = {
         path: value
@@ -181,6 +185,8 @@ def adapt_point(
         and not (path == LEARNING_RATE and student.is_pretrained)
         and (not path.startswith("student.") or path.removeprefix("student.") in fields)
     }
+    if student.is_trained and isinstance(rate := point.get(LEARNING_RATE), float):
+        kept[LEARNING_RATE] = rate / 10
     own = {
         f"student.{field}": values[len(values) // 2] for field, values in student.choices().items()
     }

@@ -2,7 +2,7 @@
 
 import optuna
 
-from spaces import U_NETS, Students
+from spaces import LEARNING_RATE, U_NETS, Students
 from spaces._parts import (
     ACTIVATION_BITS,
     DECODER,
@@ -16,7 +16,7 @@ from trainables.config import TrialConfig
 
 # As they are allocated; the means are those of the other spaces' known settings
 points_to_evaluate = [
-    {WIDTH: 8, WEIGHT_BITS: w, ACTIVATION_BITS: a, ENCODER: 0, DECODER: 0}
+    {WIDTH: 8, WEIGHT_BITS: w, ACTIVATION_BITS: a, ENCODER: 0, DECODER: 0, LEARNING_RATE: 1e-3}
     for w, a in ((6.0, 8.0), (4.0, 4.0), (2.5, 4.0))
 ]
 

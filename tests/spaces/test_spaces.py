@@ -6,6 +6,7 @@ from foreign_networks import traced_student
 from optuna.distributions import FloatDistribution
 
 from spaces import (
+    LEARNING_RATE,
     ORIGINAL,
     U_NETS,
     NamedSpace,
@@ -289,4 +290,14 @@ def test_what_was_learned_before_is_trained_with_lower_rates(name: str) -> None:
     assert rates(*parse_students("unet,unet_resnet18")) == (low, high)
     assert rates(*parse_students("unet,unet_resnet18:imagenet")) == (low / 10, high)
     assert rates(traced_student()) == (low / 50, high / 10)
+    points = zip(
+        load_space(name).points_to_evaluate,
+        choose_students(load_space(name), (traced_student(),)).points_to_evaluate,
+        strict=True,
+    )
+    for known, adapted in points:
+        assert (LEARNING_RATE in adapted) == (LEARNING_RATE in known)
+        if LEARNING_RATE in known:
+            assert adapted[LEARNING_RATE] == known[LEARNING_RATE] / 10
+            assert low / 50 <= adapted[LEARNING_RATE] <= high / 10
     assert rates(traced_student().replace(new_head=True)) == (low / 10, high)

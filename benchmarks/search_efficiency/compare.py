@@ -29,9 +29,11 @@ from benchmarks.timing import describe_machine, markdown
 from search.core.pareto import SIZES_KB
 
 CURVES = Path(__file__).with_name("curves.parquet")
+AVERAGED = ", averaged"
+"""End of the name of recorded curves that are scored by the mean of those of their network."""
 GRID = 200
 SHARES = (0.5, 0.9, 0.95, 0.99)
-ALL = [(str(CURVES), 40), (str(CURVES), 100)]
+ALL = [(f"{CURVES}{end}", number) for end in ("", AVERAGED) for number in (40, 100)]
 ALL += [(f"{name}{noise}", 40) for name in PROBLEMS for noise in ("", NOISY)]
 NOT_DRAWN = (
     "sampler + priors",
@@ -65,14 +67,14 @@ def compare(arguments: argparse.Namespace, problem: str, trainings: int) -> None
     with ProcessPoolExecutor(os.cpu_count(), multiprocessing.get_context("spawn")) as pool:
         found = list(pool.map(run, jobs))
     print(
-        f"{describe_machine(torch.device('cpu'))}; {Path(problem).stem}: {len(table.curves)} "
+        f"{describe_machine(torch.device('cpu'))}; {name_of(problem)}: {len(table.curves)} "
         f"trainings of {table.num_epochs} epochs; {seeds} seeds, {arguments.workers} workers, "
         f"{trainings} trainings' device seconds\n"
     )
     curves = {name: np.array(found[i * seeds : (i + 1) * seeds]) for i, name in enumerate(names)}
     print(summarize(curves), flush=True)
     if arguments.out:
-        name = Path(problem).stem.replace(" ", "-")
+        name = name_of(problem).replace(",", "").replace(" ", "-")
         path = arguments.out / f"search-efficiency-{name}-{trainings}.png"
         draw({name: each[:, 0] for name, each in curves.items()}, trainings, path)
 
@@ -82,7 +84,8 @@ def parse() -> argparse.Namespace:
     add = parser.add_argument
     add(
         "--problem",
-        help=f"recorded curves, branin-currin or park, also '...{NOISY}' (default: all)",
+        help=f"recorded curves, also '...{AVERAGED}', branin-currin or park, also '...{NOISY}' "
+        "(default: all)",
     )
     add("--trainings", type=int, default=40, help="of --problem: device seconds of so many")
     add("--seeds", type=int, default=20)
@@ -92,9 +95,16 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def name_of(problem: str) -> str:
+    """Its name in titles and file names."""
+    return Path(problem).name.replace(CURVES.suffix, "")
+
+
 def open_table(problem: str) -> Table:
-    is_analytic = problem.removesuffix(NOISY) in PROBLEMS
-    return make_table(problem) if is_analytic else read_table(Path(problem))
+    if problem.removesuffix(NOISY) in PROBLEMS:
+        return make_table(problem)
+    path = Path(problem.removesuffix(AVERAGED))
+    return read_table(path, is_averaged=problem.endswith(AVERAGED))
 
 
 def run(job: tuple[str, str, int, int, float]) -> Floats:

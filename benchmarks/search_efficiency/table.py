@@ -1,7 +1,8 @@
 """Recorded trainings as a problem: every point of the space is the nearest recorded one."""
 
+from collections import defaultdict
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,8 @@ WEIGHT = 4.0
 class Curve:
     """One recorded training: mIoU and seconds since its start after each epoch, and its costs.
 
-    One that failed ends early. `true_miou` is that without the error of its seed, if it is known.
+    One that failed ends early. `true_miou` is that without the error of its seed, if it is known
+    or estimated.
     """
 
     config: TrialConfig
@@ -121,8 +123,12 @@ class Table:
         return float(moocore.hypervolume(np.array(points), ref=[-self.floor, REFERENCE_MARGIN]))
 
 
-def read_table(path: Path, space: str = "qkd") -> Table:
-    """What `record` wrote."""
+def read_table(path: Path, space: str = "qkd", is_averaged: bool = False) -> Table:
+    """What `record` wrote.
+
+    `is_averaged` scores each training by the mean of those of the same network, which differ by
+    little more than seeds do, so that the lucky ones among them are worth no more.
+    """
     recorded = pq.read_table(path)
     rows = recorded.to_pylist()
     named = load_space(space)
@@ -144,5 +150,13 @@ def read_table(path: Path, space: str = "qkd") -> Table:
         for (_, each), row in zip(drawn, rows, strict=True)
         if row["miou"]
     ]
+    if is_averaged:
+        mious = defaultdict(list)
+        for curve in curves:
+            mious[curve.config.student.digest()].append(curve.miou[-1])
+        curves = [
+            replace(curve, true_miou=float(np.mean(mious[curve.config.student.digest()])))
+            for curve in curves
+        ]
     floor = float((recorded.schema.metadata or {}).get(FLOOR.encode(), 0))
     return Table(named.space, points, curves, COSTLY, named.points_to_evaluate, floor)

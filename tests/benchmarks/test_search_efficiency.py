@@ -8,7 +8,15 @@ import numpy as np
 import pytest
 
 from benchmarks.search_efficiency.analytic import NOISY, branin_currin, make_table, park
-from benchmarks.search_efficiency.compare import CURVES, GRID, share_of_budget, summarize
+from benchmarks.search_efficiency.compare import (
+    AVERAGED,
+    CURVES,
+    GRID,
+    name_of,
+    open_table,
+    share_of_budget,
+    summarize,
+)
 from benchmarks.search_efficiency.methods import METHODS
 from benchmarks.search_efficiency.record import Row, write_rows
 from benchmarks.search_efficiency.simulate import simulate
@@ -116,6 +124,18 @@ def test_the_best_miou_within_a_size(table: Table) -> None:
     assert table.miou_within(points, size + 1) == max(alike)
     assert table.miou_within(points, 10**9) == max(curve.miou[-1] for curve in table.finished)
     assert table.miou_within(points, size - 1) == 0
+
+
+def test_lucky_seeds_of_one_network_are_worth_no_more(table: Table) -> None:
+    averaged = open_table(f"{CURVES}{AVERAGED}")
+    assert name_of(f"{CURVES}{AVERAGED}") == "curves, averaged"
+    student = table.curves[0].config.student
+    alike = [row for row, curve in enumerate(table.curves) if curve.config.student == student]
+    mean = np.mean([table.curves[row].miou[-1] for row in alike])
+    assert len(alike) > 1
+    for row in alike:
+        assert averaged.point(averaged.curves[row])[0] == pytest.approx(-mean)
+        assert averaged.curves[row].miou == table.curves[row].miou
 
 
 def test_a_row_says_what_was_reached_and_how_soon_random_s_end_was() -> None:

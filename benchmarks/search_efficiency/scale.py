@@ -147,7 +147,7 @@ def drive(workers: int) -> list[object]:
         folder = Path(name)
         uri = f"sqlite:///{folder / 'mlflow.db'}"
         make_store(uri)
-        tracking = MlflowTracker(uri, "scale", "scale", "0", folder, {}, [])
+        tracking = MlflowTracker(uri, "scale", "scale", "0", folder, {}, [], {}, MIOU_AND_SIZE)
         asking = reporting = 0.0
         results = 0
         begin = time.perf_counter()

@@ -19,7 +19,8 @@ from search.analysis.comparison_table import (
 )
 from search.analysis.teacher_lead import weak_teacher_of_twins
 from search.comparison.preparation import Comparison
-from search.core.comparison import OWN_FIELDS, plan_trainings
+from search.core.comparison import OWN_FIELDS, plan_trainings, varying_leaves
+from search.core.config import HOW, WHAT
 from search.core.networks import named_teachers, teacher_source, weight_sources
 from search.core.record import Record
 from search.execution.parallel import ParallelTraining
@@ -46,6 +47,7 @@ from trainables.core.artifacts import Artifact
 from trainables.core.config_base import flatten_tree
 from trainables.core.errors import TrialFailed
 from trainables.core.files import replace_file
+from trainables.core.flags import written_values
 from trainables.core.metrics import Metrics
 from trainables.models.model_file import METRICS_FILE
 from trainables.teachers.averaging import choose_averaging
@@ -84,6 +86,10 @@ class ComparisonSession:
             artifact_root=mlflow_artifact_folder(self.config.storage),
             tags={"kind": "comparison", **data_tags(comparison.unlabelled)},
             class_names=comparison.data.class_names,
+            settings={
+                **written_values(self.config, (WHAT, HOW)),
+                **{f"version.{name}": v for name, v in comparison.file.versions.items()},
+            },
         )
 
     def run(self, resume_arguments: Sequence[str]) -> int:
@@ -106,7 +112,7 @@ class ComparisonSession:
             except KeyboardInterrupt:
                 interrupted = True
         if interrupted:
-            self.tell_end([], {}, interrupted=True)
+            self.tell_end([], {}, "", interrupted=True)
             terminal.print_error(CONTINUATION)
             return INTERRUPTED
         return 0 if any(summary.difference for summary in self.report()) else 1
@@ -119,12 +125,13 @@ class ComparisonSession:
         """Trains full-precision students, then those that start from them."""
         run, share = self.prepare(shutdown)
         trainings = plan_trainings(self.comparison.arms)
-        compared = {config.digest() for arm in self.comparison.arms for config in arm.configs}
+        configs = [config for arm in self.comparison.arms for config in arm.configs]
+        compared, varying = {config.digest() for config in configs}, varying_leaves(configs)
         train = ParallelTraining(run, share, shutdown, self.config.folder, self.say)
         callback = AsyncCallback(self.tracking)
 
         def on_end(name: str, outcome: Artifact | TrialFailed) -> None:
-            record = make_record(name, trainings[name], outcome)
+            record = make_record(name, trainings[name], outcome, varying)
             self.records[trainings[name].digest()] = record
             self.say(f"{name}: {describe_outcome(record)}")
             if trainings[name].digest() in compared:
@@ -223,17 +230,19 @@ class ComparisonSession:
             terminal.print_line(line)
         names = (COMPARISON_TEXT, COMPARISON_TABLE, *COMPARISON_PLOTS, COMPARISON_FILE)
         files = [folder / name for name in names]
-        self.tell_end(files, numbers, interrupted=False)
+        self.tell_end(files, numbers, page, interrupted=False)
         for file in files:
             terminal.print_line(f"{file.name:19} {file}")
         for line in say_runs(self.config.tracking_uri, self.tracking.page):
             terminal.print_line(line)
         return summaries
 
-    def tell_end(self, files: Sequence[Path], metrics: dict[str, float], interrupted: bool) -> None:
+    def tell_end(
+        self, files: Sequence[Path], metrics: dict[str, float], note: str, interrupted: bool
+    ) -> None:
         """Tells MLflow the end; says so where it lacks part of the record."""
         if not self.tracking.is_behind:
-            end = partial(self.tracking.end, files, metrics, interrupted)
+            end = partial(self.tracking.end, files, metrics, interrupted, note)
             self.tracking.is_behind = not run_with_timeout(end, tracking_timeout_s(interrupted))
         if self.tracking.is_behind:
             terminal.print_error("MLflow lacks part of the record, the same command delivers it")
@@ -274,10 +283,14 @@ class ComparisonSession:
         return {**conditions, "teacher": described}
 
 
-def make_record(name: str, config: TrialConfig, outcome: Artifact | TrialFailed) -> Record:
-    """The record of a training that has ended."""
+def make_record(
+    name: str, config: TrialConfig, outcome: Artifact | TrialFailed, varying: Sequence[str]
+) -> Record:
+    """The record of a training that has ended; its params are its values of `varying` leaves."""
+    leaves = config.flatten()
+    params = {path: leaves[path] for path in varying if path in leaves}
     if isinstance(outcome, TrialFailed):
-        return Record(name, "FAIL", str(outcome), config, None)
+        return Record(name, "FAIL", str(outcome), config, None, params=params)
     reports = json.loads((outcome.path / METRICS_FILE).read_bytes())
     history = [Metrics.model_validate(report) for report in reports]
     return Record(
@@ -287,5 +300,6 @@ def make_record(name: str, config: TrialConfig, outcome: Artifact | TrialFailed)
         config,
         history[-1],
         predicted_size_bytes=history[-1].predicted_size_bytes,
+        params=params,
         reports={metrics.epoch: metrics for metrics in history},
     )

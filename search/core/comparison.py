@@ -29,6 +29,8 @@ from trainables.training.defaults import PRETRAINING_LENGTH, Defaults, quantized
 OWN_FIELDS = ("student", "recipe", "num_epochs", "seed")
 """Fields of `TrialConfig` in which the trainings of a comparison may differ."""
 
+ABSENT = object()
+
 
 @dataclass(frozen=True)
 class Arm:
@@ -214,3 +216,10 @@ def plan_trainings(arms: Sequence[Arm]) -> dict[str, TrialConfig]:
                 name = f"{arm.student}, start of {arm.recipe}, seed {config.seed}"
                 found.setdefault(start.digest(), (name, start))
     return dict(found.values())
+
+
+def varying_leaves(configs: Sequence[TrialConfig]) -> list[str]:
+    """The paths of what some configurations do not have in common."""
+    trees = [config.flatten() for config in configs]
+    paths = dict.fromkeys(path for tree in trees for path in tree)
+    return [path for path in paths if len({str(tree.get(path, ABSENT)) for tree in trees}) > 1]

@@ -50,6 +50,18 @@ def hypervolume(
     return float(volume / (1 - least_miou) / REFERENCE_MARGIN ** places.shape[1])
 
 
+def shared_span(objectives: Sequence[Objective]) -> Points:
+    """The range (2,C) of costs that is the same for the hypervolumes of all studies."""
+    return np.array([o.span for o in objectives if o.metric != "miou"], dtype=np.float64).T
+
+
+def describe_shared_span(objectives: Sequence[Objective], least_miou: float) -> str:
+    """What such a hypervolume counts from and to, in words."""
+    costs = [o for o in objectives if o.metric != "miou"]
+    spans = [f"{o.metric} {' to '.join(map(o.write, o.span))}" for o in costs]
+    return ", ".join([f"miou from {least_miou:.3f}", *spans])
+
+
 def mious_within(records: Sequence[Record]) -> dict[int, float]:
     """By `SIZES_KB`, the best mIoU of a finished student of at most this size, if there is any."""
     sized = [

@@ -4,7 +4,6 @@ import math
 from collections.abc import Iterable
 from contextlib import suppress
 
-import numpy as np
 from pydantic import JsonValue
 
 from search.algorithms.candidates import find_cheapest, sample_configs
@@ -12,7 +11,6 @@ from search.algorithms.problem import SearchProblem
 from search.core.config import StudyConfig
 from search.core.constraints import Costs, OverBudget
 from search.core.objectives import named_objectives
-from search.core.pareto import Points, cost_range_of
 from search.core.training_defaults import chosen_defaults
 from spaces import choose_students, load_space, with_co_study
 from trainables.config import TrialConfig
@@ -225,14 +223,6 @@ class CostModel:
         longest = self.defaults.num_epochs(self.defaults.teacher_steps, num_images)
         least = math.ceil(self.config.num_epochs / 2)
         return max(least, min(longest, affordable))
-
-    def cost_range(self) -> Points:
-        """The least and the greatest (2,C) of each cost among samples of the space."""
-        history = self.problem.new_history()
-        costs = [
-            cost for trial in self.completed_samples() if (cost := history.costs(trial)) is not None
-        ]
-        return cost_range_of(np.array(costs or [(1.0,) * (len(history.objectives) - 1)]))
 
     def measure_latencies(self) -> None:
         """Measures the latencies of samples of the space while nothing else runs."""

@@ -9,7 +9,7 @@ from search.analysis.diagnostics_plot import draw_diagnostics
 from search.analysis.report import draw_front
 from search.analysis.tables import write_tables
 from search.analysis.teacher_lead import weak_teacher_of_students
-from search.core.pareto import mious_within, pareto_front
+from search.core.pareto import mious_within, pareto_front, shared_span
 from search.core.record import Record
 from search.storage.cleanup import prune_study_folder
 from search.storage.trials import read_teacher_metrics
@@ -48,9 +48,9 @@ def write_report(study: Study, tracking: MlflowTracker, interrupted: bool) -> li
     diagnostics = compute_diagnostics(
         records,
         study.optuna_study,
-        study.cost_model.cost_range(),
+        shared_span(objectives),
         objectives,
-        study.cost_model.least_miou,
+        study.cost_model.commonest_miou,
     )
     draw_diagnostics(diagnostics, folder, f"{config.name}: the search")
     seconds = sum(record.metrics.device_seconds for record in records if record.metrics)
@@ -59,6 +59,7 @@ def write_report(study: Study, tracking: MlflowTracker, interrupted: bool) -> li
         "front_size": len(front),
         "device_seconds": seconds,
         "least_miou": study.cost_model.least_miou,
+        **({"best_miou": max(r.metrics.miou for r in front if r.metrics)} if front else {}),
         **{
             f"miou_within.{kilobytes:04d}KB": miou
             for kilobytes, miou in mious_within(records).items()
@@ -70,9 +71,7 @@ def write_report(study: Study, tracking: MlflowTracker, interrupted: bool) -> li
         if warning := weak_teacher_of_students(teacher.val.miou, records):
             terminal.print_line(warning)
     if not tracking.is_behind:
-        finish = partial(
-            tracking.finish, records, front, folder, numbers, diagnostics.steps, interrupted
-        )
+        finish = partial(tracking.finish, records, folder, numbers, diagnostics.steps, interrupted)
         tracking.is_behind = not run_with_timeout(finish, tracking_timeout_s(interrupted))
     if tracking.is_behind:
         delivers = f"--resume {config.name} delivers it"

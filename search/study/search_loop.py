@@ -3,8 +3,10 @@
 from collections.abc import Sequence
 from contextlib import suppress
 
+from search.core.config import HOW, WHAT
 from search.core.constraints import OverBudget
 from search.core.networks import named_teachers, teacher_source, weight_sources
+from search.core.pareto import describe_shared_span
 from search.core.record import Record
 from search.execution import resources
 from search.execution.cluster_address import on_cluster
@@ -32,6 +34,7 @@ from search.tracking.mlflow import MlflowTracker, data_tags, experiment_name
 from trainables.config import ExecutionConfig
 from trainables.core import terminal
 from trainables.core.errors import TrialFailed
+from trainables.core.flags import written_values
 from trainables.core.progress import progress_to
 from trainables.teachers.averaging import choose_averaging
 from trainables.training.setup import (
@@ -56,6 +59,8 @@ def run_study(study: Study) -> int:
         artifact_root=mlflow_artifact_folder(config.storage),
         tags={"space": config.space, **data_tags(study.unlabelled)},
         class_names=study.data.class_names,
+        settings=study_settings(study),
+        objectives=study.objectives,
     )
     records: list[Record] = []
     if study.stored_file:
@@ -97,6 +102,16 @@ def run_study(study: Study) -> int:
     if interrupted:
         return 130
     return 0 if consistent and any(record.state == "COMPLETE" for record in records) else 1
+
+
+def study_settings(study: Study) -> dict[str, str]:
+    """The settings of a study by name, for its run in MLflow."""
+    versions = study.file.versions.items()
+    return {
+        **written_values(study.config, (WHAT, HOW)),
+        **{f"version.{package}": version for package, version in versions},
+        "hypervolume_span": describe_shared_span(study.objectives, study.cost_model.commonest_miou),
+    }
 
 
 def check_least_miou(least_miou: float | None, reference_miou: float, of: str) -> None:

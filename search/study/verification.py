@@ -16,6 +16,7 @@ from search.storage.study_file import StudyFile
 from search.storage.trials import read_asked_records
 from search.study.recovery import replay_decisions
 from search.tracking.mlflow import Run, class_metrics, read_runs
+from search.tracking.run_content import sampled_params
 from trainables.core import terminal
 from trainables.core.command_line import one_line
 from trainables.core.config_base import Leaf
@@ -200,8 +201,10 @@ def check_runs(
             for name, value in values.items():
                 if run.metrics.get(name) != value:
                     yield f"trial {record.trial_id} has {name} {run.metrics.get(name)} in MLflow"
-        leaves = record.config.flatten() if record.config else {}
-        if run.params != {name: str(value) for name, value in leaves.items()}:
+        params = sampled_params(record).items()
+        leaves = record.config.flatten() if record.config else {}  # which older versions logged
+        others = run.params.items() - params - {(name, str(leaf)) for name, leaf in leaves.items()}
+        if others or not params <= run.params.items():
             yield f"trial {record.trial_id} has other parameters in MLflow"
         if list(run.epochs) != list(record.reports):
             yield f"trial {record.trial_id} has epochs {list(run.epochs)} in MLflow"

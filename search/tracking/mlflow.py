@@ -1,13 +1,14 @@
 """The record in MLflow: an experiment per data set, a run per study, a nested run per trial.
 
 Only the driver writes it. Runs are found again by their tags, so that a resumed study continues
-them.
+them. The run of a study cannot take back what it says: where its settings or its front have
+changed since, a new one takes its place, its notes and its trials.
 """
 
 import logging
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -18,14 +19,18 @@ from mlflow import MlflowClient
 from mlflow.entities import LifecycleStage, Metric, Param, RunTag
 from mlflow.entities import Run as MlflowRun
 from mlflow.exceptions import MlflowException
-from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME, MLFLOW_RUN_NOTE
 from sqlalchemy.exc import SQLAlchemyError
 
 from search.analysis.diagnostics import HypervolumePoint
+from search.core.objectives import Objective
+from search.core.parameter_names import short_names
+from search.core.pareto import mious_within, pareto_front
 from search.core.record import (
     LATENCY_MS,
     NON_TABLE_FIELDS,
     OTHER_SEED_MIOU,
+    PREDICTED_SIZE,
     Record,
     RecordState,
 )
@@ -42,7 +47,16 @@ from search.storage.layout import (
 from search.tracking.callbacks import Event
 from search.tracking.mlflow_errors import describe_store_error, is_transient
 from search.tracking.mlflow_internals import move_artifacts
+from search.tracking.run_content import (
+    FRONT_SIZE,
+    constants,
+    fit_note,
+    front_curve,
+    front_note,
+    sampled_params,
+)
 from trainables.core import terminal
+from trainables.core.config_base import digest
 from trainables.core.files import is_writable
 from trainables.core.metrics import Metrics
 from trainables.core.progress import announce
@@ -52,9 +66,27 @@ from trainables.training.setup import UnlabelledImages
 logging.getLogger("mlflow").setLevel(logging.CRITICAL)  # errors are reported here, in one line
 
 STUDY_TAG, STUDY_ID_TAG, TRIAL_TAG = "paretoseg.study", "paretoseg.study_id", "paretoseg.trial"
+KIND_TAG, FRONT_TAG = "kind", "front"
+"""What a run is of, and whether a trial is on the front of its study."""
 MAX_CLASS_NAME = 200
 """Characters of a class name in the name of a metric, which MLflow limits to 250."""
+NOTE_TAG = "paretoseg.note"
+"""The digest of the note that was written last, so that a user's own is known."""
+PATH_TAG = "path."
+"""Begins the tag with the full path of a parameter, after which comes its short name."""
 MAX_PARAMS, MAX_METRICS = 100, 1000  # of one log_batch call
+LOGGED_AT_END = {
+    "size_bytes",
+    "compressed_bytes",
+    "changed_pixels",
+    PREDICTED_SIZE,
+    "num_params",
+    "macs",
+    "ram_bytes",
+    "start_seconds",
+    "parts",
+}
+"""Metrics that no epoch changes."""
 STATUS: dict[RecordState, str] = {
     "RUNNING": "RUNNING",
     "PAUSED": "SCHEDULED",
@@ -143,6 +175,8 @@ class MlflowTracker:
         artifact_root: the artifact location of a store that has none of its own.
         tags: set on the runs of the study and of each of its trials.
         class_names: of the data, in order.
+        settings: params of the study's run.
+        objectives: those whose front is tagged; None for a comparison, which has no front.
     """
 
     def __init__(
@@ -154,6 +188,8 @@ class MlflowTracker:
         artifact_root: Path,
         tags: dict[str, str],
         class_names: Sequence[str],
+        settings: Mapping[str, str],
+        objectives: Sequence[Objective] | None = None,
     ) -> None:
         self.client = MlflowClient(tracking_uri)
         self.experiment, self.artifact_root = experiment, artifact_root
@@ -161,10 +197,18 @@ class MlflowTracker:
         self.study_name, self.study_id = study_name, study_id
         self.tags = {STUDY_TAG: study_name, STUDY_ID_TAG: study_id, **tags}
         self.class_metrics = class_metrics(class_names)
+        self.settings, self.objectives = settings, objectives
         self.is_behind = False
         """Whether the store lacks part of the record."""
         self.statuses: dict[str, str] = {}
         self.logged: dict[str, int] = {}
+        self.params: dict[str, set[str]] = {}
+        """The names of the params of runs that an earlier driver wrote."""
+        self.on_front: dict[str, bool] = {}
+        """Whether a trial is tagged as one of the front, where it is known."""
+        self.finished: dict[str, Record] = {}
+        self.is_replaced = False
+        """Whether an earlier run of the study is still there."""
 
     @cached_property
     def experiment_id(self) -> str:
@@ -184,11 +228,17 @@ class MlflowTracker:
     @cached_property
     def runs(self) -> dict[str, str]:
         """The ids of the study's runs by trial, its own by "study"."""
-        found = {}
+        found: dict[str, str] = {}
         for run in search_runs(self.client, [self.experiment_id], self.study_id):
             trial = run.data.tags[TRIAL_TAG]
+            if trial in found:  # newer ones come first
+                self.is_replaced |= trial == "study"
+                continue
             found[trial] = run.info.run_id
             self.statuses[trial] = run.info.status
+            self.params[trial] = set(run.data.params)
+            if front := run.data.tags.get(FRONT_TAG):
+                self.on_front[trial] = front == "true"
         return found
 
     @cached_property
@@ -196,6 +246,12 @@ class MlflowTracker:
         """The id of the study's own run."""
         if "study" not in self.runs:
             self.runs["study"] = self._create("study", {})
+        run = self.client.get_run(self.runs["study"])
+        if contradicts(run.data.params, self.settings):
+            self._replace_study_run()
+        elif self.is_replaced:  # by a driver that died before it had finished
+            self._succeed(self.runs["study"])
+        self._log_params(self.runs["study"], self.settings)
         self.client.update_run(self.runs["study"], status="RUNNING")
         return self.runs["study"]
 
@@ -212,33 +268,47 @@ class MlflowTracker:
         last, kinds = events[-1], {event.kind for event in events}
         trial_id, status = last.record.trial_id, STATUS[last.record.state]
         run = self._run(last.record)
-        if kinds == {"replayed"} and self.statuses.get(trial_id) == status:
-            return
-        if kinds != {"reported"}:
-            self._log_params(last.record)
-        self._log_metrics(last.record)
-        if last.record.state != "RUNNING":
-            self._end(last.record)
-        elif self.statuses.get(trial_id) != status:
-            self.client.update_run(run, status)
-        self.statuses[trial_id] = status
+        params = sampled_params(last.record)
+        is_known = self.statuses.get(trial_id) == status and params.keys() <= self.params[trial_id]
+        if kinds != {"replayed"} or not is_known:
+            if kinds != {"reported"}:
+                self._log_params(run, params)
+                paths = short_names(last.record.params)
+                tags = [RunTag(PATH_TAG + name, path) for path, name in paths.items()]
+                self.client.log_batch(run, tags=tags)
+                self.params[trial_id] |= params.keys()
+            self._log_metrics(last.record)
+            if last.record.state != "RUNNING":
+                self._end(last.record)
+            elif self.statuses.get(trial_id) != status:
+                self.client.update_run(run, status)
+            self.statuses[trial_id] = status
+        if last.record.state == "COMPLETE" and self.objectives:
+            self.finished[trial_id] = last.record
+            if kinds != {"replayed"}:
+                self._tag_front(pareto_front(list(self.finished.values()), self.objectives))
 
     def _end(self, record: Record) -> None:
         run = self._run(record)
         tags = {"state": record.state, "reason": record.reason}
         if record.config:
             tags["recipe"] = record.config.recipe.name
+            tags["student"] = record.config.student.describe()
         self.client.log_batch(run, tags=[RunTag(k, v) for k, v in tags.items()])
         if record.state == "PAUSED":
             self.client.update_run(run, STATUS[record.state])
             return
-        self._log_class_iou(record)
+        if record.metrics:
+            values = record.metrics.model_dump(include=LOGGED_AT_END, exclude_none=True)
+            self._log_last(record, values)
+            if record.class_iou is not None:
+                by_name = zip(self.class_metrics, record.class_iou, strict=True)
+                self._log_last(record, {name: iou for name, iou in by_name if iou is not None})
         self.client.set_terminated(run, STATUS[record.state])
 
     def finish(
         self,
         records: Sequence[Record],
-        front: Sequence[Record],
         folder: Path,
         metrics: dict[str, float],
         steps: Sequence[HypervolumePoint],
@@ -248,64 +318,120 @@ class MlflowTracker:
 
         The steps of the hypervolume are device seconds; a resumed study writes the same steps.
         """
-        members = {record.trial_id for record in front}
+        assert self.objectives is not None
+        front = pareto_front(records, self.objectives)
         for record in records:
             self.deliver([Event("replayed", record)])
-            run = self._run(record)
-            is_member = record.trial_id in members
-            self.client.set_tag(run, "front", str(is_member).lower())
             late = {LATENCY_MS: record.latency_ms, OTHER_SEED_MIOU: record.other_seed_miou}
-            for name, value in late.items():
-                if value is not None and record.metrics:
-                    self.client.log_metric(run, name, value, record.metrics.time_ms)
-            if is_member and not self.client.list_artifacts(run, "model"):
-                self.client.log_artifacts(run, str(model_folder(folder, record.trial_id)), "model")
+            self._log_last(record, {k: v for k, v in late.items() if v is not None})
+        self._tag_front(front)
+        for member in front:
+            run = self._run(member)
+            if not self.client.list_artifacts(run, "model"):
+                self.client.log_artifacts(run, str(model_folder(folder, member.trial_id)), "model")
+        curve = front_curve(front)
+        params = {**constants(records), **self.settings}
+        known = self.client.get_metric_history(self.study_run, FRONT_SIZE)
+        had = [(metric.step, metric.value) for metric in known]
+        has = [(metric.step, metric.value) for metric in curve if metric.key == FRONT_SIZE]
+        said = self.client.get_run(self.study_run).data.params
+        if contradicts(said, params) or (had and sorted(had) != has):
+            self._replace_study_run()
+        self._log_params(self.study_run, params)
         grown = [
             Metric("hypervolume", step.hypervolume, step.time_ms, int(step.device_seconds))
             for step in steps
         ]
-        for first in range(0, len(grown), MAX_METRICS):
-            self.client.log_batch(self.study_run, metrics=grown[first : first + MAX_METRICS])
+        self._log_many(self.study_run, [*curve, *grown])
+        note = front_note(records, self.objectives, self._url_of, mious_within(records))
         names = (TRIALS_TABLE, FRONT_TABLE, FRONT_PLOT, FRONT_PAGE, DIAGNOSTICS_PLOT, STUDY_FILE)
-        self.end([folder / name for name in names], metrics, interrupted)
+        self.end([folder / name for name in names], metrics, interrupted, note)
 
-    def end(self, files: Sequence[Path], metrics: dict[str, float], interrupted: bool) -> None:
-        """Puts files and numbers on the study's run, and ends it."""
+    def end(
+        self, files: Sequence[Path], metrics: dict[str, float], interrupted: bool, note: str = ""
+    ) -> None:
+        """Puts files, numbers and a note in Markdown on the study's run, and ends it."""
         for file in files:
             self.client.log_artifact(self.study_run, str(file))
         now = int(time.time() * 1000)
-        self.client.log_batch(
+        self._log_many(
             self.study_run,
-            metrics=[Metric(metric_name(n), value, now, 0) for n, value in metrics.items()],
+            [Metric(metric_name(n), value, now, 0) for n, value in metrics.items()],
         )
+        if note:
+            self._write_note(fit_note(note))
         self.client.set_terminated(self.study_run, "KILLED" if interrupted else "FINISHED")
+
+    def _write_note(self, note: str) -> None:
+        """Writes a note on the study's run, but not over one that a user has written."""
+        tags = self.client.get_run(self.study_run).data.tags
+        if tags.get(NOTE_TAG) == digest(tags.get(MLFLOW_RUN_NOTE)) or not tags.get(MLFLOW_RUN_NOTE):
+            self.client.set_tag(self.study_run, MLFLOW_RUN_NOTE, note)
+            self.client.set_tag(self.study_run, NOTE_TAG, digest(note))
+
+    def _tag_front(self, front: Sequence[Record]) -> None:
+        """Tags trials whose place on the front is another than their tag says."""
+        members = {record.trial_id for record in front}
+        for trial_id in [*self.finished, *(self.runs.keys() - self.finished.keys() - {"study"})]:
+            is_member = trial_id in members
+            if self.on_front.get(trial_id) != is_member:
+                self.client.set_tag(self.runs[trial_id], FRONT_TAG, str(is_member).lower())
+                self.on_front[trial_id] = is_member
+
+    def _url_of(self, trial_id: str) -> str:
+        """The path of a trial's run in MLflow's pages."""
+        path = f"#/experiments/{self.experiment_id}/runs/{self.runs[trial_id]}"
+        return f"{path}?workflowType=machine_learning"
+
+    def _replace_study_run(self) -> None:
+        """Lets a new run take the place of the study's, with the tags that users gave to it."""
+        before = self.runs["study"]
+        tags = self.client.get_run(before).data.tags
+        own = {
+            name: value
+            for name, value in tags.items()
+            if name == MLFLOW_RUN_NOTE or not name.startswith("mlflow.")
+        }
+        after = self._create("study", own)
+        self._succeed(after)
+        self.runs["study"] = after
+        vars(self)["study_run"] = after
+
+    def _succeed(self, after: str) -> None:
+        """Makes `after` the study's only run, and the parent of its trials."""
+        runs = search_runs(self.client, [self.experiment_id], self.study_id)
+        for run in runs:
+            if run.data.tags.get(MLFLOW_PARENT_RUN_ID, after) != after:
+                self.client.set_tag(run.info.run_id, MLFLOW_PARENT_RUN_ID, after)
+        for run in runs:
+            if run.data.tags[TRIAL_TAG] == "study" and run.info.run_id != after:
+                self.client.delete_run(run.info.run_id)
+        self.is_replaced = False
 
     def _log_metrics(self, record: Record) -> None:
         """Logs the metrics of the epochs that this driver has not logged yet."""
         logged = self.logged.get(record.trial_id, 0)
         reports = [report for report in record.history if report.epoch > logged]
         metrics = [metric for report in reports for metric in as_mlflow(report)]
-        for first in range(0, len(metrics), MAX_METRICS):
-            batch = metrics[first : first + MAX_METRICS]
-            self.client.log_batch(self._run(record), metrics=batch)
+        self._log_many(self._run(record), metrics)
         if reports:
             self.logged[record.trial_id] = reports[-1].epoch
 
-    def _log_class_iou(self, record: Record) -> None:
-        """Logs the IoU of each class in the last report."""
-        if record.metrics is None or record.class_iou is None:
-            return
-        epoch, now = record.metrics.epoch, record.metrics.time_ms
-        by_name = zip(self.class_metrics, record.class_iou, strict=True)
-        metrics = [Metric(name, iou, now, epoch) for name, iou in by_name if iou is not None]
-        self.client.log_batch(self._run(record), metrics=metrics)
+    def _log_last(self, record: Record, values: Mapping[str, float]) -> None:
+        """Logs values once, with the last report's epoch as step."""
+        if record.metrics and values:
+            epoch, now = record.metrics.epoch, record.metrics.time_ms
+            metrics = [Metric(name, float(value), now, epoch) for name, value in values.items()]
+            self._log_many(self._run(record), metrics)
 
-    def _log_params(self, record: Record) -> None:
-        leaves = record.config.flatten() if record.config else {}
-        params = [Param(name, str(value)) for name, value in leaves.items()]
+    def _log_many(self, run: str, metrics: Sequence[Metric]) -> None:
+        for first in range(0, len(metrics), MAX_METRICS):
+            self.client.log_batch(run, metrics=metrics[first : first + MAX_METRICS])
+
+    def _log_params(self, run: str, values: Mapping[str, str]) -> None:
+        params = [Param(name, value) for name, value in values.items()]
         for first in range(0, len(params), MAX_PARAMS):
-            batch = params[first : first + MAX_PARAMS]
-            self.client.log_batch(self._run(record), params=batch)
+            self.client.log_batch(run, params=params[first : first + MAX_PARAMS])
 
     def _run(self, record: Record) -> str:
         """The id of the trial's run, which is created at first use."""
@@ -313,16 +439,23 @@ class MlflowTracker:
             parent = {MLFLOW_PARENT_RUN_ID: self.study_run}
             self.runs[record.trial_id] = self._create(record.trial_id, parent)
             self.statuses[record.trial_id] = "RUNNING"
+            self.params[record.trial_id] = set()
         return self.runs[record.trial_id]
 
     def _create(self, trial: str, extra: dict[str, str]) -> str:
         name = self.study_name if trial == "study" else f"{self.study_name}/{trial}"
-        tags = {**self.tags, TRIAL_TAG: trial, MLFLOW_RUN_NAME: name, **extra}
+        kind = {KIND_TAG: "study" if trial == "study" else "trial"}
+        tags = {**extra, **kind, **self.tags, TRIAL_TAG: trial, MLFLOW_RUN_NAME: name}
         try:
             return str(self.client.create_run(self.experiment_id, tags=tags).info.run_id)
         except Exception:  # it may exist nevertheless: search again before the next attempt
             del self.runs
             raise
+
+
+def contradicts(said: Mapping[str, str], params: Mapping[str, str]) -> bool:
+    """Whether a run says otherwise, which MLflow lets nobody change."""
+    return any(said.get(name, value) != value for name, value in params.items())
 
 
 def data_tags(unlabelled: UnlabelledImages | None) -> dict[str, str]:
@@ -345,7 +478,7 @@ def metric_name(name: str) -> str:
 
 def as_mlflow(metrics: Metrics) -> Iterator[Metric]:
     """One epoch's metrics, with the epoch as step; MLflow stores equal metrics once."""
-    values = metrics.model_dump(exclude=NON_TABLE_FIELDS, exclude_none=True)
+    values = metrics.model_dump(exclude=NON_TABLE_FIELDS | LOGGED_AT_END, exclude_none=True)
     losses = {f"loss.{name}": value for name, value in metrics.losses.items()}
     for name, value in {**values, **losses}.items():
         yield Metric(name, float(value), metrics.time_ms, metrics.epoch)

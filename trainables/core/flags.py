@@ -1,7 +1,7 @@
 """The flags of a command, each declared on the field of the configuration that it sets."""
 
 import argparse
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from types import NoneType
@@ -137,3 +137,16 @@ def build_config(config: type[Config], values: Mapping[str, object]) -> Config:
             raise ValueError(problem["msg"].removeprefix(OWN_RULE)) from error
         flag = flag_name(config, str(problem["loc"][0]))
         raise ValueError(f"{flag}: {first_problem(error).partition(': ')[2]}") from error
+
+
+def written_values(config: FrozenConfig, groups: Iterable[str]) -> dict[str, str]:
+    """By name, the flags of some groups that are set, as they are typed on the command line."""
+    found = {}
+    for field, flag in flags_of(type(config)).items():
+        value = getattr(config, field)
+        if flag.group not in groups or value is None or value is False:
+            continue
+        write: Callable[[Any], str] = flag.unit.write if flag.unit else str
+        text = " ".join(map(write, value)) if flag.several else write(value)
+        found[flag_name(type(config), field)[2:].replace("-", "_")] = text
+    return found

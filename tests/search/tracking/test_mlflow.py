@@ -1,6 +1,7 @@
 """MLflow's record: one run per trial, however often it is written."""
 
 import sqlite3
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -11,8 +12,18 @@ from factories import make_metrics
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
+from search.analysis.diagnostics import HypervolumePoint
+from search.core.objectives import MIOU_AND_SIZE
 from search.core.record import Record, RecordState
 from search.core.tracking_uri import default_tracking_uri
+from search.storage.layout import (
+    DIAGNOSTICS_PLOT,
+    FRONT_PAGE,
+    FRONT_PLOT,
+    FRONT_TABLE,
+    STUDY_FILE,
+    TRIALS_TABLE,
+)
 from search.tracking.callbacks import AsyncCallback, Event, Kind
 from search.tracking.mlflow import (
     MlflowTracker,
@@ -20,12 +31,21 @@ from search.tracking.mlflow import (
     class_metrics,
     make_store,
     read_runs,
+    search_runs,
 )
+from search.tracking.run_content import MAX_NOTE, constants, escape_cell, fit_note, front_note
 from trainables.config import TrialConfig
+from trainables.core.config_base import Leaf
 from trainables.recipes.configs import Qat
 
 CLASSES = ("sky", "a/b", "tree")
 IOU = (0.5, 0.0, None)
+PARAMS: dict[str, Leaf] = {
+    "recipe.quantizer.weight_bits": 4,
+    "student.width": 8,
+    "recipe.optimizer.learning_rate": 0.0012345678,
+    "recipe.losses.extra.name": None,
+}
 
 
 def record(trial_id: str = "0000", epoch: int = 2, state: RecordState = "COMPLETE") -> Record:
@@ -37,7 +57,8 @@ def record(trial_id: str = "0000", epoch: int = 2, state: RecordState = "COMPLET
     ]
     reports = {metrics.epoch: metrics for metrics in history}
     config = TrialConfig(recipe=Qat())
-    return Record(trial_id, state, "", config, history[-1] if history else None, reports=reports)
+    last = history[-1] if history else None
+    return Record(trial_id, state, "", config, last, reports=reports, params=PARAMS)
 
 
 @pytest.fixture(scope="module")
@@ -45,9 +66,50 @@ def uri(tmp_path_factory: pytest.TempPathFactory) -> str:
     return f"sqlite:///{tmp_path_factory.mktemp('mlflow') / 'mlflow.db'}"
 
 
-def track(uri: str, study: str, tmp_path: Path) -> MlflowTracker:
-    tags = {"space": "qat"}
-    return MlflowTracker(uri, "blocks 32x32", study, f"id of {study}", tmp_path, tags, CLASSES)
+def track(
+    uri: str, study: str, tmp_path: Path, settings: dict[str, str] | None = None
+) -> MlflowTracker:
+    return MlflowTracker(
+        uri,
+        "blocks 32x32",
+        study,
+        f"id of {study}",
+        tmp_path,
+        {"space": "qat"},
+        CLASSES,
+        settings or {"samples": "2"},
+        MIOU_AND_SIZE,
+    )
+
+
+def finished(trial_id: str, miou: float, size_bytes: int, epoch: int = 2) -> Record:
+    """A trial that has ended with this mIoU and size."""
+    history = [make_metrics(miou * n / epoch, None, n, class_iou=IOU) for n in range(1, epoch)]
+    last = make_metrics(miou, size_bytes, epoch, class_iou=IOU)
+    reports = {metrics.epoch: metrics for metrics in [*history, last]}
+    return replace(record(trial_id), metrics=last, reports=reports)
+
+
+def finish(tracking: MlflowTracker, records: Sequence[Record], folder: Path) -> Run:
+    """The study's run after its end."""
+    for member in records:
+        model = folder / "models" / member.trial_id
+        model.mkdir(parents=True, exist_ok=True)
+        (model / "config.json").write_text("{}")
+    for name in (TRIALS_TABLE, FRONT_TABLE, FRONT_PLOT, FRONT_PAGE, DIAGNOSTICS_PLOT, STUDY_FILE):
+        (folder / name).write_text("")
+    steps = [HypervolumePoint(1.0, 0.1, 1000)]
+    tracking.finish(records, folder, {"best_miou": 0.5}, steps, interrupted=False)
+    return tracking.client.get_run(tracking.study_run)
+
+
+def tags_of(tracking: MlflowTracker, name: str) -> dict[str, str | None]:
+    """A tag of each trial's run."""
+    return {
+        run.data.tags["paretoseg.trial"]: run.data.tags.get(name)
+        for run in search_runs(tracking.client, [tracking.experiment_id], tracking.study_id)
+        if run.data.tags["paretoseg.trial"] != "study"
+    }
 
 
 def only_run(uri: str, tracking: MlflowTracker, study: str) -> Run:
@@ -75,7 +137,13 @@ def test_a_trial_is_one_run_across_drivers(uri: str, tmp_path: Path) -> None:
     assert run.info.status == "FINISHED"
     assert run.data.tags["state"] == "COMPLETE"
     assert run.data.tags["mlflow.parentRunId"] == second.study_run
-    assert run.data.params["recipe.quantizer.weight_bits"] == "4"
+    assert run.data.params == {
+        "weight_bits": "4",
+        "width": "8",
+        "learning_rate": "0.001235",
+        "extra": "None",
+    }
+    assert run.data.tags["path.weight_bits"] == "recipe.quantizer.weight_bits"
     assert run.data.metrics["miou"] == pytest.approx(0.3)
     assert epochs(uri, run) == [1, 2, 3]
     assert run.data.metrics["loss.cross_entropy"] == 1
@@ -206,7 +274,7 @@ def test_a_run_that_was_made_without_an_answer_is_found(
 
 
 def test_nothing_is_asked_of_a_store_before_there_is_something_to_write(tmp_path: Path) -> None:
-    tracking = MlflowTracker("http://127.0.0.1:1", "e", "s", "id", tmp_path, {}, CLASSES)
+    tracking = track("http://127.0.0.1:1", "s", tmp_path)
     assert tracking.page == ""
 
 
@@ -298,3 +366,143 @@ def test_a_deleted_experiment_is_restored(uri: str, tmp_path: Path) -> None:
     assert second.experiment_id == first.experiment_id
     (run,) = read_runs(uri, "id of deleted")
     assert (run.state, run.epochs) == ("COMPLETE", (1, 2, 3))
+
+
+def test_costs_are_logged_once(uri: str, tmp_path: Path) -> None:
+    tracking = track(uri, "costs", tmp_path)
+    tracking.deliver([Event("reported", record(epoch=2, state="RUNNING"))])
+    tracking.deliver([Event("ended", record(epoch=3))])
+    run = only_run(uri, tracking, "costs")
+    lengths = {
+        name: len(tracking.client.get_metric_history(run.info.run_id, name))
+        for name in run.data.metrics
+    }
+    assert {name for name, length in lengths.items() if length == 3} == {
+        "miou",
+        "pixel_accuracy",
+        "classes_never_predicted",
+        "device_seconds",
+        "loss.cross_entropy",
+    }
+    assert {"size_bytes", "macs", "num_params", "iou.sky"} <= {
+        name for name, length in lengths.items() if length == 1
+    }
+
+
+def test_the_front_is_tagged_while_the_study_runs(uri: str, tmp_path: Path) -> None:
+    tracking = track(uri, "live", tmp_path)
+    tracking.deliver([Event("ended", finished("0000", 0.3, 2000))])
+    tracking.deliver([Event("started", record("0001", 0, "RUNNING"))])
+    assert tags_of(tracking, "front")["0000"] == "true"
+    tracking.deliver([Event("ended", finished("0002", 0.4, 1000))])
+    assert tags_of(tracking, "front") == {"0000": "false", "0001": "false", "0002": "true"}
+    other = track(uri, "live", tmp_path)  # a driver that goes on
+    for record_ in (finished("0000", 0.3, 2000), finished("0002", 0.4, 1000)):
+        other.deliver([Event("replayed", record_)])
+    other.deliver([Event("ended", finished("0001", 0.2, 500))])
+    assert tags_of(tracking, "front") == {"0000": "false", "0001": "true", "0002": "true"}
+
+
+def test_a_study_says_its_settings_its_front_and_its_numbers(uri: str, tmp_path: Path) -> None:
+    tracking = track(uri, "told", tmp_path)
+    records = [finished("0000", 0.3, 100_000), finished("0001", 0.5, 250_000)]
+    run = finish(tracking, records, tmp_path)
+    assert run.data.params["samples"] == "2"
+    assert run.data.params["recipe.name"] == "qat"
+    assert "recipe.quantizer.weight_bits" not in run.data.params  # it was sampled
+    assert run.data.metrics["best_miou"] == 0.5
+    curve = {
+        name: [(m.step, m.value) for m in tracking.client.get_metric_history(run.info.run_id, name)]
+        for name in ("front.miou", "front.size_kb")
+    }
+    assert curve == {
+        "front.miou": [(1, 0.3), (2, 0.5)],
+        "front.size_kb": [(1, 100.0), (2, 250.0)],
+    }
+    note = run.data.tags["mlflow.note.content"]
+    assert f"[0001](#/experiments/{tracking.experiment_id}/runs/{tracking.runs['0001']}" in note
+    assert "| 50.0 | 250 KB | 4/4 | unet 16 |" in note
+    assert "Best mIoU within 100 KB: 30.0 %, 300 KB: 50.0 %, 1,000 KB: 50.0 %." in note
+
+
+def test_a_study_that_goes_on_says_what_is_true_now(uri: str, tmp_path: Path) -> None:
+    """MLflow lets nobody change a param or a point of a curve: a new run takes the place."""
+    first = track(uri, "grown", tmp_path)
+    records = [finished("0000", 0.3, 100_000)]
+    before = finish(first, records, tmp_path)
+    first.client.set_tag(before.info.run_id, "of a user", "kept")
+    again = finish(track(uri, "grown", tmp_path), records, tmp_path)
+    assert again.info.run_id == before.info.run_id
+    second = track(uri, "grown", tmp_path, {"samples": "3"})
+    after = finish(second, [*records, finished("0001", 0.5, 50_000)], tmp_path)
+    assert after.info.run_id != before.info.run_id
+    assert after.data.params["samples"] == "3"
+    assert after.data.tags["of a user"] == "kept"
+    sizes = second.client.get_metric_history(after.info.run_id, "front.size_kb")
+    assert [(metric.step, metric.value) for metric in sizes] == [(1, 50.0)]
+    assert set(tags_of(second, "mlflow.parentRunId").values()) == {after.info.run_id}
+    assert tags_of(second, "front") == {"0000": "false", "0001": "true"}
+    assert second.client.get_run(before.info.run_id).info.lifecycle_stage == "deleted"
+
+
+def test_a_replacement_that_was_not_finished_is_finished(
+    uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    records = [finished("0000", 0.3, 100_000)]
+    before = finish(track(uri, "half", tmp_path), records, tmp_path)
+    second = track(uri, "half", tmp_path, {"samples": "3"})
+    monkeypatch.setattr(MlflowTracker, "_succeed", fail)
+    with pytest.raises(TimeoutError):
+        finish(second, records, tmp_path)
+    monkeypatch.undo()
+    third = track(uri, "half", tmp_path, {"samples": "3"})
+    after = finish(third, records, tmp_path)
+    assert after.info.run_id != before.info.run_id
+    assert set(tags_of(third, "mlflow.parentRunId").values()) == {after.info.run_id}
+    runs = search_runs(third.client, [third.experiment_id], third.study_id)
+    assert [r.info.run_id for r in runs if r.data.tags["paretoseg.trial"] == "study"] == [
+        after.info.run_id
+    ]
+
+
+def fail(*_: object) -> None:
+    raise TimeoutError
+
+
+def test_a_note_of_a_user_is_kept(uri: str, tmp_path: Path) -> None:
+    tracking = track(uri, "noted", tmp_path)
+    run = finish(tracking, [finished("0000", 0.3, 100_000)], tmp_path)
+    assert run.data.tags["mlflow.note.content"].startswith("| trial |")
+    tracking.client.set_tag(run.info.run_id, "mlflow.note.content", "mine")
+    after = finish(track(uri, "noted", tmp_path), [finished("0000", 0.3, 100_000)], tmp_path)
+    assert after.data.tags["mlflow.note.content"] == "mine"
+
+
+def test_runs_of_an_older_version_get_short_names(uri: str, tmp_path: Path) -> None:
+    tracking = track(uri, "long", tmp_path)
+    tracking.deliver([Event("replayed", replace(record(), params={}))])
+    tracking.client.log_param(tracking.runs["0000"], "recipe.quantizer.weight_bits", "4")
+    later = track(uri, "long", tmp_path)
+    later.deliver([Event("replayed", record())])
+    params = only_run(uri, later, "long").data.params
+    assert params["weight_bits"] == params["recipe.quantizer.weight_bits"] == "4"
+
+
+def test_constants_are_what_no_space_has_sampled() -> None:
+    one = replace(record(), config=TrialConfig(recipe=Qat(), batch_size=4))
+    found = constants([one, replace(one, config=TrialConfig(recipe=Qat(), batch_size=4, seed=1))])
+    assert found["batch_size"] == "4"
+    assert "seed" not in found
+    assert "student.width" not in found
+    assert constants([]) == constants([replace(one, config=None)]) == {}
+
+
+def test_names_in_notes_are_text() -> None:
+    config = TrialConfig(recipe=Qat())
+    assert front_note([], MIOU_AND_SIZE, str, {}) == "No trial has finished."
+    note = front_note([replace(finished("0000", 0.3, 1000), config=config)], MIOU_AND_SIZE, str, {})
+    assert note.splitlines()[2].startswith("| [0000](0000) | 30.0 | 1.00 KB |")
+    assert escape_cell("mobilenet_v2|<b>") == r"mobilenet\_v2\|\<b\>"
+    long = "\n".join(["| row |"] * 2000)
+    assert len(fit_note(long)) <= MAX_NOTE
+    assert fit_note(long).endswith("| row |\n\n(The rest is in the artifacts.)")

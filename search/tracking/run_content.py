@@ -1,0 +1,108 @@
+"""What runs say in MLflow: sampled values, constants of a study, the curve of its front, a note."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+from mlflow.entities import Metric
+
+from search.analysis.plot_layout import Point, plot_points
+from search.core.objectives import Objective
+from search.core.parameter_names import short_names
+from search.core.record import Record
+from trainables.core.config_base import Leaf
+from trainables.core.units import human_size
+
+FRONT_MIOU, FRONT_SIZE = "front.miou", "front.size_kb"
+"""The curve of a front, whose steps are ranks by size."""
+MAX_NOTE = 8000
+"""Characters of a note that MLflow keeps."""
+MORE = "\n\n(The rest is in the artifacts.)"
+
+
+def sampled_params(record: Record) -> dict[str, str]:
+    """What was chosen for a trial, by its short name."""
+    names = short_names(record.params)
+    return {names[path]: written(value) for path, value in record.params.items()}
+
+
+def written(value: Leaf) -> str:
+    """A value with as many digits as a person reads; the configuration of a trial has them all."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def constants(records: Sequence[Record]) -> dict[str, str]:
+    """By path what the configurations of all trials have in common, and no space has sampled.
+
+    A network that is compressed is left out: it is recorded as it came.
+    """
+    configs = [r.config for r in records if r.config and not r.config.recipe.is_reference]
+    first, *others = [config.flatten() for config in configs] or [{}]
+    sampled = {path for record in records for path in record.params}
+    return {
+        path: written(leaf)
+        for path, leaf in first.items()
+        if path not in sampled and all(path in o and o[path] == leaf for o in others)
+    }
+
+
+def front_curve(front: Sequence[Record]) -> list[Metric]:
+    """mIoU and size of the members of a front, smallest first; a metric's step is the rank."""
+    return [
+        Metric(name, value, record.metrics.time_ms, rank)
+        for rank, record in enumerate(front, start=1)
+        if record.metrics and record.metrics.size_bytes
+        for name, value in (
+            (FRONT_MIOU, record.metrics.miou),
+            (FRONT_SIZE, record.metrics.size_bytes / 1000),
+        )
+    ]
+
+
+def front_note(
+    records: Sequence[Record],
+    objectives: Sequence[Objective],
+    url_of: Callable[[str], str],
+    within: Mapping[int, float],
+) -> str:
+    """The front as a table in Markdown, each trial a link to `url_of` its id.
+
+    `within` has the best mIoU by file sizes in KB.
+    """
+    points = plot_points(records, objectives)
+    shown = [point for point in points if point.is_named]
+    if not shown:
+        return "No trial has finished."
+    latencies = {record.trial_id: record.latency_ms for record in records}
+    rows = [note_row(point, url_of(point.trial_id), latencies[point.trial_id]) for point in shown]
+    lines = [
+        "| trial | mIoU % | size | bits W/A | student | latency |",
+        "|---|---|---|---|---|---|",
+        *("| " + " | ".join(row) + " |" for row in rows),
+    ]
+    if within:
+        best = ", ".join(f"{kb:,} KB: {100 * miou:.1f} %" for kb, miou in within.items())
+        lines += ["", f"Best mIoU within {best}."]
+    return "\n".join(lines)
+
+
+def note_row(point: Point, url: str, latency_ms: float | None) -> list[str]:
+    """The cells of a point of the front."""
+    return [
+        f"[{point.label}]({url})",
+        f"{point.y:.1f}",
+        human_size(point.size_bytes),
+        point.bits,
+        escape_cell(point.config.student.describe()),
+        "" if latency_ms is None else f"{latency_ms:.3g} ms",
+    ]
+
+
+def escape_cell(text: str) -> str:
+    """A text as it is, for a cell of a table in Markdown."""
+    return "".join(f"\\{c}" if c in r"\`*_{}[]<>()#+!|~" else c for c in text)
+
+
+def fit_note(text: str) -> str:
+    """A note without the last of its lines where it is longer than MLflow keeps."""
+    if len(text) <= MAX_NOTE:
+        return text
+    return text[: text.rindex("\n", 0, MAX_NOTE - len(MORE))] + MORE

@@ -24,12 +24,13 @@ COMMANDS = (
     "search.compare",
     "search.export",
     "search.predict",
+    "search.ui",
     "trainables.train",
     "trainables.cache",
     "trainables.convert",
 )
-OF_OTHERS = {"--with", "--constraints", "--editable", "--no-sync", "--backend-store-uri"}
-"""Flags of uv and MLflow."""
+OF_OTHERS = {"--with", "--constraints", "--editable", "--no-sync"}
+"""Flags of uv."""
 
 
 @pytest.fixture(scope="module")

@@ -24,7 +24,7 @@ FLOORS = {
         ("execution",),
         ("study",),
         ("comparison",),
-        ("run", "check", "compare", "export", "predict"),
+        ("run", "check", "compare", "export", "predict", "ui"),
     ),
     "trainables": (
         ("core",),
@@ -48,6 +48,7 @@ ONLY_IN = {
     "onnx": ("trainables/deploy/",),
     "onnxruntime": ("trainables/deploy/",),
     "optuna": ("search/", "spaces/"),
+    "optuna_dashboard": ("search/tracking/",),
 }
 """Where a heavy library may be imported."""
 FILES = sorted(

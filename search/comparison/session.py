@@ -233,7 +233,7 @@ class ComparisonSession:
         self.tell_end(files, numbers, page, interrupted=False)
         for file in files:
             terminal.print_line(f"{file.name:19} {file}")
-        for line in say_runs(self.config.tracking_uri, self.tracking.page):
+        for line in say_runs(self.config.tracking_uri, self.config.storage, self.tracking.page):
             terminal.print_line(line)
         return summaries
 

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from search.core.objectives import MIOU_AND_SIZE, Objective
 from search.core.record import Record
+from trainables.core.metrics import Metrics
 
 Points = NDArray[np.float64]
 SIZES_KB = (50, 100, 300, 1000)
@@ -62,15 +63,27 @@ def describe_shared_span(objectives: Sequence[Objective], least_miou: float) -> 
     return ", ".join([f"miou from {least_miou:.3f}", *spans])
 
 
-def mious_within(records: Sequence[Record]) -> dict[int, float]:
-    """By `SIZES_KB`, the best mIoU of a finished student of at most this size, if there is any."""
+def best_within(records: Sequence[Record]) -> dict[int, tuple[str, Metrics]]:
+    """By `SIZES_KB`, the finished student of at most this size with the best mIoU, if there is any.
+
+    It is given by the id of its trial and its metrics; of equal ones it is the earliest.
+    """
     sized = [
-        (record.metrics.size_bytes, record.metrics.miou)
+        (record.metrics.size_bytes, record.trial_id, record.metrics)
         for record in records
         if record.state == "COMPLETE" and record.metrics and record.metrics.size_bytes
     ]
-    found = {kb: [miou for size, miou in sized if size <= 1000 * kb] for kb in SIZES_KB}
-    return {kb: max(mious) for kb, mious in found.items() if mious}
+    found = {kb: [(name, m) for size, name, m in sized if size <= 1000 * kb] for kb in SIZES_KB}
+    return {
+        kb: max(students, key=lambda student: student[1].miou)
+        for kb, students in found.items()
+        if students
+    }
+
+
+def mious_within(records: Sequence[Record]) -> dict[int, float]:
+    """By `SIZES_KB`, the best mIoU of a finished student of at most this size, if there is any."""
+    return {kb: metrics.miou for kb, (_, metrics) in best_within(records).items()}
 
 
 def normalize_log_costs(costs: Points, span: Points) -> Points:

@@ -2,12 +2,14 @@
 
 import json
 import os
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import optuna
+from optuna.exceptions import ExperimentalWarning
 from optuna.storages import JournalStorage
 from optuna.storages.journal import BaseJournalBackend, JournalFileBackend
 
@@ -28,12 +30,22 @@ def open_journal(folder: Path, name: str, objectives: Sequence[Objective]) -> op
         lock.unlink()
     directions = [objective.direction for objective in objectives]
     with replaying(folder):
-        return optuna.create_study(
+        study = optuna.create_study(
             storage=journal_storage(folder),
             study_name=name,
             directions=directions,
             load_if_exists=True,
         )
+    if study.metric_names is None:
+        name_metrics(study, objectives)
+    return study
+
+
+def name_metrics(study: optuna.Study, objectives: Sequence[Objective]) -> None:
+    """Names the objectives of a study as Optuna Dashboard shows them."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        study.set_metric_names([objective.metric for objective in objectives])
 
 
 def read_journal(folder: Path, name: str) -> optuna.Study:

@@ -4,6 +4,7 @@ import os
 import shlex
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -27,6 +28,7 @@ from search.core.config import StudyConfig
 from search.core.objectives import named_objectives
 from search.core.pareto import mious_within, pareto_front
 from search.core.record import Record
+from search.core.tracking_uri import default_tracking_uri
 from search.storage.layout import (
     DIAGNOSTICS_PLOT,
     FRONT_PAGE,
@@ -163,10 +165,10 @@ class ConsoleProgress:
         ):
             if (folder / name).exists():
                 self._print(f"{name:15} {folder / name}")
-        for line in say_runs(config.tracking_uri, page):
-            self._print(line)
         if front := pareto_front(records, self.objectives):
             self._say_export(max(front, key=lambda r: r.metrics.miou if r.metrics else 0).trial_id)
+        for line in say_runs(config.tracking_uri, config.storage, page):
+            self._print(line)
         if interrupted:
             command = [*launcher().split(), "python", *config.resume_arguments]
             self._print(f"interrupted; go on with: {shlex.join(command)}")
@@ -200,10 +202,13 @@ def elapsed_since(begin: float) -> str:
     return f"[{elapsed // 60:3d}:{elapsed % 60:02d}]"
 
 
-def say_runs(tracking_uri: str, page: str) -> list[str]:
+def say_runs(tracking_uri: str, storage: Path, page: str) -> list[str]:
     """Lines that say where MLflow shows the runs."""
     if tracking_uri.startswith("http"):
         return [f"compare runs:   {tracking_uri}/{page}"]
+    if tracking_uri == default_tracking_uri(storage):
+        command = [*launcher().split(), "python", "-m", "search.ui", str(storage)]
+        return [f"compare runs:   {shlex.join(command)}"]
     store = shlex.quote(tracking_uri)
     return [
         f"compare runs:   {launcher()}mlflow ui --backend-store-uri {store}",

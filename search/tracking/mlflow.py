@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from filelock import FileLock
 from mlflow import MlflowClient
-from mlflow.entities import LifecycleStage, Metric, Param, RunTag
+from mlflow.entities import LifecycleStage, Metric, Param, RunTag, ViewType
 from mlflow.entities import Run as MlflowRun
 from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME, MLFLOW_RUN_NOTE
@@ -25,7 +25,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from search.analysis.diagnostics import HypervolumePoint
 from search.core.objectives import Objective
 from search.core.parameter_names import short_names
-from search.core.pareto import mious_within, pareto_front
+from search.core.pareto import pareto_front
 from search.core.record import (
     LATENCY_MS,
     NON_TABLE_FIELDS,
@@ -46,9 +46,12 @@ from search.storage.layout import (
 )
 from search.tracking.callbacks import Event
 from search.tracking.mlflow_errors import describe_store_error, is_transient
-from search.tracking.mlflow_internals import move_artifacts
+from search.tracking.mlflow_internals import repair_artifacts
+from search.tracking.mlflow_views import STUDIES, view_path, write_views
 from search.tracking.run_content import (
     FRONT_SIZE,
+    PATH_TAG,
+    best_tags,
     constants,
     fit_note,
     front_curve,
@@ -70,10 +73,11 @@ KIND_TAG, FRONT_TAG = "kind", "front"
 """What a run is of, and whether a trial is on the front of its study."""
 MAX_CLASS_NAME = 200
 """Characters of a class name in the name of a metric, which MLflow limits to 250."""
+COLOR_TAG = "mlflow.runColor"
+STUDY_COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#332288")
+"""Colours of the runs of studies in charts, from the colour-blind-safe palette of Okabe & Ito."""
 NOTE_TAG = "paretoseg.note"
 """The digest of the note that was written last, so that a user's own is known."""
-PATH_TAG = "path."
-"""Begins the tag with the full path of a parameter, after which comes its short name."""
 MAX_PARAMS, MAX_METRICS = 100, 1000  # of one log_batch call
 LOGGED_AT_END = {
     "size_bytes",
@@ -219,10 +223,8 @@ class MlflowTracker:
             return str(self.client.create_experiment(self.experiment, location))
         if known.lifecycle_stage == LifecycleStage.DELETED:  # by a user: it accepts no runs then
             self.client.restore_experiment(known.experiment_id)
-        before = known.artifact_location
-        is_own = self.database and self.database.parent == self.artifact_root.parent
-        if self.database and is_own and before != location:  # the storage has moved
-            move_artifacts(self.database, before, str(location))
+        if self.database and self.database.parent == self.artifact_root.parent:
+            repair_artifacts(self.database, self.artifact_root)  # the storage may have moved
         return str(known.experiment_id)
 
     @cached_property
@@ -240,6 +242,17 @@ class MlflowTracker:
             if front := run.data.tags.get(FRONT_TAG):
                 self.on_front[trial] = front == "true"
         return found
+
+    @cached_property
+    def color(self) -> str:
+        """The colour of all runs of the study in charts, where MLflow's own may be the same."""
+        if "study" in self.runs:
+            tags = self.client.get_run(self.runs["study"]).data.tags
+            if COLOR_TAG in tags:
+                return str(tags[COLOR_TAG])
+        query = f"tags.{KIND_TAG} = 'study'"
+        others = self.client.search_runs([self.experiment_id], query, ViewType.ALL)
+        return STUDY_COLORS[len(others) % len(STUDY_COLORS)]
 
     @cached_property
     def study_run(self) -> str:
@@ -261,7 +274,9 @@ class MlflowTracker:
         experiment_id = vars(self).get("experiment_id")  # only if known: MLflow might not answer
         if experiment_id is None:
             return ""
-        return f"#/experiments/{experiment_id}/runs?workflowType=machine_learning"
+        if self.objectives is None:
+            return f"#/experiments/{experiment_id}/runs?workflowType=machine_learning"
+        return view_path(experiment_id, STUDIES)
 
     def deliver(self, events: Sequence[Event]) -> None:
         """Writes the events of one trial, in as few calls as possible."""
@@ -343,7 +358,10 @@ class MlflowTracker:
             for step in steps
         ]
         self._log_many(self.study_run, [*curve, *grown])
-        note = front_note(records, self.objectives, self._url_of, mious_within(records))
+        tags = [RunTag(name, value) for name, value in best_tags(records).items()]
+        self.client.log_batch(self.study_run, tags=tags)
+        write_views(self.client, self.experiment_id)
+        note = front_note(records, self.objectives, self._url_of)
         names = (TRIALS_TABLE, FRONT_TABLE, FRONT_PLOT, FRONT_PAGE, DIAGNOSTICS_PLOT, STUDY_FILE)
         self.end([folder / name for name in names], metrics, interrupted, note)
 
@@ -390,7 +408,7 @@ class MlflowTracker:
         own = {
             name: value
             for name, value in tags.items()
-            if name == MLFLOW_RUN_NOTE or not name.startswith("mlflow.")
+            if name in (MLFLOW_RUN_NOTE, COLOR_TAG) or not name.startswith("mlflow.")
         }
         after = self._create("study", own)
         self._succeed(after)
@@ -446,6 +464,8 @@ class MlflowTracker:
         name = self.study_name if trial == "study" else f"{self.study_name}/{trial}"
         kind = {KIND_TAG: "study" if trial == "study" else "trial"}
         tags = {**extra, **kind, **self.tags, TRIAL_TAG: trial, MLFLOW_RUN_NAME: name}
+        if COLOR_TAG not in tags:
+            tags[COLOR_TAG] = self.color
         try:
             return str(self.client.create_run(self.experiment_id, tags=tags).info.run_id)
         except Exception:  # it may exist nevertheless: search again before the next attempt

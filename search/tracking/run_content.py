@@ -1,18 +1,21 @@
 """What runs say in MLflow: sampled values, constants of a study, the curve of its front, a note."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 from mlflow.entities import Metric
 
 from search.analysis.plot_layout import Point, plot_points
 from search.core.objectives import Objective
 from search.core.parameter_names import short_names
+from search.core.pareto import best_within
 from search.core.record import Record
 from trainables.core.config_base import Leaf
 from trainables.core.units import human_size
 
 FRONT_MIOU, FRONT_SIZE = "front.miou", "front.size_kb"
 """The curve of a front, whose steps are ranks by size."""
+PATH_TAG = "path."
+"""Begins the tag with the full path of a parameter, after which comes its short name."""
 MAX_NOTE = 8000
 """Characters of a note that MLflow keeps."""
 MORE = "\n\n(The rest is in the artifacts.)"
@@ -57,15 +60,25 @@ def front_curve(front: Sequence[Record]) -> list[Metric]:
     ]
 
 
+def best_tags(records: Sequence[Record]) -> dict[str, str]:
+    """Tags that say which model is the best within each of some sizes."""
+    return {
+        best_tag(kilobytes): f"{100 * metrics.miou:.1f} % ({trial_id}, "
+        f"{human_size(metrics.size_bytes or 0)})"
+        for kilobytes, (trial_id, metrics) in best_within(records).items()
+    }
+
+
+def best_tag(kilobytes: int) -> str:
+    return f"within {kilobytes} KB"
+
+
 def front_note(
-    records: Sequence[Record],
-    objectives: Sequence[Objective],
-    url_of: Callable[[str], str],
-    within: Mapping[int, float],
+    records: Sequence[Record], objectives: Sequence[Objective], url_of: Callable[[str], str]
 ) -> str:
     """The front as a table in Markdown, each trial a link to `url_of` its id.
 
-    `within` has the best mIoU by file sizes in KB.
+    MLflow shows the first lines, which therefore answer what the best model within a size is.
     """
     points = plot_points(records, objectives)
     shown = [point for point in points if point.is_named]
@@ -73,14 +86,14 @@ def front_note(
         return "No trial has finished."
     latencies = {record.trial_id: record.latency_ms for record in records}
     rows = [note_row(point, url_of(point.trial_id), latencies[point.trial_id]) for point in shown]
+    best = "; ".join(f"{name}: {value}" for name, value in best_tags(records).items())
     lines = [
+        f"Best mIoU {best}." if best else "",
+        "",
         "| trial | mIoU % | size | bits W/A | student | latency |",
         "|---|---|---|---|---|---|",
         *("| " + " | ".join(row) + " |" for row in rows),
     ]
-    if within:
-        best = ", ".join(f"{kb:,} KB: {100 * miou:.1f} %" for kb, miou in within.items())
-        lines += ["", f"Best mIoU within {best}."]
     return "\n".join(lines)
 
 

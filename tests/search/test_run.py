@@ -61,7 +61,7 @@ def storage(
     assert f"unlabelled images: 12 of {unlabelled_folder}, packed in " in first.stdout
     for words in ("IoU % val", "warning: the teacher never predicts ", "never predicted"):
         assert words in first.stdout
-    for words in ("Pareto front", "mlflow ui --backend-store-uri", "search.export", "log.txt"):
+    for words in ("Pareto front", "python -m search.ui", "search.export", "log.txt"):
         assert words in first.stdout
     moved = tmp_path_factory.mktemp("moved") / "images"
     shutil.copytree(unlabelled_folder, moved)

@@ -5,6 +5,7 @@ from importlib.util import find_spec
 COCO_EXTRA = ("pycocotools",)
 ONNX_EXTRA = ("onnx", "onnxruntime")
 TIMM_EXTRA = ("timm",)
+DASHBOARD_EXTRA = ("optuna_dashboard",)
 
 
 def has_onnx() -> bool:
@@ -27,6 +28,15 @@ def require_coco(purpose: str) -> None:
         raise ValueError(
             f"{purpose} needs {' and '.join(COCO_EXTRA)}, which is not installed: "
             "pip install 'paretoseg[coco]', or uv sync --extra coco"
+        )
+
+
+def require_dashboard(purpose: str) -> None:
+    """Raises ValueError, with the remedy, where Optuna Dashboard is not installed."""
+    if not all(find_spec(name) for name in DASHBOARD_EXTRA):
+        raise ValueError(
+            f"{purpose} needs optuna-dashboard, which is not installed: "
+            "pip install 'paretoseg[dashboard]', or uv sync --extra dashboard"
         )
 
 

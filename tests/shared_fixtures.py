@@ -1,8 +1,10 @@
 """Small real parts that many tests share."""
 
+import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -175,3 +177,15 @@ def foreign_file(blocks_run: ExecutionConfig, tmp_path_factory: pytest.TempPathF
 def study(tmp_path_factory: pytest.TempPathFactory, blocks_folder: Path) -> Path:
     """A finished study of five trials, as a search leaves it."""
     return make_finished_study(tmp_path_factory.mktemp("finished"), blocks_folder)
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """Chromium, driven by Playwright."""
+    sync_api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
+    if (chromium := shutil.which("chromium")) is None:
+        pytest.skip("Chromium is not installed")
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        yield browser
+        browser.close()

@@ -44,7 +44,6 @@ ONLY_IN = {
     "ray": ("search/execution/", "trainables/trainable.py"),
     "mlflow": ("search/tracking/",),
     "matplotlib": ("search/analysis/",),
-    "plotly": ("search/analysis/",),
     "onnx": ("trainables/deploy/",),
     "onnxruntime": ("trainables/deploy/",),
     "optuna": ("search/", "spaces/"),
@@ -115,7 +114,7 @@ def test_only_its_own_package_names_a_member_of_a_union(path: Path) -> None:
         assert not members & {name.split(".")[-1] for name in imports(path)}
 
 
-FRAMEWORKS = ("torch", "torchvision", "ray", "mlflow", "pyarrow", "matplotlib", "plotly")
+FRAMEWORKS = ("torch", "torchvision", "ray", "mlflow", "pyarrow", "matplotlib")
 SPACES = tuple(f"spaces.{name}" for name in space_names())
 
 

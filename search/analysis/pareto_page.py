@@ -1,258 +1,159 @@
-"""The Pareto front as an interactive page (plotly)."""
+"""The Pareto front as a self-contained page: chart, chosen student, table of all trials.
 
+Without JavaScript the page shows the picture of the front and the table.
+"""
+
+import json
+from base64 import b64encode
 from collections.abc import Sequence
 from html import escape
+from pathlib import Path
+from string import Template
 
-import plotly.graph_objects as go
-
-from search.analysis.plot_layout import (
-    COLORS,
-    GRID,
-    INK,
-    LEGEND_TITLE,
-    LINE,
-    MISSES_CLASSES,
-    MISSES_COLOR,
-    MUTED,
-    NOTHING,
-    PUBLISHED,
-    Y_TITLE,
-    Point,
-    View,
-    bits_name,
-    group_by_bits,
-    place_labels,
-    staircase,
-    view_of,
-)
-from search.core.baselines import Baseline
+from search.analysis.page_data import PageContext, page_data
+from search.analysis.plot_layout import NOTHING, Point
+from search.core.record import Record
 from trainables.core.units import human_size
-from trainables.quantization.bits import FULL_PRECISION
 
-NUM_CLASSES_SHOWN, CLASSES_PER_LINE = 30, 3
-"""Classes that a hover text lists, those with the lowest IoU, and the number in a line."""
-PAGE = """<!doctype html>
-<html lang="en">
-<head><meta charset="utf-8"><title>{title}</title><style>body {{ margin: 0 }}</style></head>
-<body>
-{body}
-</body>
-</html>
+PARTS = Path(__file__).parent / "page"
+"""The folder of the page's template, style and script."""
+COLUMNS = (
+    ("trial", False),
+    ("state", False),
+    ("mIoU %", True),
+    ("size", True),
+    ("latency", True),
+    ("bits W/A", False),
+    ("student", False),
+    ("epochs", True),
+    ("device s", True),
+    ("reason", False),
+)
+"""Of the table: the name of each column, and whether it holds numbers."""
+CHART = """<section id="interactive" hidden aria-label="the front">
+<div class="bar">
+<label for="cost">I can afford</label> <select id="cost"></select>
+<input type="range" id="budget" min="0" max="1000" value="1000" aria-label="the most it may cost">
+<output id="limit" for="budget"></output>
+<span class="bar" id="presets"></span>
+</div>
+<p><strong id="answer" aria-live="polite"></strong></p>
+<div class="columns">
+<div>
+<div class="bar">
+<button type="button" id="closer">Zoom in</button>
+<button type="button" id="farther">Zoom out</button>
+<button type="button" id="whole">Whole front</button>
+</div>
+<div class="chart" id="chart"></div>
+<ul class="legend" id="legend"></ul>
+<div><p class="muted">Fronts of other studies on the same data</p>
+<ul class="legend" id="others"></ul></div>
+</div>
+<div id="chosen"></div>
+</div>
+</section>
 """
 
 
-def write_page(figure: go.Figure, title: str) -> str:
-    """The figure as a self-contained HTML page, which makes no network requests."""
-    config = {
-        "displaylogo": False,
-        "showSendToCloud": False,
-        "modeBarButtonsToRemove": ["select2d", "lasso2d"],
-        "responsive": True,
-    }
-    body = figure.to_html(
-        config=config,
-        include_plotlyjs=True,
-        full_html=False,
-        div_id="front",
-        default_height="100vh",
-    )
-    return PAGE.format(title=escape(title), body=body)
-
-
-def draw_page(
+def write_page(
+    records: Sequence[Record],
     points: Sequence[Point],
     title: str,
     subtitle: str,
-    class_names: Sequence[str],
-    baselines: Sequence[Baseline] = (),
-) -> go.Figure:
-    figure = go.Figure()
-    figure.update_layout(
-        title={
-            "text": f"<b>{escape(title)}</b>",
-            "subtitle": {"text": subtitle, "font": {"size": 13, "color": MUTED}},
-            "x": 0.02,
-        },
-        template="plotly_white",
-        font={"family": "system-ui, 'Segoe UI', Helvetica, Arial, sans-serif", "color": INK},
-        legend={"title": {"text": LEGEND_TITLE}},
-        hoverlabel={
-            "bgcolor": "white",
-            "bordercolor": LINE,
-            "font": {"color": INK},
-            "align": "left",
-        },
-        margin={"t": 90},
+    picture: bytes,
+    context: PageContext,
+) -> str:
+    """The page of the trials in `records`, of which `points` have finished; it loads nothing.
+
+    `picture` is the front as PNG.
+    """
+    content = [CHART, picture_of(points, picture), search_of(context), table_of(records, points)]
+    return Template((PARTS / "front.html").read_text()).substitute(
+        title=escape(title),
+        subtitle=escape(subtitle),
+        style=(PARTS / "front.css").read_text(),
+        script=(PARTS / "front.js").read_text(),
+        content="\n".join(content),
+        data=embed(page_data(records, points, context)),
     )
+
+
+def embed(content: object) -> str:
+    """JSON for an element of a page, which no text in it can end."""
+    return json.dumps(content, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
+
+
+def picture_of(points: Sequence[Point], picture: bytes) -> str:
+    """The front as a picture, which the chart replaces, or why there is none."""
     if not points:
-        figure.add_annotation(text=NOTHING, showarrow=False, font={"size": 18, "color": MUTED})
-        figure.update_xaxes(visible=False)
-        figure.update_yaxes(visible=False)
-        return figure
-    view = view_of([*points, *baselines])
-    add_axes(figure, view)
-    add_points(figure, points, view, class_names)
-    if baselines:
-        add_baselines(figure, baselines)
-    add_labels(figure, points, view, baselines)
-    return figure
+        return f"<p><strong>{NOTHING}.</strong> The table has the reasons.</p>"
+    source = f"data:image/png;base64,{b64encode(picture).decode()}"
+    image = f'<img src="{source}" alt="mIoU against model size of all finished trials">'
+    return f'<noscript id="picture">{image}</noscript>'
 
 
-def add_axes(figure: go.Figure, view: View) -> None:
-    figure.update_xaxes(
-        title=view.x_title,
-        type="log" if view.log else "linear",
-        range=[view.along(limit) for limit in view.x],
-        tickformat=",~r",
-        tickvals=view.ticks if view.log else None,
-        linecolor=LINE,
-        gridcolor=GRID,
-        zeroline=False,
-    )
-    figure.update_yaxes(title=Y_TITLE, range=view.y, gridcolor=GRID, zeroline=False)
-
-
-def add_points(
-    figure: go.Figure, points: Sequence[Point], view: View, class_names: Sequence[str]
-) -> None:
-    """Adds the staircase, the dominated points, and the front on top of them."""
-    xs, ys = staircase(points, view)
-    line = {"color": LINE, "width": 2}
-    figure.add_scatter(
-        x=xs, y=ys, mode="lines", line=line, name="Pareto front", hoverinfo="skip", legendrank=1001
-    )
-    for bits, group in group_by_bits(points):
-        add_group(figure, bits, group, class_names)
-    for bits in sorted({point.weight_bits for point in points}):
-        add_legend_entry(figure, bits)
-    if missing := [point for point in points if point.misses_classes]:
-        add_rings(figure, missing)
-
-
-def add_group(
-    figure: go.Figure, bits: int, points: Sequence[Point], class_names: Sequence[str]
-) -> None:
-    """Adds points that look the same."""
-    on_front = points[0].on_front
-    figure.add_scatter(
-        x=[point.x for point in points],
-        y=[point.y for point in points],
-        hovertext=[hover_text(point, class_names) for point in points],
-        hoverinfo="text",
-        mode="markers",
-        marker={
-            "color": points[0].color,
-            "symbol": symbol(bits),
-            "size": 12 if on_front else 9,
-            "opacity": 1,
-            "line": {"color": "white", "width": 1 if on_front else 0.5},
-        },
-        legendgroup=str(bits),
-        showlegend=False,
+def search_of(context: PageContext) -> str:
+    """The section about the search, to which the script adds charts."""
+    if context.diagnostics is None:
+        return '<section id="search"></section>'
+    share = 100 * context.diagnostics.unfinished_share
+    return (
+        '<section id="search"><h2>The search</h2>'
+        f"<p>{share:.0f} % of the device seconds went into trials that did not finish.</p>"
+        "</section>"
     )
 
 
-def add_legend_entry(figure: go.Figure, bits: int) -> None:
-    """Adds a trace without points, which stands in the legend for all with these weight bits."""
-    figure.add_scatter(
-        x=[None],
-        y=[None],
-        mode="markers",
-        marker={"color": COLORS[bits], "symbol": symbol(bits), "size": 12},
-        name=bits_name(bits),
-        legendgroup=str(bits),
+def table_of(records: Sequence[Record], points: Sequence[Point]) -> str:
+    """All trials as a table, those on the front first, then in their order."""
+    by_id = {point.trial_id: point for point in points}
+    on_front = {point.trial_id for point in points if point.on_front}
+    ordered = sorted(records, key=lambda record: record.trial_id not in on_front)
+    head = "".join(
+        f'<th scope="col"{" class=number" if is_number else ""}>{name}</th>'
+        for name, is_number in COLUMNS
+    )
+    rows = "\n".join(row_of(record, by_id.get(record.trial_id)) for record in ordered)
+    return (
+        '<section><h2>All trials</h2><div class="scroll" tabindex="0" role="region" '
+        f'aria-label="all trials"><table id="trials"><thead><tr>{head}</tr></thead>'
+        f"<tbody>\n{rows}\n</tbody></table></div></section>"
     )
 
 
-def add_rings(figure: go.Figure, points: Sequence[Point]) -> None:
-    """Adds a ring around each of the points, and its meaning to the legend."""
-    figure.add_scatter(
-        x=[point.x for point in points],
-        y=[point.y for point in points],
-        hoverinfo="skip",
-        mode="markers",
-        marker={
-            "symbol": "circle-open",
-            "size": 20,
-            "color": MISSES_COLOR,
-            "line": {"width": 1.5},
-        },
-        name=MISSES_CLASSES,
-        legendrank=1002,
-    )
-
-
-def add_baselines(figure: go.Figure, baselines: Sequence[Baseline]) -> None:
-    """Adds the published models, whose names are also shown under the pointer."""
-    figure.add_scatter(
-        x=[baseline.x for baseline in baselines],
-        y=[baseline.y for baseline in baselines],
-        hovertext=[
-            f"<b>{escape(b.label)}</b><br>mIoU {b.y:.1f} %<br>size {human_size(b.size_bytes)}"
-            for b in baselines
-        ],
-        hoverinfo="text",
-        mode="markers",
-        marker={"symbol": "star", "size": 13, "color": INK},
-        name=PUBLISHED,
-        legendrank=1003,
-    )
-
-
-def hover_text(point: Point, class_names: Sequence[str]) -> str:
-    """What is shown of a point under the pointer, the IoU of its classes included."""
-    recipe, missed = point.config.recipe, point.metrics.share_never_predicted
-    lines = [
-        f"<b>trial {point.trial_id}</b>" + (" (on the front)" if point.on_front else ""),
-        f"mIoU {point.y:.1f} %",
-        f"size {human_size(point.size_bytes)}",
-        f"bits W/A {point.bits}",
-        f"student {point.config.student.describe()}",
-        f"recipe {recipe.name}",
-        f"learning rate {rate:.2g}" if (rate := recipe.learning_rate) else "not trained",
+def row_of(record: Record, point: Point | None) -> str:
+    """A row of the table, with the values that it is sorted by."""
+    metrics, config = record.metrics, record.config
+    latency = record.latency_ms
+    size = metrics.size_bytes if metrics else None
+    state = "on the front" if point and point.on_front else record.state.lower()
+    cells = [
+        cell(state),
+        number(metrics.miou, f"{100 * metrics.miou:.1f}") if metrics else EMPTY,
+        number(size, human_size(size)) if size else EMPTY,
+        number(latency, f"{latency:.3g} ms") if latency is not None else EMPTY,
+        cell(point.bits if point else ""),
+        cell(config.student.describe() if config else ""),
+        number(metrics.epoch, str(metrics.epoch)) if metrics else EMPTY,
+        number(metrics.device_seconds, f"{metrics.device_seconds:,.0f}") if metrics else EMPTY,
+        cell(record.reason),
     ]
-    if missed:
-        text = f"{missed} classes never predicted"
-        lines.append(f"<b>! {text}</b>" if point.misses_classes else text)
-    if point.metrics.class_iou is not None:
-        lines += class_lines(point.metrics.class_iou, class_names)
-    return "<br>".join(lines)
+    label = escape(point.label if point else record.trial_id)
+    is_member = ' class="front"' if point and point.on_front else ""
+    return (
+        f'<tr data-trial="{escape(record.trial_id)}"{is_member}>'
+        f'<th scope="row">{label}</th>{"".join(cells)}</tr>'
+    )
 
 
-def class_lines(class_iou: Sequence[float | None], class_names: Sequence[str]) -> list[str]:
-    """Lines with the IoU of classes that labels hold, lowest first."""
-    named = zip(class_iou, class_names, strict=True)
-    ranked = sorted((iou, name) for iou, name in named if iou is not None)
-    texts = [f"{escape(name)} {100 * iou:.1f}" for iou, name in ranked[:NUM_CLASSES_SHOWN]]
-    if len(ranked) > len(texts):
-        texts.append(f"{len(ranked) - len(texts)} more classes above")
-    rows = range(0, len(texts), CLASSES_PER_LINE)
-    lines = [", ".join(texts[first : first + CLASSES_PER_LINE]) for first in rows]
-    return ["IoU in %, lowest first:", *lines]
+def cell(text: str) -> str:
+    return f"<td>{escape(text)}</td>"
 
 
-def symbol(bits: int) -> str:
-    return "diamond" if bits == FULL_PRECISION else "circle"
+EMPTY = '<td class="number" data-value=""></td>'
+"""The cell of a number that is not known."""
 
 
-def add_labels(
-    figure: go.Figure, points: Sequence[Point], view: View, baselines: Sequence[Baseline]
-) -> None:
-    """Labels the front's points, placed for a small window; a larger one moves them apart."""
-    font = 11
-    for label in place_labels(points, view, (800, 420), font, baselines):
-        across, up = label.shift
-        figure.add_annotation(
-            x=view.along(label.point.x),
-            y=label.point.y,
-            text=escape(label.point.label),
-            font={"size": font},
-            xanchor=label.anchor,
-            yanchor="bottom",
-            borderpad=0,
-            **(
-                {"ax": across, "ay": -up, "arrowhead": 0, "arrowwidth": 0.8, "arrowcolor": LINE}
-                if label.moved
-                else {"showarrow": False, "xshift": across, "yshift": up}
-            ),
-        )
+def number(value: float, text: str) -> str:
+    return f'<td class="number" data-value="{value}">{text}</td>'

@@ -1,11 +1,14 @@
 """Writes the report of a study: tables, plots, models of the front, MLflow's summary."""
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 
 from search.analysis.diagnostics import compute_diagnostics
 from search.analysis.diagnostics_plot import draw_diagnostics
+from search.analysis.other_fronts import read_other_fronts
+from search.analysis.page_data import PageContext
 from search.analysis.report import draw_front
 from search.analysis.tables import write_tables
 from search.analysis.teacher_lead import weak_teacher_of_students
@@ -15,6 +18,7 @@ from search.storage.cleanup import prune_study_folder
 from search.storage.trials import read_teacher_metrics
 from search.study.study import Study, read_records
 from search.tracking.callbacks import run_with_timeout
+from search.tracking.console import launcher
 from search.tracking.mlflow import MlflowTracker, class_metrics
 from trainables.config import TrialConfig
 from trainables.core import terminal
@@ -44,7 +48,6 @@ def write_report(study: Study, tracking: MlflowTracker, interrupted: bool) -> li
     class_names, measured_on = study.data.class_names, MEASURED_ON[study.file.label_size]
     title = f"{config.name}: mIoU {measured_on} against model size"
     write_tables(records, folder, class_names, objectives)
-    draw_front(records, folder, title, class_names, objectives, config.baselines)
     diagnostics = compute_diagnostics(
         records,
         study.optuna_study,
@@ -53,6 +56,16 @@ def write_report(study: Study, tracking: MlflowTracker, interrupted: bool) -> li
         study.cost_model.commonest_miou,
     )
     draw_diagnostics(diagnostics, folder, f"{config.name}: the search")
+    teacher = read_teacher_metrics(study.optuna_study)
+    context = PageContext(
+        class_names,
+        teacher,
+        config.baselines,
+        read_other_fronts(study.file),
+        diagnostics,
+        shlex.join([*launcher().split(), "python", "-m", "search.export", str(folder)]),
+    )
+    draw_front(records, folder, title, context, objectives)
     seconds = sum(record.metrics.device_seconds for record in records if record.metrics)
     numbers = {
         "trials_complete": sum(record.state == "COMPLETE" for record in records),
@@ -66,7 +79,7 @@ def write_report(study: Study, tracking: MlflowTracker, interrupted: bool) -> li
         },
         **diagnostics.metrics,
     }
-    if teacher := read_teacher_metrics(study.optuna_study):
+    if teacher:
         numbers |= teacher_numbers(teacher, class_metrics(class_names))
         if warning := weak_teacher_of_students(teacher.val.miou, records):
             terminal.print_line(warning)

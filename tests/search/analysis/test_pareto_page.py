@@ -1,30 +1,127 @@
-"""The interactive page of a front."""
+"""The page of a front: what it holds."""
 
-from front_factories import CLASSES
+import json
+import re
+from dataclasses import replace
+from typing import Any
 
-from search.analysis.pareto_page import class_lines, draw_page
+import pytest
+from front_factories import CLASSES, FAILED, metrics, quantized, record, staircase_of
+
+from search.analysis.diagnostics import HypervolumePoint, SearchDiagnostics
+from search.analysis.other_fronts import OtherFront
+from search.analysis.page_data import NUM_EPOCHS, PageContext
+from search.analysis.pareto_page import write_page
 from search.analysis.plot_layout import plot_points
+from search.core.baselines import Baseline
 from search.core.record import Record
+from trainables.core.metrics import SplitMetrics, TeacherMetrics
+
+SPLIT = SplitMetrics(miou=0.7, class_iou=(0.9, 0.5, 0.7, None), never_predicted=())
 
 
-class TestDrawing:
-    def test_page_tells_of_each_finished_trial(self, records: list[Record]) -> None:
-        figure = draw_page(plot_points(records), "title", "subtitle", CLASSES)
-        texts = [text for trace in figure.data for text in trace.hovertext or ()]
-        assert len(texts) == 5
-        (told,) = (text for text in texts if "trial 0003" in text)
-        for part in ("60.0 %", "61.9 KB", "W/A 4/6", "student unet 8", "qat", "0.0013"):
-            assert part in told
-        assert "<br>0 of 3 classes never predicted<br>" in told
-        assert told.endswith("<br>IoU in %, lowest first:<br>&lt;b&gt; 0.0, road 50.0, sky 70.0")
-        (told,) = (text for text in texts if "trial 0002" in text)
-        assert "<br><b>! 1 of 3 classes never predicted</b><br>" in told
-        assert {a.text for a in figure.layout.annotations} == {"0003", "0004", "0006"}
-        assert figure.layout.xaxis.type == "log"
+def page_of(records: list[Record], **context: Any) -> str:
+    points = plot_points(records)
+    about = PageContext(CLASSES, export="python -m search.export here", **context)
+    return write_page(records, points, "a <title>", "subtitle", b"picture", about)
 
-    def test_page_lists_the_lowest_of_many_classes(self) -> None:
-        names = [f"class {index}" for index in range(100)]
-        lines = class_lines([1 - index / 100 for index in range(100)], names)
-        assert lines[1] == "class 99 1.0, class 98 2.0, class 97 3.0"
-        assert len(lines) == 12
-        assert lines[-1] == "70 more classes above"
+
+def data_of(page: str) -> dict[str, Any]:
+    """What the page's script reads."""
+    (text,) = re.findall(r'id="data">(.*?)</script>', page, re.DOTALL)
+    return dict(json.loads(text))
+
+
+def trial_of(page: str, trial_id: str) -> dict[str, Any]:
+    (found,) = (trial for trial in data_of(page)["trials"] if trial["id"] == trial_id)
+    return dict(found)
+
+
+def test_the_page_tells_of_each_trial(records: list[Record]) -> None:
+    page = page_of(records)
+    assert len(data_of(page)["trials"]) == len(records)
+    trial = trial_of(page, "0003")
+    assert {name: trial[name] for name in ("miou", "size", "bits", "student", "recipe")} == {
+        "miou": 0.6,
+        "size": 61_900,
+        "bits": "4/6",
+        "student": "unet 8",
+        "recipe": "qat",
+    }
+    assert trial["iou"] == [0.7, 0.5, 0.0, None]
+    assert trial["missed"] == "0 of 3"
+    assert trial["export"] == "python -m search.export here --trial 0003 --out exported"
+    assert trial_of(page, "0002")["misses"]
+    on_front = {trial["id"] for trial in data_of(page)["trials"] if trial["front"]}
+    assert on_front == {"0003", "0004", "0006"}
+
+
+def test_the_table_holds_all_trials_without_a_script(records: list[Record]) -> None:
+    page = page_of([*records, FAILED])
+    (body,) = re.findall(r"<tbody>(.*?)</tbody>", page, re.DOTALL)
+    assert body.count("<tr ") == len(records) + 1
+    assert "the space failed" in body
+    assert '<noscript id="picture"><img src="data:image/png;base64,cGljdHVyZQ=="' in page
+
+
+def test_names_are_text() -> None:
+    odd = '</script><script>alert("x")</script> größe'
+    failed = replace(record("0001", 0.5, None, state="FAIL"), reason=odd)
+    records = [record("0000", 0.5, 1000), failed]
+    page = page_of(
+        records,
+        baselines=[Baseline(name=odd, size_bytes=1, miou=0.5)],
+        others=[OtherFront(odd, [(1, 0.5)])],
+    )
+    assert page.count("</script>") == 2
+    data = data_of(page)
+    assert data["baselines"][0]["name"] == data["others"][0]["name"] == odd
+    assert "&lt;/script&gt;" in page
+    assert data["classes"] == list(CLASSES)
+
+
+def test_a_page_without_finished_trials_says_why() -> None:
+    page = page_of([FAILED])
+    assert "No trial has finished yet" in page
+    assert "the space failed" in page
+    assert "<noscript" not in page
+
+
+def test_the_teacher_is_compared_with() -> None:
+    page = page_of([record("0000", 0.5, 1000)], teacher=TeacherMetrics(train=SPLIT, val=SPLIT))
+    assert data_of(page)["teacher"] == {"miou": 0.7, "iou": [0.9, 0.5, 0.7, None]}
+
+
+def test_long_curves_are_thinned() -> None:
+    reports = {epoch: metrics(0.001 * epoch, None, epoch) for epoch in range(1, 301)}
+    page = page_of([replace(record("0000", 0.3, 1000), reports=reports)])
+    curve = trial_of(page, "0000")["curve"]
+    assert len(curve) <= NUM_EPOCHS + 1
+    assert (curve[0], curve[-1]) == ([1, 0.001], [300, 0.3])
+
+
+def test_the_search_is_shown(records: list[Record]) -> None:
+    found = SearchDiagnostics(
+        [HypervolumePoint(10.0, 0.25, 0)],
+        0.125,
+        {"miou": {"recipe.quantizer.weight_bits": 0.75, "student.width": 0.25}},
+    )
+    page = page_of(records, diagnostics=found)
+    assert "12 % of the device seconds" in page
+    assert data_of(page)["hypervolume"] == [[10.0, 0.25]]
+    assert data_of(page)["importances"] == {"miou": {"weight_bits": 0.75, "width": 0.25}}
+
+
+def test_costs_to_choose_by_are_those_that_are_known() -> None:
+    one = record("0000", 0.5, 1000, quantized(4))
+    assert [c["key"] for c in data_of(page_of([one]))["costs"]] == ["size", "ram", "macs"]
+    timed = replace(one, latency_ms=1.5)
+    keys = [c["key"] for c in data_of(page_of([timed]))["costs"]]
+    assert keys == ["size", "latency", "ram", "macs"]
+
+
+@pytest.mark.parametrize("count", [1, 300])
+def test_the_page_needs_no_network_and_few_bytes(count: int) -> None:
+    page = page_of(staircase_of(count))
+    assert not re.search(r'(?:src|href)="(?!data:)|@import|fetch\(|url\((?!#)', page)
+    assert len(page) < 45_000 + 1500 * count

@@ -43,7 +43,7 @@ def main(argv: list[str] | None = None) -> int:
             unread += 1
             continue
         try:
-            mask = segment(network, card, image)
+            mask = segment(network, card.preprocessing.longest_side, image)
         except ValueError as error:
             print(f"error: {error}", file=sys.stderr)
             return 2

@@ -85,6 +85,21 @@ def test_an_onnx_file_is_used_without_this_project(study: Path, tmp_path: Path) 
     assert np.mean(mask == expected) > 0.99
 
 
+def test_a_study_is_looked_at(tmp_path: Path) -> None:
+    image, _ = draw_sample(48, 0, 0)
+    Image.fromarray(np.ascontiguousarray(image[:36])).save(tmp_path / "image.png")
+    stored = ROOT / "tests/search/study/stored_study/stored"
+    printed = run("look_at_a_study.py", stored, tmp_path / "image.png", tmp_path)
+    assert printed[0].split() == ["trial_id", "miou", "size_bytes"]
+    assert re.fullmatch(r"trial \d{4} sees .*", printed[-1])
+    with (
+        Image.open(tmp_path / "classes.png") as classes,
+        Image.open(tmp_path / "front.png") as plot,
+    ):
+        assert classes.size == (48, 36)
+        assert plot.size == (1500, 900)
+
+
 def test_the_onnx_example_imports_nothing_of_this_project() -> None:
     text = (ROOT / "examples/segment_with_onnx.py").read_text()
     assert not re.search(r"^\s*(import|from) (search|trainables|spaces|torch)", text, re.MULTILINE)

@@ -24,7 +24,7 @@ FLOORS = {
         ("execution",),
         ("study",),
         ("comparison",),
-        ("run", "check", "compare", "export", "predict", "ui"),
+        ("run", "check", "compare", "export", "predict", "ui", "results"),
     ),
     "trainables": (
         ("core",),

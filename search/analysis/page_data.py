@@ -1,10 +1,11 @@
 """What the page of a front shows, as JSON."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from search.analysis.diagnostics import SearchDiagnostics
+from search.analysis.masks import image_address, mask_address
 from search.analysis.other_fronts import OtherFront
 from search.analysis.plot_layout import COLORS, Point
 from search.core.baselines import Baseline
@@ -12,7 +13,9 @@ from search.core.parameter_names import short_names
 from search.core.pareto import SIZES_KB
 from search.core.record import Record
 from trainables.core.metrics import TeacherMetrics
+from trainables.data.labels import voc_palette
 from trainables.quantization.bits import FULL_PRECISION
+from trainables.training.examples import Examples, Masks
 
 NUM_EPOCHS = 40
 """Points of a learning curve, of which longer ones keep every so many."""
@@ -37,6 +40,9 @@ class PageContext:
     others: Sequence[OtherFront] = ()
     diagnostics: SearchDiagnostics | None = None
     export: str = "python -m search.export STUDY"
+    examples: Examples | None = None
+    masks: Mapping[str, Masks] = field(default_factory=dict)
+    """By trial, what its model predicts for the examples."""
 
 
 def page_data(
@@ -45,12 +51,20 @@ def page_data(
     """The content of the page's JSON."""
     finished = {point.trial_id: point for point in points}
     trials = [
-        trial_data(record, finished.get(record.trial_id), context.export) for record in records
+        {
+            **trial_data(record, finished.get(record.trial_id), context.export),
+            "masks": [mask_address(mask) for mask in context.masks.get(record.trial_id, ())],
+        }
+        for record in records
     ]
     diagnostics = context.diagnostics
     return {
         "trials": trials,
         "classes": list(context.class_names),
+        "classColors": [f"#{r:02x}{g:02x}{b:02x}" for r, g, b in voc_palette().tolist()][
+            : len(context.class_names)
+        ],
+        "examples": examples_data(context.examples),
         "teacher": teacher_data(context.teacher),
         "costs": [
             {"key": key, "label": label}
@@ -122,6 +136,19 @@ def trial_data(record: Record, point: Point | None, export: str) -> dict[str, An
             for path, value in record.params.items()
         },
         "export": f"{export} --trial {record.trial_id} --out exported",
+    }
+
+
+def examples_data(examples: Examples | None) -> Mapping[str, Any] | None:
+    """The images, their labels and what the teacher predicts, as addresses of pictures."""
+    if examples is None:
+        return None
+    return {
+        "images": [image_address(image) for image in examples.images],
+        "truths": [mask_address(mask) for mask in examples.truths],
+        "teacher": [mask_address(mask) for mask in examples.teacher]
+        if examples.teacher is not None
+        else [],
     }
 
 

@@ -7,8 +7,11 @@ import json
 from base64 import b64encode
 from collections.abc import Sequence
 from html import escape
+from io import BytesIO
 from pathlib import Path
 from string import Template
+
+from PIL import Image
 
 from search.analysis.page_data import PageContext, page_data
 from search.analysis.plot_layout import NOTHING, Point
@@ -17,6 +20,8 @@ from trainables.core.units import human_size
 
 PARTS = Path(__file__).parent / "page"
 """The folder of the page's template, style and script."""
+NUM_COLORS = 64
+"""Colours of the picture in the page, which must be small."""
 COLUMNS = (
     ("trial", False),
     ("state", False),
@@ -88,9 +93,12 @@ def picture_of(points: Sequence[Point], picture: bytes) -> str:
     """The front as a picture, which the chart replaces, or why there is none."""
     if not points:
         return f"<p><strong>{NOTHING}.</strong> The table has the reasons.</p>"
-    source = f"data:image/png;base64,{b64encode(picture).decode()}"
-    image = f'<img src="{source}" alt="mIoU against model size of all finished trials">'
-    return f'<noscript id="picture">{image}</noscript>'
+    content = BytesIO()
+    with Image.open(BytesIO(picture)) as image:
+        image.convert("RGB").quantize(NUM_COLORS).save(content, format="png", optimize=True)
+    source = f"data:image/png;base64,{b64encode(content.getvalue()).decode()}"
+    shown = f'<img src="{source}" alt="mIoU against model size of all finished trials">'
+    return f'<noscript id="picture">{shown}</noscript>'
 
 
 def search_of(context: PageContext) -> str:

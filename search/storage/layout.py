@@ -24,6 +24,10 @@ COMPARISON_FILE, COMPARISON_TABLE, COMPARISON_TEXT = (
 """Of a comparison of recipes: its configuration, one row for each training, and its table."""
 COMPARISON_PLOTS = ("comparison.png", "comparison.svg")
 """The differences of a comparison as a figure."""
+EXAMPLES = "examples.npz"
+"""A few validation images, their labels, and what the teacher predicts for them."""
+MASKS_PLOT, TEACHER_MASKS_PLOT = "masks.png", "teacher-masks.png"
+"""These images beside what a model of the front predicts, in its folder, or the teacher."""
 MODELS, CHECKPOINTS, SCRATCH = "models", "checkpoints", "ray"
 """Folders: models of the front, checkpoints of unfinished trials, and Ray's own state."""
 

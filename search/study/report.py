@@ -16,6 +16,7 @@ from search.core.pareto import mious_within, pareto_front, shared_span
 from search.core.record import Record
 from search.storage.cleanup import prune_study_folder
 from search.storage.trials import read_teacher_metrics
+from search.study.examples import draw_front_masks
 from search.study.study import Study, read_records
 from search.tracking.callbacks import run_with_timeout
 from search.tracking.console import launcher
@@ -57,6 +58,7 @@ def write_report(study: Study, tracking: MlflowTracker, interrupted: bool) -> li
     )
     draw_diagnostics(diagnostics, folder, f"{config.name}: the search")
     teacher = read_teacher_metrics(study.optuna_study)
+    shown = None if interrupted else draw_front_masks(study, front)  # a user waits for the end
     context = PageContext(
         class_names,
         teacher,
@@ -64,6 +66,7 @@ def write_report(study: Study, tracking: MlflowTracker, interrupted: bool) -> li
         read_other_fronts(study.file),
         diagnostics,
         shlex.join([*launcher().split(), "python", "-m", "search.export", str(folder)]),
+        *(shown or ()),
     )
     draw_front(records, folder, title, context, objectives)
     seconds = sum(record.metrics.device_seconds for record in records if record.metrics)

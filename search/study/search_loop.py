@@ -20,6 +20,7 @@ from search.storage.layout import STOP_FILE, mlflow_artifact_folder, unopened_lo
 from search.storage.study_file import StudyFile
 from search.storage.trials import store_teacher_metrics
 from search.study.builders import build_scheduler, build_searcher
+from search.study.examples import keep_examples
 from search.study.expected_time import expect_time
 from search.study.preparation import open_study
 from search.study.prerequisites import keep_teacher_outputs, measure_sensitivities, share_gpu
@@ -197,6 +198,7 @@ def search(
                 run, config.teacher, own, progress.record, remote, teacher_source(config), averaging
             )
             store_teacher_metrics(study.optuna_study, teacher.metrics)
+            keep_examples(study, teacher.file)
             progress.teacher_miou = teacher.miou
             check_least_miou(config.least_miou, teacher.miou, "the teacher")
             run = keep_teacher_outputs(study, progress, remote, run, wanted, averaging)

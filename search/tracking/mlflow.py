@@ -20,6 +20,7 @@ from mlflow.entities import LifecycleStage, Metric, Param, RunTag, ViewType
 from mlflow.entities import Run as MlflowRun
 from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME, MLFLOW_RUN_NOTE
+from PIL import Image
 from sqlalchemy.exc import SQLAlchemyError
 
 from search.analysis.diagnostics import HypervolumePoint
@@ -40,7 +41,9 @@ from search.storage.layout import (
     FRONT_PAGE,
     FRONT_PLOT,
     FRONT_TABLE,
+    MASKS_PLOT,
     STUDY_FILE,
+    TEACHER_MASKS_PLOT,
     TRIALS_TABLE,
     model_folder,
 )
@@ -343,7 +346,9 @@ class MlflowTracker:
         for member in front:
             run = self._run(member)
             if not self.client.list_artifacts(run, "model"):
-                self.client.log_artifacts(run, str(model_folder(folder, member.trial_id)), "model")
+                own = model_folder(folder, member.trial_id)
+                self.client.log_artifacts(run, str(own), "model")
+                self._log_picture(run, own / MASKS_PLOT)
         curve = front_curve(front)
         params = {**constants(records), **self.settings}
         known = self.client.get_metric_history(self.study_run, FRONT_SIZE)
@@ -362,6 +367,8 @@ class MlflowTracker:
         self.client.log_batch(self.study_run, tags=tags)
         write_views(self.client, self.experiment_id)
         note = front_note(records, self.objectives, self._url_of)
+        if not self.client.list_artifacts(self.study_run, "images"):
+            self._log_picture(self.study_run, folder / TEACHER_MASKS_PLOT)
         names = (TRIALS_TABLE, FRONT_TABLE, FRONT_PLOT, FRONT_PAGE, DIAGNOSTICS_PLOT, STUDY_FILE)
         self.end([folder / name for name in names], metrics, interrupted, note)
 
@@ -379,6 +386,12 @@ class MlflowTracker:
         if note:
             self._write_note(fit_note(note))
         self.client.set_terminated(self.study_run, "KILLED" if interrupted else "FINISHED")
+
+    def _log_picture(self, run: str, file: Path) -> None:
+        """Shows a picture among the charts of a run, if there is one."""
+        if file.is_file():
+            with Image.open(file) as picture:
+                self.client.log_image(run, picture, key=file.stem, step=0)
 
     def _write_note(self, note: str) -> None:
         """Writes a note on the study's run, but not over one that a user has written."""

@@ -13,6 +13,7 @@ from mlflow import MlflowClient
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
+from PIL import Image
 from study_factories import bring_store
 
 from search import check
@@ -132,7 +133,7 @@ def test_parquet_and_mlflow_agree_row_by_row(storage: Path) -> None:
         assert child.data.tags["state"] == row["state"]
         assert child.data.tags["front"] == str(trial_id in front).lower()
         assert child.data.tags["space"] == "qkd"
-        assert child.data.params["student.width"] == str(row["student.width"])
+        assert child.data.params["width"] == str(row["student.width"])
         if row["state"] == "COMPLETE":
             assert child.data.metrics["miou"] == row["miou"]
             assert child.data.metrics["size_bytes"] == row["size_bytes"]
@@ -142,6 +143,8 @@ def test_parquet_and_mlflow_agree_row_by_row(storage: Path) -> None:
             assert sorted({m.step for m in history}) == [1, 2, 3]
         has_model = bool(client.list_artifacts(child.info.run_id, "model"))
         assert has_model >= (trial_id in front)
+        assert child.data.tags["front"] == str(trial_id in front).lower()
+        assert bool(client.list_artifacts(child.info.run_id, "images")) == has_model
     names = {artifact.path for artifact in client.list_artifacts(parents[0].info.run_id)}
     assert names >= {"search.png", "front.png", "front.html", "trials.parquet", "front.parquet"}
 
@@ -160,6 +163,8 @@ def test_the_front_s_models_are_the_files_that_were_measured(storage: Path) -> N
         assert config["student"]["width"] == row["student.width"]
         assert read_spec(model / "model.safetensors").num_classes == 5
         read_model(model / "model.safetensors")
+        with Image.open(model / "masks.png") as picture:
+            picture.load()
 
 
 def test_study_json_says_what_ran(storage: Path) -> None:
@@ -173,6 +178,7 @@ def test_study_json_says_what_ran(storage: Path) -> None:
 def test_nothing_of_ray_is_left(storage: Path) -> None:
     names = {path.name for path in (storage / "tiny").iterdir()}
     assert names == {
+        "examples.npz",
         "front.html",
         "front.parquet",
         "front.png",
@@ -181,6 +187,7 @@ def test_nothing_of_ray_is_left(storage: Path) -> None:
         "models",
         "search.png",
         "study.json",
+        "teacher-masks.png",
         "trials.parquet",
     }
 

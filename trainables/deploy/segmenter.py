@@ -12,7 +12,6 @@ from trainables.data.augmentation import classes_at, normalize
 from trainables.data.image_file import IMAGE_ENDINGS
 from trainables.data.labels import voc_palette
 from trainables.data.voc import scaled
-from trainables.deploy.model_card import ModelCard
 from trainables.deploy.runtime import Network
 
 OPACITY = 0.55
@@ -57,9 +56,12 @@ def left_out(path: Path) -> str:
     return ", ".join(f"{count} {ending}" for ending, count in sorted(others.items()))
 
 
-def segment(network: Network, card: ModelCard, image: Image.Image) -> Image.Image:
-    """The classes of an image, one index per pixel, with VOC's colours as palette."""
-    size = scaled(image.size, card.preprocessing.longest_side)
+def segment(network: Network, longest_side: int, image: Image.Image) -> Image.Image:
+    """The classes of an RGB image, one index per pixel, with VOC's colours as palette.
+
+    The network sees the image with its longest side scaled to `longest_side` pixels.
+    """
+    size = scaled(image.size, longest_side)
     small = np.array(image.resize(size, Image.Resampling.BILINEAR))
     pixels = normalize(torch.from_numpy(small).permute(2, 0, 1)[None])
     logits = torch.from_numpy(network(np.ascontiguousarray(pixels.numpy())))

@@ -363,6 +363,7 @@ function showTrial(trial) {
     for (const [name, value] of sampled) list.append(...term(name, value));
     panel.append(element("details", {}, element("summary", {}, "what was sampled"), list));
   }
+  if (trial.masks.length) panel.append(element("h3", {}, "What it predicts"), maskTable(trial));
   if (trial.curve.length > 1)
     panel.append(element("h3", {}, "mIoU by epoch"), lineChart(trial.curve.map(([x, y]) => [x, 100 * y]), "epoch", "mIoU (%)"));
   if (trial.iou.length) panel.append(element("h3", {}, "IoU of each class (%)"), classTable(trial.iou));
@@ -396,6 +397,24 @@ function plainTable(names, rows) {
   const body = rows.map((row) => element("tr", {}, ...row.map((cell) => element("td", {}, cell))));
   const table = element("table", {}, element("thead", {}, head), element("tbody", {}, ...body));
   return element("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": names[0] }, table);
+}
+
+function maskTable(trial) {
+  const columns = [
+    ["image", data.examples.images],
+    ["label", data.examples.truths],
+    [`trial ${trial.label}`, trial.masks],
+    ["teacher", data.examples.teacher],
+  ].filter(([, pictures]) => pictures.length);
+  const rows = trial.masks.map((_, index) =>
+    columns.map(([name, pictures]) => element("img", { class: "mask", src: pictures[index], alt: `${name} of example ${index + 1}` })));
+  const legend = element("ul", { class: "legend" });
+  data.classes.forEach((name, index) => {
+    const dot = element("span", { class: "dot", style: `background:${data.classColors[index]};border-radius:0` });
+    legend.append(element("li", {}, dot, ` ${name}`));
+  });
+  const table = plainTable(columns.map(([name]) => name), rows);
+  return element("div", {}, table, element("details", {}, element("summary", {}, "colours of the classes"), legend));
 }
 
 function classTable(iou) {

@@ -3,10 +3,13 @@
 import json
 import re
 from dataclasses import replace
+from io import BytesIO
 from typing import Any
 
+import numpy as np
 import pytest
 from front_factories import CLASSES, FAILED, metrics, quantized, record, staircase_of
+from PIL import Image
 
 from search.analysis.diagnostics import HypervolumePoint, SearchDiagnostics
 from search.analysis.other_fronts import OtherFront
@@ -16,14 +19,18 @@ from search.analysis.plot_layout import plot_points
 from search.core.baselines import Baseline
 from search.core.record import Record
 from trainables.core.metrics import SplitMetrics, TeacherMetrics
+from trainables.training.examples import Examples
 
+with BytesIO() as file:
+    Image.new("RGB", (30, 20), "white").save(file, format="png")
+    PICTURE = file.getvalue()
 SPLIT = SplitMetrics(miou=0.7, class_iou=(0.9, 0.5, 0.7, None), never_predicted=())
 
 
 def page_of(records: list[Record], **context: Any) -> str:
     points = plot_points(records)
     about = PageContext(CLASSES, export="python -m search.export here", **context)
-    return write_page(records, points, "a <title>", "subtitle", b"picture", about)
+    return write_page(records, points, "a <title>", "subtitle", PICTURE, about)
 
 
 def data_of(page: str) -> dict[str, Any]:
@@ -61,7 +68,7 @@ def test_the_table_holds_all_trials_without_a_script(records: list[Record]) -> N
     (body,) = re.findall(r"<tbody>(.*?)</tbody>", page, re.DOTALL)
     assert body.count("<tr ") == len(records) + 1
     assert "the space failed" in body
-    assert '<noscript id="picture"><img src="data:image/png;base64,cGljdHVyZQ=="' in page
+    assert '<noscript id="picture"><img src="data:image/png;base64,' in page
 
 
 def test_names_are_text() -> None:
@@ -90,6 +97,21 @@ def test_a_page_without_finished_trials_says_why() -> None:
 def test_the_teacher_is_compared_with() -> None:
     page = page_of([record("0000", 0.5, 1000)], teacher=TeacherMetrics(train=SPLIT, val=SPLIT))
     assert data_of(page)["teacher"] == {"miou": 0.7, "iou": [0.9, 0.5, 0.7, None]}
+
+
+def test_what_models_predict_is_shown_beside_the_teacher() -> None:
+    image, mask = np.zeros((2, 6, 8, 3), np.uint8), np.ones((2, 6, 8), np.uint8)
+    page = page_of(
+        [record("0000", 0.5, 1000), record("0001", 0.6, 2000)],
+        examples=Examples(image, mask, mask),
+        masks={"0001": mask},
+    )
+    assert trial_of(page, "0000")["masks"] == []
+    shown = trial_of(page, "0001")["masks"]
+    assert len(shown) == 2
+    assert shown == data_of(page)["examples"]["truths"] == data_of(page)["examples"]["teacher"]
+    assert data_of(page)["classColors"][:2] == ["#000000", "#800000"]
+    assert data_of(page_of([]))["examples"] is None
 
 
 def test_long_curves_are_thinned() -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -33,6 +34,42 @@ def test_predicted_masks_are_the_classes_of_the_image(
     assert (mask == truth)[truth != 255].mean() > 0.9
     overlay = Image.open(tmp_path / "val0-overlay.jpg")
     assert overlay.size == Image.open(images / "val0.png").size
+
+
+def test_predictions_are_compared_with_labels(
+    exported: Path, blocks_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, images, truth = exported / "blocks-0003.safetensors", tmp_path / "i", tmp_path / "t"
+    shutil.copytree(blocks_folder / "SegmentationClass", truth)
+    images.mkdir()
+    for name in ("val0", "val1", "val2", "val3"):
+        shutil.copy(blocks_folder / f"JPEGImages/{name}.png", images)
+    argv = [str(each) for each in (model, images, "--out", tmp_path / "out", "--truth", truth)]
+    assert predict.main(argv) == 0
+    match = re.search(r"^mIoU (\d+\.\d) % on 4 images with labels$", capsys.readouterr().out, re.M)
+    assert match
+    hits, union = np.zeros(5), np.zeros(5)
+    for name in ("val0", "val1", "val2", "val3"):
+        files = tmp_path / f"out/{name}.png", truth / f"{name}.png"
+        predicted, labels = (np.asarray(Image.open(file)) for file in files)
+        for index in range(5):
+            own, theirs = (predicted == index) & (labels != 255), labels == index
+            hits[index] += (own & theirs).sum()
+            union[index] += (own | theirs).sum()
+    assert float(match[1]) == round(100 * float((hits / union).mean()), 1)
+    with Image.open(tmp_path / "out/val0-compare.png") as picture:
+        picture.load()
+    Image.fromarray(np.full((32, 32), 5, np.uint8)).save(truth / "val1.png")
+    Image.fromarray(np.zeros((8, 8), np.uint8)).save(truth / "val2.png")
+    (truth / "val3.png").unlink()
+    assert predict.main(argv) == 1
+    printed = capsys.readouterr()
+    assert "on 1 images with labels" in printed.out
+    value, size, absent = printed.err.splitlines()
+    assert f"labels must be below 5, the model's number of classes, or 255, but {truth}" in value
+    assert "the size of their image, 32x32, but" in size
+    assert size.endswith("val2.png has 8x8")
+    assert f"there is no {truth}/val3.png" in absent
 
 
 def test_an_overlay_is_the_image_under_the_colour_of_its_class(

@@ -32,7 +32,14 @@ from search.execution.shutdown import INTERRUPTED
 from search.run import check_writable, default_store, plain
 from trainables.core.command_line import Parser, one_line
 from trainables.core.errors import TrialFailed
-from trainables.core.flags import add_flag, build_config, default_values, group_flags, typed_values
+from trainables.core.flags import (
+    add_flag,
+    build_config,
+    default_values,
+    flag_name,
+    group_flags,
+    typed_values,
+)
 from trainables.core.progress import progress_to
 from trainables.core.terminal import log_file, log_traceback, own_terminal, print_error, print_line
 from trainables.models.configs import StudentConfig
@@ -42,6 +49,7 @@ EXAMPLES = """examples:
   python -m search.compare --recipes supervised distill qat qat_distill
   python -m search.compare --recipes supervised distill "pairs=distill losses.pairwise.weight=1"
   python -m search.compare --recipes supervised studies/qkd-shapes/models/*/config.json --seeds 5
+  python -m search.compare qkd-shapes qat-shapes             two finished studies
 
 The same command goes on with a comparison that was interrupted, and with more --seeds extends it.
 Choose the number of seeds before you look: adding some until an interval excludes 0 finds
@@ -64,6 +72,9 @@ def main(argv: list[str] | None = None) -> int:
 def run(arguments: argparse.Namespace, argv: list[str]) -> int:
     """Runs the comparison of a parsed command line, which `argv` repeats if Ray has to restart."""
     try:
+        if arguments.studies:
+            compare_named(arguments)
+            return 0
         prepare_environment()
         config = config_from_arguments(arguments)
         from search.comparison.preparation import prepare_comparison
@@ -97,12 +108,39 @@ def make_parser() -> Parser:
     parser = Parser(
         "python -m search.compare",
         "Compare recipes by the same students, seeds, steps and data: mean differences in mIoU,\n"
-        "their confidence intervals, and what is within noise.",
+        "their confidence intervals, and what is within noise. Or compare finished studies.",
         EXAMPLES,
+    )
+    parser.add_argument(
+        "studies",
+        nargs="*",
+        metavar="NAME",
+        help="studies in --storage, of the same data: their fronts over each other, the best mIoU "
+        "within some sizes, hypervolumes, costs, and the settings in which they differ; no "
+        "other flag is needed, and nothing is trained",
     )
     for field, add in group_flags(parser, ComparisonConfig).items():
         add_flag(add, ComparisonConfig, field)
     return parser
+
+
+def compare_named(arguments: argparse.Namespace) -> None:
+    """Compares the studies that a command line names.
+
+    Raises:
+        ValueError: they cannot be compared, or there are flags for a comparison of recipes.
+    """
+    given = typed_values(ComparisonConfig, arguments)
+    if others := given.keys() - {"storage"}:
+        flag = flag_name(ComparisonConfig, min(others))
+        raise ValueError(
+            f"studies are compared as they are, which leaves no use for {flag}, but got it beside "
+            f"{' '.join(arguments.studies)}"
+        )
+    from search.comparison.studies import compare_studies  # imports PyTorch
+
+    storage = {**default_values(ComparisonConfig), **given}["storage"]
+    compare_studies(Path(os.path.abspath(storage)), arguments.studies)
 
 
 def config_from_arguments(arguments: argparse.Namespace) -> ComparisonConfig:

@@ -74,13 +74,21 @@ def write_page(
     `picture` is the front as PNG.
     """
     content = [CHART, picture_of(points, picture), search_of(context), table_of(records, points)]
+    data, script = page_data(records, points, context), (PARTS / "front.js").read_text()
+    return fill_page(title, subtitle, "\n".join(content), data, script)
+
+
+def fill_page(
+    title: str, subtitle: str, content: str, data: object = None, script: str = ""
+) -> str:
+    """A page with content in HTML, and a script that reads `data`."""
     return Template((PARTS / "front.html").read_text()).substitute(
         title=escape(title),
         subtitle=escape(subtitle),
         style=(PARTS / "front.css").read_text(),
-        script=(PARTS / "front.js").read_text(),
-        content="\n".join(content),
-        data=embed(page_data(records, points, context)),
+        script=script,
+        content=content,
+        data=embed(data),
     )
 
 
@@ -93,12 +101,17 @@ def picture_of(points: Sequence[Point], picture: bytes) -> str:
     """The front as a picture, which the chart replaces, or why there is none."""
     if not points:
         return f"<p><strong>{NOTHING}.</strong> The table has the reasons.</p>"
+    shown = image_tag(picture, "mIoU against model size of all finished trials")
+    return f'<noscript id="picture">{shown}</noscript>'
+
+
+def image_tag(picture: bytes, text: str) -> str:
+    """A PNG in a page, with the text that stands for it."""
     content = BytesIO()
     with Image.open(BytesIO(picture)) as image:
         image.convert("RGB").quantize(NUM_COLORS).save(content, format="png", optimize=True)
     source = f"data:image/png;base64,{b64encode(content.getvalue()).decode()}"
-    shown = f'<img src="{source}" alt="mIoU against model size of all finished trials">'
-    return f'<noscript id="picture">{shown}</noscript>'
+    return f'<img src="{source}" alt="{escape(text)}">'
 
 
 def search_of(context: PageContext) -> str:

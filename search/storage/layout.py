@@ -24,6 +24,8 @@ COMPARISON_FILE, COMPARISON_TABLE, COMPARISON_TEXT = (
 """Of a comparison of recipes: its configuration, one row for each training, and its table."""
 COMPARISON_PLOTS = ("comparison.png", "comparison.svg")
 """The differences of a comparison as a figure."""
+STORAGE_INDEX, COMPARED_PLOT, COMPARED_PAGE = "index.html", "compared.png", "compared.html"
+"""In the storage: the list of its studies, and the studies that were compared last."""
 EXAMPLES = "examples.npz"
 """A few validation images, their labels, and what the teacher predicts for them."""
 MASKS_PLOT, TEACHER_MASKS_PLOT = "masks.png", "teacher-masks.png"

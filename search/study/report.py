@@ -10,6 +10,7 @@ from search.analysis.diagnostics_plot import draw_diagnostics
 from search.analysis.other_fronts import read_other_fronts
 from search.analysis.page_data import PageContext
 from search.analysis.report import draw_front
+from search.analysis.study_pages import write_index
 from search.analysis.tables import write_tables
 from search.analysis.teacher_lead import weak_teacher_of_students
 from search.core.pareto import mious_within, pareto_front, shared_span
@@ -69,6 +70,7 @@ def write_report(study: Study, tracking: MlflowTracker, interrupted: bool) -> li
         *(shown or ()),
     )
     draw_front(records, folder, title, context, objectives)
+    write_index(config.storage)
     seconds = sum(record.metrics.device_seconds for record in records if record.metrics)
     numbers = {
         "trials_complete": sum(record.state == "COMPLETE" for record in records),

@@ -41,6 +41,10 @@ def main(argv: list[str] | None = None) -> int:
             raise ValueError(
                 f"--out must be another folder than the images', but got {arguments.out}"
             )
+        if arguments.truth and arguments.truth.resolve() == arguments.out.resolve():
+            raise ValueError(
+                f"--out must be another folder than the labels', but got {arguments.out}"
+            )
         arguments.out.mkdir(parents=True, exist_ok=True)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -5,10 +5,12 @@ python -m search.ui studies
 
 import argparse
 import signal
+import sqlite3
 import sys
 import threading
 import webbrowser
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from search.core.tracking_uri import database_of, default_tracking_uri
@@ -28,6 +30,8 @@ exit status: 0 ended by Ctrl-C; 1 the pages could not be started; 2 bad input.
 def main(argv: list[str] | None = None) -> int:
     """Serves what the command line names until it is interrupted; gives the exit status."""
     arguments = parse(argv)
+    for number in (signal.SIGTERM, signal.SIGHUP):  # as Ctrl-C: no server may be left behind
+        signal.signal(number, signal.default_int_handler)
 
     def serve() -> None:
         if arguments.dashboard == "optuna":
@@ -96,8 +100,11 @@ def serve_mlflow(storage: Path, port: int | None, opens: bool) -> None:
     port = choose_port(port, MLFLOW_PORT)
     check_tracking(uri, storage)
     artifacts = mlflow_artifact_folder(storage.absolute())
-    for before in repair_artifacts(database, artifacts):
-        print(f"artifacts that were at {before} are now at {artifacts}")
+    try:
+        for before in repair_artifacts(database, artifacts):
+            print(f"artifacts that were at {before} are now at {artifacts}")
+    except sqlite3.OperationalError as error:  # a study is writing, or the file may only be read
+        print(f"paths of artifacts were not checked: {error}")
     print("starting MLflow", flush=True)
     with mlflow_server(uri, artifacts, port) as address:
         show(say_views(uri, address), opens)
@@ -119,16 +126,14 @@ def serve_optuna(storage: Path, port: int | None, opens: bool) -> None:
 
 def show(lines: Iterator[str], opens: bool) -> None:
     """Prints the links, opens the first, and waits for Ctrl-C or SIGTERM."""
-    ended = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: ended.set())
     for line in lines:
         print(line, flush=True)
         if opens and "http" in line:
             webbrowser.open(line.split()[-1])
             opens = False
     print("Ctrl-C ends it", flush=True)
-    ended.wait()
+    with suppress(KeyboardInterrupt):
+        threading.Event().wait()
 
 
 if __name__ == "__main__":

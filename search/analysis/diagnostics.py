@@ -85,7 +85,7 @@ def compute_diagnostics(
     objectives: Sequence[Objective],
     least_miou: float = 0.0,
 ) -> SearchDiagnostics:
-    """The diagnostics of a search; `span` (2, costs) is the range of costs of its space.
+    """The diagnostics of a search; `span` (2, costs) is a range of costs.
 
     The hypervolume counts from `least_miou`.
     """

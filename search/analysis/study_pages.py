@@ -39,9 +39,9 @@ def comparison_rows(summaries: Sequence[StudySummary]) -> list[tuple[str, list[s
     return [*rows, *differing_settings(summaries).items()]
 
 
-def comparison_terminal_table(summaries: Sequence[StudySummary]) -> Table:
-    """The table of a comparison for the terminal."""
-    table = Table(title=f"{len(summaries)} studies of the same data")
+def comparison_terminal_table(summaries: Sequence[StudySummary], span: str) -> Table:
+    """The table of a comparison for the terminal; `span` says what hypervolumes count on."""
+    table = Table(title=f"{len(summaries)} studies of the same data", caption=span)
     table.add_column("")
     for summary in summaries:
         table.add_column(summary.name, justify="right")
@@ -88,14 +88,18 @@ def points_of(summary: StudySummary) -> list[Baseline]:
     ]
 
 
-def comparison_page(summaries: Sequence[StudySummary], title: str, figure: Figure) -> str:
-    """The comparison as a page that loads nothing."""
+def comparison_page(
+    summaries: Sequence[StudySummary], title: str, figure: Figure, span: str
+) -> str:
+    """The comparison as a page that loads nothing; `span` says what hypervolumes count on."""
     drawn = BytesIO()
     figure.savefig(drawn, format="png")
     names = [f'<a href="{quote(s.name)}/{FRONT_PAGE}">{escape(s.name)}</a>' for s in summaries]
     rows = [(escape(n), [escape(v) for v in values]) for n, values in comparison_rows(summaries)]
     picture = image_tag(drawn.getvalue(), "the fronts of the studies over each other")
-    return fill_page(title, "studies of the same data", f"{picture}\n{table('', names, rows)}")
+    return fill_page(
+        title, f"studies of the same data; {span}", f"{picture}\n{table('', names, rows)}"
+    )
 
 
 def table(corner: str, names: Sequence[str], rows: Sequence[tuple[str, Sequence[str]]]) -> str:

@@ -20,7 +20,8 @@ from search.analysis.comparison_table import (
 from search.analysis.teacher_lead import weak_teacher_of_twins
 from search.comparison.preparation import Comparison
 from search.core.comparison import OWN_FIELDS, plan_trainings, varying_leaves
-from search.core.config import HOW, WHAT
+from search.core.comparison_config import COMPARE
+from search.core.config import HOW
 from search.core.networks import named_teachers, teacher_source, weight_sources
 from search.core.record import Record
 from search.execution.parallel import ParallelTraining
@@ -87,7 +88,7 @@ class ComparisonSession:
             tags={"kind": "comparison", **data_tags(comparison.unlabelled)},
             class_names=comparison.data.class_names,
             settings={
-                **written_values(self.config, (WHAT, HOW)),
+                **written_values(self.config, (COMPARE, HOW)),
                 **{f"version.{name}": v for name, v in comparison.file.versions.items()},
             },
         )

@@ -8,6 +8,8 @@ from rich.console import Console
 
 from search.analysis.study_pages import comparison_page, comparison_terminal_table, draw_fronts
 from search.analysis.study_summary import StudySummary, check_comparable, summarize_study
+from search.core.objectives import MIOU_AND_SIZE
+from search.core.pareto import describe_shared_span
 from search.storage.journal import read_journal
 from search.storage.layout import COMPARED_PAGE, COMPARED_PLOT, artifact_folder
 from search.storage.study_file import StudyFile, read_study_file
@@ -40,13 +42,14 @@ def compare_studies(storage: Path, names: Sequence[str]) -> list[StudySummary]:
     ]
     width = None if terminal.out().isatty() else LOG_WIDTH
     console = Console(file=terminal.out(), highlight=False, width=width)
-    console.print(comparison_terminal_table(summaries))
+    span = f"hypervolume: {describe_shared_span(MIOU_AND_SIZE, least)}"
+    console.print(comparison_terminal_table(summaries, span))
     title = " and ".join([", ".join(names[:-1]), names[-1]])
     figure = draw_fronts(summaries, title)
     drawn = BytesIO()
     figure.savefig(drawn, format="png")
     replace_file(storage / COMPARED_PLOT, drawn.getvalue())
-    replace_file(storage / COMPARED_PAGE, comparison_page(summaries, title, figure))
+    replace_file(storage / COMPARED_PAGE, comparison_page(summaries, title, figure, span))
     for name in (COMPARED_PLOT, COMPARED_PAGE):
         terminal.print_line(f"{name:14} {storage / name}")
     return summaries

@@ -21,6 +21,7 @@ from trainables.core.flags import Flag, default_values, field_of, flags_of
 from trainables.data.configs import AugmentationName
 from trainables.losses.configs import Balance, LabelLossConfig, Overlap
 from trainables.models.configs import InputNormalizationName, StudentConfig
+from trainables.models.student_list import write_students
 from trainables.teachers.averaging import Flip
 
 COMPARE = "what to compare"
@@ -58,7 +59,7 @@ class ComparisonConfig(FrozenConfig):
             "qat_distill, ptq, original (a network as it came), or a configuration file such as a "
             "front member's config.json, with its own student. "
             '"kd=distill losses.pixelwise.weight=3" gives a name and changes',
-            units.Unit("RECIPE", parse_recipe),
+            units.Unit("RECIPE", parse_recipe, lambda recipe: str(recipe.name)),
             several=True,
         ),
     ]
@@ -70,7 +71,7 @@ class ComparisonConfig(FrozenConfig):
             "the students that recipes without a file are compared on, as search.run has them, "
             'with changes where wanted, as "unet width=8,unet_mobilenet_v2" (default: the network '
             "of --compress, or those of the files, else unet)",
-            units.Unit("LIST", parse_compared_students),
+            units.Unit("LIST", parse_compared_students, write_students),
         ),
     ]
     compress: str | None = as_in_a_study(

@@ -202,9 +202,10 @@ def check_runs(
                 if run.metrics.get(name) != value:
                     yield f"trial {record.trial_id} has {name} {run.metrics.get(name)} in MLflow"
         params = sampled_params(record).items()
-        leaves = record.config.flatten() if record.config else {}  # which older versions logged
-        others = run.params.items() - params - {(name, str(leaf)) for name, leaf in leaves.items()}
-        if others or not params <= run.params.items():
+        leaves = record.config.flatten() if record.config else {}
+        older = {(name, str(leaf)) for name, leaf in leaves.items()}  # what version 0.2 logged
+        said = run.params.items()
+        if said - params - older or not (params <= said or older <= said):
             yield f"trial {record.trial_id} has other parameters in MLflow"
         if list(run.epochs) != list(record.reports):
             yield f"trial {record.trial_id} has epochs {list(run.epochs)} in MLflow"

@@ -52,13 +52,15 @@ from search.tracking.mlflow_errors import describe_store_error, is_transient
 from search.tracking.mlflow_internals import repair_artifacts
 from search.tracking.mlflow_views import STUDIES, view_path, write_views
 from search.tracking.run_content import (
-    FRONT_SIZE,
+    KIND_TAG,
     PATH_TAG,
+    TRIAL_TAG,
     best_tags,
     constants,
     fit_note,
     front_curve,
     front_note,
+    kind_of,
     sampled_params,
 )
 from trainables.core import terminal
@@ -71,9 +73,9 @@ from trainables.training.setup import UnlabelledImages
 
 logging.getLogger("mlflow").setLevel(logging.CRITICAL)  # errors are reported here, in one line
 
-STUDY_TAG, STUDY_ID_TAG, TRIAL_TAG = "paretoseg.study", "paretoseg.study_id", "paretoseg.trial"
-KIND_TAG, FRONT_TAG = "kind", "front"
-"""What a run is of, and whether a trial is on the front of its study."""
+STUDY_TAG, STUDY_ID_TAG = "paretoseg.study", "paretoseg.study_id"
+FRONT_TAG = "front"
+"""Whether a trial is on the front of its study."""
 MAX_CLASS_NAME = 200
 """Characters of a class name in the name of a metric, which MLflow limits to 250."""
 COLOR_TAG = "mlflow.runColor"
@@ -175,7 +177,8 @@ def make_database(path: Path) -> None:
 class MlflowTracker:
     """Writes one study to MLflow, to which it connects at first use.
 
-    Writes are idempotent: data written twice, as after a failure, are stored once.
+    Writes are idempotent: data written twice, as after a failure, are stored once. A run takes back
+    no param and no point of a curve; what is no longer true is said by a new one in its place.
 
     Args:
         study_id: identifies the study's runs; a name may be used twice.
@@ -240,6 +243,8 @@ class MlflowTracker:
                 self.is_replaced |= trial == "study"
                 continue
             found[trial] = run.info.run_id
+            if KIND_TAG not in run.data.tags:  # of version 0.2
+                self.client.log_batch(run.info.run_id, tags=[RunTag(KIND_TAG, kind_of(trial))])
             self.statuses[trial] = run.info.status
             self.params[trial] = set(run.data.params)
             if front := run.data.tags.get(FRONT_TAG):
@@ -262,12 +267,12 @@ class MlflowTracker:
         """The id of the study's own run."""
         if "study" not in self.runs:
             self.runs["study"] = self._create("study", {})
-        run = self.client.get_run(self.runs["study"])
-        if contradicts(run.data.params, self.settings):
-            self._replace_study_run()
-        elif self.is_replaced:  # by a driver that died before it had finished
+        if self.is_replaced:  # by a driver that died before it had finished
             self._succeed(self.runs["study"])
-        self._log_params(self.runs["study"], self.settings)
+        said = self.client.get_run(self.runs["study"]).data.params
+        # What contradicts it is said by another run once there is something to report
+        new = {name: value for name, value in self.settings.items() if name not in said}
+        self._log_params(self.runs["study"], new)
         self.client.update_run(self.runs["study"], status="RUNNING")
         return self.runs["study"]
 
@@ -345,30 +350,21 @@ class MlflowTracker:
         self._tag_front(front)
         for member in front:
             run = self._run(member)
-            if not self.client.list_artifacts(run, "model"):
-                own = model_folder(folder, member.trial_id)
+            own = model_folder(folder, member.trial_id)
+            has = {Path(each.path).name for each in self.client.list_artifacts(run, "model")}
+            if not {path.name for path in own.iterdir()} <= has:
                 self.client.log_artifacts(run, str(own), "model")
-                self._log_picture(run, own / MASKS_PLOT)
-        curve = front_curve(front)
-        params = {**constants(records), **self.settings}
-        known = self.client.get_metric_history(self.study_run, FRONT_SIZE)
-        had = [(metric.step, metric.value) for metric in known]
-        has = [(metric.step, metric.value) for metric in curve if metric.key == FRONT_SIZE]
-        said = self.client.get_run(self.study_run).data.params
-        if contradicts(said, params) or (had and sorted(had) != has):
-            self._replace_study_run()
-        self._log_params(self.study_run, params)
+            self._log_picture(run, own / MASKS_PLOT)
         grown = [
             Metric("hypervolume", step.hypervolume, step.time_ms, int(step.device_seconds))
             for step in steps
         ]
-        self._log_many(self.study_run, [*curve, *grown])
+        self._describe({**constants(records), **self.settings}, [*front_curve(front), *grown])
         tags = [RunTag(name, value) for name, value in best_tags(records).items()]
         self.client.log_batch(self.study_run, tags=tags)
         write_views(self.client, self.experiment_id)
         note = front_note(records, self.objectives, self._url_of)
-        if not self.client.list_artifacts(self.study_run, "images"):
-            self._log_picture(self.study_run, folder / TEACHER_MASKS_PLOT)
+        self._log_picture(self.study_run, folder / TEACHER_MASKS_PLOT)
         names = (TRIALS_TABLE, FRONT_TABLE, FRONT_PLOT, FRONT_PAGE, DIAGNOSTICS_PLOT, STUDY_FILE)
         self.end([folder / name for name in names], metrics, interrupted, note)
 
@@ -376,20 +372,21 @@ class MlflowTracker:
         self, files: Sequence[Path], metrics: dict[str, float], interrupted: bool, note: str = ""
     ) -> None:
         """Puts files, numbers and a note in Markdown on the study's run, and ends it."""
+        if self.objectives is None:
+            self._describe(self.settings, [])
         for file in files:
             self.client.log_artifact(self.study_run, str(file))
-        now = int(time.time() * 1000)
-        self._log_many(
-            self.study_run,
-            [Metric(metric_name(n), value, now, 0) for n, value in metrics.items()],
-        )
+        known, now = self.client.get_run(self.study_run).data.metrics, int(time.time() * 1000)
+        numbers = {metric_name(name): value for name, value in metrics.items()}
+        changed = [Metric(n, v, now, 0) for n, v in numbers.items() if known.get(n) != v]
+        self._log_many(self.study_run, changed)
         if note:
             self._write_note(fit_note(note))
         self.client.set_terminated(self.study_run, "KILLED" if interrupted else "FINISHED")
 
     def _log_picture(self, run: str, file: Path) -> None:
         """Shows a picture among the charts of a run, if there is one."""
-        if file.is_file():
+        if file.is_file() and not self.client.list_artifacts(run, "images"):
             with Image.open(file) as picture:
                 self.client.log_image(run, picture, key=file.stem, step=0)
 
@@ -397,17 +394,36 @@ class MlflowTracker:
         """Writes a note on the study's run, but not over one that a user has written."""
         tags = self.client.get_run(self.study_run).data.tags
         if tags.get(NOTE_TAG) == digest(tags.get(MLFLOW_RUN_NOTE)) or not tags.get(MLFLOW_RUN_NOTE):
-            self.client.set_tag(self.study_run, MLFLOW_RUN_NOTE, note)
-            self.client.set_tag(self.study_run, NOTE_TAG, digest(note))
+            tags_now = [RunTag(MLFLOW_RUN_NOTE, note), RunTag(NOTE_TAG, digest(note))]
+            self.client.log_batch(self.study_run, tags=tags_now)
+
+    def _describe(self, params: Mapping[str, str], curves: Sequence[Metric]) -> None:
+        """Says params and curves on the study's run, or on a new one where it says otherwise."""
+        said = self.client.get_run(self.study_run).data.params
+        new = {(metric.key, metric.step, metric.value) for metric in curves}
+        old = {
+            (metric.key, metric.step, metric.value)
+            for key in {metric.key for metric in curves}
+            for metric in self.client.get_metric_history(self.study_run, key)
+        }
+        if said.items() - params.items() or not old <= new:
+            self._replace_study_run()
+        self._log_params(self.study_run, params)
+        self._log_many(self.study_run, curves)
 
     def _tag_front(self, front: Sequence[Record]) -> None:
         """Tags trials whose place on the front is another than their tag says."""
         members = {record.trial_id for record in front}
-        for trial_id in [*self.finished, *(self.runs.keys() - self.finished.keys() - {"study"})]:
+        for trial_id, run in self.runs.items():
             is_member = trial_id in members
-            if self.on_front.get(trial_id) != is_member:
-                self.client.set_tag(self.runs[trial_id], FRONT_TAG, str(is_member).lower())
-                self.on_front[trial_id] = is_member
+            if trial_id == "study" or self.on_front.get(trial_id) == is_member:
+                continue
+            try:
+                self.client.set_tag(run, FRONT_TAG, str(is_member).lower())
+            except MlflowException:  # a user may have deleted it: ask for the runs again
+                vars(self).pop("runs", None)
+                raise
+            self.on_front[trial_id] = is_member
 
     def _url_of(self, trial_id: str) -> str:
         """The path of a trial's run in MLflow's pages."""
@@ -475,8 +491,8 @@ class MlflowTracker:
 
     def _create(self, trial: str, extra: dict[str, str]) -> str:
         name = self.study_name if trial == "study" else f"{self.study_name}/{trial}"
-        kind = {KIND_TAG: "study" if trial == "study" else "trial"}
-        tags = {**extra, **kind, **self.tags, TRIAL_TAG: trial, MLFLOW_RUN_NAME: name}
+        own = {KIND_TAG: kind_of(trial), **self.tags, TRIAL_TAG: trial, MLFLOW_RUN_NAME: name}
+        tags = {**extra, **own}
         if COLOR_TAG not in tags:
             tags[COLOR_TAG] = self.color
         try:
@@ -484,11 +500,6 @@ class MlflowTracker:
         except Exception:  # it may exist nevertheless: search again before the next attempt
             del self.runs
             raise
-
-
-def contradicts(said: Mapping[str, str], params: Mapping[str, str]) -> bool:
-    """Whether a run says otherwise, which MLflow lets nobody change."""
-    return any(said.get(name, value) != value for name, value in params.items())
 
 
 def data_tags(unlabelled: UnlabelledImages | None) -> dict[str, str]:

@@ -3,35 +3,43 @@
 import sqlite3
 from contextlib import closing
 from pathlib import Path
-
-PATHS = (
-    ("experiments", "artifact_location"),
-    ("runs", "artifact_uri"),
-    ("logged_models", "artifact_location"),
-    ("model_versions", "source"),
-    ("model_versions", "storage_location"),
-)
-"""Tables and columns that hold absolute paths of artifacts."""
+from urllib.parse import unquote, urlsplit
 
 
 def repair_artifacts(database: Path, root: Path) -> list[str]:
-    """Changes all artifact paths of a storage that has moved to its folder `root`.
+    """Changes the artifact paths of a storage that has moved to its folder `root`.
 
-    These are the paths of folders of its name. Gives where they were, as URIs.
+    Those of an experiment are changed where they lie in a folder of its name, and its artifacts
+    are in `root` or nowhere: other storages may use the same database. Gives where they were.
     """
     after = root.resolve().as_uri()
+    moved = dict[str, None]()
     with closing(sqlite3.connect(database)) as connection, connection:
-        found = connection.execute("SELECT DISTINCT artifact_location FROM experiments").fetchall()
-        moved = [
-            before
-            for (before,) in found
-            if before and before != after and before.rsplit("/", 1)[-1] == root.name
-        ]
-        for before in moved:
-            for table, column in PATHS:
-                connection.execute(
-                    f"UPDATE {table} SET {column} = ? || substr({column}, ?) "
-                    f"WHERE {column} = ? OR substr({column}, 1, ?) = ?",
-                    (after, len(before) + 1, before, len(before) + 1, before + "/"),
-                )
-    return moved
+        experiments = connection.execute(
+            "SELECT experiment_id, artifact_location FROM experiments WHERE artifact_location != ?",
+            (after,),
+        ).fetchall()
+        for experiment, before in experiments:
+            if before.rsplit("/", 1)[-1] != root.name:
+                continue
+            query = "SELECT run_uuid FROM runs WHERE experiment_id = ?"
+            runs = [run for (run,) in connection.execute(query, (experiment,))]
+            is_here = any((root / run).is_dir() for run in runs)
+            if not is_here and folder_of(before).is_dir():
+                continue
+            moved[before] = None
+            connection.execute(
+                "UPDATE experiments SET artifact_location = ? WHERE experiment_id = ?",
+                (after, experiment),
+            )
+            connection.execute(
+                "UPDATE runs SET artifact_uri = ? || substr(artifact_uri, ?) "
+                "WHERE experiment_id = ? AND substr(artifact_uri, 1, ?) = ?",
+                (after, len(before) + 1, experiment, len(before) + 1, f"{before}/"),
+            )
+    return list(moved)
+
+
+def folder_of(uri: str) -> Path:
+    """The folder of a file URI."""
+    return Path(unquote(urlsplit(uri).path))

@@ -12,9 +12,19 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+from sqlalchemy.exc import SQLAlchemyError
 
 from search.core.pareto import SIZES_KB
-from search.tracking.run_content import FRONT_MIOU, FRONT_SIZE, PATH_TAG, best_tag
+from search.tracking.run_content import (
+    FRONT_MIOU,
+    FRONT_SIZE,
+    KIND_TAG,
+    PATH_TAG,
+    TRIAL_TAG,
+    best_tag,
+    kind_of,
+)
 
 TAG = "mlflow.sharedViewState."
 STUDIES, FRONTS, MODELS, TRIALS = (
@@ -55,9 +65,14 @@ def write_views(client: MlflowClient, experiment_id: str) -> None:
 
 
 def varied_params(client: MlflowClient, experiment_id: str) -> list[str]:
-    """The short names of what the trials of an experiment vary, those of the most trials first."""
+    """The short names of what the trials of an experiment vary, those of the most trials first.
+
+    Runs of version 0.2 have no tag for their kind, which the views need, and get it.
+    """
     found = Counter[str]()
-    for run in client.search_runs([experiment_id], "tags.kind = 'trial'", max_results=NUM_TRIALS):
+    for run in client.search_runs([experiment_id], max_results=NUM_TRIALS):
+        if TRIAL_TAG in run.data.tags and KIND_TAG not in run.data.tags:
+            client.set_tag(run.info.run_id, KIND_TAG, kind_of(run.data.tags[TRIAL_TAG]))
         tags = (tag for tag in run.data.tags if tag.startswith(PATH_TAG))
         found.update(tag.removeprefix(PATH_TAG) for tag in tags)
     return [name for name, _ in found.most_common()]
@@ -183,11 +198,15 @@ def say_views(uri: str, address: str) -> Iterator[str]:
     """A line with a link for each view of each data set; the store's pages are at `address`."""
     client = MlflowClient(uri)
     for experiment in client.search_experiments():
-        studies = client.search_runs([experiment.experiment_id], "tags.kind = 'study'")
+        studies = client.search_runs([experiment.experiment_id], f"tags.`{TRIAL_TAG}` = 'study'")
         if not studies:
             continue
-        write_views(client, experiment.experiment_id)
         number = "1 study" if len(studies) == 1 else f"{len(studies)} studies"
         yield f"{experiment.name}: {number}"
-        for name, key in SHOWN.items():
-            yield f"  {name:22} {address}/{view_path(experiment.experiment_id, key)}"
+        try:
+            write_views(client, experiment.experiment_id)
+            for name, key in SHOWN.items():
+                yield f"  {name:22} {address}/{view_path(experiment.experiment_id, key)}"
+        except (MlflowException, SQLAlchemyError):  # the store is busy, or may only be read
+            path = fallback_path(experiment.experiment_id)
+            yield f"  {'trials of the fronts':22} {address}/{path}"

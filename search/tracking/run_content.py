@@ -14,6 +14,8 @@ from trainables.core.units import human_size
 
 FRONT_MIOU, FRONT_SIZE = "front.miou", "front.size_kb"
 """The curve of a front, whose steps are ranks by size."""
+TRIAL_TAG, KIND_TAG = "paretoseg.trial", "kind"
+"""The trial that a run is of, or "study"; and which of the two it is of."""
 PATH_TAG = "path."
 """Begins the tag with the full path of a parameter, after which comes its short name."""
 MAX_NOTE = 8000
@@ -112,6 +114,11 @@ def note_row(point: Point, url: str, latency_ms: float | None) -> list[str]:
 def escape_cell(text: str) -> str:
     """A text as it is, for a cell of a table in Markdown."""
     return "".join(f"\\{c}" if c in r"\`*_{}[]<>()#+!|~" else c for c in text)
+
+
+def kind_of(trial: str) -> str:
+    """What the run of a trial, or of "study", is of."""
+    return "study" if trial == "study" else "trial"
 
 
 def fit_note(text: str) -> str:

@@ -67,13 +67,14 @@ def mlflow_server(uri: str, artifacts: Path, port: int) -> Iterator[str]:
     command += ["--artifacts-destination", artifacts.resolve().as_uri(), "--workers", "1"]
     command += ["--host", HOST, "--port", str(port)]
     environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    with tempfile.TemporaryFile("w+") as log:
+    # Python imports modules of its working folder first, and a storage may hold any files
+    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile("w+") as log:
         server = subprocess.Popen(
             command,
             env=environment,
             stdout=log,
             stderr=log,
-            cwd=artifacts.parent,
+            cwd=folder,
             start_new_session=True,
         )
         try:

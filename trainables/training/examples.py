@@ -3,10 +3,12 @@
 Shape suffixes: N examples, H height, W width, K classes.
 """
 
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -120,5 +122,5 @@ def read_examples(path: Path) -> Examples | None:
         with np.load(path, allow_pickle=False) as arrays:
             teacher = arrays.get("teacher", None)
             return Examples(arrays["images"], arrays["truths"], teacher)
-    except (OSError, ValueError, LookupError):
+    except (OSError, ValueError, LookupError, EOFError, BadZipFile, zlib.error):
         return None

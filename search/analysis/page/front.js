@@ -6,6 +6,7 @@ const MARGIN = { left: 52, right: 16, top: 12, bottom: 44 };
 const HEIGHT = 420;
 const LOG_RATIO = 8;
 const MANY = 100;
+const CLOSEST = 0.001;
 const DASHED = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"];
 const trials = new Map(data.trials.map((trial) => [trial.id, trial]));
 const finished = data.trials.filter((trial) => trial.state === "COMPLETE");
@@ -207,7 +208,7 @@ function drawOverlays(plot, at, width) {
 
 function drawPoints(plot, at, svg) {
   const order = drawn().sort((a, b) => costOf(a) - costOf(b));
-  const first = state.selected ?? order[0]?.id;
+  const first = order.some((trial) => trial.id === state.selected) ? state.selected : order[0]?.id;
   const back = [...order].sort((a, b) => a.front - b.front);
   for (const trial of back) {
     const [x, y] = [at.x(costOf(trial)), at.y(100 * trial.miou)];
@@ -276,11 +277,13 @@ function zoom(factor) {
   const height = hasPlace ? 100 * trial.miou : (view.bottom + view.top) / 2;
   const wide = (factor * (along(view.right) - along(view.left))) / 2;
   const tall = (factor * (view.top - view.bottom)) / 2;
+  const whole = wholeView();
+  if (factor < 1 && view.right / view.left - 1 < CLOSEST) return;
   state.view = {
-    left: back(middle - wide),
-    right: back(middle + wide),
-    bottom: Math.max(0, height - tall),
-    top: Math.min(100, height + tall),
+    left: Math.max(whole.left, back(middle - wide)),
+    right: Math.min(whole.right, back(middle + wide)),
+    bottom: Math.max(whole.bottom, height - tall),
+    top: Math.min(whole.top, height + tall),
     isLog: view.isLog,
   };
   drawChart();
@@ -309,6 +312,7 @@ function zoomByDragging(svg, at) {
       svg.removeEventListener("pointermove", move);
       box.remove();
       if (Math.abs(x - x0) < 8 || Math.abs(y - y0) < 8) return;
+      if (at.xBack(Math.max(x, x0)) / at.xBack(Math.min(x, x0)) - 1 < CLOSEST) return;
       const [left, right] = [at.xBack(Math.min(x, x0)), at.xBack(Math.max(x, x0))];
       const [bottom, top] = [at.yBack(Math.max(y, y0)), at.yBack(Math.min(y, y0))];
       state.view = { ...state.view, left, right, bottom: Math.max(0, bottom), top };
@@ -457,6 +461,7 @@ function limits() {
 function afford(limit) {
   state.limit = limit;
   document.getElementById("limit").textContent = WRITE[state.cost](limit);
+  document.getElementById("budget").setAttribute("aria-valuetext", WRITE[state.cost](limit));
   const within = members.filter((trial) => costOf(trial) !== null && costOf(trial) <= limit * (1 + 1e-9));
   const best = within.reduce((a, b) => (a && a.miou >= b.miou ? a : b), null);
   const answer = document.getElementById("answer");

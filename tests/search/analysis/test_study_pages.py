@@ -51,7 +51,7 @@ def test_studies_are_compared_by_mean_iou_within_sizes(tmp_path: Path) -> None:
     assert float(rows["hypervolume"][0]) > float(rows["hypervolume"][1]) > 0
     assert rows["space"] == ["supervised", "qkd"]
     assert "seed" not in rows
-    table = comparison_terminal_table([first, second])
+    table = comparison_terminal_table([first, second], "span")
     assert [column.header for column in table.columns] == ["", "first", ODD]
 
 
@@ -73,7 +73,7 @@ def test_fronts_lie_over_each_other(tmp_path: Path) -> None:
     lines = figure.axes[0].lines
     assert [list(line.get_xdata())[:-1] for line in lines] == [[90, 900], [90]]
     assert len({(line.get_color(), line.get_linestyle()) for line in lines}) == 2
-    page = comparison_page(both, "<b>title</b>", figure)
+    page = comparison_page(both, "<b>title</b>", figure, "span")
     assert '<a href="%24one%24/front.html">$one$</a>' in page
     assert "<title>&lt;b&gt;title&lt;/b&gt;</title>" in page
     assert 'src="data:image/png' in page

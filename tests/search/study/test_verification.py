@@ -5,7 +5,9 @@ import json
 import math
 import re
 import shutil
+import sqlite3
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,7 +25,7 @@ from study_factories import prepare_new_study
 from search.core.record import Record
 from search.storage.journal import read_journal
 from search.storage.study_file import read_study_file
-from search.storage.trials import asked_trials, read_record
+from search.storage.trials import asked_trials, read_asked_records, read_record
 from search.study.builders import build_scheduler, build_searcher
 from search.study.preparation import open_study
 from search.study.search_loop import run_study
@@ -416,3 +418,15 @@ def test_a_store_that_cannot_be_asked_is_noticed(copy: Path) -> None:
     (copy.parent / "mlflow.db").write_bytes(b"no database, " * 100)
     (found,) = errors_of(copy, with_mlflow=True)
     assert re.fullmatch("MLflow at sqlite:.*mlflow.db cannot be asked: .*", found)
+
+
+def test_params_under_full_paths_are_those_of_version_0_2(copy: Path) -> None:
+    file = read_study_file(copy)
+    with closing(sqlite3.connect(copy.parent / "mlflow.db")) as database, database:
+        database.execute("DELETE FROM params")
+    client = MlflowClient(file.config.tracking_uri)
+    records = read_asked_records(read_journal(copy, file.config.name))
+    for record in records:
+        for name, leaf in (record.config.flatten() if record.config else {}).items():
+            client.log_param(run_of(client, record.trial_id).info.run_id, name, str(leaf))
+    assert errors_of(copy, with_mlflow=True) == []

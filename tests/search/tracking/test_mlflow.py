@@ -11,6 +11,8 @@ import pytest
 from factories import make_metrics
 from mlflow import MlflowClient
 from mlflow.entities import Run
+from mlflow.exceptions import MlflowException
+from PIL import Image
 
 from search.analysis.diagnostics import HypervolumePoint
 from search.core.objectives import MIOU_AND_SIZE
@@ -455,6 +457,7 @@ def test_a_replacement_that_was_not_finished_is_finished(
     records = [finished("0000", 0.3, 100_000)]
     before = finish(track(uri, "half", tmp_path), records, tmp_path)
     second = track(uri, "half", tmp_path, {"samples": "3"})
+    assert second.study_run == before.info.run_id  # as long as there is nothing else to report
     monkeypatch.setattr(MlflowTracker, "_succeed", fail)
     with pytest.raises(TimeoutError):
         finish(second, records, tmp_path)
@@ -471,6 +474,65 @@ def test_a_replacement_that_was_not_finished_is_finished(
 
 def fail(*_: object) -> None:
     raise TimeoutError
+
+
+def test_a_better_model_of_equal_size_makes_a_new_curve(uri: str, tmp_path: Path) -> None:
+    first = finish(track(uri, "equal", tmp_path), [finished("0000", 0.3, 1000)], tmp_path)
+    records = [finished("0000", 0.3, 1000), finished("0001", 0.4, 1000)]
+    tracking = track(uri, "equal", tmp_path)
+    after = finish(tracking, records, tmp_path)
+    assert after.info.run_id != first.info.run_id
+    mious = tracking.client.get_metric_history(after.info.run_id, "front.miou")
+    assert [metric.value for metric in mious] == [0.4]
+
+
+def test_what_no_longer_is_constant_is_not_said(uri: str, tmp_path: Path) -> None:
+    one = finished("0000", 0.3, 1000)
+    assert finish(track(uri, "lone", tmp_path), [one], tmp_path).data.params["batch_size"] == "8"
+    other = TrialConfig(recipe=Qat(), batch_size=4)
+    records = [one, replace(finished("0001", 0.4, 2000), config=other)]
+    assert "batch_size" not in finish(track(uri, "lone", tmp_path), records, tmp_path).data.params
+
+
+def test_masks_that_come_late_are_shown(uri: str, tmp_path: Path) -> None:
+    """As where the first report was of an interrupted study."""
+    records = [finished("0000", 0.3, 1000)]
+    tracking = track(uri, "late", tmp_path)
+    finish(tracking, records, tmp_path)
+    assert tracking.client.list_artifacts(tracking.runs["0000"], "images") == []
+    Image.new("RGB", (30, 20)).save(tmp_path / "models/0000/masks.png")
+    for _ in range(2):
+        finish(track(uri, "late", tmp_path), records, tmp_path)
+    names = [each.path for each in tracking.client.list_artifacts(tracking.runs["0000"], "model")]
+    assert "model/masks.png" in names
+    images = tracking.client.list_artifacts(tracking.runs["0000"], "images")
+    assert sum(each.path.endswith(".png") for each in images) == 1
+
+
+def test_a_trial_that_a_user_deletes_while_the_study_runs_is_written_again(
+    uri: str, tmp_path: Path
+) -> None:
+    tracking = track(uri, "gone", tmp_path)
+    first, second = finished("0000", 0.3, 2000), finished("0001", 0.4, 1000)
+    tracking.deliver([Event("ended", first)])
+    tracking.client.delete_run(tracking.runs["0000"])
+    with pytest.raises(MlflowException):
+        tracking.deliver([Event("ended", second)])
+    tracking.deliver([Event("ended", second)])
+    finish(tracking, [first, second], tmp_path)
+    assert tags_of(tracking, "front") == {"0000": "false", "0001": "true"}
+
+
+def test_runs_of_an_older_version_get_their_kind(uri: str, tmp_path: Path) -> None:
+    tracking = track(uri, "kindless", tmp_path)
+    finish(tracking, [finished("0000", 0.3, 1000)], tmp_path)
+    for run in tracking.runs.values():
+        tracking.client.delete_tag(run, "kind")
+    again = track(uri, "kindless", tmp_path)
+    assert set(tags_of(again, "kind").values()) == {None}
+    assert again.runs
+    assert set(tags_of(again, "kind").values()) == {"trial"}
+    assert again.client.get_run(again.study_run).data.tags["kind"] == "study"
 
 
 def test_a_note_of_a_user_is_kept(uri: str, tmp_path: Path) -> None:

@@ -28,3 +28,15 @@ def test_files_are_found_where_they_were_copied_to(tmp_path: Path) -> None:
     assert copy.get_run(runs[0]).info.artifact_uri.startswith(after.as_uri() + "/")
     copy.log_text(copy.create_run(own).info.run_id, "more", "file.txt")
     assert len(list(before.rglob("file.txt"))) == 1
+
+
+def test_paths_of_another_storage_in_the_same_database_are_left(tmp_path: Path) -> None:
+    own, other = tmp_path / "own/mlartifacts", tmp_path / "other/mlartifacts"
+    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    experiment = client.create_experiment("theirs", artifact_location=other.as_uri())
+    client.log_text(client.create_run(experiment).info.run_id, "text", "file.txt")
+    before = (tmp_path / "gone/mlartifacts").as_uri()
+    gone = client.create_experiment("moved", artifact_location=before)
+    assert repair_artifacts(tmp_path / "mlflow.db", own) == [before]
+    assert client.get_experiment(experiment).artifact_location == other.as_uri()
+    assert client.get_experiment(gone).artifact_location == own.as_uri()

@@ -74,7 +74,7 @@ def write_page(
     `picture` is the front as PNG.
     """
     content = [CHART, picture_of(points, picture), search_of(context), table_of(records, points)]
-    data, script = page_data(records, points, context), (PARTS / "front.js").read_text()
+    data, script = page_data(records, points, context), (PARTS / "script.js").read_text()
     return fill_page(title, subtitle, "\n".join(content), data, script)
 
 
@@ -82,10 +82,10 @@ def fill_page(
     title: str, subtitle: str, content: str, data: object = None, script: str = ""
 ) -> str:
     """A page with content in HTML, and a script that reads `data`."""
-    return Template((PARTS / "front.html").read_text()).substitute(
+    return Template((PARTS / "template.html").read_text()).substitute(
         title=escape(title),
         subtitle=escape(subtitle),
-        style=(PARTS / "front.css").read_text(),
+        style=(PARTS / "style.css").read_text(),
         script=script,
         content=content,
         data=embed(data),

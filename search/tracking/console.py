@@ -43,6 +43,8 @@ from trainables.core.units import human_size
 from trainables.data.configs import LabelSize
 
 LOG_WIDTH = 120
+BARS, SPARKS = "▁▂▃▄▅▆▇█", 12
+"""Bars of a sparkline, and the number of values that it shows."""
 
 
 class ConsoleProgress:
@@ -85,6 +87,7 @@ class ConsoleProgress:
                 self._view(),
                 console=self.console,
                 refresh_per_second=4,
+                transient=True,  # what it shows is said again at the end
                 redirect_stdout=False,
                 redirect_stderr=False,
             )
@@ -114,12 +117,14 @@ class ConsoleProgress:
     def reported(self, record: Record) -> None:
         self.records[record.trial_id] = record
         if record.metrics and record.trial_id in self.epochs:
-            task, miou = self.epochs[record.trial_id], record.metrics.miou
+            mious = [metrics.miou for metrics in record.history] or [record.metrics.miou]
             self.bars.update(
-                task,
+                self.epochs[record.trial_id],
                 completed=record.metrics.epoch,
-                description=f"  trial {record.trial_id} mIoU {100 * miou:.1f} %",
+                description=f"  trial {record.trial_id} mIoU {100 * mious[-1]:.1f} % "
+                f"{sparkline(mious)}",
             )
+            self.bars.update(self.trials, description=self._spent())
         self._refresh()
 
     def ended(self, record: Record) -> None:
@@ -135,7 +140,7 @@ class ConsoleProgress:
             self.say(f"trial {record.trial_id} paused after {epochs} epochs")
             return
         self.num_done += 1
-        self.bars.update(self.trials, completed=self.num_done)
+        self.bars.update(self.trials, completed=self.num_done, description=self._spent())
         self.say(f"trial {record.trial_id} {describe_outcome(record)}")
         if self.teacher_miou is not None and (
             warning := weak_teacher_of_students(self.teacher_miou, [record])
@@ -172,6 +177,11 @@ class ConsoleProgress:
         if interrupted:
             command = [*launcher().split(), "python", *config.resume_arguments]
             self._print(f"interrupted; go on with: {shlex.join(command)}")
+
+    def _spent(self) -> str:
+        """The device seconds of all trials so far, for the bar of the study."""
+        seconds = sum(r.metrics.device_seconds for r in self.records.values() if r.metrics)
+        return f"trials, {seconds:,.0f} device s"
 
     def _say_export(self, trial_id: str) -> None:
         """Prints the commands that export a point and use the exported file."""
@@ -224,6 +234,14 @@ def bar_columns(width: int) -> list[ProgressColumn]:
     if width >= 80:
         columns[1:1] = [BarColumn(), TimeElapsedColumn()]
     return columns
+
+
+def sparkline(values: Sequence[float]) -> str:
+    """The last of some values as a line of bars, from the least to the greatest."""
+    shown = values[-SPARKS:]
+    low, high = min(shown), max(shown)
+    scale = (len(BARS) - 1) / (high - low) if high > low else 0
+    return "".join(BARS[round((value - low) * scale)] for value in shown)
 
 
 def launcher() -> str:

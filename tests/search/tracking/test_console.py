@@ -1,13 +1,17 @@
 """How the console says that a trial has ended."""
 
+from dataclasses import replace
+from io import StringIO
 from pathlib import Path
 
 import pytest
 from factories import make_config, make_metrics
+from rich.console import Console
 
 from search.core.record import Record
-from search.tracking.console import ConsoleProgress, describe_outcome
+from search.tracking.console import SPARKS, ConsoleProgress, describe_outcome, sparkline
 from trainables.config import TrialConfig
+from trainables.core import terminal
 from trainables.recipes.configs import Distill
 
 
@@ -33,3 +37,31 @@ def test_the_first_student_near_its_teacher_is_a_warning(
     warnings = [line for line in capsys.readouterr().out.splitlines() if "warning" in line]
     assert len(warnings) == 1
     assert "the teacher has 50.0 % mIoU and its student 0001 49.0 %" in warnings[0]
+
+
+def test_a_terminal_shows_running_trials_and_device_seconds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown = StringIO()
+    monkeypatch.setattr(terminal, "out", lambda: shown)
+    progress = ConsoleProgress(make_config(tmp_path, "shapes"), [], num_left=3)
+    progress.console = Console(file=shown, force_terminal=True, width=100, height=40)
+    with progress:
+        config = TrialConfig(recipe=Distill(), num_epochs=4)
+        reports = {n: make_metrics(0.1 * n, None, n, 12.0) for n in (1, 2, 3)}
+        record = Record("0007", "RUNNING", "", config, reports[3], reports=reports)
+        progress.started(replace(record, metrics=None, reports={}))
+        progress.reported(record)
+        view = Console(file=StringIO(), width=100)
+        view.print(progress._view())
+        text = view.file.getvalue()  # type: ignore[attr-defined]
+    assert "trial 0007 mIoU 30.0 % ▁▄█" in text
+    assert "3/4" in text
+    assert "trials, 12 device s" in text
+
+
+def test_a_sparkline_shows_the_last_values() -> None:
+    assert sparkline([0.1, 0.2, 0.45]) == "▁▃█"
+    assert sparkline([0.3]) == "▁"
+    assert sparkline([0.3, 0.3]) == "▁▁"
+    assert len(sparkline([n / 100 for n in range(100)])) == SPARKS

@@ -30,7 +30,8 @@ exit status: 0 ended by Ctrl-C; 1 the pages could not be started; 2 bad input.
 def main(argv: list[str] | None = None) -> int:
     """Serves what the command line names until it is interrupted; gives the exit status."""
     arguments = parse(argv)
-    for number in (signal.SIGTERM, signal.SIGHUP):  # as Ctrl-C: no server may be left behind
+    # All as Ctrl-C, also where a shell ignores it: no server may be left behind
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)
 
     def serve() -> None:

@@ -39,9 +39,10 @@ def serving(*arguments: str) -> Iterator[list[str]]:
                 break
         try:
             yield lines
-        finally:
             process.send_signal(signal.SIGINT)
             assert process.wait(30) == 0
+        finally:
+            process.kill()
 
 
 @pytest.fixture

@@ -67,7 +67,8 @@ def test_a_resumed_study_keeps_what_it_had(resumed: Path) -> None:
 def test_a_resumed_study_finishes_the_paused_trial(resumed: Path) -> None:
     row = read_rows(resumed)["0015"]
     ends = [("COMPLETE", 4)]
-    if supports_fast_bf16(torch.device("cpu")):  # its first mIoU may end it at the first rung
+    # On other processors than it was made on, its first mIoU may end it at the first rung
+    if supports_fast_bf16(torch.device("cpu")) or not torch.cpu.get_capabilities()["avx512_f"]:
         ends.append(("PRUNED", 1))
     assert (row["state"], row["epochs"]) in ends
     assert row["config_digest"] == read_rows(STORED / "stored")["0015"]["config_digest"]

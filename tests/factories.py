@@ -86,6 +86,18 @@ def make_config(storage: Path, data: Path | str, **changes: object) -> StudyConf
     return StudyConfig.model_validate({**fixed, **changes})
 
 
+def make_study_file(folder: Path, **changes: object) -> StudyFile:
+    """The study in a folder, on data of three classes."""
+    fixed = {
+        "id": "1",
+        "config": make_config(folder.parent, "blocks", name=folder.name),
+        "versions": {},
+        "data_digest": "d",
+        "class_names": ("sky", "a/b", "tree"),
+    }
+    return StudyFile.model_validate({**fixed, **changes})
+
+
 class ShortTask(TrialTask):
     """A short training that quantizes from random weights; keeps its `source`."""
 

@@ -42,7 +42,10 @@ def draw_front_masks(study: Study, front: Sequence[Record]) -> tuple[Examples, d
     """
     folder, data = study.config.folder, study.data
     indices = choose_examples(data)
-    examples = read_examples(folder / EXAMPLES) or open_examples(data, indices)
+    examples = read_examples(folder / EXAMPLES)
+    if examples is None:  # there is no teacher
+        examples = open_examples(data, indices)
+        write_examples(examples, folder / EXAMPLES)
     found: dict[str, Masks] = {}
     for member in front:
         file = model_folder(folder, member.trial_id) / MODEL_FILE

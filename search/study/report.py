@@ -89,7 +89,9 @@ def write_report(study: Study, tracking: MlflowTracker, interrupted: bool) -> li
         if warning := weak_teacher_of_students(teacher.val.miou, records):
             terminal.print_line(warning)
     if not tracking.is_behind:
-        finish = partial(tracking.finish, records, folder, numbers, diagnostics.steps, interrupted)
+        finish = partial(
+            tracking.finish, records, study.file, numbers, diagnostics.steps, interrupted
+        )
         tracking.is_behind = not run_with_timeout(finish, tracking_timeout_s(interrupted))
     if tracking.is_behind:
         delivers = f"--resume {config.name} delivers it"

@@ -47,13 +47,18 @@ from search.storage.layout import (
     TRIALS_TABLE,
     model_folder,
 )
+from search.storage.study_file import StudyFile
 from search.tracking.callbacks import Event
 from search.tracking.mlflow_errors import describe_store_error, is_transient
 from search.tracking.mlflow_internals import repair_artifacts
+from search.tracking.mlflow_models import FrontModels, registry_name
 from search.tracking.mlflow_views import STUDIES, view_path, write_views
 from search.tracking.run_content import (
+    FRONT_TAG,
     KIND_TAG,
     PATH_TAG,
+    STUDY_ID_TAG,
+    STUDY_TAG,
     TRIAL_TAG,
     best_tags,
     constants,
@@ -73,9 +78,6 @@ from trainables.training.setup import UnlabelledImages
 
 logging.getLogger("mlflow").setLevel(logging.CRITICAL)  # errors are reported here, in one line
 
-STUDY_TAG, STUDY_ID_TAG = "paretoseg.study", "paretoseg.study_id"
-FRONT_TAG = "front"
-"""Whether a trial is on the front of its study."""
 MAX_CLASS_NAME = 200
 """Characters of a class name in the name of a metric, which MLflow limits to 250."""
 COLOR_TAG = "mlflow.runColor"
@@ -332,16 +334,17 @@ class MlflowTracker:
     def finish(
         self,
         records: Sequence[Record],
-        folder: Path,
+        file: StudyFile,
         metrics: dict[str, float],
         steps: Sequence[HypervolumePoint],
         interrupted: bool,
     ) -> None:
-        """Tags the front, attaches its models, and puts tables and plots on the study's run.
+        """Tags the front, keeps its models, and puts tables and plots on the study's run.
 
         The steps of the hypervolume are device seconds; a resumed study writes the same steps.
         """
         assert self.objectives is not None
+        folder = file.config.folder
         front = pareto_front(records, self.objectives)
         for record in records:
             self.deliver([Event("replayed", record)])
@@ -349,12 +352,10 @@ class MlflowTracker:
             self._log_last(record, {k: v for k, v in late.items() if v is not None})
         self._tag_front(front)
         for member in front:
-            run = self._run(member)
-            own = model_folder(folder, member.trial_id)
-            has = {Path(each.path).name for each in self.client.list_artifacts(run, "model")}
-            if not {path.name for path in own.iterdir()} <= has:
-                self.client.log_artifacts(run, str(own), "model")
-            self._log_picture(run, own / MASKS_PLOT)
+            masks = model_folder(folder, member.trial_id) / MASKS_PLOT
+            self._log_picture(self._run(member), masks)
+        registry = registry_name(self.experiment)
+        FrontModels(self.client, self.experiment_id, registry, file, self.runs).keep(front)
         grown = [
             Metric("hypervolume", step.hypervolume, step.time_ms, int(step.device_seconds))
             for step in steps

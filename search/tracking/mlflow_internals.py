@@ -5,12 +5,23 @@ from contextlib import closing
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+OF_EXPERIMENT = "experiment_id = ?"
+OF_ITS_RUNS = "run_id IN (SELECT run_uuid FROM runs WHERE experiment_id = ?)"
+PATHS = (
+    ("runs", "artifact_uri", OF_EXPERIMENT),
+    ("logged_models", "artifact_location", OF_EXPERIMENT),
+    ("model_versions", "source", OF_ITS_RUNS),
+    ("model_versions", "storage_location", OF_ITS_RUNS),
+)
+"""Tables and columns with paths, and which of their rows belong to an experiment."""
+
 
 def repair_artifacts(database: Path, root: Path) -> list[str]:
     """Changes the artifact paths of a storage that has moved to its folder `root`.
 
     Those of an experiment are changed where they lie in a folder of its name, and its artifacts
     are in `root` or nowhere: other storages may use the same database. Gives where they were.
+    The models of an experiment, and their versions in the registry, are changed, too.
     """
     after = root.resolve().as_uri()
     moved = dict[str, None]()
@@ -32,11 +43,12 @@ def repair_artifacts(database: Path, root: Path) -> list[str]:
                 "UPDATE experiments SET artifact_location = ? WHERE experiment_id = ?",
                 (after, experiment),
             )
-            connection.execute(
-                "UPDATE runs SET artifact_uri = ? || substr(artifact_uri, ?) "
-                "WHERE experiment_id = ? AND substr(artifact_uri, 1, ?) = ?",
-                (after, len(before) + 1, experiment, len(before) + 1, f"{before}/"),
-            )
+            for table, column, condition in PATHS:
+                connection.execute(
+                    f"UPDATE {table} SET {column} = ? || substr({column}, ?) "
+                    f"WHERE {condition} AND substr({column}, 1, ?) = ?",
+                    (after, len(before) + 1, experiment, len(before) + 1, f"{before}/"),
+                )
     return list(moved)
 
 

@@ -10,12 +10,14 @@ import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
+from urllib.parse import quote
 
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 
 from search.core.pareto import SIZES_KB
+from search.tracking.mlflow_models import registry_name
 from search.tracking.run_content import (
     FRONT_MIOU,
     FRONT_SIZE,
@@ -210,3 +212,6 @@ def say_views(uri: str, address: str) -> Iterator[str]:
         except (MlflowException, SQLAlchemyError):  # the store is busy, or may only be read
             path = fallback_path(experiment.experiment_id)
             yield f"  {'trials of the fronts':22} {address}/{path}"
+        registry = registry_name(experiment.name)
+        if client.search_registered_models(f"name = '{registry}'"):
+            yield f"  {'registered models':22} {address}/#/models/{quote(registry)}"

@@ -1,6 +1,7 @@
-"""What runs say in MLflow: sampled values, constants of a study, the curve of its front, a note."""
+"""What MLflow says: sampled values, constants of a study, the curve of its front, notes, cards."""
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from mlflow.entities import Metric
 
@@ -9,17 +10,26 @@ from search.core.objectives import Objective
 from search.core.parameter_names import short_names
 from search.core.pareto import best_within
 from search.core.record import Record
+from search.storage.study_file import StudyFile
 from trainables.core.config_base import Leaf
 from trainables.core.units import human_size
+from trainables.data.configs import MEASURED_ON
+from trainables.deploy.mlflow_loader import IMAGE, MASK
+from trainables.models.model_file import MODEL_FILE
 
 FRONT_MIOU, FRONT_SIZE = "front.miou", "front.size_kb"
 """The curve of a front, whose steps are ranks by size."""
+STUDY_TAG, STUDY_ID_TAG = "paretoseg.study", "paretoseg.study_id"
 TRIAL_TAG, KIND_TAG = "paretoseg.trial", "kind"
 """The trial that a run is of, or "study"; and which of the two it is of."""
+FRONT_TAG = "front"
+"""Whether a trial, or its model, is on the front of its study."""
 PATH_TAG = "path."
 """Begins the tag with the full path of a parameter, after which comes its short name."""
 MAX_NOTE = 8000
 """Characters of a note that MLflow keeps."""
+MODEL_CARD = "README.md"
+"""The card of a model, among its files."""
 MORE = "\n\n(The rest is in the artifacts.)"
 
 
@@ -111,6 +121,49 @@ def note_row(point: Point, url: str, latency_ms: float | None) -> list[str]:
     ]
 
 
+def model_card(record: Record, file: StudyFile) -> str:
+    """What a model of the front is, in Markdown: scores, what it reads and gives, IoU by class."""
+    metrics, config = record.metrics, record.config
+    assert metrics
+    assert config
+    assert metrics.size_bytes
+    rows = {
+        "mIoU": f"{100 * metrics.miou:.1f} % {MEASURED_ON[file.label_size]}",
+        "file": f"{MODEL_FILE}, {metrics.size_bytes:,} bytes",
+        "student": escape_cell(config.student.describe()),
+        "recipe": config.recipe.name,
+        "bits W/A": Point(record.trial_id, config, metrics, metrics.size_bytes, True).bits,
+        "latency": "" if record.latency_ms is None else f"{record.latency_ms:.3g} ms on one core",
+        "data": escape_cell(data_name(file)),
+        "with": ", ".join(f"{name} {version}" for name, version in file.versions.items()),
+    }
+    lines = [
+        f"# Trial {record.trial_id} of {escape_cell(file.config.name)}",
+        "",
+        "| | |",
+        "|---|---|",
+        *(f"| {name} | {value} |" for name, value in rows.items() if value),
+        "",
+        f"It reads the column `{IMAGE}`, contents of image files, and gives the column `{MASK}`: "
+        "for each image a PNG file of its own size with the index of the class of each pixel. The "
+        f"network sees images with their longest side scaled to {file.config.image_size} pixels. "
+        "The environment that serves it needs this project: `--env-manager local`.",
+        "",
+        "| index | class | IoU % |",
+        "|---|---|---|",
+    ]
+    scores = record.class_iou or [None] * len(file.class_names)
+    for index, (name, iou) in enumerate(zip(file.class_names, scores, strict=True)):
+        score = "" if iou is None else f"{100 * iou:.1f}"
+        lines.append(f"| {index} | {escape_cell(name)} | {score} |")
+    return "\n".join(lines)
+
+
+def data_name(file: StudyFile) -> str:
+    """The name of a study's data, without the folders above it."""
+    return Path(file.config.data).name
+
+
 def escape_cell(text: str) -> str:
     """A text as it is, for a cell of a table in Markdown."""
     return "".join(f"\\{c}" if c in r"\`*_{}[]<>()#+!|~" else c for c in text)
@@ -121,8 +174,8 @@ def kind_of(trial: str) -> str:
     return "study" if trial == "study" else "trial"
 
 
-def fit_note(text: str) -> str:
-    """A note without the last of its lines where it is longer than MLflow keeps."""
-    if len(text) <= MAX_NOTE:
+def fit_note(text: str, longest: int = MAX_NOTE) -> str:
+    """A note without the last of its lines where it has more characters than MLflow keeps."""
+    if len(text) <= longest:
         return text
-    return text[: text.rindex("\n", 0, MAX_NOTE - len(MORE))] + MORE
+    return text[: text.rindex("\n", 0, longest - len(MORE))] + MORE

@@ -127,6 +127,8 @@ def test_parquet_and_mlflow_agree_row_by_row(storage: Path) -> None:
     teacher = {f"teacher.{split}iou.{name}" for split in ("", "train.") for name in names}
     assert teacher <= set(parents[0].data.metrics)
     assert set(children) == set(table)
+    found = client.search_logged_models([parents[0].info.experiment_id])
+    models = {model.tags["paretoseg.trial"]: model for model in found}
     for trial_id, child in children.items():
         row = table[trial_id]
         assert child.data.tags["mlflow.parentRunId"] == parents[0].info.run_id
@@ -141,10 +143,11 @@ def test_parquet_and_mlflow_agree_row_by_row(storage: Path) -> None:
                 assert child.data.metrics[name] == row[name]
             history = client.get_metric_history(child.info.run_id, "miou")
             assert sorted({m.step for m in history}) == [1, 2, 3]
-        has_model = bool(client.list_artifacts(child.info.run_id, "model"))
-        assert has_model >= (trial_id in front)
-        assert child.data.tags["front"] == str(trial_id in front).lower()
-        assert bool(client.list_artifacts(child.info.run_id, "images")) == has_model
+        has_masks = bool(client.list_artifacts(child.info.run_id, "images"))
+        assert has_masks >= (trial_id in front)
+        assert has_masks == (trial_id in models)
+        if trial_id in models:
+            assert models[trial_id].tags["front"] == str(trial_id in front).lower()
     names = {artifact.path for artifact in client.list_artifacts(parents[0].info.run_id)}
     assert names >= {"search.png", "front.png", "front.html", "trials.parquet", "front.parquet"}
 

@@ -57,14 +57,14 @@ Labels = NDArray[np.uint8]
 """Class indices (H,W); 255 is ignored."""
 
 
-def load(path: Path) -> Image.Image:
-    """The picture in a file as it is stored, decoded.
+def load(path: Path, content: bytes | None = None) -> Image.Image:
+    """The picture in a file as it is stored, decoded; with `content`, in a file that holds this.
 
     Raises:
         ValueError: it cannot be read, or the file holds several pictures of one size.
     """
     with reading(path):
-        image: Image.Image = Image.open(path)
+        image: Image.Image = Image.open(path if content is None else BytesIO(content))
         if image.format in SEQUENCES and has_other_pages(image):
             raise ValueError("it holds several pictures of one size")
         levels = LEVELS.get(raw_mode(image), 1)
@@ -111,13 +111,15 @@ def turn(image: Image.Image) -> Image.Image:
     return image if orientation == 1 else image.transpose(TURNED[orientation])
 
 
-def read_image(path: Path, turned: bool = True) -> Image.Image:
+def read_image(path: Path, turned: bool = True, content: bytes | None = None) -> Image.Image:
     """An image in RGB, rotated by its EXIF orientation if `turned`, else as stored.
+
+    With `content`, what the file holds, only the name of `path` is used.
 
     Raises:
         ValueError: it cannot be read, or its colours are not those of an RGB image.
     """
-    image = load(path)
+    image = load(path, content)
     check_image_mode(path, image)
     return to_rgb(turn(image) if turned else image)
 

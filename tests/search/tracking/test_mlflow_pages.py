@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from factories import make_metrics
+from factories import make_metrics, make_study_file
 from mlflow import MlflowClient
 
 from search.analysis.diagnostics import HypervolumePoint
@@ -85,7 +85,6 @@ def storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for record in records:
             model = folder / "models" / record.trial_id
             model.mkdir(parents=True)
-            (model / "config.json").write_text("{}")
         for file in (TRIALS_TABLE, FRONT_TABLE, FRONT_PLOT, FRONT_PAGE, DIAGNOSTICS_PLOT):
             (folder / file).write_text("")
         (folder / STUDY_FILE).write_text("{}")
@@ -104,7 +103,7 @@ def storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
         steps = [HypervolumePoint(10.0 * n, 0.1 * n + 0.02 * seed, 1000 * n) for n in range(1, 6)]
         within = {f"miou_within.{kb:04d}KB": m for kb, m in mious_within(records).items()}
         numbers = {"best_miou": best, "device_seconds": 50.0, **within}
-        tracking.finish(records, folder, numbers, steps, interrupted=False)
+        tracking.finish(records, make_study_file(folder), numbers, steps, interrupted=False)
     return storage
 
 

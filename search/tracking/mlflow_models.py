@@ -1,0 +1,281 @@
+"""The models of fronts in MLflow: as logged models that it can serve, and in its registry.
+
+The registry has one registered model for each data set, with a version for each model that was on
+the front of a study. Its aliases name the best versions of all studies.
+"""
+
+import json
+import os
+import warnings
+from collections.abc import Mapping, Sequence
+from io import BytesIO
+from pathlib import Path
+from re import sub
+from tempfile import TemporaryDirectory
+from typing import NamedTuple
+
+import pandas as pd
+from mlflow import MlflowClient, pyfunc
+from mlflow.entities import LoggedModel, LoggedModelStatus, Metric
+from mlflow.entities.model_registry import ModelVersion
+from mlflow.exceptions import MlflowException
+from mlflow.models import Model, ModelSignature
+from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS, ErrorCode
+from mlflow.types import ColSpec, DataType, Schema
+from mlflow.utils.mlflow_tags import MLFLOW_MODEL_VERSIONS, MLFLOW_RUN_NOTE
+from PIL import Image
+
+from search.core.record import LATENCY_MS, Record
+from search.storage.layout import EXAMPLES, model_folder
+from search.storage.study_file import StudyFile, version_of
+from search.tracking.run_content import (
+    FRONT_TAG,
+    MODEL_CARD,
+    STUDY_ID_TAG,
+    STUDY_TAG,
+    TRIAL_TAG,
+    data_name,
+    fit_note,
+    model_card,
+    sampled_params,
+)
+from trainables.core.files import replace_file
+from trainables.deploy import mlflow_loader
+from trainables.deploy.mlflow_loader import IMAGE, LONGEST_SIDE, MASK
+from trainables.models.model_file import MODEL_FILE
+from trainables.training.examples import read_examples
+
+os.environ["MLFLOW_UV_AUTO_DETECT"] = "false"  # else it copies the uv.lock of the working folder
+
+NAME = "model"
+"""The name of a logged model, beside which stands its run."""
+MODEL_TYPE = "semantic segmentation"
+MODEL_ID_TAG, LABELS_TAG = "paretoseg.model_id", "paretoseg.labels"
+"""Of a version: the logged model that it is of, and the size of the labels of its mIoU."""
+MIOU_TAG, BYTES_TAG = "miou", "size_bytes"
+SMALLEST, BEST = "smallest", "best"
+LIMITS = {"under-100KB": 100_000, "under-300KB": 300_000, "under-1MB": 1_000_000}
+"""Aliases of the best version within a number of bytes."""
+SIGNATURE = ModelSignature(
+    inputs=Schema([ColSpec(DataType.binary, IMAGE)]),
+    outputs=Schema([ColSpec(DataType.binary, MASK)]),
+)
+PACKAGES = ("numpy", "pandas", "pillow", "pyarrow", "pydantic", "safetensors", "torch")
+"""Packages that a model needs, besides this project."""
+MAX_DESCRIPTION = 5000
+"""Characters of the description of a version that MLflow keeps."""
+LOGGED = ("miou", "pixel_accuracy", "size_bytes", "compressed_bytes", "macs", "ram_bytes")
+"""Metrics by which models can be found."""
+
+
+def registry_name(experiment: str) -> str:
+    """The name of the registered model of a data set, of characters that stand in an address."""
+    return sub(r"[^\w.-]+", "-", experiment)
+
+
+class FrontModels:
+    """The models of a study's front, as MLflow keeps them.
+
+    All is found again by tags, so that a resumed study writes each model once.
+
+    Args:
+        runs: the ids of the runs of its trials.
+    """
+
+    def __init__(
+        self,
+        client: MlflowClient,
+        experiment_id: str,
+        registry: str,
+        file: StudyFile,
+        runs: Mapping[str, str],
+    ) -> None:
+        self.client, self.experiment_id, self.registry = client, experiment_id, registry
+        self.file, self.runs = file, runs
+
+    def keep(self, front: Sequence[Record]) -> None:
+        """Logs and registers those that are not yet, says which are on the front, moves aliases.
+
+        A trial whose model file is missing is left out.
+        """
+        logged = self._logged()
+        for member in front:
+            folder = model_folder(self.file.config.folder, member.trial_id)
+            if member.trial_id not in logged and (folder / MODEL_FILE).is_file():
+                logged[member.trial_id] = self._log(member, folder)
+        if not logged:
+            return
+        self._make_registry()
+        versions = self._versions()
+        known = {version.tags.get(MODEL_ID_TAG): version for version in versions}
+        members = {member.trial_id: member for member in front}
+        for trial_id, model in logged.items():
+            is_member = str(trial_id in members).lower()
+            if model.tags.get(FRONT_TAG) != is_member:
+                self.client.set_logged_model_tags(model.model_id, {FRONT_TAG: is_member})
+            version = known.get(model.model_id)
+            if version is None and trial_id in members:
+                versions.append(self._register(members[trial_id], model))
+            elif version is not None and version.tags.get(FRONT_TAG) != is_member:
+                number = str(version.version)
+                self.client.set_model_version_tag(self.registry, number, FRONT_TAG, is_member)
+        self._move_aliases(versions)
+
+    def _logged(self) -> dict[str, LoggedModel]:
+        """The study's complete models by trial; incomplete ones are deleted."""
+        found: dict[str, LoggedModel] = {}
+        query = f"tags.`{STUDY_ID_TAG}` = '{self.file.id}'"
+        token = None
+        while True:
+            page = self.client.search_logged_models([self.experiment_id], query, page_token=token)
+            for model in page:
+                if model.status == LoggedModelStatus.READY:
+                    found[model.tags[TRIAL_TAG]] = model
+                else:  # the driver ended before it was complete
+                    self.client.delete_logged_model(model.model_id)
+            token = page.token
+            if not token:
+                return found
+
+    def _log(self, member: Record, folder: Path) -> LoggedModel:
+        """Logs a model with its flavour, signature, card, example and metrics."""
+        assert member.metrics
+        assert member.config
+        run = self.runs[member.trial_id]
+        card = model_card(member, self.file)
+        tags = {
+            STUDY_TAG: self.file.config.name,
+            STUDY_ID_TAG: self.file.id,
+            TRIAL_TAG: member.trial_id,
+            FRONT_TAG: "true",
+            "student": member.config.student.describe(),
+            "recipe": member.config.recipe.name,
+            MLFLOW_RUN_NOTE: fit_note(card),
+        }
+        model = self.client.create_logged_model(
+            self.experiment_id, NAME, run, tags, sampled_params(member), MODEL_TYPE
+        )
+        with TemporaryDirectory() as aside:
+            path = Path(aside) / NAME
+            save_model(path, folder, self.file, model.model_id)
+            replace_file(path / MODEL_CARD, card.encode())
+            self.client.log_model_artifacts(model.model_id, str(path))
+        measured = {name: getattr(member.metrics, name) for name in LOGGED}
+        measured[LATENCY_MS] = member.latency_ms
+        epoch, now = member.metrics.epoch, member.metrics.time_ms
+        metrics = [
+            Metric(name, float(value), now, epoch, model_id=model.model_id, run_id=run)
+            for name, value in measured.items()
+            if value is not None
+        ]
+        self.client.log_batch(run, metrics=metrics)
+        return self.client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
+
+    def _make_registry(self) -> None:
+        about = f"Models of the fronts of all studies on {data_name(self.file)}"
+        try:
+            self.client.create_registered_model(self.registry, description=about)
+        except MlflowException as error:
+            if error.error_code != ErrorCode.Name(RESOURCE_ALREADY_EXISTS):
+                raise
+
+    def _versions(self) -> list[ModelVersion]:
+        """All versions of the data set's models, oldest first."""
+        found: list[ModelVersion] = []
+        token = None
+        while True:
+            page = self.client.search_model_versions(f"name = '{self.registry}'", page_token=token)
+            found += page
+            token = page.token
+            if not token:
+                return sorted(found, key=lambda version: int(version.version))
+
+    def _register(self, member: Record, model: LoggedModel) -> ModelVersion:
+        assert member.metrics
+        tags = {
+            STUDY_TAG: self.file.config.name,
+            TRIAL_TAG: member.trial_id,
+            MODEL_ID_TAG: model.model_id,
+            LABELS_TAG: self.file.label_size,
+            FRONT_TAG: "true",
+            MIOU_TAG: repr(member.metrics.miou),
+            BYTES_TAG: str(member.metrics.size_bytes),
+        }
+        version = self.client.create_model_version(
+            self.registry,
+            # Not models:/ID, which MLflow looks for in the store of the environment
+            model.artifact_location,
+            self.runs[member.trial_id],
+            tags,
+            description=fit_note(model_card(member, self.file), MAX_DESCRIPTION),
+            model_id=model.model_id,
+        )
+        link = json.dumps([{"name": self.registry, "version": version.version}])
+        self.client.set_logged_model_tags(model.model_id, {MLFLOW_MODEL_VERSIONS: link})
+        return version
+
+    def _move_aliases(self, versions: Sequence[ModelVersion]) -> None:
+        """Lets each alias name the best version whose mIoU can be compared with this study's."""
+        known = self.client.get_registered_model(self.registry).aliases
+        candidates = [c for v in versions if (c := as_candidate(v, self.file.label_size))]
+        for alias, number in choose_aliases(candidates).items():
+            if str(known.get(alias)) != number:
+                self.client.set_registered_model_alias(self.registry, alias, number)
+
+
+class Candidate(NamedTuple):
+    """A version of which an alias may be the name."""
+
+    number: str
+    miou: float
+    size_bytes: int
+
+
+def as_candidate(version: ModelVersion, label_size: str) -> Candidate | None:
+    """A version that this project has registered, with mIoU on labels of this size."""
+    tags = version.tags
+    if tags.get(LABELS_TAG) != label_size:
+        return None
+    return Candidate(str(version.version), float(tags[MIOU_TAG]), int(tags[BYTES_TAG]))
+
+
+def choose_aliases(candidates: Sequence[Candidate]) -> dict[str, str]:
+    """By alias the number of its version; of equal ones the oldest, so that an alias stays."""
+    if not candidates:
+        return {}
+    chosen = {
+        SMALLEST: min(candidates, key=lambda each: (each.size_bytes, -each.miou)),
+        BEST: max(candidates, key=lambda each: (each.miou, -each.size_bytes)),
+    }
+    for alias, limit in LIMITS.items():
+        if within := [each for each in candidates if each.size_bytes <= limit]:
+            chosen[alias] = max(within, key=lambda each: (each.miou, -each.size_bytes))
+    return {alias: candidate.number for alias, candidate in chosen.items()}
+
+
+def save_model(path: Path, folder: Path, file: StudyFile, model_id: str) -> None:
+    """Writes the folder of a trial's model to `path`, in MLflow's format, with an input example."""
+    example = example_image(file.config.folder)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that there is no example
+        pyfunc.save_model(
+            path,
+            loader_module=mlflow_loader.__name__,
+            data_path=str(folder),
+            signature=SIGNATURE,
+            input_example=None if example is None else pd.DataFrame({IMAGE: [example]}),
+            pip_requirements=[f"{name}=={version_of(name).split('+')[0]}" for name in PACKAGES],
+            model_config={LONGEST_SIDE: file.config.image_size},
+            metadata={"classes": list(file.class_names)},
+            mlflow_model=Model(model_id=model_id),
+        )
+
+
+def example_image(folder: Path) -> bytes | None:
+    """A JPEG file of the first validation image that a study shows; None where it shows none."""
+    examples = read_examples(folder / EXAMPLES)
+    if examples is None:
+        return None
+    content = BytesIO()
+    Image.fromarray(examples.images[0]).save(content, "JPEG", quality=90)
+    return content.getvalue()

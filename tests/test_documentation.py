@@ -29,8 +29,8 @@ COMMANDS = (
     "trainables.cache",
     "trainables.convert",
 )
-OF_OTHERS = {"--with", "--constraints", "--editable", "--no-sync"}
-"""Flags of uv."""
+OF_OTHERS = {"--with", "--constraints", "--editable", "--no-sync", "--env-manager", "--model-uri"}
+"""Flags of uv and of MLflow."""
 
 
 @pytest.fixture(scope="module")

@@ -52,7 +52,7 @@ from search.tracking.callbacks import Event
 from search.tracking.mlflow_errors import describe_store_error, is_transient
 from search.tracking.mlflow_internals import repair_artifacts
 from search.tracking.mlflow_models import FrontModels, registry_name
-from search.tracking.mlflow_views import STUDIES, view_path, write_views
+from search.tracking.mlflow_views import STUDIES, TRAINING, view_path, write_views
 from search.tracking.run_content import (
     FRONT_TAG,
     KIND_TAG,
@@ -285,7 +285,7 @@ class MlflowTracker:
         if experiment_id is None:
             return ""
         if self.objectives is None:
-            return f"#/experiments/{experiment_id}/runs?workflowType=machine_learning"
+            return f"#/experiments/{experiment_id}/runs{TRAINING}"
         return view_path(experiment_id, STUDIES)
 
     def deliver(self, events: Sequence[Event]) -> None:
@@ -429,7 +429,7 @@ class MlflowTracker:
     def _url_of(self, trial_id: str) -> str:
         """The path of a trial's run in MLflow's pages."""
         path = f"#/experiments/{self.experiment_id}/runs/{self.runs[trial_id]}"
-        return f"{path}?workflowType=machine_learning"
+        return path + TRAINING
 
     def _replace_study_run(self) -> None:
         """Lets a new run take the place of the study's, with the tags that users gave to it."""

@@ -47,12 +47,9 @@ from trainables.training.examples import read_examples
 
 os.environ["MLFLOW_UV_AUTO_DETECT"] = "false"  # else it copies the uv.lock of the working folder
 
-NAME = "model"
-"""The name of a logged model, beside which stands its run."""
 MODEL_TYPE = "semantic segmentation"
-MODEL_ID_TAG, LABELS_TAG = "paretoseg.model_id", "paretoseg.labels"
-"""Of a version: the logged model that it is of, and the size of the labels of its mIoU."""
-MIOU_TAG, BYTES_TAG = "miou", "size_bytes"
+MIOU_TAG, BYTES_TAG, LABELS_TAG = "miou", "size_bytes", "labels"
+"""Of a version: its scores, and the size of the labels that its mIoU is measured on."""
 SMALLEST, BEST = "smallest", "best"
 LIMITS = {"under-100KB": 100_000, "under-300KB": 300_000, "under-1MB": 1_000_000}
 """Aliases of the best version within a number of bytes."""
@@ -71,6 +68,11 @@ LOGGED = ("miou", "pixel_accuracy", "size_bytes", "compressed_bytes", "macs", "r
 def registry_name(experiment: str) -> str:
     """The name of the registered model of a data set, of characters that stand in an address."""
     return sub(r"[^\w.-]+", "-", experiment)
+
+
+def model_name(study: str, trial_id: str) -> str:
+    """The name of a logged model, of characters that MLflow allows."""
+    return sub(r"[^\w-]", "_", f"{study}-{trial_id}")
 
 
 class FrontModels:
@@ -107,13 +109,13 @@ class FrontModels:
             return
         self._make_registry()
         versions = self._versions()
-        known = {version.tags.get(MODEL_ID_TAG): version for version in versions}
+        known = {version.run_id: version for version in versions}
         members = {member.trial_id: member for member in front}
         for trial_id, model in logged.items():
             is_member = str(trial_id in members).lower()
             if model.tags.get(FRONT_TAG) != is_member:
                 self.client.set_logged_model_tags(model.model_id, {FRONT_TAG: is_member})
-            version = known.get(model.model_id)
+            version = known.get(model.source_run_id)
             if version is None and trial_id in members:
                 versions.append(self._register(members[trial_id], model))
             elif version is not None and version.tags.get(FRONT_TAG) != is_member:
@@ -141,10 +143,10 @@ class FrontModels:
         """Logs a model with its flavour, signature, card, example and metrics."""
         assert member.metrics
         assert member.config
-        run = self.runs[member.trial_id]
+        run, name = self.runs[member.trial_id], self.file.config.name
         card = model_card(member, self.file)
         tags = {
-            STUDY_TAG: self.file.config.name,
+            STUDY_TAG: name,
             STUDY_ID_TAG: self.file.id,
             TRIAL_TAG: member.trial_id,
             FRONT_TAG: "true",
@@ -152,11 +154,12 @@ class FrontModels:
             "recipe": member.config.recipe.name,
             MLFLOW_RUN_NOTE: fit_note(card),
         }
+        params, name = sampled_params(member), model_name(name, member.trial_id)
         model = self.client.create_logged_model(
-            self.experiment_id, NAME, run, tags, sampled_params(member), MODEL_TYPE
+            self.experiment_id, name, run, tags, params, MODEL_TYPE
         )
         with TemporaryDirectory() as aside:
-            path = Path(aside) / NAME
+            path = Path(aside) / "model"
             save_model(path, folder, self.file, model.model_id)
             replace_file(path / MODEL_CARD, card.encode())
             self.client.log_model_artifacts(model.model_id, str(path))
@@ -195,17 +198,16 @@ class FrontModels:
         tags = {
             STUDY_TAG: self.file.config.name,
             TRIAL_TAG: member.trial_id,
-            MODEL_ID_TAG: model.model_id,
+            MIOU_TAG: f"{member.metrics.miou:.4f}",
+            BYTES_TAG: str(member.metrics.size_bytes),
             LABELS_TAG: self.file.label_size,
             FRONT_TAG: "true",
-            MIOU_TAG: repr(member.metrics.miou),
-            BYTES_TAG: str(member.metrics.size_bytes),
         }
         version = self.client.create_model_version(
             self.registry,
             # Not models:/ID, which MLflow looks for in the store of the environment
             model.artifact_location,
-            self.runs[member.trial_id],
+            model.source_run_id,
             tags,
             description=fit_note(model_card(member, self.file), MAX_DESCRIPTION),
             model_id=model.model_id,

@@ -52,6 +52,8 @@ MAX_AXES = 8
 """Parameters that parallel coordinates show."""
 WIDTH, WIDE = 105, 175
 """Of a column, in pixels, and of one with a sentence."""
+TRAINING = "?workflowType=machine_learning"
+"""Ends an address in MLflow's pages, which otherwise open on traces of language models."""
 SECTION = "section"
 ViewState = dict[str, Any]
 
@@ -87,7 +89,7 @@ def view_path(experiment_id: str, key: str) -> str:
     """
     mode = "CHART" if key in CHARTS else "TABLE"
     return (
-        f"#/experiments/{experiment_id}/runs?workflowType=machine_learning"
+        f"#/experiments/{experiment_id}/runs{TRAINING}"
         f"&viewStateShareKey={key}&compareRunsMode={mode}"
     )
 
@@ -95,7 +97,7 @@ def view_path(experiment_id: str, key: str) -> str:
 def fallback_path(experiment_id: str) -> str:
     """A path with filter and order for a version of MLflow that keeps views in another form."""
     return (
-        f"#/experiments/{experiment_id}/runs?workflowType=machine_learning"
+        f"#/experiments/{experiment_id}/runs{TRAINING}"
         "&searchFilter=tags.front%20%3D%20%27true%27"
         "&orderByKey=metrics.%60size_bytes%60&orderByAsc=true"
     )
@@ -214,4 +216,4 @@ def say_views(uri: str, address: str) -> Iterator[str]:
             yield f"  {'trials of the fronts':22} {address}/{path}"
         registry = registry_name(experiment.name)
         if client.search_registered_models(f"name = '{registry}'"):
-            yield f"  {'registered models':22} {address}/#/models/{quote(registry)}"
+            yield f"  {'registered models':22} {address}/#/models/{quote(registry)}{TRAINING}"

@@ -127,18 +127,23 @@ def model_card(record: Record, file: StudyFile) -> str:
     assert metrics
     assert config
     assert metrics.size_bytes
+    name, student = f"{file.config.name}/{record.trial_id}", config.student.describe()
+    bits = Point(record.trial_id, config, metrics, metrics.size_bytes, True).bits
+    short = (
+        f"{100 * metrics.miou:.1f} % mIoU, {human_size(metrics.size_bytes)}, {student}, {bits} bits"
+    )
     rows = {
         "mIoU": f"{100 * metrics.miou:.1f} % {MEASURED_ON[file.label_size]}",
         "file": f"{MODEL_FILE}, {metrics.size_bytes:,} bytes",
-        "student": escape_cell(config.student.describe()),
+        "student": escape_cell(student),
         "recipe": config.recipe.name,
-        "bits W/A": Point(record.trial_id, config, metrics, metrics.size_bytes, True).bits,
+        "bits W/A": bits,
         "latency": "" if record.latency_ms is None else f"{record.latency_ms:.3g} ms on one core",
         "data": escape_cell(data_name(file)),
         "with": ", ".join(f"{name} {version}" for name, version in file.versions.items()),
     }
     lines = [
-        f"# Trial {record.trial_id} of {escape_cell(file.config.name)}",
+        escape_cell(f"{name}: {short}"),
         "",
         "| | |",
         "|---|---|",

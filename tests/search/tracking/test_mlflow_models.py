@@ -96,6 +96,7 @@ def test_models_are_found_by_miou_and_bytes_and_predict_as_their_files(storage: 
     query = "metrics.miou > 0.35 AND metrics.size_bytes < 20000"
     found = client.search_logged_models(["1"], query)
     assert {model.tags["paretoseg.trial"] for model in found} == {"0002", "0003"}
+    assert {model.name for model in found} == {"blocks-0002", "blocks-0003"}
     assert {model.model_type for model in found} == {"semantic segmentation"}
     assert {model.params["weight_bits"] for model in found} == {"4"}
     image = (Path(read_study_file(folder).config.data) / "JPEGImages/val0.png").read_bytes()
@@ -107,7 +108,10 @@ def test_models_are_found_by_miou_and_bytes_and_predict_as_their_files(storage: 
     example = model.input_example
     assert Image.open(BytesIO(example["image"][0])).size == (32, 32)
     (version,) = client.search_model_versions(f"name = '{REGISTRY}' AND version_number = 5")
-    assert version.description.startswith("# Trial 0004 of blocks\n")
+    assert version.description.startswith(
+        "blocks/0004: 60.0 % mIoU, 62.7 KB, unet 6 depth 2 bilinear"
+    )
+    assert version.tags["miou"] == "0.6000"
     assert f"{front[4].metrics.size_bytes:,} bytes" in version.description
     assert "| 3 | class 3 | 50.0 |" in version.description
     (logged,) = client.search_logged_models(["1"], "metrics.miou > 0.55")

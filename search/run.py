@@ -34,7 +34,13 @@ from trainables.core.flags import (
 )
 from trainables.core.optional_dependencies import has_onnx
 from trainables.core.progress import progress_to
-from trainables.core.terminal import log_traceback, own_terminal, print_error, print_line
+from trainables.core.terminal import (
+    log_traceback,
+    own_terminal,
+    print_error,
+    print_step,
+    set_verbosity,
+)
 from trainables.models.configs import StudentConfig
 
 EXAMPLES = """examples:
@@ -57,7 +63,8 @@ STORE = "MLFLOW_TRACKING_URI"
 
 def main(argv: list[str] | None = None) -> int:
     """Runs or resumes a study and gives the exit status."""
-    arguments = make_parser().parse_args(argv)
+    parser = make_parser()
+    arguments = parser.parse_args(argv)
     if arguments.list_spaces:
         names = spaces.space_names()
         write_output("".join(f"{name:12} {spaces.describe_space(name)}\n" for name in names))
@@ -67,6 +74,9 @@ def main(argv: list[str] | None = None) -> int:
         for line in student_table():
             write_output(f"{line}\n")
         return 0
+    if arguments.quiet and arguments.verbose:
+        parser.error("--quiet and --verbose exclude one another")
+    set_verbosity("quiet" if arguments.quiet else "verbose" if arguments.verbose else "normal")
     with own_terminal():
         return run(arguments)
 
@@ -79,8 +89,8 @@ def run(arguments: argparse.Namespace) -> int:
         from search.study.preparation import prepare_study
         from search.study.search_loop import interruption_message, log_hint, run_study  # import Ray
 
-        print_line("checking the study and its data")
-        with progress_to(print_line):
+        print_step("checking the study and its data")
+        with progress_to(print_step):
             study = prepare_study(config, resumed=arguments.resume is not None)
     except (ValueError, OSError) as error:
         print_error(f"error: {one_line(error)}")
@@ -125,6 +135,13 @@ def make_parser() -> Parser:
                 metavar="NAME",
                 help="go on with a study; --samples, limits and resources may change",
             )
+        if field == "tracking_uri":
+            add("--quiet", action="store_true", help="print the results, warnings and errors alone")
+            add(
+                "--verbose",
+                action="store_true",
+                help="print also what each trial begins with, and what it reports after each epoch",
+            )
     return parser
 
 
@@ -152,8 +169,8 @@ def config_from_arguments(arguments: argparse.Namespace) -> StudyConfig:
 
         open_source(config.data, config.image_size, storage)
     check_cores(config)
-    check_cluster(print_line)
-    print_line("importing PyTorch and Ray")
+    check_cluster(print_step)
+    print_step("importing PyTorch and Ray")
     if arguments.resume is None and "gpus_per_trial" not in given:
         found = hardware_defaults(config.data, default_gpus())
         config = config.replace(**{k: v for k, v in found.items() if k not in given})
@@ -181,7 +198,7 @@ def find_students(
         for share in config.prune or ():
             student.replace(keep=share).kept_graph()
         if config.prune and not student.normalizes:
-            print_line(
+            print_step(
                 f"note: {network.label} has no layers that normalise, as where BatchNorm is "
                 "folded: the size of its weights, by which --prune chooses, says little of its "
                 "channels"
@@ -191,7 +208,7 @@ def find_students(
             from trainables.deploy.onnx_export import find_export_error
 
             if reason := find_export_error(found[0].build(network.recorded.num_classes)):
-                print_line(f"note: {network.label} ships as a packed file, not as ONNX: {reason}")
+                print_step(f"note: {network.label} ships as a packed file, not as ONNX: {reason}")
     files = config.backbone_weights or ()
     if not found or given or files:
         default = spaces.own_students(spaces.load_space(config.space).space)
@@ -199,7 +216,7 @@ def find_students(
             given, files, config.pretrained_normalization, default, named_teachers(config)
         )
     if found != config.students:
-        print_line(f"students: {write_students(found)}")
+        print_step(f"students: {write_students(found)}")
     return found
 
 

@@ -9,7 +9,7 @@ from search.analysis.masks import image_address, mask_address
 from search.analysis.other_fronts import OtherFront
 from search.analysis.plot_layout import COLORS, Point
 from search.core.baselines import Baseline
-from search.core.parameter_names import short_names
+from search.core.parameter_names import short_names, written_params
 from search.core.pareto import SIZES_KB
 from search.core.record import Record
 from trainables.core.metrics import TeacherMetrics
@@ -98,7 +98,6 @@ def page_data(
 def trial_data(record: Record, point: Point | None, export: str) -> dict[str, Any]:
     """One trial; `point` is None where it did not finish."""
     metrics, config = record.metrics, record.config
-    names = short_names(record.params)
     history = record.history
     every = -(-len(history) // NUM_EPOCHS) or 1
     kept = [*history[:-1:every], *history[-1:]]
@@ -131,10 +130,7 @@ def trial_data(record: Record, point: Point | None, export: str) -> dict[str, An
             (name, str(bits.weight_bits), str(bits.activation_bits))
             for name, bits in (quantizer.layers if quantizer else {}).items()
         ],
-        "params": {
-            names[path]: f"{value:.3g}" if isinstance(value, float) else str(value)
-            for path, value in record.params.items()
-        },
+        "params": written_params(record.params),
         "export": f"{export} --trial {record.trial_id} --out exported",
     }
 

@@ -40,7 +40,7 @@ from search.storage.layout import (
 from search.study.prerequisites import NUM_LARGEST, share_by_memory
 from search.study.report import teacher_numbers, tracking_timeout_s
 from search.tracking.callbacks import AsyncCallback, run_with_timeout
-from search.tracking.console import LOG_WIDTH, describe_outcome, elapsed_since, say_runs
+from search.tracking.console import describe_outcome, elapsed_since, say_runs
 from search.tracking.mlflow import MlflowTracker, class_metrics, data_tags, experiment_name
 from trainables.config import ExecutionConfig, TrialConfig
 from trainables.core import terminal
@@ -250,8 +250,7 @@ class ComparisonSession:
 
     def print_summaries(self, summaries: Sequence[ArmSummary], title: str) -> None:
         """Prints the table and what failed."""
-        width = None if terminal.out().isatty() else LOG_WIDTH
-        console = Console(file=terminal.out(), highlight=False, width=width)
+        console = Console(file=terminal.out(), highlight=False, width=terminal.out_width())
         steps = self.comparison.steps_per_epoch
         console.print(comparison_table(summaries, title, steps, console.width))
         for line in describe_failures(summaries):

@@ -14,7 +14,6 @@ from search.storage.journal import read_journal
 from search.storage.layout import COMPARED_PAGE, COMPARED_PLOT, artifact_folder
 from search.storage.study_file import StudyFile, read_study_file
 from search.storage.trials import read_asked_records
-from search.tracking.console import LOG_WIDTH
 from trainables.core import terminal
 from trainables.core.files import replace_file
 from trainables.data.packed import open_pack
@@ -40,8 +39,7 @@ def compare_studies(storage: Path, names: Sequence[str]) -> list[StudySummary]:
         )
         for file in files
     ]
-    width = None if terminal.out().isatty() else LOG_WIDTH
-    console = Console(file=terminal.out(), highlight=False, width=width)
+    console = Console(file=terminal.out(), highlight=False, width=terminal.out_width())
     span = f"hypervolume: {describe_shared_span(MIOU_AND_SIZE, least)}"
     console.print(comparison_terminal_table(summaries, span))
     title = " and ".join([", ".join(names[:-1]), names[-1]])

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from trainables.core.terminal import print_line
+from trainables.core.terminal import print_step
 from trainables.models.configs import (
     InputNormalizationName,
     NetworkSource,
@@ -103,7 +103,7 @@ def compressed_network(config: NetworkChoices) -> "ImportedNetwork | None":
         return None
     from trainables.models.network_source import import_network  # imports PyTorch
 
-    print_line(f"tracing {source.file}")
+    print_step(f"tracing {source.file}")
     network = import_network(source)
     if network.recorded.float_operations and not config.allow_float:
         raise ValueError(

@@ -1,7 +1,9 @@
 """Short names of parameters, which spaces name by their path in `TrialConfig`."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+
+from trainables.core.config_base import Leaf
 
 CONTAINERS = ("recipe", "student", "quantizer", "optimizer", "losses")
 """Parts of a path that say where a parameter is, but not what it is."""
@@ -23,3 +25,14 @@ def short_name(path: str) -> str:
     while len(parts) > 1 and parts[0] in CONTAINERS:
         del parts[0]
     return ".".join(parts)
+
+
+def written_params(params: Mapping[str, Leaf]) -> dict[str, str]:
+    """The values of parameters by their short names."""
+    names = short_names(params)
+    return {names[path]: written(value) for path, value in params.items()}
+
+
+def written(value: Leaf) -> str:
+    """A value with as many digits as a person reads; the configuration of a trial has them all."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

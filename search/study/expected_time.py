@@ -37,14 +37,19 @@ class ExpectedTime:
     """Whether calibration takes minutes, which are not counted."""
 
     @property
-    def total_s(self) -> float:
-        """Seconds until all trials are trained.
+    def search_s(self) -> float:
+        """Seconds from the first trial until all are trained.
 
         Half of those at once wait for the start that another trains: the first trials share one.
         """
         trials_s = self.num_trials * self.trial_s * (STOPPED_SHARE if self.halving else 1)
         starts_s = self.num_starts * self.start_s / max(1, self.num_parallel // 2)
-        return self.teacher_s + starts_s + trials_s / self.num_parallel
+        return starts_s + trials_s / self.num_parallel
+
+    @property
+    def total_s(self) -> float:
+        """The same, and those of the teacher."""
+        return self.teacher_s + self.search_s
 
     def __str__(self) -> str:
         return f"expected: {', '.join(self._parts())}"

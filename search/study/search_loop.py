@@ -32,6 +32,7 @@ from search.study.verification import print_errors, violations
 from search.tracking.callbacks import AsyncCallback
 from search.tracking.console import ConsoleProgress
 from search.tracking.mlflow import MlflowTracker, data_tags, experiment_name
+from search.tracking.remaining_time import clock_after
 from trainables.config import ExecutionConfig
 from trainables.core import terminal
 from trainables.core.errors import TrialFailed
@@ -65,7 +66,7 @@ def run_study(study: Study) -> int:
     )
     records: list[Record] = []
     if study.stored_file:
-        with progress_to(terminal.print_line):
+        with progress_to(terminal.print_step):
             open_study(study)
             records = recover_study(study)
     progress = ConsoleProgress(config, records, samples_left(study), study.file.label_size)
@@ -184,7 +185,8 @@ def search(
         )
         progress.record("measuring how long a training step takes")
         if expected := expect_time(study, remote, run, max_pending_trials(share)):
-            progress.record(str(expected))
+            progress.record(f"{expected}, until {clock_after(expected.total_s)}")
+            progress.remaining.expected_s = expected.search_s
         samples = study.cost_model.completed_samples()
         own = study.cost_model.own_teacher_config(study.teacher_epochs)
         if any(trial.needs_teacher for trial in samples):

@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 
 from search.core.config import StudyConfig
 from search.core.objectives import Objective, named_objectives
+from search.core.parameter_names import written_params
 from search.core.record import LATENCY_MS, Record
 from search.storage.journal import read_journal
 from search.storage.layout import FRONT_TABLE, MODELS, TRIALS_TABLE, model_folder
@@ -16,7 +17,6 @@ from search.storage.study_file import StudyFile
 from search.storage.trials import read_asked_records
 from search.study.recovery import replay_decisions
 from search.tracking.mlflow import Run, class_metrics, read_runs
-from search.tracking.run_content import sampled_params
 from trainables.core import terminal
 from trainables.core.command_line import one_line
 from trainables.core.config_base import Leaf
@@ -201,7 +201,7 @@ def check_runs(
             for name, value in values.items():
                 if run.metrics.get(name) != value:
                     yield f"trial {record.trial_id} has {name} {run.metrics.get(name)} in MLflow"
-        params = sampled_params(record).items()
+        params = written_params(record.params).items()
         leaves = record.config.flatten() if record.config else {}
         older = {(name, str(leaf)) for name, leaf in leaves.items()}  # what version 0.2 logged
         said = run.params.items()

@@ -14,18 +14,19 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     ProgressColumn,
+    Task,
     TaskID,
     TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
 )
 from rich.progress import Progress as Bars
 from rich.table import Table
+from rich.text import Text
 
 from search.analysis.tables import front_table
 from search.analysis.teacher_lead import weak_teacher_of_students
 from search.core.config import StudyConfig
 from search.core.objectives import named_objectives
+from search.core.parameter_names import written_params
 from search.core.pareto import mious_within, pareto_front
 from search.core.record import Record
 from search.core.tracking_uri import default_tracking_uri
@@ -38,11 +39,13 @@ from search.storage.layout import (
     MODELS,
     TRIALS_TABLE,
 )
+from search.tracking.remaining_time import RemainingTime, write_left
 from trainables.core import terminal
+from trainables.core.metrics import Metrics
+from trainables.core.progress import human_duration
 from trainables.core.units import human_size
 from trainables.data.configs import LabelSize
 
-LOG_WIDTH = 120
 BARS, SPARKS = "▁▂▃▄▅▆▇█", 12
 """Bars of a sparkline, and the number of values that it shows."""
 
@@ -63,17 +66,18 @@ class ConsoleProgress:
         self.num_done = self.num_refused = 0
         self.teacher_miou: float | None = None
         """Of the teacher, once it is known and as long as no student has come near it."""
-        width = None if terminal.out().isatty() else LOG_WIDTH
-        self.console = Console(file=terminal.out(), highlight=False, width=width)
+        self.console = Console(file=terminal.out(), highlight=False, width=terminal.out_width())
         self.live: Live | None = None
         self.begin = time.monotonic()
+        self.remaining = RemainingTime(num_left, config.time_budget_s)
         self.bars = Bars(*bar_columns(self.console.width), console=self.console)
-        self.trials = self.bars.add_task("trials", total=num_left)
+        self.trials = self.bars.add_task("trials", total=num_left, left="")
         self.epochs: dict[str, TaskID] = {}
 
     def say(self, line: str) -> None:
-        """Prints one line, with the elapsed time, on a terminal or in a log."""
-        self._print(f"{elapsed_since(self.begin)} {line}")
+        """Prints one line, with the elapsed time, on a terminal or in a log, if that is wanted."""
+        if terminal.verbosity != "quiet":
+            self._print(f"{elapsed_since(self.begin)} {line}")
 
     def record(self, line: str) -> None:
         """The same, and also writes the line to the study's log."""
@@ -81,7 +85,8 @@ class ConsoleProgress:
         terminal.write_log(line)
 
     def __enter__(self) -> Self:
-        if self.console.is_terminal:
+        self.remaining.start()
+        if self.console.is_terminal and terminal.verbosity != "quiet":
             # Output of libraries belongs in the log, not above the progress bars
             self.live = Live(
                 self._view(),
@@ -112,6 +117,9 @@ class ConsoleProgress:
             done = record.metrics.epoch if record.metrics else 0
             task = self.bars.add_task(name, total=total, completed=done)
             self.epochs[record.trial_id] = task
+        if terminal.verbosity == "verbose":
+            asked = ", ".join(f"{k} {v}" for k, v in written_params(record.params).items())
+            self.say(f"trial {record.trial_id} begins: {asked or 'nothing is sampled'}")
         self._refresh()
 
     def reported(self, record: Record) -> None:
@@ -124,7 +132,10 @@ class ConsoleProgress:
                 description=f"  trial {record.trial_id} mIoU {100 * mious[-1]:.1f} % "
                 f"{sparkline(mious)}",
             )
-            self.bars.update(self.trials, description=self._spent())
+            self._update_study()
+        if record.metrics and record.config and terminal.verbosity == "verbose":
+            epoch = describe_epoch(record.metrics, record.config.num_epochs)
+            self.say(f"trial {record.trial_id} {epoch}")
         self._refresh()
 
     def ended(self, record: Record) -> None:
@@ -140,8 +151,10 @@ class ConsoleProgress:
             self.say(f"trial {record.trial_id} paused after {epochs} epochs")
             return
         self.num_done += 1
-        self.bars.update(self.trials, completed=self.num_done, description=self._spent())
-        self.say(f"trial {record.trial_id} {describe_outcome(record)}")
+        self._update_study()
+        left = write_left(self._seconds_left())
+        count = f"{self.num_done} of {self.remaining.num_trials}{left and ', '}{left}"
+        self.say(f"trial {record.trial_id} {describe_outcome(record)} ({count})")
         if self.teacher_miou is not None and (
             warning := weak_teacher_of_students(self.teacher_miou, [record])
         ):
@@ -178,10 +191,24 @@ class ConsoleProgress:
             command = [*launcher().split(), "python", *config.resume_arguments]
             self._print(f"interrupted; go on with: {shlex.join(command)}")
 
-    def _spent(self) -> str:
-        """The device seconds of all trials so far, for the bar of the study."""
+    def _update_study(self) -> None:
+        """Shows on the bar of the study the device seconds so far, and what is left."""
         seconds = sum(r.metrics.device_seconds for r in self.records.values() if r.metrics)
-        return f"trials, {seconds:,.0f} device s"
+        self.bars.update(
+            self.trials,
+            completed=self.num_done,
+            description=f"trials, {seconds:,.0f} device s",
+            left=write_left(self._seconds_left()),
+        )
+
+    def _seconds_left(self) -> float | None:
+        """Seconds until all trials have ended, 0 after the last one."""
+        running = sum(
+            record.metrics.epoch / record.config.num_epochs
+            for record in self.records.values()
+            if record.state == "RUNNING" and record.metrics and record.config
+        )
+        return self.remaining.seconds(self.num_done, running)
 
     def _say_export(self, trial_id: str) -> None:
         """Prints the commands that export a point and use the exported file."""
@@ -230,10 +257,21 @@ def bar_columns(width: int) -> list[ProgressColumn]:
     """The columns of a progress bar that a terminal of this width has room for."""
     columns: list[ProgressColumn] = [TextColumn("{task.description}"), MofNCompleteColumn()]
     if width >= 60:
-        columns += [TextColumn("left"), TimeRemainingColumn()]
+        columns.append(LeftColumn())
     if width >= 80:
-        columns[1:1] = [BarColumn(), TimeElapsedColumn()]
+        columns.insert(1, BarColumn())
     return columns
+
+
+class LeftColumn(ProgressColumn):
+    """The time that is left: of the study as the task says, of a trial by its rate so far."""
+
+    def render(self, task: Task) -> Text:
+        left = task.fields.get("left")
+        if left is None:
+            seconds = task.time_remaining
+            left = f"{human_duration(seconds)} left" if seconds and not task.finished else ""
+        return Text(left)
 
 
 def sparkline(values: Sequence[float]) -> str:
@@ -247,6 +285,15 @@ def sparkline(values: Sequence[float]) -> str:
 def launcher() -> str:
     """The prefix of commands: under `uv run`, this environment's programs are not on the path."""
     return "uv run " if "UV" in os.environ else ""
+
+
+def describe_epoch(metrics: Metrics, num_epochs: int) -> str:
+    """What a trial reports after an epoch, in words."""
+    losses = ", ".join(f"{name} {value:.3g}" for name, value in metrics.losses.items())
+    return (
+        f"epoch {metrics.epoch} of {num_epochs}: mIoU {100 * metrics.miou:.1f} %, "
+        f"{metrics.device_seconds:.0f} s, {losses}"
+    )
 
 
 def describe_outcome(record: Record) -> str:

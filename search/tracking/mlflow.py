@@ -25,7 +25,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from search.analysis.diagnostics import HypervolumePoint
 from search.core.objectives import Objective
-from search.core.parameter_names import short_names
+from search.core.parameter_names import short_names, written_params
 from search.core.pareto import pareto_front
 from search.core.record import (
     LATENCY_MS,
@@ -66,7 +66,6 @@ from search.tracking.run_content import (
     front_curve,
     front_note,
     kind_of,
-    sampled_params,
 )
 from trainables.core import terminal
 from trainables.core.config_base import digest
@@ -293,7 +292,7 @@ class MlflowTracker:
         last, kinds = events[-1], {event.kind for event in events}
         trial_id, status = last.record.trial_id, STATUS[last.record.state]
         run = self._run(last.record)
-        params = sampled_params(last.record)
+        params = written_params(last.record.params)
         is_known = self.statuses.get(trial_id) == status and params.keys() <= self.params[trial_id]
         if kinds != {"replayed"} or not is_known:
             if kinds != {"reported"}:

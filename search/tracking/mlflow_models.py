@@ -25,6 +25,7 @@ from mlflow.types import ColSpec, DataType, Schema
 from mlflow.utils.mlflow_tags import MLFLOW_MODEL_VERSIONS, MLFLOW_RUN_NOTE
 from PIL import Image
 
+from search.core.parameter_names import written_params
 from search.core.record import LATENCY_MS, Record
 from search.storage.layout import EXAMPLES, model_folder
 from search.storage.study_file import StudyFile, version_of
@@ -37,7 +38,6 @@ from search.tracking.run_content import (
     data_name,
     fit_note,
     model_card,
-    sampled_params,
 )
 from trainables.core.files import replace_file
 from trainables.deploy import mlflow_loader
@@ -154,7 +154,7 @@ class FrontModels:
             "recipe": member.config.recipe.name,
             MLFLOW_RUN_NOTE: fit_note(card),
         }
-        params, name = sampled_params(member), model_name(name, member.trial_id)
+        params, name = written_params(member.params), model_name(name, member.trial_id)
         model = self.client.create_logged_model(
             self.experiment_id, name, run, tags, params, MODEL_TYPE
         )

@@ -1,4 +1,4 @@
-"""What MLflow says: sampled values, constants of a study, the curve of its front, notes, cards."""
+"""What MLflow says: constants of a study, the curve of its front, notes, cards."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -7,11 +7,10 @@ from mlflow.entities import Metric
 
 from search.analysis.plot_layout import Point, plot_points
 from search.core.objectives import Objective
-from search.core.parameter_names import short_names
+from search.core.parameter_names import written
 from search.core.pareto import best_within
 from search.core.record import Record
 from search.storage.study_file import StudyFile
-from trainables.core.config_base import Leaf
 from trainables.core.units import human_size
 from trainables.data.configs import MEASURED_ON
 from trainables.deploy.mlflow_loader import IMAGE, MASK
@@ -31,17 +30,6 @@ MAX_NOTE = 8000
 MODEL_CARD = "README.md"
 """The card of a model, among its files."""
 MORE = "\n\n(The rest is in the artifacts.)"
-
-
-def sampled_params(record: Record) -> dict[str, str]:
-    """What was chosen for a trial, by its short name."""
-    names = short_names(record.params)
-    return {names[path]: written(value) for path, value in record.params.items()}
-
-
-def written(value: Leaf) -> str:
-    """A value with as many digits as a person reads; the configuration of a trial has them all."""
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def constants(records: Sequence[Record]) -> dict[str, str]:

@@ -12,12 +12,17 @@ import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, TextIO, TypeVar
+from typing import IO, Literal, TextIO, TypeVar
 
 from trainables.core.progress import ProgressReporter
 
 DESCRIPTORS = (1, 2)
 """File descriptors of stdout and stderr."""
+LOG_WIDTH = 120
+"""Characters of a line where stdout is no terminal."""
+Verbosity = Literal["quiet", "normal", "verbose"]
+verbosity: Verbosity = "normal"
+"""How much this process says of its work; results, warnings and errors are always printed."""
 
 
 class Log:
@@ -120,10 +125,34 @@ def err() -> TextIO:
     return log.err if log is not None else sys.stderr
 
 
+def out_width() -> int | None:
+    """Characters of a line of stdout; None: as many as the terminal has."""
+    return None if out().isatty() else LOG_WIDTH
+
+
+def set_verbosity(chosen: Verbosity) -> None:
+    """Chooses how much this process says of its work."""
+    global verbosity
+    verbosity = chosen
+
+
+def verbosity_flags() -> list[str]:
+    """The flags of a command that says as much as this one."""
+    return [] if verbosity == "normal" else [f"--{verbosity}"]
+
+
 def print_line(line: str) -> None:
     """Prints a line on the terminal's stdout at once, and adds it to the log."""
     print(line, file=out(), flush=True)
     write_log(line)
+
+
+def print_step(line: str) -> None:
+    """The same for a line on the progress of the work, which a quiet command does not print."""
+    if verbosity == "quiet":
+        write_log(line)
+    else:
+        print_line(line)
 
 
 def print_error(line: str) -> None:
@@ -145,6 +174,9 @@ def track(items: Sequence[Item], description: str, unit: str = "part") -> Iterat
     from rich.progress import Progress
 
     console = Console(file=err())
+    if verbosity == "quiet":
+        yield from items
+        return
     if not console.is_terminal:
         reporter = ProgressReporter(description, unit, len(items))
         for done, item in enumerate(items):

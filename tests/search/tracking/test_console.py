@@ -1,5 +1,6 @@
 """How the console says that a trial has ended."""
 
+import re
 from dataclasses import replace
 from io import StringIO
 from pathlib import Path
@@ -58,6 +59,54 @@ def test_a_terminal_shows_running_trials_and_device_seconds(
     assert "trial 0007 mIoU 30.0 % ▁▄█" in text
     assert "3/4" in text
     assert "trials, 12 device s" in text
+
+
+def run_a_trial(tmp_path: Path) -> None:
+    """Tells the console of a study of two trials that one has begun, reported and ended."""
+    progress = ConsoleProgress(make_config(tmp_path, "shapes"), [], num_left=2)
+    with progress:
+        config = TrialConfig(recipe=Distill(), num_epochs=1)
+        begun = Record("0000", "RUNNING", "", config, None, params={"student.width": 8})
+        metrics = make_metrics(0.5, 1000)
+        progress.started(begun)
+        progress.reported(replace(begun, metrics=metrics, reports={1: metrics}))
+        progress.ended(replace(begun, state="COMPLETE", metrics=metrics, reports={1: metrics}))
+        progress.conclude([], "", interrupted=False)
+
+
+def said(capsys: pytest.CaptureFixture[str]) -> list[str]:
+    """The lines about trials."""
+    return [line for line in capsys.readouterr().out.splitlines() if " trial 0" in line]
+
+
+def test_each_trial_is_a_line_with_what_is_left(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_a_trial(tmp_path)
+    (line,) = said(capsys)
+    assert re.search(
+        r"trial 0000 mIoU 50\.0 %, 1\.00 KB, 1 s \(1 of 2, about 1 s left, until", line
+    )
+
+
+def test_a_quiet_console_says_the_results_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(terminal, "verbosity", "quiet")
+    run_a_trial(tmp_path)
+    out = capsys.readouterr().out
+    assert "trial 0000" not in out
+    assert "compare runs:" in out
+
+
+def test_a_verbose_console_says_each_epoch(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(terminal, "verbosity", "verbose")
+    run_a_trial(tmp_path)
+    first, second, _ = said(capsys)
+    assert first.endswith("trial 0000 begins: width 8")
+    assert second.endswith("trial 0000 epoch 1 of 1: mIoU 50.0 %, 1 s, cross_entropy 1")
 
 
 def test_a_sparkline_shows_the_last_values() -> None:

@@ -99,6 +99,7 @@ def describe_card(card: ModelCard) -> str:
     """What the checks of an exported file measured, in a line."""
     latencies = "".join(
         f", {latency.median_ms:.3g} ms on {latency.provider.removesuffix('ExecutionProvider')}"
+        f"{' beside other work' if latency.is_disturbed else ''}"
         for latency in card.latency
     )
     missed = ""

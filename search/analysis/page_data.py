@@ -11,7 +11,7 @@ from search.analysis.plot_layout import COLORS, Point
 from search.core.baselines import Baseline
 from search.core.parameter_names import short_names, written_params
 from search.core.pareto import SIZES_KB
-from search.core.record import Record
+from search.core.record import DISTURBED, Record
 from trainables.core.metrics import TeacherMetrics
 from trainables.data.labels import voc_palette
 from trainables.quantization.bits import FULL_PRECISION
@@ -114,6 +114,7 @@ def trial_data(record: Record, point: Point | None, export: str) -> dict[str, An
         "size": metrics.size_bytes if metrics else None,
         "compressed": metrics.compressed_bytes if metrics else None,
         "latency": rounded(record.latency_ms),
+        "latencyNote": DISTURBED if record.latency_disturbed else "",
         "ram": metrics.ram_bytes if metrics else None,
         "macs": metrics.macs if metrics else None,
         "misses": bool(metrics and metrics.classes_never_predicted),

@@ -15,7 +15,7 @@ from PIL import Image
 
 from search.analysis.page_data import PageContext, page_data
 from search.analysis.plot_layout import NOTHING, Point
-from search.core.record import Record
+from search.core.record import DISTURBED, Record
 from trainables.core.units import human_size
 
 PARTS = Path(__file__).parent / "page"
@@ -146,14 +146,13 @@ def table_of(records: Sequence[Record], points: Sequence[Point]) -> str:
 def row_of(record: Record, point: Point | None) -> str:
     """A row of the table, with the values that it is sorted by."""
     metrics, config = record.metrics, record.config
-    latency = record.latency_ms
     size = metrics.size_bytes if metrics else None
     state = "on the front" if point and point.on_front else record.state.lower()
     cells = [
         cell(state),
         number(metrics.miou, f"{100 * metrics.miou:.1f}") if metrics else EMPTY,
         number(size, human_size(size)) if size else EMPTY,
-        number(latency, f"{latency:.3g} ms") if latency is not None else EMPTY,
+        latency_cell(record),
         cell(point.bits if point else ""),
         cell(config.student.describe() if config else ""),
         number(metrics.epoch, str(metrics.epoch)) if metrics else EMPTY,
@@ -170,6 +169,13 @@ def row_of(record: Record, point: Point | None) -> str:
 
 def cell(text: str) -> str:
     return f"<td>{escape(text)}</td>"
+
+
+def latency_cell(record: Record) -> str:
+    if record.latency_ms is None:
+        return EMPTY
+    why = f' title="{DISTURBED}"' if record.latency_disturbed else ""
+    return f'<td class="number" data-value="{record.latency_ms}"{why}>{record.written_latency}</td>'
 
 
 EMPTY = '<td class="number" data-value=""></td>'

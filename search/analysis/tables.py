@@ -12,7 +12,7 @@ from rich.table import Table
 from search.analysis.plot_layout import Point, plot_points
 from search.core.objectives import MIOU_AND_SIZE, Objective
 from search.core.pareto import pareto_front
-from search.core.record import Record, class_columns
+from search.core.record import DISTURBED, DISTURBED_MARK, Record, class_columns
 from search.storage.layout import FRONT_TABLE, TRIALS_TABLE
 from trainables.core.config_base import Leaf
 from trainables.core.files import replace_file
@@ -41,6 +41,7 @@ BASE_COLUMNS = {
     "start_seconds": pa.float64(),
     "parts": pa.int64(),
     "latency_ms": pa.float64(),
+    "latency_disturbed": pa.bool_(),
     "other_seed_miou": pa.float64(),
 }
 """Columns of every table, before those of the classes and of the configurations."""
@@ -113,10 +114,12 @@ def front_table(
     if not any(columns[OTHER_SEED]):
         del columns[OTHER_SEED]
     columns = fitting(columns, width)
+    marked = any(cell.endswith(DISTURBED_MARK) for cell in columns.get("latency", ()))
     num_on_front = sum(point.on_front for point in points)
     table = Table(
         title=f"Pareto front: {num_on_front} of {len(points)} finished trials, mIoU "
-        f"{MEASURED_ON[label_size]}"
+        f"{MEASURED_ON[label_size]}",
+        caption=f"{DISTURBED_MARK} {DISTURBED}" if marked else None,
     )
     for name in columns:
         justify: JustifyMethod = "left" if name in ("trial", "student", "recipe") else "right"
@@ -124,10 +127,6 @@ def front_table(
     for row in zip(*columns.values(), strict=True):
         table.add_row(*row)
     return table
-
-
-def latency_cell(_: Point, record: Record) -> str:
-    return "" if record.latency_ms is None else f"{record.latency_ms:.3g} ms"
 
 
 def other_seed_cell(_: Point, record: Record) -> str:
@@ -154,7 +153,7 @@ CELLS: tuple[tuple[str, Callable[[Point, Record], str]], ...] = (
     (OTHER_SEED, other_seed_cell),
     ("size", lambda point, _: human_size(point.size_bytes)),
     ("never predicted", lambda point, _: write_never_predicted(point.metrics)),
-    ("latency", latency_cell),
+    ("latency", lambda _, record: record.written_latency),
     ("RAM", ram_cell),
     ("bits W/A", lambda point, _: point.bits),
     ("student", lambda point, _: point.config.student.describe()),

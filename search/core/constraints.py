@@ -24,6 +24,8 @@ class Costs(FrozenConfig):
     size_bytes: int
     macs: int
     latency_ms: float | None = None
+    latency_disturbed: bool = False
+    """Whether it was measured beside other work."""
     ram_bytes: int | None = None
 
 

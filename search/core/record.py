@@ -27,7 +27,10 @@ class RungDecision:
 RecordState = Literal["RUNNING", "PAUSED", "COMPLETE", "PRUNED", "FAIL"]
 """PAUSED: started, and among the first to continue when the study is resumed."""
 PREDICTED_SIZE, LATENCY_MS = "predicted_size_bytes", "latency_ms"
+LATENCY_DISTURBED = "latency_disturbed"
 """User attributes of an Optuna trial."""
+DISTURBED_MARK, DISTURBED = "*", "measured beside other work"
+"""What marks a latency of `latency_disturbed`, and what the mark means."""
 OTHER_SEED_MIOU = "other_seed_miou"
 """The column of the mIoU of a trial that was trained again."""
 
@@ -46,6 +49,8 @@ class Record:
     metrics: Metrics | None
     predicted_size_bytes: int | None = None
     latency_ms: float | None = None
+    latency_disturbed: bool = False
+    """Whether other processes used more than a quarter of a core while it was measured."""
     other_seed_miou: float | None = None
     params: Mapping[str, Leaf] = field(default_factory=dict)
     distributions: Mapping[str, BaseDistribution] = field(default_factory=dict)
@@ -53,6 +58,13 @@ class Record:
     ray_id: str | None = None
     ended_at: datetime | None = None
     reports: Mapping[int, Metrics] = field(default_factory=dict)
+
+    @property
+    def written_latency(self) -> str:
+        """The latency for a table, such as "1.75 ms", marked where it was disturbed; or ""."""
+        if self.latency_ms is None:
+            return ""
+        return f"{self.latency_ms:.3g} ms{f' {DISTURBED_MARK}' if self.latency_disturbed else ''}"
 
     @property
     def history(self) -> list[Metrics]:
@@ -94,6 +106,7 @@ class Record:
             **{name: measured.get(name) for name in TABLE_METRICS},
             PREDICTED_SIZE: self.predicted_size_bytes,
             LATENCY_MS: self.latency_ms,
+            LATENCY_DISTURBED: self.latency_disturbed if self.latency_ms is not None else None,
             OTHER_SEED_MIOU: self.other_seed_miou,
             **dict(zip(names, self.class_iou or [None] * len(names), strict=True)),
             **leaves,

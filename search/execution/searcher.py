@@ -19,7 +19,13 @@ from ray.tune.search import Searcher
 
 from search.algorithms.problem import SamplerSettings, SearchProblem
 from search.algorithms.proposer import REPEATED, STOP_WINDOW, Proposer
-from search.core.record import LATENCY_MS, PREDICTED_SIZE, Record, RungDecision
+from search.core.record import (
+    LATENCY_DISTURBED,
+    LATENCY_MS,
+    PREDICTED_SIZE,
+    Record,
+    RungDecision,
+)
 from search.storage.layout import checkpoint_folder, model_folder
 from search.storage.trials import (
     end_trial,
@@ -203,6 +209,8 @@ class OptunaSearcher(Searcher):
         trial.set_user_attr(PREDICTED_SIZE, costs.size_bytes)
         if costs.latency_ms is not None:
             trial.set_user_attr(LATENCY_MS, costs.latency_ms)
+            if costs.latency_disturbed:
+                trial.set_user_attr(LATENCY_DISTURBED, True)
         for name, excess in self.problem.budget.excess(costs).items():
             if name not in trial.constraints:  # as it is in a trial that was paused
                 trial.set_constraint(name, excess)

@@ -11,7 +11,14 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from search.core.record import LATENCY_MS, PREDICTED_SIZE, Record, RecordState, RungDecision
+from search.core.record import (
+    LATENCY_DISTURBED,
+    LATENCY_MS,
+    PREDICTED_SIZE,
+    Record,
+    RecordState,
+    RungDecision,
+)
 from search.storage.optuna_storage import set_trial_attribute, set_trial_state
 from trainables.config import TrialConfig
 from trainables.core.metrics import Metrics, TeacherMetrics
@@ -84,6 +91,7 @@ def read_record(trial: FrozenTrial) -> Record:
         metrics=reports[max(reports)] if reports else None,
         predicted_size_bytes=attributes.get(PREDICTED_SIZE),
         latency_ms=attributes.get(LATENCY_MS),
+        latency_disturbed=attributes.get(LATENCY_DISTURBED, False),
         params=trial.params,
         distributions=trial.distributions,
         ray_id=attributes.get(RAY_ID),

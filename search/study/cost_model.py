@@ -71,6 +71,8 @@ class CostModel:
         self.defaults = chosen_defaults(config)
         self.sensitivities: dict[StudentConfig, Sensitivity] | None = None
         self.latencies: dict[str, float] = {}
+        self.disturbed: set[str] = set()
+        """Keys of latencies that were measured beside other work."""
         self.commonest_miou = 0.0
         """The mIoU of predicting the commonest class; known once data are packed."""
 
@@ -130,6 +132,7 @@ class CostModel:
             size_bytes=predict_size_bytes(trial, self.num_classes),
             macs=self.macs(trial),
             latency_ms=self.latency_ms(trial) if self.config.wants_latency else None,
+            latency_disturbed=self.config.wants_latency and self.is_disturbed(trial),
             ram_bytes=self.ram_bytes(trial),
         )
 
@@ -154,7 +157,13 @@ class CostModel:
             spec = model_spec(trial, self.num_classes)
             latency = predict_latency(spec, self.height, self.width, self.store)
             self.latencies[key] = latency.median_ms
+            if latency.is_disturbed:
+                self.disturbed.add(key)
         return self.latencies[key]
+
+    def is_disturbed(self, trial: TrialConfig) -> bool:
+        """Whether the latency of a configuration was measured beside other work."""
+        return self.latency_key(trial) in self.disturbed
 
     def latency_conditions(self) -> dict[str, JsonValue] | None:
         """The conditions of latency measurements; None where the study asks for no latency."""

@@ -38,6 +38,8 @@ def with_latencies_of_here(
         for record in records:
             if record.config and record.latency_ms is not None:
                 latencies[latency_key(record.config)] = record.latency_ms
+                if record.latency_disturbed:
+                    cost_model.disturbed.add(latency_key(record.config))
     launched = [record.config for record in records if record.config and record.ray_id]
     if unknown := [config for config in launched if latency_key(config) not in latencies]:
         announce(f"measuring the latencies of {len(unknown)} earlier trials")
@@ -49,9 +51,10 @@ def with_latencies_of_here(
         if record.config and record.ray_id:
             if (latency_ms := latencies.get(latency_key(record.config))) is None:
                 continue
-            record = replace(record, latency_ms=latency_ms)
+            disturbed = cost_model.is_disturbed(record.config)
+            record = replace(record, latency_ms=latency_ms, latency_disturbed=disturbed)
         elif not are_of_here:
-            record = replace(record, latency_ms=None)
+            record = replace(record, latency_ms=None, latency_disturbed=False)
         found.append(record)
     return found
 

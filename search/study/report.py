@@ -4,6 +4,7 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 from search.analysis.diagnostics import compute_diagnostics
 from search.analysis.diagnostics_plot import draw_diagnostics
@@ -14,7 +15,7 @@ from search.analysis.study_pages import write_index
 from search.analysis.tables import write_tables
 from search.analysis.teacher_lead import weak_teacher_of_students
 from search.core.pareto import mious_within, pareto_front, shared_span
-from search.core.record import Record
+from search.core.record import LATENCY_DISTURBED, LATENCY_MS, Record
 from search.storage.cleanup import prune_study_folder
 from search.storage.trials import read_teacher_metrics
 from search.study.examples import draw_front_masks
@@ -122,16 +123,18 @@ def read_measured_records(study: Study) -> list[Record]:
         if record.config
     }
     return [
-        replace(record, latency_ms=found.get(record.trial_id, record.latency_ms))
+        replace(record, **found[record.trial_id]) if record.trial_id in found else record
         for record in records
     ]
 
 
-def find_latency(study: Study, config: TrialConfig) -> float | None:
-    """None without ONNX Runtime, and for networks that cannot be exported."""
+def find_latency(study: Study, config: TrialConfig) -> dict[str, Any]:
+    """The fields of a record; none without ONNX Runtime, or where a network cannot be exported."""
     if not has_onnx():
-        return None
+        return {}
     try:
-        return study.cost_model.latency_ms(config)
+        latency_ms = study.cost_model.latency_ms(config)
     except NotExportable:
-        return None
+        return {}
+    disturbed = study.cost_model.is_disturbed(config)
+    return {LATENCY_MS: latency_ms, LATENCY_DISTURBED: disturbed}

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 from search.core.config import StudyConfig
 from search.core.objectives import Objective, named_objectives
 from search.core.parameter_names import written_params
-from search.core.record import LATENCY_MS, Record
+from search.core.record import LATENCY_DISTURBED, LATENCY_MS, Record
 from search.storage.journal import read_journal
 from search.storage.layout import FRONT_TABLE, MODELS, TRIALS_TABLE, model_folder
 from search.storage.study_file import StudyFile
@@ -106,7 +106,10 @@ def check_table(
             yield f"trial {record.trial_id} is not in {TRIALS_TABLE}"
             continue
         for name, value in record.row(class_names).items():
-            if name != LATENCY_MS and row.get(name) not in (value, str(value)):
+            if name not in (LATENCY_MS, LATENCY_DISTURBED) and row.get(name) not in (
+                value,
+                str(value),
+            ):
                 yield (
                     f"trial {record.trial_id} has {name} {row.get(name)} in {TRIALS_TABLE} and "
                     f"{value} in the journal"

@@ -9,7 +9,7 @@ from search.analysis.plot_layout import Point, plot_points
 from search.core.objectives import Objective
 from search.core.parameter_names import written
 from search.core.pareto import best_within
-from search.core.record import Record
+from search.core.record import DISTURBED, DISTURBED_MARK, Record
 from search.storage.study_file import StudyFile
 from trainables.core.units import human_size
 from trainables.data.configs import MEASURED_ON
@@ -84,8 +84,9 @@ def front_note(
     shown = [point for point in points if point.is_named]
     if not shown:
         return "No trial has finished."
-    latencies = {record.trial_id: record.latency_ms for record in records}
+    latencies = {record.trial_id: record.written_latency for record in records}
     rows = [note_row(point, url_of(point.trial_id), latencies[point.trial_id]) for point in shown]
+    is_marked = any(latencies[point.trial_id].endswith(DISTURBED_MARK) for point in shown)
     best = "; ".join(f"{name}: {value}" for name, value in best_tags(records).items())
     lines = [
         f"Best mIoU {best}." if best else "",
@@ -93,11 +94,12 @@ def front_note(
         "| trial | mIoU % | size | bits W/A | student | latency |",
         "|---|---|---|---|---|---|",
         *("| " + " | ".join(row) + " |" for row in rows),
+        *(["", f"{escape_cell(DISTURBED_MARK)} {DISTURBED}"] if is_marked else ()),
     ]
     return "\n".join(lines)
 
 
-def note_row(point: Point, url: str, latency_ms: float | None) -> list[str]:
+def note_row(point: Point, url: str, latency: str) -> list[str]:
     """The cells of a point of the front."""
     return [
         f"[{point.label}]({url})",
@@ -105,7 +107,7 @@ def note_row(point: Point, url: str, latency_ms: float | None) -> list[str]:
         human_size(point.size_bytes),
         point.bits,
         escape_cell(point.config.student.describe()),
-        "" if latency_ms is None else f"{latency_ms:.3g} ms",
+        escape_cell(latency),
     ]
 
 
@@ -126,7 +128,7 @@ def model_card(record: Record, file: StudyFile) -> str:
         "student": escape_cell(student),
         "recipe": config.recipe.name,
         "bits W/A": bits,
-        "latency": "" if record.latency_ms is None else f"{record.latency_ms:.3g} ms on one core",
+        "latency": "" if record.latency_ms is None else latency_of(record),
         "data": escape_cell(data_name(file)),
         "with": ", ".join(f"{name} {version}" for name, version in file.versions.items()),
     }
@@ -150,6 +152,12 @@ def model_card(record: Record, file: StudyFile) -> str:
         score = "" if iou is None else f"{100 * iou:.1f}"
         lines.append(f"| {index} | {escape_cell(name)} | {score} |")
     return "\n".join(lines)
+
+
+def latency_of(record: Record) -> str:
+    """The latency in words."""
+    disturbed = f", {DISTURBED}" if record.latency_disturbed else ""
+    return f"{record.latency_ms:.3g} ms on one core{disturbed}"
 
 
 def data_name(file: StudyFile) -> str:

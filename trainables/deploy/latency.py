@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import platform
 import statistics
 import time
@@ -23,13 +24,23 @@ from trainables.quantization.prepare import calibrate
 FORMAT = 1
 WARM_UP, LEAST_RUNS, MOST_RUNS, MOST_SECONDS = 3, 10, 100, 1.5
 LATENCY_FILE = "latency.json"
+STAT = Path("/proc/stat")
+"""Where Linux says how its cores spend their time."""
 CALIBRATION_SHAPE = (2, 3, 64, 64)
 """Of random images (B,3,H,W); several pixels at a stride of 32, so that chance hardly decides
 whether a grid has negative integers."""
 
 
+OTHER_CORES = 0.25
+"""Cores that other processes may use while a latency is measured before it counts as disturbed."""
+
+
 class Latency(FrozenConfig):
-    """Milliseconds for one image: the median, the 10th and the 90th percentile."""
+    """Milliseconds for one image: the median, the 10th and the 90th percentile.
+
+    `other_cores` is how many cores other processes used meanwhile, on average; None where the
+    system does not say, and in files of older versions.
+    """
 
     median_ms: float
     low_ms: float
@@ -40,6 +51,12 @@ class Latency(FrozenConfig):
     machine: str
     height: int
     width: int
+    other_cores: float | None = None
+
+    @property
+    def is_disturbed(self) -> bool:
+        """Whether it was measured beside other work."""
+        return self.other_cores is not None and self.other_cores > OTHER_CORES
 
 
 def measure_latency(
@@ -51,13 +68,15 @@ def measure_latency(
     times: list[float] = []
     for _ in range(WARM_UP):
         session.run(None, {"images": images})
-    begin = time.perf_counter()
+    busy, begin = others_seconds(), time.perf_counter()
     while len(times) < MOST_RUNS:
         before = time.perf_counter()
         session.run(None, {"images": images})
         times.append(1e3 * (time.perf_counter() - before))
         if len(times) >= LEAST_RUNS and time.perf_counter() - begin > MOST_SECONDS:
             break
+    seconds, more = time.perf_counter() - begin, others_seconds()
+    other_cores = None if busy is None or more is None else max(0.0, more - busy) / seconds
     low, *_, high = statistics.quantiles(times, n=10)
     return Latency(
         median_ms=statistics.median(times),
@@ -69,7 +88,22 @@ def measure_latency(
         machine=machine_name(),
         height=height,
         width=width,
+        other_cores=other_cores,
     )
+
+
+def others_seconds() -> float | None:
+    """CPU seconds of all other processes since this machine started, to a hundredth.
+
+    None where the system is none with /proc.
+    """
+    try:
+        fields = STAT.read_text().split("\n", 1)[0].split()[1:9]
+    except OSError:
+        return None
+    user, nice, system, _, _, *interrupts = map(int, fields)  # idle and waiting are not work
+    ticks = user + nice + system + sum(interrupts)
+    return ticks / os.sysconf("SC_CLK_TCK") - time.process_time()
 
 
 def predict_latency(spec: ModelSpec, height: int, width: int, store: ArtifactStore) -> Latency:

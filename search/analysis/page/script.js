@@ -43,6 +43,7 @@ const WRITE = {
   macs: (value) => scaled(value, ["", " k", " M", " G", " T"]),
   latency: (value) => `${digits(value)} ms`,
 };
+const note = (trial, cost) => (cost.key === "latency" && trial.latencyNote ? `, ${trial.latencyNote}` : "");
 const percent = (share) => (100 * share).toFixed(1);
 
 /* ---- the chart ---- */
@@ -351,7 +352,7 @@ function showTrial(trial) {
     ...term("state", trial.state === "COMPLETE" ? (trial.front ? "on the front" : "dominated") : `${trial.state}: ${trial.reason}`),
     ...term("mIoU", trial.miou === null ? "" : `${percent(trial.miou)} %${data.teacher ? ` (teacher ${percent(data.teacher.miou)} %)` : ""}`),
     ...term("with another seed", trial.otherSeed === null ? "" : `${percent(trial.otherSeed)} %`),
-    ...data.costs.flatMap((cost) => term(cost.label, trial[cost.key] === null ? "" : WRITE[cost.key](trial[cost.key]))),
+    ...data.costs.flatMap((cost) => term(cost.label, trial[cost.key] === null ? "" : WRITE[cost.key](trial[cost.key]) + note(trial, cost))),
     ...term("compressed", trial.compressed === null ? "" : `${WRITE.size(trial.compressed)} (zstd)`),
     ...term("bits W/A", trial.bits),
     ...term("student", trial.student),

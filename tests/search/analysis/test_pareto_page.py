@@ -140,6 +140,11 @@ def test_costs_to_choose_by_are_those_that_are_known() -> None:
     timed = replace(one, latency_ms=1.5)
     keys = [c["key"] for c in data_of(page_of([timed]))["costs"]]
     assert keys == ["size", "latency", "ram", "macs"]
+    assert "1.5 ms</td>" in page_of([timed])
+    disturbed = page_of([replace(timed, latency_disturbed=True)])
+    assert 'title="measured beside other work">1.5 ms *</td>' in disturbed
+    (trial,) = data_of(disturbed)["trials"]
+    assert trial["latencyNote"] == "measured beside other work"
 
 
 @pytest.mark.parametrize("count", [1, 300])

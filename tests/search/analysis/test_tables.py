@@ -155,6 +155,17 @@ class TestFrontTable:
         ]
         assert "3 of 5 finished trials" in lines[0]
 
+    def test_a_latency_that_was_measured_beside_other_work_is_marked(
+        self, records: list[Record]
+    ) -> None:
+        timed = [replace(record, latency_ms=1.2345) for record in records]
+        assert "*" not in "".join(printed(timed, 120))
+        timed = [replace(record, latency_disturbed=record.trial_id == "0003") for record in timed]
+        lines = printed(timed, 120)
+        assert sum("1.23 ms *" in line for line in lines) == 1
+        assert lines[-1].strip() == "* measured beside other work"
+        assert "*" not in "".join(printed(timed, 40))
+
     @pytest.mark.parametrize("width", [80, 60, 40])
     def test_a_narrow_terminal_drops_whole_columns(self, width: int, records: list[Record]) -> None:
         timed = [replace(record, latency_ms=1.2345) for record in records]

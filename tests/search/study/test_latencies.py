@@ -199,6 +199,7 @@ class CannotExport:
 
     def __init__(self) -> None:
         self.latencies: dict[str, float] = {}
+        self.disturbed: set[str] = set()
 
     def latency_conditions(self) -> dict[str, Any]:
         return {}
@@ -226,4 +227,5 @@ def test_a_trial_that_was_refused_has_no_latency_of_other_conditions(begun: Stud
     refused = replace(record, ray_id=None)
     model: Any = CannotExport()
     assert with_latencies_of_here([refused], model, {}) == [refused]
-    assert with_latencies_of_here([refused], model, None) == [replace(refused, latency_ms=None)]
+    unknown = replace(refused, latency_ms=None, latency_disturbed=False)
+    assert with_latencies_of_here([refused], model, None) == [unknown]

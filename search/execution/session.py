@@ -57,7 +57,7 @@ def connect(resume_arguments: Sequence[str], shutdown: GracefulShutdown) -> Iter
         if shutdown.requested:
             raise KeyboardInterrupt
         if not on_cluster():
-            command = [sys.executable, *resume_arguments, *terminal.verbosity_flags()]
+            command = [sys.executable, *resume_arguments]
             driver_restart = DriverRestart(local_node(), command, lambda: shutdown.requested)
         yield
     finally:

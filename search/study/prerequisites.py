@@ -73,7 +73,7 @@ def measure_sensitivities(
             known[student] = read_sensitivity(kept)
             files[student.digest()] = f"{kept.parent.name}/{kept.name}"
         except TrialFailed as failure:
-            progress.record(f"no trials of {student.describe()}: {failure}")
+            progress.record(f"warning: no trials of {student.describe()}: {failure}")
     study.cost_model.sensitivities = known
     store_sensitivities(study.optuna_study, files)
     study.cost_model.check_budget()

@@ -58,7 +58,7 @@ def train_front_again(
         before = members[trial_id].metrics
         assert before
         if isinstance(outcome, TrialFailed):
-            progress.record(f"trial {trial_id} with another seed: {outcome}")
+            progress.record(f"warning: trial {trial_id} with another seed: {outcome}")
             return
         miou = json.loads((outcome.path / METRICS_FILE).read_bytes())[-1]["miou"]
         store_other_seed(study.optuna_study, trial_id, miou)

@@ -1,5 +1,6 @@
 """Runs a study from its first trial to its report."""
 
+import math
 from collections.abc import Sequence
 from contextlib import suppress
 
@@ -96,11 +97,11 @@ def run_study(study: Study) -> int:
     with progress_to(progress.record):
         progress.record("writing the report")
         records = write_report(study, tracking, interrupted)
-    progress.conclude(records, tracking.page, interrupted)
     consistent = True
     if study.stored_file:
         progress.record("checking the study")
         consistent = is_consistent(study.file, tracking.is_behind)
+    progress.conclude(records, tracking.page, interrupted)
     if interrupted:
         return 130
     return 0 if consistent and any(record.state == "COMPLETE" for record in records) else 1
@@ -165,7 +166,7 @@ def search(
     config = study.config
     share = resources.fixed_resources(config)
     progress.record("starting Ray" if not on_cluster() else "connecting to the cluster")
-    with connect(config.resume_arguments, shutdown):
+    with connect([*config.resume_arguments, *terminal.verbosity_flags()], shutdown):
         if not study.is_open:
             open_study(study)
         if shutdown.requested:
@@ -185,7 +186,9 @@ def search(
         )
         progress.record("measuring how long a training step takes")
         if expected := expect_time(study, remote, run, max_pending_trials(share)):
-            progress.record(f"{expected}, until {clock_after(expected.total_s)}")
+            search_s = min(expected.search_s, config.time_budget_s or math.inf)
+            end = clock_after(expected.teacher_s + search_s)
+            progress.record(f"{expected}, until {end}")
             progress.remaining.expected_s = expected.search_s
         samples = study.cost_model.completed_samples()
         own = study.cost_model.own_teacher_config(study.teacher_epochs)
@@ -235,7 +238,7 @@ def search(
         if searcher.no_room:
             raise OSError(searcher.no_room)
         if searcher.end:
-            progress.record(f"ended before all trials were asked: {searcher.end}")
+            progress.record(f"warning: ended before all trials were asked: {searcher.end}")
         if config.time_budget_s is not None and not shutdown.requested:
             try:
                 train_front_again(study, run, share, deadline, shutdown, progress)

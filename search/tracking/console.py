@@ -48,6 +48,8 @@ from trainables.data.configs import LabelSize
 
 BARS, SPARKS = "▁▂▃▄▅▆▇█", 12
 """Bars of a sparkline, and the number of values that it shows."""
+LEFT_WIDTH, SPARK_WIDTH, LONG_WIDTH, BAR_WIDTH = 60, 75, 95, 120
+"""Characters of a terminal from which it shows what is left, sparklines, more words, and bars."""
 
 
 class ConsoleProgress:
@@ -76,7 +78,7 @@ class ConsoleProgress:
 
     def say(self, line: str) -> None:
         """Prints one line, with the elapsed time, on a terminal or in a log, if that is wanted."""
-        if terminal.verbosity != "quiet":
+        if terminal.is_wanted(line):
             self._print(f"{elapsed_since(self.begin)} {line}")
 
     def record(self, line: str) -> None:
@@ -111,6 +113,7 @@ class ConsoleProgress:
 
     def started(self, record: Record) -> None:
         self.records[record.trial_id] = record
+        self.remaining.trained_before += share_of(record)
         if self.live:
             assert record.config
             total, name = record.config.num_epochs, f"  trial {record.trial_id}"
@@ -126,11 +129,11 @@ class ConsoleProgress:
         self.records[record.trial_id] = record
         if record.metrics and record.trial_id in self.epochs:
             mious = [metrics.miou for metrics in record.history] or [record.metrics.miou]
+            curve = f" {sparkline(mious)}" if self.console.width >= SPARK_WIDTH else ""
             self.bars.update(
                 self.epochs[record.trial_id],
                 completed=record.metrics.epoch,
-                description=f"  trial {record.trial_id} mIoU {100 * mious[-1]:.1f} % "
-                f"{sparkline(mious)}",
+                description=f"  trial {record.trial_id} mIoU {100 * mious[-1]:.1f} %{curve}",
             )
             self._update_study()
         if record.metrics and record.config and terminal.verbosity == "verbose":
@@ -198,16 +201,12 @@ class ConsoleProgress:
             self.trials,
             completed=self.num_done,
             description=f"trials, {seconds:,.0f} device s",
-            left=write_left(self._seconds_left()),
+            left=write_left(self._seconds_left(), short=self.console.width < LONG_WIDTH),
         )
 
     def _seconds_left(self) -> float | None:
         """Seconds until all trials have ended, 0 after the last one."""
-        running = sum(
-            record.metrics.epoch / record.config.num_epochs
-            for record in self.records.values()
-            if record.state == "RUNNING" and record.metrics and record.config
-        )
+        running = sum(share_of(r) for r in self.records.values() if r.state == "RUNNING")
         return self.remaining.seconds(self.num_done, running)
 
     def _say_export(self, trial_id: str) -> None:
@@ -256,11 +255,18 @@ def say_runs(tracking_uri: str, storage: Path, page: str) -> list[str]:
 def bar_columns(width: int) -> list[ProgressColumn]:
     """The columns of a progress bar that a terminal of this width has room for."""
     columns: list[ProgressColumn] = [TextColumn("{task.description}"), MofNCompleteColumn()]
-    if width >= 60:
+    if width >= LEFT_WIDTH:
         columns.append(LeftColumn())
-    if width >= 80:
+    if width >= BAR_WIDTH:
         columns.insert(1, BarColumn())
     return columns
+
+
+def share_of(record: Record) -> float:
+    """The share of a trial's epochs that it has reported."""
+    if record.config is None or record.metrics is None:
+        return 0.0
+    return record.metrics.epoch / record.config.num_epochs
 
 
 class LeftColumn(ProgressColumn):
@@ -271,7 +277,7 @@ class LeftColumn(ProgressColumn):
         if left is None:
             seconds = task.time_remaining
             left = f"{human_duration(seconds)} left" if seconds and not task.finished else ""
-        return Text(left)
+        return Text(left, no_wrap=True)
 
 
 def sparkline(values: Sequence[float]) -> str:
@@ -289,11 +295,9 @@ def launcher() -> str:
 
 def describe_epoch(metrics: Metrics, num_epochs: int) -> str:
     """What a trial reports after an epoch, in words."""
-    losses = ", ".join(f"{name} {value:.3g}" for name, value in metrics.losses.items())
-    return (
-        f"epoch {metrics.epoch} of {num_epochs}: mIoU {100 * metrics.miou:.1f} %, "
-        f"{metrics.device_seconds:.0f} s, {losses}"
-    )
+    losses = [f"{name} {value:.3g}" for name, value in metrics.losses.items()]
+    miou, seconds = f"mIoU {100 * metrics.miou:.1f} %", f"{metrics.device_seconds:.0f} s"
+    return f"epoch {metrics.epoch} of {num_epochs}: {', '.join([miou, seconds, *losses])}"
 
 
 def describe_outcome(record: Record) -> str:

@@ -66,6 +66,7 @@ from search.tracking.run_content import (
     front_curve,
     front_note,
     kind_of,
+    latency_tags,
 )
 from trainables.core import terminal
 from trainables.core.config_base import digest
@@ -245,7 +246,7 @@ class MlflowTracker:
                 continue
             found[trial] = run.info.run_id
             if KIND_TAG not in run.data.tags:  # of version 0.2
-                self.client.log_batch(run.info.run_id, tags=[RunTag(KIND_TAG, kind_of(trial))])
+                self._log_tags(run.info.run_id, {KIND_TAG: kind_of(trial)})
             self.statuses[trial] = run.info.status
             self.params[trial] = set(run.data.params)
             if front := run.data.tags.get(FRONT_TAG):
@@ -298,8 +299,7 @@ class MlflowTracker:
             if kinds != {"reported"}:
                 self._log_params(run, params)
                 paths = short_names(last.record.params)
-                tags = [RunTag(PATH_TAG + name, path) for path, name in paths.items()]
-                self.client.log_batch(run, tags=tags)
+                self._log_tags(run, {PATH_TAG + name: path for path, name in paths.items()})
                 self.params[trial_id] |= params.keys()
             self._log_metrics(last.record)
             if last.record.state != "RUNNING":
@@ -318,7 +318,7 @@ class MlflowTracker:
         if record.config:
             tags["recipe"] = record.config.recipe.name
             tags["student"] = record.config.student.describe()
-        self.client.log_batch(run, tags=[RunTag(k, v) for k, v in tags.items()])
+        self._log_tags(run, tags)
         if record.state == "PAUSED":
             self.client.update_run(run, STATUS[record.state])
             return
@@ -338,7 +338,7 @@ class MlflowTracker:
         steps: Sequence[HypervolumePoint],
         interrupted: bool,
     ) -> None:
-        """Tags the front, keeps its models, and puts tables and plots on the study's run.
+        """Tags the front, puts tables and plots on the study's run, and keeps the front's models.
 
         The steps of the hypervolume are device seconds; a resumed study writes the same steps.
         """
@@ -349,24 +349,26 @@ class MlflowTracker:
             self.deliver([Event("replayed", record)])
             late = {LATENCY_MS: record.latency_ms, OTHER_SEED_MIOU: record.other_seed_miou}
             self._log_last(record, {k: v for k, v in late.items() if v is not None})
+            if tags := latency_tags(record):
+                self._log_tags(self._run(record), tags)
         self._tag_front(front)
         for member in front:
             masks = model_folder(folder, member.trial_id) / MASKS_PLOT
             self._log_picture(self._run(member), masks)
-        registry = registry_name(self.experiment)
-        FrontModels(self.client, self.experiment_id, registry, file, self.runs).keep(front)
         grown = [
             Metric("hypervolume", step.hypervolume, step.time_ms, int(step.device_seconds))
             for step in steps
         ]
         self._describe({**constants(records), **self.settings}, [*front_curve(front), *grown])
-        tags = [RunTag(name, value) for name, value in best_tags(records).items()]
-        self.client.log_batch(self.study_run, tags=tags)
+        self._log_tags(self.study_run, best_tags(records))
         write_views(self.client, self.experiment_id)
         note = front_note(records, self.objectives, self._url_of)
         self._log_picture(self.study_run, folder / TEACHER_MASKS_PLOT)
         names = (TRIALS_TABLE, FRONT_TABLE, FRONT_PLOT, FRONT_PAGE, DIAGNOSTICS_PLOT, STUDY_FILE)
         self.end([folder / name for name in names], metrics, interrupted, note)
+        if not interrupted:  # a user waits; a resumed study keeps them
+            registry = registry_name(self.experiment)
+            FrontModels(self.client, self.experiment_id, registry, file, self.runs).keep(front)
 
     def end(
         self, files: Sequence[Path], metrics: dict[str, float], interrupted: bool, note: str = ""
@@ -394,8 +396,7 @@ class MlflowTracker:
         """Writes a note on the study's run, but not over one that a user has written."""
         tags = self.client.get_run(self.study_run).data.tags
         if tags.get(NOTE_TAG) == digest(tags.get(MLFLOW_RUN_NOTE)) or not tags.get(MLFLOW_RUN_NOTE):
-            tags_now = [RunTag(MLFLOW_RUN_NOTE, note), RunTag(NOTE_TAG, digest(note))]
-            self.client.log_batch(self.study_run, tags=tags_now)
+            self._log_tags(self.study_run, {MLFLOW_RUN_NOTE: note, NOTE_TAG: digest(note)})
 
     def _describe(self, params: Mapping[str, str], curves: Sequence[Metric]) -> None:
         """Says params and curves on the study's run, or on a new one where it says otherwise."""
@@ -474,6 +475,9 @@ class MlflowTracker:
     def _log_many(self, run: str, metrics: Sequence[Metric]) -> None:
         for first in range(0, len(metrics), MAX_METRICS):
             self.client.log_batch(run, metrics=metrics[first : first + MAX_METRICS])
+
+    def _log_tags(self, run: str, values: Mapping[str, str]) -> None:
+        self.client.log_batch(run, tags=[RunTag(name, value) for name, value in values.items()])
 
     def _log_params(self, run: str, values: Mapping[str, str]) -> None:
         params = [Param(name, value) for name, value in values.items()]

@@ -12,7 +12,7 @@ from io import BytesIO
 from pathlib import Path
 from re import sub
 from tempfile import TemporaryDirectory
-from typing import NamedTuple
+from typing import Any
 
 import pandas as pd
 from mlflow import MlflowClient, pyfunc
@@ -29,15 +29,21 @@ from search.core.parameter_names import written_params
 from search.core.record import LATENCY_MS, Record
 from search.storage.layout import EXAMPLES, model_folder
 from search.storage.study_file import StudyFile, version_of
+from search.tracking.front_model_card import MODEL_CARD, data_name, model_card
+from search.tracking.model_aliases import (
+    BYTES_TAG,
+    LABELS_TAG,
+    MIOU_TAG,
+    as_candidate,
+    choose_aliases,
+)
 from search.tracking.run_content import (
     FRONT_TAG,
-    MODEL_CARD,
     STUDY_ID_TAG,
     STUDY_TAG,
     TRIAL_TAG,
-    data_name,
     fit_note,
-    model_card,
+    latency_tags,
 )
 from trainables.core.files import replace_file
 from trainables.deploy import mlflow_loader
@@ -48,11 +54,6 @@ from trainables.training.examples import read_examples
 os.environ["MLFLOW_UV_AUTO_DETECT"] = "false"  # else it copies the uv.lock of the working folder
 
 MODEL_TYPE = "semantic segmentation"
-MIOU_TAG, BYTES_TAG, LABELS_TAG = "miou", "size_bytes", "labels"
-"""Of a version: its scores, and the size of the labels that its mIoU is measured on."""
-SMALLEST, BEST = "smallest", "best"
-LIMITS = {"under-100KB": 100_000, "under-300KB": 300_000, "under-1MB": 1_000_000}
-"""Aliases of the best version within a number of bytes."""
 SIGNATURE = ModelSignature(
     inputs=Schema([ColSpec(DataType.binary, IMAGE)]),
     outputs=Schema([ColSpec(DataType.binary, MASK)]),
@@ -109,18 +110,25 @@ class FrontModels:
             return
         self._make_registry()
         versions = self._versions()
-        known = {version.run_id: version for version in versions}
+        known = {version.source: version for version in versions}
         members = {member.trial_id: member for member in front}
         for trial_id, model in logged.items():
             is_member = str(trial_id in members).lower()
             if model.tags.get(FRONT_TAG) != is_member:
                 self.client.set_logged_model_tags(model.model_id, {FRONT_TAG: is_member})
-            version = known.get(model.source_run_id)
-            if version is None and trial_id in members:
-                versions.append(self._register(members[trial_id], model))
-            elif version is not None and version.tags.get(FRONT_TAG) != is_member:
+            version, links = known.get(model.artifact_location), links_of(model)
+            if version is None:
+                if links or trial_id not in members:  # a user has deleted the version
+                    continue
+                version = self._register(members[trial_id], model)
+                versions.append(version)
+            elif version.tags.get(FRONT_TAG) != is_member:
                 number = str(version.version)
                 self.client.set_model_version_tag(self.registry, number, FRONT_TAG, is_member)
+            link = {"name": self.registry, "version": int(version.version)}
+            if link not in links:
+                tags = {MLFLOW_MODEL_VERSIONS: json.dumps([*links, link])}
+                self.client.set_logged_model_tags(model.model_id, tags)
         self._move_aliases(versions)
 
     def _logged(self) -> dict[str, LoggedModel]:
@@ -143,20 +151,25 @@ class FrontModels:
         """Logs a model with its flavour, signature, card, example and metrics."""
         assert member.metrics
         assert member.config
-        run, name = self.runs[member.trial_id], self.file.config.name
+        run, study = self.runs[member.trial_id], self.file.config.name
         card = model_card(member, self.file)
         tags = {
-            STUDY_TAG: name,
+            STUDY_TAG: study,
             STUDY_ID_TAG: self.file.id,
             TRIAL_TAG: member.trial_id,
             FRONT_TAG: "true",
+            **latency_tags(member),
             "student": member.config.student.describe(),
             "recipe": member.config.recipe.name,
             MLFLOW_RUN_NOTE: fit_note(card),
         }
-        params, name = written_params(member.params), model_name(name, member.trial_id)
         model = self.client.create_logged_model(
-            self.experiment_id, name, run, tags, params, MODEL_TYPE
+            self.experiment_id,
+            model_name(study, member.trial_id),
+            run,
+            tags,
+            written_params(member.params),
+            MODEL_TYPE,
         )
         with TemporaryDirectory() as aside:
             path = Path(aside) / "model"
@@ -198,12 +211,12 @@ class FrontModels:
         tags = {
             STUDY_TAG: self.file.config.name,
             TRIAL_TAG: member.trial_id,
-            MIOU_TAG: f"{member.metrics.miou:.4f}",
+            MIOU_TAG: str(member.metrics.miou),
             BYTES_TAG: str(member.metrics.size_bytes),
             LABELS_TAG: self.file.label_size,
             FRONT_TAG: "true",
         }
-        version = self.client.create_model_version(
+        return self.client.create_model_version(
             self.registry,
             # Not models:/ID, which MLflow looks for in the store of the environment
             model.artifact_location,
@@ -212,47 +225,20 @@ class FrontModels:
             description=fit_note(model_card(member, self.file), MAX_DESCRIPTION),
             model_id=model.model_id,
         )
-        link = json.dumps([{"name": self.registry, "version": version.version}])
-        self.client.set_logged_model_tags(model.model_id, {MLFLOW_MODEL_VERSIONS: link})
-        return version
 
     def _move_aliases(self, versions: Sequence[ModelVersion]) -> None:
-        """Lets each alias name the best version whose mIoU can be compared with this study's."""
+        """Lets each alias name its version where that is another one now."""
         known = self.client.get_registered_model(self.registry).aliases
-        candidates = [c for v in versions if (c := as_candidate(v, self.file.label_size))]
+        candidates = [found for version in versions if (found := as_candidate(version))]
         for alias, number in choose_aliases(candidates).items():
             if str(known.get(alias)) != number:
                 self.client.set_registered_model_alias(self.registry, alias, number)
 
 
-class Candidate(NamedTuple):
-    """A version of which an alias may be the name."""
-
-    number: str
-    miou: float
-    size_bytes: int
-
-
-def as_candidate(version: ModelVersion, label_size: str) -> Candidate | None:
-    """A version that this project has registered, with mIoU on labels of this size."""
-    tags = version.tags
-    if tags.get(LABELS_TAG) != label_size:
-        return None
-    return Candidate(str(version.version), float(tags[MIOU_TAG]), int(tags[BYTES_TAG]))
-
-
-def choose_aliases(candidates: Sequence[Candidate]) -> dict[str, str]:
-    """By alias the number of its version; of equal ones the oldest, so that an alias stays."""
-    if not candidates:
-        return {}
-    chosen = {
-        SMALLEST: min(candidates, key=lambda each: (each.size_bytes, -each.miou)),
-        BEST: max(candidates, key=lambda each: (each.miou, -each.size_bytes)),
-    }
-    for alias, limit in LIMITS.items():
-        if within := [each for each in candidates if each.size_bytes <= limit]:
-            chosen[alias] = max(within, key=lambda each: (each.miou, -each.size_bytes))
-    return {alias: candidate.number for alias, candidate in chosen.items()}
+def links_of(model: LoggedModel) -> list[dict[str, Any]]:
+    """The versions that MLflow's pages show beside a logged model: names and numbers."""
+    links: list[dict[str, Any]] = json.loads(model.tags.get(MLFLOW_MODEL_VERSIONS, "[]"))
+    return links
 
 
 def save_model(path: Path, folder: Path, file: StudyFile, model_id: str) -> None:

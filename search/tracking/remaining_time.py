@@ -20,6 +20,8 @@ class RemainingTime:
         self.num_trials, self.budget_s = num_trials, budget_s
         self.expected_s: float | None = None
         """Seconds that all of them were expected to take, if that is known."""
+        self.trained_before = 0.0
+        """How many of them an earlier driver had trained, in shares of trials."""
         self.begin = time.monotonic()
 
     def start(self) -> None:
@@ -33,8 +35,9 @@ class RemainingTime:
         """
         elapsed = time.monotonic() - self.begin
         left: float | None = None
-        if num_ended:
-            left = elapsed * (self.num_trials / (num_ended + running) - 1)
+        done = num_ended + running - self.trained_before
+        if num_ended and done > 0:
+            left = elapsed * (self.num_trials - num_ended - running) / done
         elif self.expected_s is not None and self.expected_s > elapsed:
             left = self.expected_s - elapsed
         if self.budget_s is None:
@@ -43,13 +46,17 @@ class RemainingTime:
         return within if left is None else min(left, within)
 
 
-def write_left(seconds: float | None) -> str:
+def write_left(seconds: float | None, short: bool = False) -> str:
     """What is left, and until when by the clock: "about 12 min left, until 14:35"; or ""."""
     if not seconds:
         return ""
-    return f"about {human_duration(seconds)} left, until {clock_after(seconds)}"
+    left = "" if short else f"about {human_duration(seconds)} left, "
+    return f"{left}until {clock_after(seconds)}"
 
 
 def clock_after(seconds: float) -> str:
-    """The time of day in so many seconds, on this machine's clock."""
-    return time.strftime("%H:%M", time.localtime(time.time() + seconds))
+    """The local time in so many seconds, with the date where that is another."""
+    now = time.time()
+    begin, end = time.localtime(now), time.localtime(now + seconds)
+    another = (begin.tm_year, begin.tm_yday) != (end.tm_year, end.tm_yday)
+    return time.strftime("%Y-%m-%d %H:%M" if another else "%H:%M", end)

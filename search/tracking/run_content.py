@@ -1,7 +1,6 @@
-"""What MLflow says: constants of a study, the curve of its front, notes, cards."""
+"""What runs say in MLflow: constants of a study, the curve of its front, a note."""
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 from mlflow.entities import Metric
 
@@ -10,11 +9,7 @@ from search.core.objectives import Objective
 from search.core.parameter_names import written
 from search.core.pareto import best_within
 from search.core.record import DISTURBED, DISTURBED_MARK, Record
-from search.storage.study_file import StudyFile
 from trainables.core.units import human_size
-from trainables.data.configs import MEASURED_ON
-from trainables.deploy.mlflow_loader import IMAGE, MASK
-from trainables.models.model_file import MODEL_FILE
 
 FRONT_MIOU, FRONT_SIZE = "front.miou", "front.size_kb"
 """The curve of a front, whose steps are ranks by size."""
@@ -25,10 +20,9 @@ FRONT_TAG = "front"
 """Whether a trial, or its model, is on the front of its study."""
 PATH_TAG = "path."
 """Begins the tag with the full path of a parameter, after which comes its short name."""
+LATENCY_TAG = "latency"
 MAX_NOTE = 8000
 """Characters of a note that MLflow keeps."""
-MODEL_CARD = "README.md"
-"""The card of a model, among its files."""
 MORE = "\n\n(The rest is in the artifacts.)"
 
 
@@ -99,6 +93,11 @@ def front_note(
     return "\n".join(lines)
 
 
+def latency_tags(record: Record) -> dict[str, str]:
+    """A tag that says that the latency was measured beside other work, where it was."""
+    return {LATENCY_TAG: DISTURBED} if record.latency_disturbed else {}
+
+
 def note_row(point: Point, url: str, latency: str) -> list[str]:
     """The cells of a point of the front."""
     return [
@@ -109,60 +108,6 @@ def note_row(point: Point, url: str, latency: str) -> list[str]:
         escape_cell(point.config.student.describe()),
         escape_cell(latency),
     ]
-
-
-def model_card(record: Record, file: StudyFile) -> str:
-    """What a model of the front is, in Markdown: scores, what it reads and gives, IoU by class."""
-    metrics, config = record.metrics, record.config
-    assert metrics
-    assert config
-    assert metrics.size_bytes
-    name, student = f"{file.config.name}/{record.trial_id}", config.student.describe()
-    bits = Point(record.trial_id, config, metrics, metrics.size_bytes, True).bits
-    short = (
-        f"{100 * metrics.miou:.1f} % mIoU, {human_size(metrics.size_bytes)}, {student}, {bits} bits"
-    )
-    rows = {
-        "mIoU": f"{100 * metrics.miou:.1f} % {MEASURED_ON[file.label_size]}",
-        "file": f"{MODEL_FILE}, {metrics.size_bytes:,} bytes",
-        "student": escape_cell(student),
-        "recipe": config.recipe.name,
-        "bits W/A": bits,
-        "latency": "" if record.latency_ms is None else latency_of(record),
-        "data": escape_cell(data_name(file)),
-        "with": ", ".join(f"{name} {version}" for name, version in file.versions.items()),
-    }
-    lines = [
-        escape_cell(f"{name}: {short}"),
-        "",
-        "| | |",
-        "|---|---|",
-        *(f"| {name} | {value} |" for name, value in rows.items() if value),
-        "",
-        f"It reads the column `{IMAGE}`, contents of image files, and gives the column `{MASK}`: "
-        "for each image a PNG file of its own size with the index of the class of each pixel. The "
-        f"network sees images with their longest side scaled to {file.config.image_size} pixels. "
-        "The environment that serves it needs this project: `--env-manager local`.",
-        "",
-        "| index | class | IoU % |",
-        "|---|---|---|",
-    ]
-    scores = record.class_iou or [None] * len(file.class_names)
-    for index, (name, iou) in enumerate(zip(file.class_names, scores, strict=True)):
-        score = "" if iou is None else f"{100 * iou:.1f}"
-        lines.append(f"| {index} | {escape_cell(name)} | {score} |")
-    return "\n".join(lines)
-
-
-def latency_of(record: Record) -> str:
-    """The latency in words."""
-    disturbed = f", {DISTURBED}" if record.latency_disturbed else ""
-    return f"{record.latency_ms:.3g} ms on one core{disturbed}"
-
-
-def data_name(file: StudyFile) -> str:
-    """The name of a study's data, without the folders above it."""
-    return Path(file.config.data).name
 
 
 def escape_cell(text: str) -> str:

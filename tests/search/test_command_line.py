@@ -51,3 +51,11 @@ def test_a_student_with_weights_of_a_file_is_trained_as_the_teacher(tmp_path: Pa
     assert isinstance(config.teacher, StudentConfig)
     assert (config.teacher.describe(), config.teacher.is_pretrained) == ("unet mnv1 0.5", True)
     assert StudyConfig.model_validate_json(config.model_dump_json()).teacher == config.teacher
+
+
+def test_quiet_and_verbose_exclude_one_another(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as leave:
+        main(["--space", "qkd", "--quiet", "--verbose"])
+    assert leave.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: --quiet and --verbose exclude one another")

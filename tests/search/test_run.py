@@ -69,6 +69,9 @@ def storage(
     again = run(*where, "--resume", "tiny", "--samples", "5", "--unlabelled", str(moved))
     assert (again.returncode, again.errors) == (0, "")
     assert f"unlabelled images: 12 of {moved}, found in " in again.said
+    for lines in (first.stdout.splitlines(), again.said.splitlines()):
+        begins = [line.split(":")[0] for line in lines[-3:]]
+        assert begins == ["export a point", "and use it", "compare runs"]
     assert list(outer.iterdir()) == [folder]
     return folder
 
@@ -289,8 +292,11 @@ def test_a_study_without_an_interruption_has_the_same_front(
     """The two share a seed and nothing else, not even artifacts."""
     bring_store(tmp_path)
     more = ["--samples", "5", "--unlabelled", str(unlabelled_folder)]
-    result = run(*common, *LIMITS, "--storage", str(tmp_path), *more)
+    result = run(*common, *LIMITS, "--storage", str(tmp_path), *more, "--quiet")
     assert result.returncode == 0, result.errors
+    assert "Pareto front" in result.said
+    assert "checking the study" not in result.said
+    assert "training" not in result.said
     first, second = (
         [{k: v for k, v in row.items() if k not in BY_THE_CLOCK} for row in rows(folder, "front")]
         for folder in (storage / "tiny", tmp_path / "tiny")

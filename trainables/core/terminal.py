@@ -23,6 +23,8 @@ LOG_WIDTH = 120
 Verbosity = Literal["quiet", "normal", "verbose"]
 verbosity: Verbosity = "normal"
 """How much this process says of its work; results, warnings and errors are always printed."""
+WARNING = "warning:"
+"""Begins each line that is a warning."""
 
 
 class Log:
@@ -149,10 +151,15 @@ def print_line(line: str) -> None:
 
 def print_step(line: str) -> None:
     """The same for a line on the progress of the work, which a quiet command does not print."""
-    if verbosity == "quiet":
-        write_log(line)
-    else:
+    if is_wanted(line):
         print_line(line)
+    else:
+        write_log(line)
+
+
+def is_wanted(line: str) -> bool:
+    """Whether a line on the progress of the work is printed: where quiet is asked, warnings are."""
+    return verbosity != "quiet" or line.startswith(WARNING)
 
 
 def print_error(line: str) -> None:

@@ -22,7 +22,10 @@ from trainables.models.model_file import ModelSpec
 from trainables.quantization.prepare import calibrate
 
 FORMAT = 1
-WARM_UP, LEAST_RUNS, MOST_RUNS, MOST_SECONDS = 3, 10, 100, 1.5
+WARM_UP, LEAST_RUNS, MOST_RUNS = 3, 10, 100
+LEAST_SECONDS, MOST_SECONDS = 0.3, 1.5
+"""`MOST_RUNS` are enough after the first time, `LEAST_RUNS` after the second. In less than the
+first the clock ticks of other processes would say nothing."""
 LATENCY_FILE = "latency.json"
 STAT = Path("/proc/stat")
 """Where Linux says how its cores spend their time."""
@@ -69,7 +72,7 @@ def measure_latency(
     for _ in range(WARM_UP):
         session.run(None, {"images": images})
     busy, begin = others_seconds(), time.perf_counter()
-    while len(times) < MOST_RUNS:
+    while len(times) < MOST_RUNS or time.perf_counter() - begin < LEAST_SECONDS:
         before = time.perf_counter()
         session.run(None, {"images": images})
         times.append(1e3 * (time.perf_counter() - before))

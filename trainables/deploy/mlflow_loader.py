@@ -28,9 +28,7 @@ class SegmentationModel:
     def __init__(self, file: Path, longest_side: int) -> None:
         self.network, self.longest_side = open_model(file), longest_side
 
-    def predict(
-        self, model_input: "pd.DataFrame", params: Mapping[str, Any] | None = None
-    ) -> "pd.DataFrame":
+    def predict(self, model_input: "pd.DataFrame") -> "pd.DataFrame":
         """A row for each image: its mask as the content of a PNG file of the image's own size.
 
         The column `image` holds the contents of image files, of which MLflow's server decodes

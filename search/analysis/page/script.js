@@ -43,7 +43,7 @@ const WRITE = {
   macs: (value) => scaled(value, ["", " k", " M", " G", " T"]),
   latency: (value) => `${digits(value)} ms`,
 };
-const note = (trial, cost) => (cost.key === "latency" && trial.latencyNote ? `, ${trial.latencyNote}` : "");
+const note = (trial, cost) => (cost === "latency" && trial.latencyNote ? `, ${trial.latencyNote}` : "");
 const percent = (share) => (100 * share).toFixed(1);
 
 /* ---- the chart ---- */
@@ -140,7 +140,8 @@ function describe(trial) {
   const cost = costOf(trial);
   const front = trial.front ? ", on the front" : "";
   const missed = trial.misses ? `, ${trial.missed} classes never predicted` : "";
-  return `trial ${trial.label}: mIoU ${percent(trial.miou)} %, ${WRITE[state.cost](cost)}${front}${missed}`;
+  const written = WRITE[state.cost](cost) + note(trial, state.cost);
+  return `trial ${trial.label}: mIoU ${percent(trial.miou)} %, ${written}${front}${missed}`;
 }
 
 function drawChart() {
@@ -352,7 +353,7 @@ function showTrial(trial) {
     ...term("state", trial.state === "COMPLETE" ? (trial.front ? "on the front" : "dominated") : `${trial.state}: ${trial.reason}`),
     ...term("mIoU", trial.miou === null ? "" : `${percent(trial.miou)} %${data.teacher ? ` (teacher ${percent(data.teacher.miou)} %)` : ""}`),
     ...term("with another seed", trial.otherSeed === null ? "" : `${percent(trial.otherSeed)} %`),
-    ...data.costs.flatMap((cost) => term(cost.label, trial[cost.key] === null ? "" : WRITE[cost.key](trial[cost.key]) + note(trial, cost))),
+    ...data.costs.flatMap((cost) => term(cost.label, trial[cost.key] === null ? "" : WRITE[cost.key](trial[cost.key]) + note(trial, cost.key))),
     ...term("compressed", trial.compressed === null ? "" : `${WRITE.size(trial.compressed)} (zstd)`),
     ...term("bits W/A", trial.bits),
     ...term("student", trial.student),
@@ -467,7 +468,7 @@ function afford(limit) {
   const best = within.reduce((a, b) => (a && a.miou >= b.miou ? a : b), null);
   const answer = document.getElementById("answer");
   answer.textContent = best
-    ? `Trial ${best.label}: mIoU ${percent(best.miou)} % in ${WRITE[state.cost](costOf(best))}`
+    ? `Trial ${best.label}: mIoU ${percent(best.miou)} % in ${WRITE[state.cost](costOf(best))}${note(best, state.cost)}`
     : `No model of the front is within ${WRITE[state.cost](limit)}.`;
   if (best) select(best.id);
   else drawChart();

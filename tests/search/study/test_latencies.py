@@ -1,5 +1,6 @@
 """Which latencies of earlier trials a study reuses."""
 
+import itertools
 import json
 import shutil
 from collections.abc import Callable
@@ -229,3 +230,24 @@ def test_a_trial_that_was_refused_has_no_latency_of_other_conditions(begun: Stud
     assert with_latencies_of_here([refused], model, {}) == [refused]
     unknown = replace(refused, latency_ms=None, latency_disturbed=False)
     assert with_latencies_of_here([refused], model, None) == [unknown]
+
+
+def test_what_was_measured_beside_other_work_stays_marked(
+    blocks_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From its measurement through the journal to a resumed study."""
+    loads = itertools.count(0.0, 60.0)  # minutes of others' work in each measurement
+    monkeypatch.setattr("trainables.deploy.latency.others_seconds", lambda: next(loads))
+    config = make_config(tmp_path, blocks_folder, space="kd", objectives=("miou", "latency"))
+    study = open_new_study(config)
+    run = ExecutionConfig(data=study.data.path, artifacts=study.store.root)
+    searcher = build_searcher(study, run, [], lambda: False, lambda: 9)
+    assert isinstance(searcher.suggest("a"), dict)
+    (record,) = read_records(study)
+    assert record.latency_disturbed
+    study.lock.release()
+    resumed = open_stored_study(config)
+    (record,) = read_records(resumed)
+    resumed.lock.release()
+    assert record.latency_disturbed
+    assert record.written_latency.endswith(" ms *")

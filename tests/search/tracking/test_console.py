@@ -109,6 +109,34 @@ def test_a_verbose_console_says_each_epoch(
     assert second.endswith("trial 0000 epoch 1 of 1: mIoU 50.0 %, 1 s, cross_entropy 1")
 
 
+@pytest.mark.parametrize("width", [40, 60, 80, 100, 120])
+def test_each_bar_is_a_line_of_its_own(
+    width: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown = StringIO()
+    monkeypatch.setattr(terminal, "out", lambda: shown)
+    console = Console(file=shown, force_terminal=True, width=width, height=40)
+    monkeypatch.setattr("search.tracking.console.Console", lambda **options: console)
+    progress = ConsoleProgress(make_config(tmp_path, "shapes"), [], num_left=16)
+    progress.remaining.expected_s = 3600
+    with progress:
+        config = TrialConfig(recipe=Distill(), num_epochs=60)
+        reports = {n: make_metrics(0.01 * n, None, n, 12_345.0) for n in range(1, 21)}
+        record = Record("0007", "RUNNING", "", config, reports[20], reports=reports)
+        progress.started(replace(record, metrics=None, reports={}))
+        progress.reported(record)
+        view = Console(file=StringIO(), width=width)
+        view.print(progress.bars)
+        lines = view.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    assert len(lines) == 2
+    assert "0/16" in lines[0]
+    assert re.search(r"trial 0007 mIoU 20\.0 %", lines[1])
+    assert "20/60" in lines[1]
+    assert ("until" in lines[0]) == (width >= 60)
+    assert ("min left, until" in lines[0]) == (width >= 100)
+    assert ("█" in lines[1]) == (width >= 80)
+
+
 def test_a_sparkline_shows_the_last_values() -> None:
     assert sparkline([0.1, 0.2, 0.45]) == "▁▃█"
     assert sparkline([0.3]) == "▁"

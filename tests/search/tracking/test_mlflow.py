@@ -1,5 +1,6 @@
 """MLflow's record: one run per trial, however often it is written."""
 
+import shutil
 import sqlite3
 from collections.abc import Sequence
 from contextlib import closing
@@ -94,8 +95,6 @@ def finished(trial_id: str, miou: float, size_bytes: int, epoch: int = 2) -> Rec
 
 def finish(tracking: MlflowTracker, records: Sequence[Record], folder: Path) -> Run:
     """The study's run after its end."""
-    for member in records:
-        (folder / "models" / member.trial_id).mkdir(parents=True, exist_ok=True)
     for name in (TRIALS_TABLE, FRONT_TABLE, FRONT_PLOT, FRONT_PAGE, DIAGNOSTICS_PLOT, STUDY_FILE):
         (folder / name).write_text("")
     steps = [HypervolumePoint(1.0, 0.1, 1000)]
@@ -499,11 +498,28 @@ def test_masks_that_come_late_are_shown(uri: str, tmp_path: Path) -> None:
     tracking = track(uri, "late", tmp_path)
     finish(tracking, records, tmp_path)
     assert tracking.client.list_artifacts(tracking.runs["0000"], "images") == []
+    (tmp_path / "models/0000").mkdir(parents=True)
     Image.new("RGB", (30, 20)).save(tmp_path / "models/0000/masks.png")
     for _ in range(2):
         finish(track(uri, "late", tmp_path), records, tmp_path)
     images = tracking.client.list_artifacts(tracking.runs["0000"], "images")
     assert sum(each.path.endswith(".png") for each in images) == 1
+
+
+def test_models_of_the_front_are_kept_once_the_study_has_ended(
+    uri: str, tmp_path: Path, study: Path
+) -> None:
+    records, steps = [finished("0000", 0.3, 1000)], [HypervolumePoint(1.0, 0.1, 1000)]
+    tracking = track(uri, "models", tmp_path)
+    finish(tracking, records, tmp_path)  # its model file is missing
+    shutil.copytree(study / "models/0000", tmp_path / "models/0000")
+    query = f"tags.`paretoseg.study_id` = '{make_study_file(tmp_path).id}'"
+    for interrupted, number in ((True, 0), (False, 1)):
+        tracking.finish(records, make_study_file(tmp_path), {}, steps, interrupted)
+        found = tracking.client.search_logged_models([tracking.experiment_id], query)
+        assert len(found) == number
+    assert found[0].source_run_id == tracking.runs["0000"]
+    assert tracking.client.get_run(tracking.study_run).info.status == "FINISHED"
 
 
 def test_a_trial_that_a_user_deletes_while_the_study_runs_is_written_again(

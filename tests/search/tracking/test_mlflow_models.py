@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from urllib.error import URLError
@@ -29,7 +30,7 @@ from search.core.tracking_uri import default_tracking_uri
 from search.storage.layout import EXAMPLES, mlflow_artifact_folder
 from search.storage.study_file import StudyFile, read_study_file
 from search.tracking.mlflow_internals import repair_artifacts
-from search.tracking.mlflow_models import Candidate, FrontModels, choose_aliases
+from search.tracking.mlflow_models import FrontModels
 from search.tracking.web_server import choose_port, stop
 from trainables.config import TrialConfig
 from trainables.models.model_file import MODEL_FILE
@@ -108,10 +109,10 @@ def test_models_are_found_by_miou_and_bytes_and_predict_as_their_files(storage: 
     example = model.input_example
     assert Image.open(BytesIO(example["image"][0])).size == (32, 32)
     (version,) = client.search_model_versions(f"name = '{REGISTRY}' AND version_number = 5")
-    assert version.description.startswith(
-        "blocks/0004: 60.0 % mIoU, 62.7 KB, unet 6 depth 2 bilinear"
-    )
-    assert version.tags["miou"] == "0.6000"
+    first, *_ = version.description.splitlines()
+    assert first == "60.0 % mIoU, 62.7 KB, unet 6 depth 2 bilinear, 32/32 bits"
+    assert "| trial | blocks/0004 |" in version.description
+    assert float(version.tags["miou"]) == front[4].metrics.miou
     assert f"{front[4].metrics.size_bytes:,} bytes" in version.description
     assert "| 3 | class 3 | 50.0 |" in version.description
     (logged,) = client.search_logged_models(["1"], "metrics.miou > 0.55")
@@ -164,30 +165,64 @@ def test_aliases_move_where_a_later_study_is_better(storage: Path) -> None:
     assert after == {"smallest": 11, **dict.fromkeys(ALIASES, 15)}
     other = file.replace(id="other", label_size="own")  # mIoU that cannot be compared
     keep(storage, other, pareto_front(trials_of(folder, -0.1)))
-    after = dict(client.get_registered_model(REGISTRY).aliases)
-    assert after == {"smallest": 16, **dict.fromkeys(ALIASES, 20)}
+    latest = {"smallest": 16, **dict.fromkeys(ALIASES, 20)}
+    assert client.get_registered_model(REGISTRY).aliases == latest
+    keep(storage, better, pareto_front(trials_of(folder, 0.05)))  # as an older study is resumed
+    assert client.get_registered_model(REGISTRY).aliases == latest
+
+
+def test_what_users_change_in_the_registry_is_no_error(storage: Path) -> None:
+    folder = storage / "blocks"
+    file, trials = read_study_file(folder), trials_of(folder)
+    client = keep(storage, file, trials)
+    client.delete_model_version(REGISTRY, "5")
+    client.delete_model_version_tag(REGISTRY, "4", "miou")
+    client.set_model_version_tag(REGISTRY, "3", "size_bytes", "small")
+    keep(storage, file, trials)
+    versions = client.search_model_versions(f"name = '{REGISTRY}'")
+    assert sorted(int(version.version) for version in versions) == [1, 2, 3, 4]
+    assert client.get_model_version_by_alias(REGISTRY, "best").version == 2
+    (model,) = client.search_logged_models(["1"], "metrics.miou > 0.55")
+    client.delete_logged_model(model.model_id)  # what is deleted is logged and registered anew
+    keep(storage, file, trials)
+    assert client.get_model_version_by_alias(REGISTRY, "best").version == 6
+    client.delete_registered_model(REGISTRY)
+    keep(storage, file, trials)
+    assert client.search_model_versions(f"name = '{REGISTRY}'") == []
+
+
+def test_a_version_is_linked_where_a_driver_ended_before_it_was(storage: Path) -> None:
+    folder = storage / "blocks"
+    file, trials = read_study_file(folder), trials_of(folder)
+    client = keep(storage, file, trials[4:])
+    (model,) = client.search_logged_models(["1"])
+    client.set_logged_model_tags(model.model_id, {LINKS: '[{"name": "own", "version": 3}]'})
+    for _ in range(2):
+        keep(storage, file, trials[4:])
+    (model,) = client.search_logged_models(["1"])
+    linked = json.loads(model.tags[LINKS])
+    assert linked == [{"name": "own", "version": 3}, {"name": REGISTRY, "version": 1}]
+
+
+LINKS = "mlflow.modelVersions"
+
+
+def test_without_an_example_a_model_is_kept(storage: Path) -> None:
+    (storage / "blocks" / EXAMPLES).unlink()
+    keep(storage, read_study_file(storage / "blocks"), trials_of(storage / "blocks"))
+    assert load(storage, "@best").input_example is None
+
+
+def test_a_latency_beside_other_work_is_said(storage: Path) -> None:
+    trials = trials_of(storage / "blocks")
+    trials[4] = replace(trials[4], latency_ms=1.2345, latency_disturbed=True)
+    client = keep(storage, read_study_file(storage / "blocks"), trials)
+    (model,) = client.search_logged_models(["1"], "metrics.latency_ms < 2")
+    assert model.tags["latency"] == "measured beside other work"
+    assert "1.23 ms on one core, measured beside other work" in model.tags["mlflow.note.content"]
 
 
 ALIASES = ("best", "under-100KB", "under-300KB", "under-1MB")
-
-
-def test_aliases_name_the_best_within_their_bytes() -> None:
-    found = [
-        Candidate("1", 0.3, 90_000),
-        Candidate("2", 0.3, 80_000),
-        Candidate("3", 0.5, 300_000),
-        Candidate("4", 0.5, 300_000),
-        Candidate("5", 0.7, 2_000_000),
-    ]
-    assert choose_aliases(found) == {
-        "smallest": "2",
-        "best": "5",
-        "under-100KB": "2",
-        "under-300KB": "3",
-        "under-1MB": "3",
-    }
-    assert choose_aliases(found[4:]) == {"smallest": "5", "best": "5"}
-    assert choose_aliases([]) == {}
 
 
 def test_models_of_a_copied_storage_are_its_own(storage: Path, tmp_path: Path) -> None:

@@ -1,9 +1,12 @@
 """What a person sees in MLflow's own pages, in a real browser, for three studies of 300 trials."""
 
+import json
 import random
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from factories import make_metrics, make_study_file
@@ -24,10 +27,12 @@ from search.storage.layout import (
     mlflow_artifact_folder,
 )
 from search.tracking.mlflow import MlflowTracker, make_store
+from search.tracking.mlflow_models import registry_name
 from search.tracking.mlflow_views import (
     FRONTS,
     MODELS,
     STUDIES,
+    TRAINING,
     TRIALS,
     fallback_path,
     view_path,
@@ -35,6 +40,7 @@ from search.tracking.mlflow_views import (
 from search.tracking.run_content import best_tags
 from search.tracking.web_server import choose_port, mlflow_server
 from trainables.config import TrialConfig
+from trainables.models.model_file import MODEL_FILE
 from trainables.recipes.configs import Qat
 
 pytestmark = pytest.mark.slow
@@ -73,7 +79,7 @@ def make_records(seed: int) -> list[Record]:
 
 
 @pytest.fixture(scope="module")
-def storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def storage(tmp_path_factory: pytest.TempPathFactory, study: Path) -> Path:
     """A storage with three studies of one data set."""
     storage = tmp_path_factory.mktemp("studies")
     uri = default_tracking_uri(storage)
@@ -85,6 +91,7 @@ def storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for record in records:
             model = folder / "models" / record.trial_id
             model.mkdir(parents=True)
+            shutil.copy(study / "models/0000" / MODEL_FILE, model)
         for file in (TRIALS_TABLE, FRONT_TABLE, FRONT_PLOT, FRONT_PAGE, DIAGNOSTICS_PLOT):
             (folder / file).write_text("")
         (folder / STUDY_FILE).write_text("{}")
@@ -103,7 +110,7 @@ def storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
         steps = [HypervolumePoint(10.0 * n, 0.1 * n + 0.02 * seed, 1000 * n) for n in range(1, 6)]
         within = {f"miou_within.{kb:04d}KB": m for kb, m in mious_within(records).items()}
         numbers = {"best_miou": best, "device_seconds": 50.0, **within}
-        tracking.finish(records, make_study_file(folder), numbers, steps, interrupted=False)
+        tracking.finish(records, make_study_file(folder, id=f"id {seed}"), numbers, steps, False)
     return storage
 
 
@@ -210,3 +217,53 @@ def test_the_run_of_a_study_shows_its_note(page: Any, address: str, storage: Pat
     page.get_by_text("Best mIoU within 50 KB").first.wait_for()
     page.get_by_text("samples").first.wait_for()
     page.screenshot(path=storage / "study.png")
+
+
+def runs_of(storage: Path, query: str) -> list[Any]:
+    """Runs in the order of their trials."""
+    client = MlflowClient(default_tracking_uri(storage))
+    return sorted(client.search_runs(["1"], query), key=lambda run: run.info.run_name)
+
+
+def open_comparison(page: Any, address: str, runs: list[Any]) -> str:
+    """MLflow's page that compares runs, as text."""
+    ids = quote(json.dumps([run.info.run_id for run in runs]))
+    page.goto(f"{address}/#/compare-runs?runs={ids}&experiments={quote(json.dumps(['1']))}")
+    for run in runs:
+        page.get_by_text(run.info.run_name).first.wait_for()
+    page.wait_for_timeout(1000)
+    return str(page.locator("body").inner_text())
+
+
+def test_two_trials_differ_by_what_was_sampled(page: Any, address: str, storage: Path) -> None:
+    runs = runs_of(storage, "tags.front = 'true' and tags.`paretoseg.study` = 'qkd'")[:2]
+    text = open_comparison(page, address, runs)
+    for run in runs:
+        for name in ("width", "weight_bits", "learning_rate"):
+            assert name in text
+            assert run.data.params[name] in text
+        for name in ("miou", "size_bytes", "iou.sky"):
+            assert name in text
+    page.screenshot(path=storage / "two-trials.png", full_page=True)
+
+
+def test_two_studies_differ_by_what_they_reached(page: Any, address: str, storage: Path) -> None:
+    runs = runs_of(storage, "tags.kind = 'study'")[:2]
+    text = open_comparison(page, address, runs)
+    for name in ("best_miou", "miou_within.0100KB", "hypervolume", "device_seconds", "samples"):
+        assert name in text
+    page.screenshot(path=storage / "two-studies.png", full_page=True)
+
+
+def test_the_registry_says_what_to_take_for_a_size(page: Any, address: str, storage: Path) -> None:
+    name = registry_name("camvid 96x72")
+    page.goto(f"{address}/#/models/{name}{TRAINING}")
+    page.get_by_text("@ best").first.wait_for()
+    client = MlflowClient(default_tracking_uri(storage))
+    best = client.get_model_version_by_alias(name, "best")
+    assert best.tags["paretoseg.study"] == "study-2"  # the folder of the best
+    miou, size, *_ = best.description.split(", ")
+    box = page.get_by_text(f"{miou}, {size}").first.bounding_box()
+    assert box
+    assert box["y"] < 900
+    page.screenshot(path=storage / "registry.png")

@@ -27,6 +27,14 @@ def test_it_is_expected_until_a_trial_has_ended_and_then_measured(clock: list[fl
     assert remaining.seconds(0, 0.5) is None  # the expectation was wrong
 
 
+def test_what_an_earlier_driver_trained_says_nothing_of_the_rate(clock: list[float]) -> None:
+    remaining = RemainingTime(20)
+    remaining.trained_before = 0.9
+    clock[0] = 60
+    assert remaining.seconds(1, 0) == pytest.approx(60 * 19 / 0.1)
+    assert remaining.seconds(1, 0.9) == pytest.approx(60 * 18.1 / 1.0)
+
+
 def test_a_time_budget_limits_it(clock: list[float]) -> None:
     remaining = RemainingTime(4, budget_s=50)
     remaining.start()
@@ -43,4 +51,6 @@ def test_it_is_written_with_the_time_of_day(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(time, "localtime", time.gmtime)
     assert clock_after(3 * 3600 + 120) == "03:02"
     assert write_left(720) == "about 12 min left, until 00:12"
+    assert write_left(720, short=True) == "until 00:12"
     assert write_left(None) == write_left(0.0) == ""
+    assert clock_after(86_400) == "1970-01-02 00:00"

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from trainables.core import terminal
+from trainables.core.progress import progress_to
 
 PROGRAM = """
 import ctypes, logging, os, sys, warnings
@@ -126,3 +127,27 @@ def test_a_closed_stream_is_no_error(closed: str) -> None:
         preexec_fn=lambda: os.close(number),
     )
     assert ended.returncode == 0
+
+
+@pytest.mark.parametrize("verbosity", ["quiet", "normal", "verbose"])
+def test_a_quiet_command_prints_warnings_and_results_alone(
+    verbosity: terminal.Verbosity,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(terminal, "verbosity", "normal")
+    terminal.set_verbosity(verbosity)
+    terminal.print_step("checking")
+    terminal.print_step("warning: a class is never predicted")
+    terminal.print_line("the front")
+    with progress_to(terminal.print_step, every_s=0):
+        assert list(terminal.track([1, 2], "measuring")) == [1, 2]
+    said = capsys.readouterr().out.splitlines()
+    warned = ["warning: a class is never predicted", "the front"]
+    if verbosity == "quiet":
+        assert said == warned
+    else:
+        assert said[:3] == ["checking", *warned]
+        assert said[3].startswith("measuring: part 1 of 2")
+    flag = {"quiet": ["--quiet"], "normal": [], "verbose": ["--verbose"]}
+    assert terminal.verbosity_flags() == flag[verbosity]

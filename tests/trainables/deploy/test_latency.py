@@ -39,7 +39,7 @@ def test_grids_behind_a_relu_are_unsigned() -> None:
 
 @pytest.mark.skipif(not latency.STAT.is_file(), reason="the system has no /proc")
 def test_the_work_of_other_processes_is_seen() -> None:
-    before, begin = others_seconds(), time.perf_counter()
+    before = others_seconds()
     subprocess.run(
         [sys.executable, "-c", "import time\nwhile time.process_time() < 0.5: pass"], check=True
     )
@@ -47,7 +47,6 @@ def test_the_work_of_other_processes_is_seen() -> None:
     assert before is not None
     assert after is not None
     assert after - before > 0.4
-    assert time.perf_counter() - begin > 0.4
 
 
 def test_one_s_own_work_is_not_that_of_others(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from html import escape
-from io import BytesIO
 from pathlib import Path
 from urllib.parse import quote
 
@@ -89,16 +88,17 @@ def points_of(summary: StudySummary) -> list[Baseline]:
 
 
 def comparison_page(
-    summaries: Sequence[StudySummary], title: str, figure: Figure, span: str
+    summaries: Sequence[StudySummary], title: str, picture: bytes, span: str
 ) -> str:
-    """The comparison as a page that loads nothing; `span` says what hypervolumes count on."""
-    drawn = BytesIO()
-    figure.savefig(drawn, format="png")
+    """The comparison as a page that loads nothing, with a PNG file of the fronts.
+
+    `span` says what hypervolumes count on.
+    """
     names = [f'<a href="{quote(s.name)}/{FRONT_PAGE}">{escape(s.name)}</a>' for s in summaries]
     rows = [(escape(n), [escape(v) for v in values]) for n, values in comparison_rows(summaries)]
-    picture = image_tag(drawn.getvalue(), "the fronts of the studies over each other")
+    shown = image_tag(picture, "the fronts of the studies over each other")
     return fill_page(
-        title, f"studies of the same data; {span}", f"{picture}\n{table('', names, rows)}"
+        title, f"studies of the same data; {span}", f"{shown}\n{table('', names, rows)}"
     )
 
 

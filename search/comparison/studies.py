@@ -43,11 +43,11 @@ def compare_studies(storage: Path, names: Sequence[str]) -> list[StudySummary]:
     span = f"hypervolume: {describe_shared_span(MIOU_AND_SIZE, least)}"
     console.print(comparison_terminal_table(summaries, span))
     title = " and ".join([", ".join(names[:-1]), names[-1]])
-    figure = draw_fronts(summaries, title)
     drawn = BytesIO()
-    figure.savefig(drawn, format="png")
-    replace_file(storage / COMPARED_PLOT, drawn.getvalue())
-    replace_file(storage / COMPARED_PAGE, comparison_page(summaries, title, figure, span))
+    draw_fronts(summaries, title).savefig(drawn, format="png")
+    picture = drawn.getvalue()
+    replace_file(storage / COMPARED_PLOT, picture)
+    replace_file(storage / COMPARED_PAGE, comparison_page(summaries, title, picture, span))
     for name in (COMPARED_PLOT, COMPARED_PAGE):
         terminal.print_line(f"{name:14} {storage / name}")
     return summaries

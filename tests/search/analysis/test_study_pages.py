@@ -1,6 +1,7 @@
 """Several studies beside each other, and the index of a storage."""
 
 from dataclasses import replace
+from io import BytesIO
 from pathlib import Path
 
 import pytest
@@ -73,7 +74,9 @@ def test_fronts_lie_over_each_other(tmp_path: Path) -> None:
     lines = figure.axes[0].lines
     assert [list(line.get_xdata())[:-1] for line in lines] == [[90, 900], [90]]
     assert len({(line.get_color(), line.get_linestyle()) for line in lines}) == 2
-    page = comparison_page(both, "<b>title</b>", figure, "span")
+    drawn = BytesIO()
+    figure.savefig(drawn, format="png")
+    page = comparison_page(both, "<b>title</b>", drawn.getvalue(), "span")
     assert '<a href="%24one%24/front.html">$one$</a>' in page
     assert "<title>&lt;b&gt;title&lt;/b&gt;</title>" in page
     assert 'src="data:image/png' in page

@@ -14,6 +14,7 @@ LONGEST = (
     "test_signals.py",
     "test_compare.py",
     "test_compress.py",
+    "test_mlflow_pages.py",
     "test_trial.py",
     "test_checkpoints.py",
     "test_distill.py",

@@ -420,7 +420,7 @@ function maskTable(trial) {
     legend.append(element("li", {}, dot, ` ${name}`));
   });
   const table = plainTable(columns.map(([name]) => name), rows);
-  return element("div", {}, table, element("details", {}, element("summary", {}, "colours of the classes"), legend));
+  return element("div", { class: "masks" }, table, element("details", {}, element("summary", {}, "colours of the classes"), legend));
 }
 
 function classTable(iou) {

@@ -28,6 +28,8 @@ COSTS = {
     "macs": "multiply-accumulates of an image",
 }
 """Costs by which a student can be chosen."""
+NUM_PICTURES, LEAST_EXAMPLES = 56, 2
+"""Masks that a page of a large front shows in all, of 2 KB each, and the fewest examples it has."""
 
 
 @dataclass(frozen=True)
@@ -50,10 +52,11 @@ def page_data(
 ) -> dict[str, Any]:
     """The content of the page's JSON."""
     finished = {point.trial_id: point for point in points}
+    shown = slice(max(LEAST_EXAMPLES, NUM_PICTURES // (len(context.masks) + 2)))
     trials = [
         {
             **trial_data(record, finished.get(record.trial_id), context.export),
-            "masks": [mask_address(mask) for mask in context.masks.get(record.trial_id, ())],
+            "masks": [mask_address(m) for m in context.masks.get(record.trial_id, ())[shown]],
         }
         for record in records
     ]
@@ -64,7 +67,7 @@ def page_data(
         "classColors": [f"#{r:02x}{g:02x}{b:02x}" for r, g, b in voc_palette().tolist()][
             : len(context.class_names)
         ],
-        "examples": examples_data(context.examples),
+        "examples": examples_data(context.examples, shown),
         "teacher": teacher_data(context.teacher),
         "costs": [
             {"key": key, "label": label}
@@ -136,16 +139,15 @@ def trial_data(record: Record, point: Point | None, export: str) -> dict[str, An
     }
 
 
-def examples_data(examples: Examples | None) -> Mapping[str, Any] | None:
-    """The images, their labels and what the teacher predicts, as addresses of pictures."""
+def examples_data(examples: Examples | None, shown: slice) -> Mapping[str, Any] | None:
+    """Images, their labels and what the teacher predicts, as addresses of pictures."""
     if examples is None:
         return None
+    teacher = () if examples.teacher is None else examples.teacher[shown]
     return {
-        "images": [image_address(image) for image in examples.images],
-        "truths": [mask_address(mask) for mask in examples.truths],
-        "teacher": [mask_address(mask) for mask in examples.teacher]
-        if examples.teacher is not None
-        else [],
+        "images": [image_address(image) for image in examples.images[shown]],
+        "truths": [mask_address(mask) for mask in examples.truths[shown]],
+        "teacher": [mask_address(mask) for mask in teacher],
     }
 
 

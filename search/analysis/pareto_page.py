@@ -15,7 +15,7 @@ from PIL import Image
 
 from search.analysis.page_data import PageContext, page_data
 from search.analysis.plot_layout import NOTHING, Point
-from search.core.record import DISTURBED, Record
+from search.core.record import DISTURBED, DISTURBED_MARK, Record
 from trainables.core.units import human_size
 
 PARTS = Path(__file__).parent / "page"
@@ -136,10 +136,12 @@ def table_of(records: Sequence[Record], points: Sequence[Point]) -> str:
         for name, is_number in COLUMNS
     )
     rows = "\n".join(row_of(record, by_id.get(record.trial_id)) for record in ordered)
+    is_marked = any(record.latency_disturbed for record in records)
+    mark = f"<p>{DISTURBED_MARK} {DISTURBED}</p>" if is_marked else ""
     return (
         '<section><h2>All trials</h2><div class="scroll" tabindex="0" role="region" '
         f'aria-label="all trials"><table id="trials"><thead><tr>{head}</tr></thead>'
-        f"<tbody>\n{rows}\n</tbody></table></div></section>"
+        f"<tbody>\n{rows}\n</tbody></table></div>{mark}</section>"
     )
 
 
@@ -174,8 +176,7 @@ def cell(text: str) -> str:
 def latency_cell(record: Record) -> str:
     if record.latency_ms is None:
         return EMPTY
-    why = f' title="{DISTURBED}"' if record.latency_disturbed else ""
-    return f'<td class="number" data-value="{record.latency_ms}"{why}>{record.written_latency}</td>'
+    return number(record.latency_ms, record.written_latency)
 
 
 EMPTY = '<td class="number" data-value=""></td>'

@@ -188,7 +188,11 @@ def search(
         if expected := expect_time(study, remote, run, max_pending_trials(share)):
             search_s = min(expected.search_s, config.time_budget_s or math.inf)
             end = clock_after(expected.teacher_s + search_s)
-            progress.record(f"{expected}, until {end}")
+            again = ""
+            if config.time_budget_s is not None:
+                latest = clock_after(expected.teacher_s + config.time_budget_s)
+                again = f"; then the front with another seed, until {latest} at the latest"
+            progress.record(f"{expected}, until {end}{again}")
             progress.remaining.expected_s = expected.search_s
         samples = study.cost_model.completed_samples()
         own = study.cost_model.own_teacher_config(study.teacher_epochs)

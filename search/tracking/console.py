@@ -75,6 +75,8 @@ class ConsoleProgress:
         self.bars = Bars(*bar_columns(self.console.width), console=self.console)
         self.trials = self.bars.add_task("trials", total=num_left, left="")
         self.epochs: dict[str, TaskID] = {}
+        self.begun = set[str]()
+        """The trials that this driver has begun, or gone on with."""
 
     def say(self, line: str) -> None:
         """Prints one line, with the elapsed time, on a terminal or in a log, if that is wanted."""
@@ -113,7 +115,9 @@ class ConsoleProgress:
 
     def started(self, record: Record) -> None:
         self.records[record.trial_id] = record
-        self.remaining.trained_before += share_of(record)
+        if record.trial_id not in self.begun:
+            self.remaining.trained_before += share_of(record)
+            self.begun.add(record.trial_id)
         if self.live:
             assert record.config
             total, name = record.config.num_epochs, f"  trial {record.trial_id}"

@@ -343,6 +343,8 @@ class MlflowTracker:
         The steps of the hypervolume are device seconds; a resumed study writes the same steps.
         """
         assert self.objectives is not None
+        for name in ("runs", "study_run"):  # a user may have deleted some
+            vars(self).pop(name, None)
         folder = file.config.folder
         front = pareto_front(records, self.objectives)
         for record in records:
@@ -491,6 +493,8 @@ class MlflowTracker:
             self.runs[record.trial_id] = self._create(record.trial_id, parent)
             self.statuses[record.trial_id] = "RUNNING"
             self.params[record.trial_id] = set()
+            self.logged.pop(record.trial_id, None)
+            self.on_front.pop(record.trial_id, None)
         return self.runs[record.trial_id]
 
     def _create(self, trial: str, extra: dict[str, str]) -> str:

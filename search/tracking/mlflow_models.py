@@ -33,6 +33,7 @@ from search.tracking.front_model_card import MODEL_CARD, data_name, model_card
 from search.tracking.model_aliases import (
     BYTES_TAG,
     LABELS_TAG,
+    LIMITS,
     MIOU_TAG,
     as_candidate,
     choose_aliases,
@@ -133,19 +134,19 @@ class FrontModels:
 
     def _logged(self) -> dict[str, LoggedModel]:
         """The study's complete models by trial; incomplete ones are deleted."""
-        found: dict[str, LoggedModel] = {}
+        found: list[LoggedModel] = []
         query = f"tags.`{STUDY_ID_TAG}` = '{self.file.id}'"
         token = None
         while True:
             page = self.client.search_logged_models([self.experiment_id], query, page_token=token)
-            for model in page:
-                if model.status == LoggedModelStatus.READY:
-                    found[model.tags[TRIAL_TAG]] = model
-                else:  # the driver ended before it was complete
-                    self.client.delete_logged_model(model.model_id)
+            found += page
             token = page.token
             if not token:
-                return found
+                break
+        for model in found:
+            if model.status != LoggedModelStatus.READY:  # the driver ended before it was complete
+                self.client.delete_logged_model(model.model_id)
+        return {m.tags[TRIAL_TAG]: m for m in found if m.status == LoggedModelStatus.READY}
 
     def _log(self, member: Record, folder: Path) -> LoggedModel:
         """Logs a model with its flavour, signature, card, example and metrics."""
@@ -230,9 +231,12 @@ class FrontModels:
         """Lets each alias name its version where that is another one now."""
         known = self.client.get_registered_model(self.registry).aliases
         candidates = [found for version in versions if (found := as_candidate(version))]
-        for alias, number in choose_aliases(candidates).items():
+        chosen = choose_aliases(candidates)
+        for alias, number in chosen.items():
             if str(known.get(alias)) != number:
                 self.client.set_registered_model_alias(self.registry, alias, number)
+        for alias in LIMITS.keys() & known.keys() - chosen.keys():
+            self.client.delete_registered_model_alias(self.registry, alias)
 
 
 def links_of(model: LoggedModel) -> list[dict[str, Any]]:

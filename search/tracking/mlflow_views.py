@@ -107,9 +107,9 @@ def make_views(params: Sequence[str]) -> dict[str, tuple[str, ViewState]]:
     """By key, the name and the state of each view."""
     within = [f"miou_within.{kilobytes:04d}KB" for kilobytes in SIZES_KB]
     studies = [
-        "metrics.`best_miou`",
-        *(f"tags.`{best_tag(kilobytes)}`" for kilobytes in SIZES_KB),
         "metrics.`hypervolume`",
+        *(f"tags.`{best_tag(kilobytes)}`" for kilobytes in SIZES_KB),
+        "metrics.`best_miou`",
         "params.`space`",
         "params.`samples`",
         "metrics.`device_seconds`",
@@ -118,16 +118,19 @@ def make_views(params: Sequence[str]) -> dict[str, tuple[str, ViewState]]:
         *(f"metrics.`{name}`" for name in ("size_bytes", "miou", "latency_ms")),
         *(f"params.`{name}`" for name in params[:MAX_AXES]),
     ]
-    by_best = {"orderByKey": "metrics.`best_miou`", "orderByAsc": False}
+    by_hypervolume = {"orderByKey": "metrics.`hypervolume`", "orderByAsc": False}
     by_size = {"orderByKey": "metrics.`size_bytes`", "orderByAsc": True}
     by_miou = {"orderByKey": "metrics.`miou`", "orderByAsc": False}
     return {
-        STUDIES: ("Studies", {"searchFilter": "tags.kind = 'study'", **by_best, **table(studies)}),
+        STUDIES: (
+            "Studies",
+            {"searchFilter": "tags.kind = 'study'", **by_hypervolume, **table(studies)},
+        ),
         FRONTS: (
             "Fronts of all studies",
             {
                 "searchFilter": "tags.kind = 'study'",
-                **by_best,
+                **by_hypervolume,
                 **charts(
                     [
                         line(FRONT_MIOU, over=FRONT_SIZE),

@@ -283,7 +283,7 @@ def test_what_is_left_of_the_time_trains_the_front_again(common: list[str], tmp_
     assert told == {row["other_seed_miou"] for row in front}
 
 
-BY_THE_CLOCK = ("device_seconds", "start_seconds", "latency_ms")
+BY_THE_CLOCK = ("device_seconds", "start_seconds", "latency_ms", "latency_disturbed")
 
 
 def test_a_study_without_an_interruption_has_the_same_front(

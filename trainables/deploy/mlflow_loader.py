@@ -40,7 +40,8 @@ class SegmentationModel:
         import pandas as pd
 
         contents = list(model_input[IMAGE])
-        return pd.DataFrame({MASK: [self._segment(n, c) for n, c in enumerate(contents)]})
+        masks = [self._segment(number, content) for number, content in enumerate(contents)]
+        return pd.DataFrame({MASK: masks}, index=model_input.index)
 
     def _segment(self, number: int, content: bytes) -> bytes:
         image = read_image(Path(f"image {number}"), content=content)

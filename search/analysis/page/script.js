@@ -11,7 +11,7 @@ const DASHED = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"
 const trials = new Map(data.trials.map((trial) => [trial.id, trial]));
 const finished = data.trials.filter((trial) => trial.state === "COMPLETE");
 const members = finished.filter((trial) => trial.front);
-const state = { cost: "size", limit: Infinity, selected: null, view: null, others: new Set() };
+const state = { cost: "size", limit: Infinity, selected: null, view: null, others: new Set(data.others.map((other) => other.name)) };
 
 function element(name, attributes = {}, ...children) {
   const made = document.createElement(name);
@@ -470,8 +470,18 @@ function afford(limit) {
   answer.textContent = best
     ? `Trial ${best.label}: mIoU ${percent(best.miou)} % in ${WRITE[state.cost](costOf(best))}${note(best, state.cost)}`
     : `No model of the front is within ${WRITE[state.cost](limit)}.`;
+  sayOthers(limit);
   if (best) select(best.id);
   else drawChart();
+}
+
+/** What the other studies reach within the limit, which is known for file sizes. */
+function sayOthers(limit) {
+  document.querySelectorAll("#others .best").forEach((text, index) => {
+    const within = data.others[index].points.filter((point) => point.size <= limit * (1 + 1e-9));
+    const reached = within.length ? `mIoU ${percent(Math.max(...within.map((point) => point.miou)))} %` : "no model";
+    text.textContent = state.cost === "size" ? `: ${reached} within ${WRITE.size(limit)}` : "";
+  });
 }
 
 function slide() {
@@ -521,7 +531,7 @@ function makeLegend() {
   if (data.baselines.length) legend.append(element("li", {}, "\u2605 published"));
   const others = document.getElementById("others");
   data.others.forEach((other, index) => {
-    const box = element("input", { type: "checkbox" });
+    const box = element("input", { type: "checkbox", checked: "" });
     box.addEventListener("change", () => {
       if (box.checked) state.others.add(other.name);
       else state.others.delete(other.name);
@@ -529,7 +539,8 @@ function makeLegend() {
       drawChart();
     });
     const line = element("span", { style: `color:${DASHED[index % DASHED.length]}`, "aria-hidden": "true" }, " \u2504\u2504 ");
-    others.append(element("li", {}, element("label", {}, box, line, other.name)));
+    const best = element("span", { class: "best" });
+    others.append(element("li", {}, element("label", {}, box, line, other.name, best)));
   });
   others.parentElement.hidden = !data.others.length;
 }

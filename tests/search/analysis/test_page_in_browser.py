@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from front_factories import CLASSES, FAILED, metrics, quantized, record
 
@@ -16,6 +17,7 @@ from search.analysis.report import draw_front
 from search.core.baselines import Baseline
 from search.core.record import Record
 from trainables.core.metrics import SplitMetrics, TeacherMetrics
+from trainables.training.examples import Examples, Masks
 
 pytestmark = pytest.mark.slow
 SPLIT = SplitMetrics(miou=0.7, class_iou=(0.9, 0.5, 0.7, None), never_predicted=())
@@ -36,6 +38,18 @@ def make_records(count: int) -> list[Record]:
     return [*records, pruned, replace(FAILED, trial_id="9999")]
 
 
+IMPORTANCES = {"miou": {"recipe.quantizer.weight_bits": 0.75, "student.width": 0.25}}
+
+
+def make_masks() -> tuple[Examples, dict[str, Masks]]:
+    """Eight images, and what the teacher and the five models of the front predict for them."""
+    draw = np.random.default_rng(0)
+    masks = draw.integers(0, len(CLASSES), (7, 8, 24, 32), dtype=np.uint8)
+    images = draw.integers(0, 256, (8, 24, 32, 3), dtype=np.uint8)
+    found = {f"{number:04d}": masks[number] for number in range(5)}
+    return Examples(images, masks[5], masks[6]), found
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folders with the pages of studies of 16 and 500 trials, and of none that finished."""
@@ -45,8 +59,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         TeacherMetrics(train=SPLIT, val=SPLIT),
         [Baseline(name=ODD, size_bytes=700_000, miou=0.5)],
         [OtherFront("other", [(30_000, 0.35), (500_000, 0.6)])],
-        SearchDiagnostics([HypervolumePoint(n, 0.1 * n, 0) for n in range(5)], 0.1, {}),
+        SearchDiagnostics([HypervolumePoint(n, 0.1 * n, 0) for n in range(5)], 0.1, IMPORTANCES),
         "python -m search.export studies/demo",
+        *make_masks(),
     )
     for count in (0, 16, 500):
         (folder / str(count)).mkdir()
@@ -78,6 +93,16 @@ def page(browser: Any, folder: Path) -> Iterator[Any]:
 
 def point(page: Any, trial_id: str) -> Any:
     return page.locator(f'#chart [data-trial="{trial_id}"]')
+
+
+def test_what_the_chosen_model_predicts_stands_beside_the_labels_and_the_teacher(page: Any) -> None:
+    point(page, "0003").click()
+    masks = page.locator("#chosen img.mask")
+    assert masks.count() == 8 * 4
+    alts = [masks.nth(index).get_attribute("alt") for index in range(4)]
+    names = ("image", "label", "trial 0003", "teacher")
+    assert alts == [f"{name} of example 1" for name in names]
+    assert page.locator("meter").count() >= 2  # what mIoU depends on
 
 
 def test_what_one_can_afford(page: Any) -> None:
@@ -152,9 +177,9 @@ def test_the_table_is_sorted(page: Any) -> None:
 
 
 def test_other_studies_and_published_models_lie_over_it(page: Any) -> None:
-    assert page.locator("#chart path.other").count() == 0
-    page.get_by_label("other").check()
     assert page.locator("#chart path.other").count() == 1
+    page.get_by_role("button", name="100 KB").click()
+    assert "other: mIoU 35.0 % within 100 KB" in page.locator("#others").inner_text()
     assert page.locator("#chart").get_by_text(ODD, exact=True).count() == 1
     page.get_by_label("other").uncheck()
     assert page.locator("#chart path.other").count() == 0

@@ -142,9 +142,24 @@ def test_costs_to_choose_by_are_those_that_are_known() -> None:
     assert keys == ["size", "latency", "ram", "macs"]
     assert "1.5 ms</td>" in page_of([timed])
     disturbed = page_of([replace(timed, latency_disturbed=True)])
-    assert 'title="measured beside other work">1.5 ms *</td>' in disturbed
+    assert ">1.5 ms *</td>" in disturbed
+    assert "<p>* measured beside other work</p>" in disturbed
+    assert "<p>*" not in page_of([timed])
     (trial,) = data_of(disturbed)["trials"]
     assert trial["latencyNote"] == "measured beside other work"
+
+
+def test_a_large_front_shows_fewer_examples() -> None:
+    draw = np.random.default_rng(0)
+    blocks = draw.integers(0, 11, (18, 8, 12, 16), dtype=np.uint8)
+    masks = blocks.repeat(8, 2).repeat(8, 3)  # as uneven as masks of street scenes
+    images = draw.integers(0, 256, (8, 12, 16, 3), dtype=np.uint8).repeat(8, 1).repeat(8, 2)
+    records = staircase_of(16)
+    predicted = {r.trial_id: mask for r, mask in zip(records, masks[2:], strict=True)}
+    page = page_of(records, examples=Examples(images, masks[0], masks[1]), masks=predicted)
+    assert {len(trial["masks"]) for trial in data_of(page)["trials"]} == {3}
+    assert len(data_of(page)["examples"]["images"]) == 3
+    assert len(page) < 300_000
 
 
 @pytest.mark.parametrize("count", [1, 300])

@@ -89,6 +89,16 @@ def test_each_trial_is_a_line_with_what_is_left(
     )
 
 
+def test_only_what_an_earlier_driver_trained_counts_as_before(tmp_path: Path) -> None:
+    progress = ConsoleProgress(make_config(tmp_path, "shapes"), [], num_left=2)
+    config = TrialConfig(recipe=Distill(), num_epochs=4)
+    half = Record("0000", "RUNNING", "", config, make_metrics(0.2, None, 2))
+    for record in (half, replace(half, metrics=make_metrics(0.2, None, 3))):
+        progress.started(record)  # the second time since its process was lost
+    progress.started(replace(half, trial_id="0001", metrics=None))
+    assert progress.remaining.trained_before == 0.5
+
+
 def test_a_quiet_console_says_the_results_alone(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -585,3 +585,21 @@ def test_names_in_notes_are_text() -> None:
     long = "\n".join(["| row |"] * 2000)
     assert len(fit_note(long)) <= MAX_NOTE
     assert fit_note(long).endswith("| row |\n\n(The rest is in the artifacts.)")
+
+
+def test_runs_that_a_user_has_deleted_are_written_again_at_the_end(
+    uri: str, tmp_path: Path
+) -> None:
+    """Also those of which nothing would have been written."""
+    tracking = track(uri, "deleted", tmp_path)
+    records = [finished("0000", 0.3, 1000), finished("0001", 0.2, 2000)]
+    for each in records:
+        tracking.deliver([Event("ended", each)])
+    for name in ("0001", "study"):
+        tracking.client.delete_run(tracking.runs[name])
+    after = finish(tracking, records, tmp_path)
+    assert after.info.status == "FINISHED"
+    found = {run.trial: run for run in read_runs(uri, "id of deleted")}
+    assert set(found) == {"0000", "0001"}
+    assert found["0001"].epochs == (1, 2)
+    assert tags_of(tracking, "front") == {"0000": "true", "0001": "false"}

@@ -31,7 +31,7 @@ from search.storage.layout import EXAMPLES, mlflow_artifact_folder
 from search.storage.study_file import StudyFile, read_study_file
 from search.tracking.mlflow_internals import repair_artifacts
 from search.tracking.mlflow_models import FrontModels
-from search.tracking.web_server import choose_port, stop
+from search.tracking.web_server import choose_port, mlflow_server, stop
 from trainables.config import TrialConfig
 from trainables.models.model_file import MODEL_FILE
 from trainables.training.examples import Examples, write_examples
@@ -171,6 +171,19 @@ def test_aliases_move_where_a_later_study_is_better(storage: Path) -> None:
     assert client.get_registered_model(REGISTRY).aliases == latest
 
 
+def test_an_alias_without_a_version_is_deleted(storage: Path) -> None:
+    folder = storage / "blocks"
+    file, trials = read_study_file(folder), trials_of(folder)
+    client = keep(storage, file, trials)
+    client.set_registered_model_alias(REGISTRY, "mine", "1")
+    large = trials_of(folder)[4]
+    assert large.metrics
+    large = replace(large, metrics=large.metrics.replace(size_bytes=400_000))
+    keep(storage, file.replace(id="later", label_size="own"), [large])
+    aliases = client.get_registered_model(REGISTRY).aliases
+    assert aliases == {"mine": 1, "smallest": 6, "best": 6, "under-1MB": 6}
+
+
 def test_what_users_change_in_the_registry_is_no_error(storage: Path) -> None:
     folder = storage / "blocks"
     file, trials = read_study_file(folder), trials_of(folder)
@@ -235,6 +248,29 @@ def test_models_of_a_copied_storage_are_its_own(storage: Path, tmp_path: Path) -
     assert load(copy, "@smallest").metadata.model_id
     for model in MlflowClient(default_tracking_uri(copy)).search_logged_models(["1"]):
         assert model.artifact_location.startswith(mlflow_artifact_folder(copy).as_uri())
+
+
+@pytest.mark.slow
+def test_a_server_keeps_models_of_another_machine(storage: Path, tmp_path: Path) -> None:
+    """A group's server, which takes and gives files by its own address."""
+    file, trials = read_study_file(storage / "blocks"), trials_of(storage / "blocks")
+    uri = f"sqlite:///{tmp_path}/server.db"
+    with mlflow_server(uri, tmp_path / "files", choose_port(None, 5450)) as address:
+        client = MlflowClient(address)
+        experiment = client.create_experiment("blocks 32x32")
+        runs = {trial.trial_id: client.create_run(experiment).info.run_id for trial in trials}
+        for _ in range(2):
+            FrontModels(client, experiment, REGISTRY, file, runs).keep(trials)
+        assert len(client.search_model_versions(f"name = '{REGISTRY}'")) == 5
+        (model,) = client.search_logged_models([experiment], "metrics.miou > 0.55")
+        assert model.artifact_location.startswith("mlflow-artifacts:")
+        before = mlflow.get_tracking_uri()
+        mlflow.set_tracking_uri(address)
+        try:
+            loaded = mlflow.pyfunc.load_model(f"models:/{REGISTRY}@best")
+        finally:
+            mlflow.set_tracking_uri(before)
+        assert loaded.metadata.model_id == model.model_id
 
 
 @pytest.mark.slow

@@ -46,6 +46,8 @@ from trainables.recipes.configs import Qat
 pytestmark = pytest.mark.slow
 NAMES = ("qkd", 'qat "<b>quoted</b>"', "größe")
 NUM_TRIALS = 100
+DRAWN = "[...document.querySelectorAll('.js-plotly-plot')].flatMap(plot => plot.data)"
+"""What all charts of a page have drawn, in JavaScript."""
 ASSISTANT = """
 localStorage.setItem("mlflow.assistant.fab.autoOpenedOnFirstLoad_v1", "true");
 localStorage.setItem("mlflow.assistant.panelOpen_v1", "false");
@@ -107,7 +109,7 @@ def storage(tmp_path_factory: pytest.TempPathFactory, study: Path) -> Path:
             MIOU_AND_SIZE,
         )
         best = max(r.metrics.miou for r in records if r.metrics and r.state == "COMPLETE")
-        steps = [HypervolumePoint(10.0 * n, 0.1 * n + 0.02 * seed, 1000 * n) for n in range(1, 6)]
+        steps = [HypervolumePoint(10.0 * n, 0.1 * n - 0.02 * seed, 1000 * n) for n in range(1, 6)]
         within = {f"miou_within.{kb:04d}KB": m for kb, m in mious_within(records).items()}
         numbers = {"best_miou": best, "device_seconds": 50.0, **within}
         tracking.finish(records, make_study_file(folder, id=f"id {seed}"), numbers, steps, False)
@@ -157,8 +159,11 @@ def test_the_table_of_studies_says_which_model_and_which_study(
         assert on_first_screen(page, says["within 300 KB"])
     rows = page.get_by_role("row").all_inner_texts()
     order = [next((i for i, row in enumerate(rows) if name in row), -1) for name in NAMES]
-    assert order == sorted(order, reverse=True)  # the last study has the best mIoU
+    assert order == sorted(order)  # the first study has the greatest hypervolume
     assert -1 not in order
+    assert on_first_screen(page, "hypervolume")
+    for seed in range(len(NAMES)):
+        assert on_first_screen(page, f"{0.5 - 0.02 * seed:g}")
     page.screenshot(path=storage / "studies.png")
 
 
@@ -201,7 +206,11 @@ def test_trials_are_drawn(page: Any, address: str, storage: Path) -> None:
     open_view(page, address, view_path("1", TRIALS))
     page.get_by_text("size_bytes vs. miou").first.wait_for()
     page.get_by_text("Parallel Coordinates").first.wait_for()
-    page.wait_for_timeout(2000)
+    page.wait_for_function(f"{DRAWN}.some(t => t.x && t.x.length >= 90)")
+    page.wait_for_function(f"{DRAWN}.some(t => t.dimensions && t.dimensions.length)")
+    axes = page.evaluate(f"{DRAWN}.flatMap(t => (t.dimensions || []).map(d => d.label))")
+    for name in ("width", "weight_bits", "learning_rate", "size_bytes", "miou"):
+        assert any(name in axis for axis in axes)
     page.screenshot(path=storage / "trials.png")
 
 
@@ -217,6 +226,9 @@ def test_the_run_of_a_study_shows_its_note(page: Any, address: str, storage: Pat
     page.get_by_text("Best mIoU within 50 KB").first.wait_for()
     page.get_by_text("samples").first.wait_for()
     page.screenshot(path=storage / "study.png")
+    smallest = pareto_front(make_records(0))[0].trial_id
+    page.get_by_role("link", name=smallest).first.click()
+    page.get_by_text(f"qkd/{smallest}").first.wait_for()
 
 
 def runs_of(storage: Path, query: str) -> list[Any]:

@@ -28,7 +28,9 @@ def test_image_files_become_masks_of_their_size(study: Path) -> None:
         for size in ((32, 32), (50, 20))
     ]
     model = _load_pyfunc(str(folder), {"longest_side": 32})
-    found = model.predict(pd.DataFrame({"image": [written(image, "PNG") for image in images]}))
+    given = pd.DataFrame({"image": [written(image, "PNG") for image in images]}, index=[5, 2])
+    found = model.predict(given)
+    assert list(found.index) == [5, 2]
     network = open_model(folder / MODEL_FILE)
     for image, content in zip(images, found["mask"], strict=True):
         mask = Image.open(BytesIO(content))

@@ -23,7 +23,7 @@ from search.storage.journal import open_journal
 from search.storage.layout import mlflow_artifact_folder
 from search.storage.study_file import StudyFile, write_study_file
 from search.tracking.mlflow import MlflowTracker, make_store
-from search.ui import main
+from search.ui import main, show
 
 
 @contextmanager
@@ -179,3 +179,18 @@ def test_a_store_of_a_newer_version_is_refused(storage: Path) -> None:
     (line,) = ended.stderr.splitlines()
     assert ended.returncode == 2
     assert "found version of the future" in line
+
+
+def test_the_first_link_is_opened(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    opened: list[str] = []
+    monkeypatch.setattr("webbrowser.open", opened.append)
+    monkeypatch.setattr("threading.Event.wait", interrupt)
+    lines = ["data: 1 study", "  studies  http://here/a", "  fronts   http://here/b"]
+    show(iter(lines), opens=True)
+    assert opened == ["http://here/a"]
+    assert capsys.readouterr().out.splitlines() == [*lines, "Ctrl-C ends it"]

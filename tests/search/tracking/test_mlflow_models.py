@@ -12,6 +12,7 @@ from contextlib import suppress
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
+from unittest.mock import patch
 from urllib.error import URLError
 from urllib.request import Request, urlopen
 
@@ -82,12 +83,9 @@ def keep(storage: Path, file: StudyFile, front: Sequence[Record]) -> MlflowClien
 
 def load(storage: Path, version: str) -> mlflow.pyfunc.PyFuncModel:
     """A registered model, loaded as MLflow's users do."""
-    before = mlflow.get_tracking_uri()
-    mlflow.set_tracking_uri(default_tracking_uri(storage))
-    try:
+    # Not by set_tracking_uri, which leaves it in the environment of the tests that follow
+    with patch.dict(os.environ, {"MLFLOW_TRACKING_URI": default_tracking_uri(storage)}):
         return mlflow.pyfunc.load_model(f"models:/{REGISTRY}{version}")
-    finally:
-        mlflow.set_tracking_uri(before)
 
 
 def test_models_are_found_by_miou_and_bytes_and_predict_as_their_files(storage: Path) -> None:
@@ -264,12 +262,8 @@ def test_a_server_keeps_models_of_another_machine(storage: Path, tmp_path: Path)
         assert len(client.search_model_versions(f"name = '{REGISTRY}'")) == 5
         (model,) = client.search_logged_models([experiment], "metrics.miou > 0.55")
         assert model.artifact_location.startswith("mlflow-artifacts:")
-        before = mlflow.get_tracking_uri()
-        mlflow.set_tracking_uri(address)
-        try:
+        with patch.dict(os.environ, {"MLFLOW_TRACKING_URI": address}):
             loaded = mlflow.pyfunc.load_model(f"models:/{REGISTRY}@best")
-        finally:
-            mlflow.set_tracking_uri(before)
         assert loaded.metadata.model_id == model.model_id
 
 

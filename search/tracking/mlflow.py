@@ -10,7 +10,7 @@ import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -53,6 +53,7 @@ from search.tracking.mlflow_errors import describe_store_error, is_transient
 from search.tracking.mlflow_internals import repair_artifacts
 from search.tracking.mlflow_models import FrontModels, registry_name
 from search.tracking.mlflow_views import STUDIES, TRAINING, view_path, write_views
+from search.tracking.paging import all_pages
 from search.tracking.run_content import (
     FRONT_TAG,
     KIND_TAG,
@@ -547,14 +548,8 @@ def class_metrics(class_names: Sequence[str]) -> list[str]:
 
 def search_runs(client: MlflowClient, experiments: list[str], study_id: str) -> list[MlflowRun]:
     """All runs of a study, its own among them."""
-    found: list[MlflowRun] = []
-    query, token = f"tags.`{STUDY_ID_TAG}` = '{study_id}'", None
-    while True:
-        page = client.search_runs(experiments, query, page_token=token)
-        found += page
-        token = page.token
-        if not token:
-            return found
+    query = f"tags.`{STUDY_ID_TAG}` = '{study_id}'"
+    return all_pages(partial(client.search_runs, experiments, query))
 
 
 class Run(NamedTuple):

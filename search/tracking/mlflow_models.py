@@ -8,6 +8,7 @@ import json
 import os
 import warnings
 from collections.abc import Mapping, Sequence
+from functools import cached_property, partial
 from io import BytesIO
 from pathlib import Path
 from re import sub
@@ -38,6 +39,7 @@ from search.tracking.model_aliases import (
     as_candidate,
     choose_aliases,
 )
+from search.tracking.paging import all_pages
 from search.tracking.run_content import (
     FRONT_TAG,
     STUDY_ID_TAG,
@@ -97,6 +99,11 @@ class FrontModels:
         self.client, self.experiment_id, self.registry = client, experiment_id, registry
         self.file, self.runs = file, runs
 
+    @cached_property
+    def example(self) -> bytes | None:
+        """The input example of all models."""
+        return example_image(self.file.config.folder)
+
     def keep(self, front: Sequence[Record]) -> None:
         """Logs and registers those that are not yet, says which are on the front, moves aliases.
 
@@ -134,15 +141,9 @@ class FrontModels:
 
     def _logged(self) -> dict[str, LoggedModel]:
         """The study's complete models by trial; incomplete ones are deleted."""
-        found: list[LoggedModel] = []
         query = f"tags.`{STUDY_ID_TAG}` = '{self.file.id}'"
-        token = None
-        while True:
-            page = self.client.search_logged_models([self.experiment_id], query, page_token=token)
-            found += page
-            token = page.token
-            if not token:
-                break
+        search = partial(self.client.search_logged_models, [self.experiment_id], query)
+        found = all_pages(search)
         for model in found:
             if model.status != LoggedModelStatus.READY:  # the driver ended before it was complete
                 self.client.delete_logged_model(model.model_id)
@@ -174,7 +175,7 @@ class FrontModels:
         )
         with TemporaryDirectory() as aside:
             path = Path(aside) / "model"
-            save_model(path, folder, self.file, model.model_id)
+            save_model(path, folder, self.file, self.example, model.model_id)
             replace_file(path / MODEL_CARD, card.encode())
             self.client.log_model_artifacts(model.model_id, str(path))
         measured = {name: getattr(member.metrics, name) for name in LOGGED}
@@ -198,14 +199,8 @@ class FrontModels:
 
     def _versions(self) -> list[ModelVersion]:
         """All versions of the data set's models, oldest first."""
-        found: list[ModelVersion] = []
-        token = None
-        while True:
-            page = self.client.search_model_versions(f"name = '{self.registry}'", page_token=token)
-            found += page
-            token = page.token
-            if not token:
-                return sorted(found, key=lambda version: int(version.version))
+        search = partial(self.client.search_model_versions, f"name = '{self.registry}'")
+        return sorted(all_pages(search), key=lambda version: int(version.version))
 
     def _register(self, member: Record, model: LoggedModel) -> ModelVersion:
         assert member.metrics
@@ -245,9 +240,10 @@ def links_of(model: LoggedModel) -> list[dict[str, Any]]:
     return links
 
 
-def save_model(path: Path, folder: Path, file: StudyFile, model_id: str) -> None:
+def save_model(
+    path: Path, folder: Path, file: StudyFile, example: bytes | None, model_id: str
+) -> None:
     """Writes the folder of a trial's model to `path`, in MLflow's format, with an input example."""
-    example = example_image(file.config.folder)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that there is no example
         pyfunc.save_model(

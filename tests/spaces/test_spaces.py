@@ -147,7 +147,7 @@ def test_a_space_chooses_among_students_and_asks_for_their_fields_alone(name: st
     assert asked == {
         "unet": {"student.name", "student.width", *depth},
         "deeplabv3_mobilenet_v2": {"student.name", "student.multiplier", "student.channels"},
-        "unet_resnet18": {"student.name", "student.channels"},
+        "unet_resnet18": {"student.name", "student.channels", "student.encoder_depth"},
     }
 
 
@@ -201,7 +201,9 @@ def test_architecture_suggests_of_each_family_its_own_fields() -> None:
     assert fields["unet"] == {"student.name", "student.width"}
     backbone = {"student.name", "student.multiplier", "student.channels"}
     assert fields["deeplabv3_mobilenet_v2"] == backbone
-    assert all(found == backbone for name, found in fields.items() if name != "unet")
+    of_unet = {*backbone, "student.encoder_depth"}
+    for name in fields.keys() - {"unet"}:
+        assert fields[name] == (of_unet if name.startswith("unet_") else backbone)
 
 
 def test_architecture_tries_a_known_setting_of_each_family() -> None:

@@ -32,12 +32,13 @@ class Architecture:
 
 
 class Backbone(nn.Module):
-    """Maps images (B,3,H,W) to five feature maps, from fine to coarse.
+    """Maps images (B,3,H,W) to feature maps, from fine to coarse.
 
     Args:
         name: one of `ARCHITECTURES`.
         multiplier: of the numbers of channels.
-        is_dilated: whether the last feature map has stride 16 instead of 32.
+        is_dilated: whether the last feature map has half the stride that it has otherwise.
+        depth: the number of feature maps, at strides 2 to 2 ** depth; at most 5.
 
     Attributes:
         channels: of the feature maps.
@@ -46,11 +47,11 @@ class Backbone(nn.Module):
         ValueError: the backbone needs a package that is not installed.
     """
 
-    def __init__(self, name: str, multiplier: float, is_dilated: bool) -> None:
+    def __init__(self, name: str, multiplier: float, is_dilated: bool, depth: int = 5) -> None:
         super().__init__()
         self.architecture = architecture = ARCHITECTURES[name]
         self.network = architecture.build(multiplier)
-        *stages, deepest = architecture.stages
+        *stages, deepest = architecture.stages[:depth]
         self.stages = [*stages, [*deepest, *architecture.last] if is_dilated else deepest]
         remove_unused(self.network, [module for stage in self.stages for module in stage])
         if is_dilated:

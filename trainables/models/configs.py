@@ -219,6 +219,11 @@ class EncoderDecoderConfig(StudentConfig):
         return self.name.partition("_")[2]
 
     @property
+    def backbone_depth(self) -> int:
+        """The number of the backbone's feature maps."""
+        return 5
+
+    @property
     def has_multiplier(self) -> bool:
         """Whether the backbone comes in several widths."""
         return self.backbone.startswith("mobilenet")
@@ -292,15 +297,17 @@ class EncoderDecoderConfig(StudentConfig):
         )
 
     def initialize(self, network: "nn.Module", weights: "Mapping[str, Tensor]") -> None:
-        """Loads the state dict of the backbone."""
-        network.get_submodule("backbone").load_state_dict(dict(weights))
+        """Loads the state dict of the backbone, or of the part that the student has."""
+        backbone = network.get_submodule("backbone")
+        backbone.load_state_dict({key: weights[key] for key in backbone.state_dict()})
 
     def build(self, num_classes: int) -> "StudentNetwork":
         from trainables.models.backbones import Backbone
         from trainables.models.encoder_decoder import DECODERS, EncoderDecoder
 
         normalization = build_normalization(self.input_normalization)
-        backbone = Backbone(self.backbone, self.multiplier, is_dilated=self.decoder != "unet")
+        is_dilated = self.decoder != "unet"
+        backbone = Backbone(self.backbone, self.multiplier, is_dilated, self.backbone_depth)
         decoder = DECODERS[self.decoder](backbone.channels, self.channels, num_classes)
         return EncoderDecoder(normalization, backbone, decoder)
 
@@ -318,7 +325,9 @@ def weights_digest(file: Path) -> str:
 
 
 class BackboneUNetConfig(EncoderDecoderConfig):
-    """A U-Net whose encoder is a backbone; its channels halve from `channels` at stride 16."""
+    """A U-Net whose encoder is a backbone; the decoder's channels halve at each of its stages."""
+
+    written_if_set: ClassVar[tuple[str, ...]] = ("encoder_depth",)
 
     name: Literal[
         "unet_mobilenet_v1",
@@ -327,6 +336,29 @@ class BackboneUNetConfig(EncoderDecoderConfig):
         "unet_efficientnet_lite0",
         "unet_resnet18",
     ]
+    encoder_depth: int = Field(
+        5, ge=3, le=5, description="feature maps of the backbone, at strides 2 to 2 ** depth"
+    )
+
+    @property
+    def backbone_depth(self) -> int:
+        return self.encoder_depth
+
+    def choices(self) -> Mapping[str, Sequence[int | float]]:
+        """As of other networks with a backbone, and how much of the backbone is used."""
+        return {**super().choices(), "encoder_depth": (3, 4, 5)}
+
+    def fetch_weights(
+        self, sources: WeightSources, images_B3HW: "Tensor | None" = None
+    ) -> "Mapping[str, Tensor]":
+        """Those of the whole backbone, so that students of all depths share them."""
+        whole = self.replace(encoder_depth=5)
+        return super(BackboneUNetConfig, whole).fetch_weights(sources, images_B3HW)
+
+    def describe(self) -> str:
+        """As other networks with a backbone, and the depth where it is not all of it."""
+        depth = "" if self.encoder_depth == 5 else f" depth {self.encoder_depth}"
+        return f"{super().describe()}{depth}"
 
 
 class DeepLabV3Config(EncoderDecoderConfig):

@@ -1,5 +1,6 @@
 """Which files are read as the weights of a backbone, and what the backbone then computes."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -52,7 +53,7 @@ def loaded(student: EncoderDecoderConfig, file: Path, images: Tensor | None = No
 
 
 @torch.no_grad()
-def assert_same(found: nn.Module, expected: nn.Module) -> None:
+def assert_same(found: nn.Module, expected: Callable[[Tensor], list[Tensor]]) -> None:
     for one, other in zip(found(IMAGES), expected(IMAGES), strict=True):
         torch.testing.assert_close(one, other, atol=1e-4 * float(other.abs().max()), rtol=0)
 
@@ -71,6 +72,24 @@ def test_weights_of_a_classifier_are_those_of_the_backbone(
     else:
         safetensors.torch.save_file(state, file)
     assert_same(loaded(student_of(file, backbone), file), expected)
+
+
+@pytest.mark.parametrize("backbone", ["mobilenet_v1", "mobilenet_v2", "mobilenet_v3_small"])
+@pytest.mark.parametrize("depth", [3, 4])
+@pytest.mark.parametrize("is_folded", [False, True])
+def test_a_shorter_backbone_computes_the_first_feature_maps(
+    backbone: str, depth: int, is_folded: bool, tmp_path: Path
+) -> None:
+    expected, file = trained(backbone), tmp_path / "weights.safetensors"
+    state = folded_state(expected, False) if is_folded else expected.network.state_dict()
+    safetensors.torch.save_file(dict(state), file)
+    found = loaded(student_of(file, backbone, encoder_depth=depth), file)
+    assert 0 < count_weights(found) < count_weights(expected)
+    assert_same(found, lambda images: expected(images)[:depth])
+
+
+def count_weights(network: nn.Module) -> int:
+    return sum(weights.numel() for weights in network.parameters())
 
 
 @pytest.mark.parametrize("backbone", ["mobilenet_v1", "mobilenet_v2", "mobilenet_v3_small"])

@@ -1,12 +1,13 @@
 """Searches in processes of their own, what is done to them, and clusters on this machine."""
 
+import json
 import os
 import re
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -94,12 +95,12 @@ def states(folder: Path) -> list[object]:
 
 
 CLUSTER = """
-import sys
+import json, sys
 from ray.cluster_utils import Cluster
 
 sys.executable = sys.argv[1]
 cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
-nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
+nodes = [cluster.add_node(**node) for node in json.loads(sys.argv[2])]
 print("at", cluster.address, flush=True)
 sys.stdin.readline()
 cluster.remove_node(nodes[0], allow_graceful=False)
@@ -108,16 +109,23 @@ cluster.shutdown()
 """
 
 
+def cluster_of_two() -> AbstractContextManager[tuple[subprocess.Popen[str], str]]:
+    """A cluster of two nodes of one CPU, where no token is needed."""
+    return cluster_of({"num_cpus": 1}, {"num_cpus": 1}, RAY_AUTH_MODE="disabled")
+
+
 @contextmanager
-def cluster_of_two() -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """A cluster and its address; told something it loses a node, told again it ends."""
+def cluster_of(
+    *nodes: dict[str, object], **environment: str
+) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """A cluster and its address; told something it loses its first node, told again it ends."""
     server = start_server()
     with subprocess.Popen(
-        [sys.executable, "-c", CLUSTER, str(server.python)],
+        [sys.executable, "-c", CLUSTER, str(server.python), json.dumps(nodes)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
-        env={**os.environ, **server.environment, "RAY_AUTH_MODE": "disabled"},
+        env={**os.environ, **server.environment, **environment},
         preexec_fn=lambda: os.sched_setaffinity(0, all_cores()),
     ) as cluster:
         assert cluster.stdout is not None

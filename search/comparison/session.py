@@ -24,8 +24,9 @@ from search.core.comparison_config import COMPARE
 from search.core.config import HOW
 from search.core.networks import named_teachers, teacher_source, weight_sources
 from search.core.record import Record
+from search.execution.card_shares import CardShares
 from search.execution.parallel import ParallelTraining
-from search.execution.resources import TrialResources, fixed_resources
+from search.execution.places import TrialPlaces, places_of
 from search.execution.restart import is_stop_requested
 from search.execution.session import RemoteRunner, connect
 from search.execution.shutdown import INTERRUPTED, GracefulShutdown, graceful_shutdown
@@ -37,7 +38,7 @@ from search.storage.layout import (
     STOP_FILE,
     mlflow_artifact_folder,
 )
-from search.study.prerequisites import NUM_LARGEST, share_by_memory
+from search.study.prerequisites import NUM_LARGEST
 from search.study.report import teacher_numbers, tracking_timeout_s
 from search.tracking.callbacks import AsyncCallback, run_with_timeout
 from search.tracking.console import describe_outcome, elapsed_since, say_runs
@@ -124,11 +125,11 @@ class ComparisonSession:
 
     def train(self, shutdown: GracefulShutdown) -> None:
         """Trains full-precision students, then those that start from them."""
-        run, share = self.prepare(shutdown)
+        run, places = self.prepare(shutdown)
         trainings = plan_trainings(self.comparison.arms)
         configs = [config for arm in self.comparison.arms for config in arm.configs]
         compared, varying = {config.digest() for config in configs}, varying_leaves(configs)
-        train = ParallelTraining(run, share, shutdown, self.config.folder, self.say)
+        train = ParallelTraining(run, places, shutdown, self.config.folder, self.say)
         callback = AsyncCallback(self.tracking)
 
         def on_end(name: str, outcome: Artifact | TrialFailed) -> None:
@@ -155,10 +156,9 @@ class ComparisonSession:
         starts = {name: self.records[c.start.digest()] for name, c in trainings.items() if c.start}
         return {name: start.reason for name, start in starts.items() if start.state == "FAIL"}
 
-    def prepare(self, shutdown: GracefulShutdown) -> tuple[ExecutionConfig, TrialResources]:
-        """Prepares weights, the teacher and its outputs, and the resources of a training."""
+    def prepare(self, shutdown: GracefulShutdown) -> tuple[ExecutionConfig, TrialPlaces]:
+        """Prepares weights, the teacher and its outputs, and where trainings run."""
         comparison, config, trials = self.comparison, self.config, self.comparison.trials
-        share = fixed_resources(config)
         run = ExecutionConfig(
             data=comparison.data.path,
             artifacts=comparison.store.root,
@@ -169,6 +169,7 @@ class ComparisonSession:
         )
         run = with_images(run, comparison.teacher_data, comparison.unlabelled)
         remote = RemoteRunner(config, shutdown, self.say)
+        places = places_of(config)
         set_up_weights(
             run, comparison.students, weight_sources(config), self.say, named_teachers(config)
         )
@@ -193,9 +194,8 @@ class ComparisonSession:
                 return trial.needs_teacher, macs
 
             largest = sorted(trials, key=memory)[-NUM_LARGEST:]
-            share = share_by_memory(config, largest, self.say, remote, run)
-        threads, gpu_share = max(1, int(share.cpus)), min(1, share.gpus) or 1.0
-        return run.replace(num_threads=threads, gpu_share=gpu_share), share
+            places.shares = CardShares(config, largest, self.say, remote, run)
+        return run, places
 
     def own_teacher_config(self) -> TrialConfig:
         """The teacher where no trained one is named: a student as it came, or one to train.

@@ -2,16 +2,19 @@
 
 import logging
 import shutil
+from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import ray
 
+from search.execution.cluster import why_nothing_runs
+from search.execution.places import TrialPlaces
 from search.execution.resources import TrialResources
-from search.execution.session import max_pending_trials
+from search.execution.session import task_options
 from search.execution.shutdown import GracefulShutdown
-from search.execution.tuning import MAX_RETRIES
+from search.execution.waiting import WaitingNotice
 from search.execution.worker_failure import describe_worker_failure
 from search.storage.layout import SCRATCH
 from trainables.config import ExecutionConfig, TrialConfig
@@ -34,12 +37,12 @@ OnEnd = Callable[[str, Artifact | TrialFailed], None]
 class ParallelTraining:
     """Trains each of many configurations once, or finds its artifact.
 
-    A training whose process dies is started again, at most `MAX_RETRIES` times, and continues from
-    its checkpoint.
+    A training whose process dies is started again, at most `MAX_RETRIES` times of
+    `tuning`, and continues from its checkpoint.
 
     Args:
         run: how trainings are run, which is the same for all of them.
-        share: the resources of one training.
+        places: the resources of each training.
         folder: gets a file with the progress of each running training.
         say: gets a line on the progress of each training every half minute.
     """
@@ -47,16 +50,14 @@ class ParallelTraining:
     def __init__(
         self,
         run: ExecutionConfig,
-        share: TrialResources,
+        places: TrialPlaces,
         shutdown: GracefulShutdown,
         folder: Path,
         say: Callable[[str], None],
     ) -> None:
-        self.run, self.share, self.shutdown, self.say = run, share, shutdown, say
+        self.run, self.places, self.shutdown, self.say = run, places, shutdown, say
         self.scratch = folder / SCRATCH
-        self.task: Any = ray.remote(
-            num_cpus=share.cpus, num_gpus=share.gpus, max_retries=MAX_RETRIES
-        )(with_progress_file)
+        self.task: Any = ray.remote(with_progress_file)
 
     def __call__(
         self,
@@ -70,18 +71,25 @@ class ParallelTraining:
             DiskFull: a disk is full.
             KeyboardInterrupt: the user asked to stop; running trainings have written checkpoints.
         """
-        left, running = list(trainings), dict[Any, str]()
+        left, running, taken = list(trainings), dict[Any, str](), dict[str, TrialResources]()
         progress = ProgressFiles(self.scratch, f"*/{PROGRESS_FILE}")
+        notice = WaitingNotice(self.say, lambda: why_nothing_runs(next(iter(taken.values()))))
         try:
             while left or running:
-                while left and len(running) < max_pending_trials(self.share):
+                while left and (place := self.places.next(Counter(taken.values()))):
                     if may_start(name := left.pop(0)):
-                        running[self._start(name, trainings[name])] = name
+                        running[self._start(name, trainings[name], place)] = name
+                        taken[name] = place
                 ended, _ = ray.wait(list(running), timeout=0.2)
                 for task in ended:
-                    self._end(task, running.pop(task), on_end)
+                    del taken[name := running.pop(task)]
+                    self._end(task, name, on_end)
                 for _, line in progress.new_lines():
                     self.say(line)
+                if any(self.scratch.glob(f"*/{PROGRESS_FILE}")) or not running:
+                    notice.restart()
+                else:
+                    notice.look()
                 if self.shutdown.requested:
                     left.clear()
                 if self.shutdown.grace_expired:
@@ -91,13 +99,13 @@ class ParallelTraining:
         if self.shutdown.requested:
             raise KeyboardInterrupt
 
-    def _start(self, name: str, config: TrialConfig) -> Any:
-        return self.task.remote(
+    def _start(self, name: str, config: TrialConfig, place: TrialResources) -> Any:
+        return self.task.options(**task_options(place)).remote(
             self.scratch / config.digest() / PROGRESS_FILE,
             PROGRESS_EVERY_S,
             train_or_find,
             config,
-            self.run,
+            place.given_to(self.run),
             description=f"training {name}",
         )
 

@@ -1,13 +1,16 @@
 """Uses of private interfaces of Ray; a test checks each function against the installed Ray."""
 
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import ray
 from ray._private import services
 from ray.actor import ActorHandle
+from ray.autoscaler.v2.sdk import get_cluster_status
+from ray.exceptions import AuthenticationError
 from ray.tune.experiment import Trial
 
 from search.execution.restart import Node
@@ -44,6 +47,41 @@ def find_cluster_address() -> str:
     """
     address: str = services.canonicalize_bootstrap_address_or_die("auto")
     return address
+
+
+def why_not_admitted(address: str) -> str:
+    """What keeps a driver on this machine from joining the cluster at HOST:PORT; "" if nothing."""
+    raylet, of_nodes = cast(Any, ray._raylet), cast(Any, services)
+    try:
+        raylet.GcsClient(address=address)
+    except AuthenticationError:
+        return (
+            "it refuses the token of this user: RAY_AUTH_MODE must be token, and RAY_AUTH_TOKEN or "
+            "~/.ray/auth_token must be those of the cluster's head"
+        )
+    if not of_nodes.find_node_ids():
+        return (
+            "this machine is none of its nodes: run the command on one of them, as by "
+            "`ray attach`, `ray exec` or `ray job submit`"
+        )
+    return ""
+
+
+def autoscaler_news() -> tuple[list[str], list[str]]:
+    """The nodes that the autoscaler is starting, by type, and why some could not be started.
+
+    Both are empty where there is no autoscaler, or an earlier one than version 2.
+    """
+    status = get_cluster_status(ray.get_runtime_context().gcs_address)
+    waiting = Counter(node.ray_node_type_name for node in status.pending_nodes)
+    for launch in status.pending_launches:
+        waiting[launch.ray_node_type_name] += launch.count
+    starting = [f"{count} of type {name}" for name, count in waiting.items()]
+    failures = [
+        f"{launch.ray_node_type_name}: {' '.join((launch.details or 'no reason is given').split())}"
+        for launch in sorted(status.failed_launches, key=lambda each: each.failed_ts_s or 0)
+    ]
+    return starting, failures
 
 
 def actor_of(trial: Trial) -> ActorHandle[Any] | None:

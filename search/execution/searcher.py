@@ -6,6 +6,7 @@ partly trained student are never told to Optuna as results.
 
 import logging
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from search.core.record import (
     Record,
     RungDecision,
 )
+from search.execution.resources import TrialResources
 from search.storage.layout import checkpoint_folder, model_folder
 from search.storage.trials import (
     end_trial,
@@ -47,10 +49,17 @@ from trainables.core.metrics import Metrics
 from trainables.trainable import FAILURE, METRICS, NO_ROOM, PAUSE, TRACE
 
 log = logging.getLogger(__name__)
+RESOURCES = "resources"
+"""Key of what a trial takes, as Ray names resources, in the configuration of its trainable."""
 MAX_REFUSALS = 1000
 """Consecutive suggestions that may fail or exceed the budget before the search ends."""
 MAX_REPEATS = 50
 """Consecutive suggestions trained already after which the space is taken to be exhausted."""
+
+
+ONE_CORE = TrialResources(cpus=1, gpus=0)
+Place = Callable[[Counter[TrialResources]], TrialResources | None]
+"""The resources of the next trial, given those of pending and running ones; None: no room."""
 
 
 @dataclass(frozen=True)
@@ -60,8 +69,7 @@ class SearchLimits:
     num_trials: int
     is_over: Callable[[], bool] = lambda: False
     """Whether no more trials are asked for, as after the end of the time budget."""
-    max_pending_trials: Callable[[], float] = lambda: math.inf
-    """The maximum number of pending and running trials."""
+    place: Place = lambda taken: ONE_CORE
 
 
 class OptunaSearcher(Searcher):
@@ -93,6 +101,7 @@ class OptunaSearcher(Searcher):
         self.run, self.folder, self.callbacks = run, folder, callbacks
         self.trials_left = limits.num_trials
         self.asked: dict[str, Record] = {}
+        self.places: dict[str, TrialResources] = {}
         self.end = self.no_room = ""
         self.history = problem.new_history()
         self.history.update_all(study)
@@ -108,7 +117,8 @@ class OptunaSearcher(Searcher):
             if self.limits.is_over():
                 self.end = "the time is over"
                 break
-            if len(self.asked) >= self.limits.max_pending_trials():
+            taken = Counter(self.places[trial_id] for trial_id in self.asked)
+            if (place := self.limits.place(taken)) is None:
                 return None
             if (trial := self.proposer.ask()) is None:
                 self.end = f"{STOP_WINDOW} proposals in a row are expected to add next to nothing"
@@ -116,7 +126,7 @@ class OptunaSearcher(Searcher):
             state, reason = self._describe(trial)
             record = record_of(self.study, trial.number)
             if state == TrialState.RUNNING:
-                return self._launch(trial_id, record)
+                return self._launch(trial_id, record, place)
             self._tell(record, state, reason)
             refusals += 1
             repeats = repeats + 1 if REPEATED in reason else 0
@@ -222,17 +232,19 @@ class OptunaSearcher(Searcher):
             return TrialState.PRUNED, f"not trained again: {REPEATED} {same}"
         return TrialState.RUNNING, ""
 
-    def _launch(self, trial_id: str, record: Record) -> dict[str, Any]:
+    def _launch(self, trial_id: str, record: Record, place: TrialResources) -> dict[str, Any]:
         """Registers a trial as launched and gives the configuration of its trainable."""
         self.trials_left -= 1
         record = self.asked[trial_id] = store_ray_id(self.study, record, trial_id)
+        self.places[trial_id] = place
         assert record.config
         self.history.update(record)
         for callback in self.callbacks:
             callback.started(record)
         return {
             "trial": record.config.model_dump(mode="json"),
-            "run": self.run.model_dump(mode="json"),
+            "run": place.given_to(self.run).model_dump(mode="json"),
+            RESOURCES: place.request(),
             "out": str(model_folder(self.folder, record.trial_id)),
             "checkpoints": str(checkpoint_folder(self.folder, record.trial_id)),
         }

@@ -7,17 +7,25 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from copy import copy
+from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
 import ray
 
 from search.core.config import Placement
+from search.execution.cluster import offered_nodes, why_nothing_runs
 from search.execution.cluster_address import CLUSTER_ADDRESS, cluster_address, on_cluster
-from search.execution.ray_internals import local_node, processes_in_own_group
-from search.execution.resources import TrialResources, fixed_resources, num_cores, num_parallel
+from search.execution.ray_internals import (
+    find_cluster_address,
+    local_node,
+    processes_in_own_group,
+    why_not_admitted,
+)
+from search.execution.resources import Nodes, TrialResources, fixed_resources, num_cores
 from search.execution.restart import DriverRestart
 from search.execution.shutdown import GracefulShutdown
 from search.execution.tuning import MAX_RETRIES
+from search.execution.waiting import WaitingNotice
 from search.execution.worker_failure import describe_worker_failure
 from trainables.config import ExecutionConfig
 from trainables.core import terminal
@@ -38,6 +46,33 @@ NUM_STARTS, PAUSE_S = 3, 2.0
 """Attempts to start Ray, and seconds between the first two: a busy machine may time out."""
 
 
+def find_nodes(say: Callable[[str], None]) -> Nodes:
+    """The nodes that trials may run on; joins the cluster whose address is set.
+
+    Raises:
+        RayUnavailable: the cluster does not answer, or refuses the driver.
+    """
+    if on_cluster():
+        logging.getLogger("ray").setLevel(logging.CRITICAL)
+        with exit_if_silent():
+            join_cluster()
+        say(f"the cluster has {offered_nodes().describe()}")
+    return offered_nodes()
+
+
+def join_cluster() -> None:
+    """Connects to the cluster, unless it refuses this process.
+
+    Raises:
+        RayUnavailable: it does.
+    """
+    address = cluster_address()
+    found = find_cluster_address() if address == "auto" else address
+    if reason := why_not_admitted(found):
+        raise RayUnavailable(f"{CLUSTER_ADDRESS} leads to the cluster at {found}, but {reason}")
+    start_ray(lambda: False)
+
+
 @contextmanager
 def connect(resume_arguments: Sequence[str], shutdown: GracefulShutdown) -> Iterator[None]:
     """Connects to Ray for the duration of the block.
@@ -51,8 +86,9 @@ def connect(resume_arguments: Sequence[str], shutdown: GracefulShutdown) -> Iter
     logging.getLogger("ray").setLevel(logging.CRITICAL)
     driver_restart = None
     try:
-        with exit_if_silent() if on_cluster() else nullcontext():
-            start_ray(shutdown)
+        if not ray.is_initialized():  # else the cluster has been joined
+            with exit_if_silent() if on_cluster() else nullcontext():
+                start_ray(lambda: shutdown.requested)
         shutdown.install_handlers()
         if shutdown.requested:
             raise KeyboardInterrupt
@@ -64,6 +100,10 @@ def connect(resume_arguments: Sequence[str], shutdown: GracefulShutdown) -> Iter
         if driver_restart:
             driver_restart.close()
         ray.shutdown()
+
+
+OTHER_VERSION = "Version mismatch"
+"""What Ray's error begins with where a cluster runs another version of Ray or Python."""
 
 
 @contextmanager
@@ -92,8 +132,12 @@ class RayUnavailable(OSError):
     """Ray does not start on this machine, or the cluster does not answer."""
 
 
-def start_ray(shutdown: GracefulShutdown) -> None:
-    """Starts Ray, or connects to the cluster; tries again where Ray times out."""
+def start_ray(is_stopped: Callable[[], bool]) -> None:
+    """Starts Ray, or connects to the cluster; tries again where Ray times out.
+
+    Raises:
+        KeyboardInterrupt: Ray failed, and the user asked to stop.
+    """
     local = not on_cluster()
     for attempt in range(1, NUM_STARTS + 1):
         try:
@@ -108,8 +152,13 @@ def start_ray(shutdown: GracefulShutdown) -> None:
             return
         except (Exception, SystemExit) as error:  # each of Ray's processes may time out
             ray.shutdown()
-            if shutdown.requested:
+            if is_stopped():
                 raise KeyboardInterrupt from None
+            if str(error).startswith(OTHER_VERSION):
+                raise RayUnavailable(
+                    f"the driver must have Ray and Python as the cluster at {cluster_address()} "
+                    f"has them: {' '.join(str(error).split())}"
+                ) from error
             reason, last = first_line(error), attempt == NUM_STARTS
         if not last:
             time.sleep(attempt * PAUSE_S)
@@ -120,7 +169,7 @@ def start_ray(shutdown: GracefulShutdown) -> None:
 
 
 class RemoteRunner:
-    """Runs a preparation on a worker of Ray; on a CPU without a cluster, with all cores."""
+    """Runs a preparation on a worker of Ray; on a CPU, with all cores of a node."""
 
     def __init__(
         self,
@@ -132,9 +181,29 @@ class RemoteRunner:
         """`say` gets a line on the progress of a preparation every `progress_every_s` seconds."""
         self.shutdown, self.say, self.progress_every_s = shutdown, say, progress_every_s
         self.folder = config.folder
-        self.cpus, self.gpus = fixed_resources(config)
-        if not self.gpus and not on_cluster():
-            self.cpus = num_cores()
+        nodes = offered_nodes()
+        self.share = fixed_resources(config, nodes)
+        if not self.share.gpus:
+            self.share = self.share._replace(cpus=nodes.whole_node)
+
+    def on(self, kind: str) -> Self:
+        """A runner on GPUs of one kind."""
+        other = copy(self)
+        other.share = self.share._replace(accelerator=kind)
+        return other
+
+    def start(
+        self,
+        run: ExecutionConfig,
+        prepare: Callable[Concatenate[ExecutionConfig, Given], Result],
+        /,
+        *given: Given.args,
+        **named: Given.kwargs,
+    ) -> Any:
+        """Starts a preparation that nobody waits for, and gives Ray's reference to its result."""
+        run = run.replace(num_threads=max(1, int(self.share.cpus)))
+        task: Any = ray.remote(prepare).options(**task_options(self.share))
+        return task.remote(run, *given, **named)
 
     def __call__(
         self,
@@ -150,16 +219,18 @@ class RemoteRunner:
             KeyboardInterrupt: the user asked to stop, and the preparation stopped or timed out.
             TrialFailed: its process died at every attempt.
         """
-        task: Any = ray.remote(num_cpus=self.cpus, num_gpus=self.gpus, max_retries=MAX_RETRIES)(
-            with_progress_file
-        )
-        run = run.replace(num_threads=max(1, int(self.cpus)))
+        run = run.replace(num_threads=max(1, int(self.share.cpus)))
         progress = ProgressFiles(self.folder)
         file = self.folder / PROGRESS_FILE
+        file.unlink(missing_ok=True)  # of a process that was killed
+        notice = WaitingNotice(self.say, lambda: why_nothing_runs(self.share))
+        task: Any = ray.remote(with_progress_file).options(**task_options(self.share))
         waiting = task.remote(file, self.progress_every_s, prepare, run, *given, **named)
         while not ray.wait([waiting], timeout=0.2)[0]:
             for _, line in progress.new_lines():
                 self.say(line)
+            if not file.exists():
+                notice.look()
             if self.shutdown.grace_expired:
                 raise KeyboardInterrupt
         try:
@@ -175,6 +246,11 @@ class RemoteRunner:
         return result
 
 
-def max_pending_trials(share: TrialResources) -> int:
-    """The maximum number of running trials now; on a cluster, including some pending ones."""
-    return num_parallel(share, ray.cluster_resources())  # type: ignore[no-untyped-call]
+def task_options(share: TrialResources) -> dict[str, Any]:
+    """Ray's options of a task with these resources, which is retried where its process dies."""
+    return {
+        "num_cpus": share.cpus,
+        "num_gpus": share.gpus,
+        "resources": share.kind,
+        "max_retries": MAX_RETRIES,
+    }

@@ -1,6 +1,8 @@
 """Runs the trials of a study with Ray Tune."""
 
+import math
 import shutil
+import time
 from collections import Counter, deque
 from collections.abc import Callable
 from pathlib import Path
@@ -8,14 +10,18 @@ from typing import Any
 
 from pyarrow.fs import LocalFileSystem
 from ray import tune
+from ray.tune.experiment import Trial
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.stopper import CombinedStopper
 
 from search.core.config import StudyConfig
-from search.execution.resources import TrialResources
-from search.execution.searcher import OptunaSearcher
+from search.execution.cluster import why_nothing_runs
+from search.execution.cluster_address import on_cluster
+from search.execution.searcher import RESOURCES, OptunaSearcher
+from search.execution.shared_storage import SharedStorage, StorageNotShared
 from search.execution.shutdown import GracefulShutdown
 from search.execution.stopping import Deadline, StopAll
+from search.execution.waiting import WaitingNotice
 from search.execution.worker_failure import failure_reason
 from search.storage.layout import CHECKPOINTS, SCRATCH
 from trainables.core.files import is_full_disk
@@ -25,6 +31,8 @@ from trainables.training.trial import MEASURING
 
 MAX_RETRIES = 3
 """Maximum number of restarts of a trial whose process died."""
+LOOK_EVERY_S = 2.0
+"""Seconds between two looks at the nodes of a cluster."""
 SHOWN_BY_BARS = (f"{TRAINING}: ", f"{MEASURING}: ")
 """What progress lines begin with that say no more than a trial's bar."""
 
@@ -33,7 +41,6 @@ def tune_trials(
     searcher: OptunaSearcher,
     scheduler: TrialScheduler | None,
     config: StudyConfig,
-    share: TrialResources,
     deadline: Deadline,
     shutdown: GracefulShutdown,
     say: Callable[[str], None],
@@ -48,13 +55,13 @@ def tune_trials(
     Raises:
         KeyboardInterrupt: the user asked to stop; running trials have stopped.
         DiskFull: the journal could not be written.
+        StorageNotShared: a node has joined that does not see the storage.
     """
     scratch = config.folder / SCRATCH
     deadline.start()
     stop_all = StopAll(shutdown)
-    resources = {"cpu": share.cpus, "gpu": share.gpus}
     tuner = tune.Tuner(
-        tune.with_resources(StudentTrainable, resources),
+        tune.with_resources(StudentTrainable, requested_resources),
         tune_config=tune.TuneConfig(
             search_alg=searcher,
             scheduler=scheduler,
@@ -71,6 +78,8 @@ def tune_trials(
             callbacks=[
                 WorkerFailureCallback(searcher, stop_all, say),
                 TrialProgress(config.folder, say, has_bars),
+                NothingRuns(searcher, say),
+                *([JoinedNodes(config.storage)] if on_cluster() else []),
             ],
             failure_config=tune.FailureConfig(max_failures=MAX_RETRIES),
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
@@ -87,11 +96,16 @@ def tune_trials(
     searcher.close()
 
 
+def requested_resources(config: dict[str, Any]) -> tune.PlacementGroupFactory:
+    """The resources of a trial, which the searcher chose."""
+    return tune.PlacementGroupFactory([config[RESOURCES]])
+
+
 def expected_cause(error: BaseException) -> BaseException:
     """The error that Tune wraps, where it is an expected one; else the error itself."""
     cause: BaseException | None = error
     while cause is not None:
-        if is_full_disk(cause):
+        if is_full_disk(cause) or isinstance(cause, StorageNotShared):
             return cause
         cause = cause.__cause__ or cause.__context__
     return error
@@ -153,6 +167,49 @@ class TrialProgress(tune.Callback):
         for path, line in self.files.new_lines():
             if not self.has_bars or not line.startswith(SHOWN_BY_BARS):
                 self.say(f"trial {path.parent.name} is {line}")
+
+    # There is no state for Ray's snapshots
+    def __reduce__(self) -> tuple[type[tune.Callback], tuple[()]]:
+        return tune.Callback, ()
+
+
+class NothingRuns(tune.Callback):
+    """Says why trials wait where none of them runs."""
+
+    def __init__(self, searcher: OptunaSearcher, say: Callable[[str], None]) -> None:
+        self.searcher = searcher
+        self.notice = WaitingNotice(say, self._why)
+
+    def on_step_begin(self, iteration: int, trials: Any, **info: Any) -> None:
+        if self.searcher.asked and not any(trial.status == Trial.RUNNING for trial in trials):
+            self.notice.look()
+        else:
+            self.notice.restart()
+
+    def _why(self) -> str:
+        return why_nothing_runs(self.searcher.places[next(iter(self.searcher.asked))])
+
+    # There is no state for Ray's snapshots
+    def __reduce__(self) -> tuple[type[tune.Callback], tuple[()]]:
+        return tune.Callback, ()
+
+
+class JoinedNodes(tune.Callback):
+    """Checks that nodes that join the cluster share the storage.
+
+    Raises:
+        StorageNotShared: one does not, so that the trials that it takes would fail.
+    """
+
+    def __init__(self, storage: Path) -> None:
+        self.shared = SharedStorage(storage)
+        self.looked = -math.inf
+
+    def on_step_begin(self, iteration: int, trials: Any, **info: Any) -> None:
+        if time.monotonic() - self.looked < LOOK_EVERY_S:
+            return
+        self.looked = time.monotonic()
+        self.shared.check_nodes()
 
     # There is no state for Ray's snapshots
     def __reduce__(self) -> tuple[type[tune.Callback], tuple[()]]:

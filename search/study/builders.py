@@ -6,7 +6,7 @@ from search.algorithms.problem import SamplerSettings
 from search.algorithms.warm_start import to_observations
 from search.core.record import Record
 from search.execution.scheduler import ParetoHalving
-from search.execution.searcher import OptunaSearcher, SearchLimits
+from search.execution.searcher import OptunaSearcher, Place, SearchLimits
 from search.study.recovery import replay_decisions
 from search.study.study import Study, samples_left
 from search.tracking.callbacks import Callback
@@ -19,7 +19,7 @@ def build_searcher(
     run: ExecutionConfig,
     callbacks: Sequence[Callback],
     is_over: Callable[[], bool],
-    max_pending_trials: Callable[[], float],
+    place: Place,
 ) -> OptunaSearcher:
     """The searcher for the trials that are left."""
     config, problem = study.config, study.cost_model.problem
@@ -29,7 +29,7 @@ def build_searcher(
         improvement_bar=config.stop_when_flat,
         warm_start_observations=to_observations(study.warm_start_records, problem.new_history()),
     )
-    limits = SearchLimits(samples_left(study), is_over, max_pending_trials)
+    limits = SearchLimits(samples_left(study), is_over, place)
     return OptunaSearcher(
         study.optuna_study, problem, settings, limits, run, config.folder, callbacks
     )

@@ -1,14 +1,11 @@
 """Prerequisites of trials, prepared on a worker before the first trial runs.
 
-The outputs of the teacher, the sensitivity of students to quantization, and how trials share a GPU.
+The outputs of the teacher, and the sensitivity of students to quantization.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
-from search.core.config import Placement
-from search.execution import resources
-from search.execution.resources import TrialResources
 from search.execution.session import RemoteRunner
 from search.storage.study_file import write_study_file
 from search.storage.trials import store_sensitivities
@@ -16,11 +13,9 @@ from search.study.study import Study
 from search.tracking.console import ConsoleProgress
 from trainables.config import ExecutionConfig, TrialConfig
 from trainables.core.errors import TrialFailed
-from trainables.core.units import human_size
 from trainables.models.configs import StudentConfig
 from trainables.quantization.mixed_precision import Sensitivity
 from trainables.teachers.averaging import Averaging
-from trainables.training.memory_probe import measure_gpu_bytes
 from trainables.training.sensitivity import cache_sensitivity, read_sensitivity
 from trainables.training.setup import OutputMode, set_up_teacher_outputs
 
@@ -79,31 +74,10 @@ def measure_sensitivities(
     study.cost_model.check_budget()
 
 
-def share_gpu(
-    study: Study, progress: ConsoleProgress, remote: RemoteRunner, run: ExecutionConfig
-) -> TrialResources:
-    """The resources of a trial, from the GPU memory that the largest trials of the space take."""
+def largest_trials(study: Study) -> Sequence[TrialConfig]:
+    """Those of the space that take most GPU memory."""
     largest = sorted(
         study.cost_model.completed_samples(),
         key=lambda trial: (trial.needs_teacher, study.cost_model.macs(trial)),
     )
-    return share_by_memory(study.config, largest[-NUM_LARGEST:], progress.record, remote, run)
-
-
-def share_by_memory(
-    config: Placement,
-    largest: Sequence[TrialConfig],
-    say: Callable[[str], None],
-    remote: RemoteRunner,
-    run: ExecutionConfig,
-) -> TrialResources:
-    """The resources of a trial, from the GPU memory that the `largest` take."""
-    crowded = run.replace(gpu_share=1 / resources.MAX_TRIALS_PER_GPU)
-    say("measuring the GPU memory that the largest trials take")
-    peak, free = remote(crowded, measure_gpu_bytes, largest)
-    share = resources.resources_by_memory(config, peak, free)
-    say(
-        f"{round(1 / share.gpus)} trials at once on a GPU with {human_size(free)} free: the "
-        f"largest takes {human_size(peak)}"
-    )
-    return share
+    return largest[-NUM_LARGEST:]

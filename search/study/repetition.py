@@ -8,7 +8,7 @@ import json
 
 from search.core.pareto import pareto_front
 from search.execution.parallel import ParallelTraining
-from search.execution.resources import TrialResources
+from search.execution.places import TrialPlaces
 from search.execution.shutdown import GracefulShutdown
 from search.execution.stopping import Deadline
 from search.storage.trials import store_other_seed
@@ -23,7 +23,7 @@ from trainables.models.model_file import METRICS_FILE
 def train_front_again(
     study: Study,
     run: ExecutionConfig,
-    share: TrialResources,
+    places: TrialPlaces,
     deadline: Deadline,
     shutdown: GracefulShutdown,
     progress: ConsoleProgress,
@@ -67,5 +67,5 @@ def train_front_again(
             f"{100 * before.miou:.1f} %"
         )
 
-    train = ParallelTraining(run, share, shutdown, study.config.folder, progress.record)
+    train = ParallelTraining(run, places, shutdown, study.config.folder, progress.record)
     train(trainings, on_end, lambda trial_id: seconds_of(trial_id) < deadline.left_s)

@@ -9,10 +9,11 @@ from search.core.constraints import OverBudget
 from search.core.networks import named_teachers, teacher_source, weight_sources
 from search.core.pareto import describe_shared_span
 from search.core.record import Record
-from search.execution import resources
+from search.execution.card_shares import CardShares
 from search.execution.cluster_address import on_cluster
+from search.execution.places import places_of
 from search.execution.restart import is_stop_requested
-from search.execution.session import RayUnavailable, RemoteRunner, connect, max_pending_trials
+from search.execution.session import RayUnavailable, RemoteRunner, connect
 from search.execution.shutdown import GracefulShutdown, graceful_shutdown
 from search.execution.stopping import Deadline
 from search.execution.tuning import tune_trials
@@ -24,7 +25,11 @@ from search.study.builders import build_scheduler, build_searcher
 from search.study.examples import keep_examples
 from search.study.expected_time import expect_time
 from search.study.preparation import open_study
-from search.study.prerequisites import keep_teacher_outputs, measure_sensitivities, share_gpu
+from search.study.prerequisites import (
+    keep_teacher_outputs,
+    largest_trials,
+    measure_sensitivities,
+)
 from search.study.recovery import recover_study
 from search.study.repetition import train_front_again
 from search.study.report import tracking_timeout_s, write_report
@@ -164,7 +169,6 @@ def search(
         DiskFull: a disk is full.
     """
     config = study.config
-    share = resources.fixed_resources(config)
     progress.record("starting Ray" if not on_cluster() else "connecting to the cluster")
     with connect([*config.resume_arguments, *terminal.verbosity_flags()], shutdown):
         if not study.is_open:
@@ -181,11 +185,12 @@ def search(
         )
         run = with_images(run, study.teacher_data, study.unlabelled)
         remote = RemoteRunner(config, shutdown, progress.record)
+        places = places_of(config)
         set_up_weights(
             run, config.students, weight_sources(config), progress.record, named_teachers(config)
         )
         progress.record("measuring how long a training step takes")
-        if expected := expect_time(study, remote, run, max_pending_trials(share)):
+        if expected := expect_time(study, remote, run, places.capacity()):
             search_s = min(expected.search_s, config.time_budget_s or math.inf)
             end = clock_after(expected.teacher_s + search_s)
             again = ""
@@ -217,8 +222,8 @@ def search(
             check_least_miou(config.least_miou, whole.miou, "the network to compress")
         measure_sensitivities(study, progress, remote, run)
         if config.gpus_per_trial == "auto":
-            share = share_gpu(study, progress, remote, run)
-        run = run.replace(num_threads=max(1, int(share.cpus)), gpu_share=min(1, share.gpus) or 1.0)
+            largest = largest_trials(study)
+            places.shares = CardShares(config, largest, progress.record, remote, run)
         async_callback = AsyncCallback(tracking)
         for record in records:
             async_callback.replayed(record)
@@ -228,13 +233,13 @@ def search(
             run,
             [async_callback, progress, ArtifactCleanup(config.folder, study.objectives, records)],
             lambda: deadline.is_over or shutdown.requested,
-            lambda: max_pending_trials(share),
+            places.next,
         )
         scheduler = build_scheduler(study, searcher, records)
         try:
             with progress:
                 say, has_bars = progress.record, progress.live is not None
-                tune_trials(searcher, scheduler, config, share, deadline, shutdown, say, has_bars)
+                tune_trials(searcher, scheduler, config, deadline, shutdown, say, has_bars)
         finally:
             progress.record("delivering the record to MLflow")
             timeout_s = tracking_timeout_s(shutdown.requested)
@@ -245,6 +250,6 @@ def search(
             progress.record(f"warning: ended before all trials were asked: {searcher.end}")
         if config.time_budget_s is not None and not shutdown.requested:
             try:
-                train_front_again(study, run, share, deadline, shutdown, progress)
+                train_front_again(study, run, places, deadline, shutdown, progress)
             except KeyboardInterrupt:  # the search itself has ended
                 progress.record("stopped before the whole front was trained again")

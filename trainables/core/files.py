@@ -4,6 +4,7 @@ import errno
 import hashlib
 import os
 import shutil
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -53,6 +54,26 @@ def whole_folder(path: Path) -> Iterator[Path]:
         raise DiskFull(path.parent, path.name) from error
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+
+
+def read_shared(file: Path, seen_within_s: float) -> str:
+    """What another machine wrote to a file, if it can be seen, and written beside, from here.
+
+    Otherwise what is wrong, as the rest of a sentence about this machine. Network file systems may
+    show a new file some seconds late.
+    """
+    deadline = time.monotonic() + seen_within_s
+    while not file.is_file():
+        if time.monotonic() > deadline:
+            return "does not see what another has written there"
+        time.sleep(0.2)
+    own = file.with_name(f"{file.name}-{uuid.uuid4().hex[:12]}")
+    try:
+        own.touch()
+        own.unlink()
+    except OSError as error:
+        return f"cannot write there ({error.strerror})"
+    return file.read_text()
 
 
 def is_full_disk(error: BaseException) -> bool:

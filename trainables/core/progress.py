@@ -92,12 +92,16 @@ def progress_to(say: Callable[[str], None], every_s: float = PROGRESS_EVERY_S) -
 
 @contextmanager
 def progress_to_file(path: Path, every_s: float = PROGRESS_EVERY_S) -> Iterator[None]:
-    """Keeps the last progress line in a file, which is deleted at the end of the block."""
+    """Keeps the last progress line in a file, which is deleted at the end of the block.
+
+    The file is empty until there is one: it says that work has begun.
+    """
 
     def say(line: str) -> None:
         with suppress(OSError):  # a full disk does not end the work
             replace_file(path, line)
 
+    say("")
     try:
         with progress_to(say, every_s):
             yield
@@ -138,4 +142,5 @@ class ProgressFiles:
                 written = path.stat().st_mtime_ns
                 if self.seen.get(path) != written:
                     self.seen[path] = written
-                    yield path, path.read_text()
+                    if line := path.read_text():
+                        yield path, line

@@ -1,6 +1,6 @@
 """What the searcher tells Optuna about finished, stopped, crashed and refused trials."""
 
-import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,8 +20,9 @@ from search.core.config import SamplerName
 from search.core.constraints import Budget, Costs
 from search.core.objectives import MIOU_AND_SIZE
 from search.core.record import Record
+from search.execution.resources import TrialResources
 from search.execution.scheduler import ParetoHalving
-from search.execution.searcher import OptunaSearcher, SearchLimits
+from search.execution.searcher import ONE_CORE, RESOURCES, OptunaSearcher, SearchLimits
 from search.storage.journal import open_journal
 from search.storage.trials import asked_trials, read_record, record_of
 from search.study.recovery import recover
@@ -60,7 +61,7 @@ def make(
     seed: int = 0,
     improvement_bar: float | None = None,
     is_over: Callable[[], bool] = lambda: False,
-    max_pending_trials: Callable[[], float] = lambda: math.inf,
+    place: Callable[[Counter[TrialResources]], TrialResources | None] = lambda taken: ONE_CORE,
 ) -> OptunaSearcher:
     if study is None:
         study = optuna.create_study(directions=[o.direction for o in MIOU_AND_SIZE])
@@ -74,7 +75,7 @@ def make(
             budget=Budget(size_bytes=limit and 1000 * limit),
         ),
         SamplerSettings(sampler, seed, improvement_bar),
-        SearchLimits(num_trials, is_over, max_pending_trials),
+        SearchLimits(num_trials, is_over, place),
         run=ExecutionConfig(data=Path("data"), artifacts=Path("artifacts")),
         folder=Path("study"),
         callbacks=callbacks,
@@ -567,8 +568,14 @@ def test_what_a_dead_driver_left_is_ended_or_queued(tmp_path: Path) -> None:
 
 def test_nothing_is_asked_when_the_time_is_over_or_the_cluster_full() -> None:
     room, over = [2], [False]
-    searcher = make(max_pending_trials=lambda: room[0], is_over=lambda: over[0])
-    assert isinstance(searcher.suggest("a"), dict)
+    half = TrialResources(cpus=3, gpus=0.5, accelerator="L4")
+    searcher = make(
+        place=lambda taken: half if taken[half] < room[0] else None, is_over=lambda: over[0]
+    )
+    asked = searcher.suggest("a")
+    assert isinstance(asked, dict)
+    assert asked[RESOURCES] == {"CPU": 3, "GPU": 0.5, "accelerator_type:L4": 0.001}
+    assert (asked["run"]["num_threads"], asked["run"]["gpu_share"]) == (3, 0.5)
     assert isinstance(searcher.suggest("b"), dict)
     assert searcher.suggest("c") is None
     room[0] = 3  # a node has joined

@@ -123,15 +123,22 @@ import os, time
 os.environ["RAY_ADDRESS"] = "of the cluster"
 import ray
 from ray.cluster_utils import Cluster
-from search.execution.resources import WAITING_ON_CLUSTER, TrialResources
-from search.execution.session import max_pending_trials
+from search.execution.places import TrialPlaces, WAITING_ON_CLUSTER
+from search.execution.resources import TrialResources
+from search.execution.cluster import offered_nodes
+from collections import Counter
 
 nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
 ray.init(address=nodes.address, log_to_driver=False)
 
+ONE = TrialResources(cpus=1, gpus=0)
+places = TrialPlaces(offered_nodes, lambda nodes: [ONE])
+
 def wait_for(capacity):
     for _ in range(120):
-        if max_pending_trials(TrialResources(cpus=1, gpus=0)) == capacity + WAITING_ON_CLUSTER:
+        if places.capacity() == capacity:
+            assert places.next(Counter({ONE: capacity + WAITING_ON_CLUSTER - 1})) == ONE
+            assert places.next(Counter({ONE: capacity + WAITING_ON_CLUSTER})) is None
             return
         time.sleep(0.5)
     raise SystemExit(f"there is no room for {capacity}")

@@ -8,6 +8,7 @@ import pytest
 from factories import make_config
 
 from search.core.networks import compressed_network
+from search.execution.resources import TrialResources
 from search.study.expected_time import CHECKS, EVALUATION, ExpectedTime, expect_time, taught_share
 from search.study.preparation import prepare_study
 from trainables.config import ExecutionConfig, TrialConfig
@@ -17,7 +18,7 @@ from trainables.recipes.configs import Distill, QatDistill, Recipe, Supervised
 class Measured:
     """A worker on which each step takes a second."""
 
-    cpus = 1.0
+    share = TrialResources(cpus=1, gpus=0)
 
     def __call__(
         self, run: ExecutionConfig, measure: object, configs: Sequence[TrialConfig], _: object

@@ -14,6 +14,7 @@ from study_factories import open_new_study, open_stored_study
 
 from search.core.config import StudyConfig
 from search.core.record import LATENCY_MS
+from search.execution.searcher import ONE_CORE
 from search.storage.layout import JOURNAL, STUDY_FILE
 from search.storage.study_file import read_study_file
 from search.study.builders import build_searcher
@@ -40,7 +41,7 @@ def begun(blocks_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Stud
     )
     study = open_new_study(config)
     run = ExecutionConfig(data=study.data.path, artifacts=study.store.root)
-    searcher = build_searcher(study, run, [], lambda: False, lambda: 9)
+    searcher = build_searcher(study, run, [], lambda: False, lambda _: ONE_CORE)
     assert isinstance(searcher.suggest("a"), dict)
     metrics = make_metrics(0.5, size_bytes=1000)
     searcher.on_trial_complete("a", {METRICS: metrics.model_dump_json()})
@@ -173,7 +174,7 @@ def test_a_warm_start_takes_over_latencies_of_the_same_conditions_alone(
     study = open_new_study(copied.replace(name="later", warm_start=copied.name))
     (earlier,) = study.warm_start_records
     run = ExecutionConfig(data=study.data.path, artifacts=study.store.root)
-    searcher = build_searcher(study, run, [], lambda: False, lambda: 9)
+    searcher = build_searcher(study, run, [], lambda: False, lambda _: ONE_CORE)
     (observation,) = searcher.proposer.settings.warm_start_observations
     assert earlier.latency_ms == observation.costs[0]
     assert (earlier.latency_ms == STATED_MS) == (change is unchanged)
@@ -241,7 +242,7 @@ def test_what_was_measured_beside_other_work_stays_marked(
     config = make_config(tmp_path, blocks_folder, space="kd", objectives=("miou", "latency"))
     study = open_new_study(config)
     run = ExecutionConfig(data=study.data.path, artifacts=study.store.root)
-    searcher = build_searcher(study, run, [], lambda: False, lambda: 9)
+    searcher = build_searcher(study, run, [], lambda: False, lambda _: ONE_CORE)
     assert isinstance(searcher.suggest("a"), dict)
     (record,) = read_records(study)
     assert record.latency_disturbed

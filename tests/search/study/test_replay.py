@@ -1,7 +1,6 @@
 """The sampler proposes each trial again as it did when the trial was asked for."""
 
 import json
-import math
 import random
 from pathlib import Path
 from typing import Any, cast, get_args
@@ -12,7 +11,7 @@ from study_factories import open_new_study, open_stored_study
 
 from search.algorithms.successive_halving import SuccessiveHalving
 from search.core.config import SamplerName, StudyConfig
-from search.execution.searcher import OptunaSearcher
+from search.execution.searcher import ONE_CORE, OptunaSearcher
 from search.execution.session import RemoteRunner
 from search.storage.layout import JOURNAL
 from search.study.builders import build_searcher
@@ -52,7 +51,7 @@ def trained(config: StudyConfig, later: StudyConfig | None = None) -> Study:
 def drive(study: Study, draw: random.Random, num_trials: int) -> None:
     """Trains so many trials in two places, and pauses what then runs."""
     run = ExecutionConfig(data=study.data.path, artifacts=study.store.root)
-    searcher = build_searcher(study, run, [], lambda: False, lambda: math.inf)
+    searcher = build_searcher(study, run, [], lambda: False, lambda _: ONE_CORE)
     halving = replay_decisions(study.config, read_records(study))
     running: list[str] = []
     for number in range(num_trials):

@@ -2,7 +2,6 @@
 
 import errno
 import json
-import math
 import shutil
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError
@@ -16,6 +15,7 @@ from factories import make_config
 from PIL import Image
 from study_factories import open_new_study, open_stored_study, prepare_new_study
 
+from search.execution.searcher import ONE_CORE
 from search.execution.session import NUM_STARTS, start_ray
 from search.execution.shutdown import GracefulShutdown
 from search.run import config_from_arguments, make_parser
@@ -44,7 +44,7 @@ def test_a_study_delivers_all_events_before_it_reports(
 
     def fill_the_disk(*given: Any) -> None:
         run = ExecutionConfig(data=study.data.path, artifacts=study.store.root)
-        searcher = build_searcher(study, run, [], lambda: False, lambda: math.inf)
+        searcher = build_searcher(study, run, [], lambda: False, lambda _: ONE_CORE)
         for trial_id in ("a", "b"):
             assert isinstance(searcher.suggest(trial_id), dict)
         raise OSError(errno.ENOSPC, "No space left on device")

@@ -23,6 +23,7 @@ from ray.tune.schedulers import TrialScheduler
 from study_factories import prepare_new_study
 
 from search.core.record import Record
+from search.execution.searcher import ONE_CORE
 from search.storage.journal import read_journal
 from search.storage.study_file import read_study_file
 from search.storage.trials import asked_trials, read_asked_records, read_record
@@ -78,7 +79,7 @@ def train(
         ExecutionConfig(data=study.data.path, artifacts=study.store.root),
         AsyncCallback(tracking),
     )
-    searcher = build_searcher(study, run, [callback], lambda: False, lambda: math.inf)
+    searcher = build_searcher(study, run, [callback], lambda: False, lambda _: ONE_CORE)
     scheduler = build_scheduler(study, searcher, records)
     assert scheduler
     for (width, depth, rate), miou in MIOUS.items():

@@ -1,0 +1,101 @@
+"""How many trials share a GPU, by the kind of GPU."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+from factories import make_config
+
+from search.execution import card_shares
+from search.execution.card_shares import CardShares
+from search.execution.resources import MAX_TRIALS_PER_GPU, Nodes, NodeType, TrialResources
+from search.execution.session import RemoteRunner
+from trainables.config import ExecutionConfig
+
+GIB = 1 << 30
+L4, A10G = NodeType(8, 1, "L4"), NodeType(16, 1, "A10G")
+FREE = {"L4": 22 * GIB, "A10G": 44 * GIB, "": 80 * GIB}
+
+
+class Runner:
+    """Stands for a runner of preparations: tasks are the kinds of GPU that they run on."""
+
+    def __init__(self, kind: str = "", first: str = "") -> None:
+        self.kind, self.first = kind, first
+
+    def on(self, kind: str) -> "Runner":
+        return Runner(kind)
+
+    def __call__(self, run: ExecutionConfig, measure: object, largest: object) -> tuple[int, int]:
+        assert run.gpu_share == 1 / MAX_TRIALS_PER_GPU
+        return 5 * GIB, FREE[self.kind or self.first]
+
+    def start(self, run: ExecutionConfig, measure: object, largest: object) -> str:
+        return self.kind
+
+
+@pytest.fixture
+def cluster(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Nodes]:
+    """Sets the nodes, and the probes that have ended."""
+
+    def set_up(*types: NodeType, ended: tuple[str, ...] = ()) -> Nodes:
+        nodes = Nodes(types, is_cluster=True)
+        monkeypatch.setattr(card_shares, "offered_nodes", lambda: nodes)
+        monkeypatch.setattr(
+            card_shares.ray, "wait", lambda tasks, timeout: ([t for t in tasks if t in ended], [])
+        )
+        return nodes
+
+    monkeypatch.setattr(card_shares.ray, "get", lambda kind: (5 * GIB, FREE[kind]))
+    return set_up
+
+
+def shares_of(tmp_path: Path, runner: Runner, said: list[str]) -> CardShares:
+    run = ExecutionConfig(data=tmp_path, artifacts=tmp_path)
+    config: Any = make_config(tmp_path, "shapes", gpus_per_trial="auto")
+    return CardShares(config, [], said.append, cast(RemoteRunner, runner), run)
+
+
+def test_a_kind_that_joins_takes_trials_once_it_is_measured(
+    cluster: Callable[..., Nodes], tmp_path: Path
+) -> None:
+    said: list[str] = []
+    nodes = cluster(L4)
+    shares = shares_of(tmp_path, Runner(), said)
+    on_l4, on_a10g = TrialResources(4, 1 / 2, "L4"), TrialResources(4, 1 / 4, "A10G")
+    assert shares(nodes) == [on_l4]
+    assert shares(cluster(L4, A10G)) == [on_l4]
+    assert shares(cluster(L4, A10G, ended=("A10G",))) == [on_l4, on_a10g]
+    assert said == [
+        "measuring the GPU memory that the largest trials take",
+        "2 trials at once on each L4 with 23.6 GB free: the largest takes 5.37 GB",
+        "4 trials at once on each A10G with 47.2 GB free: the largest takes 5.37 GB",
+    ]
+
+
+def test_the_first_node_of_a_cluster_scaled_to_zero_is_measured(
+    cluster: Callable[..., Nodes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nodes = cluster(A10G._replace(running=0, most=4))
+    joined = iter([nodes, cluster(A10G)])
+    monkeypatch.setattr(card_shares, "offered_nodes", lambda: next(joined))
+    shares = shares_of(tmp_path, Runner(first="A10G"), [])
+    assert shares(cluster(A10G)) == [TrialResources(4, 1 / 4, "A10G")]
+
+
+def test_a_kind_on_which_the_probe_fails_takes_no_trials(
+    cluster: Callable[..., Nodes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    shares = shares_of(tmp_path, Runner(first="L4"), said) if cluster(L4) else None
+    assert shares is not None
+
+    def fail(task: object) -> None:
+        raise card_shares.ray.exceptions.RayError("no CUDA there")
+
+    monkeypatch.setattr(card_shares.ray, "get", fail)
+    nodes = cluster(L4, A10G, ended=("A10G",))
+    for _ in range(2):
+        assert [share.accelerator for share in shares(nodes)] == ["L4"]
+    assert said[2:] == ["warning: no trials on A10G: no CUDA there"]

@@ -1,0 +1,128 @@
+"""The nodes of a cluster, and why none of them runs a trial."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from search.execution import cluster
+from search.execution.cluster import (
+    BOOTSTRAP_FILE,
+    KUBERAY,
+    addable_nodes,
+    cluster_nodes,
+    offered_nodes,
+    why_nothing_runs,
+)
+from search.execution.resources import Nodes, NodeType, TrialResources
+
+L4 = {"CPU": 8.0, "GPU": 1.0, "accelerator_type:L4": 1.0, "memory": 3e10}
+BOOTSTRAP = """
+cluster_name: paretoseg
+max_workers: 4
+head_node_type: head
+available_node_types:
+  head: {resources: {CPU: 0}, max_workers: 0}
+  spot: {resources: {CPU: 8, GPU: 1, "accelerator_type:L4": 1}, max_workers: 4}
+  on demand: {resources: {CPU: 8, GPU: 1, "accelerator_type:L4": 1}, max_workers: 1}
+  large: {resources: {CPU: 48, GPU: 4, "accelerator_type:L4": 1}, max_workers: 9}
+  never: {resources: {CPU: 96}, max_workers: 0}
+"""
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    monkeypatch.delenv(KUBERAY, raising=False)
+    addable_nodes.cache_clear()
+    return tmp_path
+
+
+def has(monkeypatch: pytest.MonkeyPatch, *resources: dict[str, float]) -> None:
+    """Ray's nodes, beside a head without CPUs and a node that is lost."""
+    nodes = [{"Alive": True, "Resources": each} for each in ({"memory": 1e9}, *resources)]
+    nodes.append({"Alive": False, "Resources": {"CPU": 64.0}})
+    monkeypatch.setattr(cluster.ray, "nodes", lambda: nodes)
+
+
+def test_nodes_without_cpus_run_no_trials(monkeypatch: pytest.MonkeyPatch) -> None:
+    has(monkeypatch, {"CPU": 2.0}, L4, {"CPU": 2.0})
+    nodes = cluster_nodes()
+    assert nodes == Nodes((NodeType(8, 1, "L4"), NodeType(2, running=2, most=2)), is_cluster=True)
+    assert offered_nodes() == nodes
+    assert nodes.describe() == "1 node of 8 CPUs and 1 L4, 2 nodes of 2 CPUs"
+
+
+def test_a_cluster_scaled_to_zero_has_what_its_autoscaler_may_add(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (home / Path(BOOTSTRAP_FILE).name).write_text(BOOTSTRAP)
+    has(monkeypatch)
+    nodes = cluster_nodes()
+    one, four = NodeType(8, 1, "L4", 0, 4), NodeType(48, 4, "L4", 0, 4)
+    assert nodes == Nodes((four, one), is_cluster=True)
+    assert nodes.has_gpus
+    has(monkeypatch, L4)
+    assert cluster_nodes().types == (four, one._replace(running=1))
+
+
+@pytest.mark.parametrize(
+    ("resources", "may_grow"), [("{}", True), ("{CPU: 1}", False), ("{GPU: 1}", True)]
+)
+def test_types_without_resources_may_be_anything(
+    resources: str, may_grow: bool, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = home / Path(BOOTSTRAP_FILE).name
+    file.write_text(
+        "max_workers: 2\nhead_node_type: a\navailable_node_types:\n  a: {}\n"
+        f"  b: {{resources: {resources}}}\n"
+    )
+    has(monkeypatch, {"CPU": 1.0})
+    assert cluster_nodes().may_grow == may_grow
+
+
+def test_kuberay_may_add_anything(monkeypatch: pytest.MonkeyPatch) -> None:
+    has(monkeypatch, {"CPU": 1.0})
+    assert not cluster_nodes().may_grow
+    monkeypatch.setenv(KUBERAY, "1")
+    assert cluster_nodes().may_grow
+
+
+@pytest.mark.parametrize(
+    ("nodes", "news", "reason"),
+    [
+        (
+            [{"CPU": 1.0}],
+            ([], []),
+            "no node can run 4 CPUs: the cluster has 1 node of 1 CPU",
+        ),
+        ([{"CPU": 4.0}], ([], []), "other work holds the nodes that could run 4 CPUs"),
+        ([L4], (["2 of type spot"], ["spot: old"]), "nodes are starting: 2 of type spot"),
+        ([L4], ([], ["spot: no capacity"]), "a node could not be started: spot: no capacity"),
+    ],
+)
+def test_it_is_known_what_trials_wait_for(
+    nodes: list[dict[str, float]],
+    news: tuple[list[str], list[str]],
+    reason: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    has(monkeypatch, *nodes)
+    monkeypatch.setattr(cluster, "autoscaler_news", lambda: news)
+    assert why_nothing_runs(TrialResources(4, 0)) == reason
+
+
+def test_nodes_that_may_be_added_are_waited_for(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (home / Path(BOOTSTRAP_FILE).name).write_text(BOOTSTRAP)
+    has(monkeypatch)
+    none: Any = lambda: ([], [])  # noqa: E731
+    monkeypatch.setattr(cluster, "autoscaler_news", none)
+    assert why_nothing_runs(TrialResources(8, 1)) == (
+        "no node that could run 8 CPUs and 1 GPU has joined: the cluster has 0 nodes of 48 CPUs "
+        "and 4 L4 (up to 4), 0 nodes of 8 CPUs and 1 L4 (up to 4)"
+    )
+    monkeypatch.delenv("RAY_ADDRESS")
+    assert "take long to start" in why_nothing_runs(TrialResources(8, 1))

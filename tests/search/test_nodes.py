@@ -1,0 +1,93 @@
+"""What a driver makes of the nodes of a cluster: one line, before anything is written."""
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from drivers import Driver, cluster_of, cluster_of_two, tell, wait_until
+
+pytestmark = pytest.mark.slow
+
+TOKEN = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "a" * 64}
+L4 = {"num_cpus": 2, "num_gpus": 1, "resources": {"accelerator_type:L4": 1}}
+RAY = Path(sys.executable).with_name("ray")
+UNSHARE = ["unshare", "--mount"]
+
+
+def test_resources_are_those_of_the_nodes(blocks_folder: Path, tmp_path: Path) -> None:
+    """The driver has no GPU, and other cores and tokens than the nodes."""
+    storage = tmp_path / "studies"
+    argv = ["--space", "qat", "--data", str(blocks_folder), "--storage", str(storage)]
+
+    with cluster_of(L4, {"num_cpus": 1}, **TOKEN) as (cluster, address):
+        at = {"RAY_ADDRESS": address, **TOKEN}
+        driver = Driver([*argv, "--cpus-per-trial", "4"], **at)
+        has = "1 node of 2 CPUs and 1 L4, 1 node of 1 CPU"
+        errors = driver.end(2)
+        assert f"the cluster has {has}" in driver.said
+        assert errors == (
+            "error: --cpus-per-trial and --gpus-per-trial must fit a node of the cluster, but a "
+            f"trial gets 4 CPUs and 1 GPU, and the cluster has {has}\n"
+        )
+
+        wrong = Driver(argv, **{**at, "RAY_AUTH_TOKEN": "b" * 64}).end(2)
+        assert wrong.startswith(f"error: RAY_ADDRESS leads to the cluster at {address}, but it ")
+        assert "refuses the token of this user" in wrong
+        for _ in range(2):
+            tell(cluster)
+    assert not storage.exists()
+
+
+def can_unshare() -> bool:
+    """Whether a node can have file systems of its own here."""
+    if shutil.which("unshare") is None:
+        return False
+    mount = [*UNSHARE, "mount", "-t", "tmpfs", "none", "/mnt"]
+    return subprocess.run(mount, capture_output=True, check=False).returncode == 0
+
+
+@contextmanager
+def node_without(folder: Path, address: str, log: Path) -> Iterator[None]:
+    """A node of the cluster where this folder is empty."""
+    start = f"mount -t tmpfs none {folder} && exec {RAY} start --address {address} --num-cpus 1"
+    with log.open("w") as out:
+        command = [*UNSHARE, "sh", "-c", f"{start} --block --min-worker-port 0 --max-worker-port 0"]
+        node = subprocess.Popen(command, stdout=out, stderr=out)
+        try:
+            yield
+        finally:
+            node.terminate()
+            node.wait(30)
+
+
+@pytest.mark.skipif(not can_unshare(), reason="a node can have no file systems of its own here")
+def test_nodes_that_do_not_share_the_storage_are_found(
+    blocks_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    storage = tmp_path / "studies"
+    storage.mkdir()
+    argv = ["--space", "qat", "--data", str(blocks_folder), "--image-size", "32"]
+    argv += ["--epochs", "200", "--name", "hurt", "--storage", str(storage)]
+
+    with cluster_of_two() as (cluster, address):
+        driver = Driver(argv, RAY_ADDRESS=address)
+        driver.wait_for("expected: ")
+        wait_until(lambda: any(storage.glob("hurt/checkpoints/*")))
+        with node_without(storage, address, tmp_path / "node.txt"):
+            errors = driver.end(2)
+            assert "error: --storage must be a folder that all nodes share" in errors
+            assert "does not see what another has written there: mount one" in errors
+
+            again = Driver(
+                [*argv[:-4], "--storage", str(storage), "--name", "new"], RAY_ADDRESS=address
+            )
+            assert "error: --storage must be a folder that all" in again.end(2)
+            assert not (storage / "new").exists()
+        for _ in range(2):
+            tell(cluster)
+    assert not list(storage.glob(".shared-*"))

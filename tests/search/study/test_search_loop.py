@@ -17,7 +17,6 @@ from study_factories import open_new_study, open_stored_study, prepare_new_study
 
 from search.execution.searcher import ONE_CORE
 from search.execution.session import NUM_STARTS, start_ray
-from search.execution.shutdown import GracefulShutdown
 from search.run import config_from_arguments, make_parser
 from search.storage.journal import read_journal
 from search.storage.layout import STUDY_FILE
@@ -151,9 +150,7 @@ def test_a_ray_that_does_not_start_leaves_a_study_as_it_was(
     assert asked_trials(read_journal(config.folder, config.name)) == []
 
 
-def test_a_ray_that_starts_late_is_waited_for(
-    blocks_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_ray_that_starts_late_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     attempts: list[str] = []
 
     def late(*given: Any, **named: Any) -> None:
@@ -164,15 +161,28 @@ def test_a_ray_that_starts_late_is_waited_for(
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setattr("search.execution.session.ray.init", late)
     monkeypatch.setattr("search.execution.session.PAUSE_S", 0.01)
-    start_ray(GracefulShutdown(tmp_path / ".stop"))
+    start_ray(lambda: False)
     assert len(attempts) == NUM_STARTS
 
 
-def test_a_signal_while_ray_starts_ends_its_attempts(slow_ray: None, tmp_path: Path) -> None:
-    interruption = GracefulShutdown(tmp_path / ".stop")
-    interruption.since = 0.0
+def test_a_cluster_of_another_version_is_not_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    attempts: list[str] = []
+
+    def refuse(*given: Any, **named: Any) -> None:
+        attempts.append("init")
+        raise RuntimeError("Version mismatch: The cluster was started with:\n    Ray: 2.59.0\n")
+
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    monkeypatch.setattr("search.execution.session.ray.init", refuse)
+    expected = "as the cluster at 10.0.0.1:6379 has them: Version mismatch: .* with: Ray: 2.59.0$"
+    with pytest.raises(OSError, match=expected):
+        start_ray(lambda: False)
+    assert len(attempts) == 1
+
+
+def test_a_signal_while_ray_starts_ends_its_attempts(slow_ray: None) -> None:
     with pytest.raises(KeyboardInterrupt):
-        start_ray(interruption)
+        start_ray(lambda: True)
 
 
 def test_a_checkout_that_is_not_installed_runs(monkeypatch: pytest.MonkeyPatch) -> None:

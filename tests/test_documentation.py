@@ -24,6 +24,7 @@ COMMANDS = (
     "search.compare",
     "search.export",
     "search.predict",
+    "search.status",
     "search.ui",
     "trainables.train",
     "trainables.cache",

@@ -24,7 +24,7 @@ FLOORS = {
         ("execution",),
         ("study",),
         ("comparison",),
-        ("run", "check", "compare", "export", "predict", "ui", "results"),
+        ("run", "check", "compare", "export", "predict", "status", "ui", "results"),
     ),
     "trainables": (
         ("core",),

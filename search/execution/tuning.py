@@ -20,10 +20,13 @@ from search.execution.cluster_address import on_cluster
 from search.execution.searcher import RESOURCES, OptunaSearcher
 from search.execution.shared_storage import SharedStorage, StorageNotShared
 from search.execution.shutdown import GracefulShutdown
+from search.execution.status_writer import StatusWriter
 from search.execution.stopping import Deadline, StopAll
 from search.execution.waiting import WaitingNotice
 from search.execution.worker_failure import failure_reason
+from search.storage.driver_status import remove_driver_status
 from search.storage.layout import CHECKPOINTS, SCRATCH
+from search.tracking.console import ConsoleProgress
 from trainables.core.files import is_full_disk
 from trainables.core.progress import PROGRESS_FILE, ProgressFiles
 from trainables.trainable import TRAINING, StudentTrainable
@@ -43,8 +46,7 @@ def tune_trials(
     config: StudyConfig,
     deadline: Deadline,
     shutdown: GracefulShutdown,
-    say: Callable[[str], None],
-    has_bars: bool,
+    progress: ConsoleProgress,
 ) -> None:
     """Trains trials until there are no more or the time is over.
 
@@ -57,7 +59,7 @@ def tune_trials(
         DiskFull: the journal could not be written.
         StorageNotShared: a node has joined that does not see the storage.
     """
-    scratch = config.folder / SCRATCH
+    scratch, say = config.folder / SCRATCH, progress.record
     deadline.start()
     stop_all = StopAll(shutdown)
     tuner = tune.Tuner(
@@ -77,8 +79,9 @@ def tune_trials(
             stop=CombinedStopper(stop_all, deadline),
             callbacks=[
                 WorkerFailureCallback(searcher, stop_all, say),
-                TrialProgress(config.folder, say, has_bars),
+                TrialProgress(config.folder, say, has_bars=progress.live is not None),
                 NothingRuns(searcher, say),
+                StatusWriter(searcher, config.folder, progress.seconds_left),
                 *([JoinedNodes(config.storage)] if on_cluster() else []),
             ],
             failure_config=tune.FailureConfig(max_failures=MAX_RETRIES),
@@ -91,6 +94,7 @@ def tune_trials(
         raise expected_cause(error) from error
     finally:
         shutil.rmtree(scratch, ignore_errors=True)  # all state is in the journal
+        remove_driver_status(config.folder)
     if shutdown.requested:
         raise KeyboardInterrupt
     searcher.close()

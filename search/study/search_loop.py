@@ -238,8 +238,7 @@ def search(
         scheduler = build_scheduler(study, searcher, records)
         try:
             with progress:
-                say, has_bars = progress.record, progress.live is not None
-                tune_trials(searcher, scheduler, config, deadline, shutdown, say, has_bars)
+                tune_trials(searcher, scheduler, config, deadline, shutdown, progress)
         finally:
             progress.record("delivering the record to MLflow")
             timeout_s = tracking_timeout_s(shutdown.requested)

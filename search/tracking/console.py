@@ -159,7 +159,7 @@ class ConsoleProgress:
             return
         self.num_done += 1
         self._update_study()
-        left = write_left(self._seconds_left())
+        left = write_left(self.seconds_left())
         count = f"{self.num_done} of {self.remaining.num_trials}{left and ', '}{left}"
         self.say(f"trial {record.trial_id} {describe_outcome(record)} ({count})")
         if self.teacher_miou is not None and (
@@ -205,10 +205,10 @@ class ConsoleProgress:
             self.trials,
             completed=self.num_done,
             description=f"trials, {seconds:,.0f} device s",
-            left=write_left(self._seconds_left(), short=self.console.width < LONG_WIDTH),
+            left=write_left(self.seconds_left(), short=self.console.width < LONG_WIDTH),
         )
 
-    def _seconds_left(self) -> float | None:
+    def seconds_left(self) -> float | None:
         """Seconds until all trials have ended, 0 after the last one."""
         running = sum(share_of(r) for r in self.records.values() if r.state == "RUNNING")
         return self.remaining.seconds(self.num_done, running)

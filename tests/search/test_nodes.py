@@ -1,5 +1,6 @@
 """What a driver makes of the nodes of a cluster: one line, before anything is written."""
 
+import re
 import shutil
 import subprocess
 import sys
@@ -78,6 +79,16 @@ def test_nodes_that_do_not_share_the_storage_are_found(
         driver = Driver(argv, RAY_ADDRESS=address)
         driver.wait_for("expected: ")
         wait_until(lambda: any(storage.glob("hurt/checkpoints/*")))
+        wait_until(lambda: (storage / "hurt" / "status.json").is_file())
+        shown = subprocess.run(
+            [sys.executable, "-m", "search.status", str(storage / "hurt")],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        assert "hurt, running" in shown
+        assert re.search("nodes +2 nodes of 1 CPU\n", shown)
+        assert re.search("in use +[12] of 2 CPUs\n", shown)
         with node_without(storage, address, tmp_path / "node.txt"):
             errors = driver.end(2)
             assert "error: --storage must be a folder that all nodes share" in errors

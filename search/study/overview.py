@@ -1,0 +1,133 @@
+"""What a study is doing, in a few lines: trials by state, front, nodes, and what is left."""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from search.core.objectives import named_objectives
+from search.core.pareto import pareto_front
+from search.core.record import Record
+from search.storage.driver_status import DriverStatus, read_driver_status
+from search.storage.journal import read_journal
+from search.storage.layout import JOURNAL, LOG
+from search.storage.study_file import StudyFile, check_not_running
+from search.storage.trials import read_asked_records
+from search.tracking.remaining_time import write_left
+from trainables.core.progress import human_duration
+from trainables.core.units import human_size
+
+STATES = {
+    "COMPLETE": "complete",
+    "PRUNED": "stopped or refused",
+    "FAIL": "failed",
+    "RUNNING": "running",
+    "PAUSED": "to be gone on with",
+}
+"""The states of trials, in the order and by the names in which they are shown."""
+STALE_S = 60.0
+"""Seconds after which the last word of a driver is said to be old."""
+
+
+def overview(file: StudyFile, now: float) -> Iterator[tuple[str, str]]:
+    """Names and values of what there is to say; `now` is in seconds since 1970.
+
+    Raises:
+        ValueError: the journal is damaged.
+    """
+    config, folder = file.config, file.config.folder
+    running = is_running(file)
+    records = read_records(file)
+    yield "study", f"{config.name}, {'running' if running else 'not running'}"
+    yield "trials", f"{len(records)} of {config.samples} asked for{count_states(records)}"
+    yield "front", describe_front(pareto_front(records, named_objectives(config.objectives)))
+    seconds = sum(record.metrics.device_seconds for record in records if record.metrics)
+    yield "device time", human_duration(seconds) if seconds else "none"
+    for record in records:
+        if running and record.state == "RUNNING":
+            yield f"trial {record.trial_id}", describe_running(record)
+    if running:
+        if status := read_driver_status(folder):
+            yield from describe_nodes(status, now)
+        if line := last_line(folder / LOG):
+            yield "last step", line
+
+
+def summary(file: StudyFile) -> str:
+    """A study in one line.
+
+    Raises:
+        ValueError: the journal is damaged.
+    """
+    config, records = file.config, read_records(file)
+    state = "running" if is_running(file) else "not running"
+    front = describe_front(pareto_front(records, named_objectives(config.objectives)))
+    return f"{state}, {len(records)} of {config.samples} trials, front: {front}"
+
+
+def is_running(file: StudyFile) -> bool:
+    """Whether a driver holds the lock of the study."""
+    try:
+        check_not_running(file.config)
+    except ValueError:
+        return True
+    return False
+
+
+def read_records(file: StudyFile) -> list[Record]:
+    """The trials that were asked for; none where the driver has not yet begun the journal."""
+    folder = file.config.folder
+    if not (folder / JOURNAL).is_file():
+        return []
+    return read_asked_records(read_journal(folder, file.config.name))
+
+
+def count_states(records: Sequence[Record]) -> str:
+    """As ": 9 complete, 2 running"."""
+    counts = Counter(record.state for record in records)
+    named = [f"{counts[state]} {name}" for state, name in STATES.items() if counts[state]]  # type: ignore[index]
+    return f": {', '.join(named)}" if named else ""
+
+
+def describe_front(front: Sequence[Record]) -> str:
+    """As "5 models, 50.3 % at 32.9 KB to 60.9 % at 279 KB"."""
+    points = [
+        f"{100 * record.metrics.miou:.1f} % at {human_size(record.metrics.size_bytes)}"
+        for record in front
+        if record.metrics and record.metrics.size_bytes
+    ]
+    if len(points) < 2:
+        return "".join(points) or "none yet"
+    return f"{len(points)} models, {points[0]} to {points[-1]}"
+
+
+def describe_running(record: Record) -> str:
+    """How far a trial is."""
+    if record.metrics is None or record.config is None:
+        return "has not reported yet"
+    epochs = f"epoch {record.metrics.epoch} of {record.config.num_epochs}"
+    return f"{epochs}, mIoU {100 * record.metrics.miou:.1f} %"
+
+
+def describe_nodes(status: DriverStatus, now: float) -> Iterator[tuple[str, str]]:
+    """Nodes, their use, what trials wait for, and what is left."""
+    yield "nodes", status.nodes
+    shares = [
+        f"{status.used[name]:g} of {count:g} {name}s"
+        for name, count in status.offered.items()
+        if count
+    ]
+    yield "in use", ", ".join(shares) or "nothing"
+    if status.num_waiting:
+        trials = "1 trial waits" if status.num_waiting == 1 else f"{status.num_waiting} trials wait"
+        yield "waiting", f"{trials}: {status.reason}"
+    since = now - status.written_at
+    if status.left_s is not None and (left := write_left(status.left_s - since)):
+        yield "expected", left
+    if since > STALE_S:
+        yield "note", f"the driver said nothing for {human_duration(since)}"
+
+
+def last_line(log: Path) -> str:
+    """The last line of a log; "" where there is none."""
+    lines = log.read_text(errors="replace").splitlines() if log.is_file() else []
+    return lines[-1] if lines else ""

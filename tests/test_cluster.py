@@ -62,13 +62,37 @@ def test_head_is_a_cpu_node_on_demand(config: dict[str, Any]) -> None:
     assert head(config)["max_workers"] == 0
 
 
-def test_workers_are_autoscaled_gpu_spot_nodes(config: dict[str, Any]) -> None:
+def test_workers_are_autoscaled_gpu_nodes(config: dict[str, Any]) -> None:
     assert config["max_workers"] > 0
     for worker in workers(config):
         assert has_gpu(worker)
         assert worker["min_workers"] == 0
         assert worker["max_workers"] > 0
-        assert worker["node_config"]["InstanceMarketOptions"]["MarketType"] == "spot"
+
+
+def test_spot_nodes_come_first_and_one_on_demand_last(config: dict[str, Any]) -> None:
+    """All offer the same: Ray asks first for what fits best, then for what could be started."""
+    by_priority = sorted(workers(config), key=lambda worker: -int(worker["priority"]))
+    options = [worker["node_config"].get("InstanceMarketOptions") for worker in by_priority]
+    assert options == [{"MarketType": "spot"}, {"MarketType": "spot"}, None]
+    assert len({worker["priority"] for worker in by_priority}) == len(by_priority)
+    assert by_priority[-1]["max_workers"] == 1
+    assert [worker["resources"] for worker in by_priority] == [{"CPU": 8, "GPU": 1}] * 3
+
+
+def test_the_head_runs_no_trials_and_is_narrow(config: dict[str, Any]) -> None:
+    assert head(config)["resources"]["CPU"] == 0
+    assert head(config)["node_config"]["IamInstanceProfile"]
+    assert not any("IamInstanceProfile" in worker["node_config"] for worker in workers(config))
+
+
+def test_disks_are_encrypted_and_credentials_need_a_session(config: dict[str, Any]) -> None:
+    for node_type in [head(config), *workers(config)]:
+        for disk in node_type["node_config"]["BlockDeviceMappings"]:
+            assert disk["Ebs"]["Encrypted"]
+            assert disk["Ebs"]["DeleteOnTermination"]
+        assert node_type["node_config"]["MetadataOptions"]["HttpTokens"] == "required"
+        assert node_type["node_config"]["SubnetIds"]
 
 
 def test_only_ssh_is_let_in(config: dict[str, Any]) -> None:

@@ -21,6 +21,7 @@ PAGES = (
 COMMANDS = (
     "search.run",
     "search.check",
+    "search.cluster",
     "search.compare",
     "search.export",
     "search.predict",

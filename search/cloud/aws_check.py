@@ -1,0 +1,237 @@
+"""What AWS lacks for a cluster file, and what the cluster costs, asked before anything runs."""
+
+import json
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from functools import cached_property
+from typing import Any
+
+from search.cloud.cluster_file import ClusterFile
+
+ANYWHERE = {"0.0.0.0/0", "::/0"}
+PRICE_LIST_REGION = "us-east-1"
+"""Where AWS serves the list of prices on demand of all regions."""
+USABLE = "available"
+"""The state of images, file systems and mount targets that can be used."""
+
+
+class AwsCheck:
+    """Compares a cluster file with what an account has; `session` is one of boto3."""
+
+    def __init__(self, file: ClusterFile, session: Any) -> None:
+        self.file, self.session = file, session
+
+    def client(self, service: str, region: str | None = None) -> Any:
+        return self.session.client(service, region_name=region or self.file.region)
+
+    @cached_property
+    def ec2(self) -> Any:
+        return self.client("ec2")
+
+    def findings(self) -> Iterator[str]:
+        """What is wrong, a line each; the first is about credentials, and then the only one."""
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        try:
+            self.client("sts").get_caller_identity()
+        except (BotoCoreError, ClientError) as error:
+            yield f"credentials: AWS refuses them, or there are none: {error}"
+            return
+        for check in (
+            self.images,
+            self.groups,
+            self.subnets,
+            self.offerings,
+            self.file_system,
+            self.profiles,
+        ):
+            try:
+                yield from check()
+            except (BotoCoreError, ClientError) as error:
+                yield f"{check.__name__}: AWS could not be asked: {error}"
+
+    def existing(self, key: str, call: str, argument: str, result: str) -> dict[str, Any]:
+        """What AWS has of the ids under a key of the file, by id."""
+        ids = self.file.values(key)
+        if not ids:
+            return {}
+        name = argument.replace("-", "_")
+        filters = [{"Name": argument, "Values": ids}]
+        found = getattr(self.ec2, call)(Filters=filters)[result]
+        id_name = "".join(part.capitalize() for part in name.split("_"))
+        return {each[id_name]: each for each in found}
+
+    def images(self) -> Iterator[str]:
+        """Images that do not exist in the region, or cannot be used."""
+        found = self.existing("ImageId", "describe_images", "image-id", "Images")
+        for image in self.file.values("ImageId"):
+            state = found[image]["State"] if image in found else "not there"
+            if state != USABLE:
+                yield f"ImageId: {image} must be an image in {self.file.region}, but is {state}"
+
+    @cached_property
+    def known_groups(self) -> dict[str, Any]:
+        return self.existing(
+            "SecurityGroupIds", "describe_security_groups", "group-id", "SecurityGroups"
+        )
+
+    def groups(self) -> Iterator[str]:
+        """Security groups that do not exist, that let in everybody, or keep nodes apart."""
+        for name, config in self.file.node_configs.items():
+            if not config.get("SecurityGroupIds"):
+                yield f"SecurityGroupIds: type {name} has none: Ray would open SSH to everybody"
+        for group in self.file.values("SecurityGroupIds"):
+            if group not in self.known_groups:
+                yield f"SecurityGroupIds: {group} must be in {self.file.region}, but is not there"
+                continue
+            rules = self.known_groups[group]["IpPermissions"]
+            for rule in rules:
+                ranges = {each["CidrIp"] for each in rule["IpRanges"]}
+                ranges |= {each["CidrIpv6"] for each in rule["Ipv6Ranges"]}
+                if open_to := ranges & ANYWHERE:
+                    ports = f"ports {rule.get('FromPort', 'all')} to {rule.get('ToPort', 'all')}"
+                    yield f"SecurityGroupIds: {group} lets in {min(open_to)} on {ports}"
+            members = {pair["GroupId"] for rule in rules for pair in rule["UserIdGroupPairs"]}
+            if group not in members:
+                yield f"SecurityGroupIds: {group} must let in its own members, or no node joins"
+
+    @cached_property
+    def known_subnets(self) -> dict[str, Any]:
+        return self.existing("SubnetIds", "describe_subnets", "subnet-id", "Subnets")
+
+    @property
+    def zones(self) -> dict[str, str]:
+        """The zones of the subnets of the file, by subnet."""
+        return {name: each["AvailabilityZone"] for name, each in self.known_subnets.items()}
+
+    def subnets(self) -> Iterator[str]:
+        """Subnets that do not exist, or are in another network than the groups."""
+        for name, config in self.file.node_configs.items():
+            if not config.get("SubnetIds"):
+                yield f"SubnetIds: type {name} has none: its nodes could start in any zone"
+        networks = {group["VpcId"] for group in self.known_groups.values()}
+        for subnet in self.file.values("SubnetIds"):
+            if subnet not in self.known_subnets:
+                yield f"SubnetIds: {subnet} must be in {self.file.region}, but is not there"
+            elif networks and self.known_subnets[subnet]["VpcId"] not in networks:
+                yield f"SubnetIds: {subnet} must be in the network of the security groups"
+
+    def offerings(self) -> Iterator[str]:
+        """Instance types that are not offered in a zone of a subnet of their nodes."""
+        offered = offered_zones(self.ec2, self.file.instance_types)
+        for name, config in self.file.node_configs.items():
+            instance = config["InstanceType"]
+            if instance not in offered:
+                yield f"InstanceType: {instance} of type {name} is not in {self.file.region}"
+                continue
+            for subnet in config.get("SubnetIds", []):
+                zone = self.zones.get(subnet)
+                if zone and zone not in offered[instance]:
+                    yield f"InstanceType: {instance} of type {name} is not offered in {zone}"
+
+    def file_system(self) -> Iterator[str]:
+        """A file system that does not exist, or cannot be mounted in a zone of the nodes."""
+        efs, file_system = self.client("efs"), self.file.file_system
+        if file_system is None:
+            return
+        known = {each["FileSystemId"]: each for each in efs.describe_file_systems()["FileSystems"]}
+        if file_system not in known:
+            yield f"file system: {file_system} must be in {self.file.region}, but is not there"
+            return
+        targets = efs.describe_mount_targets(FileSystemId=file_system)["MountTargets"]
+        reached = {each["AvailabilityZoneName"] for each in targets}
+        for subnet, zone in self.zones.items():
+            if zone not in reached:
+                yield f"file system: {file_system} has no mount target in {zone}, of {subnet}"
+
+    def profiles(self) -> Iterator[str]:
+        """An instance profile of the head that does not exist; without one Ray makes a wide one."""
+        from botocore.exceptions import ClientError
+
+        head, *_ = self.file.node_configs.values()
+        profile = head.get("IamInstanceProfile")
+        if not profile:
+            yield (
+                "IamInstanceProfile: the head has none, and Ray would give it full access to EC2 "
+                "and S3"
+            )
+            return
+        name = profile.get("Name") or profile["Arn"].rpartition("/")[2]
+        try:
+            found = self.client("iam").get_instance_profile(InstanceProfileName=name)
+        except ClientError:
+            yield f"IamInstanceProfile: {name} must be one of the account's, but is not there"
+            return
+        if not found["InstanceProfile"]["Roles"]:
+            yield f"IamInstanceProfile: {name} must have a role"
+
+    def prices(self) -> Iterator[str]:
+        """What a node of each type costs by the hour, as AWS says now, a line each."""
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        for name, config in self.file.node_configs.items():
+            instance = config["InstanceType"]
+            market = config.get("InstanceMarketOptions", {}).get("MarketType", "on demand")
+            try:
+                price = self.spot_price(instance) if market == "spot" else self.price(instance)
+            except (BotoCoreError, ClientError) as error:
+                price = f"price not known ({error})"
+            yield f"{name}: {instance}, {market}, {price}"
+
+    def price(self, instance: str) -> str:
+        """The price on demand of an instance type with Linux."""
+        wanted = {
+            "instanceType": instance,
+            "regionCode": self.file.region,
+            "operatingSystem": "Linux",
+            "tenancy": "Shared",
+            "preInstalledSw": "NA",
+            "capacitystatus": "Used",
+        }
+        filters = [
+            {"Type": "TERM_MATCH", "Field": field, "Value": value}
+            for field, value in wanted.items()
+        ]
+        listed = self.client("pricing", PRICE_LIST_REGION).get_products(
+            ServiceCode="AmazonEC2", Filters=filters
+        )["PriceList"]
+        prices = [price for product in listed for price in on_demand_prices(json.loads(product))]
+        return f"${min(prices):.4g} an hour" if prices else "price not known"
+
+    def spot_price(self, instance: str) -> str:
+        """The range of an instance type's spot prices in the zones of the file."""
+        history = self.ec2.describe_spot_price_history(
+            InstanceTypes=[instance],
+            ProductDescriptions=["Linux/UNIX", "Linux/UNIX (Amazon VPC)"],
+            StartTime=datetime.now(UTC),
+        )["SpotPriceHistory"]
+        zones = set(self.zones.values())
+        prices = [
+            float(each["SpotPrice"])
+            for each in history
+            if not zones or each["AvailabilityZone"] in zones
+        ]
+        if not prices:
+            return "price not known"
+        return f"${min(prices):.4g} to ${max(prices):.4g} an hour by zone, now"
+
+
+def offered_zones(ec2: Any, instance_types: list[str]) -> dict[str, set[str]]:
+    """The zones of the region in which each instance type is offered."""
+    pages = ec2.get_paginator("describe_instance_type_offerings").paginate(
+        LocationType="availability-zone",
+        Filters=[{"Name": "instance-type", "Values": instance_types}],
+    )
+    zones: dict[str, set[str]] = {}
+    for page in pages:
+        for offer in page["InstanceTypeOfferings"]:
+            zones.setdefault(offer["InstanceType"], set()).add(offer["Location"])
+    return zones
+
+
+def on_demand_prices(product: Mapping[str, Any]) -> Iterator[float]:
+    """The prices of an hour in dollars, in an entry of AWS's list of prices."""
+    for term in product["terms"].get("OnDemand", {}).values():
+        for dimension in term["priceDimensions"].values():
+            if price := float(dimension["pricePerUnit"].get("USD", 0)):
+                yield price

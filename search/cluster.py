@@ -108,7 +108,7 @@ def check(arguments: argparse.Namespace) -> None:
         raise Unready(f"{file.path} is not ready: {num_found} of the above must be mended")
     for price in aws.prices():
         write_output(f"{price}\n")
-    write_output(f"{file.path} is ready; at most {file.content['max_workers']} workers\n")
+    write_output(f"{file.path} is ready; at most {file.max_workers} workers\n")
 
 
 def prepare(arguments: argparse.Namespace) -> None:
@@ -125,8 +125,11 @@ def prepare(arguments: argparse.Namespace) -> None:
         token.touch(mode=0o600)
         token.write_text(secrets.token_hex(32))
         write_output(f"token: {token}, for every node\n")
-    replace_file(arguments.out, text)
-    write_output(f"written: {arguments.out}\n")
+    if arguments.out.exists():
+        write_output(f"kept as it is: {arguments.out}; delete it to have it written anew\n")
+    else:
+        replace_file(arguments.out, text)
+        write_output(f"written: {arguments.out}\n")
 
 
 if __name__ == "__main__":

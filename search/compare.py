@@ -176,7 +176,7 @@ def config_from_arguments(arguments: argparse.Namespace) -> ComparisonConfig:
     check_cluster(print_line)
     print_line("importing PyTorch and Ray")
     from search.execution.session import find_nodes  # import Ray
-    from search.execution.shared_storage import SharedStorage
+    from search.execution.shared_storage import shared_storage
 
     nodes = find_nodes(print_line)
     gpus = given.get("gpus_per_trial", default_gpus(nodes))
@@ -185,7 +185,7 @@ def config_from_arguments(arguments: argparse.Namespace) -> ComparisonConfig:
     check_resources(config, nodes)
     if nodes.is_cluster:
         print_line("checking that all nodes share the storage")
-        SharedStorage(config.storage).check_all()
+        shared_storage(config.storage).check_all()
     students = find_students(config, given.get("students"))
     config = config.replace(students=students, teacher=completed_teacher(config))
     plan_arms(config, chosen_defaults(config))

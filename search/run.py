@@ -173,7 +173,7 @@ def config_from_arguments(arguments: argparse.Namespace) -> StudyConfig:
     check_cluster(print_step)
     print_step("importing PyTorch and Ray")
     from search.execution.session import find_nodes  # import Ray
-    from search.execution.shared_storage import SharedStorage
+    from search.execution.shared_storage import shared_storage
 
     nodes = find_nodes(print_step)
     if arguments.resume is None and "gpus_per_trial" not in given:
@@ -182,7 +182,7 @@ def config_from_arguments(arguments: argparse.Namespace) -> StudyConfig:
     check_resources(config, nodes)
     if nodes.is_cluster:
         print_step("checking that all nodes share the storage")
-        SharedStorage(config.storage).check_all()
+        shared_storage(config.storage).check_all()
     if arguments.resume is None:
         students = find_students(config, given.get("students"))
         config = config.replace(students=students, teacher=completed_teacher(config))

@@ -11,7 +11,7 @@ from pathlib import Path
 from search.storage.layout import STUDY_FILE
 from search.storage.study_file import read_study_file
 from search.study.overview import overview, summary
-from trainables.core.command_line import Parser, as_path, report, write_output
+from trainables.core.command_line import Parser, as_path, one_line, report, write_output
 
 EPILOG = "exit status: 0 done; 2 bad input.\n"
 
@@ -37,7 +37,11 @@ def show(folder: Path) -> None:
         raise ValueError(f"STUDY must be a study, or a storage of studies, but {folder} is neither")
     width = max(len(study.name) for study in studies)
     for study in studies:
-        write_output(f"{study.name:{width}}  {summary(read_study_file(study))}\n")
+        try:
+            line = summary(read_study_file(study))
+        except (ValueError, OSError) as error:
+            line = one_line(error)
+        write_output(f"{study.name:{width}}  {line}\n")
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:

@@ -6,11 +6,12 @@ from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any
 
-from search.cloud.cluster_file import ClusterFile
+from search.cloud.cluster_file import ClusterFile, market_of
 
 ANYWHERE = {"0.0.0.0/0", "::/0"}
 PRICE_LIST_REGION = "us-east-1"
 """Where AWS serves the list of prices on demand of all regions."""
+SPOT_SERVICE = "spot.amazonaws.com"
 USABLE = "available"
 """The state of images, file systems and mount targets that can be used."""
 
@@ -44,6 +45,7 @@ class AwsCheck:
             self.offerings,
             self.file_system,
             self.profiles,
+            self.spot_role,
         ):
             try:
                 yield from check()
@@ -78,8 +80,15 @@ class AwsCheck:
     def groups(self) -> Iterator[str]:
         """Security groups that do not exist, that let in everybody, or keep nodes apart."""
         for name, config in self.file.node_configs.items():
-            if not config.get("SecurityGroupIds"):
+            of_type = config.get("SecurityGroupIds", [])
+            known = [self.known_groups[group] for group in of_type if group in self.known_groups]
+            if not of_type:
                 yield f"SecurityGroupIds: type {name} has none: Ray would open SSH to everybody"
+            elif known and not any(map(admits_itself, known)):
+                yield (
+                    f"SecurityGroupIds: a group of type {name} must let in its own members, or no "
+                    "node joins"
+                )
         for group in self.file.values("SecurityGroupIds"):
             if group not in self.known_groups:
                 yield f"SecurityGroupIds: {group} must be in {self.file.region}, but is not there"
@@ -91,9 +100,6 @@ class AwsCheck:
                 if open_to := ranges & ANYWHERE:
                     ports = f"ports {rule.get('FromPort', 'all')} to {rule.get('ToPort', 'all')}"
                     yield f"SecurityGroupIds: {group} lets in {min(open_to)} on {ports}"
-            members = {pair["GroupId"] for rule in rules for pair in rule["UserIdGroupPairs"]}
-            if group not in members:
-                yield f"SecurityGroupIds: {group} must let in its own members, or no node joins"
 
     @cached_property
     def known_subnets(self) -> dict[str, Any]:
@@ -165,13 +171,22 @@ class AwsCheck:
         if not found["InstanceProfile"]["Roles"]:
             yield f"IamInstanceProfile: {name} must have a role"
 
+    def spot_role(self) -> Iterator[str]:
+        """The role that AWS itself needs for spot instances, which an account gets once."""
+        path = f"/aws-service-role/{SPOT_SERVICE}/"
+        if self.file.wants_spot and not self.client("iam").list_roles(PathPrefix=path)["Roles"]:
+            yield (
+                "spot: the account must have the role of spot instances, which `aws iam "
+                f"create-service-linked-role --aws-service-name {SPOT_SERVICE}` makes"
+            )
+
     def prices(self) -> Iterator[str]:
         """What a node of each type costs by the hour, as AWS says now, a line each."""
         from botocore.exceptions import BotoCoreError, ClientError
 
         for name, config in self.file.node_configs.items():
             instance = config["InstanceType"]
-            market = config.get("InstanceMarketOptions", {}).get("MarketType", "on demand")
+            market = market_of(config)
             try:
                 price = self.spot_price(instance) if market == "spot" else self.price(instance)
             except (BotoCoreError, ClientError) as error:
@@ -214,6 +229,12 @@ class AwsCheck:
         if not prices:
             return "price not known"
         return f"${min(prices):.4g} to ${max(prices):.4g} an hour by zone, now"
+
+
+def admits_itself(group: Mapping[str, Any]) -> bool:
+    """Whether a security group lets in its own members."""
+    pairs = (pair for rule in group["IpPermissions"] for pair in rule["UserIdGroupPairs"])
+    return any(pair["GroupId"] == group["GroupId"] for pair in pairs)
 
 
 def offered_zones(ec2: Any, instance_types: list[str]) -> dict[str, set[str]]:

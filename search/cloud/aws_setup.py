@@ -4,10 +4,11 @@ import ipaddress
 import json
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
-from search.cloud.aws_check import USABLE, offered_zones
+from search.cloud.aws_check import SPOT_SERVICE, USABLE, offered_zones
 from search.cloud.cluster_file import ClusterFile
 
 IMAGE_PARAMETER = (
@@ -110,33 +111,28 @@ class AwsSetup:
                     TagSpecifications=[{"ResourceType": "security-group", "Tags": [self.tag]}],
                 )["GroupId"]
             )
-        wanted: list[dict[str, Any]] = [
-            {"IpProtocol": "-1", "UserIdGroupPairs": [{"GroupId": group}]},
-            {
-                "IpProtocol": "tcp",
-                "FromPort": 22,
-                "ToPort": 22,
-                "IpRanges": [{"CidrIp": ssh_from, "Description": "SSH"}],
-            },
+        own = {"IpProtocol": "-1", "UserIdGroupPairs": [{"GroupId": group}]}
+        ssh = {"IpProtocol": "tcp", "FromPort": 22, "ToPort": 22}
+        allowed = {**ssh, "IpRanges": [{"CidrIp": ssh_from, "Description": "SSH"}]}
+        (rules,) = self.ec2.describe_security_groups(GroupIds=[group])["SecurityGroups"]
+        others = [
+            each["CidrIp"]
+            for rule in rules["IpPermissions"]
+            for each in rule["IpRanges"]
+            if each["CidrIp"] != ssh_from and rule.get("FromPort") == 22
         ]
-        for rule in wanted:
-            self.add_rule(group, rule)
+        if others:  # of an earlier call
+            earlier = {**ssh, "IpRanges": [{"CidrIp": each} for each in others]}
+            self.ec2.revoke_security_group_ingress(GroupId=group, IpPermissions=[earlier])
+        for rule in (own, allowed):
+            with existing_is_fine("InvalidPermission.Duplicate"):
+                self.ec2.authorize_security_group_ingress(GroupId=group, IpPermissions=[rule])
         self.say(f"security group: {group}, SSH from {ssh_from} alone")
         return group
 
-    def add_rule(self, group: str, rule: dict[str, Any]) -> None:
-        """Adds a rule to a group, unless it has it."""
-        from botocore.exceptions import ClientError
-
-        try:
-            self.ec2.authorize_security_group_ingress(GroupId=group, IpPermissions=[rule])
-        except ClientError as error:
-            if error.response["Error"]["Code"] != "InvalidPermission.Duplicate":
-                raise
-
     def make_profile(self) -> str:
         """An instance profile whose role may start and end instances of this cluster only."""
-        iam, name = self.client("iam"), f"{self.file.name}-head"
+        iam, name = self.client("iam"), f"{self.file.name}-head-{self.file.region}"
         trust = {
             "Version": "2012-10-17",
             "Statement": [
@@ -147,15 +143,17 @@ class AwsSetup:
                 }
             ],
         }
-        exists = iam.exceptions.EntityAlreadyExistsException
-        try:
+        with existing_is_fine("EntityAlreadyExists"):
             iam.create_role(RoleName=name, AssumeRolePolicyDocument=json.dumps(trust))
+        with existing_is_fine("EntityAlreadyExists"):
             iam.create_instance_profile(InstanceProfileName=name)
+        with existing_is_fine("LimitExceeded"):  # a profile has one role
             iam.add_role_to_instance_profile(InstanceProfileName=name, RoleName=name)
-        except exists:
-            pass  # of an earlier call
-        policy = json.dumps(head_policy(self.file.region, self.file.name))
+        policy = json.dumps(head_policy(self.file))
         iam.put_role_policy(RoleName=name, PolicyName=name, PolicyDocument=policy)
+        if self.file.wants_spot:  # made once for each account, which the head may not do
+            with existing_is_fine("InvalidInput", "EntityAlreadyExists"):
+                iam.create_service_linked_role(AWSServiceName=SPOT_SERVICE)
         self.say(f"role of the head: {name}")
         return name
 
@@ -201,26 +199,44 @@ class AwsSetup:
         return str(parameter["Value"])
 
 
-def head_policy(region: str, cluster: str) -> dict[str, Any]:
-    """What the head may do: start instances, and tag and end those of its own cluster."""
-    of_cluster = {"StringEquals": {"aws:ResourceTag/ray-cluster-name": cluster}}
-    in_region = {"StringEquals": {"aws:RequestedRegion": region}}
+def head_policy(file: ClusterFile) -> dict[str, Any]:
+    """What the head may do: start the file's instance types for its cluster, and end those."""
+    ec2 = f"arn:aws:ec2:{file.region}:*"
+    parts = ("subnet", "security-group", "network-interface", "volume", "key-pair")
+    used = [f"{ec2}:{part}/*" for part in (*parts, "spot-instances-request")]
+    own = {"aws:RequestTag/ray-cluster-name": file.name}
 
-    def allow(actions: list[str], condition: dict[str, Any]) -> dict[str, Any]:
-        return {"Effect": "Allow", "Action": actions, "Resource": "*", "Condition": condition}
+    def allow(
+        actions: list[str], resources: list[str], condition: dict[str, Any] | None = None
+    ) -> dict[str, Any]:
+        rule = {"Effect": "Allow", "Action": actions, "Resource": resources}
+        return {**rule, "Condition": {"StringEquals": condition}} if condition else rule
 
+    instances = [f"{ec2}:instance/*"]
+    of_cluster = {"aws:ResourceTag/ray-cluster-name": file.name}
+    types = {"ec2:InstanceType": file.instance_types}
     return {
         "Version": "2012-10-17",
         "Statement": [
-            allow(["ec2:Describe*"], in_region),
-            allow(["ec2:RunInstances"], in_region),
-            allow(
-                ["ec2:CreateTags"],
-                {"StringEquals": {"ec2:CreateAction": "RunInstances"}},
-            ),
-            allow(["ec2:CreateTags", "ec2:TerminateInstances", "ec2:StopInstances"], of_cluster),
+            allow(["ec2:Describe*"], ["*"], {"aws:RequestedRegion": file.region}),
+            allow(["ec2:RunInstances"], instances, {**own, **types}),
+            allow(["ec2:RunInstances"], [f"arn:aws:ec2:{file.region}::image/*", *used]),
+            allow(["ec2:CreateTags"], instances, {"ec2:CreateAction": "RunInstances"}),
+            allow(["ec2:CreateTags", "ec2:TerminateInstances"], instances, of_cluster),
         ],
     }
+
+
+@contextmanager
+def existing_is_fine(*codes: str) -> Iterator[None]:
+    """Passes over the errors by which AWS says that something is there already."""
+    from botocore.exceptions import ClientError
+
+    try:
+        yield
+    except ClientError as error:
+        if error.response["Error"]["Code"] not in codes:
+            raise
 
 
 def wait_for(find: Callable[[], list[dict[str, Any]]]) -> None:

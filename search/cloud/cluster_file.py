@@ -47,6 +47,16 @@ class ClusterFile:
         return list(dict.fromkeys(each["InstanceType"] for each in self.node_configs.values()))
 
     @property
+    def wants_spot(self) -> bool:
+        """Whether any node is to be a spot instance."""
+        return any(market_of(config) == "spot" for config in self.node_configs.values())
+
+    @property
+    def max_workers(self) -> int:
+        """The number of nodes beside the head; Ray's default where none is given."""
+        return int(self.content.get("max_workers", 2))
+
+    @property
     def file_system(self) -> str | None:
         """The EFS file system that nodes mount, if there is one."""
         found = FILE_SYSTEM.search(self.text)
@@ -57,6 +67,11 @@ class ClusterFile:
         named = (each.get(key, []) for each in self.node_configs.values())
         ids = [i for value in named for i in (value if isinstance(value, list) else [value])]
         return list(dict.fromkeys(ids))
+
+
+def market_of(config: Mapping[str, Any]) -> str:
+    """How an instance is paid for: "spot" or "on demand"."""
+    return str(config.get("InstanceMarketOptions", {}).get("MarketType", "on demand"))
 
 
 def read_cluster_file(path: Path) -> ClusterFile:
@@ -102,7 +117,10 @@ def local_findings(file: ClusterFile) -> Iterator[str]:
                 f"line {number}: {placeholder} is a placeholder; "
                 f"`python -m search.cluster prepare` makes what it stands for, and fills it in"
             )
-    for remote, local in file.content.get("file_mounts", {}).items():
+    found = FILE_SYSTEM.search(file.text)
+    if found and found[2] != file.region:
+        yield f"file system: {found[1]} must be in {file.region}, but is mounted from {found[2]}"
+    for remote, local in (file.content.get("file_mounts") or {}).items():
         path = Path(os.path.expanduser(local))
         if not path.exists():
             remedy = ": `ray get-auth-token --generate` makes it" if local == TOKEN else ""

@@ -24,7 +24,9 @@ class CardShares:
     """The resources of a trial on each kind of GPU that has been measured.
 
     The first kind is waited for. A kind that joins later is measured beside the search, and takes
-    trials from then on; one where the probe fails takes none.
+    trials from then on; one where the probe fails takes none. All GPUs of a kind are taken to have
+    the same memory. Trials are bound to a kind only where there is more than one: not every
+    autoscaler knows the kinds of its nodes.
 
     Args:
         largest: the trials that take most memory.
@@ -46,15 +48,17 @@ class CardShares:
         """Tasks of Ray that run, by the kind of GPU."""
         self.failed: set[str] = set()
         say("measuring the GPU memory that the largest trials take")
-        kinds = offered_nodes().kinds_of_gpu
-        runner = remote.on(kinds[0]) if kinds else remote  # the autoscaler chooses the first node
-        measured = runner(self.run, measure_gpu_bytes, largest)
-        nodes = offered_nodes()
-        self._learn((kinds or nodes.kinds_of_gpu or [""])[0], nodes, measured)
+        measured = None
+        if not (kinds := offered_nodes().kinds_of_gpu(are_running=True)):
+            measured = remote(self.run, measure_gpu_bytes, largest)  # this brings a node
+            kinds = offered_nodes().kinds_of_gpu(are_running=True) or [""]
+        if measured is None or len(kinds) > 1:
+            measured = remote.on(kinds[0])(self.run, measure_gpu_bytes, largest)
+        self._learn(kinds[0], offered_nodes(), measured)
 
     def __call__(self, nodes: Nodes) -> Sequence[TrialResources]:
         """The resources of a trial on each kind that is known by now; starts probes of others."""
-        for kind in nodes.kinds_of_gpu:
+        for kind in nodes.kinds_of_gpu(are_running=True):
             if kind not in {*self.known, *self.probes, *self.failed}:
                 task = self.remote.on(kind).start(self.run, measure_gpu_bytes, self.largest)
                 self.probes[kind] = task
@@ -66,7 +70,13 @@ class CardShares:
                 except ray.exceptions.RayError as error:
                     self.failed.add(kind)
                     self.say(f"warning: no trials on {kind}: {describe_worker_failure(error)}")
-        return list(self.known.values())
+        kinds = nodes.kinds_of_gpu(are_running=False)
+        if len(kinds) > 1:
+            return [self.known[kind] for kind in kinds if kind in self.known]
+        if kinds and kinds[0] not in self.known:
+            return []  # it is being measured
+        shares = [self.known[kinds[0]]] if kinds else self.known.values()
+        return [max(shares, key=lambda share: share.gpus)._replace(accelerator="")]
 
     def _learn(self, kind: str, nodes: Nodes, measured: tuple[int, int]) -> None:
         peak, free = measured

@@ -97,5 +97,5 @@ def why_nothing_runs(share: TrialResources) -> str:
     if failures:
         return f"a node could not be started: {failures[-1]}"
     if nodes.num_running(share):
-        return f"other work holds the nodes that could run {share}"
+        return f"all nodes that could run {share} are in use"
     return f"no node that could run {share} has joined: the cluster has {nodes.describe()}"

@@ -13,6 +13,7 @@ from search.execution.cluster import why_nothing_runs
 from search.execution.places import TrialPlaces
 from search.execution.resources import TrialResources
 from search.execution.session import task_options
+from search.execution.shared_storage import shared_storage
 from search.execution.shutdown import GracefulShutdown
 from search.execution.waiting import WaitingNotice
 from search.execution.worker_failure import describe_worker_failure
@@ -56,7 +57,7 @@ class ParallelTraining:
         say: Callable[[str], None],
     ) -> None:
         self.run, self.places, self.shutdown, self.say = run, places, shutdown, say
-        self.scratch = folder / SCRATCH
+        self.scratch, self.shared = folder / SCRATCH, shared_storage(folder.parent)
         self.task: Any = ray.remote(with_progress_file)
 
     def __call__(
@@ -69,6 +70,7 @@ class ParallelTraining:
 
         Raises:
             DiskFull: a disk is full.
+            StorageNotShared: a node has joined that does not see the storage.
             KeyboardInterrupt: the user asked to stop; running trainings have written checkpoints.
         """
         left, running, taken = list(trainings), dict[Any, str](), dict[str, TrialResources]()
@@ -86,7 +88,9 @@ class ParallelTraining:
                     self._end(task, name, on_end)
                 for _, line in progress.new_lines():
                     self.say(line)
-                if any(self.scratch.glob(f"*/{PROGRESS_FILE}")) or not running:
+                self.shared.look()
+                files = list(self.scratch.glob(f"*/{PROGRESS_FILE}"))
+                if not running or any(progress.is_alive(file) for file in files):
                     notice.restart()
                 else:
                     notice.look()

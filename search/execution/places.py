@@ -25,25 +25,29 @@ class TrialPlaces:
         self.nodes, self.shares = nodes, shares
 
     def capacity(self) -> int:
-        """The trials that run at once on the nodes that there are, at least one."""
+        """The trials that run at once on all nodes that there may be, at least one."""
         nodes = self.nodes()
-        return max(1, sum(nodes.num_running(share) for share in self.shares(nodes)))
+        shares = self.shares(nodes)
+        return max(1, sum(nodes.num_running(share) + nodes.num_absent(share) for share in shares))
 
     def next(self, taken: Counter[TrialResources]) -> TrialResources | None:
         """The resources of the next trial, given those of pending and running ones.
 
         None where there is no room. On a machine one trial may always run. On a cluster some wait,
-        for the kind of GPU of which most can be added.
+        for the kind of GPU of which most can be added. Trials that no node could run any more take
+        no room.
         """
         nodes = self.nodes()
-        shares = self.shares(nodes)
+        if not (shares := self.shares(nodes)):
+            return None
         room = {share: nodes.num_running(share) - taken[share] for share in shares}
-        freest = max(shares, key=room.__getitem__)
-        if room[freest] > 0:
-            return freest
+        capacity = sum(nodes.num_running(share) for share in shares)
+        asked = sum(number for share, number in taken.items() if nodes.fits(share) or not capacity)
+        if asked < capacity:
+            return max(shares, key=room.__getitem__)
         if not nodes.is_cluster:
-            return None if taken else freest
-        if -sum(room.values()) >= WAITING_ON_CLUSTER:
+            return None if taken else shares[0]
+        if asked - capacity >= WAITING_ON_CLUSTER:
             return None
         return max(shares, key=nodes.num_absent)
 

@@ -1,5 +1,6 @@
 """Uses of private interfaces of Ray; a test checks each function against the installed Ray."""
 
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,10 +11,13 @@ import ray
 from ray._private import services
 from ray.actor import ActorHandle
 from ray.autoscaler.v2.sdk import get_cluster_status
-from ray.exceptions import AuthenticationError
+from ray.exceptions import AuthenticationError, RayError
 from ray.tune.experiment import Trial
 
 from search.execution.restart import Node
+
+RECENT_S = 600.0
+"""Seconds for which the failure to start a node is news."""
 
 
 @contextmanager
@@ -59,6 +63,8 @@ def why_not_admitted(address: str) -> str:
             "it refuses the token of this user: RAY_AUTH_MODE must be token, and RAY_AUTH_TOKEN or "
             "~/.ray/auth_token must be those of the cluster's head"
         )
+    except RayError:
+        return "nothing answers there that Ray understands"
     if not of_nodes.find_node_ids():
         return (
             "this machine is none of its nodes: run the command on one of them, as by "
@@ -68,11 +74,14 @@ def why_not_admitted(address: str) -> str:
 
 
 def autoscaler_news() -> tuple[list[str], list[str]]:
-    """The nodes that the autoscaler is starting, by type, and why some could not be started.
+    """The nodes that the autoscaler is starting, by type, and why some could not be lately.
 
     Both are empty where there is no autoscaler, or an earlier one than version 2.
     """
-    status = get_cluster_status(ray.get_runtime_context().gcs_address)
+    try:
+        status = get_cluster_status(ray.get_runtime_context().gcs_address)
+    except RayError:  # the head is busy: that is no reason to end a search
+        return [], []
     waiting = Counter(node.ray_node_type_name for node in status.pending_nodes)
     for launch in status.pending_launches:
         waiting[launch.ray_node_type_name] += launch.count
@@ -80,6 +89,7 @@ def autoscaler_news() -> tuple[list[str], list[str]]:
     failures = [
         f"{launch.ray_node_type_name}: {' '.join((launch.details or 'no reason is given').split())}"
         for launch in sorted(status.failed_launches, key=lambda each: each.failed_ts_s or 0)
+        if time.time() - (launch.failed_ts_s or 0) < RECENT_S
     ]
     return starting, failures
 

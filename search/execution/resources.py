@@ -90,6 +90,11 @@ class Nodes:
     is_cluster: bool = False
     may_grow: bool = False
 
+    def of_kind(self, kind: str) -> "Nodes":
+        """Those with GPUs of a kind."""
+        types = (each for each in self.types if each.gpus and each.accelerator == kind)
+        return Nodes(tuple(types), self.is_cluster, self.may_grow)
+
     @property
     def has_gpus(self) -> bool:
         """Whether any node has a GPU, or could be added that has one."""
@@ -114,10 +119,15 @@ class Nodes:
         """The trials that fit on the nodes that may be added."""
         return sum((each.most - each.running) * each.num_fitting(share) for each in self.types)
 
-    @property
-    def kinds_of_gpu(self) -> list[str]:
-        """The kinds of the GPUs of running nodes."""
-        return sorted({each.accelerator for each in self.types if each.gpus and each.running})
+    def kinds_of_gpu(self, are_running: bool) -> list[str]:
+        """The kinds of GPUs, of all nodes that there may be, or of those that run."""
+        return sorted(
+            {
+                each.accelerator
+                for each in self.types
+                if each.gpus and (each.running or not are_running)
+            }
+        )
 
     def fits(self, share: TrialResources) -> bool:
         """Whether any node, running or not, could run a trial."""
@@ -210,7 +220,7 @@ def resources_by_memory(
     """
     from trainables.data.loader import NUM_TABLES, RESIDENT_SHARE  # imports torch
 
-    whole = Nodes(tuple(each for each in nodes.types if each.accelerator == kind)).cores_with(1)
+    whole = nodes.of_kind(kind).cores_with(1)
     for_data = NUM_TABLES * RESIDENT_SHARE
     by_memory = MEMORY_SHARE * (1 - for_data) * free_bytes / (peak_bytes + CONTEXT_BYTES)
     by_cores = whole / (config.cpus_per_trial or 1)

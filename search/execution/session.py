@@ -23,6 +23,7 @@ from search.execution.ray_internals import (
 )
 from search.execution.resources import Nodes, TrialResources, fixed_resources, num_cores
 from search.execution.restart import DriverRestart
+from search.execution.shared_storage import shared_storage
 from search.execution.shutdown import GracefulShutdown
 from search.execution.tuning import MAX_RETRIES
 from search.execution.waiting import WaitingNotice
@@ -181,15 +182,16 @@ class RemoteRunner:
         """`say` gets a line on the progress of a preparation every `progress_every_s` seconds."""
         self.shutdown, self.say, self.progress_every_s = shutdown, say, progress_every_s
         self.folder = config.folder
-        nodes = offered_nodes()
+        self.shared = shared_storage(config.storage)
+        self.config, nodes = config, offered_nodes()
         self.share = fixed_resources(config, nodes)
         if not self.share.gpus:
             self.share = self.share._replace(cpus=nodes.whole_node)
 
     def on(self, kind: str) -> Self:
         """A runner on GPUs of one kind."""
-        other = copy(self)
-        other.share = self.share._replace(accelerator=kind)
+        other, nodes = copy(self), offered_nodes().of_kind(kind)
+        other.share = fixed_resources(self.config, nodes)._replace(accelerator=kind)
         return other
 
     def start(
@@ -218,6 +220,7 @@ class RemoteRunner:
         Raises:
             KeyboardInterrupt: the user asked to stop, and the preparation stopped or timed out.
             TrialFailed: its process died at every attempt.
+            StorageNotShared: a node has joined that does not see the storage.
         """
         run = run.replace(num_threads=max(1, int(self.share.cpus)))
         progress = ProgressFiles(self.folder)
@@ -229,8 +232,11 @@ class RemoteRunner:
         while not ray.wait([waiting], timeout=0.2)[0]:
             for _, line in progress.new_lines():
                 self.say(line)
-            if not file.exists():
+            if progress.is_alive(file):
+                notice.restart()
+            else:
                 notice.look()
+            self.shared.look()
             if self.shutdown.grace_expired:
                 raise KeyboardInterrupt
         try:

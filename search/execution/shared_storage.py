@@ -1,7 +1,9 @@
 """Checks that the nodes of a cluster share the storage and have this project."""
 
+import math
 import secrets
 import time
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -9,17 +11,26 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from search.execution.cluster import kind_of, living_nodes
+from search.execution.cluster_address import on_cluster
 from search.execution.worker_failure import describe_worker_failure
 from trainables.core.files import read_shared, replace_file
 
 SEEN_WITHIN_S = 15.0
 """Seconds until a node must see a new file: network file systems may show it late."""
+LOOK_EVERY_S = 2.0
+"""Seconds between two looks at the nodes of a cluster."""
 ANSWER_S = 90.0
 """Seconds until a node must have answered, the start of a process there included."""
 
 
 class StorageNotShared(OSError):
     """A node does not see the storage, cannot write it, or cannot run this project."""
+
+
+@lru_cache
+def shared_storage(storage: Path) -> "SharedStorage":
+    """The check of a storage, which asks each node once however many parts of the driver look."""
+    return SharedStorage(storage)
 
 
 class SharedStorage:
@@ -35,6 +46,17 @@ class SharedStorage:
         """Places of nodes, for messages, by Ray's ids."""
         self.answers: dict[str, Any] = {}
         """Tasks of Ray that have not been read, by the ids of nodes."""
+        self.looked = -math.inf
+
+    def look(self) -> None:
+        """Checks the nodes of a cluster every few seconds, however often it is called.
+
+        Raises:
+            StorageNotShared: a node gave another answer than it should.
+        """
+        if on_cluster() and time.monotonic() - self.looked >= LOOK_EVERY_S:
+            self.looked = time.monotonic()
+            self.check_nodes()
 
     def check_nodes(self) -> None:
         """Asks the nodes that have joined since the last call, and reads the answers so far.
@@ -58,9 +80,14 @@ class SharedStorage:
         for node_id, waiting in list(self.answers.items()):
             if ray.wait([waiting], timeout=0)[0]:
                 del self.answers[node_id]
-                if not self.answers:
-                    self.file.unlink(missing_ok=True)
-                self._read(self.asked[node_id], waiting)
+                try:
+                    self._read(node_id, waiting)
+                except StorageNotShared:
+                    self.answers.clear()
+                    raise
+                finally:
+                    if not self.answers:
+                        self.file.unlink(missing_ok=True)
 
     def check_all(self) -> None:
         """Waits for the answers of all nodes that there are.
@@ -72,6 +99,7 @@ class SharedStorage:
         self.check_nodes()
         while self.answers:
             if time.monotonic() > deadline:
+                self.file.unlink(missing_ok=True)
                 silent = ", ".join(self.asked[node_id] for node_id in self.answers)
                 raise StorageNotShared(
                     f"every node must be able to run a task, but none ended on {silent} in "
@@ -80,16 +108,18 @@ class SharedStorage:
             time.sleep(0.1)
             self.check_nodes()
 
-    def _read(self, node: str, waiting: Any) -> None:
+    def _read(self, node_id: str, waiting: Any) -> None:
+        node = self.asked[node_id]
         try:
             found = ray.get(waiting)
-        except (ray.exceptions.WorkerCrashedError, ray.exceptions.NodeDiedError):
-            return  # the node is lost, and its trials go on elsewhere
-        except ray.exceptions.RayError as error:
+        except ray.exceptions.RayTaskError as error:
             raise StorageNotShared(
                 f"every node must have this project installed, but a task on {node} failed: "
                 f"{describe_worker_failure(error)}"
             ) from error
+        except ray.exceptions.RayError:  # the process died, or the node is lost: asked again
+            del self.asked[node_id]
+            return
         if found != self.word:
             raise StorageNotShared(
                 f"--storage must be a folder that all nodes share, at the same path, but node "

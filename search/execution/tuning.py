@@ -1,8 +1,6 @@
 """Runs the trials of a study with Ray Tune."""
 
-import math
 import shutil
-import time
 from collections import Counter, deque
 from collections.abc import Callable
 from pathlib import Path
@@ -16,9 +14,8 @@ from ray.tune.stopper import CombinedStopper
 
 from search.core.config import StudyConfig
 from search.execution.cluster import why_nothing_runs
-from search.execution.cluster_address import on_cluster
 from search.execution.searcher import RESOURCES, OptunaSearcher
-from search.execution.shared_storage import SharedStorage, StorageNotShared
+from search.execution.shared_storage import StorageNotShared, shared_storage
 from search.execution.shutdown import GracefulShutdown
 from search.execution.status_writer import StatusWriter
 from search.execution.stopping import Deadline, StopAll
@@ -34,8 +31,6 @@ from trainables.training.trial import MEASURING
 
 MAX_RETRIES = 3
 """Maximum number of restarts of a trial whose process died."""
-LOOK_EVERY_S = 2.0
-"""Seconds between two looks at the nodes of a cluster."""
 SHOWN_BY_BARS = (f"{TRAINING}: ", f"{MEASURING}: ")
 """What progress lines begin with that say no more than a trial's bar."""
 
@@ -82,7 +77,7 @@ def tune_trials(
                 TrialProgress(config.folder, say, has_bars=progress.live is not None),
                 NothingRuns(searcher, say),
                 StatusWriter(searcher, config.folder, progress.seconds_left),
-                *([JoinedNodes(config.storage)] if on_cluster() else []),
+                JoinedNodes(config.storage),
             ],
             failure_config=tune.FailureConfig(max_failures=MAX_RETRIES),
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
@@ -206,14 +201,10 @@ class JoinedNodes(tune.Callback):
     """
 
     def __init__(self, storage: Path) -> None:
-        self.shared = SharedStorage(storage)
-        self.looked = -math.inf
+        self.shared = shared_storage(storage)
 
     def on_step_begin(self, iteration: int, trials: Any, **info: Any) -> None:
-        if time.monotonic() - self.looked < LOOK_EVERY_S:
-            return
-        self.looked = time.monotonic()
-        self.shared.check_nodes()
+        self.shared.look()
 
     # There is no state for Ray's snapshots
     def __reduce__(self) -> tuple[type[tune.Callback], tuple[()]]:

@@ -65,11 +65,13 @@ def summary(file: StudyFile) -> str:
 
 
 def is_running(file: StudyFile) -> bool:
-    """Whether a driver holds the lock of the study."""
+    """Whether a driver holds the lock of the study, as far as can be seen from here."""
     try:
         check_not_running(file.config)
     except ValueError:
         return True
+    except OSError:  # the lock is of another user
+        return read_driver_status(file.config.folder) is not None
     return False
 
 
@@ -121,8 +123,8 @@ def describe_nodes(status: DriverStatus, now: float) -> Iterator[tuple[str, str]
         trials = "1 trial waits" if status.num_waiting == 1 else f"{status.num_waiting} trials wait"
         yield "waiting", f"{trials}: {status.reason}"
     since = now - status.written_at
-    if status.left_s is not None and (left := write_left(status.left_s - since)):
-        yield "expected", left
+    if status.left_s is not None and status.left_s > since:
+        yield "expected", write_left(status.left_s - since)
     if since > STALE_S:
         yield "note", f"the driver said nothing for {human_duration(since)}"
 

@@ -14,6 +14,7 @@ from search.core.networks import named_teachers, teacher_source, weight_sources
 from search.core.recipe_list import write_teacher
 from search.core.record import Record
 from search.storage.cleanup import remove_partial_files
+from search.storage.driver_status import remove_driver_status
 from search.storage.journal import check_journal, open_journal
 from search.storage.layout import LOG, artifact_folder
 from search.storage.study_file import (
@@ -262,6 +263,7 @@ def open_study(study: Study) -> None:
     """
     folder = study.config.folder
     remove_partial_files(folder)
+    remove_driver_status(folder)  # of a driver that was killed
     write_study_file(study.file)
     terminal.keep_log(folder / LOG)
     study.journal = load_or_create_study(study)

@@ -6,6 +6,8 @@ handler decides how often a line is written, and where.
 
 import logging
 import math
+import os
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -25,6 +27,11 @@ PROGRESS_FILE = ".progress"
 """Name of the file that holds the last line of another process."""
 AT_ONCE = "at_once"
 """Attribute of a log record that is said however soon after another."""
+ALIVE_EVERY_S = 5.0
+"""Seconds after which a process touches its progress file again."""
+SILENT_S = 60.0
+"""Seconds without that after which a process is taken to be gone: network file systems may show the
+time of a file half a minute late."""
 CHECK_EVERY_S = 1.0
 """Seconds between two polls of progress files: on a network disk each takes milliseconds."""
 
@@ -94,18 +101,29 @@ def progress_to(say: Callable[[str], None], every_s: float = PROGRESS_EVERY_S) -
 def progress_to_file(path: Path, every_s: float = PROGRESS_EVERY_S) -> Iterator[None]:
     """Keeps the last progress line in a file, which is deleted at the end of the block.
 
-    The file is empty until there is one: it says that work has begun.
+    The file is empty until there is one: it says that work has begun. A thread touches it as long
+    as the process lives.
     """
+    ended = threading.Event()
+
+    def touch() -> None:
+        while not ended.wait(ALIVE_EVERY_S):
+            with suppress(OSError):
+                os.utime(path)
 
     def say(line: str) -> None:
         with suppress(OSError):  # a full disk does not end the work
             replace_file(path, line)
 
     say("")
+    alive = threading.Thread(target=touch, name="progress file", daemon=True)
+    alive.start()
     try:
         with progress_to(say, every_s):
             yield
     finally:
+        ended.set()
+        alive.join()
         with suppress(OSError):
             path.unlink(missing_ok=True)
 
@@ -128,19 +146,34 @@ class ProgressFiles:
 
     def __init__(self, folder: Path, pattern: str = PROGRESS_FILE) -> None:
         self.folder, self.pattern = folder, pattern
-        self.seen: dict[Path, int] = {}
+        self.seen: dict[Path, str] = {}
+        self.touched: dict[Path, tuple[int, float]] = {}
+        """When each file was last modified, and when that was first seen, by two clocks."""
         self.checked = -math.inf
 
     def new_lines(self) -> Iterator[tuple[Path, str]]:
-        """The path and the line of each file that was written since the last call."""
+        """The path and the line of each file whose line is another than at the last call."""
         now = time.monotonic()
         if now - self.checked < CHECK_EVERY_S:
             return
         self.checked = now
         for path in sorted(self.folder.glob(self.pattern)):
             with suppress(FileNotFoundError):  # the task has just ended
-                written = path.stat().st_mtime_ns
-                if self.seen.get(path) != written:
-                    self.seen[path] = written
-                    if line := path.read_text():
-                        yield path, line
+                if (line := path.read_text()) and self.seen.get(path) != line:
+                    self.seen[path] = line
+                    yield path, line
+
+    def is_alive(self, path: Path) -> bool:
+        """Whether the process that keeps a file has touched it lately.
+
+        Clocks of other machines may differ: only changes count.
+        """
+        now = time.monotonic()
+        try:
+            modified = path.stat().st_mtime_ns
+        except OSError:
+            self.touched.pop(path, None)
+            return False
+        if path not in self.touched or self.touched[path][0] != modified:
+            self.touched[path] = (modified, now)
+        return now - self.touched[path][1] < SILENT_S

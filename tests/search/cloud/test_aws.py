@@ -13,7 +13,7 @@ import yaml
 from moto import mock_aws
 
 from search import cluster
-from search.cloud.aws_check import AwsCheck, on_demand_prices
+from search.cloud.aws_check import SPOT_SERVICE, AwsCheck, on_demand_prices
 from search.cloud.aws_setup import check_range, head_policy
 from search.cloud.cluster_file import PLACEHOLDER, read_cluster_file
 
@@ -105,11 +105,32 @@ def test_a_second_call_finds_what_the_first_made(
     ready: Path, aws: Any, image: str, tmp_path: Path
 ) -> None:
     before, token = ready.read_text(), (tmp_path / ".ray" / "auth_token").read_text()
-    argv = ["prepare", "cluster.yaml", "--ssh-from", MINE, "--image", image, "--out", str(ready)]
-    assert cluster.main(argv) == 0
-    assert ready.read_text() == before
+    other = "198.51.100.1/32"
+    out = tmp_path / "again.yaml"
+    argv = ["prepare", "cluster.yaml", "--ssh-from", other, "--image", image, "--out"]
+    assert cluster.main([*argv, str(out)]) == 0
+    assert out.read_text() == before
+    ready.write_text(before.replace("max_workers: 4", "max_workers: 9"))
+    assert cluster.main([*argv, str(ready)]) == 0
+    assert "max_workers: 9" in ready.read_text()  # what a person wrote is kept
+    (group,) = aws.client("ec2").describe_security_groups(
+        Filters=[{"Name": "group-name", "Values": ["paretoseg"]}]
+    )["SecurityGroups"]
+    ranges = [each["CidrIp"] for rule in group["IpPermissions"] for each in rule["IpRanges"]]
+    assert ranges == [other]
     assert (tmp_path / ".ray" / "auth_token").read_text() == token
     assert len(aws.client("efs").describe_file_systems()["FileSystems"]) == 1
+
+
+def test_what_a_call_that_failed_left_is_completed(
+    aws: Any, image: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    iam = aws.client("iam")
+    iam.create_role(RoleName=f"paretoseg-head-{REGION}", AssumeRolePolicyDocument="{}")
+    out = tmp_path / "cluster.mine.yaml"
+    argv = ["prepare", "cluster.yaml", "--ssh-from", MINE, "--image", image, "--out", str(out)]
+    assert cluster.main(argv) == 0
+    assert "is ready" in checked(out, capsys, 0)[-1]
 
 
 def set_in_all(key: str, value: object) -> Callable[[dict[str, Any]], None]:
@@ -185,15 +206,25 @@ def test_faults_of_the_account_are_found(
     efs.delete_mount_target(MountTargetId=targets[0]["MountTargetId"])
     zone, subnet = targets[0]["AvailabilityZoneName"], targets[0]["SubnetId"]
     assert checked(ready, capsys, 1) == [
+        *(
+            f"SecurityGroupIds: a group of type {name} must let in its own members, or no node "
+            "joins"
+            for name in file.node_configs
+        ),
         f"SecurityGroupIds: {group} lets in 0.0.0.0/0 on ports 22 to 22",
-        f"SecurityGroupIds: {group} must let in its own members, or no node joins",
         f"file system: {file.file_system} has no mount target in {zone}, of {subnet}",
     ]
+    iam = aws.client("iam")
+    (of_spot,) = iam.list_roles(PathPrefix=f"/aws-service-role/{SPOT_SERVICE}/")["Roles"]
+    iam.delete_service_linked_role(RoleName=of_spot["RoleName"])
     for target in targets[1:]:
         efs.delete_mount_target(MountTargetId=target["MountTargetId"])
     efs.delete_file_system(FileSystemId=file.file_system)
-    lines = checked(ready, capsys, 1)
-    assert lines[-1] == f"file system: {file.file_system} must be in us-west-2, but is not there"
+    *_, gone, role = checked(ready, capsys, 1)
+    assert gone == f"file system: {file.file_system} must be in us-west-2, but is not there"
+    assert role.startswith(
+        "spot: the account must have the role of spot instances, which `aws iam "
+    )
 
 
 def test_the_file_of_the_project_has_placeholders_and_no_token_yet(
@@ -277,16 +308,36 @@ def test_ssh_is_not_opened_to_everybody(
     assert not aws.client("efs").describe_file_systems()["FileSystems"]
 
 
-def test_the_head_may_end_nodes_of_its_own_cluster_only() -> None:
-    policy = head_policy(REGION, "mine")
-    for statement in policy["Statement"]:
-        assert statement["Condition"]
-        if "ec2:TerminateInstances" in statement["Action"]:
-            tag = {"aws:ResourceTag/ray-cluster-name": "mine"}
-            assert statement["Condition"] == {"StringEquals": tag}
-    actions = {action for statement in policy["Statement"] for action in statement["Action"]}
-    assert all(action.startswith("ec2:") for action in actions)
-    assert "ec2:*" not in actions
+def test_the_head_may_start_and_end_nodes_of_its_own_cluster_only() -> None:
+    file = read_cluster_file(ROOT / "cluster.yaml")
+    instances, conditions = [f"arn:aws:ec2:{REGION}:*:instance/*"], {}
+    for statement in head_policy(file)["Statement"]:
+        for action in statement["Action"]:
+            assert action.startswith("ec2:")
+            assert not action.endswith(":*")
+            if statement["Resource"] == instances:
+                conditions[action] = statement["Condition"]["StringEquals"]
+            else:
+                assert instances[0] not in statement["Resource"]
+    assert conditions == {
+        "ec2:RunInstances": {
+            "aws:RequestTag/ray-cluster-name": "paretoseg",
+            "ec2:InstanceType": ["m6i.xlarge", "g6.2xlarge", "g6.4xlarge"],
+        },
+        "ec2:CreateTags": {"aws:ResourceTag/ray-cluster-name": "paretoseg"},
+        "ec2:TerminateInstances": {"aws:ResourceTag/ray-cluster-name": "paretoseg"},
+    }
+
+
+def test_what_ray_lets_out_may_be_left_out(ready: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    content = yaml.safe_load(ready.read_text())
+    del content["max_workers"]
+    content["file_mounts"] = None
+    ready.write_text(yaml.safe_dump(content))
+    assert checked(ready, capsys, 0)[-1].endswith("at most 2 workers")
+    ready.write_text(ready.read_text().replace(f".efs.{REGION}.", ".efs.eu-west-1."))
+    (line, *_) = checked(ready, capsys, 1)
+    assert line.endswith("must be in us-west-2, but is mounted from eu-west-1")
 
 
 def test_prices_on_demand_are_those_of_the_list(ready: Path) -> None:

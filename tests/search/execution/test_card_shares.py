@@ -64,9 +64,11 @@ def test_a_kind_that_joins_takes_trials_once_it_is_measured(
     nodes = cluster(L4)
     shares = shares_of(tmp_path, Runner(), said)
     on_l4, on_a10g = TrialResources(4, 1 / 2, "L4"), TrialResources(4, 1 / 4, "A10G")
-    assert shares(nodes) == [on_l4]
+    assert shares(nodes) == [on_l4._replace(accelerator="")]  # there is no other kind
     assert shares(cluster(L4, A10G)) == [on_l4]
-    assert shares(cluster(L4, A10G, ended=("A10G",))) == [on_l4, on_a10g]
+    assert shares(cluster(L4, A10G, ended=("A10G",))) == [on_a10g, on_l4]
+    assert shares(cluster(A10G)) == [on_a10g._replace(accelerator="")]  # the other is lost
+    assert shares(cluster()) == [on_l4._replace(accelerator="")]  # both: the larger share
     assert said == [
         "measuring the GPU memory that the largest trials take",
         "2 trials at once on each L4 with 23.6 GB free: the largest takes 5.37 GB",
@@ -78,10 +80,14 @@ def test_the_first_node_of_a_cluster_scaled_to_zero_is_measured(
     cluster: Callable[..., Nodes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     nodes = cluster(A10G._replace(running=0, most=4))
-    joined = iter([nodes, cluster(A10G)])
-    monkeypatch.setattr(card_shares, "offered_nodes", lambda: next(joined))
+    joined = [nodes]
+    monkeypatch.setattr(card_shares, "offered_nodes", lambda: joined.pop(0) if joined else after)
+    after = Nodes((A10G,), is_cluster=True)
     shares = shares_of(tmp_path, Runner(first="A10G"), [])
-    assert shares(cluster(A10G)) == [TrialResources(4, 1 / 4, "A10G")]
+    assert shares(after) == [TrialResources(4, 1 / 4)]
+    assert shares(Nodes((A10G, L4._replace(running=0, most=1)), is_cluster=True)) == [
+        TrialResources(4, 1 / 4, "A10G")
+    ]
 
 
 def test_a_kind_on_which_the_probe_fails_takes_no_trials(

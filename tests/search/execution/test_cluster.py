@@ -1,11 +1,14 @@
 """The nodes of a cluster, and why none of them runs a trial."""
 
+import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from ray.exceptions import AuthenticationError, RpcError
 
-from search.execution import cluster
+from search.execution import cluster, ray_internals
 from search.execution.cluster import (
     BOOTSTRAP_FILE,
     KUBERAY,
@@ -97,7 +100,7 @@ def test_kuberay_may_add_anything(monkeypatch: pytest.MonkeyPatch) -> None:
             ([], []),
             "no node can run 4 CPUs: the cluster has 1 node of 1 CPU",
         ),
-        ([{"CPU": 4.0}], ([], []), "other work holds the nodes that could run 4 CPUs"),
+        ([{"CPU": 4.0}], ([], []), "all nodes that could run 4 CPUs are in use"),
         ([L4], (["2 of type spot"], ["spot: old"]), "nodes are starting: 2 of type spot"),
         ([L4], ([], ["spot: no capacity"]), "a node could not be started: spot: no capacity"),
     ],
@@ -126,3 +129,63 @@ def test_nodes_that_may_be_added_are_waited_for(
     )
     monkeypatch.delenv("RAY_ADDRESS")
     assert "take long to start" in why_nothing_runs(TrialResources(8, 1))
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (AuthenticationError("no"), "refuses the token of this user"),
+        (RpcError("timed out", 4), "nothing answers there that Ray understands"),
+        (None, "this machine is none of its nodes"),
+    ],
+)
+def test_it_is_known_why_a_cluster_is_not_joined(
+    error: Exception | None, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def connect(address: str) -> None:
+        assert address == "10.0.0.1:6379"
+        if error:
+            raise error
+
+    monkeypatch.setattr("ray._raylet.GcsClient", connect)
+    monkeypatch.setattr(ray_internals.services, "find_node_ids", list)
+    assert words in ray_internals.why_not_admitted("10.0.0.1:6379")
+    monkeypatch.setattr(ray_internals.services, "find_node_ids", lambda: ["a"])
+    assert (ray_internals.why_not_admitted("10.0.0.1:6379") == "") == (error is None)
+
+
+def test_a_head_that_is_busy_is_no_reason_to_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(address: str) -> None:
+        raise RpcError("timed out", 4)
+
+    monkeypatch.setattr(ray_internals, "get_cluster_status", fail)
+    monkeypatch.setattr(
+        ray_internals.ray, "get_runtime_context", lambda: SimpleNamespace(gcs_address="a:1")
+    )
+    assert ray_internals.autoscaler_news() == ([], [])
+
+
+def test_what_the_autoscaler_does_is_said_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    def launch(name: str, ago_s: float, details: str | None) -> SimpleNamespace:
+        failed = int(time.time() - ago_s)
+        return SimpleNamespace(
+            ray_node_type_name=name, count=2, failed_ts_s=failed, details=details
+        )
+
+    status = SimpleNamespace(
+        pending_nodes=[SimpleNamespace(ray_node_type_name="spot")],
+        pending_launches=[launch("spot", 0, None)],
+        failed_launches=[
+            launch("spot", 1, "no\n capacity"),
+            launch("spot", 3600, "old"),
+            launch("large", 9, None),
+        ],
+    )
+    monkeypatch.setattr(ray_internals, "get_cluster_status", lambda address: status)
+    monkeypatch.setattr(
+        ray_internals.ray, "get_runtime_context", lambda: SimpleNamespace(gcs_address="a:1")
+    )
+    assert ray_internals.autoscaler_news() == (
+        ["3 of type spot"],
+        ["large: no reason is given", "spot: no capacity"],
+    )

@@ -41,10 +41,24 @@ def test_trials_are_divided_among_kinds_of_gpu() -> None:
     small, large = TrialResources(4, 1 / 2, "L4"), TrialResources(4, 1 / 4, "A10G")
     asked = num_asked(places(nodes, small, large))
     assert asked == {small: 4 + WAITING_ON_CLUSTER, large: 4}  # they wait for what can be added
-    assert places(nodes, small, large).capacity() == 8
+    assert places(nodes, small, large).capacity() == 8 + 6
 
 
 def test_trials_on_a_kind_of_which_nodes_were_lost_leave_the_others_free() -> None:
     nodes = Nodes((NodeType(8, 1, "L4", running=1, most=1),), is_cluster=True)
     here, lost = TrialResources(4, 1 / 2, "L4"), TrialResources(4, 1 / 4, "A10G")
-    assert places(nodes, here, lost).next(Counter({lost: 4})) == here
+    asked = Counter({lost: 4})
+    while (place := places(nodes, here).next(asked)) is not None:
+        asked[place] += 1
+    assert asked == {lost: 4, here: 2 + WAITING_ON_CLUSTER}
+    assert places(nodes).next(asked) is None  # no kind is measured yet
+
+
+def test_a_share_that_changes_with_the_nodes_does_not_ask_for_more() -> None:
+    nodes = Nodes(
+        (NodeType(16, 1, running=4, most=4), NodeType(8, 1, running=1, most=1)), is_cluster=True
+    )
+    before, now = TrialResources(16, 1), TrialResources(8, 1)
+    asked = Counter({before: 8})
+    assert places(nodes, now).next(asked) == now
+    assert places(nodes, now).next(asked + Counter({now: 1})) is None

@@ -1,12 +1,15 @@
 """Progress reports of long tasks."""
 
 import errno
+import os
+import time
 from pathlib import Path
 
 import pytest
 
 from trainables.core import progress
 from trainables.core.progress import (
+    SILENT_S,
     ProgressFiles,
     ProgressReporter,
     announce,
@@ -146,3 +149,37 @@ def test_what_has_a_bar_on_a_terminal_has_lines_elsewhere(clock: list[float]) ->
         "packing: image 2 of 3, about 20 s left",
         "packing: image 3 of 3, about 10 s left",
     ]
+
+
+def test_a_file_that_nobody_touches_is_of_a_process_that_is_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    path, files = tmp_path / ".progress", ProgressFiles(tmp_path)
+    assert not files.is_alive(path)
+    path.touch()
+    assert files.is_alive(path)
+    now[0] = SILENT_S - 1
+    assert files.is_alive(path)
+    now[0] = SILENT_S
+    assert not files.is_alive(path)
+    os.utime(path, (1, 1))  # the clock of another machine, which may be wrong
+    assert files.is_alive(path)
+    path.unlink()
+    assert not files.is_alive(path)
+
+
+def test_a_process_touches_its_file_while_it_works(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress, "ALIVE_EVERY_S", 0.01)
+    path = tmp_path / ".progress"
+    with progress_to_file(path):
+        assert path.read_text() == ""
+        os.utime(path, (1, 1))
+        deadline = time.monotonic() + 30
+        while path.stat().st_mtime == 1:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+    assert not path.exists()

@@ -106,6 +106,7 @@ def test_a_trial_says_how_far_it_is_and_the_student_that_it_starts_from(
         for epoch in (1, 2, 3)
     ]
     path = Path(wanted["checkpoints"]) / PROGRESS_FILE
+    assert said.pop("") == path  # it has begun
     assert said == dict.fromkeys([*lines, "measuring the student: batch 1 of 1"], path)
 
 
@@ -128,6 +129,7 @@ def test_a_trial_that_rounds_adaptively_names_the_layers_every_30_seconds(
     wanted["run"]["artifacts"] = str(tmp_path / "artifacts")
     results = steps(StudentTrainable(wanted))
     assert METRICS in results[-1], results
+    assert lines.pop(0) == ""  # it has begun
     assert len(lines) > 3
     assert all(line.startswith("learning the rounding of weights: layer ") for line in lines)
 
@@ -138,7 +140,7 @@ def test_progress_is_kept_from_the_first_epoch_to_the_last(
     clock = [0.0]
     monkeypatch.setattr("trainables.core.progress.time.monotonic", lambda: clock[0])
     path, trainable = Path(wanted["checkpoints"]) / PROGRESS_FILE, StudentTrainable(wanted)
-    for line in (None, "training: epoch 2 of 3", None):  # it is deleted at the end
+    for line in ("", "training: epoch 2 of 3", None):  # it is deleted at the end
         trainable.step()
         assert (path.read_text().split(",")[0] if path.exists() else None) == line
         clock[0] += 35

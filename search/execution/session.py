@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager, nullcontext
 from copy import copy
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar
@@ -69,9 +70,29 @@ def join_cluster() -> None:
     """
     address = cluster_address()
     found = find_cluster_address() if address == "auto" else address
-    if reason := why_not_admitted(found):
+    if reason := interruptibly(lambda: why_not_admitted(found)):
         raise RayUnavailable(f"{CLUSTER_ADDRESS} leads to the cluster at {found}, but {reason}")
     start_ray(lambda: False)
+
+
+def interruptibly(ask: Callable[[], Result]) -> Result:
+    """The result of a call into Ray that Ctrl-C may end, although Ray does not react to it.
+
+    Raises:
+        KeyboardInterrupt: the user asked to stop.
+    """
+    outcome: Future[Result] = Future()
+
+    def work() -> None:
+        try:
+            outcome.set_result(ask())
+        except BaseException as error:
+            outcome.set_exception(error)
+
+    threading.Thread(target=work, name="a call into Ray", daemon=True).start()
+    while not outcome.done():
+        time.sleep(0.1)
+    return outcome.result()
 
 
 @contextmanager

@@ -65,6 +65,12 @@ def node_without(folder: Path, address: str, log: Path) -> Iterator[None]:
             node.wait(30)
 
 
+def status_of(study: Path) -> str:
+    """What a person is told of a study."""
+    command = [sys.executable, "-m", "search.status", str(study)]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
 @pytest.mark.skipif(not can_unshare(), reason="a node can have no file systems of its own here")
 def test_nodes_that_do_not_share_the_storage_are_found(
     blocks_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -80,15 +86,10 @@ def test_nodes_that_do_not_share_the_storage_are_found(
         driver.wait_for("expected: ")
         wait_until(lambda: any(storage.glob("hurt/checkpoints/*")))
         wait_until(lambda: (storage / "hurt" / "status.json").is_file())
-        shown = subprocess.run(
-            [sys.executable, "-m", "search.status", str(storage / "hurt")],
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout
+        wait_until(lambda: re.search("in use +[12] of 2 CPUs\n", status_of(storage / "hurt")))
+        shown = status_of(storage / "hurt")
         assert "hurt, running" in shown
         assert re.search("nodes +2 nodes of 1 CPU\n", shown)
-        assert re.search("in use +[12] of 2 CPUs\n", shown)
         with node_without(storage, address, tmp_path / "node.txt"):
             errors = driver.end(2)
             assert "error: --storage must be a folder that all nodes share" in errors

@@ -25,9 +25,9 @@ from search.core.comparison import default_epochs, default_students, plan_arms
 from search.core.comparison_config import ComparisonConfig
 from search.core.networks import completed_teacher, compressed_network, named_teachers
 from search.core.training_defaults import chosen_defaults
-from search.execution.cluster_address import check_cluster, on_cluster
+from search.execution.cluster_address import check_cluster
 from search.execution.environment import prepare_environment
-from search.execution.resources import check_cores, check_resources, default_gpus
+from search.execution.resources import check_cores, default_gpus
 from search.execution.shutdown import INTERRUPTED
 from search.run import check_writable, default_store, plain
 from trainables.core.command_line import Parser, one_line
@@ -171,21 +171,16 @@ def config_from_arguments(arguments: argparse.Namespace) -> ComparisonConfig:
     source = None
     if config.data != "voc":  # VOC is downloaded where it is missing
         source = open_source(config.data, config.image_size, storage)
-    if not on_cluster():
-        check_cores(config)
+    check_cores(config)
     check_cluster(print_line)
     print_line("importing PyTorch and Ray")
-    from search.execution.session import find_nodes  # import Ray
-    from search.execution.shared_storage import shared_storage
+    from search.execution.session import check_nodes, find_nodes  # imports Ray
 
     nodes = find_nodes(print_line)
     gpus = given.get("gpus_per_trial", default_gpus(nodes))
     source = source or open_source(config.data, config.image_size, storage)
     config = new_config(given, gpus, source.num_samples("train"))
-    check_resources(config, nodes)
-    if nodes.is_cluster:
-        print_line("checking that all nodes share the storage")
-        shared_storage(config.storage).check_all()
+    check_nodes(config, nodes, print_line)
     students = find_students(config, given.get("students"))
     config = config.replace(students=students, teacher=completed_teacher(config))
     plan_arms(config, chosen_defaults(config))

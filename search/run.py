@@ -15,9 +15,9 @@ import spaces
 from search.core.config import StudyConfig
 from search.core.networks import completed_teacher, compressed_network, named_teachers
 from search.core.tracking_uri import absolute_uri, check_tracking_uri, default_tracking_uri
-from search.execution.cluster_address import check_cluster, on_cluster
+from search.execution.cluster_address import check_cluster
 from search.execution.environment import prepare_environment
-from search.execution.resources import check_cores, check_resources, default_gpus
+from search.execution.resources import check_cores, default_gpus
 from search.execution.shutdown import INTERRUPTED
 from search.storage.layout import STUDY_FILE
 from trainables.core.command_line import Parser, one_line, write_output
@@ -168,21 +168,16 @@ def config_from_arguments(arguments: argparse.Namespace) -> StudyConfig:
         from trainables.data.registry import open_source  # imports NumPy
 
         open_source(config.data, config.image_size, storage)
-    if not on_cluster():
-        check_cores(config)
+    check_cores(config)
     check_cluster(print_step)
     print_step("importing PyTorch and Ray")
-    from search.execution.session import find_nodes  # import Ray
-    from search.execution.shared_storage import shared_storage
+    from search.execution.session import check_nodes, find_nodes  # imports Ray
 
     nodes = find_nodes(print_step)
     if arguments.resume is None and "gpus_per_trial" not in given:
         found = hardware_defaults(config.data, default_gpus(nodes))
         config = config.replace(**{k: v for k, v in found.items() if k not in given})
-    check_resources(config, nodes)
-    if nodes.is_cluster:
-        print_step("checking that all nodes share the storage")
-        shared_storage(config.storage).check_all()
+    check_nodes(config, nodes, print_step)
     if arguments.resume is None:
         students = find_students(config, given.get("students"))
         config = config.replace(students=students, teacher=completed_teacher(config))

@@ -1,7 +1,7 @@
 """What AWS lacks for a cluster file, and what the cluster costs, asked before anything runs."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any
@@ -52,20 +52,19 @@ class AwsCheck:
             except (BotoCoreError, ClientError) as error:
                 yield f"{check.__name__}: AWS could not be asked: {error}"
 
-    def existing(self, key: str, call: str, argument: str, result: str) -> dict[str, Any]:
-        """What AWS has of the ids under a key of the file, by id."""
+    def existing(
+        self, key: str, find: Callable[..., Any], noun: str, results: str
+    ) -> dict[str, Any]:
+        """What EC2 has of the ids under a key of the file, by id; `noun` is what they are of."""
         ids = self.file.values(key)
         if not ids:
             return {}
-        name = argument.replace("-", "_")
-        filters = [{"Name": argument, "Values": ids}]
-        found = getattr(self.ec2, call)(Filters=filters)[result]
-        id_name = "".join(part.capitalize() for part in name.split("_"))
-        return {each[id_name]: each for each in found}
+        found = find(Filters=[{"Name": f"{noun}-id", "Values": ids}])[results]
+        return {each[f"{noun.capitalize()}Id"]: each for each in found}
 
     def images(self) -> Iterator[str]:
         """Images that do not exist in the region, or cannot be used."""
-        found = self.existing("ImageId", "describe_images", "image-id", "Images")
+        found = self.existing("ImageId", self.ec2.describe_images, "image", "Images")
         for image in self.file.values("ImageId"):
             state = found[image]["State"] if image in found else "not there"
             if state != USABLE:
@@ -73,9 +72,8 @@ class AwsCheck:
 
     @cached_property
     def known_groups(self) -> dict[str, Any]:
-        return self.existing(
-            "SecurityGroupIds", "describe_security_groups", "group-id", "SecurityGroups"
-        )
+        find = self.ec2.describe_security_groups
+        return self.existing("SecurityGroupIds", find, "group", "SecurityGroups")
 
     def groups(self) -> Iterator[str]:
         """Security groups that do not exist, that let in everybody, or keep nodes apart."""
@@ -103,7 +101,7 @@ class AwsCheck:
 
     @cached_property
     def known_subnets(self) -> dict[str, Any]:
-        return self.existing("SubnetIds", "describe_subnets", "subnet-id", "Subnets")
+        return self.existing("SubnetIds", self.ec2.describe_subnets, "subnet", "Subnets")
 
     @property
     def zones(self) -> dict[str, str]:

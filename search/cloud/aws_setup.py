@@ -169,26 +169,14 @@ class AwsSetup:
             )
             file_system = str(made["FileSystemId"])
 
-        def file_systems() -> list[dict[str, Any]]:
-            given: list[dict[str, Any]] = efs.describe_file_systems(FileSystemId=file_system)[
-                "FileSystems"
-            ]
-            return given
-
-        def targets() -> list[dict[str, Any]]:
-            given: list[dict[str, Any]] = efs.describe_mount_targets(FileSystemId=file_system)[
-                "MountTargets"
-            ]
-            return given
-
-        wait_for(file_systems)
-        reached = {each["SubnetId"] for each in targets()}
+        of_it = {"FileSystemId": file_system}
+        wait_for(lambda: efs.describe_file_systems(**of_it)["FileSystems"])
+        targets = efs.describe_mount_targets(**of_it)["MountTargets"]
+        reached = {each["SubnetId"] for each in targets}
         for subnet in subnets:
             if subnet not in reached:
-                efs.create_mount_target(
-                    FileSystemId=file_system, SubnetId=subnet, SecurityGroups=[group]
-                )
-        wait_for(targets)
+                efs.create_mount_target(**of_it, SubnetId=subnet, SecurityGroups=[group])
+        wait_for(lambda: efs.describe_mount_targets(**of_it)["MountTargets"])
         self.say(f"file system: {file_system}, encrypted; it stays until you delete it")
         return file_system
 

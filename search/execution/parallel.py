@@ -38,8 +38,8 @@ OnEnd = Callable[[str, Artifact | TrialFailed], None]
 class ParallelTraining:
     """Trains each of many configurations once, or finds its artifact.
 
-    A training whose process dies is started again, at most `MAX_RETRIES` times of
-    `tuning`, and continues from its checkpoint.
+    A training whose process dies is started again, as `task_options` says, and continues from its
+    checkpoint.
 
     Args:
         run: how trainings are run, which is the same for all of them.
@@ -89,8 +89,7 @@ class ParallelTraining:
                 for _, line in progress.new_lines():
                     self.say(line)
                 self.shared.look()
-                files = list(self.scratch.glob(f"*/{PROGRESS_FILE}"))
-                if not running or any(progress.is_alive(file) for file in files):
+                if not running or progress.is_alive:
                     notice.restart()
                 else:
                     notice.look()

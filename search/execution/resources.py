@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from search.core.config import Placement
+from search.execution.cluster_address import on_cluster
 from trainables.config import ExecutionConfig
 
 CONTEXT_BYTES = 600 << 20
@@ -29,6 +30,11 @@ class TrialResources(NamedTuple):
     accelerator: str = ""
 
     @property
+    def threads(self) -> int:
+        """The CPU threads of a trial."""
+        return max(1, int(self.cpus))
+
+    @property
     def kind(self) -> dict[str, float]:
         """What a trial takes of Ray's resource for a kind of GPU."""
         return {f"{ACCELERATOR}{self.accelerator}": KIND_SHARE} if self.accelerator else {}
@@ -40,7 +46,7 @@ class TrialResources(NamedTuple):
 
     def given_to(self, run: ExecutionConfig) -> ExecutionConfig:
         """`run` with the threads and the share of a GPU that a trial has."""
-        return run.replace(num_threads=max(1, int(self.cpus)), gpu_share=min(1, self.gpus) or 1.0)
+        return run.replace(num_threads=self.threads, gpu_share=min(1, self.gpus) or 1.0)
 
     def __str__(self) -> str:
         return describe_resources(self.cpus, self.gpus, self.accelerator)
@@ -176,7 +182,8 @@ def default_gpus(nodes: Nodes) -> float | Literal["auto"]:
 
 def check_cores(config: Placement) -> None:
     """Raises ValueError where one trial wants more cores than this machine has."""
-    check_offer("cpus", config.cpus_per_trial or 0, num_cores())
+    if not on_cluster():
+        check_offer("cpus", config.cpus_per_trial or 0, num_cores())
 
 
 def check_resources(config: Placement, nodes: Nodes) -> None:

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from copy import copy
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
@@ -22,7 +22,13 @@ from search.execution.ray_internals import (
     processes_in_own_group,
     why_not_admitted,
 )
-from search.execution.resources import Nodes, TrialResources, fixed_resources, num_cores
+from search.execution.resources import (
+    Nodes,
+    TrialResources,
+    check_resources,
+    fixed_resources,
+    num_cores,
+)
 from search.execution.restart import DriverRestart
 from search.execution.shared_storage import shared_storage
 from search.execution.shutdown import GracefulShutdown
@@ -62,6 +68,19 @@ def find_nodes(say: Callable[[str], None]) -> Nodes:
     return offered_nodes()
 
 
+def check_nodes(config: Placement, nodes: Nodes, say: Callable[[str], None]) -> None:
+    """Checks that trials fit the nodes, and that the nodes of a cluster share the storage.
+
+    Raises:
+        ValueError: no node will ever have what one trial wants.
+        StorageNotShared: a node does not see the storage.
+    """
+    check_resources(config, nodes)
+    if nodes.is_cluster:
+        say("checking that all nodes share the storage")
+        shared_storage(config.storage).check_all()
+
+
 def join_cluster() -> None:
     """Connects to the cluster, unless it refuses this process.
 
@@ -97,7 +116,7 @@ def interruptibly(ask: Callable[[], Result]) -> Result:
 
 @contextmanager
 def connect(resume_arguments: Sequence[str], shutdown: GracefulShutdown) -> Iterator[None]:
-    """Connects to Ray for the duration of the block.
+    """Starts Ray, unless a cluster has been joined, and ends the connection after the block.
 
     `resume_arguments` are those of Python that go on with what runs, after Ray has died.
 
@@ -108,9 +127,8 @@ def connect(resume_arguments: Sequence[str], shutdown: GracefulShutdown) -> Iter
     logging.getLogger("ray").setLevel(logging.CRITICAL)
     driver_restart = None
     try:
-        if not ray.is_initialized():  # else the cluster has been joined
-            with exit_if_silent() if on_cluster() else nullcontext():
-                start_ray(lambda: shutdown.requested)
+        if not on_cluster():  # `find_nodes` has joined it
+            start_ray(lambda: shutdown.requested)
         shutdown.install_handlers()
         if shutdown.requested:
             raise KeyboardInterrupt
@@ -224,7 +242,7 @@ class RemoteRunner:
         **named: Given.kwargs,
     ) -> Any:
         """Starts a preparation that nobody waits for, and gives Ray's reference to its result."""
-        run = run.replace(num_threads=max(1, int(self.share.cpus)))
+        run = run.replace(num_threads=self.share.threads)
         task: Any = ray.remote(prepare).options(**task_options(self.share))
         return task.remote(run, *given, **named)
 
@@ -243,7 +261,7 @@ class RemoteRunner:
             TrialFailed: its process died at every attempt.
             StorageNotShared: a node has joined that does not see the storage.
         """
-        run = run.replace(num_threads=max(1, int(self.share.cpus)))
+        run = run.replace(num_threads=self.share.threads)
         progress = ProgressFiles(self.folder)
         file = self.folder / PROGRESS_FILE
         file.unlink(missing_ok=True)  # of a process that was killed
@@ -253,7 +271,7 @@ class RemoteRunner:
         while not ray.wait([waiting], timeout=0.2)[0]:
             for _, line in progress.new_lines():
                 self.say(line)
-            if progress.is_alive(file):
+            if progress.is_alive:
                 notice.restart()
             else:
                 notice.look()

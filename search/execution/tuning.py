@@ -8,18 +8,20 @@ from typing import Any
 
 from pyarrow.fs import LocalFileSystem
 from ray import tune
-from ray.tune.experiment import Trial
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.stopper import CombinedStopper
 
 from search.core.config import StudyConfig
-from search.execution.cluster import why_nothing_runs
+from search.execution.driver_callbacks import (
+    DriverCallback,
+    JoinedNodes,
+    NothingRuns,
+    StatusWriter,
+)
 from search.execution.searcher import RESOURCES, OptunaSearcher
-from search.execution.shared_storage import StorageNotShared, shared_storage
+from search.execution.shared_storage import StorageNotShared
 from search.execution.shutdown import GracefulShutdown
-from search.execution.status_writer import StatusWriter
 from search.execution.stopping import Deadline, StopAll
-from search.execution.waiting import WaitingNotice
 from search.execution.worker_failure import failure_reason
 from search.storage.driver_status import remove_driver_status
 from search.storage.layout import CHECKPOINTS, SCRATCH
@@ -110,7 +112,7 @@ def expected_cause(error: BaseException) -> BaseException:
     return error
 
 
-class WorkerFailureCallback(tune.Callback):
+class WorkerFailureCallback(DriverCallback):
     """Handles events that Tune does not report to a searcher: dead processes and lost trials.
 
     Tune ends a trial without notice where it was assigned to a process that cannot be reused, as
@@ -149,12 +151,8 @@ class WorkerFailureCallback(tune.Callback):
             self.say(f"trial {name} is asked again: Ray Tune ended it without notice")
             self.searcher.requeue(trial_id)
 
-    # There is no state for Ray's snapshots
-    def __reduce__(self) -> tuple[type[tune.Callback], tuple[()]]:
-        return tune.Callback, ()
 
-
-class TrialProgress(tune.Callback):
+class TrialProgress(DriverCallback):
     """Reports the progress of trials and of the full-precision students that they start from."""
 
     def __init__(self, folder: Path, say: Callable[[str], None], has_bars: bool) -> None:
@@ -166,46 +164,3 @@ class TrialProgress(tune.Callback):
         for path, line in self.files.new_lines():
             if not self.has_bars or not line.startswith(SHOWN_BY_BARS):
                 self.say(f"trial {path.parent.name} is {line}")
-
-    # There is no state for Ray's snapshots
-    def __reduce__(self) -> tuple[type[tune.Callback], tuple[()]]:
-        return tune.Callback, ()
-
-
-class NothingRuns(tune.Callback):
-    """Says why trials wait where none of them runs."""
-
-    def __init__(self, searcher: OptunaSearcher, say: Callable[[str], None]) -> None:
-        self.searcher = searcher
-        self.notice = WaitingNotice(say, self._why)
-
-    def on_step_begin(self, iteration: int, trials: Any, **info: Any) -> None:
-        if self.searcher.asked and not any(trial.status == Trial.RUNNING for trial in trials):
-            self.notice.look()
-        else:
-            self.notice.restart()
-
-    def _why(self) -> str:
-        return why_nothing_runs(self.searcher.places[next(iter(self.searcher.asked))])
-
-    # There is no state for Ray's snapshots
-    def __reduce__(self) -> tuple[type[tune.Callback], tuple[()]]:
-        return tune.Callback, ()
-
-
-class JoinedNodes(tune.Callback):
-    """Checks that nodes that join the cluster share the storage.
-
-    Raises:
-        StorageNotShared: one does not, so that the trials that it takes would fail.
-    """
-
-    def __init__(self, storage: Path) -> None:
-        self.shared = shared_storage(storage)
-
-    def on_step_begin(self, iteration: int, trials: Any, **info: Any) -> None:
-        self.shared.look()
-
-    # There is no state for Ray's snapshots
-    def __reduce__(self) -> tuple[type[tune.Callback], tuple[()]]:
-        return tune.Callback, ()

@@ -107,7 +107,7 @@ def expect_time(
     typical = median.replace(recipe=median.recipe.without_teacher())
     start = typical.start if starts else None
     probed = [config for config in (typical, start, teacher) if config is not None]
-    threads = [max(1, int(remote.share.cpus)) if config is teacher else 1 for config in probed]
+    threads = [remote.share.threads if config is teacher else 1 for config in probed]
     found = remote(run, measure_step_seconds, probed, threads)
     seconds = {config.digest(): s for config, s in zip(probed, found, strict=True)}
 

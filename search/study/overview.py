@@ -1,12 +1,12 @@
 """What a study is doing, in a few lines: trials by state, front, nodes, and what is left."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from search.core.objectives import named_objectives
 from search.core.pareto import pareto_front
-from search.core.record import Record
+from search.core.record import Record, RecordState
 from search.storage.driver_status import DriverStatus, read_driver_status
 from search.storage.journal import read_journal
 from search.storage.layout import JOURNAL, LOG
@@ -16,7 +16,7 @@ from search.tracking.remaining_time import write_left
 from trainables.core.progress import human_duration
 from trainables.core.units import human_size
 
-STATES = {
+STATES: Mapping[RecordState, str] = {
     "COMPLETE": "complete",
     "PRUNED": "stopped or refused",
     "FAIL": "failed",
@@ -86,7 +86,7 @@ def read_records(file: StudyFile) -> list[Record]:
 def count_states(records: Sequence[Record]) -> str:
     """As ": 9 complete, 2 running"."""
     counts = Counter(record.state for record in records)
-    named = [f"{counts[state]} {name}" for state, name in STATES.items() if counts[state]]  # type: ignore[index]
+    named = [f"{counts[state]} {name}" for state, name in STATES.items() if counts[state]]
     return f": {', '.join(named)}" if named else ""
 
 

@@ -157,23 +157,24 @@ class ProgressFiles:
         if now - self.checked < CHECK_EVERY_S:
             return
         self.checked = now
+        before, self.touched = self.touched, {}
         for path in sorted(self.folder.glob(self.pattern)):
             with suppress(FileNotFoundError):  # the task has just ended
+                modified = path.stat().st_mtime_ns
+                known = before.get(path)
+                if known and known[0] == modified:
+                    self.touched[path] = known
+                    continue
+                self.touched[path] = (modified, now)
                 if (line := path.read_text()) and self.seen.get(path) != line:
                     self.seen[path] = line
                     yield path, line
 
-    def is_alive(self, path: Path) -> bool:
-        """Whether the process that keeps a file has touched it lately.
+    @property
+    def is_alive(self) -> bool:
+        """Whether a process has lately touched its file, as far as `new_lines` has seen.
 
         Clocks of other machines may differ: only changes count.
         """
         now = time.monotonic()
-        try:
-            modified = path.stat().st_mtime_ns
-        except OSError:
-            self.touched.pop(path, None)
-            return False
-        if path not in self.touched or self.touched[path][0] != modified:
-            self.touched[path] = (modified, now)
-        return now - self.touched[path][1] < SILENT_S
+        return any(now - seen < SILENT_S for _, seen in self.touched.values())

@@ -352,8 +352,9 @@ class BackboneUNetConfig(EncoderDecoderConfig):
         self, sources: WeightSources, images_B3HW: "Tensor | None" = None
     ) -> "Mapping[str, Tensor]":
         """Those of the whole backbone, so that students of all depths share them."""
-        whole = self.replace(encoder_depth=5)
-        return super(BackboneUNetConfig, whole).fetch_weights(sources, images_B3HW)
+        if self.encoder_depth < 5:
+            return self.replace(encoder_depth=5).fetch_weights(sources, images_B3HW)
+        return super().fetch_weights(sources, images_B3HW)
 
     def describe(self) -> str:
         """As other networks with a backbone, and the depth where it is not all of it."""

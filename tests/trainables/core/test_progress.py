@@ -156,18 +156,24 @@ def test_a_file_that_nobody_touches_is_of_a_process_that_is_gone(
 ) -> None:
     now = [0.0]
     monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(progress, "CHECK_EVERY_S", 0)
     path, files = tmp_path / ".progress", ProgressFiles(tmp_path)
-    assert not files.is_alive(path)
+
+    def is_alive() -> bool:
+        assert list(files.new_lines()) == []
+        return files.is_alive
+
+    assert not is_alive()
     path.touch()
-    assert files.is_alive(path)
+    assert is_alive()
     now[0] = SILENT_S - 1
-    assert files.is_alive(path)
+    assert is_alive()
     now[0] = SILENT_S
-    assert not files.is_alive(path)
+    assert not is_alive()
     os.utime(path, (1, 1))  # the clock of another machine, which may be wrong
-    assert files.is_alive(path)
+    assert is_alive()
     path.unlink()
-    assert not files.is_alive(path)
+    assert not is_alive()
 
 
 def test_a_process_touches_its_file_while_it_works(

@@ -1,4 +1,4 @@
-"""Writes the state of the nodes beside the study while its trials run."""
+"""Callbacks by which Ray Tune's loop looks at the nodes of a study and says what they do."""
 
 import math
 import time
@@ -13,13 +13,53 @@ from ray.tune.experiment import Trial
 
 from search.execution.cluster import offered_nodes, why_nothing_runs
 from search.execution.searcher import OptunaSearcher
+from search.execution.shared_storage import shared_storage
+from search.execution.waiting import WaitingNotice
 from search.storage.driver_status import DriverStatus, write_driver_status
 
 WRITE_EVERY_S = 5.0
 SHOWN = ("CPU", "GPU")
 
 
-class StatusWriter(tune.Callback):
+class DriverCallback(tune.Callback):
+    """A callback that lives as long as the driver, and has no state for Ray's snapshots."""
+
+    def __reduce__(self) -> tuple[type[tune.Callback], tuple[()]]:
+        return tune.Callback, ()
+
+
+class NothingRuns(DriverCallback):
+    """Says why trials wait where none of them runs."""
+
+    def __init__(self, searcher: OptunaSearcher, say: Callable[[str], None]) -> None:
+        self.searcher = searcher
+        self.notice = WaitingNotice(say, self._why)
+
+    def on_step_begin(self, iteration: int, trials: Any, **info: Any) -> None:
+        if self.searcher.asked and not any(trial.status == Trial.RUNNING for trial in trials):
+            self.notice.look()
+        else:
+            self.notice.restart()
+
+    def _why(self) -> str:
+        return why_nothing_runs(self.searcher.places[next(iter(self.searcher.asked))])
+
+
+class JoinedNodes(DriverCallback):
+    """Checks that nodes that join the cluster share the storage.
+
+    Raises:
+        StorageNotShared: one does not, so that the trials that it takes would fail.
+    """
+
+    def __init__(self, storage: Path) -> None:
+        self.shared = shared_storage(storage)
+
+    def on_step_begin(self, iteration: int, trials: Any, **info: Any) -> None:
+        self.shared.look()
+
+
+class StatusWriter(DriverCallback):
     """Keeps the `DriverStatus` of a study up to date, for `search.status`.
 
     Args:
@@ -46,7 +86,8 @@ class StatusWriter(tune.Callback):
             write_driver_status(self.folder, self._status(waiting))
 
     def _status(self, waiting: list[str]) -> DriverStatus:
-        offered = {name: ray.cluster_resources().get(name, 0.0) for name in SHOWN}  # type: ignore[no-untyped-call]
+        total = ray.cluster_resources()  # type: ignore[no-untyped-call]
+        offered = {name: total.get(name, 0.0) for name in SHOWN}
         free = ray.available_resources()  # type: ignore[no-untyped-call]
         return DriverStatus(
             written_at=time.time(),
@@ -57,7 +98,3 @@ class StatusWriter(tune.Callback):
             reason=why_nothing_runs(self.searcher.places[waiting[0]]) if waiting else "",
             left_s=self.left_s(),
         )
-
-    # There is no state for Ray's snapshots
-    def __reduce__(self) -> tuple[type[tune.Callback], tuple[()]]:
-        return tune.Callback, ()

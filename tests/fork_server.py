@@ -63,6 +63,8 @@ def watch(connection: socket.socket) -> dict[str, Any]:
     message, files, _, _ = socket.recv_fds(connection, 1 << 20, 3)
     pid = os.fork()
     if pid == 0:
+        # the background jobs of shells ignore it
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         connection.close()
         for target, file in enumerate(files):
             os.dup2(file, target)

@@ -1,4 +1,4 @@
-"""What a person sees in MLflow's own pages, in a real browser, for three studies of 300 trials."""
+"""What a person sees in MLflow's own pages, in a real browser, for three studies of 120 trials."""
 
 import json
 import random
@@ -45,7 +45,7 @@ from trainables.recipes.configs import Qat
 
 pytestmark = pytest.mark.slow
 NAMES = ("qkd", 'qat "<b>quoted</b>"', "größe")
-NUM_TRIALS = 100
+NUM_TRIALS = 40
 DRAWN = "[...document.querySelectorAll('.js-plotly-plot')].flatMap(plot => plot.data)"
 """What all charts of a page have drawn, in JavaScript."""
 ASSISTANT = """

@@ -48,6 +48,7 @@ EXAMPLES = """examples:
   python -m search.run --space qkd --data ~/my-images       your own images, in VOC layout
   python -m search.run --space qat --max-size 300KB         nothing larger is ever trained
   python -m search.run --resume qkd-shapes --samples 64      a study goes on, with more trials
+  python -m search.run --space qkd --name mine --or-resume   for jobs that may be started again
 
 Your own data: a folder with JPEGImages/*.jpg, SegmentationClass/*.png (one class index per pixel,
 255 = ignore) and ImageSets/Segmentation/{train,val}.txt; optionally classes.txt, a name per line.
@@ -91,7 +92,7 @@ def run(arguments: argparse.Namespace) -> int:
 
         print_step("checking the study and its data")
         with progress_to(print_step):
-            study = prepare_study(config, resumed=arguments.resume is not None)
+            study = prepare_study(config, is_resumed(arguments, config))
     except (ValueError, OSError) as error:
         print_error(f"error: {one_line(error)}")
         return 2
@@ -135,6 +136,12 @@ def make_parser() -> Parser:
                 metavar="NAME",
                 help="go on with a study; --samples, limits and resources may change",
             )
+            add(
+                "--or-resume",
+                action="store_true",
+                help="go on with the study of --name where there is one, as in a job that is "
+                "started again after its node was lost",
+            )
         if field == "tracking_uri":
             add("--quiet", action="store_true", help="print the results, warnings and errors alone")
             add(
@@ -158,12 +165,19 @@ def config_from_arguments(arguments: argparse.Namespace) -> StudyConfig:
         spaces.check_name(given["space"])
     elif arguments.resume is None:
         raise ValueError(f"--space must be given: one of {', '.join(spaces.space_names())}")
+    if arguments.or_resume and "name" not in given:
+        raise ValueError("--or-resume needs --name, by which a study is found again")
     if {"steps", "epochs"} <= given.keys():
         raise ValueError("--steps and --epochs are two units of one length: give one of them")
     if arguments.resume is not None:
         config = resumed_config(storage, arguments.resume, given)
     else:
         config = new_config(storage, given)
+        if is_taken(config.folder) and not is_resumed(arguments, config):
+            raise ValueError(
+                f"a new study must have a new name, but {config.folder} exists: choose another "
+                f"--name, or go on with it by --resume {config.name}"
+            )
     if config.data != "voc":  # VOC is downloaded where it is missing
         from trainables.data.registry import open_source  # imports NumPy
 
@@ -178,10 +192,20 @@ def config_from_arguments(arguments: argparse.Namespace) -> StudyConfig:
         found = hardware_defaults(config.data, default_gpus(nodes))
         config = config.replace(**{k: v for k, v in found.items() if k not in given})
     check_nodes(config, nodes, print_step)
-    if arguments.resume is None:
-        students = find_students(config, given.get("students"))
-        config = config.replace(students=students, teacher=completed_teacher(config))
+    if arguments.resume is not None:
+        return config
+    students = find_students(config, given.get("students"))
+    config = config.replace(students=students, teacher=completed_teacher(config))
+    if is_resumed(arguments, config):
+        wanted = {field: getattr(config, field) for field in given if field != "name"}
+        return resumed_config(storage, config.name, wanted)
     return config
+
+
+def is_resumed(arguments: argparse.Namespace, config: StudyConfig) -> bool:
+    """Whether a study exists that the command line wants to go on with."""
+    exists = (config.folder / STUDY_FILE).is_file()
+    return arguments.resume is not None or (arguments.or_resume and exists)
 
 
 def find_students(
@@ -231,13 +255,7 @@ def new_config(storage: Path, given: Mapping[str, Any]) -> StudyConfig:
         "tracking_uri": default_store(storage),
         **hardware_defaults(data, given.get("gpus_per_trial", 0.0)),
     }
-    config = build_config(StudyConfig, {**computed, **given, "storage": storage})
-    if is_taken(config.folder):
-        raise ValueError(
-            f"a new study must have a new name, but {config.folder} exists: choose another "
-            f"--name, or go on with it by --resume {config.name}"
-        )
-    return config
+    return build_config(StudyConfig, {**computed, **given, "storage": storage})
 
 
 def hardware_defaults(data: str, gpus: float | Literal["auto"]) -> dict[str, object]:

@@ -1,12 +1,21 @@
-"""`cluster.yaml` is valid for Ray, and has properties that Ray's validation does not check."""
+"""Files that bring up clusters: valid for Ray, and with properties that Ray does not check.
 
+All of them install and start nodes by one script, which alone names versions.
+"""
+
+import os
 import re
+import signal
+import subprocess
+import time
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from drivers import wait_until
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from ray.autoscaler._private.util import prepare_config, validate_config
@@ -14,13 +23,21 @@ from ray.autoscaler._private.util import prepare_config, validate_config
 ROOT = Path(__file__).parents[1]
 START = ("head_start_ray_commands", "worker_start_ray_commands")
 SETUP = ("initialization_commands", "head_setup_commands", "worker_setup_commands")
+NODE = ROOT / "search" / "cloud" / "node.sh"
+EXAMPLES = ROOT / "examples" / "clusters"
+RAY_FILES = [ROOT / "cluster.yaml", ROOT / "cluster.local.yaml"]
+UNATTENDED = [EXAMPLES / name for name in ("slurm.sh", "rayjob.yaml", "skypilot.yaml")]
+FILES = [*RAY_FILES, *UNATTENDED, EXAMPLES / "Dockerfile"]
 
 
 @pytest.fixture(scope="module")
 def config() -> dict[str, Any]:
-    """The file as `ray up` reads it, completed by Ray's AWS defaults."""
-    written: dict[str, Any] = yaml.safe_load((ROOT / "cluster.yaml").read_text())
-    prepared: dict[str, Any] = prepare_config(written)
+    """The file for AWS as `ray up` reads it, completed by Ray's defaults."""
+    return read_config(ROOT / "cluster.yaml")
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    prepared: dict[str, Any] = prepare_config(yaml.safe_load(path.read_text()))
     return prepared
 
 
@@ -52,8 +69,9 @@ def has_gpu(node_type: dict[str, Any]) -> bool:
     return accelerated or node_type["resources"].get("GPU", 0) > 0
 
 
-def test_ray_accepts_the_file(config: dict[str, Any]) -> None:
-    validate_config(config)
+@pytest.mark.parametrize("path", RAY_FILES, ids=lambda path: path.name)
+def test_ray_accepts_the_file(path: Path) -> None:
+    validate_config(read_config(path))
 
 
 def test_head_is_a_cpu_node_on_demand(config: dict[str, Any]) -> None:
@@ -105,47 +123,116 @@ def test_only_ssh_is_let_in(config: dict[str, Any]) -> None:
         assert (rule["FromPort"], rule["ToPort"]) == (22, 22)
 
 
+@pytest.mark.parametrize("path", RAY_FILES, ids=lambda path: path.name)
 @pytest.mark.parametrize("commands", START)
-def test_dashboard_listens_on_loopback(config: dict[str, Any], commands: str) -> None:
-    starts = [command for command in config[commands] if "ray start" in command]
-    assert starts
-    for command in starts:
-        assert re.findall(r"--dashboard-host[= ](\S+)", command) == ["127.0.0.1"]
-        assert "ulimit -n" in command
-    assert ("--autoscaling-config=" in starts[0]) == commands.startswith("head")
+def test_nodes_are_started_by_the_script(path: Path, commands: str) -> None:
+    kind = commands.removesuffix("_start_ray_commands")
+    stop, start, *_ = read_config(path)[commands]
+    assert stop == "bash ~/paretoseg/search/cloud/node.sh stop"
+    assert f"node.sh {kind} " in start
+    assert ("--autoscaling-config=" in start) == (kind == "head")
 
 
-@pytest.mark.parametrize("commands", SETUP[1:])
-def test_every_node_asks_for_the_token(config: dict[str, Any], commands: str) -> None:
-    assert config["file_mounts"]["~/.ray/auth_token"] == "~/.ray/auth_token"
-    exports = [line for line in config[commands] if "export " in line]
-    assert any("RAY_AUTH_MODE=token" in line for line in exports)
-    assert any("RAY_ENABLE_UV_RUN_RUNTIME_ENV=0" in line for line in exports)
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
+def test_the_script_alone_installs_and_names_versions(path: Path) -> None:
+    text = path.read_text()
+    assert "node.sh set-up" in text or "image: " in text
+    assert not re.search(r"pip install|\w==\d|uv venv|\bray (start|stop)\b", code_of(text))
 
 
-@pytest.mark.parametrize("commands", SETUP[1:])
-def test_nodes_install_pinned_versions(
-    config: dict[str, Any], project: dict[str, Any], commands: str
-) -> None:
+def code_of(text: str) -> str:
+    """A file without its comments."""
+    return re.sub(r"(?m)(^|\s)#.*$", "", text)
+
+
+def test_the_script_asks_for_the_token_and_listens_on_loopback() -> None:
+    script = NODE.read_text()
+    assert "RAY_AUTH_MODE=token" in script
+    assert "RAY_ENABLE_UV_RUN_RUNTIME_ENV=0" in script
+    assert re.findall(r"ray start (\S+)", code_of(script)) == ["--dashboard-host=127.0.0.1"]
+    for path in RAY_FILES:
+        assert read_config(path)["file_mounts"]["~/.ray/auth_token"] == "~/.ray/auth_token"
+
+
+def test_a_spot_node_is_left_when_aws_says_so(tmp_path: Path) -> None:
+    raylet = tmp_path / "raylet" / "raylet"
+    for path, script in (
+        (raylet, "sleep 100"),
+        (tmp_path / "bin" / "ray", 'echo "ray $*" >> said'),
+        (tmp_path / "bin" / "curl", '[[ -f notice || "$*" == *token ]] && echo "curl $*" >> said'),
+        (tmp_path / "bin" / "sleep", "exec /bin/sleep 0.1"),
+    ):
+        write_program(path, script)
+    here = {**os.environ, "PARETOSEG_ENVIRONMENT": str(tmp_path), "HOME": str(tmp_path)}
+    node = subprocess.Popen([raylet, "--node_id=abc1", "--gcs-address=10.0.0.1:6379", "x"])
+    command = ["bash", str(NODE), "watch-spot", "10.0.0.1:6379"]
+    watcher = subprocess.Popen(command, cwd=tmp_path, env=here)
+    try:
+        wait_until(lambda: said(tmp_path).count("token") > 1, 20)
+        assert "ray" not in said(tmp_path)
+        (tmp_path / "notice").touch()
+        assert watcher.wait(20) == 0
+    finally:
+        node.kill()
+        watcher.kill()
+    assert "spot/instance-action" in said(tmp_path)
+    *_, last = said(tmp_path).splitlines()
+    assert last.startswith("ray drain-node --address=10.0.0.1:6379 --node-id=abc1 ")
+    assert "PREEMPTION" in last
+
+
+def write_program(path: Path, script: str) -> None:
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(f"#!/usr/bin/env bash\n{script}\n")
+    path.chmod(0o755)
+
+
+def test_the_script_installs_pinned_versions(project: dict[str, Any]) -> None:
+    script = NODE.read_text()
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    pins = [Requirement(line) for line in lines if not line.startswith("#")]
+    pinned = {pin.name: str(pin.specifier).removeprefix("==") for pin in pins}
     requirements = map(Requirement, project["project"]["dependencies"])
     allowed = next(each.specifier for each in requirements if each.name == "ray")
-    script = "\n".join(config[commands])
-    (ray_version,) = re.findall(r"ray\[default\]==([\d.]+)", script)
-    (python_version,) = re.findall(r"--python (\d+\.\d+\.\d+)", script)
-    assert allowed.contains(ray_version)
+    assert allowed.contains(pinned["ray"])
+    (python_version,) = re.findall(r"python_version=(\d+\.\d+\.\d+)", script)
     assert python_version in SpecifierSet(project["project"]["requires-python"])
-    assert re.search(r"--exclude-newer \d{4}-\d{2}-\d{2} --editable ~/paretoseg", script)
-    assert re.search(r"pip install (--\S+ )*uv==[\d.]+$", script, re.MULTILINE)
-    (boto3_version,) = re.findall(r"boto3==([\d.]+)", script)
-    assert "--constraints ~/paretoseg/constraints.txt" in script
-    pinned = (ROOT / "constraints.txt").read_text().splitlines()
-    assert {f"ray=={ray_version}", f"boto3=={boto3_version}"} <= set(pinned)
+    assert re.search(r"uv_version=[\d.]+ .*day=\d{4}-\d{2}-\d{2}$", script, re.MULTILINE)
+    assert '--constraints "$checkout/constraints.txt" --exclude-newer $day' in script
+    (job,) = (each for each in documents(EXAMPLES / "rayjob.yaml") if each["kind"] == "RayJob")
+    assert job["spec"]["rayClusterSpec"]["rayVersion"] == pinned["ray"]
+    assert "boto3" in pinned
 
 
-@pytest.mark.parametrize("commands", SETUP + START)
-def test_nothing_floats(config: dict[str, Any], commands: str) -> None:
-    for command in config[commands]:
-        assert not re.search(r"nightly|latest|\.whl|\.dev|>=", command, re.IGNORECASE)
+def documents(path: Path) -> list[dict[str, Any]]:
+    return list(yaml.safe_load_all(path.read_text()))
+
+
+@pytest.mark.parametrize("path", UNATTENDED, ids=lambda path: path.name)
+def test_a_job_that_begins_again_goes_on_with_its_study(path: Path) -> None:
+    assert "search.run" in path.read_text()
+    assert "--or-resume" in code_of(path.read_text())
+
+
+def test_pods_ask_for_the_token_and_share_the_storage() -> None:
+    claim, job = documents(EXAMPLES / "rayjob.yaml")
+    cluster = job["spec"]["rayClusterSpec"]
+    assert cluster["authOptions"]["mode"] == "token"
+    assert claim["spec"]["accessModes"] == ["ReadWriteMany"]
+    head, worker = cluster["headGroupSpec"], cluster["workerGroupSpecs"][0]
+    assert head["rayStartParams"]["num-cpus"] == "0"
+    assert worker["minReplicas"] == 0
+    for group in (head, worker):
+        (volume,) = group["template"]["spec"]["volumes"]
+        assert volume["persistentVolumeClaim"]["claimName"] == claim["metadata"]["name"]
+        (container,) = group["template"]["spec"]["containers"]
+        (mount,) = container["volumeMounts"]
+        assert f"--storage {mount['mountPath']}/studies" in job["spec"]["entrypoint"]
+
+
+@pytest.mark.parametrize("path", [*FILES, NODE], ids=lambda path: path.name)
+def test_nothing_floats(path: Path) -> None:
+    assert not re.search(r"nightly|[:=@]latest|\.whl|\.dev\b|>=", code_of(path.read_text()))
 
 
 def test_all_nodes_are_alike(config: dict[str, Any]) -> None:
@@ -156,11 +243,11 @@ def test_all_nodes_are_alike(config: dict[str, Any]) -> None:
             assert worker["node_config"][key] == head(config)["node_config"][key]
 
 
-def test_nodes_get_the_code_and_nothing_else(
-    config: dict[str, Any], project: dict[str, Any]
-) -> None:
+@pytest.mark.parametrize("path", RAY_FILES, ids=lambda path: path.name)
+def test_nodes_get_the_code_and_nothing_else(path: Path, project: dict[str, Any]) -> None:
     packages = project["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]
     needed = {*packages, "pyproject.toml", "constraints.txt", project["project"]["readme"]}
+    config = read_config(path)
     mounts = {
         remote: local
         for remote, local in config["file_mounts"].items()
@@ -169,3 +256,88 @@ def test_nodes_get_the_code_and_nothing_else(
     assert mounts == {f"~/paretoseg/{name}": name for name in needed}
     assert all((ROOT / name).exists() for name in needed)
     assert {".git", ".venv", "studies"} <= set(config["rsync_exclude"])
+    copied = (EXAMPLES / "Dockerfile").read_text()
+    assert all(f"{name} " in copied for name in needed)
+
+
+PROGRAMS = {
+    "python": """trap 'echo search got TERM >> said; exit ${STATUS:-130}' TERM
+echo "search $* at ${RAY_ADDRESS:-this machine}" >> said
+for i in $(seq 100); do sleep 0.1; done; exit 0""",
+    "ray": 'echo "ray $*" >> said',
+    "srun": 'echo "srun $*" >> said',
+    "scontrol": 'echo "scontrol $*" >> said',
+    "hostname": "echo localhost",
+}
+"""Stand-ins that write down what they are told."""
+
+
+@pytest.fixture
+def slurm_job(tmp_path: Path) -> Callable[..., subprocess.Popen[bytes]]:
+    """Starts the Slurm script where Slurm, Ray and the search are stand-ins."""
+    programs = tmp_path / "bin"
+    for name, script in PROGRAMS.items():
+        write_program(programs / name, script)
+
+    def start(num_nodes: int, **environment: str) -> subprocess.Popen[bytes]:
+        slurm = {
+            "SLURM_SUBMIT_DIR": str(ROOT),
+            "SLURM_JOB_ID": "7",
+            "SLURM_JOB_NUM_NODES": str(num_nodes),
+            "SLURM_CPUS_PER_TASK": "8",
+            "PARETOSEG_ENVIRONMENT": str(tmp_path),
+            "PATH": f"{programs}:{os.environ['PATH']}",
+        }
+        command = ["bash", str(EXAMPLES / "slurm.sh"), "--space", "qkd", "--name", "mine"]
+        job = subprocess.Popen(command, cwd=tmp_path, env={**os.environ, **slurm, **environment})
+        wait_until(lambda: "search -m search.run" in said(tmp_path), 20)
+        return job
+
+    return start
+
+
+def said(folder: Path) -> str:
+    path = folder / "said"
+    return path.read_text() if path.exists() else ""
+
+
+def test_a_slurm_job_goes_back_to_the_queue_before_its_limit(
+    slurm_job: Callable[..., subprocess.Popen[bytes]], tmp_path: Path
+) -> None:
+    job = slurm_job(1)
+    time.sleep(0.3)  # the script waits by now
+    job.send_signal(signal.SIGUSR1)
+    assert job.wait(20) == 0
+    assert said(tmp_path).splitlines() == [
+        "search -m search.run --or-resume --space qkd --name mine at this machine",
+        "search got TERM",
+        "scontrol requeue 7",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGTERM, "130"), (signal.SIGUSR1, "2")], ids=["scancel", "error"]
+)
+def test_a_slurm_job_that_is_cancelled_or_fails_is_not_queued_again(
+    slurm_job: Callable[..., subprocess.Popen[bytes]],
+    tmp_path: Path,
+    number: signal.Signals,
+    status: str,
+) -> None:
+    job = slurm_job(1, STATUS=status)
+    time.sleep(0.3)
+    job.send_signal(number)
+    assert job.wait(20) == int(status)
+    assert "scontrol" not in said(tmp_path)
+
+
+def test_a_slurm_job_of_several_nodes_is_a_cluster(
+    slurm_job: Callable[..., subprocess.Popen[bytes]], tmp_path: Path
+) -> None:
+    job = slurm_job(3)
+    lines = said(tmp_path)
+    assert "ray start --dashboard-host=127.0.0.1 --head --port=20007" in lines
+    assert re.search("srun --nodes=2 --ntasks=2 .*node.sh keep 127.0.0.1:20007", lines)
+    assert "--name mine at 127.0.0.1:20007" in lines
+    job.terminate()
+    assert job.wait(20) == 130

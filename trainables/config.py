@@ -152,8 +152,8 @@ class ExecutionConfig(FrozenConfig):
     checkpoint_every_s: float = Field(
         CHECKPOINT_EVERY_S, ge=0, description="seconds that a kill may cost"
     )
-    stop_file: Path | None = Field(
-        None, description="once it exists, trainings keep where they stand and leave"
+    stop_files: tuple[Path, ...] = Field(
+        (), description="once one exists, trainings keep where they stand and leave"
     )
     timeout_s: float | None = Field(None, gt=0, description="without progress, until it has failed")
 

@@ -37,13 +37,14 @@ class StudentTrainable(tune.Trainable):
     A failed trial reports its reason as its last result, since Ray passes no exception to a
     searcher. A trial whose process died continues from its last checkpoint in
     `config["checkpoints"]` when it is restarted, and repeats its last report. SIGTERM, as from a
-    node that is preempted, makes it write a checkpoint and stop.
+    node that is preempted, or a stop file makes it write a checkpoint and stop; a process that was
+    told so takes no further trial.
     """
 
     def setup(self, config: dict[str, Any]) -> None:
         self.epochs: Iterator[Metrics] | None = None
         self.progress = ExitStack()
-        self.healthy = True
+        self.reusable = True
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, lambda *_: stop_requested.set())
 
@@ -63,11 +64,12 @@ class StudentTrainable(tune.Trainable):
         except TrialFailed as failure:
             return {FAILURE: str(failure), "done": True}
         except Interrupted as reason:
+            self.reusable = False
             return {PAUSE: str(reason), "done": True}
         except DiskFull as error:
             return {PAUSE: str(error), NO_ROOM: str(error), "done": True}
         except Exception as error:
-            self.healthy = False
+            self.reusable = False  # a device may be unusable
             named = f"{type(error).__name__}: {error}"
             return {FAILURE: named, TRACE: traceback.format_exc(), "done": True}
         report = metrics.model_dump_json()
@@ -77,8 +79,7 @@ class StudentTrainable(tune.Trainable):
         self.cleanup()
         self.epochs = None
         release_memory()
-        # After an unexpected error a device may be unusable; a process asked to stop must end
-        return self.healthy and not stop_requested.is_set()
+        return self.reusable and not stop_requested.is_set()
 
     def cleanup(self) -> None:
         self.progress.close()

@@ -13,6 +13,7 @@ from search.core.parameter_names import short_names, written_params
 from search.core.pareto import SIZES_KB
 from search.core.record import DISTURBED, Record
 from trainables.core.metrics import TeacherMetrics
+from trainables.core.units import human_cost
 from trainables.data.labels import voc_palette
 from trainables.quantization.bits import FULL_PRECISION
 from trainables.training.examples import Examples, Masks
@@ -129,6 +130,7 @@ def trial_data(record: Record, point: Point | None, export: str) -> dict[str, An
         "recipe": config.recipe.name if config else "",
         "epochs": metrics.epoch if metrics else 0,
         "seconds": round(metrics.device_seconds, 1) if metrics else 0,
+        "cost": "" if record.cost is None else human_cost(record.cost),
         "curve": [(r.epoch, rounded(r.miou)) for r in kept],
         "layers": [
             (name, str(bits.weight_bits), str(bits.activation_bits))

@@ -19,6 +19,7 @@ from search.core.pareto import SIZES_KB
 from search.storage.layout import FRONT_PAGE, FRONT_TABLE, STORAGE_INDEX, STUDY_FILE
 from search.storage.study_file import read_study_file
 from trainables.core.files import replace_file
+from trainables.core.units import human_cost
 
 STYLES = ("-", "--", "-.", ":")
 """Lines of fronts, which colour alone need not tell apart."""
@@ -35,6 +36,8 @@ def comparison_rows(summaries: Sequence[StudySummary]) -> list[tuple[str, list[s
         ("hypervolume", [f"{s.hypervolume:.4f}" for s in summaries]),
         ("device seconds", [f"{s.device_seconds:,.0f}" for s in summaries]),
     ]
+    if any(s.cost is not None for s in summaries):
+        rows.append(("cost", ["" if s.cost is None else human_cost(s.cost) for s in summaries]))
     return [*rows, *differing_settings(summaries).items()]
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from search.core.config import HOW, WHAT
 from search.core.objectives import MIOU_AND_SIZE
 from search.core.pareto import best_within, hypervolume, pareto_front, shared_span
-from search.core.record import Record
+from search.core.record import Record, total_cost
 from search.storage.study_file import StudyFile
 from trainables.core.flags import written_values
 from trainables.core.metrics import Metrics
@@ -29,6 +29,7 @@ class StudySummary:
     within: Mapping[int, tuple[str, Metrics]]
     hypervolume: float
     device_seconds: float
+    cost: float | None
     settings: Mapping[str, str]
 
     @property
@@ -57,6 +58,7 @@ def summarize_study(
         within=best_within(records),
         hypervolume=hypervolume(records, shared_span(MIOU_AND_SIZE), MIOU_AND_SIZE, commonest_miou),
         device_seconds=sum(r.metrics.device_seconds for r in records if r.metrics),
+        cost=total_cost(records),
         settings=written_values(file.config, (WHAT, HOW)),
     )
 

@@ -12,12 +12,12 @@ from rich.table import Table
 from search.analysis.plot_layout import Point, plot_points
 from search.core.objectives import MIOU_AND_SIZE, Objective
 from search.core.pareto import pareto_front
-from search.core.record import DISTURBED, DISTURBED_MARK, Record, class_columns
+from search.core.record import COST, DISTURBED, DISTURBED_MARK, Record, class_columns
 from search.storage.layout import FRONT_TABLE, TRIALS_TABLE
 from trainables.core.config_base import Leaf
 from trainables.core.files import replace_file
 from trainables.core.metrics import Metrics
-from trainables.core.units import human_size
+from trainables.core.units import human_cost, human_size
 from trainables.data.configs import MEASURED_ON, LabelSize
 
 BASE_COLUMNS = {
@@ -43,6 +43,7 @@ BASE_COLUMNS = {
     "latency_ms": pa.float64(),
     "latency_disturbed": pa.bool_(),
     "other_seed_miou": pa.float64(),
+    "cost": pa.float64(),
 }
 """Columns of every table, before those of the classes and of the configurations."""
 
@@ -111,8 +112,9 @@ def front_table(
     shown = [point for point in points if point.is_named]
     by_id = {record.trial_id: record for record in records}
     columns = {name: [cell(p, by_id[p.trial_id]) for p in shown] for name, cell in CELLS}
-    if not any(columns[OTHER_SEED]):
-        del columns[OTHER_SEED]
+    for name in (OTHER_SEED, COST):
+        if not any(columns[name]):
+            del columns[name]
     columns = fitting(columns, width)
     marked = any(cell.endswith(DISTURBED_MARK) for cell in columns.get("latency", ()))
     num_on_front = sum(point.on_front for point in points)
@@ -160,9 +162,11 @@ CELLS: tuple[tuple[str, Callable[[Point, Record], str]], ...] = (
     ("recipe", lambda point, _: point.config.recipe.name),
     ("epochs", lambda point, _: str(point.metrics.epoch)),
     ("device s", lambda point, _: f"{point.metrics.device_seconds:,.0f}"),
+    (COST, lambda _, record: "" if record.cost is None else human_cost(record.cost)),
 )
 """The table's columns: the name of each, and a function that gives the cell of a trial."""
 DROPPED = (
+    COST,
     "device s",
     "epochs",
     "RAM",
@@ -186,5 +190,5 @@ def fitting(
     for name in dropped if width is not None else ():
         if 1 + sum(FRAME + max(map(len, [n, *cells])) for n, cells in kept.items()) <= (width or 0):
             break
-        del kept[name]
+        kept.pop(name, None)
     return kept

@@ -164,7 +164,7 @@ class ComparisonSession:
             artifacts=comparison.store.root,
             device=config.device,
             checkpoint_every_s=config.checkpoint_every_s,
-            stop_file=shutdown.stop_file,
+            stop_files=(shutdown.stop_file,),
             timeout_s=config.trial_timeout_s,
         )
         run = with_images(run, comparison.teacher_data, comparison.unlabelled)

@@ -468,6 +468,16 @@ class StudyConfig(FrozenConfig):
             units.Unit("N|auto", parse_gpus),
         ),
     ]
+    price_per_hour: Annotated[
+        float | None,
+        Field(gt=0, allow_inf_nan=False),
+        Flag(
+            WHERE,
+            "what an hour of one machine costs, in any currency, of which trials have their share "
+            "(default: what each node of a cluster has as its label price-per-hour, if it has one)",
+            units.Unit("PRICE", float, "{:g}".format),
+        ),
+    ] = None
     baselines: Annotated[
         tuple[Baseline, ...],
         Flag(

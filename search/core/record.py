@@ -33,6 +33,9 @@ DISTURBED_MARK, DISTURBED = "*", "measured beside other work"
 """What marks a latency of `latency_disturbed`, and what the mark means."""
 OTHER_SEED_MIOU = "other_seed_miou"
 """The column of the mIoU of a trial that was trained again."""
+COST = "cost"
+"""The column of what a trial has cost."""
+HOUR_S = 3600
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,8 @@ class Record:
     latency_disturbed: bool = False
     """Whether other processes used more than a quarter of a core while it was measured."""
     other_seed_miou: float | None = None
+    price_per_hour: float | None = None
+    """Of the share of a node that it runs on, where that is known."""
     params: Mapping[str, Leaf] = field(default_factory=dict)
     distributions: Mapping[str, BaseDistribution] = field(default_factory=dict)
     rung_decisions: tuple[RungDecision, ...] = ()
@@ -65,6 +70,13 @@ class Record:
         if self.latency_ms is None:
             return ""
         return f"{self.latency_ms:.3g} ms{f' {DISTURBED_MARK}' if self.latency_disturbed else ''}"
+
+    @property
+    def cost(self) -> float | None:
+        """What its training has cost so far, without the student that it starts from."""
+        if self.price_per_hour is None or self.metrics is None:
+            return None
+        return self.price_per_hour * self.metrics.device_seconds / HOUR_S
 
     @property
     def history(self) -> list[Metrics]:
@@ -108,10 +120,26 @@ class Record:
             LATENCY_MS: self.latency_ms,
             LATENCY_DISTURBED: self.latency_disturbed if self.latency_ms is not None else None,
             OTHER_SEED_MIOU: self.other_seed_miou,
+            COST: self.cost,
             **dict(zip(names, self.class_iou or [None] * len(names), strict=True)),
             **leaves,
             **{f"asked.{k}": v for k, v in self.params.items() if leaves.get(k) != v},
         }
+
+
+def total_cost(records: Sequence[Record]) -> float | None:
+    """What trials have cost, the students that they start from included; None: not known.
+
+    A student that several trials start from was trained once.
+    """
+    costs = [record.cost for record in records if record.cost is not None]
+    starts = {
+        start.digest(): record.price_per_hour * record.metrics.start_seconds / HOUR_S
+        for record in records
+        if record.price_per_hour is not None and record.metrics and record.config
+        if (start := record.config.start) is not None
+    }
+    return sum(costs) + sum(starts.values()) if costs else None
 
 
 def class_columns(class_names: Sequence[str]) -> list[str]:

@@ -10,7 +10,7 @@ import ray
 import yaml
 
 from search.execution.cluster_address import on_cluster
-from search.execution.ray_internals import autoscaler_news
+from search.execution.ray_internals import autoscaler_news, draining_nodes
 from search.execution.resources import ACCELERATOR, Nodes, NodeType, TrialResources, this_machine
 
 BOOTSTRAP_FILE = "~/ray_bootstrap_config.yaml"
@@ -49,9 +49,10 @@ def cluster_nodes() -> Nodes:
 
 
 def living_nodes() -> list[dict[str, Any]]:
-    """The nodes of the cluster, as Ray describes them."""
+    """The nodes of the cluster on which something may begin, as Ray describes them."""
     nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
-    return [node for node in nodes if node["Alive"]]
+    draining = draining_nodes()
+    return [node for node in nodes if node["Alive"] and node["NodeID"] not in draining]
 
 
 def kind_of(resources: dict[str, float]) -> Kind:

@@ -12,10 +12,13 @@ from ray import tune
 from ray.tune.experiment import Trial
 
 from search.execution.cluster import offered_nodes, why_nothing_runs
+from search.execution.cluster_address import on_cluster
+from search.execution.ray_internals import draining_nodes, node_of
 from search.execution.searcher import OptunaSearcher
-from search.execution.shared_storage import shared_storage
+from search.execution.shared_storage import LOOK_EVERY_S, shared_storage
 from search.execution.waiting import WaitingNotice
 from search.storage.driver_status import DriverStatus, write_driver_status
+from search.storage.layout import leave_file
 
 WRITE_EVERY_S = 5.0
 SHOWN = ("CPU", "GPU")
@@ -57,6 +60,32 @@ class JoinedNodes(DriverCallback):
 
     def on_step_begin(self, iteration: int, trials: Any, **info: Any) -> None:
         self.shared.look()
+
+
+class DrainingNodes(DriverCallback):
+    """Has trials leave the nodes that will soon be gone, with a checkpoint, to go on elsewhere."""
+
+    def __init__(self, searcher: OptunaSearcher, folder: Path, say: Callable[[str], None]) -> None:
+        self.searcher, self.folder, self.say = searcher, folder, say
+        self.told = set[str]()
+        self.looked = -math.inf
+
+    def on_step_begin(self, iteration: int, trials: Any, **info: Any) -> None:
+        if not on_cluster() or time.monotonic() - self.looked < LOOK_EVERY_S:
+            return
+        self.looked = time.monotonic()
+        if not (draining := draining_nodes()):
+            return
+        for trial in trials:
+            is_running = trial.status == Trial.RUNNING and trial.trial_id in self.searcher.asked
+            if is_running and trial.trial_id not in self.told and node_of(trial) in draining:
+                self.told.add(trial.trial_id)
+                name = self.searcher.name_of(trial.trial_id)
+                with suppress(OSError):  # a full disk: then it goes on from its last checkpoint
+                    file = leave_file(self.folder, name, trial.trial_id)
+                    file.parent.mkdir(parents=True, exist_ok=True)
+                    file.touch()
+                self.say(f"trial {name} leaves its node, which will soon be gone")
 
 
 class StatusWriter(DriverCallback):

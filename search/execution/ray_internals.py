@@ -94,6 +94,23 @@ def autoscaler_news() -> tuple[list[str], list[str]]:
     return starting, failures
 
 
+def draining_nodes() -> dict[str, float]:
+    """The nodes that will soon be gone, by their ids, and when, in seconds since 1970.
+
+    They finish what runs there, and nothing else begins. 0: no time is named.
+    """
+    draining = ray._private.state.state.get_draining_nodes()
+    return {node_id: deadline_ms / 1000 for node_id, deadline_ms in draining.items()}
+
+
+def node_of(trial: Trial) -> str:
+    """The id of the node that runs a trial of Tune; "" where none does yet."""
+    if (actor := actor_of(trial)) is None:
+        return ""
+    found = ray._private.state.actors(actor._actor_id.hex())
+    return str(found["Address"]["NodeID"]) if found else ""
+
+
 def actor_of(trial: Trial) -> ActorHandle[Any] | None:
     """The actor that runs a trial of Tune; None where the trial does not run."""
     actor: ActorHandle[Any] | None = trial.temporary_state.ray_actor

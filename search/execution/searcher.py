@@ -28,7 +28,7 @@ from search.core.record import (
     RungDecision,
 )
 from search.execution.resources import TrialResources
-from search.storage.layout import checkpoint_folder, model_folder
+from search.storage.layout import checkpoint_folder, leave_file, model_folder
 from search.storage.trials import (
     end_trial,
     pause_trial,
@@ -37,6 +37,7 @@ from search.storage.trials import (
     store_config,
     store_decision,
     store_metrics,
+    store_price,
     store_ray_id,
     trial_name,
     why_stopped,
@@ -70,6 +71,8 @@ class SearchLimits:
     is_over: Callable[[], bool] = lambda: False
     """Whether no more trials are asked for, as after the end of the time budget."""
     place: Place = lambda taken: ONE_CORE
+    price: Callable[[TrialResources], float | None] = lambda place: None
+    """What an hour of a trial with these resources costs; None: not known."""
 
 
 class OptunaSearcher(Searcher):
@@ -235,15 +238,19 @@ class OptunaSearcher(Searcher):
     def _launch(self, trial_id: str, record: Record, place: TrialResources) -> dict[str, Any]:
         """Registers a trial as launched and gives the configuration of its trainable."""
         self.trials_left -= 1
-        record = self.asked[trial_id] = store_ray_id(self.study, record, trial_id)
+        record = store_ray_id(self.study, record, trial_id)
+        record = self.asked[trial_id] = store_price(self.study, record, self.limits.price(place))
         self.places[trial_id] = place
         assert record.config
         self.history.update(record)
         for callback in self.callbacks:
             callback.started(record)
+        run = place.given_to(self.run)
+        leave = leave_file(self.folder, record.trial_id, trial_id)
+        run = run.replace(stop_files=(*run.stop_files, leave))
         return {
             "trial": record.config.model_dump(mode="json"),
-            "run": place.given_to(self.run).model_dump(mode="json"),
+            "run": run.model_dump(mode="json"),
             RESOURCES: place.request(),
             "out": str(model_folder(self.folder, record.trial_id)),
             "checkpoints": str(checkpoint_folder(self.folder, record.trial_id)),

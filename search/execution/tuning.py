@@ -13,6 +13,7 @@ from ray.tune.stopper import CombinedStopper
 
 from search.core.config import StudyConfig
 from search.execution.driver_callbacks import (
+    DrainingNodes,
     DriverCallback,
     JoinedNodes,
     NothingRuns,
@@ -80,6 +81,7 @@ def tune_trials(
                 NothingRuns(searcher, say),
                 StatusWriter(searcher, config.folder, progress.seconds_left),
                 JoinedNodes(config.storage),
+                DrainingNodes(searcher, config.folder, say),
             ],
             failure_config=tune.FailureConfig(max_failures=MAX_RETRIES),
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),

@@ -25,6 +25,7 @@ from trainables.core.metrics import Metrics, TeacherMetrics
 
 CONFIG, REASON, RAY_ID = "config", "reason", "ray_trial_id"
 RUNGS, ACQUISITION_VALUE = "rungs", "expected_gain"
+PRICE = "price_per_hour"
 PROPOSED_BY = "proposed_by"
 """Attribute of the Optuna study: what determines proposals besides its trials."""
 TEACHER_METRICS = "teacher_metrics"
@@ -92,6 +93,7 @@ def read_record(trial: FrozenTrial) -> Record:
         predicted_size_bytes=attributes.get(PREDICTED_SIZE),
         latency_ms=attributes.get(LATENCY_MS),
         latency_disturbed=attributes.get(LATENCY_DISTURBED, False),
+        price_per_hour=attributes.get(PRICE),
         params=trial.params,
         distributions=trial.distributions,
         ray_id=attributes.get(RAY_ID),
@@ -156,6 +158,14 @@ def store_ray_id(study: optuna.Study, record: Record, ray_id: str) -> Record:
     """Stores Ray's id of a trial."""
     set_attribute(study, record, RAY_ID, ray_id)
     return replace(record, ray_id=ray_id)
+
+
+def store_price(study: optuna.Study, record: Record, price_per_hour: float | None) -> Record:
+    """Stores what an hour of a trial costs where it runs now, if that is known and new."""
+    if price_per_hour in (None, record.price_per_hour):
+        return record
+    set_attribute(study, record, PRICE, price_per_hour)
+    return replace(record, price_per_hour=price_per_hour)
 
 
 def store_metrics(study: optuna.Study, record: Record, metrics: Metrics) -> Record:

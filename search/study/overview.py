@@ -6,7 +6,7 @@ from pathlib import Path
 
 from search.core.objectives import named_objectives
 from search.core.pareto import pareto_front
-from search.core.record import Record, RecordState
+from search.core.record import Record, RecordState, total_cost
 from search.storage.driver_status import DriverStatus, read_driver_status
 from search.storage.journal import read_journal
 from search.storage.layout import JOURNAL, LOG
@@ -14,7 +14,7 @@ from search.storage.study_file import StudyFile, check_not_running
 from search.storage.trials import read_asked_records
 from search.tracking.remaining_time import write_left
 from trainables.core.progress import human_duration
-from trainables.core.units import human_size
+from trainables.core.units import human_cost, human_size
 
 STATES: Mapping[RecordState, str] = {
     "COMPLETE": "complete",
@@ -42,6 +42,8 @@ def overview(file: StudyFile, now: float) -> Iterator[tuple[str, str]]:
     yield "front", describe_front(pareto_front(records, named_objectives(config.objectives)))
     seconds = sum(record.metrics.device_seconds for record in records if record.metrics)
     yield "device time", human_duration(seconds) if seconds else "none"
+    if (cost := total_cost(records)) is not None:
+        yield "cost", f"{human_cost(cost)}, without the teacher and idle nodes"
     for record in records:
         if running and record.state == "RUNNING":
             yield f"trial {record.trial_id}", describe_running(record)

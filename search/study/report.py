@@ -15,7 +15,7 @@ from search.analysis.study_pages import write_index
 from search.analysis.tables import write_tables
 from search.analysis.teacher_lead import weak_teacher_of_students
 from search.core.pareto import mious_within, pareto_front, shared_span
-from search.core.record import LATENCY_DISTURBED, LATENCY_MS, Record
+from search.core.record import COST, LATENCY_DISTURBED, LATENCY_MS, Record, total_cost
 from search.storage.cleanup import prune_study_folder
 from search.storage.trials import read_teacher_metrics
 from search.study.examples import draw_front_masks
@@ -85,6 +85,8 @@ def write_report(study: Study, tracking: MlflowTracker, interrupted: bool) -> li
         },
         **diagnostics.metrics,
     }
+    if (cost := total_cost(records)) is not None:
+        numbers[COST] = cost
     if teacher:
         numbers |= teacher_numbers(teacher, class_metrics(class_names))
         if warning := weak_teacher_of_students(teacher.val.miou, records):

@@ -180,7 +180,7 @@ def search(
             artifacts=study.store.root,
             device=config.device,
             checkpoint_every_s=config.checkpoint_every_s,
-            stop_file=shutdown.stop_file,
+            stop_files=(shutdown.stop_file,),
             timeout_s=config.trial_timeout_s,
         )
         run = with_images(run, study.teacher_data, study.unlabelled)

@@ -28,6 +28,7 @@ from search.core.objectives import Objective
 from search.core.parameter_names import short_names, written_params
 from search.core.pareto import pareto_front
 from search.core.record import (
+    COST,
     LATENCY_MS,
     NON_TABLE_FIELDS,
     OTHER_SEED_MIOU,
@@ -350,7 +351,11 @@ class MlflowTracker:
         front = pareto_front(records, self.objectives)
         for record in records:
             self.deliver([Event("replayed", record)])
-            late = {LATENCY_MS: record.latency_ms, OTHER_SEED_MIOU: record.other_seed_miou}
+            late = {
+                LATENCY_MS: record.latency_ms,
+                OTHER_SEED_MIOU: record.other_seed_miou,
+                COST: record.cost,
+            }
             self._log_last(record, {k: v for k, v in late.items() if v is not None})
             if tags := latency_tags(record):
                 self._log_tags(self._run(record), tags)

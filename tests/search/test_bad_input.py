@@ -350,6 +350,10 @@ def known_study(tmp_path: Path) -> Path:
 RESUMES: dict[str, tuple[list[str], str]] = {
     "taken name": (["--space", "qat", "--name", "known"], "--resume known"),
     "absent study": (["--space", "qat", "--resume", "other"], "must name an existing study"),
+    "begun again without a name": (
+        ["--space", "qat", "--or-resume"],
+        "--or-resume needs --name",
+    ),
     "new name": (["--resume", "known", "--name", "x"], "--name cannot change"),
     "other device": (
         ["--resume", "known", "--gpus-per-trial", "1"],

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from factories import make_study_file
 
 from search.core.config import StudyConfig
-from search.run import config_from_arguments, main, make_parser
+from search.run import config_from_arguments, is_resumed, main, make_parser
+from search.storage.study_file import write_study_file
 from trainables.models.backbones import Backbone
 from trainables.models.configs import StudentConfig
 from trainables.models.student_list import write_students
@@ -59,3 +61,23 @@ def test_quiet_and_verbose_exclude_one_another(capsys: pytest.CaptureFixture[str
     assert leave.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: --quiet and --verbose exclude one another")
+
+
+def test_a_job_that_begins_again_goes_on_with_its_study(tmp_path: Path) -> None:
+    argv = ["--space", "kd", "--teacher", "unet width=32", "--students", "unet", "--epochs", "3"]
+    argv += ["--storage", str(tmp_path), "--name", "mine", "--or-resume"]
+    new = configured(argv)
+    assert not is_resumed(make_parser().parse_args(argv), new)
+    file = make_study_file(tmp_path / "mine", config=new)
+    (tmp_path / "mine").mkdir()
+    write_study_file(file)
+    assert is_resumed(make_parser().parse_args(argv), new)
+    assert configured([*argv, "--samples", "64"]) == new.replace(samples=64)
+    with pytest.raises(ValueError, match="must keep its --epochs, but mine has 3 and got 4"):
+        configured([*argv, "--epochs", "4"])
+    with pytest.raises(ValueError, match="must have a new name"):
+        configured(argv[:-1])
+
+
+def configured(argv: list[str]) -> StudyConfig:
+    return config_from_arguments(make_parser().parse_args(argv))

@@ -1,15 +1,21 @@
 """What a driver makes of the nodes of a cluster: one line, before anything is written."""
 
+import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
 import pytest
 from drivers import Driver, cluster_of, cluster_of_two, tell, wait_until
+
+from search.storage.journal import read_journal
+from search.storage.trials import RAY_ID, trial_number
 
 pytestmark = pytest.mark.slow
 
@@ -54,14 +60,22 @@ def can_unshare() -> bool:
 @contextmanager
 def node_without(folder: Path, address: str, log: Path) -> Iterator[None]:
     """A node of the cluster where this folder is empty."""
-    start = f"mount -t tmpfs none {folder} && exec {RAY} start --address {address} --num-cpus 1"
+    start = f"{RAY} start --address {address} --num-cpus 1 --min-worker-port 0 --max-worker-port 0"
+    again = f"until {start} --block; do sleep 1; done"  # on a busy machine a start may time out
     with log.open("w") as out:
-        command = [*UNSHARE, "sh", "-c", f"{start} --block --min-worker-port 0 --max-worker-port 0"]
-        node = subprocess.Popen(command, stdout=out, stderr=out)
+        node = subprocess.Popen(
+            [*UNSHARE, "sh", "-c", f"mount -t tmpfs none {folder} && {again}"],
+            stdout=out,
+            stderr=out,
+            start_new_session=True,
+        )
         try:
             yield
+        except BaseException:
+            print(log.read_text())
+            raise
         finally:
-            node.terminate()
+            os.killpg(node.pid, signal.SIGTERM)
             node.wait(30)
 
 
@@ -71,8 +85,34 @@ def status_of(study: Path) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
+def ray_id(study: Path, trial_id: str) -> str:
+    """Ray's id of a trial, which is another each time that it begins."""
+    trial = read_journal(study, study.name).get_trials(deepcopy=False)[trial_number(trial_id)]
+    return str(trial.user_attrs[RAY_ID])
+
+
+def drain_last_node(address: str) -> None:
+    """Says that the node which joined last will soon be gone."""
+    raylets = [
+        process
+        for process in psutil.process_iter(["name", "cmdline", "create_time"])
+        if process.name() == "raylet" and f"--gcs-address={address}" in process.cmdline()
+    ]
+    last = max(raylets, key=psutil.Process.create_time).cmdline()
+    (node_id,) = (part.split("=")[1] for part in last if part.startswith("--node_id="))
+    subprocess.run(
+        [
+            *(RAY, "drain-node", f"--address={address}", f"--node-id={node_id}"),
+            *("--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "it will be gone"),
+            *("--deadline-remaining-seconds", "600"),
+        ],
+        check=True,
+        capture_output=True,
+    )
+
+
 @pytest.mark.skipif(not can_unshare(), reason="a node can have no file systems of its own here")
-def test_nodes_that_do_not_share_the_storage_are_found(
+def test_nodes_that_leave_and_nodes_that_do_not_share_the_storage(
     blocks_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
@@ -90,6 +130,13 @@ def test_nodes_that_do_not_share_the_storage_are_found(
         shown = status_of(storage / "hurt")
         assert "hurt, running" in shown
         assert re.search("nodes +2 nodes of 1 CPU\n", shown)
+
+        drain_last_node(address)
+        driver.wait_for("trial 000[01] leaves its node, which will soon be gone")
+        wait_until(lambda: re.search("nodes +1 node of 1 CPU\n", status_of(storage / "hurt")))
+        (told,) = storage.glob("hurt/checkpoints/*/.leave-*")
+        wait_until(lambda: ray_id(storage / "hurt", told.parent.name) not in told.name)
+        assert "failed" not in status_of(storage / "hurt")
         with node_without(storage, address, tmp_path / "node.txt"):
             errors = driver.end(2)
             assert "error: --storage must be a folder that all nodes share" in errors

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from front_factories import record
 
+from search.core.record import Record, total_cost
 from search.status import main
 from search.storage.driver_status import (
     DriverStatus,
@@ -17,8 +18,10 @@ from search.storage.driver_status import (
     remove_driver_status,
     write_driver_status,
 )
-from search.storage.study_file import lock_study, read_study_file
-from search.study.overview import describe_front, describe_running, last_line
+from search.storage.study_file import StudyFile, lock_study, read_study_file
+from search.study import overview
+from search.study.overview import describe_front, describe_running, last_line, read_records
+from trainables.core.units import human_cost
 
 STORED = Path(__file__).parent / "study" / "stored_study" / "stored"
 STATUS = DriverStatus(
@@ -65,6 +68,20 @@ def test_a_study_that_does_not_run(study: Path, capsys: pytest.CaptureFixture[st
         "17 of 20 asked for: 12 complete, 3 stopped or refused, 2 to be gone on with"
     )
     assert re.fullmatch(r"\d models, \d+.\d % at .* KB to \d+.\d % at .* KB", found["front"])
+
+
+def test_what_a_study_has_cost(
+    study: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def priced(file: StudyFile) -> list[Record]:
+        return [replace(record, price_per_hour=0.5) for record in read_records(file)]
+
+    monkeypatch.setattr(overview, "read_records", priced)
+    cost = total_cost(priced(read_study_file(study)))
+    assert cost
+    assert (
+        lines_of(study, capsys)["cost"] == f"{human_cost(cost)}, without the teacher and idle nodes"
+    )
 
 
 def test_a_study_that_runs(running: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -24,7 +24,7 @@ State = dict[str, Any]
 stop_requested = threading.Event()
 """When it is set, as by a signal, the trainings of this process stop."""
 STOP_FILE_CHECK_S = 0.5
-"""Seconds between checks for the stop file: on a network disk each takes milliseconds."""
+"""Seconds between checks for stop files: on a network disk each takes milliseconds."""
 COST_SHARE = 0.05
 """Maximum share of the time that is spent on writing checkpoints."""
 MAX_INTERVAL_FACTOR = 20
@@ -124,10 +124,10 @@ class CheckpointManager:
     def _is_stop_requested(self, now: float) -> bool:
         if stop_requested.is_set():
             return True
-        if self.run.stop_file is None or now - self.looked < STOP_FILE_CHECK_S:
+        if now - self.looked < STOP_FILE_CHECK_S:
             return False
         self.looked = now
-        return self.run.stop_file.exists()
+        return any(file.exists() for file in self.run.stop_files)
 
     def _save(self) -> None:
         if self.checkpoints is None:

@@ -67,7 +67,7 @@ class Trial:
     `on_progress` gets the number of finished epochs between two steps.
 
     Iterating raises TrialFailed where the student did not learn, and Interrupted, after writing a
-    checkpoint, once `run.stop_file` exists or `stop_requested` is set.
+    checkpoint, once one of `run.stop_files` exists or `stop_requested` is set.
     """
 
     def __init__(

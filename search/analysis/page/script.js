@@ -359,6 +359,7 @@ function showTrial(trial) {
     ...term("student", trial.student),
     ...term("recipe", trial.recipe),
     ...term("training", `${trial.epochs} epochs, ${digits(trial.seconds)} device seconds`),
+    ...term("cost", trial.cost),
     ...term("classes never predicted", trial.missed),
   );
   panel.replaceChildren(title, facts);

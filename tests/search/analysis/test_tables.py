@@ -189,6 +189,15 @@ class TestFrontTable:
         assert [cell.strip() for cell in row.split("│")][2:4] == ["60.0", "58.7"]
         assert "other seed" not in names_of(printed(records, 140))
 
+    def test_costs_are_shown_where_they_are_known(self, records: list[Record]) -> None:
+        priced = [replace(record, price_per_hour=36.0) for record in records]
+        lines = printed(priced, 160)
+        assert names_of(lines)[-1] == "cost"
+        (row,) = (line for line in lines if "0003" in line)
+        (cost,) = (r.cost for r in priced if r.trial_id == "0003")
+        assert float(row.split("│")[-2]) == pytest.approx(cost, rel=0.05)
+        assert "cost" not in names_of(printed(records, 160))
+
     def test_a_report_of_an_older_version_does_not_say_what_is_never_predicted(self) -> None:
         old = record("0000", 0.5, 1000)
         assert old.metrics

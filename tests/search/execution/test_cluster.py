@@ -43,10 +43,12 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def has(monkeypatch: pytest.MonkeyPatch, *resources: dict[str, float]) -> None:
-    """Ray's nodes, beside a head without CPUs and a node that is lost."""
-    nodes = [{"Alive": True, "Resources": each} for each in ({"memory": 1e9}, *resources)]
-    nodes.append({"Alive": False, "Resources": {"CPU": 64.0}})
+    """Ray's nodes, beside a head without CPUs, a node that is lost and one that soon will be."""
+    alive = [{"Alive": True, "Resources": each} for each in ({"memory": 1e9}, *resources)]
+    others = [{"Alive": is_alive, "Resources": {"CPU": 64.0}} for is_alive in (False, True)]
+    nodes = [{**node, "NodeID": str(n)} for n, node in enumerate([*others, *alive])]
     monkeypatch.setattr(cluster.ray, "nodes", lambda: nodes)
+    monkeypatch.setattr(cluster, "draining_nodes", lambda: {"1": 0.0})
 
 
 def test_nodes_without_cpus_run_no_trials(monkeypatch: pytest.MonkeyPatch) -> None:

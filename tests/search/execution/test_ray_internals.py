@@ -18,7 +18,7 @@ from pyarrow.fs import LocalFileSystem
 from ray import tune
 from ray.tune.experiment import Trial
 from search.execution.ray_internals import (
-    actor_of, find_cluster_address, local_node, processes_in_own_group
+    actor_of, draining_nodes, find_cluster_address, local_node, node_of, processes_in_own_group
 )
 from search.execution.worker_failure import describe_worker_failure, failure_reason
 
@@ -65,12 +65,16 @@ ray.kill(actors[1])
 class Reasons(tune.Callback):
     def on_trial_start(self, iteration, trials, trial, **info):
         seen["is an actor"] = isinstance(actor_of(trial), ray.actor.ActorHandle)
+        seen["its node"] = node_of(trial)
     def on_trial_recover(self, iteration, trials, trial, **info):
         seen["first death of a trial"] = failure_reason(trial)
     def on_trial_error(self, iteration, trials, trial, **info):
         seen["second death of a trial"] = failure_reason(trial)
 
 seen["actor before it starts"] = actor_of(Trial("any", stub=True))
+seen["node before it starts"] = node_of(Trial("any", stub=True))
+seen["nodes"] = [node["NodeID"] for node in ray.nodes()]
+seen["draining"] = draining_nodes()
 
 class Dying(tune.Trainable):
     def step(self): die()
@@ -120,6 +124,12 @@ def test_a_cluster_on_this_machine_is_found(seen: dict[str, Any]) -> None:
     host, _, port = seen["address"].rpartition(":")
     assert host
     assert port.isdigit()
+
+
+def test_the_node_of_a_trial_is_known(seen: dict[str, Any]) -> None:
+    assert seen["node before it starts"] == ""
+    assert seen["nodes"] == [seen["its node"]]
+    assert seen["draining"] == {}
 
 
 @pytest.mark.parametrize(

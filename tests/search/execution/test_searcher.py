@@ -62,6 +62,7 @@ def make(
     improvement_bar: float | None = None,
     is_over: Callable[[], bool] = lambda: False,
     place: Callable[[Counter[TrialResources]], TrialResources | None] = lambda taken: ONE_CORE,
+    price: Callable[[TrialResources], float | None] = lambda place: None,
 ) -> OptunaSearcher:
     if study is None:
         study = optuna.create_study(directions=[o.direction for o in MIOU_AND_SIZE])
@@ -75,7 +76,7 @@ def make(
             budget=Budget(size_bytes=limit and 1000 * limit),
         ),
         SamplerSettings(sampler, seed, improvement_bar),
-        SearchLimits(num_trials, is_over, place),
+        SearchLimits(num_trials, is_over, place, price),
         run=ExecutionConfig(data=Path("data"), artifacts=Path("artifacts")),
         folder=Path("study"),
         callbacks=callbacks,
@@ -404,18 +405,40 @@ def test_a_paused_trial_is_the_first_to_go_on(sampler: SamplerName, tmp_path: Pa
     log = Log()
     first = make(sampler=sampler, callbacks=[log], study=durable(tmp_path))
     suggestions = [first.suggest(trial_id) for trial_id in "ab"]
+    assert stop_files(suggestions) == [
+        f"study/checkpoints/{name}/.leave-{ray_id}"
+        for name, ray_id in (("0000", "a"), ("0001", "b"))
+    ]
     first.on_trial_result("b", report(1, 0.9))
     first.on_trial_complete("a", {PAUSE: "asked to leave", "done": True})
     first.on_trial_complete("b", {PAUSE: "asked to leave", "done": True})
     assert log.events[-2:] == [("PAUSED", "0000"), ("PAUSED", "0001")]
     assert first.trials_left == 100
     second = make(sampler=sampler, study=first.study)
-    assert [second.suggest(trial_id) for trial_id in "cd"] == suggestions
+    again = [second.suggest(trial_id) for trial_id in "cd"]
+    assert [file[-2:] for file in stop_files(again)] == ["-c", "-d"]
+    assert again == suggestions
     second.on_trial_result("d", report(1, 0.1))  # repeated
     second.on_trial_result("d", report(2, 0.8))
     record = read_record(first.study.get_trials()[1])
     assert [metrics.miou for metrics in record.history] == [0.9, 0.8]
     assert record.ray_id == "d"
+
+
+def stop_files(suggestions: Sequence[object]) -> list[str]:
+    """Takes the file by which each trial may be asked to leave its node out of what it is told."""
+    return [suggestion["run"].pop("stop_files")[0] for suggestion in suggestions]
+
+
+def test_the_price_of_an_hour_is_kept() -> None:
+    price = iter([None, 0.5, None, 0.25])
+    searcher = make(num_trials=1, price=lambda place: next(price))
+    for before, now, kept in (("", "a", None), ("a", "b", 0.5), ("b", "c", 0.5), ("c", "d", 0.25)):
+        if before:
+            searcher.requeue(before)
+        searcher.suggest(now)
+        assert searcher.asked[now].price_per_hour == kept
+        assert read_record(searcher.study.get_trials()[0]).price_per_hour == kept
 
 
 class Comparison:
@@ -461,7 +484,10 @@ def test_a_search_does_not_end_while_a_trial_may_still_pause(tmp_path: Path) -> 
     assert isinstance(first, dict)
     assert searcher.suggest("b") is None
     searcher.on_trial_complete("a", {PAUSE: "asked to leave"})
-    assert searcher.suggest("c") == first
+    again = searcher.suggest("c")
+    assert isinstance(again, dict)
+    assert stop_files([first, again]) == [f"study/checkpoints/0000/.leave-{i}" for i in "ac"]
+    assert again == first
     over[0] = True
     assert searcher.suggest("d") == Searcher.FINISHED
     over[0] = False

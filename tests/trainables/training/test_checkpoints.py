@@ -302,7 +302,7 @@ def test_a_stop_file_makes_a_training_leave(
     monkeypatch.setattr(checkpoint, "STOP_FILE_CHECK_S", 0)
     expected, _ = train_whole(START, run)
     stop = tmp_path / "stop"
-    run = run.replace(stop_file=stop, checkpoint_every_s=1000)
+    run = run.replace(stop_files=(stop,), checkpoint_every_s=1000)
     reports = iter(Trial(config(START), run, tmp_path / "kept"))
     first = next(reports)
     stop.touch()

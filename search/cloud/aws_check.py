@@ -1,16 +1,13 @@
 """What AWS lacks for a cluster file, and what the cluster costs, asked before anything runs."""
 
-import json
 from collections.abc import Callable, Iterator, Mapping
-from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any
 
+from search.cloud.aws_prices import current_prices, write_prices
 from search.cloud.cluster_file import ClusterFile, market_of
 
 ANYWHERE = {"0.0.0.0/0", "::/0"}
-PRICE_LIST_REGION = "us-east-1"
-"""Where AWS serves the list of prices on demand of all regions."""
 SPOT_SERVICE = "spot.amazonaws.com"
 USABLE = "available"
 """The state of images, file systems and mount targets that can be used."""
@@ -183,50 +180,16 @@ class AwsCheck:
         from botocore.exceptions import BotoCoreError, ClientError
 
         for name, config in self.file.node_configs.items():
-            instance = config["InstanceType"]
-            market = market_of(config)
+            instance, market = config["InstanceType"], market_of(config)
             try:
-                price = self.spot_price(instance) if market == "spot" else self.price(instance)
+                price = write_prices(
+                    current_prices(
+                        self.session, self.file.region, instance, market, set(self.zones.values())
+                    )
+                )
             except (BotoCoreError, ClientError) as error:
                 price = f"price not known ({error})"
             yield f"{name}: {instance}, {market}, {price}"
-
-    def price(self, instance: str) -> str:
-        """The price on demand of an instance type with Linux."""
-        wanted = {
-            "instanceType": instance,
-            "regionCode": self.file.region,
-            "operatingSystem": "Linux",
-            "tenancy": "Shared",
-            "preInstalledSw": "NA",
-            "capacitystatus": "Used",
-        }
-        filters = [
-            {"Type": "TERM_MATCH", "Field": field, "Value": value}
-            for field, value in wanted.items()
-        ]
-        listed = self.client("pricing", PRICE_LIST_REGION).get_products(
-            ServiceCode="AmazonEC2", Filters=filters
-        )["PriceList"]
-        prices = [price for product in listed for price in on_demand_prices(json.loads(product))]
-        return f"${min(prices):.4g} an hour" if prices else "price not known"
-
-    def spot_price(self, instance: str) -> str:
-        """The range of an instance type's spot prices in the zones of the file."""
-        history = self.ec2.describe_spot_price_history(
-            InstanceTypes=[instance],
-            ProductDescriptions=["Linux/UNIX", "Linux/UNIX (Amazon VPC)"],
-            StartTime=datetime.now(UTC),
-        )["SpotPriceHistory"]
-        zones = set(self.zones.values())
-        prices = [
-            float(each["SpotPrice"])
-            for each in history
-            if not zones or each["AvailabilityZone"] in zones
-        ]
-        if not prices:
-            return "price not known"
-        return f"${min(prices):.4g} to ${max(prices):.4g} an hour by zone, now"
 
 
 def admits_itself(group: Mapping[str, Any]) -> bool:
@@ -246,11 +209,3 @@ def offered_zones(ec2: Any, instance_types: list[str]) -> dict[str, set[str]]:
         for offer in page["InstanceTypeOfferings"]:
             zones.setdefault(offer["InstanceType"], set()).add(offer["Location"])
     return zones
-
-
-def on_demand_prices(product: Mapping[str, Any]) -> Iterator[float]:
-    """The prices of an hour in dollars, in an entry of AWS's list of prices."""
-    for term in product["terms"].get("OnDemand", {}).values():
-        for dimension in term["priceDimensions"].values():
-            if price := float(dimension["pricePerUnit"].get("USD", 0)):
-                yield price

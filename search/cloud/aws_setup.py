@@ -9,7 +9,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from search.cloud.aws_check import SPOT_SERVICE, USABLE, offered_zones
-from search.cloud.cluster_file import ClusterFile
+from search.cloud.aws_prices import current_prices
+from search.cloud.cluster_file import PRICE_PLACEHOLDER, ClusterFile, market_of
 
 IMAGE_PARAMETER = (
     "/aws/service/deeplearning/ami/x86_64/base-oss-nvidia-driver-gpu-ubuntu-22.04/latest/ami-id"
@@ -61,7 +62,21 @@ class AwsSetup:
         text = re.sub(r"fs-EDIT\.efs\.[a-z0-9-]+", host, self.file.text)
         for placeholder, value in values.items():
             text = text.replace(placeholder, value)
+        for name in self.file.unpriced_types:
+            text = text.replace(PRICE_PLACEHOLDER, self.find_price(name, set(subnets.values())), 1)
         return text
+
+    def find_price(self, node_type: str, zones: set[str]) -> str:
+        """What a node of a type costs for an hour, the mean of the zones; or "unknown"."""
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        config = self.file.node_configs[node_type]
+        instance, market = config["InstanceType"], market_of(config)
+        try:
+            prices = current_prices(self.session, self.file.region, instance, market, zones)
+        except (BotoCoreError, ClientError):
+            prices = []
+        return f"{sum(prices) / len(prices):.4g}" if prices else "unknown"
 
     def choose_subnets(self) -> tuple[str, dict[str, str]]:
         """The default network, and by subnet the zones where all instance types are offered."""

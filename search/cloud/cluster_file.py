@@ -12,6 +12,8 @@ import yaml
 
 PLACEHOLDER = re.compile(r"\b(?:ami|sg|subnet|fs)-EDIT\b|\bPROFILE-EDIT\b")
 """What stands in `cluster.yaml` for what each account has of its own."""
+PRICE_PLACEHOLDER = "PRICE-EDIT"
+"""What stands there for prices, without which a cluster works as well."""
 FILE_SYSTEM = re.compile(r"\b(fs-[0-9a-f]+)\.efs\.([a-z0-9-]+)\.amazonaws\.com")
 TOKEN = "~/.ray/auth_token"
 """The file with the token that Ray's nodes ask each other for."""
@@ -40,6 +42,14 @@ class ClusterFile:
         head = self.content["head_node_type"]
         ordered = {head: types[head], **types}
         return {name: each["node_config"] for name, each in ordered.items()}
+
+    @property
+    def unpriced_types(self) -> list[str]:
+        """The node types of which a label is to say the price, in the order of the file."""
+        types = self.content["available_node_types"]
+        return [
+            name for name, each in types.items() if PRICE_PLACEHOLDER in str(each.get("labels"))
+        ]
 
     @property
     def instance_types(self) -> list[str]:

@@ -12,7 +12,8 @@ import yaml
 from moto import mock_aws
 
 from search import cluster
-from search.cloud.aws_check import SPOT_SERVICE, AwsCheck, on_demand_prices
+from search.cloud.aws_check import SPOT_SERVICE
+from search.cloud.aws_prices import current_prices, on_demand_prices, write_prices
 from search.cloud.aws_setup import check_range
 from search.cloud.cluster_file import PLACEHOLDER, read_cluster_file
 
@@ -20,7 +21,7 @@ pytestmark = pytest.mark.slow  # reading what AWS offers takes seconds for each 
 
 ROOT = Path(__file__).parents[3]
 REGION, MINE = "us-west-2", "203.0.113.7/32"
-SPOT = "$1e-05 to $1e-05 an hour by zone, now"
+SPOT = "$1e-05 an hour"
 """The price that the simulation knows."""
 
 
@@ -87,6 +88,10 @@ def test_what_is_made_is_ready(
         assert set(config["SubnetIds"]) == {target["SubnetId"] for target in targets}
         assert config["SecurityGroupIds"] == [group["GroupId"]]
         assert config["ImageId"] == image
+    labels = {name: each.get("labels") for name, each in types.items()}
+    spot = {"price-per-hour": "1e-05"}
+    unknown = {"price-per-hour": "unknown"}  # the simulation has no price list
+    assert labels == {"head": None, "spot": spot, "spot-large": spot, "on-demand": unknown}
     profile = types["head"]["node_config"]["IamInstanceProfile"]["Name"]
     found = iam.get_instance_profile(InstanceProfileName=profile)["InstanceProfile"]
     assert [role["RoleName"] for role in found["Roles"]] == [profile]
@@ -298,7 +303,7 @@ def test_what_ray_lets_out_may_be_left_out(ready: Path, capsys: pytest.CaptureFi
     assert line.endswith("must be in us-west-2, but is mounted from eu-west-1")
 
 
-def test_prices_on_demand_are_those_of_the_list(ready: Path) -> None:
+def test_prices_on_demand_are_those_of_the_list() -> None:
     dimension = {"pricePerUnit": {"USD": "0.1920000000"}}
     free = {"pricePerUnit": {"USD": "0.0000000000"}}
     terms = {"OnDemand": {"a": {"priceDimensions": {"b": dimension, "c": free}}}}
@@ -315,5 +320,5 @@ def test_prices_on_demand_are_those_of_the_list(ready: Path) -> None:
             assert (service, region_name) == ("pricing", "us-east-1")
             return Prices()
 
-    found = AwsCheck(read_cluster_file(ready), Session()).price("m6i.xlarge")
-    assert found == "$0.192 an hour"
+    found = current_prices(Session(), REGION, "m6i.xlarge", "on demand", [])
+    assert write_prices(found) == "$0.192 an hour"

@@ -14,7 +14,12 @@ from typing import Any, Literal
 import spaces
 from search.core.config import StudyConfig
 from search.core.networks import completed_teacher, compressed_network, named_teachers
-from search.core.tracking_uri import absolute_uri, check_tracking_uri, default_tracking_uri
+from search.core.tracking_uri import (
+    TRACKING_VARIABLE,
+    absolute_uri,
+    check_tracking_uri,
+    default_tracking_uri,
+)
 from search.execution.cluster_address import check_cluster
 from search.execution.environment import prepare_environment
 from search.execution.resources import check_cores, default_gpus
@@ -58,10 +63,6 @@ exit status: 0 done; 1 no trial finished; 2 bad input; 130 interrupted, the stud
 """
 
 
-STORE = "MLFLOW_TRACKING_URI"
-"""MLflow's environment variable, which names the store of new studies where no flag does."""
-
-
 def main(argv: list[str] | None = None) -> int:
     """Runs or resumes a study and gives the exit status."""
     parser = make_parser()
@@ -75,8 +76,9 @@ def main(argv: list[str] | None = None) -> int:
         for line in student_table():
             write_output(f"{line}\n")
         return 0
-    if arguments.quiet and arguments.verbose:
-        parser.error("--quiet and --verbose exclude one another")
+    for first, second in (("quiet", "verbose"), ("resume", "or_resume")):
+        if getattr(arguments, first) and getattr(arguments, second):
+            parser.error(f"--{first} and --{second.replace('_', '-')} exclude one another")
     set_verbosity("quiet" if arguments.quiet else "verbose" if arguments.verbose else "normal")
     with own_terminal():
         return run(arguments)
@@ -87,11 +89,14 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         prepare_environment()
         config = config_from_arguments(arguments)
+        from search.storage.study_file import wait_for_driver
         from search.study.preparation import prepare_study
         from search.study.search_loop import interruption_message, log_hint, run_study  # import Ray
 
         print_step("checking the study and its data")
         with progress_to(print_step):
+            if arguments.or_resume:
+                wait_for_driver(config, print_step)
             study = prepare_study(config, is_resumed(arguments, config))
     except (ValueError, OSError) as error:
         print_error(f"error: {one_line(error)}")
@@ -173,11 +178,16 @@ def config_from_arguments(arguments: argparse.Namespace) -> StudyConfig:
         config = resumed_config(storage, arguments.resume, given)
     else:
         config = new_config(storage, given)
-        if is_taken(config.folder) and not is_resumed(arguments, config):
-            raise ValueError(
-                f"a new study must have a new name, but {config.folder} exists: choose another "
-                f"--name, or go on with it by --resume {config.name}"
-            )
+    is_new = not is_resumed(arguments, config)
+    if is_new and is_taken(config.folder):
+        raise ValueError(
+            f"a new study must have a new name, but {config.folder} exists: choose another "
+            f"--name, or go on with it by --resume {config.name}"
+        )
+    if not is_new and arguments.resume is None:
+        wanted = complete(config, given)
+        known = {field: getattr(wanted, field) for field in given if field != "name"}
+        config = resumed_config(storage, config.name, known)
     if config.data != "voc":  # VOC is downloaded where it is missing
         from trainables.data.registry import open_source  # imports NumPy
 
@@ -188,18 +198,17 @@ def config_from_arguments(arguments: argparse.Namespace) -> StudyConfig:
     from search.execution.session import check_nodes, find_nodes  # imports Ray
 
     nodes = find_nodes(print_step)
-    if arguments.resume is None and "gpus_per_trial" not in given:
+    if is_new and "gpus_per_trial" not in given:
         found = hardware_defaults(config.data, default_gpus(nodes))
         config = config.replace(**{k: v for k, v in found.items() if k not in given})
     check_nodes(config, nodes, print_step)
-    if arguments.resume is not None:
-        return config
+    return complete(config, given) if is_new else config
+
+
+def complete(config: StudyConfig, given: Mapping[str, Any]) -> StudyConfig:
+    """A new study with its students and its teacher, of which flags may say only a part."""
     students = find_students(config, given.get("students"))
-    config = config.replace(students=students, teacher=completed_teacher(config))
-    if is_resumed(arguments, config):
-        wanted = {field: getattr(config, field) for field in given if field != "name"}
-        return resumed_config(storage, config.name, wanted)
-    return config
+    return config.replace(students=students, teacher=completed_teacher(config))
 
 
 def is_resumed(arguments: argparse.Namespace, config: StudyConfig) -> bool:
@@ -303,15 +312,15 @@ def resumed_config(storage: Path, name: str, given: Mapping[str, Any]) -> StudyC
                 f"a resumed study must keep its {flag_name(StudyConfig, field)}, but {name} has "
                 f"{kept_text} and got {got}"
             )
-    if (store := os.environ.get(STORE)) and absolute_uri(store) != changed.tracking_uri:
-        print_error(f"{STORE} is not used: the study keeps {changed.tracking_uri}")
+    if (store := os.environ.get(TRACKING_VARIABLE)) and absolute_uri(store) != changed.tracking_uri:
+        print_error(f"{TRACKING_VARIABLE} is not used: the study keeps {changed.tracking_uri}")
     return changed
 
 
 def default_store(storage: Path) -> str:
     """The store of a new study where no flag names one."""
-    if store := os.environ.get(STORE):
-        return check_tracking_uri(store, STORE)
+    if store := os.environ.get(TRACKING_VARIABLE):
+        return check_tracking_uri(store, TRACKING_VARIABLE)
     return default_tracking_uri(storage)
 
 

@@ -4,18 +4,23 @@ python -m search.ui studies
 """
 
 import argparse
-import signal
 import sqlite3
 import sys
-import threading
 import webbrowser
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
 from search.core.tracking_uri import database_of, default_tracking_uri
 from search.storage.layout import mlflow_artifact_folder
-from search.tracking.web_server import NotStarted, choose_port, mlflow_server, optuna_dashboard
+from search.tracking.web_server import (
+    NotStarted,
+    choose_port,
+    end_by_any_signal,
+    mlflow_server,
+    optuna_dashboard,
+    port_number,
+    wait_for_signal,
+)
 from trainables.core.command_line import Parser, as_path, report
 from trainables.core.optional_dependencies import require_dashboard
 
@@ -30,9 +35,7 @@ exit status: 0 ended by Ctrl-C; 1 the pages could not be started; 2 bad input.
 def main(argv: list[str] | None = None) -> int:
     """Serves what the command line names until it is interrupted; gives the exit status."""
     arguments = parse(argv)
-    # All as Ctrl-C, also where a shell ignores it: no server may be left behind
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.default_int_handler)
+    end_by_any_signal()
 
     def serve() -> None:
         if arguments.dashboard == "optuna":
@@ -70,17 +73,6 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     )
     add("--open", action="store_true", help="also open the pages in a web browser")
     return parser.parse_args(argv)
-
-
-def port_number(text: str) -> int:
-    """A port.
-
-    Raises:
-        argparse.ArgumentTypeError: it is none.
-    """
-    if not text.isdecimal() or not 1 <= int(text) <= 65535:
-        raise argparse.ArgumentTypeError(f"must be from 1 to 65535, but got {text!r}")
-    return int(text)
 
 
 def serve_mlflow(storage: Path, port: int | None, opens: bool) -> None:
@@ -132,9 +124,7 @@ def show(lines: Iterator[str], opens: bool) -> None:
         if opens and "http" in line:
             webbrowser.open(line.split()[-1])
             opens = False
-    print("Ctrl-C ends it", flush=True)
-    with suppress(KeyboardInterrupt):
-        threading.Event().wait()
+    wait_for_signal()
 
 
 if __name__ == "__main__":

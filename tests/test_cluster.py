@@ -6,6 +6,7 @@ All of them install and start nodes by one script, which alone names versions.
 import os
 import re
 import signal
+import socket
 import subprocess
 import time
 import tomllib
@@ -181,6 +182,59 @@ def test_a_spot_node_is_left_when_aws_says_so(tmp_path: Path) -> None:
     assert "PREEMPTION" in last
 
 
+def test_a_node_joins_again_until_its_head_has_ended(tmp_path: Path) -> None:
+    """Its Ray dies twice; then the head refuses connections."""
+    with socket.create_server(("127.0.0.1", 0)) as head:
+        address = f"127.0.0.1:{head.getsockname()[1]}"
+        raylet = f"--node_id=abc1 --gcs-address={address} x < /dev/null > /dev/null 2>&1 &"
+        write_program(tmp_path / "raylet" / "raylet", 'exec -a "$0 $*" /bin/sleep 0.5')
+        start = f"[[ $1 == start ]] && {tmp_path}/raylet/raylet {raylet}"
+        write_program(tmp_path / "bin" / "ray", f'echo "ray $*" >> said; {start}')
+        write_program(tmp_path / "bin" / "sleep", "exec /bin/sleep 0.1")
+        here = {**os.environ, "PARETOSEG_ENVIRONMENT": str(tmp_path), "HOME": str(tmp_path)}
+        command = ["bash", str(NODE), "keep", address, "--num-cpus=3"]
+        keeper = subprocess.Popen(command, cwd=tmp_path, env=here, stdout=subprocess.PIPE)
+        wait_until(lambda: said(tmp_path).count("ray start") == 3, 30)
+        leaving = tmp_path / f".paretoseg-leaving-{os.uname().nodename}"
+        leaving.write_text(str(int(time.time()) + 1000))
+        time.sleep(1.5)
+        assert said(tmp_path).count("ray start") == 3
+        leaving.unlink()
+        wait_until(lambda: said(tmp_path).count("ray start") == 4, 30)
+    try:
+        assert keeper.wait(30) == 0
+        assert keeper.stdout
+        assert f"the head at {address} has ended" in keeper.stdout.read().decode()
+    finally:
+        keeper.kill()
+    assert f"--address={address} --num-cpus=3" in said(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "usage: node.sh"),
+        (["keep"], "usage: node.sh"),
+        (["leave", "10.0.0.1:6379"], "usage: node.sh"),
+        (["leave", "10.0.0.1:6379", "soon"], "usage: node.sh"),
+        (
+            ["leave", "10.0.0.1:6379", "9"],
+            "error: no node of the cluster at 10.0.0.1:6379 runs here",
+        ),
+    ],
+)
+def test_bad_arguments_of_the_script_are_one_line(
+    arguments: list[str], words: str, tmp_path: Path
+) -> None:
+    here = {**os.environ, "HOME": str(tmp_path)}
+    done = subprocess.run(
+        ["bash", str(NODE), *arguments], capture_output=True, text=True, check=False, env=here
+    )
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(words)
+
+
 def write_program(path: Path, script: str) -> None:
     path.parent.mkdir(exist_ok=True)
     path.write_text(f"#!/usr/bin/env bash\n{script}\n")
@@ -267,7 +321,6 @@ for i in $(seq 100); do sleep 0.1; done; exit 0""",
     "ray": 'echo "ray $*" >> said',
     "srun": 'echo "srun $*" >> said',
     "scontrol": 'echo "scontrol $*" >> said',
-    "hostname": "echo localhost",
 }
 """Stand-ins that write down what they are told."""
 
@@ -285,6 +338,7 @@ def slurm_job(tmp_path: Path) -> Callable[..., subprocess.Popen[bytes]]:
             "SLURM_JOB_ID": "7",
             "SLURM_JOB_NUM_NODES": str(num_nodes),
             "SLURM_CPUS_PER_TASK": "8",
+            "SLURMD_NODENAME": "localhost",
             "PARETOSEG_ENVIRONMENT": str(tmp_path),
             "PATH": f"{programs}:{os.environ['PATH']}",
         }
@@ -336,8 +390,10 @@ def test_a_slurm_job_of_several_nodes_is_a_cluster(
 ) -> None:
     job = slurm_job(3)
     lines = said(tmp_path)
-    assert "ray start --dashboard-host=127.0.0.1 --head --port=20007" in lines
-    assert re.search("srun --nodes=2 --ntasks=2 .*node.sh keep 127.0.0.1:20007", lines)
+    start = "ray start --dashboard-host=127.0.0.1 --head --node-ip-address=127.0.0.1 --port=20007"
+    assert start in lines
+    exclude = "--nodes=2 --ntasks=2 --cpus-per-task=8 --exclude=localhost"
+    assert re.search(f"srun {exclude} .*node.sh keep 127.0.0.1:20007 --num-cpus=8", lines)
     assert "--name mine at 127.0.0.1:20007" in lines
     job.terminate()
     assert job.wait(20) == 130

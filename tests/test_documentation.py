@@ -25,6 +25,7 @@ COMMANDS = (
     "search.compare",
     "search.export",
     "search.predict",
+    "search.server",
     "search.status",
     "search.ui",
     "trainables.train",

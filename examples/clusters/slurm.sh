@@ -5,10 +5,11 @@
 # Then, with your partition and account, and the flags of search.run, of which --name is needed:
 #
 #   sbatch --nodes 2 examples/clusters/slurm.sh --space qkd --name qkd --storage ~/studies
-#   python -m search.status ~/studies/qkd
+#   bash search/cloud/node.sh run python -m search.status ~/studies/qkd
 #
 # Two minutes before the limit the search gets SIGTERM and leaves with checkpoints, and the job goes
-# back to the queue; `scancel` ends it for good. All nodes must share the storage.
+# back to the queue. `scancel --batch --signal=TERM JOB` ends it as Ctrl-C does, `scancel JOB` at once; both
+# for good, and the study is kept. All nodes must share the storage.
 #SBATCH --job-name=paretoseg
 #SBATCH --nodes=1
 #SBATCH --ntasks-per-node=1
@@ -21,28 +22,34 @@
 set -euo pipefail
 
 node=$SLURM_SUBMIT_DIR/search/cloud/node.sh
-cpus=--num-cpus=$SLURM_CPUS_PER_TASK
+cpus=$SLURM_CPUS_PER_TASK
+# Nodes may be shared with other jobs, so that each port but the head's is any free one
+ports="--min-worker-port=0 --max-worker-port=0"
 search=0 limit_is_near=
-trap '((search)) && kill -TERM "$search"' TERM
-trap 'limit_is_near=yes; ((search)) && kill -TERM "$search"' USR1
+end_search() { ((!search)) || kill -TERM "$search" 2> /dev/null || true; }
+trap end_search TERM
+trap 'limit_is_near=yes; end_search' USR1
 
 if ((SLURM_JOB_NUM_NODES > 1)); then
   bash "$node" run ray get-auth-token --generate > /dev/null
-  port=$((20000 + SLURM_JOB_ID % 10000)) # nodes may be shared with other jobs
-  export RAY_ADDRESS=$(getent ahostsv4 "$(hostname)" | cut -d ' ' -f 1 | head -n 1):$port
+  address=$(getent ahostsv4 "$SLURMD_NODENAME" | cut -d ' ' -f 1 | head -n 1)
+  port=$((20000 + SLURM_JOB_ID % 10000))
+  export RAY_ADDRESS=$address:$port
   others=$((SLURM_JOB_NUM_NODES - 1))
-  bash "$node" head --port=$port --temp-dir="/tmp/ray-$SLURM_JOB_ID" "$cpus"
-  srun --nodes=$others --ntasks=$others --exclude="$(hostname)" \
-    bash "$node" keep "$RAY_ADDRESS" "$cpus" &
+  # shellcheck disable=SC2086
+  bash "$node" head --node-ip-address="$address" --port=$port --ray-client-server-port=$((port + 1)) \
+    --temp-dir="/tmp/ray-$SLURM_JOB_ID" --num-cpus="$cpus" $ports
+  # shellcheck disable=SC2086
+  srun --nodes=$others --ntasks=$others --cpus-per-task="$cpus" --exclude="$SLURMD_NODENAME" \
+    bash "$node" keep "$RAY_ADDRESS" --num-cpus="$cpus" $ports &
 fi
 bash "$node" run python -m search.run --or-resume "$@" &
 search=$!
+while kill -0 "$search" 2> /dev/null; do
+  wait "$search" || true # which a signal ends, too
+done
 status=0
 wait "$search" || status=$?
-while kill -0 "$search" 2> /dev/null; do # a signal ends `wait` before the search has ended
-  status=0
-  wait "$search" || status=$?
-done
 if [[ $limit_is_near && $status == 130 ]]; then # interrupted, and kept
   exec scontrol requeue "$SLURM_JOB_ID"
 fi

@@ -128,18 +128,19 @@ class Record:
 
 
 def total_cost(records: Sequence[Record]) -> float | None:
-    """What trials have cost, the students that they start from included; None: not known.
+    """What trials have cost, the students that they start from included; None: not known of all.
 
     A student that several trials start from was trained once.
     """
-    costs = [record.cost for record in records if record.cost is not None]
+    costs = [record.cost for record in records if record.metrics]
     starts = {
         start.digest(): record.price_per_hour * record.metrics.start_seconds / HOUR_S
         for record in records
         if record.price_per_hour is not None and record.metrics and record.config
         if (start := record.config.start) is not None
     }
-    return sum(costs) + sum(starts.values()) if costs else None
+    known = [cost for cost in costs if cost is not None]
+    return sum(known) + sum(starts.values()) if known and len(known) == len(costs) else None
 
 
 def class_columns(class_names: Sequence[str]) -> list[str]:

@@ -3,6 +3,8 @@
 from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
 
+TRACKING_VARIABLE = "MLFLOW_TRACKING_URI"
+"""MLflow's environment variable, which names the store of new studies where no flag does."""
 SQLITE = "sqlite:///"
 SQLITE_BY_DRIVER = "sqlite+pysqlite:///"
 """The same with the driver's name: for the other form MLflow creates an undecoded folder."""

@@ -13,6 +13,7 @@ from ray.tune.experiment import Trial
 
 from search.execution.cluster import offered_nodes, why_nothing_runs
 from search.execution.cluster_address import on_cluster
+from search.execution.prices import trial_price
 from search.execution.ray_internals import draining_nodes, node_of
 from search.execution.searcher import OptunaSearcher
 from search.execution.shared_storage import LOOK_EVERY_S, shared_storage
@@ -62,6 +63,25 @@ class JoinedNodes(DriverCallback):
         self.shared.look()
 
 
+class TrialPrices(DriverCallback):
+    """Keeps what an hour of each trial costs, by the node that runs it.
+
+    Args:
+        node_price: of an hour of any node; None: each has its own as a label, or none.
+    """
+
+    def __init__(self, searcher: OptunaSearcher, node_price: float | None) -> None:
+        self.searcher, self.node_price = searcher, node_price
+
+    def on_trial_start(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+        share, node_id = self.searcher.places[trial.trial_id], node_of(trial)
+        for node in ray.nodes():  # type: ignore[no-untyped-call]
+            if node["NodeID"] == node_id:
+                price = trial_price(node, share, self.node_price)
+                if price is not None and trial.trial_id in self.searcher.asked:
+                    self.searcher.price(trial.trial_id, price)
+
+
 class DrainingNodes(DriverCallback):
     """Has trials leave the nodes that will soon be gone, with a checkpoint, to go on elsewhere."""
 
@@ -82,9 +102,7 @@ class DrainingNodes(DriverCallback):
                 self.told.add(trial.trial_id)
                 name = self.searcher.name_of(trial.trial_id)
                 with suppress(OSError):  # a full disk: then it goes on from its last checkpoint
-                    file = leave_file(self.folder, name, trial.trial_id)
-                    file.parent.mkdir(parents=True, exist_ok=True)
-                    file.touch()
+                    leave_file(self.folder, trial.trial_id).touch()
                 self.say(f"trial {name} leaves its node, which will soon be gone")
 
 

@@ -1,40 +1,27 @@
-"""What an hour of a trial costs: its share of the price of a node."""
+"""What an hour of a trial costs: its share of the price of the node that runs it."""
 
-from collections.abc import Iterator
+from typing import Any
 
-from search.execution.cluster import kind_of, living_nodes
-from search.execution.cluster_address import on_cluster
-from search.execution.resources import NodeType, TrialResources, this_machine
+from search.execution.cluster import kind_of
+from search.execution.resources import NodeType, TrialResources
 
 PRICE_LABEL = "price-per-hour"
 """Ray's label of a node that says what an hour of it costs, as a number in any currency."""
 
 
-def trial_price(share: TrialResources, node_price: float | None) -> float | None:
-    """The price of an hour of a trial, the mean over the nodes that could run it.
+def trial_price(
+    node: dict[str, Any], share: TrialResources, node_price: float | None
+) -> float | None:
+    """The price of an hour of a trial; None: not known.
 
     Args:
-        share: the resources of the trial.
-        node_price: of an hour of any node; None: each node has its own, or none, as a label.
+        node: as Ray describes it.
+        share: the resources of the trial, of which so many share the price as fit on the node.
+        node_price: of an hour of any node; None: it has its own, or none, as a label.
     """
-    prices = [
-        price / num_fitting
-        for node, label in priced_nodes()
-        if (price := label if node_price is None else node_price) is not None
-        and (num_fitting := node.num_fitting(share))
-    ]
-    return sum(prices) / len(prices) if prices else None
-
-
-def priced_nodes() -> Iterator[tuple[NodeType, float | None]]:
-    """The nodes, each with the price of its label, if it has one."""
-    if not on_cluster():
-        for kind in this_machine().types:
-            yield kind, None
-        return
-    for node in living_nodes():
-        label = node["Labels"].get(PRICE_LABEL)
-        yield NodeType(*kind_of(node["Resources"])), read_price(label)
+    price = read_price(node["Labels"].get(PRICE_LABEL)) if node_price is None else node_price
+    num_fitting = NodeType(*kind_of(node["Resources"])).num_fitting(share)
+    return price / num_fitting if price is not None and num_fitting else None
 
 
 def read_price(label: str | None) -> float | None:

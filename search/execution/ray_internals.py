@@ -94,13 +94,9 @@ def autoscaler_news() -> tuple[list[str], list[str]]:
     return starting, failures
 
 
-def draining_nodes() -> dict[str, float]:
-    """The nodes that will soon be gone, by their ids, and when, in seconds since 1970.
-
-    They finish what runs there, and nothing else begins. 0: no time is named.
-    """
-    draining = ray._private.state.state.get_draining_nodes()
-    return {node_id: deadline_ms / 1000 for node_id, deadline_ms in draining.items()}
+def draining_nodes() -> set[str]:
+    """The ids of the nodes that will soon be gone, where nothing begins any more."""
+    return set(ray._private.state.state.get_draining_nodes())
 
 
 def node_of(trial: Trial) -> str:

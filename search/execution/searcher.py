@@ -71,8 +71,6 @@ class SearchLimits:
     is_over: Callable[[], bool] = lambda: False
     """Whether no more trials are asked for, as after the end of the time budget."""
     place: Place = lambda taken: ONE_CORE
-    price: Callable[[TrialResources], float | None] = lambda place: None
-    """What an hour of a trial with these resources costs; None: not known."""
 
 
 class OptunaSearcher(Searcher):
@@ -167,6 +165,11 @@ class OptunaSearcher(Searcher):
         else:
             self._tell(record, TrialState.COMPLETE)
 
+    def price(self, trial_id: str, price_per_hour: float) -> None:
+        """Stores what an hour of a trial costs where it has begun."""
+        record = store_price(self.study, self.asked[trial_id], price_per_hour)
+        self.asked[trial_id] = record
+
     def requeue(self, trial_id: str) -> None:
         """Enqueues a trial again that Ray ended without notice; it is asked for next."""
         self._pause(self.asked.pop(trial_id))
@@ -238,15 +241,14 @@ class OptunaSearcher(Searcher):
     def _launch(self, trial_id: str, record: Record, place: TrialResources) -> dict[str, Any]:
         """Registers a trial as launched and gives the configuration of its trainable."""
         self.trials_left -= 1
-        record = store_ray_id(self.study, record, trial_id)
-        record = self.asked[trial_id] = store_price(self.study, record, self.limits.price(place))
+        record = self.asked[trial_id] = store_ray_id(self.study, record, trial_id)
         self.places[trial_id] = place
         assert record.config
         self.history.update(record)
         for callback in self.callbacks:
             callback.started(record)
         run = place.given_to(self.run)
-        leave = leave_file(self.folder, record.trial_id, trial_id)
+        leave = leave_file(self.folder, trial_id)
         run = run.replace(stop_files=(*run.stop_files, leave))
         return {
             "trial": record.config.model_dump(mode="json"),

@@ -18,6 +18,7 @@ from search.execution.driver_callbacks import (
     JoinedNodes,
     NothingRuns,
     StatusWriter,
+    TrialPrices,
 )
 from search.execution.searcher import RESOURCES, OptunaSearcher
 from search.execution.shared_storage import StorageNotShared
@@ -82,6 +83,7 @@ def tune_trials(
                 StatusWriter(searcher, config.folder, progress.seconds_left),
                 JoinedNodes(config.storage),
                 DrainingNodes(searcher, config.folder, say),
+                TrialPrices(searcher, config.price_per_hour),
             ],
             failure_config=tune.FailureConfig(max_failures=MAX_RETRIES),
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
@@ -118,7 +120,8 @@ class WorkerFailureCallback(DriverCallback):
     """Handles events that Tune does not report to a searcher: dead processes and lost trials.
 
     Tune ends a trial without notice where it was assigned to a process that cannot be reused, as
-    after a SIGTERM or an unexpected error in the trial before. Such a trial is enqueued again.
+    after a SIGTERM or an unexpected error in the trial before. Such a trial is enqueued again, as
+    often as that happens: each time such a process ends.
     """
 
     def __init__(
@@ -126,12 +129,17 @@ class WorkerFailureCallback(DriverCallback):
     ) -> None:
         self.searcher, self.stop_all, self.say = searcher, stop_all, say
         self.num_lost: Counter[str] = Counter()
+        self.started = set[str]()
+        """Ray's ids of the trials that have begun; others were only given to a process."""
 
     def on_step_begin(self, iteration: int, trials: Any, **info: Any) -> None:
         self.stop_all.trials = trials
         running = {trial.trial_id for trial in trials if not trial.is_finished()}
         for trial_id in set(self.searcher.asked) - running:
             self._lost(trial_id)
+
+    def on_trial_start(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+        self.started.add(trial.trial_id)
 
     def on_trial_recover(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
         name = self.searcher.name_of(trial.trial_id)
@@ -144,7 +152,7 @@ class WorkerFailureCallback(DriverCallback):
 
     def _lost(self, trial_id: str) -> None:
         name = self.searcher.name_of(trial_id)
-        self.num_lost[name] += 1
+        self.num_lost[name] += trial_id in self.started
         if self.num_lost[name] > MAX_RETRIES:
             self.searcher.on_worker_lost(
                 trial_id, f"Ray Tune ended it {MAX_RETRIES + 1} times without notice"

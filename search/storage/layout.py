@@ -46,9 +46,9 @@ def checkpoint_folder(folder: Path, trial_id: str) -> Path:
     return folder / CHECKPOINTS / trial_id
 
 
-def leave_file(folder: Path, trial_id: str, ray_id: str) -> Path:
-    """Its existence asks one training of a trial to write a checkpoint and to go elsewhere."""
-    return checkpoint_folder(folder, trial_id) / f".leave-{ray_id}"
+def leave_file(folder: Path, ray_id: str) -> Path:
+    """Its existence asks the training that Ray knows by this id to go elsewhere."""
+    return folder / SCRATCH / f"leave-{ray_id}"
 
 
 def artifact_folder(storage: Path) -> Path:

@@ -1,6 +1,8 @@
 """study.json: the configuration of a study, its data, and the versions it ran with."""
 
 import platform
+from collections.abc import Callable
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -23,6 +25,8 @@ BEFORE_ITS_FIELD: dict[str, object] = {
     "least_miou": 0.0,
 }
 """Values of fields that an older study.json lacks, where they differ from the default."""
+LEASE_S = 120.0
+"""Seconds after which the lock of a lost node is free."""
 PROPOSING = ("optuna", "scikit-learn", "moocore", "numpy")
 
 
@@ -98,16 +102,16 @@ def write_study_file(file: StudyFile) -> None:
     replace_file(file.config.folder / STUDY_FILE, file.model_dump_json(indent=1))
 
 
-def lock_study(config: Placement) -> FileLock:
+def lock_study(config: Placement, wait_s: float = 0.0) -> FileLock:
     """Locks a study or a comparison against other drivers until this process ends, however it does.
 
     Raises:
-        ValueError: another driver runs the study.
+        ValueError: another driver runs the study, and does so after `wait_s` seconds.
     """
     config.storage.mkdir(parents=True, exist_ok=True)
     lock = FileLock(lock_path(config.storage, config.name))
     try:
-        lock.acquire(timeout=0)
+        lock.acquire(timeout=wait_s)
     except Timeout:
         raise ValueError(
             f"a study must not run twice at once, but {config.name} is running"
@@ -119,6 +123,16 @@ def check_not_running(config: Placement) -> None:
     """Raises ValueError where another driver runs the study; creates no lock file."""
     if lock_path(config.storage, config.name).exists():
         lock_study(config).release()
+
+
+def wait_for_driver(config: Placement, say: Callable[[str], None]) -> None:
+    """Waits as long as a network file system may keep the lock of a driver whose node is lost."""
+    try:
+        check_not_running(config)
+    except ValueError:
+        say(f"waiting for the lock of an earlier driver, {LEASE_S:g} s at most")
+        with suppress(ValueError):  # which is said once the study is prepared
+            lock_study(config, LEASE_S).release()
 
 
 def read_study_file(folder: Path, flag: str = "--resume") -> StudyFile:

@@ -160,9 +160,9 @@ def store_ray_id(study: optuna.Study, record: Record, ray_id: str) -> Record:
     return replace(record, ray_id=ray_id)
 
 
-def store_price(study: optuna.Study, record: Record, price_per_hour: float | None) -> Record:
-    """Stores what an hour of a trial costs where it runs now, if that is known and new."""
-    if price_per_hour in (None, record.price_per_hour):
+def store_price(study: optuna.Study, record: Record, price_per_hour: float) -> Record:
+    """Stores what an hour of a trial costs where it runs now."""
+    if price_per_hour == record.price_per_hour:
         return record
     set_attribute(study, record, PRICE, price_per_hour)
     return replace(record, price_per_hour=price_per_hour)

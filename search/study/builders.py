@@ -1,12 +1,10 @@
 """Builds the searcher and the scheduler of an open study for the trials that are left."""
 
 from collections.abc import Callable, Sequence
-from functools import partial
 
 from search.algorithms.problem import SamplerSettings
 from search.algorithms.warm_start import to_observations
 from search.core.record import Record
-from search.execution.prices import trial_price
 from search.execution.scheduler import ParetoHalving
 from search.execution.searcher import OptunaSearcher, Place, SearchLimits
 from search.study.recovery import replay_decisions
@@ -31,8 +29,7 @@ def build_searcher(
         improvement_bar=config.stop_when_flat,
         warm_start_observations=to_observations(study.warm_start_records, problem.new_history()),
     )
-    price = partial(trial_price, node_price=config.price_per_hour)
-    limits = SearchLimits(samples_left(study), is_over, place, price)
+    limits = SearchLimits(samples_left(study), is_over, place)
     return OptunaSearcher(
         study.optuna_study, problem, settings, limits, run, config.folder, callbacks
     )

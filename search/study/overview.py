@@ -38,7 +38,9 @@ def overview(file: StudyFile, now: float) -> Iterator[tuple[str, str]]:
     running = is_running(file)
     records = read_records(file)
     yield "study", f"{config.name}, {'running' if running else 'not running'}"
-    yield "trials", f"{len(records)} of {config.samples} asked for{count_states(records)}"
+    status = read_driver_status(folder) if running else None
+    states = count_states(records, status.num_waiting if status else 0)
+    yield "trials", f"{num_begun(records)} of {config.samples} begun{states}"
     yield "front", describe_front(pareto_front(records, named_objectives(config.objectives)))
     seconds = sum(record.metrics.device_seconds for record in records if record.metrics)
     yield "device time", human_duration(seconds) if seconds else "none"
@@ -48,7 +50,7 @@ def overview(file: StudyFile, now: float) -> Iterator[tuple[str, str]]:
         if running and record.state == "RUNNING":
             yield f"trial {record.trial_id}", describe_running(record)
     if running:
-        if status := read_driver_status(folder):
+        if status:
             yield from describe_nodes(status, now)
         if line := last_line(folder / LOG):
             yield "last step", line
@@ -63,7 +65,7 @@ def summary(file: StudyFile) -> str:
     config, records = file.config, read_records(file)
     state = "running" if is_running(file) else "not running"
     front = describe_front(pareto_front(records, named_objectives(config.objectives)))
-    return f"{state}, {len(records)} of {config.samples} trials, front: {front}"
+    return f"{state}, {num_begun(records)} of {config.samples} trials, front: {front}"
 
 
 def is_running(file: StudyFile) -> bool:
@@ -85,10 +87,18 @@ def read_records(file: StudyFile) -> list[Record]:
     return read_asked_records(read_journal(folder, file.config.name))
 
 
-def count_states(records: Sequence[Record]) -> str:
-    """As ": 9 complete, 2 running"."""
-    counts = Counter(record.state for record in records)
-    named = [f"{counts[state]} {name}" for state, name in STATES.items() if counts[state]]
+def num_begun(records: Sequence[Record]) -> int:
+    """The trials that count as samples: those that were not refused before they began."""
+    return sum(record.ray_id is not None for record in records)
+
+
+def count_states(records: Sequence[Record], num_waiting: int) -> str:
+    """As ": 9 complete, 2 running, 1 waiting"."""
+    counts = Counter(STATES[record.state] for record in records)
+    counts["waiting"] = min(num_waiting, counts[STATES["RUNNING"]])
+    counts[STATES["RUNNING"]] -= counts["waiting"]
+    names = [*STATES.values(), "waiting"]
+    named = [f"{counts[name]} {name}" for name in names if counts[name]]
     return f": {', '.join(named)}" if named else ""
 
 

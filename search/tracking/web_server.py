@@ -1,5 +1,6 @@
 """Serves MLflow's pages, or those of Optuna Dashboard, on this machine alone."""
 
+import argparse
 import os
 import signal
 import socket
@@ -8,15 +9,18 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import MappingProxyType
 from typing import IO
 from urllib.error import URLError
 from urllib.request import urlopen
 from wsgiref.simple_server import WSGIRequestHandler, make_server
 
 from optuna.storages import BaseStorage
+
+from trainables.core.command_line import write_output
 
 HOST = "127.0.0.1"
 NUM_PORTS = 20
@@ -27,6 +31,30 @@ START_S = 120.0
 
 class NotStarted(Exception):
     """A server did not start."""
+
+
+def end_by_any_signal() -> None:
+    """Has all signals act as Ctrl-C, also where a shell ignores it: no server is left behind."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)
+
+
+def wait_for_signal() -> None:
+    """Waits for Ctrl-C, or for what acts as it."""
+    write_output("Ctrl-C ends it\n")
+    with suppress(KeyboardInterrupt):
+        threading.Event().wait()
+
+
+def port_number(text: str) -> int:
+    """A port.
+
+    Raises:
+        argparse.ArgumentTypeError: it is none.
+    """
+    if not text.isdecimal() or not 1 <= int(text) <= 65535:
+        raise argparse.ArgumentTypeError(f"must be from 1 to 65535, but got {text!r}")
+    return int(text)
 
 
 def choose_port(wanted: int | None, first: int) -> int:
@@ -56,8 +84,18 @@ def is_free(port: int) -> bool:
 
 
 @contextmanager
-def mlflow_server(uri: str, artifacts: Path, port: int) -> Iterator[str]:
+def mlflow_server(
+    uri: str,
+    artifacts: Path,
+    port: int,
+    arguments: Sequence[str] = (),
+    variables: Mapping[str, str] = MappingProxyType({}),
+) -> Iterator[str]:
     """MLflow's pages of a store, with one worker; gives their address once they answer.
+
+    Args:
+        arguments: further ones of `mlflow server`.
+        variables: further environment variables of it.
 
     Raises:
         NotStarted: MLflow ended at its start, or does not answer in time.
@@ -65,8 +103,8 @@ def mlflow_server(uri: str, artifacts: Path, port: int) -> Iterator[str]:
     address = f"http://{HOST}:{port}"
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri]
     command += ["--artifacts-destination", artifacts.resolve().as_uri(), "--workers", "1"]
-    command += ["--host", HOST, "--port", str(port)]
-    environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    command += ["--host", HOST, "--port", str(port), *arguments]
+    environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", **variables}
     # Python imports modules of its working folder first, and a storage may hold any files
     with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile("w+") as log:
         server = subprocess.Popen(

@@ -13,7 +13,13 @@ from foreign_networks import Foreign
 
 from search.core.config import StudyConfig
 from search.run import main
-from search.storage.study_file import StudyFile, lock_study, read_study_file, write_study_file
+from search.storage.study_file import (
+    StudyFile,
+    lock_study,
+    read_study_file,
+    wait_for_driver,
+    write_study_file,
+)
 from spaces import space_names
 from trainables.core.flags import flag_name, flags_of
 
@@ -350,6 +356,10 @@ def known_study(tmp_path: Path) -> Path:
 RESUMES: dict[str, tuple[list[str], str]] = {
     "taken name": (["--space", "qat", "--name", "known"], "--resume known"),
     "absent study": (["--space", "qat", "--resume", "other"], "must name an existing study"),
+    "two kinds of resuming": (
+        ["--resume", "known", "--or-resume"],
+        "--resume and --or-resume exclude one another",
+    ),
     "begun again without a name": (
         ["--space", "qat", "--or-resume"],
         "--or-resume needs --name",
@@ -477,6 +487,11 @@ def test_a_study_is_not_run_twice_at_once(known_study: Path) -> None:
     assert other.stdout.readline() == "locked\n"
     with pytest.raises(ValueError, match="must not run twice at once, but known is running"):
         lock_study(config)
-    other.kill()
+
+    def end_other(line: str) -> None:
+        assert line == "waiting for the lock of an earlier driver, 120 s at most"
+        other.kill()
+
+    wait_for_driver(config, end_other)
     other.wait()
     lock_study(config).release()  # a driver that was killed keeps nobody off

@@ -15,7 +15,7 @@ import pytest
 from drivers import Driver, cluster_of, cluster_of_two, tell, wait_until
 
 from search.storage.journal import read_journal
-from search.storage.trials import RAY_ID, trial_number
+from search.storage.trials import PRICE, RAY_ID, trial_number
 
 pytestmark = pytest.mark.slow
 
@@ -85,10 +85,10 @@ def status_of(study: Path) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
-def ray_id(study: Path, trial_id: str) -> str:
-    """Ray's id of a trial, which is another each time that it begins."""
+def attribute(study: Path, trial_id: str, name: str) -> object:
+    """What the journal has of a trial, such as Ray's id, which is another each time it begins."""
     trial = read_journal(study, study.name).get_trials(deepcopy=False)[trial_number(trial_id)]
-    return str(trial.user_attrs[RAY_ID])
+    return trial.user_attrs.get(name)
 
 
 def drain_last_node(address: str) -> None:
@@ -119,7 +119,16 @@ def test_nodes_that_leave_and_nodes_that_do_not_share_the_storage(
     storage = tmp_path / "studies"
     storage.mkdir()
     argv = ["--space", "qat", "--data", str(blocks_folder), "--image-size", "32"]
-    argv += ["--epochs", "200", "--name", "hurt", "--storage", str(storage)]
+    argv += [
+        "--price-per-hour",
+        "36",
+        "--epochs",
+        "200",
+        "--name",
+        "hurt",
+        "--storage",
+        str(storage),
+    ]
 
     with cluster_of_two() as (cluster, address):
         driver = Driver(argv, RAY_ADDRESS=address)
@@ -134,8 +143,10 @@ def test_nodes_that_leave_and_nodes_that_do_not_share_the_storage(
         drain_last_node(address)
         driver.wait_for("trial 000[01] leaves its node, which will soon be gone")
         wait_until(lambda: re.search("nodes +1 node of 1 CPU\n", status_of(storage / "hurt")))
-        (told,) = storage.glob("hurt/checkpoints/*/.leave-*")
-        wait_until(lambda: ray_id(storage / "hurt", told.parent.name) not in told.name)
+        (told,) = storage.glob("hurt/ray/leave-*")
+        left = re.findall(r"trial (\d+) leaves its node", driver.said)[0]
+        wait_until(lambda: str(attribute(storage / "hurt", left, RAY_ID)) not in told.name)
+        assert attribute(storage / "hurt", left, PRICE) == 36
         assert "failed" not in status_of(storage / "hurt")
         with node_without(storage, address, tmp_path / "node.txt"):
             errors = driver.end(2)

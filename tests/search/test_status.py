@@ -20,7 +20,14 @@ from search.storage.driver_status import (
 )
 from search.storage.study_file import StudyFile, lock_study, read_study_file
 from search.study import overview
-from search.study.overview import describe_front, describe_running, last_line, read_records
+from search.study.overview import (
+    count_states,
+    describe_front,
+    describe_running,
+    last_line,
+    num_begun,
+    read_records,
+)
 from trainables.core.units import human_cost
 
 STORED = Path(__file__).parent / "study" / "stored_study" / "stored"
@@ -65,7 +72,7 @@ def test_a_study_that_does_not_run(study: Path, capsys: pytest.CaptureFixture[st
     assert found.keys() == {"study", "trials", "front", "device time"}
     assert found["study"] == "stored, not running"
     assert found["trials"] == (
-        "17 of 20 asked for: 12 complete, 3 stopped or refused, 2 to be gone on with"
+        "14 of 20 begun: 12 complete, 3 stopped or refused, 2 to be gone on with"
     )
     assert re.fullmatch(r"\d models, \d+.\d % at .* KB to \d+.\d % at .* KB", found["front"])
 
@@ -112,7 +119,7 @@ def test_a_storage_has_a_line_for_each_study(
     (new / "study.json").write_text(text.replace('"name": "stored"', '"name": "new"'))
     found = lines_of(running.parent, capsys)
     assert found["new"] == "not running, 0 of 20 trials, front: none yet"
-    assert found["stored"].startswith("running, 17 of 20 trials, front: ")
+    assert found["stored"].startswith("running, 14 of 20 trials, front: ")
 
 
 @pytest.mark.parametrize("name", ["nowhere", "."])
@@ -139,6 +146,14 @@ def test_the_last_step_of_an_empty_log_is_nothing(tmp_path: Path) -> None:
     assert last_line(tmp_path / "none") == ""
     (tmp_path / "empty").touch()
     assert last_line(tmp_path / "empty") == ""
+
+
+def test_trials_that_wait_do_not_run() -> None:
+    trials = [record(name, 0.5, 1000) for name in ("0001", "0002", "0003")]
+    running = [replace(each, state="RUNNING") for each in trials[1:]]
+    assert count_states([trials[0], *running], 1) == ": 1 complete, 1 running, 1 waiting"
+    assert count_states(running, 4) == ": 2 waiting"
+    assert num_begun([replace(trials[0], ray_id="a"), trials[1]]) == 1
 
 
 def test_it_is_said_how_far_a_trial_is() -> None:

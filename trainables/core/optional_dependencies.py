@@ -5,6 +5,7 @@ from importlib.util import find_spec
 COCO_EXTRA = ("pycocotools",)
 ONNX_EXTRA = ("onnx", "onnxruntime")
 TIMM_EXTRA = ("timm",)
+SERVER_EXTRA = ("flask_wtf",)
 DASHBOARD_EXTRA = ("optuna_dashboard",)
 
 
@@ -37,6 +38,15 @@ def require_dashboard(purpose: str) -> None:
         raise ValueError(
             f"{purpose} needs optuna-dashboard, which is not installed: "
             "pip install 'paretoseg[dashboard]', or uv sync --extra dashboard"
+        )
+
+
+def require_server(purpose: str) -> None:
+    """Raises ValueError, with the remedy, where MLflow's server cannot ask for a password."""
+    if not all(find_spec(name) for name in SERVER_EXTRA):
+        raise ValueError(
+            f"{purpose} needs Flask-WTF, which is not installed: "
+            "pip install 'paretoseg[server]', or uv sync --extra server"
         )
 
 

@@ -29,5 +29,7 @@ def test_a_trial_costs_its_share_of_a_node() -> None:
     unknown = replace(first, price_per_hour=None)
     assert (first.cost, second.cost, unknown.cost) == (0.25, 0.5, None)
     assert first.row(CLASSES)["cost"] == 0.25
-    assert total_cost([first, second, unknown]) == 0.25 + 0.5 + 2.0  # one start for both
-    assert total_cost([unknown]) is None
+    refused = replace(unknown, metrics=None)
+    assert total_cost([first, second, refused]) == 0.25 + 0.5 + 2.0  # one start for both
+    assert total_cost([first, unknown]) is None
+    assert total_cost([refused]) is None

@@ -48,7 +48,7 @@ def has(monkeypatch: pytest.MonkeyPatch, *resources: dict[str, float]) -> None:
     others = [{"Alive": is_alive, "Resources": {"CPU": 64.0}} for is_alive in (False, True)]
     nodes = [{**node, "NodeID": str(n)} for n, node in enumerate([*others, *alive])]
     monkeypatch.setattr(cluster.ray, "nodes", lambda: nodes)
-    monkeypatch.setattr(cluster, "draining_nodes", lambda: {"1": 0.0})
+    monkeypatch.setattr(cluster, "draining_nodes", lambda: {"1"})
 
 
 def test_nodes_without_cpus_run_no_trials(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -74,7 +74,7 @@ class Reasons(tune.Callback):
 seen["actor before it starts"] = actor_of(Trial("any", stub=True))
 seen["node before it starts"] = node_of(Trial("any", stub=True))
 seen["nodes"] = [node["NodeID"] for node in ray.nodes()]
-seen["draining"] = draining_nodes()
+seen["draining"] = list(draining_nodes())
 
 class Dying(tune.Trainable):
     def step(self): die()
@@ -129,7 +129,7 @@ def test_a_cluster_on_this_machine_is_found(seen: dict[str, Any]) -> None:
 def test_the_node_of_a_trial_is_known(seen: dict[str, Any]) -> None:
     assert seen["node before it starts"] == ""
     assert seen["nodes"] == [seen["its node"]]
-    assert seen["draining"] == {}
+    assert seen["draining"] == []
 
 
 @pytest.mark.parametrize(

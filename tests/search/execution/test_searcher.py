@@ -62,7 +62,6 @@ def make(
     improvement_bar: float | None = None,
     is_over: Callable[[], bool] = lambda: False,
     place: Callable[[Counter[TrialResources]], TrialResources | None] = lambda taken: ONE_CORE,
-    price: Callable[[TrialResources], float | None] = lambda place: None,
 ) -> OptunaSearcher:
     if study is None:
         study = optuna.create_study(directions=[o.direction for o in MIOU_AND_SIZE])
@@ -76,7 +75,7 @@ def make(
             budget=Budget(size_bytes=limit and 1000 * limit),
         ),
         SamplerSettings(sampler, seed, improvement_bar),
-        SearchLimits(num_trials, is_over, place, price),
+        SearchLimits(num_trials, is_over, place),
         run=ExecutionConfig(data=Path("data"), artifacts=Path("artifacts")),
         folder=Path("study"),
         callbacks=callbacks,
@@ -406,8 +405,7 @@ def test_a_paused_trial_is_the_first_to_go_on(sampler: SamplerName, tmp_path: Pa
     first = make(sampler=sampler, callbacks=[log], study=durable(tmp_path))
     suggestions = [first.suggest(trial_id) for trial_id in "ab"]
     assert stop_files(suggestions) == [
-        f"study/checkpoints/{name}/.leave-{ray_id}"
-        for name, ray_id in (("0000", "a"), ("0001", "b"))
+        f"study/ray/leave-{ray_id}" for name, ray_id in (("0000", "a"), ("0001", "b"))
     ]
     first.on_trial_result("b", report(1, 0.9))
     first.on_trial_complete("a", {PAUSE: "asked to leave", "done": True})
@@ -431,14 +429,13 @@ def stop_files(suggestions: Sequence[object]) -> list[str]:
 
 
 def test_the_price_of_an_hour_is_kept() -> None:
-    price = iter([None, 0.5, None, 0.25])
-    searcher = make(num_trials=1, price=lambda place: next(price))
-    for before, now, kept in (("", "a", None), ("a", "b", 0.5), ("b", "c", 0.5), ("c", "d", 0.25)):
-        if before:
-            searcher.requeue(before)
-        searcher.suggest(now)
-        assert searcher.asked[now].price_per_hour == kept
-        assert read_record(searcher.study.get_trials()[0]).price_per_hour == kept
+    searcher = make(num_trials=1)
+    for ray_id, price in (("a", 0.5), ("b", 0.25)):
+        searcher.suggest(ray_id)
+        searcher.price(ray_id, price)
+        assert searcher.asked[ray_id].price_per_hour == price
+        searcher.requeue(ray_id)
+        assert read_record(searcher.study.get_trials()[0]).price_per_hour == price
 
 
 class Comparison:
@@ -486,7 +483,7 @@ def test_a_search_does_not_end_while_a_trial_may_still_pause(tmp_path: Path) -> 
     searcher.on_trial_complete("a", {PAUSE: "asked to leave"})
     again = searcher.suggest("c")
     assert isinstance(again, dict)
-    assert stop_files([first, again]) == [f"study/checkpoints/0000/.leave-{i}" for i in "ac"]
+    assert stop_files([first, again]) == [f"study/ray/leave-{i}" for i in "ac"]
     assert again == first
     over[0] = True
     assert searcher.suggest("d") == Searcher.FINISHED

@@ -77,14 +77,19 @@ def test_a_trial_that_tune_ended_without_notice_is_asked_again(
     assert log == []
     assert stop_all.trials is trials
     trials[1] = trial("b", finished=True)
-    watch.on_step_begin(2, trials)
+    for step in range(2 * MAX_RETRIES):  # given to processes that were to end, before it began
+        watch.on_step_begin(2 + step, trials)
+    assert log.count("requeue b") == 2 * MAX_RETRIES
+    log.clear()
+    watch.on_trial_start(9, trials, SimpleNamespace(trial_id="b"))
+    watch.on_step_begin(10, trials)
     assert log == ["trial 000b is asked again: Ray Tune ended it without notice", "requeue b"]
     for step in range(MAX_RETRIES):
         trials[1] = trial("b", finished=True)
-        watch.on_step_begin(3 + step, trials)
+        watch.on_step_begin(11 + step, trials)
     assert log[-1] == f"lost b: Ray Tune ended it {MAX_RETRIES + 1} times without notice"
     log.clear()
-    watch.on_step_begin(9, trials[1:])  # that Tune does not know of at all
+    watch.on_step_begin(20, trials[1:])  # that Tune does not know of at all
     assert "requeue a" in log
 
 

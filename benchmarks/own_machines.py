@@ -1,6 +1,6 @@
 """Brings up `cluster.local.yaml` on three simulated machines, and breaks it.
 
-    sudo python -m benchmarks.own_machines --out docs/own_machines.txt
+    sudo python -m benchmarks.own_machines --out docs/own_machines.md
 
 A machine is a network, process, mount and host name namespace with its own home folder, /tmp and
 SSH server; all share /mnt/paretoseg and this Python environment, so that `set-up` is left out. Head
@@ -20,7 +20,10 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+import torch
 import yaml
+
+from benchmarks.timing import describe_machine
 
 ROOT = Path(__file__).parents[1]
 NETWORK, BRIDGE = "10.77.0", "paretoseg"
@@ -231,7 +234,12 @@ def main() -> None:
         except RuntimeError:
             print(laptop.search_log.read_text() if laptop.search_log.exists() else "")
             raise
-    about = f"`cluster.local.yaml` on three simulated machines; {os.cpu_count()} cores in all.\n\n"
+    about = (
+        "# A cluster of own machines, from `ray up` to `ray down`\n\n"
+        "What `python -m benchmarks.own_machines` saw: `cluster.local.yaml` on three simulated "
+        f"machines with {os.cpu_count()} cores in all, {describe_machine(torch.device('cpu'))}. "
+        "Times are seconds since the beginning.\n\n"
+    )
     arguments.out.write_text(about + "".join(f"    {line}\n" for line in log.lines))
 
 

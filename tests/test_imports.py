@@ -24,7 +24,8 @@ FLOORS = {
         ("execution",),
         ("study",),
         ("comparison",),
-        ("run", "check", "cluster", "compare", "export", "predict", "status", "ui", "results"),
+        ("run", "check", "compare", "export", "predict", "results"),
+        ("cluster", "server", "status", "ui"),
     ),
     "trainables": (
         ("core",),

@@ -71,7 +71,9 @@ def main() -> None:
 def open_study(folder: Path) -> optuna.Study:
     storage = JournalStorage(JournalFileBackend(str(folder / JOURNAL)))
     directions = [objective.direction for objective in MIOU_AND_SIZE]
-    return optuna.create_study(storage=storage, study_name="scale", directions=directions)
+    return optuna.create_study(
+        storage=storage, study_name="scale", directions=directions, load_if_exists=True
+    )
 
 
 def predict_cost(config: TrialConfig) -> Costs:

@@ -4,10 +4,8 @@ import os
 import signal
 import socket
 import time
-from contextlib import ExitStack
 from pathlib import Path
 
-import psutil
 import pytest
 from drivers import (
     TRAINING,
@@ -29,9 +27,8 @@ pytestmark = pytest.mark.slow
 EPOCHS = 12
 
 
-@pytest.mark.parametrize("where", ["this machine", "cluster"])
 def test_the_next_trial_of_a_process_that_is_not_to_be_used_again(
-    where: str, blocks_folder: Path, tmp_path: Path
+    blocks_folder: Path, tmp_path: Path
 ) -> None:
     argv = ["--data", str(blocks_folder), "--image-size", "32", "--epochs", str(EPOCHS)]
     argv += ["--scheduler", "none", "--checkpoint-every", "200ms", "--name", "next"]
@@ -39,12 +36,9 @@ def test_the_next_trial_of_a_process_that_is_not_to_be_used_again(
     argv += ["--max-size", "200KB"]  # students that train for a few seconds
     folder = tmp_path / "next"
     bring_store(tmp_path)
-    with ExitStack() as stack:
-        environment = {}
-        if where == "cluster":
-            _, address = stack.enter_context(cluster_of_two())
-            environment = {"RAY_ADDRESS": address, "RAY_AUTH_MODE": "disabled"}
-        driver = Driver([*argv, "--cpus-per-trial", "1"], **environment)
+    with cluster_of_two() as (_, address):
+        argv += ["--cpus-per-trial", "1"]
+        driver = Driver(argv, RAY_ADDRESS=address, RAY_AUTH_MODE="disabled")
         driver.wait_for("data: ")
 
         # an unforeseen error in a trial, one of those that begin (two are over the limit): there is
@@ -57,18 +51,14 @@ def test_the_next_trial_of_a_process_that_is_not_to_be_used_again(
 
         # SIGTERM to processes that train, as from a node that is taken away
         wait_for_checkpoint(folder, time.time())
-        wait_until(lambda: trainers(driver, where))[0].terminate()
+        # which are no children of the driver
+        wait_until(lambda: children(os.getpid(), TRAINING))[0].terminate()
         driver.wait_for("paused after")
         assert driver.end(seconds=180) == ""
     assert "is asked again: Ray Tune ended it without notice" in driver.said
     wanted = [row for row in rows(folder) if not str(row["reason"]).startswith("over budget")]
     assert sorted(str(row["state"]) for row in wanted) == ["COMPLETE"] * 4 + ["FAIL"]
     assert check.main([str(folder)]) == 0
-
-
-def trainers(driver: Driver, where: str) -> list[psutil.Process]:
-    """The processes that train, which on a cluster are no children of the driver."""
-    return children(driver.pid if where == "this machine" else os.getpid(), TRAINING)
 
 
 def test_a_signal_to_all_processes_is_an_orderly_end(blocks_folder: Path, tmp_path: Path) -> None:

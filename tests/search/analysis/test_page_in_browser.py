@@ -69,11 +69,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(params=["light", "dark"])
-def scheme(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
 @pytest.fixture
 def page(browser: Any, folder: Path) -> Iterator[Any]:
     """The page of 16 trials; no error may be on its console, and it may ask for nothing."""
@@ -185,7 +180,9 @@ def test_other_studies_and_published_models_lie_over_it(page: Any) -> None:
     assert page.locator("#chart path.other").count() == 0
 
 
-@pytest.mark.parametrize("count", [0, 16, 500])
+@pytest.mark.parametrize(
+    ("scheme", "count"), [("light", 0), ("light", 16), ("light", 500), ("dark", 16)]
+)
 def test_it_is_accessible(browser: Any, folder: Path, scheme: str, count: int) -> None:
     axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="no axe-core").Axe()
     page = browser.new_page(color_scheme=scheme)

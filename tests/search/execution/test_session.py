@@ -46,7 +46,7 @@ def test_the_training_of_a_teacher_is_followed_from_the_driver(
     own = TrialConfig(
         student=UNetConfig(width=6, depth=2),
         recipe=Supervised(optimizer=AdamW(learning_rate=1e-2)),
-        num_epochs=200,
+        num_epochs=60,
     )
     given = config, blocks_run.replace(artifacts=tmp_path / "artifacts"), own
     ended = subprocess.run(
@@ -58,7 +58,7 @@ def test_the_training_of_a_teacher_is_followed_from_the_driver(
     )
     assert (ended.returncode, ended.stderr) == (0, "")
     said = [line for line in ended.stdout.splitlines() if "training the teacher: epoch" in line]
-    assert any(" of 200, about " in line for line in said)
+    assert any(" of 60, about " in line for line in said)
     log = (config.folder / "log.txt").read_text().splitlines()
     assert [line[line.index("training") :] for line in said] == [
         line for line in log if line.startswith("training the teacher: epoch")

@@ -17,6 +17,7 @@ from search.core.tracking_uri import (
     sqlite_uri,
 )
 from search.tracking.web_server import (
+    MLFLOW_PORT,
     NotStarted,
     choose_port,
     end_by_any_signal,
@@ -28,7 +29,6 @@ from trainables.core.command_line import Parser, as_path, report
 from trainables.core.files import replace_file
 from trainables.core.optional_dependencies import require_server
 
-PORT = 5000
 CREDENTIALS = "~/.mlflow/credentials"
 """MLflow's file with the name and the password that its clients on this machine use."""
 SECTION, USER_KEY, PASSWORD_KEY = "mlflow", "mlflow_tracking_username", "mlflow_tracking_password"
@@ -67,7 +67,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add(
         "--port",
         type=port_number,
-        default=PORT,
+        default=MLFLOW_PORT,
         metavar="N",
         help="where it listens (default: %(default)s)",
     )
@@ -84,7 +84,7 @@ def serve(arguments: argparse.Namespace) -> None:
     require_server("search.server")
     folder = arguments.folder.absolute()
     store = check_tracking_uri(arguments.store, "--store") if arguments.store else ""
-    port = choose_port(arguments.port, PORT)
+    port = choose_port(arguments.port, MLFLOW_PORT)
     folder.mkdir(parents=True, exist_ok=True)
     uri = store or default_tracking_uri(folder)
     password = find_password(Path(os.path.expanduser(CREDENTIALS)), folder / USERS)
@@ -97,14 +97,16 @@ def serve(arguments: argparse.Namespace) -> None:
         "authorization_function = mlflow.server.auth:authenticate_request_basic_auth\n"
         f"auth_cache_ttl_seconds = {TRUSTED_S}\n",
     )
-    environment = {
-        "MLFLOW_AUTH_CONFIG_PATH": str(settings),
-        "MLFLOW_AUTH_ADMIN_PASSWORD": password,
-        "MLFLOW_FLASK_SERVER_SECRET_KEY": secrets.token_hex(32),
-    }
     print("starting MLflow", flush=True)
-    arguments_of_server = ("--app-name", "basic-auth")
-    with mlflow_server(uri, folder / "files", port, arguments_of_server, environment) as address:
+    with mlflow_server(
+        uri,
+        folder / "files",
+        port,
+        *("--app-name", "basic-auth"),
+        MLFLOW_AUTH_CONFIG_PATH=str(settings),
+        MLFLOW_AUTH_ADMIN_PASSWORD=password,
+        MLFLOW_FLASK_SERVER_SECRET_KEY=secrets.token_hex(32),
+    ) as address:
         print(f"user {USER}, password in {CREDENTIALS}")
         print(f"drivers on this machine: export {TRACKING_VARIABLE}={address}")
         wait_for_signal()

@@ -13,6 +13,7 @@ from pathlib import Path
 from search.core.tracking_uri import database_of, default_tracking_uri
 from search.storage.layout import mlflow_artifact_folder
 from search.tracking.web_server import (
+    MLFLOW_PORT,
     NotStarted,
     choose_port,
     end_by_any_signal,
@@ -24,7 +25,7 @@ from search.tracking.web_server import (
 from trainables.core.command_line import Parser, as_path, report
 from trainables.core.optional_dependencies import require_dashboard
 
-MLFLOW_PORT, OPTUNA_PORT = 5000, 8080
+OPTUNA_PORT = 8080
 EPILOG = """MLflow shows for each data set the studies with their best mIoU within some sizes, the
 fronts of all of them, the models of the fronts, and all trials. It listens on 127.0.0.1 only.
 

@@ -164,7 +164,7 @@ def test_a_spot_node_is_left_when_aws_says_so(tmp_path: Path) -> None:
         (tmp_path / "bin" / "sleep", "exec /bin/sleep 0.1"),
     ):
         write_program(path, script)
-    here = {**os.environ, "PARETOSEG_ENVIRONMENT": str(tmp_path), "HOME": str(tmp_path)}
+    here = {**os.environ, **environment_in(tmp_path)}
     node = subprocess.Popen([raylet, "--node_id=abc1", "--gcs-address=10.0.0.1:6379", "x"])
     command = ["bash", str(NODE), "watch-spot", "10.0.0.1:6379"]
     watcher = subprocess.Popen(command, cwd=tmp_path, env=here)
@@ -191,7 +191,7 @@ def test_a_node_joins_again_until_its_head_has_ended(tmp_path: Path) -> None:
         start = f"[[ $1 == start ]] && {tmp_path}/raylet/raylet {raylet}"
         write_program(tmp_path / "bin" / "ray", f'echo "ray $*" >> said; {start}')
         write_program(tmp_path / "bin" / "sleep", "exec /bin/sleep 0.1")
-        here = {**os.environ, "PARETOSEG_ENVIRONMENT": str(tmp_path), "HOME": str(tmp_path)}
+        here = {**os.environ, **environment_in(tmp_path)}
         command = ["bash", str(NODE), "keep", address, "--num-cpus=3"]
         keeper = subprocess.Popen(command, cwd=tmp_path, env=here, stdout=subprocess.PIPE)
         wait_until(lambda: said(tmp_path).count("ray start") == 3, 30)
@@ -233,6 +233,11 @@ def test_bad_arguments_of_the_script_are_one_line(
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
     assert line.startswith(words)
+
+
+def environment_in(folder: Path) -> dict[str, str]:
+    """Has the script find its programs and the home folder there."""
+    return {"PARETOSEG_ENVIRONMENT": str(folder), "HOME": str(folder)}
 
 
 def write_program(path: Path, script: str) -> None:
@@ -339,7 +344,7 @@ def slurm_job(tmp_path: Path) -> Callable[..., subprocess.Popen[bytes]]:
             "SLURM_JOB_NUM_NODES": str(num_nodes),
             "SLURM_CPUS_PER_TASK": "8",
             "SLURMD_NODENAME": "localhost",
-            "PARETOSEG_ENVIRONMENT": str(tmp_path),
+            **environment_in(tmp_path),
             "PATH": f"{programs}:{os.environ['PATH']}",
         }
         command = ["bash", str(EXAMPLES / "slurm.sh"), "--space", "qkd", "--name", "mine"]

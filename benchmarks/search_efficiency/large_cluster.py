@@ -23,6 +23,7 @@ import torch
 from benchmarks.search_efficiency.scale import (
     NUM_EPOCHS,
     finished,
+    make_scheduler,
     make_searcher,
     open_study,
     report,
@@ -31,11 +32,9 @@ from benchmarks.search_efficiency.scale import (
 from benchmarks.timing import describe_machine, markdown
 from search.execution.places import TrialPlaces
 from search.execution.resources import Nodes, NodeType, TrialResources
-from search.execution.scheduler import ParetoHalving
 from search.execution.searcher import SearchLimits
 from search.storage.layout import JOURNAL
 from trainables.config import TrialConfig
-from trainables.core.metrics import Metrics
 from trainables.trainable import METRICS
 
 Result = TypeVar("Result")
@@ -66,12 +65,7 @@ def simulate(folder: Path, num_trials: int, epoch_s: float) -> list[object]:
     searcher = make_searcher(study, [])
     searcher.limits = SearchLimits(num_trials, place=places.next)
     searcher.trials_left = num_trials
-    scheduler = ParetoHalving(
-        searcher.minimized_values,
-        NUM_EPOCHS,
-        keep=searcher.record_decision,
-        name_of=searcher.name_of,
-    )
+    scheduler = make_scheduler(searcher)
     clock, ends = Clock(), list[tuple[float, str, TrialConfig, int]]()
     waiting, launched, busy_s, slowest = list[tuple[str, TrialConfig]](), 0, 0.0, 0.0
     begin = time.process_time()
@@ -79,7 +73,8 @@ def simulate(folder: Path, num_trials: int, epoch_s: float) -> list[object]:
         if ends and ends[0][0] <= clock.now:
             _, job, config, epoch = heapq.heappop(ends)
             busy_s += epoch_s
-            result = {METRICS: reported(config, epoch), "training_iteration": epoch}
+            metrics = report(config, epoch).model_dump_json()
+            result = {METRICS: metrics, "training_iteration": epoch}
             if clock.drive(lambda: tell(searcher, scheduler, job, epoch, result)):  # noqa: B023
                 heapq.heappush(ends, (clock.now + epoch_s, job, config, epoch + 1))
         elif waiting and len(ends) < NUM_GPUS:
@@ -108,11 +103,6 @@ def simulate(folder: Path, num_trials: int, epoch_s: float) -> list[object]:
         f"{(folder / JOURNAL).stat().st_size / 1e6:.0f}",
         f"{psutil.Process().memory_info().rss / 1e6:.0f}",
     ]
-
-
-def reported(config: TrialConfig, epoch: int) -> str:
-    metrics: Metrics = report(config, epoch)
-    return metrics.model_dump_json()
 
 
 def resume(folder: Path, num_trials: int) -> list[object]:

@@ -99,6 +99,15 @@ def make_searcher(study: optuna.Study, callbacks: list[AsyncCallback]) -> Optuna
     )
 
 
+def make_scheduler(searcher: OptunaSearcher) -> ParetoHalving:
+    return ParetoHalving(
+        searcher.minimized_values,
+        NUM_EPOCHS,
+        keep=searcher.record_decision,
+        name_of=searcher.name_of,
+    )
+
+
 def finished(count: int) -> Iterator[optuna.trial.FrozenTrial]:
     """Trials as a study leaves them; one in three has come to its end."""
     for number in range(count):
@@ -155,12 +164,7 @@ def drive(workers: int) -> list[object]:
         begin = time.perf_counter()
         callback = AsyncCallback(tracking)
         searcher = make_searcher(open_study(folder), [callback])
-        scheduler = ParetoHalving(
-            searcher.minimized_values,
-            NUM_EPOCHS,
-            keep=searcher.record_decision,
-            name_of=searcher.name_of,
-        )
+        scheduler = make_scheduler(searcher)
         running: dict[str, tuple[TrialConfig, int]] = {}
         launched = 0
         while launched < NUM_TRIALS or running:

@@ -130,7 +130,7 @@ def trial_data(record: Record, point: Point | None, export: str) -> dict[str, An
         "recipe": config.recipe.name if config else "",
         "epochs": metrics.epoch if metrics else 0,
         "seconds": round(metrics.device_seconds, 1) if metrics else 0,
-        "cost": "" if record.cost is None else human_cost(record.cost),
+        "cost": human_cost(record.cost),
         "curve": [(r.epoch, rounded(r.miou)) for r in kept],
         "layers": [
             (name, str(bits.weight_bits), str(bits.activation_bits))

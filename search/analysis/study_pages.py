@@ -37,7 +37,7 @@ def comparison_rows(summaries: Sequence[StudySummary]) -> list[tuple[str, list[s
         ("device seconds", [f"{s.device_seconds:,.0f}" for s in summaries]),
     ]
     if any(s.cost is not None for s in summaries):
-        rows.append(("cost", ["" if s.cost is None else human_cost(s.cost) for s in summaries]))
+        rows.append(("cost", [human_cost(s.cost) for s in summaries]))
     return [*rows, *differing_settings(summaries).items()]
 
 

@@ -162,7 +162,7 @@ CELLS: tuple[tuple[str, Callable[[Point, Record], str]], ...] = (
     ("recipe", lambda point, _: point.config.recipe.name),
     ("epochs", lambda point, _: str(point.metrics.epoch)),
     ("device s", lambda point, _: f"{point.metrics.device_seconds:,.0f}"),
-    (COST, lambda _, record: "" if record.cost is None else human_cost(record.cost)),
+    (COST, lambda _, record: human_cost(record.cost)),
 )
 """The table's columns: the name of each, and a function that gives the cell of a trial."""
 DROPPED = (

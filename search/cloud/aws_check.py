@@ -182,11 +182,8 @@ class AwsCheck:
         for name, config in self.file.node_configs.items():
             instance, market = config["InstanceType"], market_of(config)
             try:
-                price = write_prices(
-                    current_prices(
-                        self.session, self.file.region, instance, market, set(self.zones.values())
-                    )
-                )
+                zones = set(self.zones.values())
+                price = write_prices(current_prices(self.session, self.file, name, zones))
             except (BotoCoreError, ClientError) as error:
                 price = f"price not known ({error})"
             yield f"{name}: {instance}, {market}, {price}"

@@ -5,15 +5,19 @@ from collections.abc import Collection, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
+from search.cloud.cluster_file import ClusterFile, market_of
+
 PRICE_LIST_REGION = "us-east-1"
 """Where AWS serves the list of prices on demand of all regions."""
 
 
 def current_prices(
-    session: Any, region: str, instance: str, market: str, zones: Collection[str]
+    session: Any, file: ClusterFile, node_type: str, zones: Collection[str]
 ) -> list[float]:
-    """The prices of an instance type with Linux, for spot that of each zone; none: not known."""
-    if market == "spot":
+    """The prices of a node with Linux, for spot that of each zone; none: not known."""
+    config, region = file.node_configs[node_type], file.region
+    instance = config["InstanceType"]
+    if market_of(config) == "spot":
         return spot_prices(session.client("ec2", region_name=region), instance, zones)
     wanted = {
         "instanceType": instance,

@@ -10,7 +10,7 @@ from typing import Any
 
 from search.cloud.aws_check import SPOT_SERVICE, USABLE, offered_zones
 from search.cloud.aws_prices import current_prices
-from search.cloud.cluster_file import PRICE_PLACEHOLDER, ClusterFile, market_of
+from search.cloud.cluster_file import PRICE_PLACEHOLDER, ClusterFile
 
 IMAGE_PARAMETER = (
     "/aws/service/deeplearning/ami/x86_64/base-oss-nvidia-driver-gpu-ubuntu-22.04/latest/ami-id"
@@ -70,10 +70,8 @@ class AwsSetup:
         """What a node of a type costs for an hour, the mean of the zones; or "unknown"."""
         from botocore.exceptions import BotoCoreError, ClientError
 
-        config = self.file.node_configs[node_type]
-        instance, market = config["InstanceType"], market_of(config)
         try:
-            prices = current_prices(self.session, self.file.region, instance, market, zones)
+            prices = current_prices(self.session, self.file, node_type, zones)
         except (BotoCoreError, ClientError):
             prices = []
         return f"{sum(prices) / len(prices):.4g}" if prices else "unknown"

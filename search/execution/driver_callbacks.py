@@ -21,7 +21,6 @@ from search.execution.waiting import WaitingNotice
 from search.storage.driver_status import DriverStatus, write_driver_status
 from search.storage.layout import leave_file
 
-WRITE_EVERY_S = 5.0
 SHOWN = ("CPU", "GPU")
 
 
@@ -30,6 +29,22 @@ class DriverCallback(tune.Callback):
 
     def __reduce__(self) -> tuple[type[tune.Callback], tuple[()]]:
         return tune.Callback, ()
+
+
+class PeriodicCallback(DriverCallback):
+    """One that looks at the trials every few seconds, however often Ray Tune's loop turns."""
+
+    every_s: float
+    looked = -math.inf
+
+    def on_step_begin(self, iteration: int, trials: Any, **info: Any) -> None:
+        if time.monotonic() - self.looked >= self.every_s:
+            self.looked = time.monotonic()
+            self.look(trials)
+
+    def look(self, trials: Any) -> None:
+        """Looks at Ray Tune's trials."""
+        raise NotImplementedError
 
 
 class NothingRuns(DriverCallback):
@@ -82,19 +97,17 @@ class TrialPrices(DriverCallback):
                     self.searcher.price(trial.trial_id, price)
 
 
-class DrainingNodes(DriverCallback):
+class DrainingNodes(PeriodicCallback):
     """Has trials leave the nodes that will soon be gone, with a checkpoint, to go on elsewhere."""
+
+    every_s = LOOK_EVERY_S
 
     def __init__(self, searcher: OptunaSearcher, folder: Path, say: Callable[[str], None]) -> None:
         self.searcher, self.folder, self.say = searcher, folder, say
         self.told = set[str]()
-        self.looked = -math.inf
 
-    def on_step_begin(self, iteration: int, trials: Any, **info: Any) -> None:
-        if not on_cluster() or time.monotonic() - self.looked < LOOK_EVERY_S:
-            return
-        self.looked = time.monotonic()
-        if not (draining := draining_nodes()):
+    def look(self, trials: Any) -> None:
+        if not on_cluster() or not (draining := draining_nodes()):
             return
         for trial in trials:
             is_running = trial.status == Trial.RUNNING and trial.trial_id in self.searcher.asked
@@ -106,7 +119,7 @@ class DrainingNodes(DriverCallback):
                 self.say(f"trial {name} leaves its node, which will soon be gone")
 
 
-class StatusWriter(DriverCallback):
+class StatusWriter(PeriodicCallback):
     """Keeps the `DriverStatus` of a study up to date, for `search.status`.
 
     Args:
@@ -114,16 +127,14 @@ class StatusWriter(DriverCallback):
         left_s: gives the seconds that the search will still take.
     """
 
+    every_s = 5.0
+
     def __init__(
         self, searcher: OptunaSearcher, folder: Path, left_s: Callable[[], float | None]
     ) -> None:
         self.searcher, self.folder, self.left_s = searcher, folder, left_s
-        self.written = -math.inf
 
-    def on_step_begin(self, iteration: int, trials: Any, **info: Any) -> None:
-        if time.monotonic() - self.written < WRITE_EVERY_S:
-            return
-        self.written = time.monotonic()
+    def look(self, trials: Any) -> None:
         waiting = [
             trial.trial_id
             for trial in trials

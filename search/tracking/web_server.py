@@ -9,10 +9,9 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import MappingProxyType
 from typing import IO
 from urllib.error import URLError
 from urllib.request import urlopen
@@ -23,6 +22,7 @@ from optuna.storages import BaseStorage
 from trainables.core.command_line import write_output
 
 HOST = "127.0.0.1"
+MLFLOW_PORT = 5000
 NUM_PORTS = 20
 """Ports that are tried where none is named."""
 START_S = 120.0
@@ -85,17 +85,11 @@ def is_free(port: int) -> bool:
 
 @contextmanager
 def mlflow_server(
-    uri: str,
-    artifacts: Path,
-    port: int,
-    arguments: Sequence[str] = (),
-    variables: Mapping[str, str] = MappingProxyType({}),
+    uri: str, artifacts: Path, port: int, *arguments: str, **variables: str
 ) -> Iterator[str]:
     """MLflow's pages of a store, with one worker; gives their address once they answer.
 
-    Args:
-        arguments: further ones of `mlflow server`.
-        variables: further environment variables of it.
+    `arguments` and environment `variables` are further ones of `mlflow server`.
 
     Raises:
         NotStarted: MLflow ended at its start, or does not answer in time.

@@ -1,11 +1,8 @@
 """MLflow's server with a password, as a user starts it on the head of a cluster."""
 
-import os
 import re
 import signal
 import stat
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +14,7 @@ from urllib.request import Request, urlopen
 import pytest
 from factories import make_metrics
 from mlflow import MlflowClient
+from web_commands import serving
 
 from search.core.objectives import MIOU_AND_SIZE
 from search.core.record import Record
@@ -32,25 +30,15 @@ NUM_TRIALS = 5
 
 
 @contextmanager
-def serving(folder: Path, home: Path) -> Iterator[str]:
+def server(folder: Path, home: Path) -> Iterator[str]:
     """The address at which the command serves; ends it as a service manager does."""
     port = str(choose_port(None, 5600))
-    command = [sys.executable, "-m", "search.server", str(folder), "--port", port]
-    environment = {**os.environ, "HOME": str(home)}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
-        said = ""
-        assert process.stdout
-        for line in process.stdout:
-            said += line
-            if line.startswith("Ctrl-C"):
-                break
-        try:
-            found = re.search("export MLFLOW_TRACKING_URI=(http://127.0.0.1:[0-9]+)\n", said)
-            assert found, said
-            yield found[1]
-        finally:
-            process.send_signal(signal.SIGTERM)
-            assert process.wait(30) == 0
+    argv = ["search.server", str(folder), "--port", port]
+    with serving(*argv, number=signal.SIGTERM, HOME=str(home)) as lines:
+        said = "\n".join(lines)
+        found = re.search("export MLFLOW_TRACKING_URI=(http://127.0.0.1:[0-9]+)\n", said)
+        assert found, said
+        yield found[1]
 
 
 @pytest.mark.slow
@@ -58,7 +46,7 @@ def test_two_drivers_at_once_deliver_whole_records(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
-    with serving(tmp_path / "mlflow", tmp_path) as address:
+    with server(tmp_path / "mlflow", tmp_path) as address:
         credentials = tmp_path / ".mlflow" / "credentials"
         assert stat.S_IMODE(credentials.stat().st_mode) == 0o600
         search = Request(
@@ -86,7 +74,7 @@ def test_two_drivers_at_once_deliver_whole_records(
             assert len(trials) == NUM_TRIALS
             assert {run.info.status for run in trials} == {"FINISHED"}
 
-    with serving(tmp_path / "mlflow", tmp_path) as again:  # the password is the same
+    with server(tmp_path / "mlflow", tmp_path) as again:  # the password is the same
         assert len(MlflowClient(again).search_runs([experiment.experiment_id])) == len(runs)
 
 

@@ -3,19 +3,18 @@
 import json
 import re
 import shutil
-import signal
 import socket
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from pathlib import Path
 from urllib.request import Request, urlopen
 
 import optuna
 import pytest
 from factories import make_config
+from web_commands import serving
 
 from search.core.objectives import MIOU_AND_SIZE
 from search.core.tracking_uri import default_tracking_uri
@@ -24,25 +23,6 @@ from search.storage.layout import mlflow_artifact_folder
 from search.storage.study_file import StudyFile, write_study_file
 from search.tracking.mlflow import MlflowTracker, make_store
 from search.ui import main, show
-
-
-@contextmanager
-def serving(*arguments: str) -> Iterator[list[str]]:
-    """The lines that the command prints until it serves; ends it as Ctrl-C does."""
-    command = [sys.executable, "-m", "search.ui", *arguments]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        lines = list[str]()
-        assert process.stdout
-        for line in process.stdout:
-            lines.append(line.rstrip("\n"))
-            if line.startswith("Ctrl-C"):
-                break
-        try:
-            yield lines
-            process.send_signal(signal.SIGINT)
-            assert process.wait(30) == 0
-        finally:
-            process.kill()
 
 
 @pytest.fixture
@@ -88,7 +68,7 @@ def read(url: str) -> str:
 def test_mlflow_shows_a_copied_storage(storage: Path, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(storage, copy)
-    with serving(str(copy)) as lines:
+    with serving("search.ui", str(copy)) as lines:
         assert lines[0].startswith("artifacts that were at file://")
         assert lines[2] == "blocks 32x32: 1 study"
         assert [line.split("http")[0].strip() for line in lines[3:7]] == [
@@ -118,7 +98,7 @@ def test_mlflow_shows_a_copied_storage(storage: Path, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_optuna_dashboard_shows_short_names(storage: Path) -> None:
-    with serving(str(storage), "--dashboard", "optuna") as lines:
+    with serving("search.ui", str(storage), "--dashboard", "optuna") as lines:
         address = lines[0].split()[-1].removesuffix("/dashboard/")
         assert "optuna" in read(f"{address}/dashboard/").lower()
         (summary,) = json.loads(read(f"{address}/api/studies"))["study_summaries"]

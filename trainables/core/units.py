@@ -99,8 +99,10 @@ def human_size(num_bytes: int) -> str:
     return f"{size:.{decimals}f} {unit}"
 
 
-def human_cost(cost: float) -> str:
-    """An amount of any currency to two decimals, or to two digits below 0.1."""
+def human_cost(cost: float | None) -> str:
+    """An amount of any currency to two decimals, or to two digits below 0.1; "" if not known."""
+    if cost is None:
+        return ""
     return f"{cost:.2f}" if cost >= 0.1 or not cost else f"{cost:.2g}"
 
 

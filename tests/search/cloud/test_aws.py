@@ -320,5 +320,5 @@ def test_prices_on_demand_are_those_of_the_list() -> None:
             assert (service, region_name) == ("pricing", "us-east-1")
             return Prices()
 
-    found = current_prices(Session(), REGION, "m6i.xlarge", "on demand", [])
+    found = current_prices(Session(), read_cluster_file(ROOT / "cluster.yaml"), "head", [])
     assert write_prices(found) == "$0.192 an hour"

@@ -6,19 +6,29 @@ python -m search.check studies/qkd-shapes
 import argparse
 import sys
 
+from search.storage.location import is_store_elsewhere
+from search.storage.mirrored_studies import download_study
 from search.storage.study_file import read_study_file
 from search.study.replay import NotReplayable, replay
 from search.study.verification import InconsistentStudy, print_errors, violations
-from trainables.core.command_line import Parser, as_path, report
+from trainables.core.command_line import Parser, as_storage, report
+from trainables.core.mirror import shown
 
 
 def main(argv: list[str] | None = None) -> int:
     """Checks what the command line names and gives the exit status."""
     arguments = parse(argv)
 
+    name = shown(arguments.study)
+
     def check() -> None:
+        download_study(arguments.study)
         study = read_study_file(arguments.study, "STUDY")
-        num_found = print_errors(violations(study, arguments.study))
+        is_elsewhere = is_store_elsewhere(study.config.storage, study.config.tracking_uri)
+        if is_elsewhere:
+            print(f"MLflow was not asked: its store {study.config.tracking_uri} is not here")
+        found = violations(study, arguments.study, with_mlflow=not is_elsewhere)
+        num_found = print_errors(found)
         try:
             again = replay(study, arguments.study)
             num_trials = f"{again.num_compared} of {again.num_trials} trials"
@@ -27,8 +37,8 @@ def main(argv: list[str] | None = None) -> int:
         except NotReplayable as unknown:
             print(f"the sampler was not asked again: {unknown}")
         if num_found:
-            raise InconsistentStudy(f"{arguments.study} is not whole: {num_found} disagreements")
-        print(f"{arguments.study} is whole")
+            raise InconsistentStudy(f"{name} is not whole: {num_found} disagreements")
+        print(f"{name} is whole")
 
     return report(check, InconsistentStudy)
 
@@ -39,7 +49,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         "Check that the records of a study that does not run agree with each other.",
         "exit status: 0 the study is whole; 1 records disagree; 2 bad input.\n",
     )
-    parser.add_argument("study", type=as_path, metavar="STUDY", help="the study's folder")
+    parser.add_argument("study", type=as_storage, metavar="STUDY", help="the study's folder")
     return parser.parse_args(argv)
 
 

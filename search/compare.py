@@ -29,7 +29,8 @@ from search.execution.cluster_address import check_cluster
 from search.execution.environment import prepare_environment
 from search.execution.resources import check_cores, default_gpus
 from search.execution.shutdown import INTERRUPTED
-from search.run import check_writable, default_store, plain
+from search.run import default_store, plain
+from search.storage.location import open_storage
 from trainables.core.command_line import Parser, one_line
 from trainables.core.errors import TrialFailed
 from trainables.core.flags import (
@@ -131,7 +132,7 @@ def compare_named(arguments: argparse.Namespace) -> None:
         ValueError: they cannot be compared, or there are flags for a comparison of recipes.
     """
     given = typed_values(ComparisonConfig, arguments)
-    if others := given.keys() - {"storage"}:
+    if others := given.keys() - {"storage", "cache"}:
         flag = flag_name(ComparisonConfig, min(others))
         raise ValueError(
             f"studies are compared as they are, which leaves no use for {flag}, but got it beside "
@@ -140,7 +141,8 @@ def compare_named(arguments: argparse.Namespace) -> None:
     from search.comparison.studies import compare_studies  # imports PyTorch
 
     storage = {**default_values(ComparisonConfig), **given}["storage"]
-    compare_studies(Path(os.path.abspath(storage)), arguments.studies)
+    storage = open_storage(Path(os.path.abspath(storage)), given.get("cache"))
+    compare_studies(storage, arguments.studies)
 
 
 def config_from_arguments(arguments: argparse.Namespace) -> ComparisonConfig:
@@ -150,7 +152,7 @@ def config_from_arguments(arguments: argparse.Namespace) -> ComparisonConfig:
     """
     given = typed_values(ComparisonConfig, arguments)
     storage = Path(os.path.abspath({**default_values(ComparisonConfig), **given}["storage"]))
-    check_writable(storage)
+    storage = open_storage(storage, given.get("cache"))
     if "recipes" not in given:
         raise ValueError("--recipes must be given, the reference first, as supervised distill")
     if {"steps", "epochs"} <= given.keys():

@@ -9,8 +9,9 @@ from typing import get_args
 
 from search.deployment.exporter import Exporter, validation_data
 from search.deployment.selection import describe_point, read_front_points, select_points
+from search.storage.mirrored_studies import download_study
 from search.storage.study_file import read_study_file
-from trainables.core.command_line import Parser, as_path, report
+from trainables.core.command_line import Parser, as_path, as_storage, report
 from trainables.core.errors import ExportFailed
 from trainables.core.metrics import share_of_classes
 from trainables.core.optional_dependencies import require_onnx
@@ -44,9 +45,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add(
         "study",
-        type=as_path,
+        type=as_storage,
         metavar="STUDY",
-        help="the study's folder, such as studies/qkd-shapes",
+        help="the study's folder, such as studies/qkd-shapes or s3://bucket/prefix/qkd-shapes",
     )
     add("--trial", metavar="ID", help="export this point")
     add("--all", action="store_true", help="export every point of the front")
@@ -69,6 +70,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 def run(arguments: argparse.Namespace) -> None:
     if arguments.format != "packed":
         require_onnx(f"--format {arguments.format}")
+    download_study(arguments.study)
     study = read_study_file(arguments.study, "STUDY")
     points = read_front_points(arguments.study)
     data = validation_data(study, arguments.study)

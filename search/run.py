@@ -25,9 +25,9 @@ from search.execution.environment import prepare_environment
 from search.execution.resources import check_cores, default_gpus
 from search.execution.shutdown import INTERRUPTED
 from search.storage.layout import STUDY_FILE
+from search.storage.location import open_storage, store_note
 from trainables.core.command_line import Parser, one_line, write_output
 from trainables.core.errors import TrialFailed
-from trainables.core.files import is_writable, nearest
 from trainables.core.flags import (
     add_flag,
     build_config,
@@ -165,7 +165,7 @@ def config_from_arguments(arguments: argparse.Namespace) -> StudyConfig:
     """
     given = typed_values(StudyConfig, arguments)
     storage = Path(os.path.abspath({**default_values(StudyConfig), **given}["storage"]))
-    check_writable(storage)
+    storage = open_storage(storage, given.get("cache"))
     if "space" in given:
         spaces.check_name(given["space"])
     elif arguments.resume is None:
@@ -188,6 +188,8 @@ def config_from_arguments(arguments: argparse.Namespace) -> StudyConfig:
         wanted = complete(config, given)
         known = {field: getattr(wanted, field) for field in given if field != "name"}
         config = resumed_config(storage, config.name, known)
+    if note := store_note(storage, config.tracking_uri):
+        print_step(note)
     if config.data != "voc":  # VOC is downloaded where it is missing
         from trainables.data.registry import open_source  # imports NumPy
 
@@ -322,12 +324,6 @@ def default_store(storage: Path) -> str:
     if store := os.environ.get(TRACKING_VARIABLE):
         return check_tracking_uri(store, TRACKING_VARIABLE)
     return default_tracking_uri(storage)
-
-
-def check_writable(storage: Path) -> None:
-    """Raises ValueError where the storage cannot be created or written."""
-    if not is_writable(storage):
-        raise ValueError(f"--storage must be a writable folder, but {nearest(storage)} is not")
 
 
 def plain(text: str) -> str:

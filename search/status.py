@@ -9,9 +9,11 @@ import time
 from pathlib import Path
 
 from search.storage.layout import STUDY_FILE
+from search.storage.mirrored_studies import download_studies, download_study
 from search.storage.study_file import read_study_file
 from search.study.overview import overview, summary
-from trainables.core.command_line import Parser, as_path, one_line, report, write_output
+from trainables.core.command_line import Parser, as_storage, one_line, report, write_output
+from trainables.core.mirror import shown
 
 EPILOG = "exit status: 0 done; 2 bad input.\n"
 
@@ -28,13 +30,17 @@ def show(folder: Path) -> None:
     Raises:
         ValueError: there is no study, or one is damaged.
     """
+    download_study(folder)
     if (folder / STUDY_FILE).is_file():
         for name, value in overview(read_study_file(folder), time.time()):
             write_output(f"{name:12} {value}\n")
         return
+    download_studies(folder)
     studies = sorted(path.parent for path in folder.glob(f"*/{STUDY_FILE}"))
     if not studies:
-        raise ValueError(f"STUDY must be a study, or a storage of studies, but {folder} is neither")
+        raise ValueError(
+            f"STUDY must be a study, or a storage of studies, but {shown(folder)} is neither"
+        )
     width = max(len(study.name) for study in studies)
     for study in studies:
         try:
@@ -53,10 +59,10 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "folder",
         nargs="?",
-        type=as_path,
+        type=as_storage,
         metavar="STUDY",
         default=Path("studies"),
-        help="a study's folder, or that of a storage (default: studies)",
+        help="a study's folder, or that of a storage, also in an object store (default: studies)",
     )
     return parser.parse_args(argv)
 

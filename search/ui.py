@@ -22,7 +22,7 @@ from search.tracking.web_server import (
     port_number,
     wait_for_signal,
 )
-from trainables.core.command_line import Parser, as_path, report
+from trainables.core.command_line import Parser, as_storage, report
 from trainables.core.optional_dependencies import require_dashboard
 
 OPTUNA_PORT = 8080
@@ -54,7 +54,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add(
         "storage",
-        type=as_path,
+        type=as_storage,
         nargs="?",
         default=Path("studies"),
         metavar="STORAGE",
@@ -112,7 +112,9 @@ def serve_optuna(storage: Path, port: int | None, opens: bool) -> None:
     """
     require_dashboard("--dashboard optuna")
     from search.storage.dashboard_copy import copy_studies
+    from search.storage.mirrored_studies import download_studies
 
+    download_studies(storage)
     copies = copy_studies(storage)
     with optuna_dashboard(copies, choose_port(port, OPTUNA_PORT)) as address:
         show(iter([f"studies  {address}/dashboard/"]), opens)

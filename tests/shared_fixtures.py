@@ -1,6 +1,7 @@
 """Small real parts that many tests share."""
 
 import shutil
+import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from torch.nn import functional as F
 
 from trainables.config import ExecutionConfig
 from trainables.core.artifacts import ArtifactStore
+from trainables.core.mirror import mirror_folder, mirror_of_shared
 from trainables.data import shapes
 from trainables.data.augmentation import normalize
 from trainables.data.base import SPLITS, FileRole, Sample, Split
@@ -189,3 +191,25 @@ def browser() -> Iterator[Any]:
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         yield browser
         browser.close()
+
+
+@pytest.fixture(scope="session")
+def object_store() -> Iterator[Any]:
+    """A bucket of an S3 server on this machine, which this process reaches."""
+    from object_store import serving  # takes a second that few tests need
+
+    with serving() as store, pytest.MonkeyPatch.context() as patch:
+        for name, value in store.environment.items():
+            patch.setenv(name, value)
+        yield store
+
+
+@pytest.fixture(params=["object store", "shared folder"])
+def mirrors(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Path, Path]:
+    """Folders of two machines that mirror the same one."""
+    first, second = tmp_path / "first", tmp_path / "second"
+    if request.param == "object store":
+        uri = f"{request.getfixturevalue('object_store').uri}/{uuid.uuid4().hex[:12]}"
+        return mirror_folder(uri, first), mirror_folder(uri, second)
+    shared = tmp_path / "shared"
+    return mirror_of_shared(shared, first), mirror_of_shared(shared, second)

@@ -16,7 +16,8 @@ from search.core.objectives import MIOU_AND_SIZE
 from search.storage.journal import open_journal
 from search.storage.study_file import read_study_file
 from search.storage.trials import asked_trials, read_record
-from trainables.core.artifacts import ArtifactStore, find_damage, read_artifact
+from trainables.core.artifact_record import find_damage
+from trainables.core.artifacts import ArtifactStore, read_artifact
 from trainables.data.arrow_table import ArrowTable, write_table
 from trainables.data.packed import open_pack
 from trainables.models.configs import UNetConfig

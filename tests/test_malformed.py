@@ -197,9 +197,17 @@ CASES: dict[str, Case] = {
     ),
     "image size is no number": Case(f"{DATA} --image-size large", nothing, "invalid int value"),
     "storage of another kind": Case(
-        "run --space qat --storage s3://bucket/x",
+        "run --space qat --storage hdfs://bucket/x",
         nothing,
-        "--storage: must be a path on this machine",
+        "--storage: must be a path, or one of s3://BUCKET/PREFIX.*but got 'hdfs://bucket/x'",
+    ),
+    "storage without a bucket": Case(
+        "run --space qat --storage s3://", nothing, "--storage: must be a path, or one of s3://"
+    ),
+    "cache that cannot be": Case(
+        f"{DATA} --cache {{}}/file/cache",
+        lambda folder: (folder / "file").write_text(""),
+        "--cache must be a writable folder, but .*/file is not",
     ),
     "storage is empty": Case("run --space qat --storage=", nothing, "--storage: must be a path"),
     "data of another kind": Case(

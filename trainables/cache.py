@@ -14,7 +14,8 @@ from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Table
 
-from trainables.core.artifacts import find_damage, lock_file, read_artifact
+from trainables.core.artifact_record import find_damage
+from trainables.core.artifacts import lock_file, read_artifact
 from trainables.core.command_line import Parser, as_path
 
 CONTENT = {

@@ -5,6 +5,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, SerializeAsAny, ValidationError, model_validator
 
+from trainables.core.artifacts import present
 from trainables.core.command_line import first_problem
 from trainables.core.config_base import FrozenConfig, Leaf
 from trainables.data.configs import Augmentation
@@ -156,6 +157,12 @@ class ExecutionConfig(FrozenConfig):
         (), description="once one exists, trainings keep where they stand and leave"
     )
     timeout_s: float | None = Field(None, gt=0, description="without progress, until it has failed")
+
+    @property
+    def teacher_file(self) -> Path:
+        """The teacher's model file, copied to this machine where it is in a mirror."""
+        assert self.teacher is not None, "outputs are a teacher's"
+        return present(self.teacher)
 
     @property
     def of_teacher(self) -> "ExecutionConfig":

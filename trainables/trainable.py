@@ -15,6 +15,7 @@ from trainables.core.errors import DiskFull, Interrupted, TrialFailed
 from trainables.core.files import replace_file
 from trainables.core.liveness import die
 from trainables.core.metrics import Metrics
+from trainables.core.mirror import download
 from trainables.core.progress import PROGRESS_FILE, ProgressReporter, progress_to_file
 from trainables.training.checkpoints import stop_requested
 from trainables.training.trial import Trial, release_memory, save
@@ -91,6 +92,7 @@ class StudentTrainable(tune.Trainable):
 def start(config: dict[str, Any]) -> Iterator[Metrics]:
     checkpoints = Path(config["checkpoints"])
     hang_reason = checkpoints / HANG_REASON
+    download(hang_reason)
     if hang_reason.is_file():
         raise TrialFailed(hang_reason.read_text())
 

@@ -43,6 +43,8 @@ SHRINKAGE = 0.5
 best of many trials are the lucky ones, which others would seem unable to improve on."""
 MAX_ROWS = 256
 """The latest trials that the forest is fitted to; more cost more time than they improve it."""
+MAX_FINISHED = 256
+"""The finished trials, best first, that may be on the front once the forest corrects their mIoU."""
 
 
 @dataclass(frozen=True)
@@ -75,19 +77,18 @@ def propose(
     if not drawn:
         return Proposal({})
     estimates = final_mious(observations)
-    known = [o for o, miou in zip(observations, estimates, strict=True) if np.isfinite(miou)]
-    estimates = estimates[np.isfinite(estimates)]
+    is_known = np.isfinite(estimates)
+    known = [o for o, known in zip(observations, is_known.tolist(), strict=True) if known]
+    estimates = estimates[is_known]
     if len(observations) + len(warm_start_observations) < NUM_START or not (
         known or warm_start_observations
     ):
         return Proposal(farthest_in_cost(drawn, observations).params)
     if random.random() < RANDOM_SHARE:
         return Proposal(drawn[0].params)
-    distributions = {
-        n: d for each in (*warm_start_observations, *known) for n, d in each.distributions.items()
-    }
-    distributions |= drawn[0].distributions  # the space's own, which may differ from an earlier one
     learned = [*warm_start_observations, *known][-MAX_ROWS:]
+    distributions = {n: d for each in learned for n, d in each.distributions.items()}
+    distributions |= drawn[0].distributions  # the space's own, which may differ from an earlier one
     learners = [not o.failed for o in known]
     levels = [o for o, learns in zip(known, learners, strict=True) if learns]
     shifted = shift_to_current_level(
@@ -97,7 +98,8 @@ def propose(
     candidates = [*drawn, *draw_candidates(space, nondominated(learned, mious), costs_of, random)]
     forest = fit_forest(learned, mious, distributions, seed)
     # Only trials that have a model, or may still get one, can be on the front
-    alive = [o for o in observations if o.running or (o.final is not None and not o.failed)]
+    finished = [o for o in observations if o.final is not None and not o.failed]
+    alive = [*(o for o in observations if o.running), *nearest_front(finished)]
     if all(o.failed for o in learned):  # there is no mIoU of a model to compare with
         return Proposal(candidates[0].params)
     guessed = predict_by_tree(forest, alive, distributions)
@@ -149,6 +151,15 @@ def nondominated(learned: Sequence[Observation], mious: Floats) -> list[Observat
         return []
     losses = np.column_stack([-mious[rows], np.array([learned[row].costs for row in rows])])
     return [learned[rows[int(row)]] for row in np.flatnonzero(moocore.is_nondominated(losses))]
+
+
+def nearest_front(finished: Sequence[Observation]) -> Sequence[Observation]:
+    """The first `MAX_FINISHED` in the order of non-dominated ranks."""
+    if len(finished) <= MAX_FINISHED:
+        return finished
+    losses = np.array([(-(o.final or 0.0), *o.costs) for o in finished])
+    ranks = np.asarray(moocore.pareto_rank(losses))
+    return [finished[int(row)] for row in ranks.argsort(kind="stable")[:MAX_FINISHED]]
 
 
 def farthest_in_cost(drawn: Sequence[Observation], others: Sequence[Observation]) -> Observation:

@@ -56,7 +56,7 @@ def final_mious(observations: Sequence[Observation]) -> Floats:
             return float("nan")
         last = max(observation.partial)
         slope, offset = lines[last]
-        return float(np.clip(slope * observation.partial[last] + offset, 0, 1))
+        return min(max(slope * observation.partial[last] + offset, 0.0), 1.0)
 
     return np.array([estimate(observation) for observation in observations], dtype=np.float64)
 

@@ -113,14 +113,18 @@ class SuccessiveHalving:
     def _residual_std(self, rung: int) -> NDArray[np.float64]:
         """By objective, the standard deviation of a rung's values about the fitted line."""
         ends = self.rung_decisions[self.end]
-        pairs = [
-            (decision.minimized_values, ends[trial_id].minimized_values)
-            for trial_id, decision in self.rung_decisions[rung].items()
-            if trial_id in ends and np.isfinite(ends[trial_id].minimized_values).all()
-        ]
+        at_rung = self.rung_decisions[rung]
+        pairs = np.array(
+            [
+                (at_rung[trial_id].minimized_values, end.minimized_values)
+                for trial_id, end in ends.items()
+                if trial_id in at_rung
+            ]
+        )
+        pairs = pairs[np.isfinite(pairs[:, 1]).all(axis=1)] if len(pairs) else pairs
         if len(pairs) < MIN_FINISHED:
             return np.full(1, np.inf)
-        early, late = np.array(pairs).transpose(1, 2, 0)
+        early, late = pairs.transpose(1, 2, 0)
         return np.array(
             [residual_std_about_line(*values) for values in zip(early, late, strict=True)]
         )
@@ -145,10 +149,8 @@ def is_promoted(own: MinimizedValues, others: Sequence[MinimizedValues], reducti
     """Whether a trial is among the best of a rung, the first ceil(n / reduction) of n."""
     if not np.isfinite(own).all():
         return False
-    finite = [
-        minimized_values for minimized_values in others if np.isfinite(minimized_values).all()
-    ]
-    points = np.array([own, *finite], dtype=np.float64)
+    points = np.array([own, *others], dtype=np.float64)
+    points = points[np.isfinite(points).all(axis=1)]
     ranks = np.asarray(moocore.pareto_rank(points))
     if ranks[0] == 0:
         return True

@@ -4,8 +4,6 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from filelock import FileLock
-
 from search.core.comparison import Arm, plan_arms
 from search.core.comparison_config import ComparisonConfig
 from search.core.networks import named_teachers, teacher_source, weight_sources
@@ -19,6 +17,7 @@ from trainables.core import terminal
 from trainables.core.artifacts import ArtifactStore
 from trainables.core.config_base import FrozenConfig
 from trainables.core.files import replace_file
+from trainables.core.mirror_lock import SharedLock
 from trainables.data.packed import PackedDataset
 from trainables.models.configs import StudentConfig
 from trainables.training.cost import predict_size_bytes
@@ -60,7 +59,7 @@ class Comparison:
     notes: Sequence[str]
     unlabelled: UnlabelledImages | None
     store: ArtifactStore
-    lock: FileLock
+    lock: SharedLock
     """Excludes other drivers of the comparison."""
 
     @property
@@ -99,7 +98,7 @@ def prepare_comparison(config: ComparisonConfig) -> Comparison:
     arms = plan_arms(config, defaults)
     trials = [arm.configs[0] for arm in arms]
     students = [trial.student for trial in trials]
-    store = ArtifactStore(artifact_folder(config.storage))
+    store = ArtifactStore(artifact_folder(config.storage, config.cache))
     opened = open_data(config.data, config.image_size, store)
     num_classes = len(opened.class_names)
     of_teacher = open_teacher_data(opened, config.data, config.image_size, config.teacher_size)

@@ -45,7 +45,7 @@ from search.tracking.console import describe_outcome, elapsed_since, say_runs
 from search.tracking.mlflow import MlflowTracker, class_metrics, data_tags, experiment_name
 from trainables.config import ExecutionConfig, TrialConfig
 from trainables.core import terminal
-from trainables.core.artifacts import Artifact
+from trainables.core.artifacts import Artifact, present
 from trainables.core.config_base import flatten_tree
 from trainables.core.errors import TrialFailed
 from trainables.core.files import replace_file
@@ -291,7 +291,7 @@ def make_record(
     params = {path: leaves[path] for path in varying if path in leaves}
     if isinstance(outcome, TrialFailed):
         return Record(name, "FAIL", str(outcome), config, None, params=params)
-    reports = json.loads((outcome.path / METRICS_FILE).read_bytes())
+    reports = json.loads(present(outcome.path / METRICS_FILE).read_bytes())
     history = [Metrics.model_validate(report) for report in reports]
     return Record(
         name,

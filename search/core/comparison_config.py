@@ -139,6 +139,7 @@ class ComparisonConfig(FrozenConfig):
     trial_timeout_s: float = as_in_a_study("trial_timeout_s")
     checkpoint_every_s: float = as_in_a_study("checkpoint_every_s")
     storage: Path = as_in_a_study("storage")
+    cache: Path | None = as_in_a_study("cache")
     name: Annotated[
         str,
         Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$"),

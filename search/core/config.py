@@ -35,7 +35,7 @@ from trainables.quantization.quantizers.base import Quantizer
 from trainables.quantization.quantizers.configs import DEFAULT_QUANTIZER, QuantizerName
 from trainables.recipes.configs import CalibrationStep
 from trainables.teachers.averaging import Flip
-from trainables.training.training_config import TrainingConfig, parse_folder
+from trainables.training.training_config import TrainingConfig, parse_folder, parse_storage
 
 SamplerName = Literal["ehvi", "tpe", "nsga2", "random"]
 WHAT, HOW, WHERE = "what to search", "how long and how", "where"
@@ -442,10 +442,20 @@ class StudyConfig(FrozenConfig):
         Path,
         Flag(
             WHERE,
-            "folder of studies and shared artifacts (default: {default})",
-            units.Unit("DIR", parse_folder),
+            "folder of studies and shared artifacts, or an object store's, such as "
+            "s3://bucket/prefix (default: {default})",
+            units.Unit("DIR|URI", parse_storage),
         ),
     ] = Path("studies")
+    cache: Annotated[
+        Path | None,
+        Flag(
+            WHERE,
+            "folder on each machine's own disk for copies of artifacts, the same path on all "
+            "(default: none; with an object store ~/.cache/paretoseg)",
+            units.Unit("DIR", parse_folder),
+        ),
+    ] = None
     name: Annotated[
         str,
         Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$"),

@@ -20,6 +20,7 @@ from search.execution.shared_storage import LOOK_EVERY_S, shared_storage
 from search.execution.waiting import WaitingNotice
 from search.storage.driver_status import DriverStatus, write_driver_status
 from search.storage.layout import leave_file
+from trainables.core.files import replace_file
 
 SHOWN = ("CPU", "GPU")
 
@@ -115,7 +116,7 @@ class DrainingNodes(PeriodicCallback):
                 self.told.add(trial.trial_id)
                 name = self.searcher.name_of(trial.trial_id)
                 with suppress(OSError):  # a full disk: then it goes on from its last checkpoint
-                    leave_file(self.folder, trial.trial_id).touch()
+                    replace_file(leave_file(self.folder, trial.trial_id), "")
                 self.say(f"trial {name} leaves its node, which will soon be gone")
 
 

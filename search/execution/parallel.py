@@ -1,9 +1,9 @@
 """Trains configurations to artifacts on Ray, as many at once as there are resources."""
 
 import logging
-import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from trainables.config import ExecutionConfig, TrialConfig
 from trainables.core.artifacts import Artifact
 from trainables.core.errors import Interrupted, TrialFailed
 from trainables.core.files import is_full_disk
+from trainables.core.mirror import delete
 from trainables.core.progress import (
     PROGRESS_EVERY_S,
     PROGRESS_FILE,
@@ -98,7 +99,8 @@ class ParallelTraining:
                 if self.shutdown.grace_expired:
                     break
         finally:
-            shutil.rmtree(self.scratch, ignore_errors=True)
+            with suppress(OSError):
+                delete(self.scratch)
         if self.shutdown.requested:
             raise KeyboardInterrupt
 

@@ -39,6 +39,7 @@ from trainables.config import ExecutionConfig
 from trainables.core import terminal
 from trainables.core.command_line import first_line
 from trainables.core.errors import Interrupted, TrialFailed
+from trainables.core.mirror import delete
 from trainables.core.progress import (
     PROGRESS_EVERY_S,
     PROGRESS_FILE,
@@ -264,7 +265,7 @@ class RemoteRunner:
         run = run.replace(num_threads=self.share.threads)
         progress = ProgressFiles(self.folder)
         file = self.folder / PROGRESS_FILE
-        file.unlink(missing_ok=True)  # of a process that was killed
+        delete(file)  # of a process that was killed
         notice = WaitingNotice(self.say, lambda: why_nothing_runs(self.share))
         task: Any = ray.remote(with_progress_file).options(**task_options(self.share))
         waiting = task.remote(file, self.progress_every_s, prepare, run, *given, **named)

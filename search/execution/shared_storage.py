@@ -14,6 +14,7 @@ from search.execution.cluster import kind_of, living_nodes
 from search.execution.cluster_address import on_cluster
 from search.execution.worker_failure import describe_worker_failure
 from trainables.core.files import read_shared, replace_file
+from trainables.core.mirror import delete, is_mirrored, shown
 
 SEEN_WITHIN_S = 15.0
 """Seconds until a node must see a new file: network file systems may show it late."""
@@ -87,7 +88,7 @@ class SharedStorage:
                     raise
                 finally:
                     if not self.answers:
-                        self.file.unlink(missing_ok=True)
+                        delete(self.file)
 
     def check_all(self) -> None:
         """Waits for the answers of all nodes that there are.
@@ -99,7 +100,7 @@ class SharedStorage:
         self.check_nodes()
         while self.answers:
             if time.monotonic() > deadline:
-                self.file.unlink(missing_ok=True)
+                delete(self.file)
                 silent = ", ".join(self.asked[node_id] for node_id in self.answers)
                 raise StorageNotShared(
                     f"every node must be able to run a task, but none ended on {silent} in "
@@ -124,4 +125,7 @@ class SharedStorage:
             raise StorageNotShared(
                 f"--storage must be a folder that all nodes share, at the same path, but node "
                 f"{node} {found}: mount one file system at {self.storage} on every node"
+                if not is_mirrored(self.storage)
+                else f"--storage must be a bucket that all nodes reach, but node {node} {found}: "
+                f"give it the address and the credentials of {shown(self.storage)}"
             )

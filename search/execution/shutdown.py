@@ -10,6 +10,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from trainables.core import terminal
+from trainables.core.files import replace_file
+from trainables.core.mirror import delete
 
 GRACE_S = 7.0
 """Seconds for trainings to stop: a preempted node gives 30 s, and the report needs some."""
@@ -56,8 +58,9 @@ class GracefulShutdown:
         if self.requested:
             self.exit_now()
         threading.Thread(target=self._wait, name="exit timeout", daemon=True).start()
-        with suppress(OSError):  # a full disk: then the process ends after the grace period
-            self.stop_file.touch()
+        if self.stop_file.parent.is_dir():  # otherwise nothing runs yet
+            with suppress(OSError):  # a full disk: then the process ends after the grace period
+                replace_file(self.stop_file, "")
         self.since = time.monotonic()  # last: whoever sees it may remove the stop file
 
     def exit_now(self) -> None:
@@ -105,4 +108,5 @@ def graceful_shutdown(
         reader.join(1)  # else it may make the stop file after that was removed
         for number, handler in before.items():
             signal.signal(number, handler)
-        stop_file.unlink(missing_ok=True)
+        with suppress(OSError):  # an object store that does not answer: the next driver deletes it
+            delete(stop_file)

@@ -1,8 +1,8 @@
 """Runs the trials of a study with Ray Tune."""
 
-import shutil
 from collections import Counter, deque
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from search.storage.driver_status import remove_driver_status
 from search.storage.layout import CHECKPOINTS, SCRATCH
 from search.tracking.console import ConsoleProgress
 from trainables.core.files import is_full_disk
+from trainables.core.mirror import delete
 from trainables.core.progress import PROGRESS_FILE, ProgressFiles
 from trainables.trainable import TRAINING, StudentTrainable
 from trainables.training.trial import MEASURING
@@ -94,7 +95,8 @@ def tune_trials(
     except Exception as error:
         raise expected_cause(error) from error
     finally:
-        shutil.rmtree(scratch, ignore_errors=True)  # all state is in the journal
+        with suppress(OSError):  # all state is in the journal
+            delete(scratch)
         remove_driver_status(config.folder)
     if shutdown.requested:
         raise KeyboardInterrupt

@@ -1,6 +1,5 @@
 """Deletes the files that a study no longer needs, and partial files of a killed driver."""
 
-import shutil
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -15,6 +14,8 @@ from search.storage.layout import (
     checkpoint_folder,
     model_folder,
 )
+from search.storage.segments import flush_journal
+from trainables.core.mirror import delete, delete_matching, names_of
 
 
 class ArtifactCleanup:
@@ -41,8 +42,11 @@ class ArtifactCleanup:
             self.front = pareto_front(known, self.objectives)  # of equals the first, as at the end
         members = {each.trial_id for each in self.front}
         for trial_id in (before | {record.trial_id}) - members:
-            shutil.rmtree(model_folder(self.folder, trial_id), ignore_errors=True)
-        shutil.rmtree(checkpoint_folder(self.folder, record.trial_id), ignore_errors=True)
+            with suppress(OSError):
+                delete(model_folder(self.folder, trial_id))
+        with suppress(OSError):
+            flush_journal(self.folder)  # the end of the trial must be known before
+            delete(checkpoint_folder(self.folder, record.trial_id))
 
 
 def prune_study_folder(
@@ -55,16 +59,17 @@ def prune_study_folder(
     members = {record.trial_id for record in pareto_front(records, objectives)}
     going_on = {record.trial_id for record in records if record.state == "PAUSED"}
     for name, needed in ((MODELS, members), (CHECKPOINTS, going_on)):
-        for path in (folder / name).glob("*"):
-            if path.name not in needed:
-                shutil.rmtree(path)
+        for trial_id in names_of(folder / name):
+            if trial_id not in needed:
+                delete(folder / name / trial_id)
     if not going_on:
-        shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
+        delete(folder / CHECKPOINTS)
 
 
 def remove_partial_files(folder: Path) -> None:
     """Deletes the temporary and partial files of a driver that was killed."""
-    shutil.rmtree(folder / SCRATCH, ignore_errors=True)
+    delete(folder / SCRATCH)
+    delete_matching(folder, lambda name: Path(name).name.startswith("."))
     for path in list(folder.rglob(".*")):
         if path.is_file() or path.is_symlink():
             with suppress(OSError):  # a worker that outlives its driver may have deleted it

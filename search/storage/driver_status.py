@@ -5,6 +5,7 @@ from pathlib import Path
 from search.storage.layout import DRIVER_STATUS
 from trainables.core.config_base import FrozenConfig
 from trainables.core.files import replace_file
+from trainables.core.mirror import delete
 
 
 class DriverStatus(FrozenConfig):
@@ -41,4 +42,4 @@ def read_driver_status(folder: Path) -> DriverStatus | None:
 
 def remove_driver_status(folder: Path) -> None:
     """Says that no trials run any more."""
-    (folder / DRIVER_STATUS).unlink(missing_ok=True)
+    delete(folder / DRIVER_STATUS)

@@ -15,6 +15,7 @@ from optuna.storages.journal import BaseJournalBackend, JournalFileBackend
 
 from search.core.objectives import Objective
 from search.storage.layout import JOURNAL
+from search.storage.segments import begin_upload, upload_appended
 from trainables.core.errors import DiskFull
 from trainables.core.files import is_full_disk
 
@@ -26,6 +27,7 @@ def open_journal(folder: Path, name: str, objectives: Sequence[Objective]) -> op
         ValueError: the journal is damaged.
     """
     repair(folder / JOURNAL)
+    begin_upload(folder)
     for lock in folder.glob(f"{JOURNAL}.lock*"):  # left by a driver killed while it wrote
         lock.unlink()
     directions = [objective.direction for objective in objectives]
@@ -92,6 +94,7 @@ class WholeLines(JournalFileBackend):
             if is_full_disk(error):
                 raise DiskFull(self.path.parent, self.path.name) from error
             raise
+        upload_appended(self.path)
 
 
 def journal_storage(folder: Path) -> JournalStorage:

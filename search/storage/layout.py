@@ -2,10 +2,14 @@
 
 from pathlib import Path
 
+from trainables.core.mirror import is_mirrored, mirror_of_shared
+
 STUDY_FILE = "study.json"
 """The configuration of the study and the versions it runs with."""
 JOURNAL = "journal.log"
 """Optuna's log of all events of the study's trials."""
+SEGMENTS = "journal"
+"""In an object store the folder of the log's segments."""
 LOG = "log.txt"
 """The steps of the study, and the output of libraries while it runs."""
 DRIVER_STATUS = "status.json"
@@ -36,6 +40,10 @@ MODELS, CHECKPOINTS, SCRATCH = "models", "checkpoints", "ray"
 """Folders: models of the front, checkpoints of unfinished trials, and Ray's own state."""
 
 
+NOT_STUDIES = ("artifacts", "mlartifacts")
+"""Folders of a storage that are no studies."""
+
+
 def model_folder(folder: Path, trial_id: str) -> Path:
     """The folder of a trial's model, in the study's `folder`."""
     return folder / MODELS / trial_id
@@ -48,12 +56,16 @@ def checkpoint_folder(folder: Path, trial_id: str) -> Path:
 
 def leave_file(folder: Path, ray_id: str) -> Path:
     """Its existence asks the training that Ray knows by this id to go elsewhere."""
-    return folder / SCRATCH / f"leave-{ray_id}"
+    return folder / SCRATCH / "leave" / ray_id
 
 
-def artifact_folder(storage: Path) -> Path:
-    """The folder of artifacts that a storage's studies share, such as packed data and teachers."""
-    return storage / "artifacts"
+def artifact_folder(storage: Path, cache: Path | None = None) -> Path:
+    """The folder of artifacts that a storage's studies share, such as packed data and teachers.
+
+    With a cache it is a mirror of it, in which each machine has copies.
+    """
+    folder = storage / "artifacts"
+    return mirror_of_shared(folder, cache) if cache and not is_mirrored(storage) else folder
 
 
 def mlflow_artifact_folder(storage: Path) -> Path:

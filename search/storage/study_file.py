@@ -6,7 +6,7 @@ from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from filelock import FileLock, Timeout
+from filelock import Timeout
 from pydantic import JsonValue, field_validator, model_validator
 
 import spaces
@@ -14,6 +14,8 @@ from search.core.config import Placement, StudyConfig
 from search.storage.layout import STUDY_FILE, lock_path
 from trainables.core.config_base import FrozenConfig, digest
 from trainables.core.files import hash_file, replace_file
+from trainables.core.mirror import exists, is_mirrored, shown
+from trainables.core.mirror_lock import STALE_S, SharedLock, shared_lock
 from trainables.data.configs import LabelSize
 
 PACKAGES = ("paretoseg", "torch", "torchvision", "ray", "optuna", "mlflow")
@@ -102,26 +104,27 @@ def write_study_file(file: StudyFile) -> None:
     replace_file(file.config.folder / STUDY_FILE, file.model_dump_json(indent=1))
 
 
-def lock_study(config: Placement, wait_s: float = 0.0) -> FileLock:
+def lock_study(config: Placement, wait_s: float = 0.0) -> SharedLock:
     """Locks a study or a comparison against other drivers until this process ends, however it does.
 
     Raises:
         ValueError: another driver runs the study, and does so after `wait_s` seconds.
     """
-    config.storage.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(lock_path(config.storage, config.name))
+    lock_file = lock_path(config.storage, config.name)
+    lock = shared_lock(lock_file)
     try:
         lock.acquire(timeout=wait_s)
     except Timeout:
+        lost = f", or its machine was lost within {STALE_S:g} s" if is_mirrored(lock_file) else ""
         raise ValueError(
-            f"a study must not run twice at once, but {config.name} is running"
+            f"a study must not run twice at once, but {config.name} is running{lost}"
         ) from None
     return lock
 
 
 def check_not_running(config: Placement) -> None:
     """Raises ValueError where another driver runs the study; creates no lock file."""
-    if lock_path(config.storage, config.name).exists():
+    if exists(lock_path(config.storage, config.name)):
         lock_study(config).release()
 
 
@@ -143,6 +146,6 @@ def read_study_file(folder: Path, flag: str = "--resume") -> StudyFile:
     """
     path = folder / STUDY_FILE
     if not path.is_file():
-        raise ValueError(f"{flag} must name an existing study, but there is no {path}")
+        raise ValueError(f"{flag} must name an existing study, but there is no {shown(path)}")
     file = StudyFile.read(path)
     return file.replace(config=file.config.moved_to(folder.resolve().parent))

@@ -87,7 +87,7 @@ def prepare_study(config: StudyConfig, resumed: bool) -> Study:
     if config.wants_latency:
         require_onnx("--objectives latency, or --max-latency,")
     check_tracking(config.tracking_uri, config.storage)
-    store = ArtifactStore(artifact_folder(config.storage))
+    store = ArtifactStore(artifact_folder(config.storage, config.cache))
     label_size = stored_file.label_size if stored_file else "own"
     opened = open_data(config.data, config.image_size, store, label_size)
     num_images = opened.source.num_samples("train")

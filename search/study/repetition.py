@@ -15,7 +15,7 @@ from search.storage.trials import store_other_seed
 from search.study.study import Study, read_records
 from search.tracking.console import ConsoleProgress
 from trainables.config import ExecutionConfig
-from trainables.core.artifacts import Artifact
+from trainables.core.artifacts import Artifact, present
 from trainables.core.errors import TrialFailed
 from trainables.models.model_file import METRICS_FILE
 
@@ -60,7 +60,7 @@ def train_front_again(
         if isinstance(outcome, TrialFailed):
             progress.record(f"warning: trial {trial_id} with another seed: {outcome}")
             return
-        miou = json.loads((outcome.path / METRICS_FILE).read_bytes())[-1]["miou"]
+        miou = json.loads(present(outcome.path / METRICS_FILE).read_bytes())[-1]["miou"]
         store_other_seed(study.optuna_study, trial_id, miou)
         progress.record(
             f"trial {trial_id} with another seed: mIoU {100 * miou:.1f} % instead of "

@@ -17,6 +17,7 @@ from search.analysis.teacher_lead import weak_teacher_of_students
 from search.core.pareto import mious_within, pareto_front, shared_span
 from search.core.record import COST, LATENCY_DISTURBED, LATENCY_MS, Record, total_cost
 from search.storage.cleanup import prune_study_folder
+from search.storage.mirrored_studies import download_models
 from search.storage.trials import read_teacher_metrics
 from search.study.examples import draw_front_masks
 from search.study.study import Study, read_records
@@ -48,6 +49,7 @@ def write_report(study: Study, tracking: MlflowTracker, interrupted: bool) -> li
     records, folder = read_measured_records(study), config.folder
     front = pareto_front(records, objectives)
     prune_study_folder(folder, records, objectives)
+    download_models(folder)
     class_names, measured_on = study.data.class_names, MEASURED_ON[study.file.label_size]
     title = f"{config.name}: mIoU {measured_on} against model size"
     write_tables(records, folder, class_names, objectives)

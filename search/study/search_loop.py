@@ -19,6 +19,7 @@ from search.execution.stopping import Deadline
 from search.execution.tuning import tune_trials
 from search.storage.cleanup import ArtifactCleanup
 from search.storage.layout import STOP_FILE, mlflow_artifact_folder, unopened_log_path
+from search.storage.mirrored_studies import upload_log
 from search.storage.study_file import StudyFile
 from search.storage.trials import store_teacher_metrics
 from search.study.builders import build_scheduler, build_searcher
@@ -41,6 +42,7 @@ from search.tracking.mlflow import MlflowTracker, data_tags, experiment_name
 from search.tracking.remaining_time import clock_after
 from trainables.config import ExecutionConfig
 from trainables.core import terminal
+from trainables.core.artifacts import present
 from trainables.core.errors import TrialFailed
 from trainables.core.flags import written_values
 from trainables.core.progress import progress_to
@@ -106,6 +108,7 @@ def run_study(study: Study) -> int:
     if study.stored_file:
         progress.record("checking the study")
         consistent = is_consistent(study.file, tracking.is_behind)
+    upload_log(config.folder)
     progress.conclude(records, tracking.page, interrupted)
     if interrupted:
         return 130
@@ -212,7 +215,7 @@ def search(
                 run, config.teacher, own, progress.record, remote, teacher_source(config), averaging
             )
             store_teacher_metrics(study.optuna_study, teacher.metrics)
-            keep_examples(study, teacher.file)
+            keep_examples(study, present(teacher.file))
             progress.teacher_miou = teacher.miou
             check_least_miou(config.least_miou, teacher.miou, "the teacher")
             run = keep_teacher_outputs(study, progress, remote, run, wanted, averaging)

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import optuna
-from filelock import FileLock
 from optuna.trial import TrialState
 
 from search.core.config import StudyConfig
@@ -15,6 +14,7 @@ from search.storage.trials import RAY_ID, read_asked_records
 from search.study.cost_model import CostModel
 from search.study.latencies import with_latencies_of_here
 from trainables.core.artifacts import ArtifactStore
+from trainables.core.mirror_lock import SharedLock
 from trainables.data.packed import PackedDataset
 from trainables.training.setup import UnlabelledImages
 
@@ -40,7 +40,7 @@ class Study:
     cost_model: CostModel
     warm_start_records: Sequence[Record]
     """Finished trials of the study for the warm start."""
-    lock: FileLock
+    lock: SharedLock
     """The lock that excludes other drivers of the study."""
     journal: optuna.Study | None = None
     """The Optuna study, once the study is open."""

@@ -137,7 +137,7 @@ def test_nodes_that_leave_and_nodes_that_do_not_share_the_storage(
         drain_last_node(address)
         driver.wait_for("trial [0-9]+ leaves its node, which will soon be gone")
         wait_until(lambda: re.search("nodes +1 node of 1 CPU\n", status_of(storage / "hurt")))
-        (told,) = storage.glob("hurt/ray/leave-*")
+        (told,) = storage.glob("hurt/ray/leave/*")
         left = re.findall(r"trial (\d+) leaves its node", driver.said)[0]
 
         def has_left() -> bool:

@@ -1,4 +1,8 @@
-"""The artifact store: expensive results, built once and shared by trials, nodes and studies."""
+"""The artifact store: expensive results, built once and shared by trials, nodes and studies.
+
+In a mirror each machine has copies of the artifacts that it uses, which are fetched where they are
+looked for.
+"""
 
 import shutil
 import time
@@ -7,14 +11,22 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-from pydantic import JsonValue, ValidationError
+from filelock import Timeout
 
-from trainables.core.config_base import FrozenConfig, digest
-from trainables.core.files import hash_file, whole_folder
+from trainables.core.artifact_cache import fetch
+from trainables.core.artifact_record import (
+    RECORD,
+    ArtifactRecord,
+    describe_file,
+    find_damage,
+    list_files,
+    read_artifact_record,
+)
+from trainables.core.config_base import digest
+from trainables.core.files import whole_folder
+from trainables.core.mirror import delete, is_mirrored, wait_until_visible
+from trainables.core.mirror_lock import shared_lock
 from trainables.core.progress import PROGRESS_EVERY_S, announce
-
-RECORD = "artifact.json"
 
 
 @dataclass(frozen=True)
@@ -39,6 +51,8 @@ class ArtifactStore:
     def find(self, kind: str, key: Mapping[str, object]) -> Artifact | None:
         """The artifact of `key` if it exists and is complete."""
         path = self.path(kind, key)
+        if is_mirrored(path):
+            return read_artifact(path) if fetch(path) else None
         return read_artifact(path) if path.is_dir() and find_damage(path) is None else None
 
     def get(self, kind: str, key: Mapping[str, object], build: Callable[[Path], None]) -> Artifact:
@@ -52,11 +66,12 @@ class ArtifactStore:
             return found
         self.root.mkdir(parents=True, exist_ok=True)
         with locked(path):
+            wait_until_visible(path)
             if (found := self.find(kind, key)) is not None:
                 return found
             if path.is_dir():
                 announce(f"building {path} again: {find_damage(path)}")
-                shutil.rmtree(path)
+            delete(path)
             for killed in set(self.root.glob(f".{path.name}-*")) - {checkpoint_folder(path)}:
                 shutil.rmtree(killed)
             self._build(path, key, build)
@@ -86,7 +101,7 @@ def lock_file(path: Path) -> Path:
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
     """Holds the lock of an artifact; says what it waits for while another process holds it."""
-    lock, wait_s = FileLock(lock_file(path)), 0.0
+    lock, wait_s = shared_lock(lock_file(path)), 0.0
     while not lock.is_locked:
         try:
             lock.acquire(timeout=wait_s)
@@ -99,26 +114,6 @@ def locked(path: Path) -> Iterator[None]:
         lock.release()
 
 
-class ArtifactRecord(FrozenConfig):
-    """The content of artifact.json; `files` holds the length and the SHA-256 of each file."""
-
-    key: dict[str, JsonValue]
-    seconds: float
-    files: dict[str, tuple[int, str]]
-
-
-def read_artifact_record(path: Path) -> ArtifactRecord:
-    """The record of an artifact.
-
-    Raises:
-        ValueError: it is damaged, or there is none.
-    """
-    try:
-        return ArtifactRecord.model_validate_json((path / RECORD).read_bytes())
-    except (OSError, ValidationError) as error:
-        raise ValueError(f"{path} has no readable {RECORD}") from error
-
-
 def read_artifact(path: Path) -> Artifact:
     """The artifact in a folder.
 
@@ -129,42 +124,20 @@ def read_artifact(path: Path) -> Artifact:
     return Artifact(path, record.key, record.seconds)
 
 
+def present(file: Path) -> Path:
+    """A file of an artifact, which is copied to this machine before if it is in a mirror."""
+    if is_mirrored(file):
+        fetch(file.parent, deep=False)
+    return file
+
+
 def check_artifact(path: Path, kind: str, form: int) -> None:
     """Raises ValueError where `path` is no artifact of a kind and format, or is incomplete."""
-    damage = find_damage(path, deep=False)
+    is_whole = is_mirrored(path) and fetch(path, deep=False)
+    damage = None if is_whole else find_damage(path, deep=False)
     if damage is None and not path.name.startswith(f"{kind}-"):
         damage = f"it is no artifact of kind {kind}"
     if damage is None and (found := read_artifact(path).key.get("format")) != form:
         damage = f"its format is {found}, not {form}"
     if damage is not None:
         raise ValueError(f"{path} must be a whole artifact of this version, but {damage}")
-
-
-def find_damage(path: Path, deep: bool = True) -> str | None:
-    """A description of the damage of an artifact: a file that is missing, truncated or changed.
-
-    Unless `deep`, contents are not read, so that changes of the same length are not detected.
-    """
-    try:
-        recorded = read_artifact_record(path).files
-    except ValueError:
-        return f"it has no readable {RECORD}"
-    for name, (length, checksum) in recorded.items():
-        file = path / name
-        if not file.is_file():
-            return f"{name} is missing"
-        if file.stat().st_size != length:
-            return f"{name} has {file.stat().st_size} bytes instead of {length}"
-        if deep and hash_file(file) != checksum:
-            return f"{name} has changed since it was written"
-    return None
-
-
-def list_files(folder: Path) -> Iterator[str]:
-    """Names of the files of an artifact, without its record."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return (str(path.relative_to(folder)) for path in files if path.name != RECORD)
-
-
-def describe_file(path: Path) -> tuple[int, str]:
-    return path.stat().st_size, hash_file(path)

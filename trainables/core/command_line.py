@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 
 from pydantic import ValidationError
 
+from trainables.core.mirror import default_cache, mirror_folder
 from trainables.core.terminal import print_error
 
 
@@ -61,6 +62,20 @@ def as_path(text: str) -> Path:
             f"must be a path on this machine, such as that of a mounted folder, but got {text!r}"
         )
     return Path(os.path.expanduser(text))
+
+
+def as_storage(text: str) -> Path:
+    """The path in an argument, which may be the URI of an object store: then that of its mirror.
+
+    Raises:
+        argparse.ArgumentTypeError: it is empty, or another URI.
+    """
+    if not SCHEME.match(text):
+        return as_path(text)
+    try:
+        return mirror_folder(text, default_cache())
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 OWN_RULE = "Value error, "

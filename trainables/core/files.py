@@ -7,19 +7,23 @@ import shutil
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 from tempfile import mkdtemp
 
 from trainables.core.errors import DiskFull
+from trainables.core.mirror import cache_of, delete, download, upload
 
 
 def replace_file(path: Path, content: bytes | str) -> None:
     """Writes a file atomically: under a temporary name, which is then renamed.
 
+    In a mirror it is uploaded before.
+
     Raises:
         DiskFull: the file is unchanged.
+        OSError: the object store does not take it; the file is unchanged.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}")
@@ -28,6 +32,7 @@ def replace_file(path: Path, content: bytes | str) -> None:
             file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
+        upload(path, aside)
         os.replace(aside, path)
     except OSError as error:
         aside.unlink(missing_ok=True)
@@ -40,13 +45,16 @@ def replace_file(path: Path, content: bytes | str) -> None:
 def whole_folder(path: Path) -> Iterator[Path]:
     """A temporary folder that is renamed to `path` at the end of the block, or else removed.
 
+    In a mirror it is uploaded before; what is written into it meanwhile is not.
+
     Raises:
         DiskFull: the temporary folder is removed.
     """
-    aside = Path(mkdtemp(prefix=f".{path.name}-", dir=path.parent))
+    aside = Path(mkdtemp(prefix=f".{path.name}-", dir=cache_of(path)))
     try:
         yield aside
         aside.chmod(0o755)
+        upload(path, aside)
         os.replace(aside, path)
     except OSError as error:
         if not is_full_disk(error):
@@ -63,17 +71,24 @@ def read_shared(file: Path, seen_within_s: float) -> str:
     show a new file some seconds late.
     """
     deadline = time.monotonic() + seen_within_s
-    while not file.is_file():
+    while not is_visible(file):
         if time.monotonic() > deadline:
             return "does not see what another has written there"
         time.sleep(0.2)
     own = file.with_name(f"{file.name}-{uuid.uuid4().hex[:12]}")
     try:
-        own.touch()
-        own.unlink()
+        replace_file(own, "")
+        delete(own)
     except OSError as error:
-        return f"cannot write there ({error.strerror})"
+        return f"cannot write there ({error.strerror or error})"
     return file.read_text()
+
+
+def is_visible(file: Path) -> bool:
+    """Whether a file is there; one of a mirror is downloaded."""
+    with suppress(OSError):  # no access to the object store
+        download(file)
+    return file.is_file()
 
 
 def is_full_disk(error: BaseException) -> bool:

@@ -11,10 +11,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Concatenate, ParamSpec, TypeVar
 
 from trainables.core.files import replace_file
+from trainables.core.mirror import delete, download_folder, is_mirrored, upload
 
 logger = logging.getLogger(__name__)
 Given = ParamSpec("Given")
@@ -34,6 +35,8 @@ SILENT_S = 60.0
 time of a file half a minute late."""
 CHECK_EVERY_S = 1.0
 """Seconds between two polls of progress files: on a network disk each takes milliseconds."""
+REMOTE_ALIVE_EVERY_S, REMOTE_CHECK_EVERY_S = 20.0, 5.0
+"""The same two intervals for files in an object store, where each request costs money."""
 
 
 class ProgressReporter:
@@ -107,9 +110,10 @@ def progress_to_file(path: Path, every_s: float = PROGRESS_EVERY_S) -> Iterator[
     ended = threading.Event()
 
     def touch() -> None:
-        while not ended.wait(ALIVE_EVERY_S):
+        while not ended.wait(REMOTE_ALIVE_EVERY_S if is_mirrored(path) else ALIVE_EVERY_S):
             with suppress(OSError):
                 os.utime(path)
+                upload(path, path)
 
     def say(line: str) -> None:
         with suppress(OSError):  # a full disk does not end the work
@@ -125,7 +129,7 @@ def progress_to_file(path: Path, every_s: float = PROGRESS_EVERY_S) -> Iterator[
         ended.set()
         alive.join()
         with suppress(OSError):
-            path.unlink(missing_ok=True)
+            delete(path)
 
 
 def with_progress_file(
@@ -154,9 +158,17 @@ class ProgressFiles:
     def new_lines(self) -> Iterator[tuple[Path, str]]:
         """The path and the line of each file whose line is another than at the last call."""
         now = time.monotonic()
-        if now - self.checked < CHECK_EVERY_S:
+        is_remote = is_mirrored(self.folder)
+        if now - self.checked < (REMOTE_CHECK_EVERY_S if is_remote else CHECK_EVERY_S):
             return
         self.checked = now
+        if is_remote:
+            with suppress(OSError):  # an object store that does not answer tells nothing new
+                download_folder(
+                    self.folder,
+                    lambda name: PurePosixPath(name).match(self.pattern),
+                    recursive="/" in self.pattern,
+                )
         before, self.touched = self.touched, {}
         for path in sorted(self.folder.glob(self.pattern)):
             with suppress(FileNotFoundError):  # the task has just ended

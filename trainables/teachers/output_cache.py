@@ -145,13 +145,12 @@ def find_outputs(
 
 
 def make_key(run: ExecutionConfig, form: Form, augmentation: Augmentation, images: Images) -> Key:
-    assert run.teacher is not None, "outputs are a teacher's"
     pack = run.data if images == "train" else run.unlabelled
     assert pack is not None, "a run without unlabelled images has no outputs of them"
     return Key(
         form=form,
         data=pack.name,
-        teacher=hash_file_once(run.teacher),
+        teacher=hash_file_once(run.teacher_file),
         augmentation=augmentation if form == "views" else NO_AUGMENTATION,
         num_views=NUM_VIEWS if form == "views" else 1,
         teacher_data=run.teacher_data.name if run.teacher_data else None,
@@ -170,14 +169,13 @@ class Builder:
     """Computes the outputs of the teacher of `run` for all training or unlabelled images."""
 
     def __init__(self, run: ExecutionConfig, key: Key, images: Images) -> None:
-        assert run.teacher is not None, "outputs are a teacher's"
         torch.set_num_threads(run.num_threads)
         self.key = key
         self.device = torch.device(run.device)
         self.images = Loader(open_images(run.of_teacher, images), self.device)
         data = open_pack(run.data)
         self.canvas = data.height, data.width
-        self.teacher = to_device(read_model(run.teacher), self.device)
+        self.teacher = to_device(read_model(run.teacher_file), self.device)
         self.views = join_views(
             fixed_views(key.augmentation, len(self.images), view) for view in range(key.num_views)
         )

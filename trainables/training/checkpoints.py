@@ -3,10 +3,10 @@
 import hashlib
 import logging
 import math
-import shutil
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ import torch
 from trainables.config import ExecutionConfig
 from trainables.core.errors import Interrupted
 from trainables.core.files import replace_file
+from trainables.core.mirror import delete, download_folder, exists, is_mirrored, wait_until_visible
 
 logger = logging.getLogger(__name__)
 
@@ -25,6 +26,8 @@ stop_requested = threading.Event()
 """When it is set, as by a signal, the trainings of this process stop."""
 STOP_FILE_CHECK_S = 0.5
 """Seconds between checks for stop files: on a network disk each takes milliseconds."""
+REMOTE_CHECK_S = 2.0
+"""The same for an object store, where each takes tens of milliseconds and costs money."""
 COST_SHARE = 0.05
 """Maximum share of the time that is spent on writing checkpoints."""
 MAX_INTERVAL_FACTOR = 20
@@ -60,10 +63,16 @@ class Checkpoints:
         path = self.folder / f"{number:08d}{SUFFIX}"
         replace_file(path, hashlib.sha256(content).digest() + content)
         for old in [*files, path][:-NUM_KEPT]:
-            old.unlink(missing_ok=True)
+            delete(old)
 
     def load(self) -> State | None:
-        """The newest intact state of this training, or None."""
+        """The newest intact state of this training, or None.
+
+        Raises:
+            OSError: the object store with the checkpoints does not answer.
+        """
+        wait_until_visible(self.folder)
+        download_folder(self.folder, is_checkpoint, recursive=False)
         for path in reversed(self._files()):
             state = read_checkpoint(path, self.key, *self.older_keys)
             if state is not None:
@@ -72,10 +81,16 @@ class Checkpoints:
 
     def clear(self) -> None:
         """Deletes all states."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        with suppress(OSError):  # of an object store that does not answer
+            delete(self.folder)
 
     def _files(self) -> list[Path]:
-        return sorted(path for path in self.folder.glob(f"*{SUFFIX}") if path.stem.isdigit())
+        return sorted(path for path in self.folder.glob("*") if is_checkpoint(path.name))
+
+
+def is_checkpoint(name: str) -> bool:
+    """Whether a file's name is that of a checkpoint."""
+    return name.endswith(SUFFIX) and name.removesuffix(SUFFIX).isdigit()
 
 
 class CheckpointManager:
@@ -124,10 +139,12 @@ class CheckpointManager:
     def _is_stop_requested(self, now: float) -> bool:
         if stop_requested.is_set():
             return True
-        if now - self.looked < STOP_FILE_CHECK_S:
+        files = self.run.stop_files
+        every_s = REMOTE_CHECK_S if any(map(is_mirrored, files)) else STOP_FILE_CHECK_S
+        if now - self.looked < every_s:
             return False
         self.looked = now
-        return any(file.exists() for file in self.run.stop_files)
+        return any(exists(file) for file in files)
 
     def _save(self) -> None:
         if self.checkpoints is None:

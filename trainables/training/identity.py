@@ -27,7 +27,7 @@ def training_facts(config: TrialConfig, run: ExecutionConfig) -> dict[str, objec
         "bfloat16": supports_fast_bf16(torch.device(run.device)),
     }
     if config.needs_teacher and run.teacher:
-        key["teacher"] = hash_file_once(run.teacher)
+        key["teacher"] = hash_file_once(run.teacher_file)
         key["teacher_outputs"] = run.teacher_outputs and run.teacher_outputs.name
         if run.unlabelled:
             key["unlabelled"] = run.unlabelled.name

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from trainables.config import ExecutionConfig, TrialConfig
-from trainables.core.artifacts import ArtifactStore
+from trainables.core.artifacts import ArtifactStore, present
 from trainables.core.terminal import track
 from trainables.data.augmentation import normalize
 from trainables.data.loader import Loader
@@ -71,7 +71,7 @@ def sensitivity_key(network: Path, kind: QuantizerName) -> dict[str, object]:
 
 def read_sensitivity(path: Path) -> Sensitivity:
     """Reads the artifact of `cache_sensitivity`."""
-    return Sensitivity.model_validate_json(path.read_bytes())
+    return Sensitivity.model_validate_json(present(path).read_bytes())
 
 
 @torch.no_grad()

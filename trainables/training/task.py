@@ -49,7 +49,6 @@ class TrialTask:
         self.outputs: TeacherOutputs | None = None
         self.unlabelled: UnlabelledBatches | None = None
         if config.recipe.learns_from_teacher and run.teacher_outputs:
-            assert run.teacher is not None, "outputs are a teacher's"
             if terms := config.terms_of_live_teacher:
                 raise ValueError(
                     f"the teacher must be live for the distillation term {terms[0]}, but its "
@@ -180,8 +179,7 @@ class TrialTask:
 
     def teacher(self) -> TeacherOutputSource:
         if self.outputs is None:
-            assert self.run.teacher is not None, "a recipe with a teacher runs with one"
-            return LiveTeacher(to_device(read_model(self.run.teacher), self.device))
+            return LiveTeacher(to_device(read_model(self.run.teacher_file), self.device))
         return CachedTeacher(self.transform if self.outputs.form == "maps" else None)
 
 

@@ -11,7 +11,7 @@ from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from trainables.config import CHECKPOINT_EVERY_S
 from trainables.core import units
-from trainables.core.command_line import as_path
+from trainables.core.command_line import as_path, as_storage
 from trainables.core.config_base import FrozenConfig
 from trainables.core.flags import Flag
 from trainables.teachers.averaging import Flip, check_seeds, is_trained_here
@@ -34,6 +34,11 @@ def parse_network(text: str) -> str:
 def parse_folder(text: str) -> Path:
     """The absolute path of a folder."""
     return Path(os.path.abspath(as_path(text)))
+
+
+def parse_storage(text: str) -> Path:
+    """The absolute path of a folder, that of the mirror for the URI of an object store."""
+    return Path(os.path.abspath(as_storage(text)))
 
 
 def parse_files(text: str) -> tuple[Path, ...]:

@@ -4,10 +4,10 @@ import gc
 import json
 import logging
 import math
-import shutil
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from hashlib import sha256
 from itertools import count
 from pathlib import Path
@@ -21,6 +21,7 @@ from trainables.core.errors import TrialFailed
 from trainables.core.files import replace_file
 from trainables.core.liveness import OnHang, Stopwatch, Watchdog, die
 from trainables.core.metrics import Metrics
+from trainables.core.mirror import delete
 from trainables.core.progress import ProgressReporter
 from trainables.models.base import to_device
 from trainables.models.model_file import (
@@ -263,7 +264,8 @@ def train_or_find(
             write_model(folder / NETWORK_FILE, trial.student, spec)
 
     artifact = store.get(ARTIFACT_KIND, key, build)
-    shutil.rmtree(checkpoints, ignore_errors=True)
+    with suppress(OSError):  # of an object store that does not answer
+        delete(checkpoints)
     return artifact
 
 

@@ -41,8 +41,7 @@ def open_outputs(
     folder: Path, images: Path, config: TrialConfig, run: ExecutionConfig
 ) -> TeacherOutputs:
     """The kept outputs of the teacher of `run` for packed images."""
-    assert run.teacher is not None, "outputs are a teacher's"
-    teacher = hash_file_once(run.teacher)
+    teacher = hash_file_once(run.teacher_file)
     return TeacherOutputs(folder, images.name, teacher, config.augmentation)
 
 

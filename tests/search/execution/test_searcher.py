@@ -405,7 +405,7 @@ def test_a_paused_trial_is_the_first_to_go_on(sampler: SamplerName, tmp_path: Pa
     first = make(sampler=sampler, callbacks=[log], study=durable(tmp_path))
     suggestions = [first.suggest(trial_id) for trial_id in "ab"]
     assert stop_files(suggestions) == [
-        f"study/ray/leave-{ray_id}" for name, ray_id in (("0000", "a"), ("0001", "b"))
+        f"study/ray/leave/{ray_id}" for name, ray_id in (("0000", "a"), ("0001", "b"))
     ]
     first.on_trial_result("b", report(1, 0.9))
     first.on_trial_complete("a", {PAUSE: "asked to leave", "done": True})
@@ -414,7 +414,7 @@ def test_a_paused_trial_is_the_first_to_go_on(sampler: SamplerName, tmp_path: Pa
     assert first.trials_left == 100
     second = make(sampler=sampler, study=first.study)
     again = [second.suggest(trial_id) for trial_id in "cd"]
-    assert [file[-2:] for file in stop_files(again)] == ["-c", "-d"]
+    assert [file[-2:] for file in stop_files(again)] == ["/c", "/d"]
     assert again == suggestions
     second.on_trial_result("d", report(1, 0.1))  # repeated
     second.on_trial_result("d", report(2, 0.8))
@@ -483,7 +483,7 @@ def test_a_search_does_not_end_while_a_trial_may_still_pause(tmp_path: Path) -> 
     searcher.on_trial_complete("a", {PAUSE: "asked to leave"})
     again = searcher.suggest("c")
     assert isinstance(again, dict)
-    assert stop_files([first, again]) == [f"study/ray/leave-{i}" for i in "ac"]
+    assert stop_files([first, again]) == [f"study/ray/leave/{i}" for i in "ac"]
     assert again == first
     over[0] = True
     assert searcher.suggest("d") == Searcher.FINISHED

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from trainables.core.artifacts import ArtifactStore, find_damage
+from trainables.core.artifact_record import find_damage
+from trainables.core.artifacts import ArtifactStore
 from trainables.core.progress import progress_to
 
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from trainables.core.artifacts import ArtifactStore, describe_file
+from trainables.core.artifact_record import describe_file
+from trainables.core.artifacts import ArtifactStore
 from trainables.data import shapes
 from trainables.data.base import SPLITS
 from trainables.data.packed import find_pack, open_pack, pack_dataset

@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from trainables.config import ExecutionConfig, TrialConfig
-from trainables.core.artifacts import ArtifactStore, find_damage
+from trainables.core.artifact_record import find_damage
+from trainables.core.artifacts import ArtifactStore
 from trainables.data.augmentation import normalize
 from trainables.data.configs import Augmentation, LabelSize
 from trainables.data.loader import Loader

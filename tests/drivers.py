@@ -103,7 +103,8 @@ cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_
 nodes = [cluster.add_node(**node) for node in json.loads(sys.argv[2])]
 print("at", cluster.address, flush=True)
 sys.stdin.readline()
-cluster.remove_node(nodes[0], allow_graceful=False)
+for node in nodes[:-1] or nodes:
+    cluster.remove_node(node, allow_graceful=False)
 sys.stdin.readline()
 cluster.shutdown()
 """
@@ -118,7 +119,10 @@ def cluster_of_two() -> AbstractContextManager[tuple[subprocess.Popen[str], str]
 def cluster_of(
     *nodes: dict[str, object], **environment: str
 ) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """A cluster and its address; told something it loses its first node, told again it ends."""
+    """A cluster and its address; told something it loses all nodes but the last, or its only one.
+
+    Told again it ends.
+    """
     server = start_server()
     with subprocess.Popen(
         [sys.executable, "-c", CLUSTER, str(server.python), json.dumps(nodes)],

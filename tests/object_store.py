@@ -20,7 +20,7 @@ class ObjectStore:
     def uri(self) -> str:
         return f"s3://{self.bucket}/prefix"
 
-    def keys(self) -> list[str]:
+    def names(self) -> list[str]:
         """The keys of all objects that are not empty, below the prefix."""
         found = self.client().list_objects_v2(Bucket=self.bucket).get("Contents", [])
         return [entry["Key"].removeprefix("prefix/") for entry in found if entry["Size"]]
@@ -34,6 +34,12 @@ class ObjectStore:
     def write(self, key: str, content: bytes) -> None:
         """Replaces an object."""
         self.client().put_object(Bucket=self.bucket, Key=f"prefix/{key}", Body=content)
+
+    def delete_matching(self, words: str) -> None:
+        """Deletes all objects with these words in their keys."""
+        for key in self.names():
+            if words in key:
+                self.client().delete_object(Bucket=self.bucket, Key=f"prefix/{key}")
 
     def client(self) -> "boto3.client":
         return boto3.client(

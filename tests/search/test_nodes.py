@@ -1,18 +1,14 @@
 """What a driver makes of the nodes of a cluster: one line, before anything is written."""
 
-import os
 import re
-import shutil
-import signal
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
 import pytest
 from drivers import Driver, cluster_of, cluster_of_two, tell, wait_until
+from nodes import RAY, can_unshare, node_without
 
 from search.core.record import Record
 from search.storage.journal import read_journal
@@ -22,8 +18,6 @@ pytestmark = pytest.mark.slow
 
 TOKEN = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "a" * 64}
 L4 = {"num_cpus": 2, "num_gpus": 1, "resources": {"accelerator_type:L4": 1}}
-RAY = Path(sys.executable).with_name("ray")
-UNSHARE = ["unshare", "--mount"]
 
 
 def test_resources_are_those_of_the_nodes(blocks_folder: Path, tmp_path: Path) -> None:
@@ -48,36 +42,6 @@ def test_resources_are_those_of_the_nodes(blocks_folder: Path, tmp_path: Path) -
         for _ in range(2):
             tell(cluster)
     assert not storage.exists()
-
-
-def can_unshare() -> bool:
-    """Whether a node can have file systems of its own here."""
-    if shutil.which("unshare") is None:
-        return False
-    mount = [*UNSHARE, "mount", "-t", "tmpfs", "none", "/mnt"]
-    return subprocess.run(mount, capture_output=True, check=False).returncode == 0
-
-
-@contextmanager
-def node_without(folder: Path, address: str, log: Path) -> Iterator[None]:
-    """A node of the cluster where this folder is empty."""
-    start = f"{RAY} start --address {address} --num-cpus 1 --min-worker-port 0 --max-worker-port 0"
-    again = f"until {start} --block; do sleep 1; done"  # on a busy machine a start may time out
-    with log.open("w") as out:
-        node = subprocess.Popen(
-            [*UNSHARE, "sh", "-c", f"mount -t tmpfs none {folder} && {again}"],
-            stdout=out,
-            stderr=out,
-            start_new_session=True,
-        )
-        try:
-            yield
-        except BaseException:
-            print(log.read_text())
-            raise
-        finally:
-            os.killpg(node.pid, signal.SIGTERM)
-            node.wait(30)
 
 
 def status_of(study: Path) -> str:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from copy import copy
+from functools import partial
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
 import ray
@@ -262,16 +263,40 @@ class RemoteRunner:
             TrialFailed: its process died at every attempt.
             StorageNotShared: a node has joined that does not see the storage.
         """
+        (result,) = self.each(run, partial(prepare, **named), [given])
+        return result
+
+    @property
+    def num_parallel(self) -> int:
+        """The preparations that run at once on the nodes there are."""
+        return max(1, offered_nodes().num_running(self.share))
+
+    def each(
+        self,
+        run: ExecutionConfig,
+        prepare: Callable[..., Result],
+        calls: Sequence[tuple[Any, ...]],
+    ) -> list[Result]:
+        """Gives `prepare(run, *given)` of all that is given, in its order; they run at once.
+
+        The progress of the first stands for that of all.
+
+        Raises: as `__call__`.
+        """
         run = run.replace(num_threads=self.share.threads)
-        progress = ProgressFiles(self.folder)
-        file = self.folder / PROGRESS_FILE
-        delete(file)  # of a process that was killed
+        progress = ProgressFiles(self.folder, f"{PROGRESS_FILE}*")
+        files = [self.folder / PROGRESS_FILE]
+        files += [self.folder / f"{PROGRESS_FILE}-{number}" for number in range(1, len(calls))]
         notice = WaitingNotice(self.say, lambda: why_nothing_runs(self.share))
         task: Any = ray.remote(with_progress_file).options(**task_options(self.share))
-        waiting = task.remote(file, self.progress_every_s, prepare, run, *given, **named)
-        while not ray.wait([waiting], timeout=0.2)[0]:
-            for _, line in progress.new_lines():
-                self.say(line)
+        waiting = []
+        for file, given in zip(files, calls, strict=True):
+            delete(file)  # of a process that was killed
+            waiting.append(task.remote(file, self.progress_every_s, prepare, run, *given))
+        while len(ray.wait(waiting, num_returns=len(waiting), timeout=0.2)[1]):
+            for path, line in progress.new_lines():
+                if path == files[0]:
+                    self.say(line)
             if progress.is_alive:
                 notice.restart()
             else:
@@ -279,17 +304,20 @@ class RemoteRunner:
             self.shared.look()
             if self.shutdown.grace_expired:
                 raise KeyboardInterrupt
+        results = [self._result(task) for task in waiting]
+        if self.shutdown.requested:
+            raise KeyboardInterrupt
+        return results
+
+    def _result(self, task: Any) -> Any:
         try:
-            result: Result = ray.get(waiting)
+            return ray.get(task)
         except ray.exceptions.RayTaskError as error:
             if isinstance(error.cause, Interrupted):
                 raise KeyboardInterrupt from None
             raise error.cause from None
         except ray.exceptions.RayError as error:
             raise TrialFailed(f"its process died: {describe_worker_failure(error)}") from error
-        if self.shutdown.requested:
-            raise KeyboardInterrupt
-        return result
 
 
 def task_options(share: TrialResources) -> dict[str, Any]:

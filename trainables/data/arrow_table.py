@@ -4,7 +4,7 @@ Shape suffixes: N rows.
 """
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +92,11 @@ class ArrowTable:
 
     def __len__(self) -> int:
         return self.num_rows
+
+    def whole_chunks(self) -> Iterator[Arrays]:
+        """All rows in the chunks in which they were written."""
+        for chunk in zip(*self.chunks.values(), strict=True):
+            yield dict(zip(self.chunks, chunk, strict=True))
 
     def take(self, rows: Sequence[int]) -> Tensors:
         """Copies of some rows, by column name: (N, ...)."""

@@ -8,7 +8,7 @@ distillation compares somewhat coarser regions than with a live teacher of very 
 Shape suffixes: B batch, C channels, h, w feature height and width.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import chain, islice
 from pathlib import Path
 from typing import ClassVar, Literal, NamedTuple
@@ -22,6 +22,7 @@ from trainables.config import ExecutionConfig
 from trainables.core.artifacts import ArtifactStore, check_artifact, read_artifact
 from trainables.core.config_base import FrozenConfig
 from trainables.core.files import hash_file_once
+from trainables.core.mirror import delete
 from trainables.core.terminal import track
 from trainables.data.arrow_table import Arrays, ArrowTable, chunks_of, write_table
 from trainables.data.augmentation import Transform, Views, join_views
@@ -61,7 +62,9 @@ class Key(FrozenConfig):
     num_views: int
     teacher_data: str | None = None
     """The packed data that the teacher saw, where it is not that of the students."""
-    written_if_set: ClassVar[tuple[str, ...]] = ("teacher_data",)
+    part: tuple[int, int] | None = None
+    """Which part of how many, where it is only one."""
+    written_if_set: ClassVar[tuple[str, ...]] = ("teacher_data", "part")
 
 
 class TeacherOutputs:
@@ -121,16 +124,49 @@ def predict_footprint(
 
 
 def cache_outputs(
-    run: ExecutionConfig, form: Form, augmentation: Augmentation, images: Images = "train"
+    run: ExecutionConfig,
+    form: Form,
+    augmentation: Augmentation,
+    images: Images = "train",
+    num_parts: int = 1,
 ) -> Path:
     """The folder of the teacher's outputs for all of the images, computed at first use.
 
     Outputs of the form `views` serve trainings with `augmentation`, those of `maps` any training.
+    Where `cache_part` has computed them in parts, these are joined and deleted.
     """
     key = make_key(run, form, augmentation, images)
+    if num_parts == 1:
+        return build_outputs(run, key, lambda: Builder(run, key, images).chunks())
+    parts: list[Path] = []
 
+    def join() -> Iterator[Arrays]:
+        for part in range(num_parts):
+            parts.append(cache_part(run, form, augmentation, images, part, num_parts))
+            yield from ArrowTable(parts[-1] / TABLE).whole_chunks()
+
+    outputs = build_outputs(run, key, join)
+    for part in parts:
+        delete(part)
+    return outputs
+
+
+def cache_part(
+    run: ExecutionConfig,
+    form: Form,
+    augmentation: Augmentation,
+    images: Images,
+    part: int,
+    num_parts: int,
+) -> Path:
+    """The folder of one of `num_parts` parts of the outputs, which machines compute at once."""
+    key = make_key(run, form, augmentation, images).replace(part=(part, num_parts))
+    return build_outputs(run, key, lambda: Builder(run, key, images).chunks())
+
+
+def build_outputs(run: ExecutionConfig, key: Key, chunks: Callable[[], Iterator[Arrays]]) -> Path:
     def build(folder: Path) -> None:
-        Builder(run, key, images).build(folder)
+        write_table(folder / TABLE, chunks())
 
     return ArtifactStore(run.artifacts).get("outputs", key.model_dump(mode="json"), build).path
 
@@ -180,15 +216,15 @@ class Builder:
             fixed_views(key.augmentation, len(self.images), view) for view in range(key.num_views)
         )
 
-    def build(self, folder: Path) -> None:
-        write_table(folder / TABLE, self.chunks())
-
     def row_bytes(self) -> int:
         """The bytes of one image in one view."""
         return sum(array.nbytes for array in self.compute([0]).values())
 
     def chunks(self) -> Iterator[Arrays]:
         chunks = chunks_of(len(self.images) * self.key.num_views, self.row_bytes())
+        if self.key.part is not None:
+            part, num_parts = self.key.part
+            chunks = chunks[part * len(chunks) // num_parts : (part + 1) * len(chunks) // num_parts]
         batches = [
             [rows[i : i + BATCH_SIZE] for i in range(0, len(rows), BATCH_SIZE)] for rows in chunks
         ]

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Concatenate, Literal, ParamSpec, Protocol, TypeVar
+from typing import Any, Concatenate, Literal, ParamSpec, Protocol, TypeVar
 
 from rich.filesize import decimal
 
@@ -36,6 +36,7 @@ from trainables.teachers.output_cache import (
     Form,
     Images,
     cache_outputs,
+    cache_part,
     find_outputs,
     predict_footprint,
 )
@@ -51,6 +52,8 @@ Result = TypeVar("Result")
 
 DISK_SHARE = 0.25
 """Share of the free disk space that `auto` may use for teacher outputs."""
+LEAST_PART = 256
+"""Images that are worth a process of their own, which takes some seconds to begin."""
 EXAMPLE_SIZE = (64, 64)
 """Height and width, in pixels, of images on which networks run to show which outputs they give."""
 
@@ -69,16 +72,46 @@ class Runner(Protocol):
         """Gives `prepare(run, *given, **named)`."""
         ...
 
+    @property
+    def num_parallel(self) -> int:
+        """The preparations that run at once."""
+        ...
 
-def run_here(
-    run: ExecutionConfig,
-    prepare: Callable[Concatenate[ExecutionConfig, Given], Result],
-    /,
-    *given: Given.args,
-    **named: Given.kwargs,
-) -> Result:
+    def each(
+        self,
+        run: ExecutionConfig,
+        prepare: Callable[..., Result],
+        calls: Sequence[tuple[Any, ...]],
+    ) -> list[Result]:
+        """Gives `prepare(run, *given)` of all that is given, in its order."""
+        ...
+
+
+class RunnerHere:
     """A `Runner` in this process."""
-    return prepare(run, *given, **named)
+
+    num_parallel = 1
+
+    def __call__(
+        self,
+        run: ExecutionConfig,
+        prepare: Callable[Concatenate[ExecutionConfig, Given], Result],
+        /,
+        *given: Given.args,
+        **named: Given.kwargs,
+    ) -> Result:
+        return prepare(run, *given, **named)
+
+    def each(
+        self,
+        run: ExecutionConfig,
+        prepare: Callable[..., Result],
+        calls: Sequence[tuple[Any, ...]],
+    ) -> list[Result]:
+        return [prepare(run, *given) for given in calls]
+
+
+run_here = RunnerHere()
 
 
 @dataclass(frozen=True)
@@ -406,12 +439,13 @@ def set_up_teacher_outputs(
     groups: tuple[Images, ...] = ("train", "unlabelled") if run.unlabelled else ("train",)
     kept = {images: find_outputs(run, form, augmentation, images) for images in groups}
     missing = [images for images in groups if kept[images] is None]
-    num_bytes = 0
+    num_bytes, num_parts = 0, dict[Images, int]()
     for images in missing:
         size = runner(run, predict_footprint, form, augmentation, images)
         of = " for unlabelled images" if images == "unlabelled" else ""
         say(f"keeping the teacher's outputs{of} as {form}: {size}")
-        num_bytes += size.num_bytes
+        num_parts[images] = max(1, min(runner.num_parallel, size.num_images // LEAST_PART))
+        num_bytes += size.num_bytes * (1 if num_parts[images] == 1 else 2)
     room = shutil.disk_usage(run.artifacts).free
     if wanted == "auto" and run.teacher_data is None and num_bytes > DISK_SHARE * room:
         say(
@@ -419,7 +453,11 @@ def set_up_teacher_outputs(
             "the teacher runs at every step instead (--teacher-outputs live)"
         )
         return run, "live"
-    for images in missing:
-        kept[images] = runner(run, cache_outputs, form, augmentation, images)
+    for images, count in num_parts.items():
+        if count > 1:
+            say(f"the teacher sees {count} parts of the images at once")
+            parts = [(form, augmentation, images, part, count) for part in range(count)]
+            runner.each(run, cache_part, parts)
+        kept[images] = runner(run, cache_outputs, form, augmentation, images, count)
     run = run.replace(teacher_outputs=kept["train"], unlabelled_outputs=kept.get("unlabelled"))
     return run, form

@@ -34,6 +34,8 @@ with terminal.own_terminal(), graceful_shutdown(config.folder / ".stop") as shut
         progress = ConsoleProgress(config, [], 1)
         remote = RemoteRunner(config, shutdown, progress.record, progress_every_s=0)
         set_up_teacher(run, "auto", own, progress.say, remote)
+        tens = remote.each(run, lambda run, number: 10 * number, [(1,), (2,)])
+        progress.say(f"of each {tens}")
 """
 
 
@@ -57,6 +59,7 @@ def test_the_training_of_a_teacher_is_followed_from_the_driver(
         check=False,
     )
     assert (ended.returncode, ended.stderr) == (0, "")
+    assert "of each [10, 20]" in ended.stdout
     said = [line for line in ended.stdout.splitlines() if "training the teacher: epoch" in line]
     assert any(" of 60, about " in line for line in said)
     log = (config.folder / "log.txt").read_text().splitlines()

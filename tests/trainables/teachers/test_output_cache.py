@@ -25,9 +25,11 @@ from trainables.recipes.configs import Distill
 from trainables.teachers.output_cache import (
     CHANNELS,
     NUM_VIEWS,
+    TABLE,
     Form,
     TeacherOutputs,
     cache_outputs,
+    cache_part,
     find_outputs,
     predict_footprint,
     reduce_features,
@@ -211,3 +213,33 @@ def test_finer_features_are_averaged() -> None:
     features = torch.randn(1, 4, 64, 48)
     assert torch.equal(reduce_features(features), F.avg_pool2d(features, 2))
     assert torch.equal(reduce_features(features[..., :32, :32]), features[..., :32, :32])
+
+
+@pytest.mark.parametrize("form", ["views", "maps"])
+def test_parts_that_machines_compute_at_once_are_the_whole(
+    form: Form, run: ExecutionConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trainables.data.arrow_table.MAX_ROWS", 5)
+    elsewhere = run.replace(artifacts=tmp_path)
+    for part in range(3):
+        cache_part(elsewhere, form, FLIPS, "train", part, 3)
+    assert len(list(tmp_path.glob("outputs-*"))) == 3
+    joined = cache_outputs(elsewhere, form, FLIPS, num_parts=3)
+    assert list(tmp_path.glob("outputs-*")) == [joined]
+    alone = cache_outputs(run.replace(artifacts=tmp_path / "alone"), form, FLIPS)
+    assert joined.name == alone.name
+    whole, table = ArrowTable(alone / TABLE), ArrowTable(joined / TABLE)
+    assert len(whole) == len(table)
+    rows = range(len(whole))
+    for name, values in whole.take(rows).items():
+        torch.testing.assert_close(table.take(rows)[name], values, atol=2e-3, rtol=2e-3)
+
+
+def test_a_part_that_was_lost_is_computed_where_parts_are_joined(
+    run: ExecutionConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trainables.data.arrow_table.MAX_ROWS", 5)
+    elsewhere = run.replace(artifacts=tmp_path)
+    joined = cache_outputs(elsewhere, "maps", FLIPS, num_parts=2)
+    assert list(tmp_path.glob("outputs-*")) == [joined]
+    assert find_outputs(elsewhere, "maps", FLIPS) == joined

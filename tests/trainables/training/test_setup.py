@@ -1,7 +1,7 @@
 """The set-up of data, a teacher and its outputs, for searches and for single trainings."""
 
 from collections import namedtuple
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -22,7 +22,12 @@ from trainables.losses.configs import (
 from trainables.models.configs import UNetConfig
 from trainables.models.student_list import parse_students
 from trainables.recipes.configs import AdamW, Distill, Qat, QatDistill, Supervised
-from trainables.teachers.output_cache import cache_outputs, find_outputs, predict_footprint
+from trainables.teachers.output_cache import (
+    cache_outputs,
+    cache_part,
+    find_outputs,
+    predict_footprint,
+)
 from trainables.training.setup import (
     OutputMode,
     check_teacher_outputs,
@@ -61,7 +66,8 @@ class PixelwiseOfNow(Pixelwise):
 class Elsewhere:
     """A runner that notes what it runs."""
 
-    def __init__(self) -> None:
+    def __init__(self, num_parallel: int = 1) -> None:
+        self.num_parallel = num_parallel
         self.ran: list[object] = []
 
     def __call__(
@@ -69,6 +75,11 @@ class Elsewhere:
     ) -> Any:
         self.ran.append(prepare)
         return prepare(run, *given, **named)
+
+    def each(
+        self, run: ExecutionConfig, prepare: Callable[..., Any], calls: Sequence[Any]
+    ) -> list[Any]:
+        return [self(run, prepare, *given) for given in calls]
 
 
 def test_data_are_known_before_they_are_packed_and_the_same_afterwards(
@@ -127,6 +138,18 @@ def test_outputs_are_kept_once_and_their_size_is_said_before(
     again = set_up_teacher_outputs(run, wanted, FLIPS, lines.append, elsewhere)
     assert again == (there, mode)
     assert len(lines) == 1
+
+
+def test_a_teacher_sees_parts_of_many_images_on_as_many_machines(
+    run: ExecutionConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trainables.training.setup.LEAST_PART", 16)
+    monkeypatch.setattr("trainables.data.arrow_table.MAX_ROWS", 8)
+    lines, elsewhere = list[str](), Elsewhere(num_parallel=8)
+    there, _ = set_up_teacher_outputs(run, "maps", FLIPS, lines.append, elsewhere)
+    assert elsewhere.ran == [predict_footprint, cache_part, cache_part, cache_outputs]
+    assert lines[1:] == ["the teacher sees 2 parts of the images at once"]
+    assert there.teacher_outputs == find_outputs(run, "maps", FLIPS)
 
 
 def test_outputs_for_unlabelled_images_are_kept_beside_the_others(

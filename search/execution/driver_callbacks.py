@@ -134,6 +134,8 @@ class StatusWriter(PeriodicCallback):
         self, searcher: OptunaSearcher, folder: Path, left_s: Callable[[], float | None]
     ) -> None:
         self.searcher, self.folder, self.left_s = searcher, folder, left_s
+        self.used_s = self.offered_s = 0.0
+        """Seconds of all GPUs, or without any of all CPUs, since trials began."""
 
     def look(self, trials: Any) -> None:
         waiting = [
@@ -148,11 +150,16 @@ class StatusWriter(PeriodicCallback):
         total = ray.cluster_resources()  # type: ignore[no-untyped-call]
         offered = {name: total.get(name, 0.0) for name in SHOWN}
         free = ray.available_resources()  # type: ignore[no-untyped-call]
+        used = {name: offered[name] - free.get(name, 0.0) for name in SHOWN}
+        device = "GPU" if offered["GPU"] else "CPU"
+        self.used_s += used[device] * self.every_s
+        self.offered_s += offered[device] * self.every_s
         return DriverStatus(
             written_at=time.time(),
             nodes=offered_nodes().describe(),
-            used={name: offered[name] - free.get(name, 0.0) for name in SHOWN},
+            used=used,
             offered=offered,
+            utilisation=self.used_s / self.offered_s if self.offered_s else None,
             num_waiting=len(waiting),
             reason=why_nothing_runs(self.searcher.places[waiting[0]]) if waiting else "",
             left_s=self.left_s(),

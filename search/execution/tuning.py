@@ -27,6 +27,7 @@ from search.execution.stopping import Deadline, StopAll
 from search.execution.worker_failure import failure_reason
 from search.storage.driver_status import remove_driver_status
 from search.storage.layout import CHECKPOINTS, SCRATCH
+from search.storage.trials import add_device_time
 from search.tracking.console import ConsoleProgress
 from trainables.core.files import is_full_disk
 from trainables.core.mirror import delete
@@ -62,6 +63,7 @@ def tune_trials(
     scratch, say = config.folder / SCRATCH, progress.record
     deadline.start()
     stop_all = StopAll(shutdown)
+    status_writer = StatusWriter(searcher, config.folder, progress.seconds_left)
     tuner = tune.Tuner(
         tune.with_resources(StudentTrainable, requested_resources),
         tune_config=tune.TuneConfig(
@@ -81,7 +83,7 @@ def tune_trials(
                 WorkerFailureCallback(searcher, stop_all, say),
                 TrialProgress(config.folder, say, has_bars=progress.live is not None),
                 NothingRuns(searcher, say),
-                StatusWriter(searcher, config.folder, progress.seconds_left),
+                status_writer,
                 JoinedNodes(config.storage),
                 DrainingNodes(searcher, config.folder, say),
                 TrialPrices(searcher, config.price_per_hour),
@@ -98,6 +100,7 @@ def tune_trials(
         with suppress(OSError):  # all state is in the journal
             delete(scratch)
         remove_driver_status(config.folder)
+    add_device_time(searcher.study, status_writer.used_s, status_writer.offered_s)
     if shutdown.requested:
         raise KeyboardInterrupt
     searcher.close()

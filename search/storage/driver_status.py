@@ -17,6 +17,8 @@ class DriverStatus(FrozenConfig):
     used: dict[str, float]
     offered: dict[str, float]
     """CPUs and GPUs of all nodes, and what of them tasks have reserved, by Ray's names."""
+    utilisation: float | None = None
+    """The share of the GPUs' time, or without any of the CPUs', that was reserved so far."""
     num_waiting: int
     """Trials that wait for resources."""
     reason: str

@@ -30,6 +30,8 @@ PROPOSED_BY = "proposed_by"
 """Attribute of the Optuna study: what determines proposals besides its trials."""
 TEACHER_METRICS = "teacher_metrics"
 """Attribute of the Optuna study: the TeacherMetrics of its teacher."""
+DEVICE_TIME = "device_time"
+"""Attribute of the Optuna study: reserved and offered seconds of its devices while trials ran."""
 SENSITIVITIES = "sensitivities"
 """Attribute of the Optuna study: where the sensitivities of its students' layers are kept."""
 OTHER_SEED_PREFIX = "other_seed_miou."
@@ -196,6 +198,18 @@ def read_teacher_metrics(study: optuna.Study) -> TeacherMetrics | None:
     """The metrics of the study's teacher; None without one, and before it is measured."""
     text = study.user_attrs.get(TEACHER_METRICS)
     return TeacherMetrics.model_validate_json(text) if text else None
+
+
+def add_device_time(study: optuna.Study, used_s: float, offered_s: float) -> None:
+    """Adds to the seconds of devices that were reserved, and that there were, while trials ran."""
+    before = study.user_attrs.get(DEVICE_TIME, (0.0, 0.0))
+    study.set_user_attr(DEVICE_TIME, [before[0] + used_s, before[1] + offered_s])
+
+
+def read_utilisation(study: optuna.Study) -> float | None:
+    """The share of the devices' time that was reserved; None where it was not measured."""
+    used_s, offered_s = study.user_attrs.get(DEVICE_TIME, (0.0, 0.0))
+    return used_s / offered_s if offered_s else None
 
 
 def store_sensitivities(study: optuna.Study, files: Mapping[str, str]) -> None:

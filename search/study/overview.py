@@ -130,7 +130,8 @@ def describe_nodes(status: DriverStatus, now: float) -> Iterator[tuple[str, str]
         for name, count in status.offered.items()
         if count
     ]
-    yield "in use", ", ".join(shares) or "nothing"
+    so_far = "" if status.utilisation is None else f"; {status.utilisation:.0%} so far"
+    yield "in use", f"{', '.join(shares) or 'nothing'}{so_far}"
     if status.num_waiting:
         trials = "1 trial waits" if status.num_waiting == 1 else f"{status.num_waiting} trials wait"
         yield "waiting", f"{trials}: {status.reason}"

@@ -49,7 +49,7 @@ def test_a_study_that_everything_happens_to_is_whole(blocks_folder: Path, tmp_pa
     argv += ["--scheduler", "none", "--checkpoint-every", "200ms", "--name", "hurt"]
     argv += ["--max-size", "100KB"]  # students that train for a few seconds
     argv += ["--space", "qat", "--storage", str(before), "--samples", "5"]
-    argv += ["--tracking-uri", f"http://127.0.0.1:{port}"]
+    argv += ["--tracking-uri", f"http://127.0.0.1:{port}", "--cache", str(tmp_path / "cache")]
 
     with cluster_of_two() as (cluster, address):
         driver = Driver(argv, RAY_ADDRESS=address, RAY_AUTH_MODE="disabled")

@@ -93,7 +93,8 @@ def test_nodes_that_leave_and_nodes_that_do_not_share_the_storage(
         driver.wait_for("expected: ")
         wait_until(lambda: any(storage.glob("hurt/checkpoints/*")))
         wait_until(lambda: (storage / "hurt" / "status.json").is_file())
-        wait_until(lambda: re.search("in use +[12] of 2 CPUs\n", status_of(storage / "hurt")))
+        in_use = "in use +[12] of 2 CPUs; [0-9]+% so far\n"
+        wait_until(lambda: re.search(in_use, status_of(storage / "hurt")))
         shown = status_of(storage / "hurt")
         assert "hurt, running" in shown
         assert re.search("nodes +2 nodes of 1 CPU\n", shown)

@@ -36,6 +36,7 @@ STATUS = DriverStatus(
     nodes="1 node of 8 CPUs and 1 L4 (up to 4)",
     used={"CPU": 6, "GPU": 0.75},
     offered={"CPU": 8, "GPU": 1},
+    utilisation=0.934,
     num_waiting=2,
     reason="nodes are starting: 1 of type spot",
     left_s=3600,
@@ -99,7 +100,7 @@ def test_a_study_that_runs(running: Path, capsys: pytest.CaptureFixture[str]) ->
     write_driver_status(running, STATUS.replace(written_at=time.time()))
     found = lines_of(running, capsys)
     assert found["nodes"] == "1 node of 8 CPUs and 1 L4 (up to 4)"
-    assert found["in use"] == "6 of 8 CPUs, 0.75 of 1 GPUs"
+    assert found["in use"] == "6 of 8 CPUs, 0.75 of 1 GPUs; 93% so far"
     assert found["waiting"] == "2 trials wait: nodes are starting: 1 of type spot"
     assert found["expected"].startswith("about 1 h 0 min left, until ")
     assert "note" not in found

@@ -4,7 +4,12 @@ from pathlib import Path
 
 from search.core.objectives import MIOU_AND_SIZE
 from search.storage.journal import open_journal, read_journal, read_lines
-from search.storage.trials import read_teacher_metrics, store_teacher_metrics
+from search.storage.trials import (
+    add_device_time,
+    read_teacher_metrics,
+    read_utilisation,
+    store_teacher_metrics,
+)
 from trainables.core.metrics import SplitMetrics, TeacherMetrics
 
 
@@ -18,3 +23,11 @@ def test_the_metrics_of_a_teacher_are_kept_once(tmp_path: Path) -> None:
     store_teacher_metrics(study, metrics)
     assert len(read_lines(tmp_path)) == num_lines
     assert read_teacher_metrics(read_journal(tmp_path, "study")) == metrics
+
+
+def test_the_use_of_devices_is_added_up_over_drivers(tmp_path: Path) -> None:
+    study = open_journal(tmp_path, "study", MIOU_AND_SIZE)
+    assert read_utilisation(study) is None
+    add_device_time(study, 30, 40)
+    add_device_time(study, 10, 60)
+    assert read_utilisation(read_journal(tmp_path, "study")) == 0.4

@@ -1,5 +1,6 @@
 """What is made for a cluster file, and what is found in it, on a simulated AWS."""
 
+import copy
 import json
 import stat
 from collections.abc import Callable, Iterator
@@ -322,3 +323,65 @@ def test_prices_on_demand_are_those_of_the_list() -> None:
 
     found = current_prices(Session(), read_cluster_file(ROOT / "cluster.yaml"), "head", [])
     assert write_prices(found) == "$0.192 an hour"
+
+
+def launched(content: dict[str, Any], name: str) -> dict[str, Any]:
+    """The instance that Ray would start for a type of node, as AWS describes it."""
+    from ray.autoscaler._private.aws.config import bootstrap_aws
+    from ray.autoscaler._private.aws.node_provider import AWSNodeProvider
+    from ray.autoscaler.tags import TAG_RAY_CLUSTER_NAME, TAG_RAY_USER_NODE_TYPE
+
+    config = bootstrap_aws(copy.deepcopy(content))
+    provider = AWSNodeProvider(config["provider"], config["cluster_name"])
+    node_config = config["available_node_types"][name]["node_config"]
+    tags = {
+        TAG_RAY_CLUSTER_NAME: config["cluster_name"],
+        TAG_RAY_USER_NODE_TYPE: name,
+        "ray-node-kind": "head" if name == config["head_node_type"] else "worker",
+        "ray-node-status": "uninitialized",
+    }
+    before = set(provider.non_terminated_nodes({}))
+    provider.create_node(node_config, tags, 1)
+    (new,) = set(provider.non_terminated_nodes({})) - before
+    ec2 = boto3.client("ec2", region_name=REGION)
+    (reservation,) = ec2.describe_instances(InstanceIds=[new])["Reservations"]
+    instance: dict[str, Any] = reservation["Instances"][0]
+    return instance
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "is_spot"),
+    [
+        ("head", "m6i.xlarge", False),
+        ("spot", "g6.2xlarge", True),
+        ("spot-large", "g6.4xlarge", True),
+        ("on-demand", "g6.2xlarge", False),
+    ],
+)
+def test_what_ray_would_start(
+    name: str, kind: str, is_spot: bool, ready: Path, aws: Any, image: str
+) -> None:
+    content = yaml.safe_load(ready.read_text())
+    wanted = content["available_node_types"][name]["node_config"]
+    ec2 = aws.client("ec2")
+    started = launched(content, name)
+
+    assert (started["InstanceType"], started["ImageId"]) == (kind, image)
+    assert (started.get("InstanceLifecycle") == "spot") is is_spot
+    assert started["SubnetId"] in wanted["SubnetIds"]
+    assert [group["GroupName"] for group in started["SecurityGroups"]] == ["paretoseg"]
+    tags = {tag["Key"]: tag["Value"] for tag in started["Tags"]}
+    assert tags["ray-cluster-name"] == "paretoseg"
+    assert tags["ray-user-node-type"] == name
+    profile = started.get("IamInstanceProfile", {}).get("Arn", "")
+    assert profile.endswith(f"/{wanted['IamInstanceProfile']['Name']}" if name == "head" else "")
+    (volume,) = ec2.describe_volumes(
+        Filters=[{"Name": "attachment.instance-id", "Values": [started["InstanceId"]]}]
+    )["Volumes"]
+    assert (volume["Size"], volume["Encrypted"]) == (150, True)
+    (disk,) = started["BlockDeviceMappings"]
+    assert disk["Ebs"]["DeleteOnTermination"]
+    assert started["MetadataOptions"]["HttpTokens"] == "required"
+    # nothing was made besides what `prepare` had made
+    groups = ec2.describe_security_groups()["SecurityGroups"]
+    assert sorted(group["GroupName"] for group in groups) == ["default", "paretoseg"]

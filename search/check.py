@@ -6,11 +6,15 @@ python -m search.check studies/qkd-shapes
 import argparse
 import sys
 
-from search.storage.location import is_store_elsewhere
 from search.storage.mirrored_studies import download_study
 from search.storage.study_file import read_study_file
 from search.study.replay import NotReplayable, replay
-from search.study.verification import InconsistentStudy, print_errors, violations
+from search.study.verification import (
+    InconsistentStudy,
+    is_store_elsewhere,
+    print_errors,
+    violations,
+)
 from trainables.core.command_line import Parser, as_storage, report
 from trainables.core.mirror import shown
 
@@ -24,7 +28,7 @@ def main(argv: list[str] | None = None) -> int:
     def check() -> None:
         download_study(arguments.study)
         study = read_study_file(arguments.study, "STUDY")
-        is_elsewhere = is_store_elsewhere(study.config.storage, study.config.tracking_uri)
+        is_elsewhere = is_store_elsewhere(study)
         if is_elsewhere:
             print(f"MLflow was not asked: its store {study.config.tracking_uri} is not here")
         found = violations(study, arguments.study, with_mlflow=not is_elsewhere)

@@ -141,7 +141,7 @@ def compare_named(arguments: argparse.Namespace) -> None:
     from search.comparison.studies import compare_studies  # imports PyTorch
 
     storage = {**default_values(ComparisonConfig), **given}["storage"]
-    storage = open_storage(Path(os.path.abspath(storage)), given.get("cache"))
+    storage = open_storage(Path(os.path.abspath(storage)), given.get("cache"), arguments.studies)
     compare_studies(storage, arguments.studies)
 
 
@@ -152,7 +152,7 @@ def config_from_arguments(arguments: argparse.Namespace) -> ComparisonConfig:
     """
     given = typed_values(ComparisonConfig, arguments)
     storage = Path(os.path.abspath({**default_values(ComparisonConfig), **given}["storage"]))
-    storage = open_storage(storage, given.get("cache"))
+    storage = open_storage(storage, given.get("cache"), (given.get("name"),))
     if "recipes" not in given:
         raise ValueError("--recipes must be given, the reference first, as supervised distill")
     if {"steps", "epochs"} <= given.keys():

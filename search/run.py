@@ -165,7 +165,8 @@ def config_from_arguments(arguments: argparse.Namespace) -> StudyConfig:
     """
     given = typed_values(StudyConfig, arguments)
     storage = Path(os.path.abspath({**default_values(StudyConfig), **given}["storage"]))
-    storage = open_storage(storage, given.get("cache"))
+    names = (arguments.resume, given.get("name"), given.get("warm_start"))
+    storage = open_storage(storage, given.get("cache"), names)
     if "space" in given:
         spaces.check_name(given["space"])
     elif arguments.resume is None:

@@ -35,7 +35,7 @@ def show(folder: Path) -> None:
         for name, value in overview(read_study_file(folder), time.time()):
             write_output(f"{name:12} {value}\n")
         return
-    download_studies(folder)
+    download_studies(folder, lambda name: True)
     studies = sorted(path.parent for path in folder.glob(f"*/{STUDY_FILE}"))
     if not studies:
         raise ValueError(

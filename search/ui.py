@@ -114,7 +114,7 @@ def serve_optuna(storage: Path, port: int | None, opens: bool) -> None:
     from search.storage.dashboard_copy import copy_studies
     from search.storage.mirrored_studies import download_studies
 
-    download_studies(storage)
+    download_studies(storage, lambda name: True)
     copies = copy_studies(storage)
     with optuna_dashboard(copies, choose_port(port, OPTUNA_PORT)) as address:
         show(iter([f"studies  {address}/dashboard/"]), opens)

@@ -15,7 +15,7 @@ from trainables.core.errors import DiskFull, Interrupted, TrialFailed
 from trainables.core.files import replace_file
 from trainables.core.liveness import die
 from trainables.core.metrics import Metrics
-from trainables.core.mirror import download
+from trainables.core.mirror import download, drop_copy
 from trainables.core.progress import PROGRESS_FILE, ProgressReporter, progress_to_file
 from trainables.training.checkpoints import stop_requested
 from trainables.training.trial import Trial, release_memory, save
@@ -53,6 +53,8 @@ class StudentTrainable(tune.Trainable):
         result = self._next_result()
         if result["done"]:
             self.progress.close()
+            for name in ("checkpoints", "out"):
+                drop_copy(Path(self.config[name]))
         return result
 
     def _next_result(self) -> dict[str, Any]:

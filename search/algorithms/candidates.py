@@ -5,6 +5,7 @@ from typing import Any, cast
 
 import numpy as np
 import optuna
+from numpy.typing import NDArray
 from optuna.distributions import (
     BaseDistribution,
     CategoricalDistribution,
@@ -131,6 +132,17 @@ def to_unit(value: Any, distribution: BaseDistribution) -> float:
     assert isinstance(distribution, FloatDistribution | IntDistribution)
     value = np.log(value) if distribution.log else value
     return float((value - low) / (high - low)) if high > low else 0.5
+
+
+def to_units(values: Sequence[Any], distribution: BaseDistribution) -> NDArray[np.float64]:
+    """The same for many values (N,) that can be scaled."""
+    if isinstance(distribution, CategoricalDistribution) or not values:
+        return np.array([to_unit(value, distribution) for value in values])
+    low, high = unit_bounds(distribution)
+    assert isinstance(distribution, FloatDistribution | IntDistribution)
+    scaled = np.array(values, np.float64)
+    scaled = np.log(scaled) if distribution.log else scaled
+    return (scaled - low) / (high - low) if high > low else np.full(len(values), 0.5)
 
 
 def from_unit(place: float, distribution: BaseDistribution) -> Any:

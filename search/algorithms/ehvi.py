@@ -15,12 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from search.algorithms.candidates import (
+    ABSENT,
     Distributions,
     Params,
     is_representable,
     perturb,
     sample_config,
-    to_unit,
+    to_units,
 )
 from search.algorithms.observations import Floats, Observation, final_mious
 from search.core.pareto import REFERENCE_MARGIN, cost_range_of, normalize_log_costs
@@ -43,6 +44,8 @@ SHRINKAGE = 0.5
 best of many trials are the lucky ones, which others would seem unable to improve on."""
 MAX_ROWS = 256
 """The latest trials that the forest is fitted to; more cost more time than they improve it."""
+MAX_RECENT = 4 * MAX_ROWS
+"""The latest trials among which those are chosen, and whose ends say what early values promise."""
 MAX_FINISHED = 256
 """The finished trials, best first, that may be on the front once the forest corrects their mIoU."""
 
@@ -76,9 +79,10 @@ def propose(
     drawn = draw_candidates(space, [], costs_of, random)
     if not drawn:
         return Proposal({})
-    estimates = final_mious(observations)
+    recent = observations[-MAX_RECENT:]
+    estimates = final_mious(recent)
     is_known = np.isfinite(estimates)
-    known = [o for o, known in zip(observations, is_known.tolist(), strict=True) if known]
+    known = [o for o, known in zip(recent, is_known.tolist(), strict=True) if known]
     estimates = estimates[is_known]
     if len(observations) + len(warm_start_observations) < NUM_START or not (
         known or warm_start_observations
@@ -229,16 +233,13 @@ def predict_failures(
 
 def encode(points: Sequence[Observation], distributions: Distributions) -> NDArray[np.float32]:
     """Parameters scaled to [0,1] (N,P), -1 where a point does not have a parameter."""
-    rows = [
-        [
-            to_unit(point.params[name], distribution)
-            if name in point.params and is_representable(distribution, point.params[name])
-            else -1.0
-            for name, distribution in distributions.items()
-        ]
-        for point in points
-    ]
-    return np.array(rows, dtype=np.float32)
+    rows = np.full((len(points), len(distributions)), -1.0, np.float32)
+    for column, (name, distribution) in enumerate(distributions.items()):
+        values = [point.params.get(name, ABSENT) for point in points]
+        known = [is_representable(distribution, value) for value in values]
+        of_these = [value for value, is_known in zip(values, known, strict=True) if is_known]
+        rows[known, column] = to_units(of_these, distribution)
+    return rows
 
 
 def expected_hypervolume_improvement(

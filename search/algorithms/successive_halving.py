@@ -23,6 +23,8 @@ CONFIDENCE_WIDTH = 1.0
 """Residual standard deviations by which the value of a trial at a rung is improved."""
 MIN_FINISHED = 4
 """Finished trials that must have passed a rung before its uncertainty is estimated."""
+MAX_FINISHED = 1024
+"""The latest finished trials, by which the uncertainty of a rung is estimated."""
 MIN_RUNG_EPOCHS = 0.75
 """Epochs that may be rounded up to one."""
 
@@ -70,6 +72,7 @@ class SuccessiveHalving:
         self.rung_decisions: dict[int, dict[str, RungDecision]] = {
             rung: {} for rung in sorted({*rungs, end}, reverse=True)
         }
+        self.values = {rung: Rows() for rung in self.rung_decisions}
 
     def report(
         self, trial_id: str, epoch: int, minimized_values: MinimizedValues
@@ -89,6 +92,7 @@ class SuccessiveHalving:
                 trial_id, rung, self.num_decisions, tuple(minimized_values), promoted
             )
             rung_decisions[trial_id] = decision
+            self.values[rung].append(minimized_values)
             self.num_decisions += 1
             return decision
         return None
@@ -107,7 +111,7 @@ class SuccessiveHalving:
         )
         if not np.isfinite(optimistic_values).all():
             return True
-        others = [decision.minimized_values for decision in self.rung_decisions[rung].values()]
+        others = self.values[rung].rows
         return is_promoted(tuple(optimistic_values), others, self.reduction)
 
     def _residual_std(self, rung: int) -> NDArray[np.float64]:
@@ -117,7 +121,7 @@ class SuccessiveHalving:
         pairs = np.array(
             [
                 (at_rung[trial_id].minimized_values, end.minimized_values)
-                for trial_id, end in ends.items()
+                for trial_id, end in list(ends.items())[-MAX_FINISHED:]
                 if trial_id in at_rung
             ]
         )
@@ -128,6 +132,27 @@ class SuccessiveHalving:
         return np.array(
             [residual_std_about_line(*values) for values in zip(early, late, strict=True)]
         )
+
+
+class Rows:
+    """An array to which rows of numbers are appended."""
+
+    def __init__(self) -> None:
+        self.array, self.length = np.empty((0, 0)), 0
+
+    @property
+    def rows(self) -> NDArray[np.float64]:
+        """All rows (N,D)."""
+        return self.array[: self.length]
+
+    def append(self, row: Sequence[float]) -> None:
+        if self.length == len(self.array):
+            larger = np.empty((max(64, 2 * self.length), len(row)))
+            if self.length:
+                larger[: self.length] = self.rows
+            self.array = larger
+        self.array[self.length] = row
+        self.length += 1
 
 
 def residual_std_about_line(early: NDArray[np.float64], late: NDArray[np.float64]) -> float:
@@ -145,11 +170,15 @@ def residual_std_about_line(early: NDArray[np.float64], late: NDArray[np.float64
     return math.sqrt(float(((rise - slope * run) ** 2).sum()) / (len(early) - 2)) / slope
 
 
-def is_promoted(own: MinimizedValues, others: Sequence[MinimizedValues], reduction: float) -> bool:
+def is_promoted(
+    own: MinimizedValues,
+    others: Sequence[MinimizedValues] | NDArray[np.float64],
+    reduction: float,
+) -> bool:
     """Whether a trial is among the best of a rung, the first ceil(n / reduction) of n."""
     if not np.isfinite(own).all():
         return False
-    points = np.array([own, *others], dtype=np.float64)
+    points = np.vstack([own, others]) if len(others) else np.array([own], dtype=np.float64)
     points = points[np.isfinite(points).all(axis=1)]
     ranks = np.asarray(moocore.pareto_rank(points))
     if ranks[0] == 0:

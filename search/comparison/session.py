@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -38,6 +39,7 @@ from search.storage.layout import (
     STOP_FILE,
     mlflow_artifact_folder,
 )
+from search.storage.mirrored_studies import upload_log
 from search.study.prerequisites import NUM_LARGEST
 from search.study.report import teacher_numbers, tracking_timeout_s
 from search.tracking.callbacks import AsyncCallback, run_with_timeout
@@ -101,6 +103,13 @@ class ComparisonSession:
             OSError: a disk is full, or Ray does not start.
             TrialFailed: the teacher learned nothing.
         """
+        try:
+            return self._run(resume_arguments)
+        finally:
+            with suppress(OSError):
+                upload_log(self.config.folder)
+
+    def _run(self, resume_arguments: Sequence[str]) -> int:
         comparison, interrupted = self.comparison, is_stop_requested()
         say_data(comparison.data, comparison.was_packed, comparison.notes, self.say)
         say_unlabelled(comparison.unlabelled, self.say)

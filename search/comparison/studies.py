@@ -15,6 +15,7 @@ from search.storage.layout import COMPARED_PAGE, COMPARED_PLOT, artifact_folder
 from search.storage.study_file import StudyFile, read_study_file
 from search.storage.trials import read_asked_records
 from trainables.core import terminal
+from trainables.core.artifacts import is_there
 from trainables.core.files import replace_file
 from trainables.data.packed import open_pack
 from trainables.training.evaluation import commonest_miou
@@ -56,4 +57,4 @@ def compare_studies(storage: Path, names: Sequence[str]) -> list[StudySummary]:
 def read_commonest_miou(storage: Path, file: StudyFile) -> float:
     """The mIoU of predicting the commonest class everywhere; 0 where the pack is deleted."""
     folder = artifact_folder(storage) / file.data_digest
-    return commonest_miou(open_pack(folder)) if folder.is_dir() else 0.0
+    return commonest_miou(open_pack(folder)) if is_there(folder) else 0.0

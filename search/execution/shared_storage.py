@@ -3,6 +3,7 @@
 import math
 import secrets
 import time
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -88,7 +89,7 @@ class SharedStorage:
                     raise
                 finally:
                     if not self.answers:
-                        delete(self.file)
+                        self._delete_file()
 
     def check_all(self) -> None:
         """Waits for the answers of all nodes that there are.
@@ -100,7 +101,7 @@ class SharedStorage:
         self.check_nodes()
         while self.answers:
             if time.monotonic() > deadline:
-                delete(self.file)
+                self._delete_file()
                 silent = ", ".join(self.asked[node_id] for node_id in self.answers)
                 raise StorageNotShared(
                     f"every node must be able to run a task, but none ended on {silent} in "
@@ -108,6 +109,10 @@ class SharedStorage:
                 )
             time.sleep(0.1)
             self.check_nodes()
+
+    def _delete_file(self) -> None:
+        with suppress(OSError):  # an object store that does not answer: it does no harm
+            delete(self.file)
 
     def _read(self, node_id: str, waiting: Any) -> None:
         node = self.asked[node_id]

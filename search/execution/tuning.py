@@ -99,7 +99,7 @@ def tune_trials(
     finally:
         with suppress(OSError):  # all state is in the journal
             delete(scratch)
-        remove_driver_status(config.folder)
+            remove_driver_status(config.folder)
     add_device_time(searcher.study, status_writer.used_s, status_writer.offered_s)
     if shutdown.requested:
         raise KeyboardInterrupt

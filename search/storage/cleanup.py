@@ -36,6 +36,8 @@ class ArtifactCleanup:
     def ended(self, record: Record) -> None:
         if record.state == "PAUSED":
             return
+        with suppress(OSError):
+            flush_journal(self.folder)  # the end of the trial must be known before
         before = {each.trial_id for each in self.front}
         if record.state == "COMPLETE":
             known = sorted([*self.front, record], key=lambda each: each.trial_id)
@@ -45,7 +47,6 @@ class ArtifactCleanup:
             with suppress(OSError):
                 delete(model_folder(self.folder, trial_id))
         with suppress(OSError):
-            flush_journal(self.folder)  # the end of the trial must be known before
             delete(checkpoint_folder(self.folder, record.trial_id))
 
 

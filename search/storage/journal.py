@@ -15,7 +15,7 @@ from optuna.storages.journal import BaseJournalBackend, JournalFileBackend
 
 from search.core.objectives import Objective
 from search.storage.layout import JOURNAL
-from search.storage.segments import begin_upload, upload_appended
+from search.storage.segments import begin_upload, download_journal, upload_appended
 from trainables.core.errors import DiskFull
 from trainables.core.files import is_full_disk
 
@@ -26,6 +26,7 @@ def open_journal(folder: Path, name: str, objectives: Sequence[Objective]) -> op
     Raises:
         ValueError: the journal is damaged.
     """
+    download_journal(folder)  # again, now that no other driver writes it
     repair(folder / JOURNAL)
     begin_upload(folder)
     for lock in folder.glob(f"{JOURNAL}.lock*"):  # left by a driver killed while it wrote

@@ -1,5 +1,6 @@
 """Where the storage of a command line lies: in a folder, or in an object store."""
 
+from collections.abc import Collection
 from pathlib import Path
 
 from search.core.tracking_uri import database_of
@@ -9,10 +10,11 @@ from trainables.core.files import is_writable, nearest
 from trainables.core.mirror import cache_of, check_store, is_mirrored, moved_to_cache, shown
 
 
-def open_storage(storage: Path, cache: Path | None) -> Path:
-    """The folder of a storage that can be written, with the studies that are there.
+def open_storage(storage: Path, cache: Path | None, names: Collection[str | None] = ()) -> Path:
+    """The folder of a storage that can be written.
 
-    That of an object store is its mirror in the cache.
+    That of an object store is its mirror in the cache, into which the studies of these names are
+    brought, and of all others what studies know of one another.
 
     Raises:
         ValueError: storage or cache cannot be written or created.
@@ -27,7 +29,7 @@ def open_storage(storage: Path, cache: Path | None) -> Path:
         return storage
     try:
         check_store(storage)
-        download_studies(storage)
+        download_studies(storage, lambda name: name in names)
     except OSError as error:
         raise ValueError(
             f"--storage must be a bucket that can be read and written, but {shown(storage)}: "
@@ -40,12 +42,6 @@ def check_writable(storage: Path) -> None:
     """Raises ValueError where a folder cannot be created or written."""
     if not is_writable(storage):
         raise ValueError(f"--storage must be a writable folder, but {nearest(storage)} is not")
-
-
-def is_store_elsewhere(storage: Path, tracking_uri: str) -> bool:
-    """Whether the MLflow store of an object store's studies is a file of another machine."""
-    database = database_of(tracking_uri)
-    return is_mirrored(storage) and database is not None and not database.is_file()
 
 
 def store_note(storage: Path, tracking_uri: str) -> str:

@@ -9,15 +9,17 @@ journal outlives the driver, nothing is lost.
 import logging
 import threading
 import time
-from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from search.storage.layout import JOURNAL, SEGMENTS
-from trainables.core.mirror import Remote, remote_of, shown
+from trainables.core.mirror import NUM_CONNECTIONS, Remote, remote_of, shown
 
 log = logging.getLogger(__name__)
 RETRY_S = 5.0
 """Seconds until an upload is tried again that has failed."""
+MERGED = 256
+"""Segments that are made one."""
 FLUSH_S = 60.0
 """Seconds that whoever needs all lines in the object store waits for them."""
 
@@ -30,6 +32,7 @@ class SegmentUpload(threading.Thread):
         self.journal, self.segments = journal, segments
         self.uploaded = uploaded
         self.length = journal.stat().st_size
+        self.starts: list[int] = []
         self.changed = threading.Condition()
         self.problem = ""
 
@@ -68,6 +71,22 @@ class SegmentUpload(threading.Thread):
             with self.changed:
                 self.uploaded = end
                 self.changed.notify_all()
+            self.starts.append(start)
+            if len(self.starts) == MERGED:
+                self._merge(end)
+
+    def _merge(self, end: int) -> None:
+        """Makes the latest segments one: readers ask for each of them."""
+        first, *others = self.starts
+        self.starts = []
+        try:
+            with self.journal.open("rb") as file:
+                file.seek(first)
+                put_segment(self.segments, first, file.read(end - first))
+            for start in others:
+                self.segments.child(segment_name(start)).delete()
+        except OSError as error:  # whoever reads skips what is there twice
+            log.warning("segments of the journal were not merged: %s", error)
 
 
 uploads: dict[Path, SegmentUpload] = {}
@@ -102,7 +121,7 @@ def download_journal(folder: Path) -> None:
     """
     if (remote := remote_of(folder)) is None or folder / JOURNAL in uploads:
         return
-    content = b"".join(read_segments(remote.child(SEGMENTS)))
+    content = read_segments(remote.child(SEGMENTS))
     journal = folder / JOURNAL
     here = journal.read_bytes() if journal.is_file() else b""
     if content and not here.startswith(content):
@@ -124,31 +143,43 @@ def begin_upload(folder: Path) -> None:
         for name in earlier:
             if name != segment_name(0):
                 segments.child(name).delete()
-    uploaded = sum(len(content) for content in read_segments(segments))
+    uploaded = len(read_segments(segments))
     uploads[journal] = SegmentUpload(journal, segments, uploaded)
     uploads[journal].start()
 
 
-def read_segments(segments: Remote) -> Iterator[bytes]:
-    """The content of a journal, in pieces.
+def read_segments(segments: Remote) -> bytes:
+    """The content of a journal.
 
     A driver that died while it made several segments one has left some that overlap.
 
     Raises:
         ValueError: a segment is missing.
     """
-    length = 0
-    for name in sorted(segments.files()):
+    while True:
+        names = sorted(segments.files())
+        try:
+            with ThreadPoolExecutor(NUM_CONNECTIONS) as threads:
+                pieces = list(threads.map(lambda name: read_segment(segments, name), names))
+            break
+        except FileNotFoundError:  # its driver has just made it one with others
+            continue
+    content = bytearray()
+    for name, piece in zip(names, pieces, strict=True):
         start = int(name.split(".")[0])
-        if start > length:
+        if start > len(content):
             raise ValueError(
-                f"the segments of a journal must follow one another, but after {length} bytes "
-                f"comes {segments.key}/{name}"
+                f"the segments of a journal must follow one another, but after {len(content)} "
+                f"bytes comes {segments.key}/{name}"
             )
-        with segments.fs.open_input_stream(segments.child(name).key) as stream:
-            content = stream.read()
-        yield content[length - start :]
-        length = max(length, start + len(content))
+        content += piece[len(content) - start :]
+    return bytes(content)
+
+
+def read_segment(segments: Remote, name: str) -> bytes:
+    with segments.fs.open_input_stream(segments.child(name).key) as stream:
+        content: bytes = stream.read()
+    return content
 
 
 def put_segment(segments: Remote, start: int, content: bytes) -> None:

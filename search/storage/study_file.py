@@ -1,5 +1,6 @@
 """study.json: the configuration of a study, its data, and the versions it ran with."""
 
+import os
 import platform
 from collections.abc import Callable
 from contextlib import suppress
@@ -16,6 +17,7 @@ from trainables.core.config_base import FrozenConfig, digest
 from trainables.core.files import hash_file, replace_file
 from trainables.core.mirror import exists, is_mirrored, shown
 from trainables.core.mirror_lock import STALE_S, SharedLock, shared_lock
+from trainables.core.terminal import print_error
 from trainables.data.configs import LabelSize
 
 PACKAGES = ("paretoseg", "torch", "torchvision", "ray", "optuna", "mlflow")
@@ -111,7 +113,7 @@ def lock_study(config: Placement, wait_s: float = 0.0) -> SharedLock:
         ValueError: another driver runs the study, and does so after `wait_s` seconds.
     """
     lock_file = lock_path(config.storage, config.name)
-    lock = shared_lock(lock_file)
+    lock = shared_lock(lock_file, lambda: end_without_lock(config.name))
     try:
         lock.acquire(timeout=wait_s)
     except Timeout:
@@ -120,6 +122,14 @@ def lock_study(config: Placement, wait_s: float = 0.0) -> SharedLock:
             f"a study must not run twice at once, but {config.name} is running{lost}"
         ) from None
     return lock
+
+
+def end_without_lock(name: str) -> None:
+    """Ends this process at once, as two drivers would damage the journal."""
+    try:
+        print_error(f"error: {name} goes on elsewhere: this machine did not renew its lock in time")
+    finally:
+        os._exit(2)
 
 
 def check_not_running(config: Placement) -> None:

@@ -9,10 +9,12 @@ from search.core.pareto import pareto_front
 from search.core.record import Record, RecordState, total_cost
 from search.storage.driver_status import DriverStatus, read_driver_status
 from search.storage.journal import read_journal
-from search.storage.layout import JOURNAL, LOG
+from search.storage.layout import JOURNAL, LOG, lock_path
 from search.storage.study_file import StudyFile, check_not_running
-from search.storage.trials import read_asked_records
+from search.storage.trials import read_asked_records, read_utilisation
 from search.tracking.remaining_time import write_left
+from trainables.core.mirror import is_mirrored
+from trainables.core.mirror_lock import is_held
 from trainables.core.progress import human_duration
 from trainables.core.units import human_cost, human_size
 
@@ -44,6 +46,8 @@ def overview(file: StudyFile, now: float) -> Iterator[tuple[str, str]]:
     yield "front", describe_front(pareto_front(records, named_objectives(config.objectives)))
     seconds = sum(record.metrics.device_seconds for record in records if record.metrics)
     yield "device time", human_duration(seconds) if seconds else "none"
+    if not running and (utilisation := read_study_utilisation(file)) is not None:
+        yield "utilisation", f"{utilisation:.0%} of the devices while trials ran"
     if (cost := total_cost(records)) is not None:
         yield "cost", f"{human_cost(cost)}, without the teacher and idle nodes"
     for record in records:
@@ -70,6 +74,9 @@ def summary(file: StudyFile) -> str:
 
 def is_running(file: StudyFile) -> bool:
     """Whether a driver holds the lock of the study, as far as can be seen from here."""
+    lock_file = lock_path(file.config.storage, file.config.name)
+    if is_mirrored(lock_file):
+        return is_held(lock_file)
     try:
         check_not_running(file.config)
     except ValueError:
@@ -85,6 +92,14 @@ def read_records(file: StudyFile) -> list[Record]:
     if not (folder / JOURNAL).is_file():
         return []
     return read_asked_records(read_journal(folder, file.config.name))
+
+
+def read_study_utilisation(file: StudyFile) -> float | None:
+    """The share of the devices' time that was used; None where it was not measured."""
+    folder = file.config.folder
+    if not (folder / JOURNAL).is_file():
+        return None
+    return read_utilisation(read_journal(folder, file.config.name))
 
 
 def num_begun(records: Sequence[Record]) -> int:

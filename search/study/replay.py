@@ -25,7 +25,7 @@ from search.storage.trials import (
 )
 from search.study.cost_model import CostModel
 from trainables.config import ExecutionConfig
-from trainables.core.artifacts import ArtifactStore
+from trainables.core.artifacts import ArtifactStore, present
 from trainables.core.command_line import one_line
 from trainables.core.config_base import Leaf
 from trainables.data.packed import open_pack
@@ -161,7 +161,7 @@ def known_cost_model(file: StudyFile, study: optuna.Study) -> CostModel:
             path = find_sensitivity(run, start, config.quantizer_name)
         else:
             path = store.root / file_name
-        if path is None or not path.exists():
+        if path is None or not present(path).exists():
             raise NotReplayable(f"no sensitivity is kept of {student.describe()}")
         known[student] = read_sensitivity(path)
     cost_model.sensitivities = known

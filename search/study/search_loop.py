@@ -98,6 +98,7 @@ def run_study(study: Study) -> int:
         except (OverBudget, TrialFailed, OSError):
             with suppress(OSError):  # a full disk: the record is in the journal
                 write_report(study, tracking, interrupted=True)
+                upload_log(config.folder)
             raise
     if not study.is_open:
         raise KeyboardInterrupt

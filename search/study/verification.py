@@ -11,6 +11,7 @@ from search.core.config import StudyConfig
 from search.core.objectives import Objective, named_objectives
 from search.core.parameter_names import written_params
 from search.core.record import LATENCY_DISTURBED, LATENCY_MS, Record
+from search.core.tracking_uri import database_of
 from search.storage.journal import read_journal
 from search.storage.layout import FRONT_TABLE, MODELS, TRIALS_TABLE, model_folder
 from search.storage.study_file import StudyFile
@@ -21,6 +22,7 @@ from trainables.core import terminal
 from trainables.core.command_line import one_line
 from trainables.core.config_base import Leaf
 from trainables.core.files import hash_file
+from trainables.core.mirror import is_mirrored
 from trainables.core.progress import PROGRESS_FILE
 from trainables.models.model_file import METRICS_FILE, MODEL_FILE, read_spec
 
@@ -58,6 +60,20 @@ def violations(file: StudyFile, folder: Path, with_mlflow: bool = True) -> Itera
         # A worker that was killed leaves its progress behind, also half-written.
         if path.is_file() and not path.name.lstrip(".").startswith(PROGRESS_FILE.lstrip(".")):
             yield f"{path} is half-written"
+
+
+def is_store_elsewhere(file: StudyFile) -> bool:
+    """Whether a study in an object store was run on another machine, whose MLflow store is a file.
+
+    One that was run here has at least one run in the store that is here.
+    """
+    database = database_of(file.config.tracking_uri)
+    if not is_mirrored(file.config.storage) or database is None:
+        return False
+    try:
+        return not (database.is_file() and read_runs(file.config.tracking_uri, file.id))
+    except ValueError:  # a damaged store, which is a violation
+        return False
 
 
 def read_rows(path: Path) -> dict[str, Row]:

@@ -46,10 +46,8 @@ def test_a_node_and_then_the_driver_s_machine_are_lost(
         driver = Driver(argv, RAY_ADDRESS=address, **nodes)
         driver.wait_for("expected: ")
         wait_until(lambda: len(with_checkpoints(object_store)) >= 2)
-        before = with_checkpoints(object_store)
         tell(cluster)
         driver.wait_for("goes on from its checkpoint")
-        assert re.search("^student-|^hurt/", " ".join(before))
 
         driver.send_signal(signal.SIGKILL)
         driver.wait()

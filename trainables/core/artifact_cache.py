@@ -3,18 +3,34 @@
 import os
 import shutil
 import time
+from contextlib import suppress
 from pathlib import Path
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from pydantic import ValidationError
 
-from trainables.core.artifact_record import RECORD, ArtifactRecord, find_damage
+from trainables.core.artifact_record import (
+    RECORD,
+    ArtifactRecord,
+    find_damage,
+    read_artifact_record,
+)
 from trainables.core.errors import DiskFull
-from trainables.core.mirror import MIRROR, Remote, cache_of, download_folder, remote_of, shown
+from trainables.core.mirror import (
+    MIRROR,
+    Remote,
+    cache_of,
+    download_folder,
+    remote_of,
+    shown,
+    upload,
+)
 from trainables.core.progress import announce
 
 SPARE_BYTES = 500_000_000
 """What remains free of a cache's disk."""
+NUM_DOWNLOADS = 2
+"""Downloads whose digests must be wrong until the original is taken to be damaged."""
 IN_USE_S = 600.0
 """Seconds after its last use within which a copy is not deleted: a process may be opening it."""
 
@@ -33,22 +49,41 @@ def fetch(path: Path, deep: bool = True) -> bool:
     remote = remote_of(path)
     assert remote is not None
     path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(path.with_name(f".{path.name}.fetch")):
-        if path.is_dir() and find_damage(path, deep) is None:
+    with FileLock(fetch_lock(path)):
+        is_whole = path.is_dir() and find_damage(path, deep) is None
+        try:
+            record = read_remote_record(remote)
+        except OSError:
+            if is_whole:
+                return True
+            raise
+        if record is None:
+            if is_whole:  # it was deleted there: other machines need it
+                upload(path, path)
+            return is_whole
+        if not (is_whole and read_artifact_record(path) == record):
+            num_bytes = sum(length for length, _ in record.files.values())
+            announce(f"copying {shown(path)} to this machine, {num_bytes / 1e6:.1f} MB")
+            is_whole = any(download_whole(path, num_bytes) for _ in range(NUM_DOWNLOADS))
+        if is_whole:
             os.utime(path / RECORD)
-            return True
+        return is_whole
+
+
+def fetch_lock(path: Path) -> Path:
+    """The lock of whoever looks whether a copy is whole, or deletes it."""
+    return path.with_name(f".{path.name}.fetch")
+
+
+def download_whole(path: Path, num_bytes: int) -> bool:
+    """Downloads an artifact; gives whether its digests are those of its record."""
+    shutil.rmtree(path, ignore_errors=True)
+    make_room(path, num_bytes)
+    download_folder(path)
+    if damage := find_damage(path):
+        announce(f"{shown(path)} is damaged: {damage}")
         shutil.rmtree(path, ignore_errors=True)
-        if (record := read_remote_record(remote)) is None:
-            return False
-        num_bytes = sum(length for length, _ in record.files.values())
-        make_room(path, num_bytes)
-        announce(f"copying {shown(path)} to this machine, {num_bytes / 1e6:.1f} MB")
-        download_folder(path)
-        os.utime(path / RECORD)
-        if damage := find_damage(path):
-            announce(f"{shown(path)} is damaged: {damage}")
-            shutil.rmtree(path)
-        return damage is None
+    return damage is None
 
 
 def read_remote_record(artifact: Remote) -> ArtifactRecord | None:
@@ -68,15 +103,26 @@ def make_room(path: Path, num_bytes: int) -> None:
         DiskFull: what is left is in use.
     """
     cache = cache_of(path)
-    unused = [
-        (used, record.parent)
-        for record in cache.glob(f"{MIRROR}*/**/{RECORD}")
-        if time.time() - (used := record.stat().st_mtime) > IN_USE_S
-    ]
-    for _, copy in [*sorted(unused), (0.0, None)]:
-        if shutil.disk_usage(cache).free >= num_bytes + SPARE_BYTES:
+
+    def has_room() -> bool:
+        return shutil.disk_usage(cache).free >= num_bytes + SPARE_BYTES
+
+    if has_room():
+        return
+    copies = [record.parent for record in cache.glob(f"{MIRROR}*/**/{RECORD}")]
+    for copy in sorted(copies, key=last_use):
+        with suppress(Timeout), FileLock(fetch_lock(copy), timeout=0):
+            if time.time() - last_use(copy) > IN_USE_S:
+                announce(f"deleting the copy of {shown(copy)}, which was not used for longest")
+                shutil.rmtree(copy, ignore_errors=True)
+        if has_room():
             return
-        if copy is not None:
-            announce(f"deleting the copy of {shown(copy)}, which was not used for longest")
-            shutil.rmtree(copy, ignore_errors=True)
     raise DiskFull(cache, f"a copy of {path.name}, {num_bytes / 1e6:.0f} MB")
+
+
+def last_use(copy: Path) -> float:
+    """When a copy was used last, in seconds since 1970; now where it is gone."""
+    try:
+        return (copy / RECORD).stat().st_mtime
+    except FileNotFoundError:
+        return time.time()

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from filelock import Timeout
 
-from trainables.core.artifact_cache import fetch
+from trainables.core.artifact_cache import fetch, make_room
 from trainables.core.artifact_record import (
     RECORD,
     ArtifactRecord,
@@ -24,7 +24,7 @@ from trainables.core.artifact_record import (
 )
 from trainables.core.config_base import digest
 from trainables.core.files import whole_folder
-from trainables.core.mirror import delete, is_mirrored, wait_until_visible
+from trainables.core.mirror import cache_of, delete, is_mirrored, wait_until_visible
 from trainables.core.mirror_lock import shared_lock
 from trainables.core.progress import PROGRESS_EVERY_S, announce
 
@@ -72,8 +72,11 @@ class ArtifactStore:
             if path.is_dir():
                 announce(f"building {path} again: {find_damage(path)}")
             delete(path)
-            for killed in set(self.root.glob(f".{path.name}-*")) - {checkpoint_folder(path)}:
-                shutil.rmtree(killed)
+            killed = {*self.root.glob(f".{path.name}-*"), *cache_of(path).glob(f".{path.name}-*")}
+            for folder in killed - {checkpoint_folder(path)}:
+                shutil.rmtree(folder)
+            if is_mirrored(path):
+                make_room(path, 0)
             self._build(path, key, build)
         return read_artifact(path)
 
@@ -122,6 +125,11 @@ def read_artifact(path: Path) -> Artifact:
     """
     record = read_artifact_record(path)
     return Artifact(path, record.key, record.seconds)
+
+
+def is_there(path: Path) -> bool:
+    """Whether there is an artifact, which is copied to this machine where it is in a mirror."""
+    return fetch(path, deep=False) if is_mirrored(path) else path.is_dir()
 
 
 def present(file: Path) -> Path:

@@ -13,7 +13,7 @@ from pathlib import Path
 from tempfile import mkdtemp
 
 from trainables.core.errors import DiskFull
-from trainables.core.mirror import cache_of, delete, download, upload
+from trainables.core.mirror import cache_of, delete, download, is_mirrored, upload
 
 
 def replace_file(path: Path, content: bytes | str) -> None:
@@ -55,7 +55,11 @@ def whole_folder(path: Path) -> Iterator[Path]:
         yield aside
         aside.chmod(0o755)
         upload(path, aside)
-        os.replace(aside, path)
+        try:
+            os.replace(aside, path)
+        except OSError as error:
+            if error.errno != errno.ENOTEMPTY or not is_mirrored(path):
+                raise  # otherwise another process has downloaded it meanwhile
     except OSError as error:
         if not is_full_disk(error):
             raise

@@ -9,6 +9,7 @@ An object store must show each write to all later reads, as S3 has done since 20
 """
 
 import os
+import re
 import shutil
 import time
 import uuid
@@ -192,7 +193,10 @@ def check_store(path: Path) -> None:
     if is_mirrored(path):
         from pyarrow.fs import FileSystem
 
-        probe = Remote(*FileSystem.from_uri(shown(path))).child(f".probe-{uuid.uuid4().hex[:12]}")
+        scheme, bucket, *_ = (part for part in re.split("://|/", shown(path)) if part)
+        fs, root = FileSystem.from_uri(f"{scheme}://{bucket}")
+        folder = shown(path).removeprefix(f"{scheme}://{bucket}").strip("/")
+        probe = Remote(fs, "/".join(filter(None, (root, folder, f".probe-{uuid.uuid4().hex}"))))
         with probe.fs.open_output_stream(probe.key) as stream:
             stream.write(b"probe")
         if not probe.is_there:
@@ -254,7 +258,8 @@ def download_folder(
     here = folder.rglob("*") if recursive else folder.glob("*")
     for file in list(here):
         name = str(PurePosixPath(file.relative_to(folder)))
-        if file.is_file() and is_wanted(name) and name not in wanted:
+        is_gone = file.is_file() and is_wanted(name) and name not in wanted
+        if is_gone and not remote.child(name).is_there:  # it may be newer than the list
             file.unlink(missing_ok=True)
     with ThreadPoolExecutor(NUM_CONNECTIONS) as threads:
         tasks = [
@@ -295,6 +300,12 @@ def delete(path: Path) -> None:
         path.unlink(missing_ok=True)
     if (remote := remote_of(path)) is not None:
         remote.delete()
+
+
+def drop_copy(folder: Path) -> None:
+    """Deletes this machine's copy of a folder that the object store has."""
+    if is_mirrored(folder):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def delete_matching(folder: Path, is_unwanted: Callable[[str], bool]) -> None:

@@ -4,9 +4,11 @@ import atexit
 import logging
 import math
 import random
+import socket
 import threading
 import time
 import uuid
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
@@ -34,8 +36,11 @@ class SharedLock(Protocol):
     def release(self) -> None: ...
 
 
-def shared_lock(path: Path) -> SharedLock:
+def shared_lock(path: Path, on_lost: Callable[[], None] = lambda: None) -> SharedLock:
     """A lock at a path, which is not acquired; in a mirror it is one of the object store.
+
+    `on_lost` is called from another thread where another machine has taken the lock, as after this
+    one was suspended for minutes.
 
     Raises:
         OSError: the object store does not answer.
@@ -47,7 +52,7 @@ def shared_lock(path: Path) -> SharedLock:
     if remote.is_shared_folder:
         Path(remote.key).parent.mkdir(parents=True, exist_ok=True)
         return FileLock(remote.key)
-    return ClaimLock(path, remote)
+    return ClaimLock(path, remote, on_lost)
 
 
 class ClaimLock:
@@ -62,8 +67,11 @@ class ClaimLock:
     There is a claim for each cache: who holds the lock of its file knows that none of it lives.
     """
 
-    def __init__(self, path: Path, claims: Remote) -> None:
+    def __init__(
+        self, path: Path, claims: Remote, on_lost: Callable[[], None] = lambda: None
+    ) -> None:
         self.file, self.claims, self.claim = FileLock(path), claims, identity_of(cache_of(path))
+        self.on_lost = on_lost
         self.renewal: tuple[threading.Event, threading.Thread] | None = None
 
     @property
@@ -81,10 +89,15 @@ class ClaimLock:
         end = math.inf if timeout is None else time.monotonic() + timeout
         self.file.acquire(timeout)
         try:
-            while not self._is_mine():
+            claimed = -math.inf
+            while True:
+                # Who waits only looks, but for now and then: many that claim keep one another out
+                if time.monotonic() - claimed > RENEWED_EVERY_S or not self.claims.files():
+                    claimed = time.monotonic()
+                    if self._is_mine():
+                        break
                 if (left := end - time.monotonic()) <= 0:
                     raise Timeout(self.claims.key)
-                # Two processes that see one another's claims must not try again at the same time
                 time.sleep(min(left, random.uniform(0.5, 1.5)))
         except BaseException:
             self.file.release()
@@ -125,6 +138,9 @@ class ClaimLock:
     def _renew(self, released: threading.Event) -> None:
         while not released.wait(RENEWED_EVERY_S):
             with suppress(OSError):
+                if self.claim not in self.claims.files():
+                    self.on_lost()
+                    return
                 self._write()
 
     def _write(self) -> None:
@@ -138,11 +154,18 @@ class ClaimLock:
             log.warning("the claim %s is left: %s", self.claims.key, error)
 
 
+def is_held(path: Path) -> bool:
+    """Whether a claim for the lock of a mirror was lately renewed, by the clock of this machine."""
+    remote = remote_of(path)
+    assert remote is not None
+    return any(time.time() - info.mtime_ns / 1e9 < STALE_S for info in remote.files().values())
+
+
 def identity_of(cache: Path) -> str:
-    """A random name of a cache, which stays the same."""
+    """A random name of a cache on this machine, which stays the same."""
     cache.mkdir(parents=True, exist_ok=True)
-    file = cache / ".identity"
-    with FileLock(cache / ".identity.lock"):
-        if not file.is_file():
+    file = cache / f".identity-{socket.gethostname()}"
+    with FileLock(file.with_suffix(".lock")):
+        if not (file.is_file() and file.read_text()):
             file.write_text(uuid.uuid4().hex)
         return file.read_text()

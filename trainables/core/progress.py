@@ -154,6 +154,16 @@ class ProgressFiles:
         self.touched: dict[Path, tuple[int, float]] = {}
         """When each file was last modified, and when that was first seen, by two clocks."""
         self.checked = -math.inf
+        self.bringing: threading.Thread | None = None
+
+    def _bring(self) -> None:
+        """Downloads the files of other machines; what is new is read at the next call."""
+        with suppress(OSError):
+            download_folder(
+                self.folder,
+                lambda name: PurePosixPath(name).match(self.pattern),
+                recursive="/" in self.pattern,
+            )
 
     def new_lines(self) -> Iterator[tuple[Path, str]]:
         """The path and the line of each file whose line is another than at the last call."""
@@ -162,13 +172,10 @@ class ProgressFiles:
         if now - self.checked < (REMOTE_CHECK_EVERY_S if is_remote else CHECK_EVERY_S):
             return
         self.checked = now
-        if is_remote:
-            with suppress(OSError):  # an object store that does not answer tells nothing new
-                download_folder(
-                    self.folder,
-                    lambda name: PurePosixPath(name).match(self.pattern),
-                    recursive="/" in self.pattern,
-                )
+        if is_remote and not (self.bringing and self.bringing.is_alive()):
+            # The search does not wait for an object store
+            self.bringing = threading.Thread(target=self._bring, daemon=True)
+            self.bringing.start()
         before, self.touched = self.touched, {}
         for path in sorted(self.folder.glob(self.pattern)):
             with suppress(FileNotFoundError):  # the task has just ended

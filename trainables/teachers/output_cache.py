@@ -138,16 +138,15 @@ def cache_outputs(
     key = make_key(run, form, augmentation, images)
     if num_parts == 1:
         return build_outputs(run, key, lambda: Builder(run, key, images).chunks())
-    parts: list[Path] = []
 
     def join() -> Iterator[Arrays]:
         for part in range(num_parts):
-            parts.append(cache_part(run, form, augmentation, images, part, num_parts))
-            yield from ArrowTable(parts[-1] / TABLE).whole_chunks()
+            folder = cache_part(run, form, augmentation, images, part, num_parts)
+            yield from ArrowTable(folder / TABLE).whole_chunks()
 
-    outputs = build_outputs(run, key, join)
-    for part in parts:
-        delete(part)
+    outputs, store = build_outputs(run, key, join), ArtifactStore(run.artifacts)
+    for part in range(num_parts):
+        delete(store.path("outputs", key.replace(part=(part, num_parts)).model_dump(mode="json")))
     return outputs
 
 

@@ -5,7 +5,8 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
@@ -110,6 +111,8 @@ class CheckpointManager:
         self.checkpoints, self.run, self.state = checkpoints, run, state
         self.last, self.cost_s = time.monotonic(), 0.0
         self.looked = -math.inf
+        self.found: Future[bool] | None = None
+        """Whether there is a stop file, as soon as the object store has answered."""
 
     def restore(self) -> State | None:
         """The last state of this training, if there is one."""
@@ -144,7 +147,16 @@ class CheckpointManager:
         if now - self.looked < every_s:
             return False
         self.looked = now
-        return any(exists(file) for file in files)
+        if every_s == STOP_FILE_CHECK_S:
+            return any(exists(file) for file in files)
+        # Requests take tens of milliseconds, or a minute without answers: training does not wait
+        if self.found is not None and self.found.done():
+            if self.found.result():
+                return True
+            self.found = None
+        if self.found is None:
+            self.found = look(files)
+        return False
 
     def _save(self) -> None:
         if self.checkpoints is None:
@@ -158,6 +170,17 @@ class CheckpointManager:
             logger.warning("no checkpoint: %s", error)
         self.last = time.monotonic()
         self.cost_s = self.last - begin
+
+
+def look(files: Sequence[Path]) -> Future[bool]:
+    """Has another thread look whether one of these files is there."""
+    answer: Future[bool] = Future()
+
+    def work() -> None:
+        answer.set_result(any(exists(file) for file in files))
+
+    threading.Thread(target=work, name="stop files", daemon=True).start()
+    return answer
 
 
 def read_checkpoint(path: Path, *keys: str) -> State | None:

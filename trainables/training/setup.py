@@ -15,6 +15,7 @@ from rich.filesize import decimal
 
 from trainables.config import ExecutionConfig, TrialConfig
 from trainables.core.artifacts import ArtifactStore
+from trainables.core.mirror import is_mirrored
 from trainables.core.progress import announce
 from trainables.data.base import Source
 from trainables.data.configs import AUGMENTATIONS, MEASURED_ON, Augmentation, LabelSize
@@ -40,7 +41,13 @@ from trainables.teachers.output_cache import (
     find_outputs,
     predict_footprint,
 )
-from trainables.training.teacher import Teacher, import_teacher, prepare_teacher
+from trainables.training.teacher import (
+    Teacher,
+    file_teacher,
+    import_teacher,
+    named_file,
+    prepare_teacher,
+)
 from trainables.training.teacher_metrics import describe_teacher_metrics
 from trainables.training.weights import build_random, distinct, outputs_of, prepare_weights
 
@@ -338,6 +345,9 @@ def set_up_teacher(
     say("preparing the teacher (made once for this data, then reused)")
     if source is not None:
         spec = str(import_teacher(run, source))
+    elif isinstance(spec, str) and is_mirrored(run.artifacts) and named_file(spec).is_file():
+        (copy,), _ = file_teacher(named_file(spec), run, open_pack(run.data))
+        spec = str(copy)  # which other machines have
     teacher = runner(run, prepare_teacher, spec, own, averaging)
     say(f"teacher: {teacher.note}, mIoU {100 * teacher.miou:.1f} %")
     data = open_pack(run.data)

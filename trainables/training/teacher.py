@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trainables.config import ExecutionConfig, TrialConfig
-from trainables.core.artifacts import ArtifactStore
+from trainables.core.artifacts import ArtifactStore, present
 from trainables.core.files import hash_file, hash_file_once
 from trainables.core.metrics import TeacherMetrics
 from trainables.data.labels import VOC_CLASSES
@@ -185,7 +185,7 @@ def file_teacher(file: Path, run: ExecutionConfig, data: PackedDataset) -> tuple
     def build(folder: Path) -> None:
         copy_model(file, folder / MODEL_FILE)
 
-    key = {"file": hash_file(file), "data": data.digest}
+    key = {"file": hash_file(present(file)), "data": data.digest}
     copy = ArtifactStore(run.artifacts).get("teacher", key, build).path / MODEL_FILE
     return [copy], f"{read_spec(copy).model.name} of {file}"
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import optuna
 import pytest
+from drivers import wait_until
 from object_store import ObjectStore
 
 from search.core.objectives import MIOU_AND_SIZE
@@ -108,11 +109,11 @@ def test_a_driver_killed_while_it_joins_segments_leaves_a_whole_journal(folders:
     remote = segments_of(here)
     for start, content in ((0, b"ab\n"), (3, b"cd\n"), (6, b"ef\n")):
         put_segment(remote, start, content)
-    assert b"".join(read_segments(remote)) == b"ab\ncd\nef\n"
+    assert read_segments(remote) == b"ab\ncd\nef\n"
     put_segment(remote, 0, b"ab\ncd\nef\n")
-    assert b"".join(read_segments(remote)) == b"ab\ncd\nef\n"
+    assert read_segments(remote) == b"ab\ncd\nef\n"
     remote.child(segment_name(3)).delete()
-    assert b"".join(read_segments(remote)) == b"ab\ncd\nef\n"
+    assert read_segments(remote) == b"ab\ncd\nef\n"
     remote.child(segment_name(0)).delete()
     with pytest.raises(ValueError, match=r"must follow one another, but after 0 bytes comes .*6"):
         download_journal(there)
@@ -147,7 +148,7 @@ def test_local_studies_have_no_segments(tmp_path: Path) -> None:
     begin_upload(tmp_path)
     flush_journal(tmp_path)
     upload_log(tmp_path)
-    download_studies(tmp_path)
+    download_studies(tmp_path, lambda name: True)
     assert not segments.uploads
     assert (tmp_path / JOURNAL).is_file()
 
@@ -161,7 +162,7 @@ def test_studies_are_brought_and_those_deleted_elsewhere_go(folders: Folders) ->
     flush_journal(here)
     (here / "log.txt").write_text("log")
     upload_log(here)
-    download_studies(there.parent)
+    download_studies(there.parent, lambda name: True)
     found = {str(p.relative_to(there.parent)) for p in there.parent.rglob("*") if p.is_file()}
     names = ("study.json", "models/0001/model", "log.txt", JOURNAL)
     assert found == {f"study/{name}" for name in names}
@@ -179,6 +180,48 @@ def test_studies_are_brought_and_those_deleted_elsewhere_go(folders: Folders) ->
     study = remote_of(here)
     assert study
     study.delete()
-    download_studies(there.parent)
+    download_studies(there.parent, lambda name: True)
     assert not there.exists()
     assert (there.parent / "mlflow.db").is_file()
+
+
+def test_a_driver_begins_with_the_journal_as_it_is_when_it_has_the_lock(folders: Folders) -> None:
+    """Another may have gone on since this one has looked at the study."""
+    here, there = folders
+    first = begin(here)
+    first.ask()
+    flush_journal(here)
+    download_journal(there)
+    first.ask()
+    flush_journal(here)
+    segments.uploads.clear()
+    study = open_journal(there, "study", MIOU_AND_SIZE)
+    study.ask()
+    flush_journal(there)
+    segments.uploads.clear()
+    download_journal(here)
+    assert num_trials(here) == 3
+
+
+def test_segments_are_made_one_from_time_to_time(
+    folders: Folders, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, there = folders
+    monkeypatch.setattr(segments, "MERGED", 4)
+    study = begin(here)
+    for _ in range(12):
+        study.ask()
+        flush_journal(here)
+    wait_until(lambda: len(segments_of(here).files()) < 8)
+    download_journal(there)
+    assert num_trials(there) == 12
+
+
+def test_a_reader_does_not_disturb_the_driver_of_the_same_machine(folders: Folders) -> None:
+    here, _ = folders
+    replace_file(here / "study.json", "{}")
+    begin(here).ask()
+    lock = here / f"{JOURNAL}.lock"
+    lock.symlink_to(here / JOURNAL)  # as Optuna makes it
+    download_study(here)
+    assert lock.is_symlink()

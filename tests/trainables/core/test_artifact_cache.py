@@ -15,6 +15,7 @@ from trainables.core.artifact_cache import fetch
 from trainables.core.artifact_record import RECORD, find_damage
 from trainables.core.artifacts import ArtifactStore, check_artifact, checkpoint_folder, present
 from trainables.core.errors import DiskFull
+from trainables.core.files import replace_file
 from trainables.core.mirror import Remote, download, remote_of
 from trainables.training.checkpoints import Checkpoints
 
@@ -148,6 +149,50 @@ def test_a_copy_that_breaks_off_is_none(mirrors: Mirrors, monkeypatch: pytest.Mo
     found = there.find("thing", {})
     assert found
     assert find_damage(found.path) is None
+
+
+def test_what_was_deleted_in_the_storage_is_brought_back_and_what_was_built_anew_is_taken(
+    mirrors: Mirrors,
+) -> None:
+    """Otherwise other machines would lack it, or have another one."""
+    here, there = (ArtifactStore(folder / "artifacts") for folder in mirrors)
+    path = here.get("thing", {}, build).path
+    remote = remote_of(path)
+    assert remote
+    remote.delete()
+    assert here.find("thing", {})
+    found = there.find("thing", {})
+    assert found
+
+    remote.delete()
+    shutil.rmtree(path)
+    here.get("thing", {}, lambda folder: replace_file(folder / "value", "other"))
+    again = there.find("thing", {})
+    assert again
+    assert (again.path / "value").read_text() == "other"
+
+
+def test_what_is_no_artifact_is_left_alone(mirrors: Mirrors) -> None:
+    here, _ = mirrors
+    replace_file(here / "study" / "models" / "0001" / "model", "1")
+    shutil.rmtree(here / "study" / "models" / "0001", ignore_errors=False)
+    replace_file(here / "study" / "models" / "0001" / "model", "2")
+    assert present(here / "study" / "models" / "0001" / "model").read_text() == "2"
+
+
+def test_a_store_that_does_not_answer_leaves_the_copy(
+    mirrors: Mirrors, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, there = (ArtifactStore(folder / "artifacts") for folder in mirrors)
+    here.get("thing", {}, build)
+
+    def no_answer(artifact: Remote) -> None:
+        raise OSError("no answer")
+
+    monkeypatch.setattr(artifact_cache, "read_remote_record", no_answer)
+    assert here.find("thing", {})
+    with pytest.raises(OSError, match="no answer"):
+        there.find("thing", {})
 
 
 def test_a_build_that_cannot_be_uploaded_is_none(

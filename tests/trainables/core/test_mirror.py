@@ -179,11 +179,17 @@ def test_the_progress_of_another_machine_is_seen(
     assert list(files.new_lines()) == []
     with progress_to_file(here / "checkpoints" / "0001" / ".progress"):
         replace_file(here / "checkpoints" / "0001" / ".progress", "epoch 1 of 3")
-        ((path, line),) = files.new_lines()
+        deadline = time.monotonic() + 20
+        while not (found := list(files.new_lines())):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        ((path, line),) = found
         assert (path.parent.name, line) == ("0001", "epoch 1 of 3")
         assert list(files.new_lines()) == []
         assert files.is_alive
     assert list(files.new_lines()) == []
+    assert files.bringing
+    files.bringing.join()
     assert not exists(there / "checkpoints" / "0001" / ".progress")
 
 

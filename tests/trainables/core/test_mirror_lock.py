@@ -10,7 +10,7 @@ from object_store import ObjectStore
 
 from trainables.core import mirror_lock
 from trainables.core.mirror import mirror_folder, remote_of
-from trainables.core.mirror_lock import ClaimLock, identity_of, shared_lock
+from trainables.core.mirror_lock import ClaimLock, identity_of, is_held, shared_lock
 
 
 @pytest.fixture
@@ -51,14 +51,20 @@ def test_one_process_of_a_machine_holds_it(mirrors: tuple[Path, Path]) -> None:
 def test_who_waits_gets_it(mirrors: tuple[Path, Path]) -> None:
     here, there = (shared_lock(folder / ".lock") for folder in mirrors)
     here.acquire()
-    waiting = threading.Thread(target=there.acquire)
+    acquired: list[bool] = []
+
+    def wait() -> None:
+        there.acquire()
+        acquired.append(there.is_locked)
+        there.release()
+
+    waiting = threading.Thread(target=wait)
     waiting.start()
     waiting.join(0.3)
     assert waiting.is_alive()
     here.release()
     waiting.join(30)
-    assert there.is_locked or not waiting.is_alive()
-    there.release()
+    assert acquired
 
 
 def test_never_two_at_once(object_store: ObjectStore, tmp_path: Path) -> None:
@@ -98,6 +104,32 @@ def test_the_lock_of_a_lost_machine_becomes_free(
     assert list(waits.claims.files()) == [waits.claim]
     waits.release()
     assert not waits.claims.files()
+
+
+def test_a_machine_that_was_suspended_learns_that_another_has_the_lock(
+    object_store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mirror_lock, "RENEWED_EVERY_S", 0.2)
+    lost = threading.Event()
+    uri = f"{object_store.uri}/{tmp_path.name}"
+    suspended = shared_lock(mirror_folder(uri, tmp_path / "a") / ".lock", lost.set)
+    assert isinstance(suspended, ClaimLock)
+    suspended.acquire(timeout=0)
+    assert not lost.wait(1)
+    suspended.claims.child(suspended.claim).delete()  # by the machine that takes it for lost
+    assert lost.wait(10)
+    assert not suspended.claims.files()
+    suspended.release()
+
+
+def test_whoever_only_looks_writes_nothing(claims: tuple[ClaimLock, ClaimLock]) -> None:
+    held, _ = claims
+    path = Path(held.file.lock_file)
+    assert not is_held(path)
+    held.acquire()
+    assert is_held(path)
+    held.release()
+    assert not is_held(path)
 
 
 def test_the_claim_of_a_killed_process_does_not_keep_its_own_machine_out(

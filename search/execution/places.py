@@ -8,9 +8,7 @@ from search.execution.cluster import offered_nodes
 from search.execution.resources import Nodes, TrialResources, fixed_resources
 
 WAITING_ON_CLUSTER = 4
-"""Trials that wait on a small cluster: its autoscaler adds nodes only for pending trials."""
-WAITING_SHARE = 1 / 16
-"""The same on a large one, as a share of those that run: what ends meanwhile waits for no ask."""
+"""Trials that wait on a cluster: its autoscaler adds nodes only for pending trials."""
 
 
 class TrialPlaces:
@@ -49,7 +47,7 @@ class TrialPlaces:
             return max(shares, key=room.__getitem__)
         if not nodes.is_cluster:
             return None if taken else shares[0]
-        if asked - capacity >= max(WAITING_ON_CLUSTER, WAITING_SHARE * capacity):
+        if asked - capacity >= WAITING_ON_CLUSTER:
             return None
         return max(shares, key=nodes.num_absent)
 

@@ -4,6 +4,7 @@ In a mirror each machine has copies of the artifacts that it uses, which are fet
 looked for.
 """
 
+import math
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -27,6 +28,9 @@ from trainables.core.files import whole_folder
 from trainables.core.mirror import cache_of, delete, is_mirrored, wait_until_visible
 from trainables.core.mirror_lock import shared_lock
 from trainables.core.progress import PROGRESS_EVERY_S, announce
+
+LOOK_EVERY_S = 1.0
+"""Seconds between two looks at what else may happen while another process builds."""
 
 
 @dataclass(frozen=True)
@@ -55,17 +59,24 @@ class ArtifactStore:
             return read_artifact(path) if fetch(path) else None
         return read_artifact(path) if path.is_dir() and find_damage(path) is None else None
 
-    def get(self, kind: str, key: Mapping[str, object], build: Callable[[Path], None]) -> Artifact:
+    def get(
+        self,
+        kind: str,
+        key: Mapping[str, object],
+        build: Callable[[Path], None],
+        while_waiting: Callable[[], None] = lambda: None,
+    ) -> Artifact:
         """The artifact of `key`, which `build` writes into an empty folder at first use.
 
-        Several processes may call at once: one builds, the others wait for it. A build that fails
-        or is killed leaves no artifact behind, and a damaged artifact is built again.
+        Several processes may call at once: one builds, the others wait for it and meanwhile call
+        `while_waiting`, which may raise. A build that fails or is killed leaves no artifact behind,
+        and a damaged artifact is built again.
         """
         path = self.path(kind, key)
         if (found := self.find(kind, key)) is not None:
             return found
         self.root.mkdir(parents=True, exist_ok=True)
-        with locked(path):
+        with locked(path, while_waiting):
             wait_until_visible(path)
             if (found := self.find(kind, key)) is not None:
                 return found
@@ -102,15 +113,18 @@ def lock_file(path: Path) -> Path:
 
 
 @contextmanager
-def locked(path: Path) -> Iterator[None]:
+def locked(path: Path, while_waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
     """Holds the lock of an artifact; says what it waits for while another process holds it."""
-    lock, wait_s = shared_lock(lock_file(path)), 0.0
+    lock, wait_s, said = shared_lock(lock_file(path)), 0.0, -math.inf
     while not lock.is_locked:
         try:
             lock.acquire(timeout=wait_s)
         except Timeout:
-            announce(f"waiting for {path.name}, which another process builds")
-            wait_s = PROGRESS_EVERY_S
+            wait_s = LOOK_EVERY_S
+            while_waiting()
+            if time.monotonic() - said >= PROGRESS_EVERY_S:
+                said = time.monotonic()
+                announce(f"waiting for {path.name}, which another process builds")
     try:
         yield
     finally:

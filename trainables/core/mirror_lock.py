@@ -72,6 +72,8 @@ class ClaimLock:
     ) -> None:
         self.file, self.claims, self.claim = FileLock(path), claims, identity_of(cache_of(path))
         self.on_lost = on_lost
+        self.claimed = -math.inf
+        """When it was tried last, by the clock of this process."""
         self.renewal: tuple[threading.Event, threading.Thread] | None = None
 
     @property
@@ -89,11 +91,11 @@ class ClaimLock:
         end = math.inf if timeout is None else time.monotonic() + timeout
         self.file.acquire(timeout)
         try:
-            claimed = -math.inf
             while True:
                 # Who waits only looks, but for now and then: many that claim keep one another out
-                if time.monotonic() - claimed > RENEWED_EVERY_S or not self.claims.files():
-                    claimed = time.monotonic()
+                is_due = time.monotonic() - self.claimed > RENEWED_EVERY_S
+                if is_due or not self.claims.files():
+                    self.claimed = time.monotonic()
                     if self._is_mine():
                         break
                 if (left := end - time.monotonic()) <= 0:

@@ -172,6 +172,12 @@ class CheckpointManager:
         self.cost_s = self.last - begin
 
 
+def leave_if_asked(run: ExecutionConfig) -> None:
+    """Raises Interrupted where the trainings of `run` are asked to stop."""
+    if stop_requested.is_set() or any(exists(file) for file in run.stop_files):
+        raise Interrupted("asked to leave")
+
+
 def look(files: Sequence[Path]) -> Future[bool]:
     """Has another thread look whether one of these files is there."""
     answer: Future[bool] = Future()

@@ -8,6 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import partial
 from hashlib import sha256
 from itertools import count
 from pathlib import Path
@@ -34,7 +35,12 @@ from trainables.models.model_file import (
     serialize,
     write_model,
 )
-from trainables.training.checkpoints import CheckpointManager, Checkpoints, State
+from trainables.training.checkpoints import (
+    CheckpointManager,
+    Checkpoints,
+    State,
+    leave_if_asked,
+)
 from trainables.training.cost import (
     count_macs,
     count_params,
@@ -263,7 +269,7 @@ def train_or_find(
             spec = model_spec(config, trial.task.data.num_classes).replace(folded=False)
             write_model(folder / NETWORK_FILE, trial.student, spec)
 
-    artifact = store.get(ARTIFACT_KIND, key, build)
+    artifact = store.get(ARTIFACT_KIND, key, build, partial(leave_if_asked, run))
     with suppress(OSError):  # of an object store that does not answer
         delete(checkpoints)
     return artifact

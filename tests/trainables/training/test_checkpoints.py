@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import suppress
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trainables.config import ExecutionConfig, TrialConfig
+from trainables.core.artifacts import ArtifactStore, locked
 from trainables.core.errors import Interrupted
 from trainables.core.metrics import Metrics
 from trainables.data.configs import Augmentation
@@ -28,9 +30,9 @@ from trainables.teachers.output_cache import cache_outputs
 from trainables.train import main
 from trainables.training import checkpoints as checkpoint
 from trainables.training.checkpoints import CheckpointManager, Checkpoints, read_checkpoint
-from trainables.training.identity import older_training_key
+from trainables.training.identity import ARTIFACT_KIND, artifact_key, older_training_key
 from trainables.training.task import TrialTask
-from trainables.training.trial import Trial
+from trainables.training.trial import Trial, train_or_find
 
 BITS = Lsq(weight_bits=4, activation_bits=4)
 START = Supervised(optimizer=AdamW(learning_rate=1e-2))
@@ -399,3 +401,21 @@ def test_a_killed_command_goes_on_when_it_is_given_again(
     history = json.loads((tmp_path / "killed" / "metrics.json").read_text())
     assert [Metrics.model_validate(m).epoch for m in history] == list(range(1, 13))
     assert not list((tmp_path / "killed").glob(".*"))
+
+
+def test_a_trial_that_waits_for_the_start_of_another_leaves_when_it_is_asked(
+    blocks_run: ExecutionConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As from a node that will soon be gone, or after Ctrl-C."""
+    monkeypatch.setattr("trainables.core.artifacts.LOOK_EVERY_S", 0.05)
+    stop_file = tmp_path / ".stop"
+    run = blocks_run.replace(artifacts=tmp_path, stop_files=(stop_file,))
+    config = TrialConfig(student=UNetConfig(width=2, depth=2), recipe=Supervised())
+    store = ArtifactStore(tmp_path)
+    path = store.path(ARTIFACT_KIND, artifact_key(config, run, store))
+    with locked(path):
+        waiting = ThreadPoolExecutor(1).submit(train_or_find, config, run)
+        assert not wait([waiting], 0.5).done
+        stop_file.touch()
+        with pytest.raises(Interrupted):
+            waiting.result(20)

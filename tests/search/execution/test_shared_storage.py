@@ -156,8 +156,8 @@ def test_a_folder_that_cannot_be_written_is_noticed(
     file = tmp_path / "word"
     file.write_text("hello")
 
-    def refuse(path: Path) -> None:
+    def refuse(path: Path, content: str) -> None:
         raise OSError(30, "Read-only file system")
 
-    monkeypatch.setattr(Path, "touch", refuse)
+    monkeypatch.setattr("trainables.core.files.replace_file", refuse)
     assert read_shared(file, 0) == "cannot write there (Read-only file system)"

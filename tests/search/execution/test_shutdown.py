@@ -74,28 +74,40 @@ def test_a_process_that_nobody_listens_to_is_ended_all_the_same(tmp_path: Path) 
     assert process.wait(timeout=30) == 130
 
 
-def test_the_stop_file_exists_once_an_end_is_asked_for(tmp_path: Path) -> None:
+def test_the_stop_file_exists_once_an_end_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Else the main thread may remove it before it is made, and it stays behind."""
-    asked_before_touch = []
+    asked_before = []
 
-    class Watched(type(tmp_path)):  # type: ignore[misc]
-        def touch(self, *arguments: object, **keywords: object) -> None:
-            asked_before_touch.append(shutdown.requested)
+    def watched(path: Path, content: str) -> None:
+        asked_before.append(shutdown.requested)
 
-    shutdown = GracefulShutdown(Watched(tmp_path / ".stop"))
+    monkeypatch.setattr("search.execution.shutdown.replace_file", watched)
+    shutdown = GracefulShutdown(tmp_path / ".stop")
     shutdown.on_signal()
     shutdown.closed.set()
-    assert asked_before_touch == [False]
+    assert asked_before == [False]
     assert shutdown.requested
 
 
-def test_a_signal_at_the_last_moment_leaves_no_stop_file(tmp_path: Path) -> None:
-    class Slow(type(tmp_path)):  # type: ignore[misc]
-        def touch(self, *arguments: object, **keywords: object) -> None:
-            time.sleep(0.3)
-            super().touch(*arguments, **keywords)
+def test_before_there_is_a_study_nothing_is_made(tmp_path: Path) -> None:
+    shutdown = GracefulShutdown(tmp_path / "study" / ".stop")
+    shutdown.on_signal()
+    shutdown.closed.set()
+    assert shutdown.requested
+    assert not list(tmp_path.iterdir())
 
-    stop_file = Slow(tmp_path / ".stop")
+
+def test_a_signal_at_the_last_moment_leaves_no_stop_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def slow(path: Path, content: str) -> None:
+        time.sleep(0.3)
+        path.write_text(content)
+
+    monkeypatch.setattr("search.execution.shutdown.replace_file", slow)
+    stop_file = tmp_path / ".stop"
     with graceful_shutdown(stop_file) as shutdown:
         os.kill(os.getpid(), signal.SIGTERM)
     assert shutdown.requested

@@ -27,6 +27,7 @@ from trainables.core.files import replace_file
 from trainables.core.mirror import Remote, exists, mirror_folder, remote_of
 
 Folders = tuple[Path, Path]
+pytestmark = pytest.mark.slow  # some of them wait for seconds
 
 
 @pytest.fixture

@@ -12,6 +12,8 @@ from trainables.core import mirror_lock
 from trainables.core.mirror import mirror_folder, remote_of
 from trainables.core.mirror_lock import ClaimLock, identity_of, is_held, shared_lock
 
+pytestmark = pytest.mark.slow  # waiting for locks takes seconds
+
 
 @pytest.fixture
 def claims(object_store: ObjectStore, tmp_path: Path) -> tuple[ClaimLock, ClaimLock]:

@@ -349,39 +349,38 @@ def launched(content: dict[str, Any], name: str) -> dict[str, Any]:
     return instance
 
 
-@pytest.mark.parametrize(
-    ("name", "kind", "is_spot"),
-    [
-        ("head", "m6i.xlarge", False),
-        ("spot", "g6.2xlarge", True),
-        ("spot-large", "g6.4xlarge", True),
-        ("on-demand", "g6.2xlarge", False),
-    ],
-)
-def test_what_ray_would_start(
-    name: str, kind: str, is_spot: bool, ready: Path, aws: Any, image: str
-) -> None:
-    content = yaml.safe_load(ready.read_text())
-    wanted = content["available_node_types"][name]["node_config"]
-    ec2 = aws.client("ec2")
-    started = launched(content, name)
+TYPES = {
+    "head": ("m6i.xlarge", False),
+    "spot": ("g6.2xlarge", True),
+    "spot-large": ("g6.4xlarge", True),
+    "on-demand": ("g6.2xlarge", False),
+}
+"""The instance type of each kind of node, and whether it is a spot instance."""
 
-    assert (started["InstanceType"], started["ImageId"]) == (kind, image)
-    assert (started.get("InstanceLifecycle") == "spot") is is_spot
-    assert started["SubnetId"] in wanted["SubnetIds"]
-    assert [group["GroupName"] for group in started["SecurityGroups"]] == ["paretoseg"]
-    tags = {tag["Key"]: tag["Value"] for tag in started["Tags"]}
-    assert tags["ray-cluster-name"] == "paretoseg"
-    assert tags["ray-user-node-type"] == name
-    profile = started.get("IamInstanceProfile", {}).get("Arn", "")
-    assert profile.endswith(f"/{wanted['IamInstanceProfile']['Name']}" if name == "head" else "")
-    (volume,) = ec2.describe_volumes(
-        Filters=[{"Name": "attachment.instance-id", "Values": [started["InstanceId"]]}]
-    )["Volumes"]
-    assert (volume["Size"], volume["Encrypted"]) == (150, True)
-    (disk,) = started["BlockDeviceMappings"]
-    assert disk["Ebs"]["DeleteOnTermination"]
-    assert started["MetadataOptions"]["HttpTokens"] == "required"
+
+def test_what_ray_would_start(ready: Path, aws: Any, image: str) -> None:
+    content = yaml.safe_load(ready.read_text())
+    ec2 = aws.client("ec2")
+    for name, (kind, is_spot) in TYPES.items():
+        wanted = content["available_node_types"][name]["node_config"]
+        started = launched(content, name)
+        assert (started["InstanceType"], started["ImageId"]) == (kind, image)
+        assert (started.get("InstanceLifecycle") == "spot") is is_spot
+        assert started["SubnetId"] in wanted["SubnetIds"]
+        assert [group["GroupName"] for group in started["SecurityGroups"]] == ["paretoseg"]
+        tags = {tag["Key"]: tag["Value"] for tag in started["Tags"]}
+        assert tags["ray-cluster-name"] == "paretoseg"
+        assert tags["ray-user-node-type"] == name
+        profile = started.get("IamInstanceProfile", {}).get("Arn", "")
+        own = wanted["IamInstanceProfile"]["Name"] if name == "head" else ""
+        assert profile.rpartition("/")[2] == own
+        (volume,) = ec2.describe_volumes(
+            Filters=[{"Name": "attachment.instance-id", "Values": [started["InstanceId"]]}]
+        )["Volumes"]
+        assert (volume["Size"], volume["Encrypted"]) == (150, True)
+        (disk,) = started["BlockDeviceMappings"]
+        assert disk["Ebs"]["DeleteOnTermination"]
+        assert started["MetadataOptions"]["HttpTokens"] == "required"
     # nothing was made besides what `prepare` had made
     groups = ec2.describe_security_groups()["SecurityGroups"]
     assert sorted(group["GroupName"] for group in groups) == ["default", "paretoseg"]

@@ -32,6 +32,8 @@ def node_without(folder: Path, address: str, log: Path) -> Iterator[None]:
             stdout=out,
             stderr=out,
             start_new_session=True,
+            # which commands that ran in this process have set, as for Ray on one machine
+            env={**os.environ, "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "1"},
         )
         try:
             yield

@@ -47,7 +47,7 @@ def test_the_next_trial_of_a_process_that_is_not_to_be_used_again(
         (folder / "models").mkdir(exist_ok=True)
         (folder / "models/0002").touch()
         driver.wait_for("trial 0002 FAIL: .*Error")
-        (folder / "models/0002").unlink()
+        (folder / "models/0002").unlink(missing_ok=True)
 
         # SIGTERM to processes that train, as from a node that is taken away
         wait_for_checkpoint(folder, time.time())

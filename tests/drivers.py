@@ -94,6 +94,8 @@ def states(folder: Path) -> list[object]:
     return [row["state"] for row in rows(folder)]
 
 
+SEVERAL_NODES = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "1"}
+"""What a command that ran in this process may have set otherwise, as for Ray on one machine."""
 CLUSTER = """
 import json, sys
 from ray.cluster_utils import Cluster
@@ -129,7 +131,7 @@ def cluster_of(
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
-        env={**os.environ, **server.environment, **environment},
+        env={**os.environ, **server.environment, **SEVERAL_NODES, **environment},
         preexec_fn=lambda: os.sched_setaffinity(0, all_cores()),
     ) as cluster:
         assert cluster.stdout is not None

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from drivers import SEVERAL_NODES
+
 RAY = Path(sys.executable).with_name("ray")
 UNSHARE = ["unshare", "--mount"]
 
@@ -32,8 +34,7 @@ def node_without(folder: Path, address: str, log: Path) -> Iterator[None]:
             stdout=out,
             stderr=out,
             start_new_session=True,
-            # which commands that ran in this process have set, as for Ray on one machine
-            env={**os.environ, "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "1"},
+            env={**os.environ, **SEVERAL_NODES},
         )
         try:
             yield

@@ -143,7 +143,7 @@ def begin_upload(folder: Path) -> None:
         for name in earlier:
             if name != segment_name(0):
                 segments.child(name).delete()
-    uploaded = len(read_segments(segments))
+    uploaded = sum(info.size for info in segments.files().values())
     uploads[journal] = SegmentUpload(journal, segments, uploaded)
     uploads[journal].start()
 
@@ -160,7 +160,7 @@ def read_segments(segments: Remote) -> bytes:
         names = sorted(segments.files())
         try:
             with ThreadPoolExecutor(NUM_CONNECTIONS) as threads:
-                pieces = list(threads.map(lambda name: read_segment(segments, name), names))
+                pieces = list(threads.map(lambda name: segments.child(name).read(), names))
             break
         except FileNotFoundError:  # its driver has just made it one with others
             continue
@@ -176,16 +176,8 @@ def read_segments(segments: Remote) -> bytes:
     return bytes(content)
 
 
-def read_segment(segments: Remote, name: str) -> bytes:
-    with segments.fs.open_input_stream(segments.child(name).key) as stream:
-        content: bytes = stream.read()
-    return content
-
-
 def put_segment(segments: Remote, start: int, content: bytes) -> None:
-    key = segments.child(segment_name(start)).key
-    with segments.fs.open_output_stream(key) as stream:
-        stream.write(content)
+    segments.child(segment_name(start)).write(content)
 
 
 def segment_name(start: int) -> str:

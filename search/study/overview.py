@@ -4,6 +4,8 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+import optuna
+
 from search.core.objectives import named_objectives
 from search.core.pareto import pareto_front
 from search.core.record import Record, RecordState, total_cost
@@ -38,7 +40,8 @@ def overview(file: StudyFile, now: float) -> Iterator[tuple[str, str]]:
     """
     config, folder = file.config, file.config.folder
     running = is_running(file)
-    records = read_records(file)
+    journal = read_study_journal(file)
+    records = read_asked_records(journal) if journal else []
     yield "study", f"{config.name}, {'running' if running else 'not running'}"
     status = read_driver_status(folder) if running else None
     states = count_states(records, status.num_waiting if status else 0)
@@ -46,7 +49,8 @@ def overview(file: StudyFile, now: float) -> Iterator[tuple[str, str]]:
     yield "front", describe_front(pareto_front(records, named_objectives(config.objectives)))
     seconds = sum(record.metrics.device_seconds for record in records if record.metrics)
     yield "device time", human_duration(seconds) if seconds else "none"
-    if not running and (utilisation := read_study_utilisation(file)) is not None:
+    utilisation = read_utilisation(journal) if journal and not running else None
+    if utilisation is not None:
         yield "utilisation", f"{utilisation:.0%} of the devices while trials ran"
     if (cost := total_cost(records)) is not None:
         yield "cost", f"{human_cost(cost)}, without the teacher and idle nodes"
@@ -86,20 +90,16 @@ def is_running(file: StudyFile) -> bool:
     return False
 
 
+def read_study_journal(file: StudyFile) -> optuna.Study | None:
+    """The Optuna study; None where the driver has not yet begun the journal."""
+    folder = file.config.folder
+    return read_journal(folder, file.config.name) if (folder / JOURNAL).is_file() else None
+
+
 def read_records(file: StudyFile) -> list[Record]:
-    """The trials that were asked for; none where the driver has not yet begun the journal."""
-    folder = file.config.folder
-    if not (folder / JOURNAL).is_file():
-        return []
-    return read_asked_records(read_journal(folder, file.config.name))
-
-
-def read_study_utilisation(file: StudyFile) -> float | None:
-    """The share of the devices' time that was used; None where it was not measured."""
-    folder = file.config.folder
-    if not (folder / JOURNAL).is_file():
-        return None
-    return read_utilisation(read_journal(folder, file.config.name))
+    """The trials that were asked for; none where there is no journal yet."""
+    journal = read_study_journal(file)
+    return read_asked_records(journal) if journal else []
 
 
 def num_begun(records: Sequence[Record]) -> int:

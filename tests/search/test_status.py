@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import optuna
 import pytest
 from front_factories import record
 
@@ -18,7 +19,8 @@ from search.storage.driver_status import (
     remove_driver_status,
     write_driver_status,
 )
-from search.storage.study_file import StudyFile, lock_study, read_study_file
+from search.storage.study_file import lock_study, read_study_file
+from search.storage.trials import read_asked_records
 from search.study import overview
 from search.study.overview import (
     count_states,
@@ -81,11 +83,11 @@ def test_a_study_that_does_not_run(study: Path, capsys: pytest.CaptureFixture[st
 def test_what_a_study_has_cost(
     study: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def priced(file: StudyFile) -> list[Record]:
-        return [replace(record, price_per_hour=0.5) for record in read_records(file)]
+    def priced(journal: optuna.Study) -> list[Record]:
+        return [replace(record, price_per_hour=0.5) for record in read_asked_records(journal)]
 
-    monkeypatch.setattr(overview, "read_records", priced)
-    cost = total_cost(priced(read_study_file(study)))
+    monkeypatch.setattr(overview, "read_asked_records", priced)
+    cost = total_cost(read_records(read_study_file(study)))
     assert cost
     assert (
         lines_of(study, capsys)["cost"] == f"{human_cost(cost)}, without the teacher and idle nodes"

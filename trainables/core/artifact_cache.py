@@ -88,10 +88,8 @@ def download_whole(path: Path, num_bytes: int) -> bool:
 
 def read_remote_record(artifact: Remote) -> ArtifactRecord | None:
     """The record of an artifact in an object store; None where there is none that can be read."""
-    record = artifact.child(RECORD)
     try:
-        with record.fs.open_input_stream(record.key) as stream:
-            return ArtifactRecord.model_validate_json(stream.read())
+        return ArtifactRecord.model_validate_json(artifact.child(RECORD).read())
     except (FileNotFoundError, ValidationError):
         return None
 

@@ -9,7 +9,6 @@ An object store must show each write to all later reads, as S3 has done since 20
 """
 
 import os
-import re
 import shutil
 import time
 import uuid
@@ -89,6 +88,10 @@ def shown(path: Path) -> str:
     return f"/{'/'.join(rest)}" if scheme == SHARED_FOLDER else f"{scheme}://{'/'.join(rest)}"
 
 
+OpenStore = Callable[[str, str], tuple[Any, str]]
+"""Gives the file system of a scheme and a bucket, and what the keys of its files begin with."""
+
+
 @dataclass(frozen=True)
 class Remote:
     """A file or a folder of an object store, by its key in a file system of pyarrow."""
@@ -104,6 +107,17 @@ class Remote:
     def is_there(self) -> bool:
         """Whether it is a file, or a folder with files."""
         return bool(self.fs.get_file_info(self.key).type)
+
+    def read(self) -> bytes:
+        """The content of a file."""
+        with self.fs.open_input_stream(self.key) as stream:
+            content: bytes = stream.read()
+        return content
+
+    def write(self, content: bytes) -> None:
+        """Replaces a file by some bytes."""
+        with self.fs.open_output_stream(self.key) as stream:
+            stream.write(content)
 
     def put(self, source: Path) -> None:
         """Uploads a file; readers see the former content or all of the new."""
@@ -150,8 +164,8 @@ class Remote:
                 self.fs.delete_dir(self.key)
 
 
-def remote_of(path: Path) -> Remote | None:
-    """What a path mirrors; None where it mirrors nothing.
+def remote_of(path: Path, open_by: OpenStore | None = None) -> Remote | None:
+    """What a path mirrors, opened by `open_store` or another way; None where it mirrors nothing.
 
     Raises:
         OSError: the object store does not answer.
@@ -163,8 +177,16 @@ def remote_of(path: Path) -> Remote | None:
         from pyarrow.fs import LocalFileSystem
 
         return Remote(LocalFileSystem(), f"/{'/'.join(rest)}", is_shared_folder=True)
-    fs, root = open_store(scheme, rest[0])
+    fs, root = (open_by or open_store)(scheme, rest[0])
     return Remote(fs, "/".join([root, *rest[1:]]))
+
+
+def open_impatiently(scheme: str, bucket: str) -> tuple[Any, str]:
+    """The same as `open_store`, but requests fail after a few attempts."""
+    from pyarrow.fs import FileSystem
+
+    fs, root = FileSystem.from_uri(f"{scheme}://{bucket}")
+    return fs, root
 
 
 @lru_cache
@@ -174,9 +196,9 @@ def open_store(scheme: str, bucket: str) -> tuple[Any, str]:
     The address and the credentials are those that tools of the store's maker use, as
     AWS_ENDPOINT_URL, AWS_PROFILE or the role of a machine.
     """
-    from pyarrow.fs import AwsStandardS3RetryStrategy, FileSystem, S3FileSystem
+    from pyarrow.fs import AwsStandardS3RetryStrategy, S3FileSystem
 
-    fs, root = FileSystem.from_uri(f"{scheme}://{bucket}")
+    fs, root = open_impatiently(scheme, bucket)
     if isinstance(fs, S3FileSystem):  # a training of hours outlives a minute without answers
         address = urlsplit(next(filter(None, map(os.environ.get, ENDPOINTS)), ""))
         fs = S3FileSystem(
@@ -190,15 +212,9 @@ def open_store(scheme: str, bucket: str) -> tuple[Any, str]:
 
 def check_store(path: Path) -> None:
     """Raises OSError where files cannot be written, listed and deleted below a mirrored path."""
-    if is_mirrored(path):
-        from pyarrow.fs import FileSystem
-
-        scheme, bucket, *_ = (part for part in re.split("://|/", shown(path)) if part)
-        fs, root = FileSystem.from_uri(f"{scheme}://{bucket}")
-        folder = shown(path).removeprefix(f"{scheme}://{bucket}").strip("/")
-        probe = Remote(fs, "/".join(filter(None, (root, folder, f".probe-{uuid.uuid4().hex}"))))
-        with probe.fs.open_output_stream(probe.key) as stream:
-            stream.write(b"probe")
+    if (remote := remote_of(path, open_impatiently)) is not None:
+        probe = remote.child(f".probe-{uuid.uuid4().hex}")
+        probe.write(b"probe")
         if not probe.is_there:
             raise OSError("it does not show what was just written")
         probe.delete()

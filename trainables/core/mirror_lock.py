@@ -146,8 +146,7 @@ class ClaimLock:
                 self._write()
 
     def _write(self) -> None:
-        with self.claims.fs.open_output_stream(self.claims.child(self.claim).key) as stream:
-            stream.write(b"claimed")
+        self.claims.child(self.claim).write(b"claimed")
 
     def _withdraw(self) -> None:
         try:

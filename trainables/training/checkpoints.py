@@ -148,7 +148,7 @@ class CheckpointManager:
             return False
         self.looked = now
         if every_s == STOP_FILE_CHECK_S:
-            return any(exists(file) for file in files)
+            return any(map(exists, files))
         # Requests take tens of milliseconds, or a minute without answers: training does not wait
         if self.found is not None and self.found.done():
             if self.found.result():
@@ -174,7 +174,7 @@ class CheckpointManager:
 
 def leave_if_asked(run: ExecutionConfig) -> None:
     """Raises Interrupted where the trainings of `run` are asked to stop."""
-    if stop_requested.is_set() or any(exists(file) for file in run.stop_files):
+    if stop_requested.is_set() or any(map(exists, run.stop_files)):
         raise Interrupted("asked to leave")
 
 
@@ -183,7 +183,7 @@ def look(files: Sequence[Path]) -> Future[bool]:
     answer: Future[bool] = Future()
 
     def work() -> None:
-        answer.set_result(any(exists(file) for file in files))
+        answer.set_result(any(map(exists, files)))
 
     threading.Thread(target=work, name="stop files", daemon=True).start()
     return answer

@@ -38,6 +38,8 @@ RANDOM_SHARE = 0.125
 """Share of later proposals that are random, since the model may be wrong in some regions."""
 NUM_RANDOM, NUM_NEIGHBOURS = 56, 32
 """Candidates of a proposal."""
+NUM_FURTHER = 8
+"""Candidates of either kind for each further proposal of a batch."""
 NUM_TREES = 20
 SHRINKAGE = 0.5
 """How far a final mIoU is drawn to the forest's mean, since it carries the noise of its seed: the
@@ -65,20 +67,25 @@ def propose(
     costs_of: CostsOf,
     random: np.random.Generator,
     least_miou: float = 0.0,
-) -> Proposal:
+    count: int = 1,
+) -> list[Proposal]:
     """The candidate of greatest expected improvement; at first, candidates spread over the costs.
 
     A hypervolume counts from `least_miou`. While nothing is expected to reach it, the candidate of
     the greatest expected mIoU is proposed.
+
+    A batch of up to `count`, at least one, is proposed at once, each as if those before it were
+    running (Ginsbourger et al. 2010). Random ones are its last.
 
     `warm_start_observations` are finished trials of another study, which may have had other
     parameters and another level of mIoU. `costs_of` gives the objectives except mIoU, or None for a
     configuration that must not be tried.
     """
     seed = int(random.integers(2**31))
-    drawn = draw_candidates(space, [], costs_of, random)
+    further = NUM_FURTHER * (count - 1)
+    drawn = draw_candidates(space, [], NUM_RANDOM + further, costs_of, random)
     if not drawn:
-        return Proposal({})
+        return [Proposal({})]
     recent = observations[-MAX_RECENT:]
     estimates = final_mious(recent)
     is_known = np.isfinite(estimates)
@@ -87,9 +94,15 @@ def propose(
     if len(observations) + len(warm_start_observations) < NUM_START or not (
         known or warm_start_observations
     ):
-        return Proposal(farthest_in_cost(drawn, observations).params)
-    if random.random() < RANDOM_SHARE:
-        return Proposal(drawn[0].params)
+        chosen = list[Observation]()
+        while drawn and len(chosen) < count:
+            chosen.append(drawn.pop(farthest_in_cost(drawn, [*observations, *chosen])))
+        return [Proposal(each.params) for each in chosen]
+    num_random = int((random.random(count) < RANDOM_SHARE).sum())
+    at_random = [Proposal(candidate.params) for candidate in drawn[:num_random]]
+    count -= num_random
+    if not count:
+        return at_random
     learned = [*warm_start_observations, *known][-MAX_ROWS:]
     distributions = {n: d for each in learned for n, d in each.distributions.items()}
     distributions |= drawn[0].distributions  # the space's own, which may differ from an earlier one
@@ -99,13 +112,16 @@ def propose(
         warm_start_observations, levels, estimates[learners], distributions, seed
     )
     mious = np.concatenate([shifted, estimates])[-MAX_ROWS:]
-    candidates = [*drawn, *draw_candidates(space, nondominated(learned, mious), costs_of, random)]
+    parents = nondominated(learned, mious)
+    others = (NUM_NEIGHBOURS if parents else NUM_RANDOM) + further
+    drawn = drawn[num_random:]
+    candidates = [*drawn, *draw_candidates(space, parents, others, costs_of, random)]
     forest = fit_forest(learned, mious, distributions, seed)
     # Only trials that have a model, or may still get one, can be on the front
     finished = [o for o in observations if o.final is not None and not o.failed]
     alive = [*(o for o in observations if o.running), *nearest_front(finished)]
     if all(o.failed for o in learned):  # there is no mIoU of a model to compare with
-        return Proposal(candidates[0].params)
+        return [*(Proposal(candidate.params) for candidate in candidates[:count]), *at_random]
     guessed = predict_by_tree(forest, alive, distributions)
     finals = np.array([np.nan if o.final is None else o.final for o in alive]).reshape(-1, 1)
     shrunk = (1 - SHRINKAGE) * finals + SHRINKAGE * guessed.mean(axis=1, keepdims=True)
@@ -113,27 +129,35 @@ def propose(
     fails = predict_failures(learned, candidates, distributions, seed)
     expected = np.where(fails, 0.0, predict_by_tree(forest, candidates, distributions))
     if max(current.max(initial=0.0), expected.max()) <= least_miou:  # no volume to improve on yet
-        return Proposal(candidates[int(expected.mean(axis=1).argmax())].params)
-    improvements = expected_hypervolume_improvement(
-        current,
-        np.array([o.costs for o in alive]).reshape(-1, len(drawn[0].costs)),
-        expected,
-        np.array([candidate.costs for candidate in candidates]),
-        least_miou,
-    )
-    best = int(improvements.argmax())
-    return Proposal(candidates[best].params, float(improvements[best]))
+        rows = (-expected.mean(axis=1)).argsort(kind="stable")[:count]
+        return [*(Proposal(candidates[int(row)].params) for row in rows), *at_random]
+    new_costs = np.array([candidate.costs for candidate in candidates])
+    costs = np.array([o.costs for o in alive]).reshape(-1, new_costs.shape[1])
+    best_first, is_left = list[Proposal](), np.ones(len(candidates), np.bool_)
+    while len(best_first) < count and is_left.any():
+        improvements = expected_hypervolume_improvement(
+            current, costs, expected, new_costs, least_miou
+        )
+        best = int(np.where(is_left, improvements, -1.0).argmax())
+        best_first.append(Proposal(candidates[best].params, float(improvements[best])))
+        is_left[best] = False
+        current, costs = np.vstack([current, expected[best]]), np.vstack([costs, new_costs[best]])
+    return [*best_first, *at_random]
 
 
 def draw_candidates(
-    space: Space, parents: Sequence[Observation], costs_of: CostsOf, random: np.random.Generator
+    space: Space,
+    parents: Sequence[Observation],
+    count: int,
+    costs_of: CostsOf,
+    random: np.random.Generator,
 ) -> list[Observation]:
     """Candidates: neighbours of `parents`, or random points where there are no parents.
 
     Candidates for which the space raises are left out; the error is reported when they are asked.
     """
     candidates = []
-    for _ in range(NUM_NEIGHBOURS if parents else NUM_RANDOM):
+    for _ in range(count):
         given: Params = {}
         if parents:
             parent = parents[int(random.integers(len(parents)))]
@@ -166,16 +190,16 @@ def nearest_front(finished: Sequence[Observation]) -> Sequence[Observation]:
     return [finished[int(row)] for row in ranks.argsort(kind="stable")[:MAX_FINISHED]]
 
 
-def farthest_in_cost(drawn: Sequence[Observation], others: Sequence[Observation]) -> Observation:
-    """The cheapest candidate where there are no others, else the one farthest from them.
+def farthest_in_cost(drawn: Sequence[Observation], others: Sequence[Observation]) -> int:
+    """The row of the cheapest candidate where there are no others, else of the one farthest away.
 
     Distances are between logarithms of costs.
     """
     places = np.log([candidate.costs for candidate in drawn])
     if not others:
-        return drawn[int(places.sum(axis=1).argmin())]
+        return int(places.sum(axis=1).argmin())
     apart = np.abs(places[:, None] - np.log([o.costs for o in others])).sum(axis=2).min(axis=1)
-    return drawn[int(apart.argmax())]
+    return int(apart.argmax())
 
 
 def shift_to_current_level(

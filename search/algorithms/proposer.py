@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import optuna
@@ -20,6 +21,8 @@ from trainables.core.config_base import digest
 
 REPEATED = "the same configuration as trial"
 """Part of the reason of a trial that is not trained; the trial after it is drawn at random."""
+RUNNING_EACH = 32
+"""Trials that run for each proposal of a batch; a model fitted for each would keep GPUs waiting."""
 STOP_WINDOW = 5
 """Consecutive proposals whose acquisition value must be below the bar before a search ends."""
 
@@ -41,37 +44,44 @@ class Proposer:
         self.study, self.problem = study, problem
         self.history, self.settings = history, settings
 
-    def ask(self) -> optuna.Trial | None:
-        """The next trial, random after a repeated configuration; None where it has converged."""
+    def ask(self, most: int = 1) -> optuna.Trial | None:
+        """The next trial, random after a repeated configuration; None where it has converged.
+
+        While many trials run, up to `most` are proposed at once, for the calls that follow.
+        """
         trials = self.study.get_trials(deepcopy=False)
         first = next((trial for trial in trials if trial.state == TrialState.WAITING), None)
         settings = self.settings
         seed = make_seed(settings.seed, len(trials) if first is None else first.number)
-        proposal = Proposal({})
+        best = Proposal({})
         if settings.sampler == "ehvi" and first is None:
             known, random = self.history.all_observations(), np.random.default_rng(seed)
             warm_start = list(settings.warm_start_observations)
-            proposal = propose(
+            num_running = sum(observation.running for observation in known)
+            best, *others = propose(
                 self.problem.space,
                 known,
                 warm_start,
                 self._costs_of,
                 random,
                 self.problem.least_miou,
+                max(1, num_running // RUNNING_EACH),
             )
-            if self._has_converged(trials, proposal):
+            if self._has_converged(trials, best):
                 return None
-            if proposal.params:  # enqueued, so that it is kept if the driver dies before asking
-                self.study.enqueue_trial(
-                    dict(proposal.params),
-                    user_attrs={ACQUISITION_VALUE: proposal.acquisition_value},
-                )
+            if best.params:  # enqueued, so that it is kept if the driver dies before asking
+                self._enqueue(best, {ACQUISITION_VALUE: best.acquisition_value})
+            for other in others[: most - 1]:  # whose values depend on the best, and are not stored
+                self._enqueue(other, {})
         is_repeat = first is None and bool(trials) and REPEATED in read_reason(trials[-1])
-        sampler = "random" if is_repeat and not proposal.params else settings.sampler
+        sampler = "random" if is_repeat and not best.params else settings.sampler
         self.study.sampler = make_sampler(sampler, seed)
         if first is not None:
             self._skip_drawn(first)
         return StudyWithout(self.study, ORIGINAL).ask()
+
+    def _enqueue(self, proposal: Proposal, user_attrs: dict[str, Any]) -> None:
+        self.study.enqueue_trial(dict(proposal.params), user_attrs=user_attrs)
 
     def _skip_drawn(self, trial: FrozenTrial) -> None:
         """Restores the sampler's state for a trial that a killed driver had sampled in part.

@@ -121,7 +121,7 @@ class OptunaSearcher(Searcher):
             taken = Counter(self.places[trial_id] for trial_id in self.asked)
             if (place := self.limits.place(taken)) is None:
                 return None
-            if (trial := self.proposer.ask()) is None:
+            if (trial := self.proposer.ask(self.trials_left)) is None:
                 self.end = f"{STOP_WINDOW} proposals in a row are expected to add next to nothing"
                 break
             state, reason = self._describe(trial)

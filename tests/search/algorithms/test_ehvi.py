@@ -14,6 +14,7 @@ from search.algorithms.candidates import Distributions, sample_config
 from search.algorithms.ehvi import (
     MAX_ROWS,
     NUM_START,
+    CostsOf,
     Proposal,
     encode,
     expected_hypervolume_improvement,
@@ -22,6 +23,7 @@ from search.algorithms.ehvi import (
     shift_to_current_level,
 )
 from search.algorithms.observations import Observation
+from spaces import Space
 from trainables.config import TrialConfig
 from trainables.models.configs import UNetConfig
 from trainables.recipes.configs import AdamW, Supervised
@@ -53,10 +55,22 @@ def observations(count: int, level: float = 0.0, seed: int = 0) -> list[Observat
     return [Observation(d.params, d.distributions, cost(c), {}, miou(c) + level) for c, d in drawn]
 
 
+def propose_one(
+    space: Space,
+    known: list[Observation],
+    earlier: list[Observation],
+    costs_of: CostsOf,
+    random: np.random.Generator,
+    least_miou: float = 0.0,
+) -> Proposal:
+    (proposal,) = propose(space, known, earlier, costs_of, random, least_miou)
+    return proposal
+
+
 def proposals(known: list[Observation], earlier: list[Observation]) -> list[TrialConfig]:
     found = []
     for seed in range(30):
-        proposal = propose(space, known, earlier, cost, np.random.default_rng(seed))
+        proposal = propose_one(space, known, earlier, cost, np.random.default_rng(seed))
         if proposal.acquisition_value is not None:
             assert proposal.acquisition_value >= 0
             found.append(sample_config(space, proposal.params)[0])
@@ -73,7 +87,7 @@ def mean_distance(configs: list[TrialConfig]) -> float:
 def test_the_first_proposals_are_the_cheapest_then_far_apart_in_cost() -> None:
     known: list[Observation] = []
     for seed in range(NUM_START):
-        proposal = propose(space, known, [], cost, np.random.default_rng(seed))
+        proposal = propose_one(space, known, [], cost, np.random.default_rng(seed))
         assert proposal.acquisition_value is None
         config, drawn = sample_config(space, proposal.params, seed)
         known.append(Observation(drawn.params, drawn.distributions, cost(config)))
@@ -93,7 +107,7 @@ def test_of_many_trials_the_latest_are_learned_from() -> None:
     before = [replace(each, final=0.0, failed=True) for each in observations(20, seed=1000)]
 
     def proposal(known: list[Observation]) -> Proposal:
-        return propose(space, known, [], cost, np.random.default_rng(0))
+        return propose_one(space, known, [], cost, np.random.default_rng(0))
 
     assert proposal([*before, *latest]) == proposal(latest)
     assert proposal([*before, *latest[1:]]) != proposal(latest[1:])
@@ -110,7 +124,7 @@ def test_a_lucky_trial_hides_less_of_what_others_could_gain(
 
     def mean_gain() -> float:
         gains = [
-            propose(space, known, [], cost, np.random.default_rng(seed)).acquisition_value
+            propose_one(space, known, [], cost, np.random.default_rng(seed)).acquisition_value
             for seed in range(10)
         ]
         return float(np.mean([gain for gain in gains if gain is not None]))
@@ -124,7 +138,7 @@ def test_while_nothing_is_of_use_the_best_is_looked_for() -> None:
     """Hypervolume above a mIoU that no trial reaches is 0, and no candidate improves it."""
     known = observations(40)
     beyond = [
-        propose(space, known, [], cost, np.random.default_rng(seed), least_miou=0.999)
+        propose_one(space, known, [], cost, np.random.default_rng(seed), least_miou=0.999)
         for seed in range(8)
     ]
     assert all(proposal.acquisition_value is None for proposal in beyond)
@@ -139,7 +153,7 @@ def test_about_an_eighth_of_the_proposals_is_random(monkeypatch: pytest.MonkeyPa
         monkeypatch.setattr(ehvi, name, 1)
     known = observations(NUM_START)
     proposals = [
-        propose(space, known, [], cost, np.random.default_rng(seed)) for seed in range(100)
+        propose_one(space, known, [], cost, np.random.default_rng(seed)) for seed in range(100)
     ]
     assert all(proposal.params for proposal in proposals)
     assert 6 <= sum(proposal.acquisition_value is None for proposal in proposals) <= 20
@@ -148,7 +162,7 @@ def test_about_an_eighth_of_the_proposals_is_random(monkeypatch: pytest.MonkeyPa
 def test_proposals_move_along_the_front() -> None:
     known, widths = observations(20), set()
     for seed in range(25):
-        proposal = propose(space, known, [], cost, np.random.default_rng(seed))
+        proposal = propose_one(space, known, [], cost, np.random.default_rng(seed))
         config, drawn = sample_config(space, proposal.params, seed)
         known.append(Observation(drawn.params, drawn.distributions, cost(config), {}, miou(config)))
         widths.add(config.student.width if proposal.acquisition_value else None)
@@ -174,12 +188,12 @@ def test_configurations_without_costs_are_not_proposed() -> None:
     def small(config: TrialConfig) -> tuple[float, ...] | None:
         return cost(config) if config.student.width <= 5 else None
 
-    proposal = propose(space, observations(40), [], small, np.random.default_rng(0))
+    proposal = propose_one(space, observations(40), [], small, np.random.default_rng(0))
     assert proposal.params[WIDTH] <= 5
     nothing: Callable[[TrialConfig], None] = lambda config: None  # noqa: E731
-    assert propose(space, observations(40), [], nothing, np.random.default_rng(0)).params == {}
+    assert propose_one(space, observations(40), [], nothing, np.random.default_rng(0)).params == {}
     for seed in range(40):  # not even where a proposal is random
-        proposal = propose(space, observations(40), [], small, np.random.default_rng(seed))
+        proposal = propose_one(space, observations(40), [], small, np.random.default_rng(seed))
         assert proposal.params[WIDTH] <= 5
 
 
@@ -203,10 +217,10 @@ def test_improvements_are_areas_over_the_logarithm_of_cost() -> None:
 
 def test_a_running_trial_counts_as_a_point_of_the_front() -> None:
     known = observations(40)
-    alone = propose(space, known, [], cost, np.random.default_rng(3))
+    alone = propose_one(space, known, [], cost, np.random.default_rng(3))
     config, drawn = sample_config(space, alone.params)
     running = Observation(drawn.params, drawn.distributions, cost(config), running=True)
-    beside = propose(space, [*known, running], [], cost, np.random.default_rng(3))
+    beside = propose_one(space, [*known, running], [], cost, np.random.default_rng(3))
     assert alone.acquisition_value is not None
     assert beside.acquisition_value is not None
     assert beside.acquisition_value < alone.acquisition_value
@@ -217,8 +231,8 @@ def test_a_stopped_trial_is_no_point_but_is_learned_from() -> None:
     known = observations(40)
     best, drawn = sample_config(space, {WIDTH: 2, RATE: 1e-3})
     stopped = Observation(drawn.params, drawn.distributions, cost(best), {1: 0.99})
-    alone = propose(space, known, [], cost, np.random.default_rng(3))
-    beside = propose(space, [*known, stopped], [], cost, np.random.default_rng(3))
+    alone = propose_one(space, known, [], cost, np.random.default_rng(3))
+    beside = propose_one(space, [*known, stopped], [], cost, np.random.default_rng(3))
     assert alone.acquisition_value is not None
     assert beside.acquisition_value is not None
     assert beside.acquisition_value > alone.acquisition_value  # it makes its neighbours look better
@@ -246,7 +260,7 @@ def search_where_the_narrowest_fail(teaches: bool, first_seed: int) -> list[int]
     known: list[Observation] = []
     widths = []
     for seed in range(first_seed, first_seed + 32):
-        proposal = propose(four_widths, known, [], cost, np.random.default_rng(seed))
+        proposal = propose_one(four_widths, known, [], cost, np.random.default_rng(seed))
         config, drawn = sample_config(four_widths, proposal.params, seed)
         failed = config.student.width == 4
         final = 0.05 if failed else miou(config)
@@ -276,7 +290,7 @@ def test_a_failed_trial_is_neither_a_point_nor_a_parent() -> None:
     point = Observation(params, ranges, cost(config), {}, 0.9)
     gains = {}
     for name, last in (("failed", failed), ("point", point)):
-        proposal = propose(space, [*known, last], [], cost, np.random.default_rng(3))
+        proposal = propose_one(space, [*known, last], [], cost, np.random.default_rng(3))
         assert proposal.acquisition_value is not None
         gains[name] = proposal.acquisition_value
     assert gains["failed"] > 2 * gains["point"]  # next to so good a point nothing is improved
@@ -288,6 +302,50 @@ def test_where_all_have_failed_there_is_no_acquisition_value() -> None:
         Observation(d.params, d.distributions, cost(c), {}, 0.05, failed=True) for c, d in drawn
     ]
     for seed in range(20):  # else a search that is to stop when it is flat would end
-        proposal = propose(space, failed, [], cost, np.random.default_rng(seed))
+        proposal = propose_one(space, failed, [], cost, np.random.default_rng(seed))
         assert proposal.params
         assert proposal.acquisition_value is None
+
+
+def test_the_proposals_of_a_batch_add_to_those_before_them() -> None:
+    known, sizes = observations(40), set[int]()
+    for seed in range(12):
+        batch = propose(space, known, [], cost, np.random.default_rng(seed), count=8)
+        assert len(batch) == 8
+        configs = [sample_config(space, each.params)[0] for each in batch]
+        assert len({config.digest() for config in configs}) == 8
+        gains = [each.acquisition_value for each in batch if each.acquisition_value is not None]
+        assert gains == sorted(gains, reverse=True)
+        assert all(each.acquisition_value is None for each in batch[len(gains) :])  # random ones
+        sizes.add(len(gains))
+        assert len({cost(config) for config in configs}) >= 5
+    assert 6 <= np.mean(list(sizes)) <= 8
+
+
+def test_a_batch_is_chosen_as_if_those_before_ran() -> None:
+    known, random = observations(40), np.random.default_rng(3)
+    first, second, *_ = propose(space, known, [], cost, random, count=8)
+    config, drawn = sample_config(space, first.params)
+    running = Observation(drawn.params, drawn.distributions, cost(config), running=True)
+    random = np.random.default_rng(3)
+    best, *_ = propose(space, [*known, running], [], cost, random, count=8)
+    assert best == second
+
+
+def test_first_batches_are_spread_over_the_costs() -> None:
+    batch = propose(space, [], [], cost, np.random.default_rng(0), count=5)
+    widths = [sample_config(space, each.params)[0].student.width for each in batch]
+    assert widths[0] <= 3
+    assert widths[1] >= 19
+    assert len(set(widths)) == 5
+    assert all(each.acquisition_value is None for each in batch)
+
+
+def test_a_batch_has_no_more_proposals_than_there_are_candidates() -> None:
+    left = iter(range(3))
+
+    def three(config: TrialConfig) -> tuple[float, ...] | None:
+        return None if next(left, None) is None else cost(config)
+
+    batch = propose(space, observations(40), [], three, np.random.default_rng(1), count=8)
+    assert len({str(each.params) for each in batch}) == len(batch) == 3

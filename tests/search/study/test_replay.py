@@ -9,11 +9,13 @@ import pytest
 from factories import make_config, make_metrics
 from study_factories import open_new_study, open_stored_study
 
+from search.algorithms import proposer
 from search.algorithms.successive_halving import SuccessiveHalving
 from search.core.config import SamplerName, StudyConfig
 from search.execution.searcher import ONE_CORE, OptunaSearcher
 from search.execution.session import RemoteRunner
 from search.storage.layout import JOURNAL
+from search.storage.trials import ACQUISITION_VALUE
 from search.study.builders import build_searcher
 from search.study.prerequisites import measure_sensitivities
 from search.study.recovery import recover_study, replay_decisions
@@ -48,14 +50,14 @@ def trained(config: StudyConfig, later: StudyConfig | None = None) -> Study:
     return study
 
 
-def drive(study: Study, draw: random.Random, num_trials: int) -> None:
-    """Trains so many trials in two places, and pauses what then runs."""
+def drive(study: Study, draw: random.Random, num_trials: int, num_places: int = 2) -> None:
+    """Trains so many trials in a few places, and pauses what then runs."""
     run = ExecutionConfig(data=study.data.path, artifacts=study.store.root)
     searcher = build_searcher(study, run, [], lambda: False, lambda _: ONE_CORE)
     halving = replay_decisions(study.config, read_records(study))
     running: list[str] = []
     for number in range(num_trials):
-        while len(running) < 2 and searcher.trials_left:
+        while len(running) < num_places and searcher.trials_left:
             running.append(f"{study.lock}{number}{len(running)}")
             assert isinstance(searcher.suggest(running[-1]), dict)
         if not running:
@@ -97,6 +99,23 @@ def test_every_proposal_is_the_same_again(
     assert again.num_compared == again.num_trials == len(read_records(study)) >= NUM_TRIALS
     has_decisions = any(record.rung_decisions for record in read_records(study))
     assert has_decisions == (scheduler == "halving")
+
+
+def test_proposals_of_a_batch_are_the_same_again(
+    blocks_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The others of a batch are enqueued for the calls that follow, no more than are asked for."""
+    monkeypatch.setattr(proposer, "RUNNING_EACH", 1)
+    study = open_new_study(config_of(tmp_path, blocks_folder))
+    drive(study, random.Random(0), NUM_TRIALS, num_places=6)
+    assert study.journal
+    trials = study.journal.get_trials()
+    assert len(trials) == len(read_records(study)) >= NUM_TRIALS
+    others = [t.number for t in trials if ACQUISITION_VALUE not in t.user_attrs]
+    assert 3 <= len(others) < NUM_TRIALS
+    again = replay(study.file, study.config.folder)
+    assert again.differences == []
+    assert again.num_compared == again.num_trials == len(trials)
 
 
 def test_proposals_of_bits_by_layer_are_the_same_again(blocks_folder: Path, tmp_path: Path) -> None:

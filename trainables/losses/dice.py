@@ -18,8 +18,8 @@ def dice(logits_BKHW: Tensor, labels_BHW: Tensor) -> Tensor:
     """
     valid_BHW = labels_BHW != IGNORE
     probabilities_BKHW = F.softmax(logits_BKHW.float(), 1) * valid_BHW[:, None]
-    targets_BHWK = F.one_hot(labels_BHW * valid_BHW, logits_BKHW.shape[1]) * valid_BHW[..., None]
-    targets_BKHW = targets_BHWK.movedim(-1, 1)
+    classes_K = torch.arange(logits_BKHW.shape[1], device=labels_BHW.device)
+    targets_BKHW = labels_BHW[:, None] == classes_K[:, None, None]
     over = (0, 2, 3)
     totals_K = targets_BKHW.sum(over)
     overlap_K = (probabilities_BKHW * targets_BKHW).sum(over)

@@ -1,6 +1,6 @@
 """Lovasz-softmax, a surrogate of intersection over union (Berman et al. 2018, arXiv 1705.08790).
 
-Shape suffixes: B batch, K classes, H height, W width, P labelled pixels.
+Shape suffixes: B batch, K classes, H height, W width, P pixels.
 """
 
 import torch
@@ -16,10 +16,11 @@ def lovasz_softmax(logits_BKHW: Tensor, labels_BHW: Tensor) -> Tensor:
     A class's errors are sorted in descending order; each counts as much as the Jaccard loss grows
     when it is added to those before it.
     """
-    valid_BHW = labels_BHW != IGNORE
-    probabilities_PK = F.softmax(logits_BKHW.float(), 1).movedim(1, -1)[valid_BHW]
-    labels_PK = F.one_hot(labels_BHW[valid_BHW], probabilities_PK.shape[1]).bool()
-    errors_PK = (labels_PK.float() - probabilities_PK).abs()
+    probabilities_PK = F.softmax(logits_BKHW.float(), 1).movedim(1, -1).flatten(0, 2)
+    labels_P1 = labels_BHW.reshape(-1, 1)
+    labels_PK = labels_P1 == torch.arange(logits_BKHW.shape[1], device=labels_BHW.device)
+    # Ignored pixels have no error and come last, since selecting the others would synchronise
+    errors_PK = (labels_PK.float() - probabilities_PK).abs().masked_fill(labels_P1 == IGNORE, 0)
     errors_PK, order_PK = errors_PK.sort(0, descending=True)
     sorted_PK = labels_PK.gather(0, order_PK).float()
     totals_K = labels_PK.sum(0)

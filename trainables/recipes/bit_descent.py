@@ -32,12 +32,14 @@ class BitDescent:
         self.more = 0
         self._descend_to(num_parts - 1)
 
-    def before_step(self) -> None:
-        """Lowers the bits if the next optimizer step is the first of a part."""
+    def before_step(self) -> bool:
+        """Lowers the bits if the next optimizer step is the first of a part; whether it is."""
         part = self.loop.num_steps_taken * self.num_parts // self.num_steps
         more = max(0, self.num_parts - 1 - part)
-        if more < self.more:
-            self._descend_to(more)
+        if more >= self.more:
+            return False
+        self._descend_to(more)
+        return True
 
     def _descend_to(self, more: int) -> None:
         self._change(more)

@@ -3,13 +3,14 @@
 from collections.abc import Iterator
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from trainables.losses.distillation import DistillationLoss
 from trainables.models.base import forward_features
-from trainables.recipes.base import Epoch, Task, TeacherOutputSource
+from trainables.recipes.base import Batch, Epoch, Task, TeacherOutputSource
 from trainables.recipes.configs import Distill, QatDistill
 from trainables.recipes.optimization import OptimizerLoop
+from trainables.recipes.training_step import TrainingStep
 
 
 def train_distill(recipe: Distill, task: Task) -> Iterator[Epoch]:
@@ -24,17 +25,22 @@ def train_distill(recipe: Distill, task: Task) -> Iterator[Epoch]:
         learned=distillation,
         ema_decay=task.ema_decay,
     )
+
+    def gradients(batch: Batch) -> dict[str, Tensor]:
+        with torch.no_grad():
+            teacher_outputs = teacher(batch)
+        outputs = forward_features(student, batch.images)
+        label_losses = task.label_loss(outputs.logits, batch.labels)
+        terms: dict[str, Tensor] = distillation(outputs, teacher_outputs, batch.labels)
+        optimizer_loop.backward(distillation.total(label_losses, terms))
+        return label_losses | terms
+
+    step = TrainingStep(gradients, optimizer_loop)
     for batches, losses in task.epochs(
         student=student, stepper=optimizer_loop, distillation=distillation
     ):
         for batch in batches:
-            with torch.no_grad():
-                teacher_outputs = teacher(batch)
-            outputs = forward_features(student, batch.images)
-            label_losses = task.label_loss(outputs.logits, batch.labels)
-            terms = distillation(outputs, teacher_outputs, batch.labels)
-            optimizer_loop.step(distillation.total(label_losses, terms))
-            losses.add(label_losses | terms)
+            losses.add(step(batch))
         yield Epoch(optimizer_loop.shipped, losses.mean())
 
 

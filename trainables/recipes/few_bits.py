@@ -12,6 +12,7 @@ from trainables.recipes.bit_descent import BitDescent
 from trainables.recipes.configs import QuantizedTraining
 from trainables.recipes.optimization import OptimizerLoop
 from trainables.recipes.quantized_start import calibration_images
+from trainables.recipes.training_step import TrainingStep
 
 
 class FewBits:
@@ -23,23 +24,25 @@ class FewBits:
 
     def __init__(self, recipe: QuantizedTraining, loop: OptimizerLoop, task: Task) -> None:
         self.recipe, self.loop, self.task = recipe, loop, task
+        self.dampening = torch.zeros((), device=next(loop.model.parameters()).device)
         self.descent: BitDescent | None = None
         if recipe.bit_descent > 1:
             images = calibration_images(task)
             self.descent = BitDescent(loop, recipe.bit_descent, task.num_steps, images)
 
-    def before_step(self) -> None:
-        """Lowers the bits where that is due."""
-        if self.descent is not None:
-            self.descent.before_step()
+    def before(self, step: TrainingStep) -> None:
+        """Sets what changes from step to step, and lowers the bits where that is due."""
+        if self.descent is not None and self.descent.before_step():
+            step.forget()
+        if self.recipe.dampening:
+            place = self.loop.num_steps_taken, self.task.num_steps
+            self.dampening.fill_(dampening_weight(self.recipe.dampening, *place))
 
     def losses(self) -> dict[str, Tensor]:
         """The terms of the loss, by name."""
         if not self.recipe.dampening:
             return {}
-        step, num_steps = self.loop.num_steps_taken, self.task.num_steps
-        weight = dampening_weight(self.recipe.dampening, step, num_steps)
-        return {"dampening": weight * dampening_loss(self.loop.model)}
+        return {"dampening": self.dampening * dampening_loss(self.loop.model)}
 
     @torch.no_grad()
     def after_epoch(self) -> None:

@@ -63,12 +63,20 @@ class OptimizerLoop:
 
     def step(self, loss: Tensor) -> None:
         """Adds the gradient of `loss`; an update follows the mean of `accumulation_steps` ones."""
+        self.backward(loss)
+        self.update()
+
+    def backward(self, loss: Tensor) -> None:
+        """Adds the share of `loss` in the gradient of the next update."""
         (loss / self.accumulation_steps).backward()  # type: ignore[no-untyped-call]
+
+    def update(self) -> None:
+        """Counts a loss whose gradient was added; updates the model after the last of a step."""
         self.num_losses += 1
         if self.num_losses % self.accumulation_steps == 0:
             self.optimizer.step()
             self.schedule.step()
-            self.optimizer.zero_grad()
+            self.optimizer.zero_grad(set_to_none=False)  # a graph adds to them where they are
             if self.average is not None:
                 self.average.update_parameters(self.model)
 

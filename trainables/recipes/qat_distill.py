@@ -1,6 +1,7 @@
 """Quantization-aware knowledge distillation, QKD (Kim et al. 2019, arXiv 1911.12491)."""
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -9,12 +10,13 @@ from torch import Tensor, nn
 from trainables.losses.configs import Pixelwise
 from trainables.losses.pixelwise import pixelwise_loss
 from trainables.models.base import Outputs, forward_features
-from trainables.recipes.base import Epoch, Task, total
+from trainables.recipes.base import Batch, Epoch, Task, total
 from trainables.recipes.configs import TEACHER_LOSS, AdamW, QatDistill
 from trainables.recipes.distill import distillation_loss
 from trainables.recipes.few_bits import FewBits
 from trainables.recipes.optimization import OptimizerLoop
 from trainables.recipes.quantized_start import quantized_student
+from trainables.recipes.training_step import TrainingStep
 
 
 def train_qat_distill(recipe: QatDistill, task: Task) -> Iterator[Epoch]:
@@ -38,6 +40,30 @@ def train_qat_distill(recipe: QatDistill, task: Task) -> Iterator[Epoch]:
     )
     few_bits = FewBits(recipe, optimizer_loop, task)
     co_teacher = CoTeacher(teacher.network, recipe, tutoring_from - co_study_from, task)
+
+    def gradients(batch: Batch, is_taught: bool, teacher_learns: bool) -> dict[str, Tensor]:
+        outputs = forward_features(student, batch.images)
+        label_losses = task.label_loss(outputs.logits, batch.labels)
+        terms, of_teacher = dict[str, Tensor](), dict[str, Tensor]()
+        if is_taught:
+            with torch.set_grad_enabled(teacher_learns):
+                teacher_outputs = teacher(batch)
+            terms = distillation(outputs, teacher_outputs, batch.labels)
+        if teacher_learns:
+            of_teacher[TEACHER_LOSS] = co_teacher.backward(teacher_outputs, outputs, batch.labels)
+        loss = distillation.total(label_losses, terms) if terms else total(label_losses)
+        if dampening := few_bits.losses():
+            loss = loss + total(dampening)
+        optimizer_loop.backward(loss)
+        return label_losses | dampening | terms | of_teacher
+
+    def step_of(taught: bool, teacher_learns: bool = False) -> TrainingStep:
+        changed = partial(gradients, is_taught=taught, teacher_learns=teacher_learns)
+        return TrainingStep(changed, optimizer_loop, *co_teacher.loops if teacher_learns else ())
+
+    self_study, tutoring = step_of(taught=False), step_of(taught=True)
+    co_study = step_of(taught=True, teacher_learns=bool(co_teacher.loops))
+    step = self_study
     for batches, losses in task.epochs(
         few_bits=few_bits,
         student=student,
@@ -46,24 +72,13 @@ def train_qat_distill(recipe: QatDistill, task: Task) -> Iterator[Epoch]:
         distillation=distillation,
     ):
         for batch in batches:
-            few_bits.before_step()
-            outputs = forward_features(student, batch.images)
-            label_losses = task.label_loss(outputs.logits, batch.labels)
-            terms: dict[str, Tensor] = {}
-            if optimizer_loop.num_steps_taken >= co_study_from:
-                studying = co_teacher.learns and optimizer_loop.num_steps_taken < tutoring_from
-                with torch.set_grad_enabled(studying):
-                    teacher_outputs = teacher(batch)
-                terms = distillation(outputs, teacher_outputs, batch.labels)
-                if studying:
-                    losses.add(
-                        {TEACHER_LOSS: co_teacher.learn(teacher_outputs, outputs, batch.labels)}
-                    )
-            loss = distillation.total(label_losses, terms) if terms else total(label_losses)
-            if dampening := few_bits.losses():
-                loss = loss + total(dampening)
-            optimizer_loop.step(loss)
-            losses.add(label_losses | dampening | terms)
+            before, num_taken = step, optimizer_loop.num_steps_taken
+            step = co_study if num_taken < tutoring_from else tutoring
+            step = self_study if num_taken < co_study_from else step
+            if step is not before:
+                before.forget()
+            few_bits.before(step)
+            losses.add(step(batch))
         few_bits.after_epoch()
         yield Epoch(optimizer_loop.shipped, losses.mean())
 
@@ -93,17 +108,17 @@ class CoTeacher:
             )
 
     @property
-    def learns(self) -> bool:
-        """Whether the teacher is trained at all."""
-        return self.optimizer_loop is not None
+    def loops(self) -> tuple[OptimizerLoop, ...]:
+        """What updates the teacher; nothing where it is not trained at all."""
+        return () if self.optimizer_loop is None else (self.optimizer_loop,)
 
-    def learn(self, teacher: Outputs, student: Outputs, labels: Tensor) -> Tensor:
-        """Takes one step of the teacher and returns its loss."""
+    def backward(self, teacher: Outputs, student: Outputs, labels: Tensor) -> Tensor:
+        """Adds the gradient of the teacher's loss, and returns the loss."""
         loss = total(self.label_loss(teacher.logits, labels)) + pixelwise_loss(
             teacher.logits, student.logits, labels, self.temperature
         )
         assert self.optimizer_loop, "there is a co-study"
-        self.optimizer_loop.step(loss)
+        self.optimizer_loop.backward(loss)
         return loss
 
     def state_dict(self) -> dict[str, Any]:

@@ -2,10 +2,13 @@
 
 from collections.abc import Iterator
 
+from torch import Tensor
+
 from trainables.models.base import forward_features
-from trainables.recipes.base import Epoch, Task, total
+from trainables.recipes.base import Batch, Epoch, Task, total
 from trainables.recipes.configs import Supervised
 from trainables.recipes.optimization import OptimizerLoop
+from trainables.recipes.training_step import TrainingStep
 
 
 def train_supervised(recipe: Supervised, task: Task) -> Iterator[Epoch]:
@@ -18,10 +21,14 @@ def train_supervised(recipe: Supervised, task: Task) -> Iterator[Epoch]:
         task.accumulation_steps,
         ema_decay=task.ema_decay,
     )
+
+    def gradients(batch: Batch) -> dict[str, Tensor]:
+        terms = task.label_loss(forward_features(student, batch.images).logits, batch.labels)
+        optimizer_loop.backward(total(terms))
+        return terms
+
+    step = TrainingStep(gradients, optimizer_loop)
     for batches, losses in task.epochs(student=student, stepper=optimizer_loop):
         for batch in batches:
-            logits = forward_features(student, batch.images).logits
-            terms = task.label_loss(logits, batch.labels)
-            optimizer_loop.step(total(terms))
-            losses.add(terms)
+            losses.add(step(batch))
         yield Epoch(optimizer_loop.shipped, losses.mean())

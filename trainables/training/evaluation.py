@@ -15,6 +15,8 @@ from trainables.data.base import OwnLabels
 from trainables.data.labels import IGNORE
 from trainables.data.loader import Loader, send
 from trainables.data.packed import PackedDataset, count_labels, count_values, images_of
+from trainables.quantization.convert import ConvertedLayer
+from trainables.recipes.captured import Captured
 
 BATCH_SIZE = 16
 
@@ -97,8 +99,9 @@ def evaluate(
     model.eval()
     confusion = torch.zeros(num_classes, num_classes, dtype=torch.int64, device=split.device)
     own = None if own_labels is None else iter(own_labels)
+    logits_of = prediction(model)
     for batch in split.in_order(BATCH_SIZE):
-        logits = model(normalize(images_of(batch)))
+        logits = logits_of(images_of(batch))
         for predicted, labels in with_labels(logits, batch["mask"], own):
             confusion += confusion_matrix(predicted, labels, num_classes)
         on_batch_end()
@@ -117,12 +120,27 @@ def count_disagreeing_pixels(
     training = first.training
     first.eval(), second.eval()
     changed = torch.zeros((), dtype=torch.int64, device=split.device)
+    first_logits, second_logits = prediction(first), prediction(second)
     for batch in split.in_order(BATCH_SIZE):
-        images = normalize(images_of(batch))
-        changed += (first(images).argmax(1) != second(images).argmax(1)).sum()
+        images = images_of(batch)
+        changed += (first_logits(images).argmax(1) != second_logits(images).argmax(1)).sum()
         on_batch_end()
     first.train(training)
     return int(changed)
+
+
+def prediction(model: nn.Module) -> Callable[[Tensor], Tensor]:
+    """Logits (B,K,H,W) of RGB images in [0,255] (B,3,H,W); each call may overwrite those before.
+
+    A GPU replays them, except for a converted network, which reads values back from it.
+    """
+
+    def logits_of(images: Tensor) -> Tensor:
+        logits: Tensor = model(normalize(images))
+        return logits
+
+    is_converted = any(isinstance(module, ConvertedLayer) for module in model.modules())
+    return logits_of if is_converted else Captured(logits_of)
 
 
 def with_labels(

@@ -1,4 +1,4 @@
-"""Measures the GPU memory of a training by two of its steps."""
+"""Measures the GPU memory of a training by a few of its steps."""
 
 from collections.abc import Iterator, Sequence
 from itertools import islice
@@ -7,7 +7,10 @@ import torch
 from torch import nn
 
 from trainables.config import ExecutionConfig, TrialConfig
+from trainables.data.packed import images_of
 from trainables.recipes.base import Batch, MeanLosses, Stateful, TeacherOutputSource
+from trainables.recipes.captured import NUM_EAGER
+from trainables.training.evaluation import BATCH_SIZE, prediction
 from trainables.training.task import TrialTask
 from trainables.training.trial import release_memory
 
@@ -15,12 +18,16 @@ STEPS = 2
 
 
 class ProbeTask:
-    """The `Task` of the first steps of a trial, quantized from random weights."""
+    """The `Task` of the first steps of a trial, quantized from random weights.
+
+    On a GPU there are as many more as are taken before a graph is recorded, whose memory stays.
+    """
 
     accumulation_steps = 1
 
     def __init__(self, config: TrialConfig, run: ExecutionConfig, num_steps: int = STEPS) -> None:
-        self.trial, self.seed, self.num_steps = TrialTask(config, run), config.seed, num_steps
+        self.trial, self.seed = TrialTask(config, run), config.seed
+        self.num_steps = num_steps + (NUM_EAGER if run.device == "cuda" else 0)
         self.label_loss, self.ema_decay = self.trial.label_loss, config.ema_decay
 
     def epochs(self, **stateful: Stateful) -> Iterator[tuple[Iterator[Batch], MeanLosses]]:
@@ -59,7 +66,12 @@ def peak_bytes(config: TrialConfig, run: ExecutionConfig) -> int:
         torch.cuda.set_per_process_memory_fraction(1.0)  # the share is not known yet
         torch.cuda.reset_peak_memory_stats(device)
     config = config.replace(recipe=config.recipe.at_peak_memory())
-    next(config.recipe.train(ProbeTask(config, run)))
+    task = ProbeTask(config, run)
+    student = next(config.recipe.train(task)).student.eval()
+    logits_of = prediction(student)
+    with torch.no_grad():
+        for batch in islice(task.trial.val.in_order(BATCH_SIZE), task.num_steps):
+            logits_of(images_of(batch))
     return torch.cuda.max_memory_reserved(device) if device.type == "cuda" else 0
 
 

@@ -165,13 +165,13 @@ def test_every_recipe_trains_on_all_that_it_reports(
     task.label_loss = loss.build(task.data.label_counts, task.device)
     assert task.label_loss.weights is not None
     trained: list[float] = []
-    step = OptimizerLoop.step
+    backward = OptimizerLoop.backward
 
-    def recording_step(loop: OptimizerLoop, loss: Tensor) -> None:
+    def recording_backward(loop: OptimizerLoop, loss: Tensor) -> None:
         trained.append(float(loss.detach()))
-        step(loop, loss)
+        backward(loop, loss)
 
-    monkeypatch.setattr(OptimizerLoop, "step", recording_step)
+    monkeypatch.setattr(OptimizerLoop, "backward", recording_backward)
     epoch = next(iter(recipe.train(task)))
     expected = {"cross_entropy"} | ({overlap} if overlap != "none" else set())
     assert expected <= set(epoch.losses)

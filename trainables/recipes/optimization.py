@@ -3,14 +3,14 @@ with half a cosine in each phase of a training (arXiv 1608.03983, equation 5).""
 
 import inspect
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
-from torch.optim.swa_utils import AveragedModel
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from trainables.quantization.layers import QuantizedLayer
 from trainables.quantization.quantizers.fake_quantizer import FakeQuantizer
@@ -78,13 +78,22 @@ class OptimizerLoop:
             self.schedule.step()
             self.optimizer.zero_grad(set_to_none=False)  # a graph adds to them where they are
             if self.average is not None:
-                self.average.update_parameters(self.model)
+                self._update(self.average)
+
+    def _update(self, average: AveragedModel) -> None:
+        """Moves the average towards the weights (arXiv 1703.01780, section 2).
+
+        The decay grows from step to step, so that random weights of the beginning are forgotten.
+        """
+        step = int(average.n_averaged)  # which does not lie on the device
+        decay = min(self.ema_decay, (1 + step) / (10 + step))
+        average.multi_avg_fn = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
+        average.update_parameters(self.model)
 
     def restart_average(self) -> None:
         """Begins the moving average of the weights anew, if there is to be one."""
         if self.ema_decay:
-            update = moving_average(self.ema_decay)
-            self.average = AveragedModel(self.model, avg_fn=update, use_buffers=True)
+            self.average = AveragedModel(self.model, use_buffers=True)
 
     @property
     def shipped(self) -> nn.Module:
@@ -121,20 +130,6 @@ def cosine(step: int, phases: Sequence[int]) -> float:
             return (1 + math.cos(math.pi * step / num_steps)) / 2
         step -= num_steps
     return 0.0
-
-
-def moving_average(decay: float) -> Callable[[Tensor, Tensor, Tensor | int], Tensor]:
-    """The update of an exponential moving average of weights (arXiv 1703.01780, section 2).
-
-    The decay grows from step to step, so that the random weights of the beginning are forgotten.
-    """
-
-    def update(averaged: Tensor, value: Tensor, num_averaged: Tensor | int) -> Tensor:
-        step = torch.as_tensor(num_averaged, device=averaged.device)
-        share = 1 - torch.clamp((1 + step) / (10 + step), max=decay)
-        return averaged + share * (value - averaged)
-
-    return update
 
 
 def parameter_groups(

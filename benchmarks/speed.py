@@ -48,6 +48,7 @@ from trainables.recipes.base import Batch
 from trainables.recipes.configs import AdamW, Distill, Supervised
 from trainables.recipes.distill import distillation_loss
 from trainables.recipes.optimization import OptimizerLoop
+from trainables.recipes.training_step import TrainingStep
 from trainables.teachers.output_cache import Form, cache_outputs
 from trainables.training.task import TrialTask
 
@@ -113,22 +114,28 @@ def make_task(
 
 
 class Student:
-    """A student that takes training steps."""
+    """A student that takes training steps, replayed on a GPU unless they are to be called."""
 
-    def __init__(self, task: TrialTask, bits: Quantizer | None = None) -> None:
+    def __init__(
+        self, task: TrialTask, bits: Quantizer | None = None, is_replayed: bool = True
+    ) -> None:
         self.model = task.new_student()
         if bits:
             images = next(task.batches(1)).images
             prepare(self.model, bits).to(DEVICE)
             calibrate(self.model, images)
         self.optimizer_loop = OptimizerLoop(self.model, AdamW(learning_rate=1e-4), 10**6, 1)
+        self.step = TrainingStep(self._gradients, self.optimizer_loop)
+        self.step.gradients.is_refused = not is_replayed
 
-    def step(self, images: Tensor, labels: Tensor) -> None:
-        self.optimizer_loop.step(cross_entropy(forward_features(self.model, images).logits, labels))
+    def _gradients(self, batch: Batch) -> dict[str, Tensor]:
+        loss = cross_entropy(forward_features(self.model, batch.images).logits, batch.labels)
+        self.optimizer_loop.backward(loss)
+        return {"cross_entropy": loss}
 
     def train_epoch(self, task: TrialTask) -> None:
         for batch in task.batches(1):
-            self.step(batch.images, batch.labels)
+            self.step(batch)
 
 
 def endless(task: TrialTask) -> Iterator[Batch]:
@@ -205,15 +212,18 @@ def data_cost(run: ExecutionConfig) -> str:
 
         def limit(student: Student = student, fixed: Batch = fixed) -> None:
             for _ in range(NUM_TRAIN // BATCH_SIZE):
-                student.step(fixed.images, fixed.labels)
+                student.step(fixed)
 
         def usual(
-            loader: DataLoader[tuple[Tensor, Tensor]] = loader, student: Student = student
+            loader: DataLoader[tuple[Tensor, Tensor]] = loader,
+            student: Student = student,
+            fixed: Batch = fixed,
         ) -> None:
             for images, labels in loader:
                 on_device = normalize(images.to(DEVICE, non_blocking=True))
                 on_device = on_device.contiguous(memory_format=torch.channels_last)
-                student.step(on_device, labels.to(DEVICE, non_blocking=True))
+                labels = labels.to(DEVICE, non_blocking=True)
+                student.step(fixed._replace(images=on_device, labels=labels))
 
         ours = partial(student.train_epoch, task)
         seconds = median_seconds({"limit": limit, "ours": ours, "usual": usual}, DEVICE, 5)
@@ -263,7 +273,7 @@ def teacher_cost(run: ExecutionConfig) -> str:
 
     def supervised() -> None:
         batch = next(batches)
-        student.step(batch.images, batch.labels)
+        student.step(batch)
 
     steps["supervised"] = supervised
     seconds = median_seconds(steps, DEVICE)
@@ -281,16 +291,17 @@ def distilled_step(task: TrialTask) -> Step:
 
     loss = distillation_loss(Distill(losses=LOSSES), student.model, teacher, task)
 
-    def step() -> None:
-        batch = next(batches)
+    def gradients(batch: Batch) -> dict[str, Tensor]:
         with torch.no_grad():
             teacher_outputs = teacher(batch)
         outputs = forward_features(student.model, batch.images)
         labels = {"cross_entropy": cross_entropy(outputs.logits, batch.labels)}
-        terms = loss(outputs, teacher_outputs, batch.labels)
-        student.optimizer_loop.step(loss.total(labels, terms))
+        terms: dict[str, Tensor] = loss(outputs, teacher_outputs, batch.labels)
+        student.optimizer_loop.backward(loss.total(labels, terms))
+        return labels | terms
 
-    return step
+    step = TrainingStep(gradients, student.optimizer_loop)
+    return lambda: step(next(batches))
 
 
 # Quantization
@@ -306,7 +317,7 @@ def quantization_cost(run: ExecutionConfig) -> str:
 
         def step() -> None:
             before, fused.MIN_ELEMENTS = fused.MIN_ELEMENTS, fewest
-            student.step(fixed.images, fixed.labels)
+            student.step(fixed)
             fused.MIN_ELEMENTS = before
 
         return step
@@ -335,7 +346,7 @@ def peak_megabytes(run: ExecutionConfig, kind: str) -> float:
     if GPU:
         torch.cuda.reset_peak_memory_stats()
     for _ in range(3):
-        student.step(fixed.images, fixed.labels)
+        student.step(fixed)
     if GPU:
         return torch.cuda.max_memory_allocated() / 1e6
     # of this process alone: getrusage would tell the parent's peak before exec, too
@@ -380,7 +391,7 @@ def train_until(run: ExecutionConfig, begin: float, duration: float) -> float:
     num_images, started = 0, 0.0
     while time.time() < begin + duration:
         batch = next(batches)
-        student.step(batch.images, batch.labels)
+        student.step(batch)
         if started:
             num_images += BATCH_SIZE
         elif time.time() > begin:

@@ -136,7 +136,13 @@ def assert_same(ours: list[Epoch], expected: list[Epoch]) -> None:
         torch.testing.assert_close(epoch.student, reference.student, rtol=1e-6, atol=1e-7)
 
 
-@pytest.mark.parametrize("name", TRAININGS)
+FAST_ONES = {"supervised", "two parts a step", "lovasz", "dice", "qkd, fewer bits"}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [n if n in FAST_ONES else pytest.param(n, marks=pytest.mark.slow) for n in TRAININGS],
+)
 def test_a_replayed_training_gives_the_same_numbers(
     name: str, run: ExecutionConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-MIN_ELEMENTS = 1 << 18
+MIN_ELEMENTS = 1 << 20
 """A network with only smaller tensors is trained in less time than loading a compiler takes."""
 
 

@@ -1,0 +1,369 @@
+"""What trainings cost on one GPU, and what bounds them: launches, memory traffic, or arithmetic.
+
+    python -m benchmarks.gpu --out gpu.md [--sections steps recipes ...] [--search]
+
+Ratios are of medians taken in turns in one run. The bytes' own time of a step is what its
+operations read and write, each by itself, divided by the bandwidth of a copy in the same run.
+Images are drawn. It needs neither Ray nor a network; `--search` adds a small study through Ray.
+Without a GPU all runs on small images on the CPU, which tests this script and says nothing more.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+from unittest.mock import patch
+
+import torch
+from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks import speed
+from benchmarks.speed import BITS, DEVICE, GPU, LOSSES, Student, prepare_run
+from benchmarks.timing import describe_machine, markdown, median_seconds, synchronize
+from trainables.config import ExecutionConfig, TrialConfig
+from trainables.data.configs import Augmentation
+from trainables.models.configs import UNetConfig
+from trainables.models.model_file import ModelSpec, write_model
+from trainables.recipes import training_step
+from trainables.recipes.base import Batch
+from trainables.recipes.captured import NUM_EAGER, Captured
+from trainables.recipes.configs import Distill, Qat, QatDistill, Recipe, Supervised
+from trainables.teachers.output_cache import cache_outputs
+from trainables.training.task import TrialTask
+from trainables.training.time_probe import TimedTask
+from trainables.training.trial import release_memory
+
+
+class Case(NamedTuple):
+    """Square images of a size, the batch, and the width of the U-Net."""
+
+    image_size: int
+    batch_size: int
+    width: int
+
+    def __str__(self) -> str:
+        return f"{self.image_size} px, {self.batch_size} a step, width {self.width}"
+
+
+CASES = (
+    [Case(208, 8, 4), Case(208, 8, 8), Case(208, 8, 16), Case(512, 16, 8), Case(512, 16, 16)]
+    if GPU
+    else [Case(32, 4, 4), Case(48, 4, 8)]
+)
+"""208x208 pixels are as many as 240x180."""
+SMALL, LARGE = CASES[1 if GPU else 0], CASES[-1]
+NUM_IMAGES = 128 if GPU else 16
+ROUNDS, NUM_STEPS = (7, 12) if GPU else (3, 3)
+COPIED_BYTES = 1 << 30 if GPU else 1 << 24
+PLAIN = Augmentation(min_scale=1, max_scale=1, color=0)
+NUM_LINES = 12
+"""Of a profile."""
+
+
+def main() -> None:
+    functions = (steps, recipes, quantization, traffic, sharing, training)
+    sections_by_name = {function.__name__: function for function in functions}
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--out", type=Path, required=True, help="gets the tables, as Markdown")
+    parser.add_argument("--sections", nargs="+", choices=sections_by_name)
+    parser.add_argument("--search", action="store_true", help="ends with a study through Ray")
+    arguments = parser.parse_args()
+    out: Path = arguments.out
+    torch.set_num_threads(1)
+    parts = [f"Measured on: {describe_machine(DEVICE)}, {os.cpu_count()} cores.\n"]
+    with tempfile.TemporaryDirectory() as scratch:
+        for name in arguments.sections or sections_by_name:
+            begin = time.perf_counter()
+            parts.append(sections_by_name[name](Path(scratch)))
+            release_memory()
+            print(f"{parts[-1]}\n({time.perf_counter() - begin:.0f} s)\n", flush=True)
+            out.write_text("\n".join(parts))
+        if arguments.search:
+            parts.append(search(Path(scratch)))
+            out.write_text("\n".join(parts))
+
+
+# Steps
+
+
+def task_of(folder: Path, case: Case, recipe: Recipe | None = None) -> TrialTask:
+    return TrialTask(config_of(case, recipe or Supervised()), run_of(folder, case))
+
+
+def run_of(folder: Path, case: Case) -> ExecutionConfig:
+    return prepare_run(folder / str(case.image_size), case.image_size, NUM_IMAGES)
+
+
+def config_of(case: Case, recipe: Recipe) -> TrialConfig:
+    return TrialConfig(
+        student=UNetConfig(width=case.width),
+        recipe=recipe,
+        augmentation=PLAIN,
+        batch_size=case.batch_size,
+    )
+
+
+def steps(folder: Path) -> str:
+    """A supervised step on a fixed batch: called, replayed, and compiled by PyTorch."""
+    rows: list[list[object]] = []
+    for case in CASES:
+        task = task_of(folder, case)
+        batch = next(task.batches(1))
+        called, replayed = (Student(task, is_replayed=replays) for replays in (False, True))
+        kinds: dict[str, Callable[[], object]] = {
+            "called": partial(called.step, batch),
+            "replayed": partial(replayed.step, batch),
+        }
+        if GPU and case in (SMALL, LARGE):  # compiling takes a minute
+            compiled = Student(task, is_replayed=False)
+            outputs: Any = compiled.model.native_outputs
+            compiled.model.native_outputs = torch.compile(outputs, mode="max-autotune")  # type: ignore[assignment]
+            kinds["compiled"] = partial(compiled.step, batch)
+        for kind in kinds.values():
+            for _ in range(NUM_EAGER + 1):
+                kind()
+        seconds = median_seconds(kinds, DEVICE, ROUNDS)
+        one = seconds["called"]
+        shown = [seconds.get(kind) for kind in ("called", "replayed", "compiled")]
+        times = ["-" if each is None else f"{1e3 * each:.1f}" for each in shown]
+        ratios = ["-" if each is None else f"{one / each:.2f}" for each in shown[1:]]
+        rows.append([case, *times, *ratios])
+        release_memory()
+    heading = ["case", "ms called", "ms replayed", "ms torch.compile", "called / replayed"]
+    return (
+        "### A supervised step\n\nForward, loss, backward and update of a fixed batch. `torch."
+        'compile` with `mode="max-autotune"` compiles the forward and backward pass.\n\n'
+        + markdown([*heading, "called / torch.compile"], rows)
+    )
+
+
+def recipes(folder: Path) -> str:
+    """Steps of each recipe with their data work, called and replayed."""
+    run = run_of(folder, SMALL)
+    teacher = folder / "teacher.safetensors"
+    spec = ModelSpec(model=UNetConfig(width=32), num_classes=7, folded=False)
+    write_model(teacher, spec.build(), spec)
+    live = run.replace(teacher=teacher)
+    kept = live.replace(teacher_outputs=cache_outputs(live, "maps", PLAIN))
+    w4a4 = {"quantizer": BITS}
+    cases: dict[str, tuple[Recipe, ExecutionConfig]] = {
+        "supervised": (Supervised(), run),
+        "distilled, kept outputs": (Distill(losses=LOSSES), kept),
+        "distilled, live teacher of width 32": (Distill(losses=LOSSES), live),
+        "W4A4": (Qat.model_validate(w4a4), run),
+        "QKD, tutoring, kept outputs": (
+            QatDistill.model_validate({**w4a4, "self_study": 0, "co_study": 0, "losses": LOSSES}),
+            kept,
+        ),
+        "QKD, co-study": (
+            QatDistill.model_validate({**w4a4, "self_study": 0, "co_study": 1, "losses": LOSSES}),
+            live,
+        ),
+    }
+    rows: list[list[object]] = []
+    for name, (recipe, own) in cases.items():
+        config = config_of(SMALL, recipe)
+        called, replayed = (step_seconds(config, own, replays) for replays in (False, True))
+        rows.append(
+            [name, f"{1e3 * called:.1f}", f"{1e3 * replayed:.1f}", f"{called / replayed:.2f}"]
+        )
+        release_memory()
+    return (
+        f"### Steps of the recipes\n\n{SMALL}; with data work, the shortest of {NUM_STEPS}.\n\n"
+        + markdown(["recipe", "ms called", "ms replayed", "ratio"], rows)
+    )
+
+
+class CalledStep(Captured[Any, Any]):
+    """A function that no GPU replays."""
+
+    def __init__(self, function: Callable[[Any], Any]) -> None:
+        super().__init__(function)
+        self.is_refused = True
+
+
+def step_seconds(config: TrialConfig, run: ExecutionConfig, is_replayed: bool) -> float:
+    """The shortest time of a step of a recipe, from random weights."""
+    with patch.object(training_step, "Captured", Captured if is_replayed else CalledStep):
+        task = TimedTask(config, run)
+        task.num_steps += NUM_STEPS
+        next(config.recipe.train(task))
+        return task.step_seconds
+
+
+def quantization(folder: Path) -> str:
+    """A W4A4 step against full precision, with the memory of both."""
+    rows: list[list[object]] = []
+    for case in (SMALL, LARGE):
+        task = task_of(folder, case)
+        batch = next(task.batches(1))
+        students = {"full precision": Student(task), "W4A4": Student(task, BITS)}
+        kinds = {name: partial(student.step, batch) for name, student in students.items()}
+        for kind in kinds.values():
+            for _ in range(NUM_EAGER + 1):
+                kind()
+        seconds = median_seconds(kinds, DEVICE, ROUNDS)
+        del students, kinds
+        release_memory()
+        peaks = [peak_megabytes(task, batch, bits) if GPU else 0.0 for bits in (None, BITS)]
+        ratio = seconds["W4A4"] / seconds["full precision"]
+        rows.append([
+            case, *(f"{1e3 * value:.1f}" for value in seconds.values()), f"{ratio:.2f}",
+            *(f"{peak:.0f}" for peak in peaks), f"{peaks[1] / max(1, peaks[0]):.2f}",
+        ])  # fmt: skip
+    heading = ["case", "ms full precision", "ms W4A4", "ratio", "MB full precision", "MB W4A4"]
+    return "### A quantized step, replayed\n\n" + markdown([*heading, "ratio"], rows)
+
+
+def peak_megabytes(task: TrialTask, batch: Batch, bits: Any) -> float:
+    """What PyTorch held at most for a student's steps, its graph included."""
+    release_memory()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_reserved()
+    student = Student(task, bits)
+    for _ in range(NUM_EAGER + 2):
+        student.step(batch)
+    return (torch.cuda.max_memory_reserved() - before) / 1e6
+
+
+# What bounds a step
+
+
+class Traffic(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts the bytes that operations read and write, each by itself; views move none."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.bytes = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        results = func(*args, **(kwargs or {}))
+        given = [each for each in tree_leaves((args, kwargs)) if isinstance(each, Tensor)]
+        made = [each for each in tree_leaves(results) if isinstance(each, Tensor)]
+        is_view = not func._schema.is_mutable and any(
+            one.untyped_storage().data_ptr() == other.untyped_storage().data_ptr()
+            for one in made
+            for other in given
+        )
+        if not is_view and not func.overloadpacket.__name__.startswith(("empty", "new_empty")):
+            self.bytes += sum(each.numel() * each.element_size() for each in given + made)
+        return results
+
+
+def traffic(folder: Path) -> str:
+    """The bytes' own time of a step, its arithmetic, and where its time goes."""
+    rows: list[list[object]] = []
+    bandwidth = copy_bandwidth()
+    slowest: tuple[float, Case] = (0.0, LARGE)
+    for case in CASES:
+        task = task_of(folder, case)
+        student, batch = Student(task), next(task.batches(1))
+        for _ in range(NUM_EAGER + 2):
+            student.step(batch)
+        step = partial(student.step, batch)
+        seconds = median_seconds({"step": step}, DEVICE, ROUNDS)["step"]
+        with Traffic() as moved:
+            student._gradients(batch)
+        with FlopCounterMode(display=False) as counter:
+            student._gradients(batch)
+        own = moved.bytes / bandwidth
+        flops = counter.get_total_flops()
+        slowest = max(slowest, (seconds, case))
+        rows.append([
+            case, f"{1e3 * seconds:.1f}", f"{moved.bytes / 1e9:.2f}", f"{1e3 * own:.1f}",
+            f"{seconds / own:.2f}", f"{flops / 1e9:.1f}", f"{flops / seconds / 1e12:.2f}",
+        ])  # fmt: skip
+        del student, step
+        release_memory()
+    heading = ["case", "ms a step", "GB moved", "ms of the bytes", "step / bytes", "GFLOP"]
+    return (
+        f"### What bounds a step\n\nA copy moves {bandwidth / 1e9:.0f} GB/s, reads and writes "
+        "together.\n\n" + markdown([*heading, "TFLOP/s"], rows) + "\n"
+        f"Where the time of the slowest goes ({slowest[1]}, called):\n\n```\n"
+        f"{profiled(folder, slowest[1])}\n```\n"
+    )
+
+
+def copy_bandwidth() -> float:
+    """Bytes a second that a copy reads and writes."""
+    source = torch.ones(COPIED_BYTES // 4, device=DEVICE)
+    target = torch.empty_like(source)
+    seconds = median_seconds({"copy": lambda: target.copy_(source)}, DEVICE, ROUNDS)["copy"]
+    return 2 * COPIED_BYTES / seconds
+
+
+def profiled(folder: Path, case: Case) -> str:
+    """The operations of a step by their own time."""
+    task = task_of(folder, case)
+    student, batch = Student(task, is_replayed=False), next(task.batches(1))
+    for _ in range(NUM_EAGER):
+        student.step(batch)
+    kinds = [ProfilerActivity.CUDA if GPU else ProfilerActivity.CPU]
+    with profile(activities=kinds) as profiler:
+        for _ in range(3):
+            student.step(batch)
+        synchronize(DEVICE)
+    key = "self_device_time_total" if GPU else "self_cpu_time_total"
+    found = {event.key: (getattr(event, key), event.count) for event in profiler.key_averages()}
+    total = sum(own for own, _ in found.values())
+    largest = sorted(found.items(), key=lambda item: item[1], reverse=True)[:NUM_LINES]
+    lines = [
+        f"{100 * own / max(1, total):5.1f} %  {count // 3:5} a step  {name[:90]}"
+        for name, (own, count) in largest
+    ]
+    return "\n".join(lines)
+
+
+# Trials
+
+
+def sharing(folder: Path) -> str:
+    """Trials at once on the device, at the size of small and of large images."""
+    parts = []
+    for case in (SMALL, LARGE):
+        with patch.multiple(speed, BATCH_SIZE=case.batch_size, WIDTH=case.width):
+            parts.append(f"{case}:\n\n{speed.sharing(run_of(folder, case))}")
+    return "\n".join(parts)
+
+
+def training(folder: Path) -> str:
+    """A whole training of small images."""
+    task = task_of(folder, SMALL)
+    student, num_epochs = Student(task), 20 if GPU else 2
+    student.train_epoch(task)
+    synchronize(DEVICE)
+    begin = time.perf_counter()
+    for _ in range(num_epochs):
+        student.train_epoch(task)
+    synchronize(DEVICE)
+    seconds = time.perf_counter() - begin
+    num_steps = num_epochs * (NUM_IMAGES // SMALL.batch_size)
+    return (
+        f"### A training\n\n{SMALL}: {num_steps} steps with their data in {seconds:.1f} s, "
+        f"{1e3 * seconds / num_steps:.2f} ms each, {4000 * seconds / num_steps:.0f} s for 4,000.\n"
+    )
+
+
+def search(folder: Path) -> str:
+    """A whole study through Ray, on the built-in images."""
+    command = [sys.executable, "-m", "search.run", "--space", "qkd", "--storage", str(folder / "s")]
+    begin = time.perf_counter()
+    subprocess.run([*command, "--name", "gpu", "--quiet"], check=True)
+    seconds = time.perf_counter() - begin
+    status = [sys.executable, "-m", "search.status", "gpu", "--storage", str(folder / "s")]
+    report = subprocess.run(status, check=True, capture_output=True, text=True).stdout
+    return f"### A study\n\n`{' '.join(command[1:4])}`: {seconds:.0f} s.\n\n```\n{report}```\n"
+
+
+if __name__ == "__main__":
+    main()

@@ -125,10 +125,10 @@ class Student:
             prepare(self.model, bits).to(DEVICE)
             calibrate(self.model, images)
         self.optimizer_loop = OptimizerLoop(self.model, AdamW(learning_rate=1e-4), 10**6, 1)
-        self.step = TrainingStep(self._gradients, self.optimizer_loop)
+        self.step = TrainingStep(self.gradients, self.optimizer_loop)
         self.step.gradients.is_refused = not is_replayed
 
-    def _gradients(self, batch: Batch) -> dict[str, Tensor]:
+    def gradients(self, batch: Batch) -> dict[str, Tensor]:
         loss = cross_entropy(forward_features(self.model, batch.images).logits, batch.labels)
         self.optimizer_loop.backward(loss)
         return {"cross_entropy": loss}

@@ -14,9 +14,11 @@ from trainables.losses.cross_entropy import cross_entropy
 from trainables.models.base import forward_features
 from trainables.models.configs import UNetConfig
 from trainables.quantization.quantizers import lsq_kernels
+from trainables.recipes import captured
 from trainables.recipes.configs import AdamW, Distill, Qat, QatDistill, Recipe, Supervised
 from trainables.recipes.optimization import OptimizerLoop
 from trainables.teachers.output_cache import Form, cache_outputs
+from trainables.training import evaluation
 from trainables.training.task import TrialTask
 from trainables.training.trial import Trial
 
@@ -61,7 +63,7 @@ def test_a_recipe_learns_on_a_gpu_as_on_a_cpu(
     augmentation = AUGMENTATIONS[resident]
     run = blocks_run.replace(teacher=teacher_file)
     if form != "live":
-        run = run.replace(teacher_outputs=cache_outputs(run, form, augmentation))  # type: ignore[arg-type]
+        run = run.replace(teacher_outputs=cache_outputs(run, form, augmentation))
     trained = config(recipe, augmentation)
     on_gpu, on_cpu = (list(Trial(trained, run.replace(device=d))) for d in ("cuda", "cpu"))
     assert on_gpu[-1].size_bytes == on_gpu[-1].predicted_size_bytes
@@ -71,6 +73,27 @@ def test_a_recipe_learns_on_a_gpu_as_on_a_cpu(
         for term, loss in cpu.losses.items():
             tolerance = LABEL_LOSS_TOLERANCE if term == "cross_entropy" else TERM_TOLERANCE
             assert gpu.losses[term] == pytest.approx(loss, rel=tolerance)
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.name)
+def test_replayed_steps_give_what_called_ones_give(
+    recipe: Recipe,
+    blocks_run: ExecutionConfig,
+    teacher_file: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(evaluation, "BATCH_SIZE", 2)
+    monkeypatch.setattr(evaluation, "MIN_REPLAYED", 1)
+    run = blocks_run.replace(teacher=teacher_file, device="cuda")
+    replayed = list(Trial(config(recipe, AUGMENTATIONS[0]), run))
+    assert not [message for message in caplog.messages if "CUDA graph" in message]
+    monkeypatch.setattr(captured, "NUM_EAGER", 10**9)
+    called = list(Trial(config(recipe, AUGMENTATIONS[0]), run))
+    for ours, reference in zip(replayed, called, strict=True):
+        assert ours.losses == pytest.approx(reference.losses, rel=TERM_TOLERANCE)
+        assert ours.miou == pytest.approx(reference.miou, abs=MIOU_TOLERANCE)
+    assert replayed[0].losses == pytest.approx(called[0].losses, rel=1e-3)
 
 
 @pytest.mark.parametrize("augmentation", AUGMENTATIONS, ids=["flips", "all"])

@@ -86,7 +86,6 @@ class Captured(Generic[Inputs, Outputs]):
 
     def _record(self, inputs: Inputs) -> Recording[Inputs, Outputs]:
         own, graph = copied(inputs), torch.cuda.CUDAGraph()
-        torch.cuda.empty_cache()  # what the eager calls needed is needed by the graph now
         # Threads that send the next batch may go on to use the device
         with torch.cuda.graph(graph, stream=self.stream, capture_error_mode="thread_local"):
             outputs = self.function(own)

@@ -19,6 +19,8 @@ from trainables.quantization.convert import ConvertedLayer
 from trainables.recipes.captured import Captured
 
 BATCH_SIZE = 16
+MIN_REPLAYED = 16
+"""Batches from which a graph, which is recorded anew in each evaluation, is taken to gain time."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +101,7 @@ def evaluate(
     model.eval()
     confusion = torch.zeros(num_classes, num_classes, dtype=torch.int64, device=split.device)
     own = None if own_labels is None else iter(own_labels)
-    logits_of = prediction(model)
+    logits_of = prediction(model, split)
     for batch in split.in_order(BATCH_SIZE):
         logits = logits_of(images_of(batch))
         for predicted, labels in with_labels(logits, batch["mask"], own):
@@ -120,7 +122,7 @@ def count_disagreeing_pixels(
     training = first.training
     first.eval(), second.eval()
     changed = torch.zeros((), dtype=torch.int64, device=split.device)
-    first_logits, second_logits = prediction(first), prediction(second)
+    first_logits, second_logits = (prediction(model, split) for model in (first, second))
     for batch in split.in_order(BATCH_SIZE):
         images = images_of(batch)
         changed += (first_logits(images).argmax(1) != second_logits(images).argmax(1)).sum()
@@ -129,18 +131,20 @@ def count_disagreeing_pixels(
     return int(changed)
 
 
-def prediction(model: nn.Module) -> Callable[[Tensor], Tensor]:
+def prediction(model: nn.Module, split: Loader) -> Callable[[Tensor], Tensor]:
     """Logits (B,K,H,W) of RGB images in [0,255] (B,3,H,W); each call may overwrite those before.
 
-    A GPU replays them, except for a converted network, which reads values back from it.
+    A GPU replays them for a split of many batches, except for a converted network, which reads
+    values back from it.
     """
 
     def logits_of(images: Tensor) -> Tensor:
         logits: Tensor = model(normalize(images))
         return logits
 
+    is_short = len(split) < MIN_REPLAYED * BATCH_SIZE
     is_converted = any(isinstance(module, ConvertedLayer) for module in model.modules())
-    return logits_of if is_converted else Captured(logits_of)
+    return logits_of if is_short or is_converted else Captured(logits_of)
 
 
 def with_labels(

@@ -67,8 +67,8 @@ def peak_bytes(config: TrialConfig, run: ExecutionConfig) -> int:
         torch.cuda.reset_peak_memory_stats(device)
     config = config.replace(recipe=config.recipe.at_peak_memory())
     task = ProbeTask(config, run)
-    student = next(config.recipe.train(task)).student.eval()
-    logits_of = prediction(student)
+    training = config.recipe.train(task)  # kept, since its graph takes memory beside evaluations
+    logits_of = prediction(next(training).student.eval(), task.trial.val)
     with torch.no_grad():
         for batch in islice(task.trial.val.in_order(BATCH_SIZE), task.num_steps):
             logits_of(images_of(batch))

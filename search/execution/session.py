@@ -52,6 +52,8 @@ Given = ParamSpec("Given")
 Result = TypeVar("Result")
 ANSWER_S = 60.0
 """Seconds that a cluster may take to answer; a port of another program never does."""
+SPIN_COUNT = "20000"
+"""How long OpenMP's threads spin before they sleep: waking one takes longer than a small layer."""
 NUM_STARTS, PAUSE_S = 3, 2.0
 """Attempts to start Ray, and seconds between the first two: a busy machine may time out."""
 
@@ -245,7 +247,7 @@ class RemoteRunner:
     ) -> Any:
         """Starts a preparation that nobody waits for, and gives Ray's reference to its result."""
         run = run.replace(num_threads=self.share.threads)
-        task: Any = ray.remote(prepare).options(**task_options(self.share))
+        task: Any = ray.remote(prepare).options(**self._options())
         return task.remote(run, *given, **named)
 
     def __call__(
@@ -288,7 +290,7 @@ class RemoteRunner:
         files = [self.folder / PROGRESS_FILE]
         files += [self.folder / f"{PROGRESS_FILE}-{number}" for number in range(1, len(calls))]
         notice = WaitingNotice(self.say, lambda: why_nothing_runs(self.share))
-        task: Any = ray.remote(with_progress_file).options(**task_options(self.share))
+        task: Any = ray.remote(with_progress_file).options(**self._options())
         waiting = []
         for file, given in zip(files, calls, strict=True):
             delete(file)  # of a process that was killed
@@ -308,6 +310,11 @@ class RemoteRunner:
         if self.shutdown.requested:
             raise KeyboardInterrupt
         return results
+
+    def _options(self) -> dict[str, Any]:
+        """Those of a task; without a GPU it has a node for itself, and its threads may spin."""
+        environment = {} if self.share.gpus else {"GOMP_SPINCOUNT": SPIN_COUNT}
+        return {**task_options(self.share), "runtime_env": {"env_vars": environment}}
 
     def _result(self, task: Any) -> Any:
         try:

@@ -58,6 +58,8 @@ IMAGE_SIZE = 512 if GPU else 128
 BATCH_SIZE = 16 if GPU else 8
 NUM_TRAIN = 256 if GPU else 64
 WIDTH = 16
+READY_S, MEASURED_S = 20.0, 8.0
+"""Until trials that share a device have begun, and for which they are measured then."""
 BITS = Lsq(weight_bits=4, activation_bits=4)
 LOSSES = by_name(Pixelwise(), Pairwise())
 FULL_PRECISION, PLAIN = "full precision", "W4A4 lsq, plain operations"
@@ -102,13 +104,17 @@ def prepare_run(folder: Path, image_size: int, num_train: int) -> ExecutionConfi
 
 
 def make_task(
-    run: ExecutionConfig, augmentation: Augmentation, distilled: bool = False, width: int = WIDTH
+    run: ExecutionConfig,
+    augmentation: Augmentation,
+    distilled: bool = False,
+    width: int = WIDTH,
+    batch_size: int = BATCH_SIZE,
 ) -> TrialTask:
     config = TrialConfig(
         student=UNetConfig(width=width),
         recipe=Distill(losses=LOSSES) if distilled else Supervised(),
         augmentation=augmentation,
-        batch_size=BATCH_SIZE,
+        batch_size=batch_size,
     )
     return TrialTask(config, run)
 
@@ -367,14 +373,14 @@ def kernels(run: ExecutionConfig) -> str:
 # Several trials
 
 
-def sharing(run: ExecutionConfig) -> str:
+def sharing(run: ExecutionConfig, batch_size: int = BATCH_SIZE, width: int = WIDTH) -> str:
     """Trials at once on one device."""
     rows: list[list[object]] = []
     alone = 0.0
     for num in (1, 2, 4, 8) if GPU else (1, 2, 4):
         with multiprocessing.get_context("spawn").Pool(num) as pool:
-            begin = time.time() + 30
-            rates = pool.starmap(train_until, [(run, begin, 10.0)] * num)
+            given = run, time.time() + READY_S, MEASURED_S, batch_size, width
+            rates = pool.starmap(train_until, [given] * num)
         alone = alone or sum(rates)
         rows.append([num, f"{sum(rates):.1f}", f"{sum(rates) / alone:.2f}"])
     return "### Several trials on one device\n\nSupervised, data work included.\n\n" + markdown(
@@ -382,10 +388,12 @@ def sharing(run: ExecutionConfig) -> str:
     )
 
 
-def train_until(run: ExecutionConfig, begin: float, duration: float) -> float:
+def train_until(
+    run: ExecutionConfig, begin: float, duration: float, batch_size: int, width: int
+) -> float:
     """Images per second of one trial, measured for `duration` seconds from `begin` on."""
     torch.set_num_threads(1)
-    task = make_task(run, Augmentation())
+    task = make_task(run, Augmentation(), width=width, batch_size=batch_size)
     student, batches = Student(task), endless(task)
     assert time.time() < begin, "all trials must be ready before the clock starts"
     num_images, started = 0, 0.0
@@ -393,7 +401,7 @@ def train_until(run: ExecutionConfig, begin: float, duration: float) -> float:
         batch = next(batches)
         student.step(batch)
         if started:
-            num_images += BATCH_SIZE
+            num_images += batch_size
         elif time.time() > begin:
             synchronize(DEVICE)
             started = time.time()

@@ -14,7 +14,7 @@ from search.algorithms.observations import TrialHistory
 from search.algorithms.problem import SamplerSettings, SearchProblem
 from search.core.config import SamplerName
 from search.storage.optuna_storage import StudyWithout, enqueued_params
-from search.storage.trials import ACQUISITION_VALUE, read_reason
+from search.storage.trials import ACQUISITION_VALUE, OF_BATCH, read_reason
 from spaces import ORIGINAL
 from trainables.config import TrialConfig
 from trainables.core.config_base import digest
@@ -23,8 +23,10 @@ REPEATED = "the same configuration as trial"
 """Part of the reason of a trial that is not trained; the trial after it is drawn at random."""
 RUNNING_EACH = 32
 """Trials that run for each proposal of a batch; a model fitted for each would keep GPUs waiting."""
+MAX_BATCH = 16
 STOP_WINDOW = 5
-"""Consecutive proposals whose acquisition value must be below the bar before a search ends."""
+"""Consecutive proposals, each the best of its batch, whose acquisition value must be below the bar
+before a search ends."""
 
 
 class Proposer:
@@ -65,14 +67,17 @@ class Proposer:
                 self._costs_of,
                 random,
                 self.problem.least_miou,
-                max(1, num_running // RUNNING_EACH),
+                min(max(1, num_running // RUNNING_EACH), MAX_BATCH),
             )
             if self._has_converged(trials, best):
                 return None
             if best.params:  # enqueued, so that it is kept if the driver dies before asking
                 self._enqueue(best, {ACQUISITION_VALUE: best.acquisition_value})
+            proposed = [best.params]
             for other in others[: most - 1]:  # whose values depend on the best, and are not stored
-                self._enqueue(other, {})
+                if other.params not in proposed:
+                    self._enqueue(other, {OF_BATCH: True})
+                    proposed.append(other.params)
         is_repeat = first is None and bool(trials) and REPEATED in read_reason(trials[-1])
         sampler = "random" if is_repeat and not best.params else settings.sampler
         self.study.sampler = make_sampler(sampler, seed)

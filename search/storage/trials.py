@@ -25,6 +25,8 @@ from trainables.core.metrics import Metrics, TeacherMetrics
 
 CONFIG, REASON, RAY_ID = "config", "reason", "ray_trial_id"
 RUNGS, ACQUISITION_VALUE = "rungs", "expected_gain"
+OF_BATCH = "of_batch"
+"""Attribute of a trial that was proposed together with one before it."""
 PRICE = "price_per_hour"
 PROPOSED_BY = "proposed_by"
 """Attribute of the Optuna study: what determines proposals besides its trials."""

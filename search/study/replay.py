@@ -18,6 +18,7 @@ from search.storage.study_file import StudyFile, proposed_by
 from search.storage.trials import (
     ACQUISITION_VALUE,
     CONFIG,
+    OF_BATCH,
     PROPOSED_BY,
     asked_trials,
     read_sensitivities,
@@ -85,23 +86,27 @@ def decided_at(lines: list[dict[str, Any]]) -> dict[int, int]:
 
     A trial is sampled when it is proposed, or, if it was enqueued otherwise, when it is first asked
     for. Trials that were asked for twice, because a driver died in between, are left out: TPE may
-    sample them differently.
+    sample them differently. So are the others of a batch, which follow from its first.
     """
     places: dict[int, int] = {}
-    begun, described, created = set[int](), set[int](), 0
+    begun, described, of_batches, created = set[int](), set[int](), set[int](), 0
     for place, line in enumerate(lines):
         number = line.get("trial_id", created)
         if line["op_code"] == CREATE:
             is_queued = line.get("state") == TrialState.WAITING
-            if not is_queued or ACQUISITION_VALUE in line.get("user_attrs", {}):
+            attributes = line.get("user_attrs", {})
+            if not is_queued or ACQUISITION_VALUE in attributes:
                 places[created] = place
+            if OF_BATCH in attributes:
+                of_batches.add(created)
             if not is_queued:
                 begun.add(created)
             created += 1
         elif line["op_code"] == SET_STATE and line["state"] == TrialState.RUNNING:
-            places.setdefault(number, place)
+            if number not in of_batches:
+                places.setdefault(number, place)
             if number in begun - described:
-                del places[number]
+                places.pop(number, None)
             begun.add(number)
         elif line["op_code"] == SET_USER_ATTR and CONFIG in line["user_attr"]:
             described.add(number)

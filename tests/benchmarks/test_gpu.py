@@ -23,6 +23,7 @@ def test_all_sections_but_that_of_many_processes_run(
     gpu.main()
     written = out.read_text()
     assert written.count("\n### ") == len(sections)
+    assert "Failed" not in written
     for recipe in ("supervised", "kept outputs", "live teacher", "W4A4", "co-study"):
         assert recipe in written
     assert "aten::convolution_backward" in written

@@ -32,14 +32,19 @@ class BitDescent:
         self.more = 0
         self._descend_to(num_parts - 1)
 
-    def before_step(self) -> bool:
-        """Lowers the bits if the next optimizer step is the first of a part; whether it is."""
+    @property
+    def is_due(self) -> bool:
+        """Whether the next optimizer step is the first of a part."""
+        return self._next < self.more
+
+    def descend(self) -> None:
+        """Lowers the bits to those of the next optimizer step."""
+        self._descend_to(self._next)
+
+    @property
+    def _next(self) -> int:
         part = self.loop.num_steps_taken * self.num_parts // self.num_steps
-        more = max(0, self.num_parts - 1 - part)
-        if more >= self.more:
-            return False
-        self._descend_to(more)
-        return True
+        return max(0, self.num_parts - 1 - part)
 
     def _descend_to(self, more: int) -> None:
         self._change(more)

@@ -1,15 +1,13 @@
 """Functions of tensors that are replayed as CUDA graphs, without the cost of launching kernels.
 
-A small student's training step takes 12 to 16 ms of launches on a GPU whatever its width. A graph
-is recorded once and launched as a whole (https://docs.pytorch.org/docs/stable/notes/cuda.html,
-"CUDA Graphs").
+A small student's step takes as long as its launches, whatever its width. A graph is recorded once
+and launched as a whole (https://docs.pytorch.org/docs/stable/notes/cuda.html, "CUDA Graphs").
 """
 
 import logging
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cache
 from typing import Any, Generic, TypeVar, cast
 
 import torch
@@ -18,6 +16,8 @@ from torch import Tensor
 logger = logging.getLogger(__name__)
 NUM_EAGER = 3
 """Calls before a graph is recorded, in which kernels are chosen and compiled."""
+SAID = set[str]()
+"""Kinds of errors for which it was said that no graph can be recorded."""
 Inputs = TypeVar("Inputs")
 Outputs = TypeVar("Outputs")
 Tree = Any
@@ -60,12 +60,8 @@ class Captured(Generic[Inputs, Outputs]):
         self.calls[shapes] += 1
         if self.calls[shapes] <= NUM_EAGER:
             return self._beside(inputs)
-        if shapes not in self.recordings:
-            try:
-                self.recordings[shapes] = self._record(inputs)
-            except Exception as error:
-                self._refuse(error)
-                return self.function(inputs)
+        if shapes not in self.recordings and not self._keep_recording(shapes, inputs):
+            return self.function(inputs)
         recording = self.recordings[shapes]
         for own, given in zip(tensors_in(recording.inputs), tensors_in(inputs), strict=True):
             own.copy_(given, non_blocking=True)
@@ -84,6 +80,15 @@ class Captured(Generic[Inputs, Outputs]):
         torch.cuda.current_stream().wait_stream(self.stream)
         return outputs
 
+    def _keep_recording(self, shapes: Hashable, inputs: Inputs) -> bool:
+        """Whether a graph could be recorded; on return no exception refers to its memory."""
+        try:
+            self.recordings[shapes] = self._record(inputs)
+        except Exception as error:
+            self._refuse(error)
+            return False
+        return True
+
     def _record(self, inputs: Inputs) -> Recording[Inputs, Outputs]:
         own, graph = copied(inputs), torch.cuda.CUDAGraph()
         # Threads that send the next batch may go on to use the device
@@ -94,14 +99,10 @@ class Captured(Generic[Inputs, Outputs]):
     def _refuse(self, error: Exception) -> None:
         self.is_refused = True
         self.forget()
-        reason = str(error).strip().split("\n")[0]
-        warn_once(f"no CUDA graph, steps take longer: {type(error).__name__}: {reason}")
-
-
-@cache
-def warn_once(message: str) -> None:
-    """Logs what would be said again by each evaluation."""
-    logger.warning(message)
+        kind, reason = type(error).__name__, str(error).strip().split("\n")[0]
+        if kind not in SAID:  # else each evaluation would say it again
+            SAID.add(kind)
+            logger.warning("no CUDA graph, steps take longer: %s: %s", kind, reason)
 
 
 def tensors_in(tree: Tree) -> Iterator[Tensor]:

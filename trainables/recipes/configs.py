@@ -254,6 +254,9 @@ class QuantizedTraining(QuantizedRecipe):
     def learning_rate(self) -> float:
         return self.optimizer.learning_rate
 
+    def at_peak_memory(self) -> Self:
+        return self.replace(bit_descent=1)
+
 
 class Qat(QuantizedTraining):
     """Quantization-aware training of a converged full-precision student, on labels alone."""
@@ -328,7 +331,7 @@ class QatDistill(QuantizedTraining):
         return self.teacher_learning_rate if loss == TEACHER_LOSS else self.learning_rate
 
     def at_peak_memory(self) -> Self:
-        return self.replace(self_study=0, co_study=1 if self.co_study else 0)
+        return self.replace(self_study=0, co_study=1 if self.co_study else 0, bit_descent=1)
 
 
 DISTILLED = Distill(

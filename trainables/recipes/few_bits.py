@@ -32,8 +32,9 @@ class FewBits:
 
     def before(self, step: TrainingStep) -> None:
         """Sets what changes from step to step, and lowers the bits where that is due."""
-        if self.descent is not None and self.descent.before_step():
+        if self.descent is not None and self.descent.is_due:
             step.forget()
+            self.descent.descend()
         if self.recipe.dampening:
             place = self.loop.num_steps_taken, self.task.num_steps
             self.dampening.fill_(dampening_weight(self.recipe.dampening, *place))

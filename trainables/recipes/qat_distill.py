@@ -62,7 +62,7 @@ def train_qat_distill(recipe: QatDistill, task: Task) -> Iterator[Epoch]:
         return TrainingStep(changed, optimizer_loop, *co_teacher.loops if teacher_learns else ())
 
     self_study, tutoring = step_of(taught=False), step_of(taught=True)
-    co_study = step_of(taught=True, teacher_learns=bool(co_teacher.loops))
+    co_study = step_of(taught=True, teacher_learns=True) if co_teacher.loops else tutoring
     step = self_study
     for batches, losses in task.epochs(
         few_bits=few_bits,

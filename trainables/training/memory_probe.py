@@ -1,7 +1,7 @@
 """Measures the GPU memory of a training by a few of its steps."""
 
 from collections.abc import Iterator, Sequence
-from itertools import islice
+from itertools import chain, count, islice
 
 import torch
 from torch import nn
@@ -34,7 +34,8 @@ class ProbeTask:
         yield self.training_batches(), MeanLosses()
 
     def training_batches(self) -> Iterator[Batch]:
-        return islice(self.trial.training_batches(1), self.num_steps)
+        epochs = (self.trial.training_batches(epoch) for epoch in count(1))
+        return islice(chain.from_iterable(epochs), self.num_steps)
 
     def batches(self, epoch: int) -> Iterator[Batch]:
         return islice(self.trial.batches(epoch), self.num_steps)

@@ -98,6 +98,7 @@ class Refusing(Replayed):
 
 
 def test_without_a_graph_functions_are_called(caplog: pytest.LogCaptureFixture) -> None:
+    captured.SAID.clear()
     double = Refusing(lambda value: value * 2)
     for number in range(2 * captured.NUM_EAGER):
         assert double(torch.tensor(number)) == 2 * number

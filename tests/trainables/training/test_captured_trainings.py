@@ -1,1 +1,0 @@
-"""Trainings whose steps are replayed give the numbers of those whose steps are called."""

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -34,9 +34,9 @@ from trainables.config import ExecutionConfig, TrialConfig
 from trainables.data.configs import Augmentation
 from trainables.models.configs import UNetConfig
 from trainables.models.model_file import ModelSpec, write_model
-from trainables.recipes import training_step
+from trainables.recipes import captured
 from trainables.recipes.base import Batch
-from trainables.recipes.captured import NUM_EAGER, Captured
+from trainables.recipes.captured import NUM_EAGER
 from trainables.recipes.configs import Distill, Qat, QatDistill, Recipe, Supervised
 from trainables.teachers.output_cache import cache_outputs
 from trainables.training.task import TrialTask
@@ -101,8 +101,8 @@ def main() -> None:
 # Steps
 
 
-def task_of(folder: Path, case: Case, recipe: Recipe | None = None) -> TrialTask:
-    return TrialTask(config_of(case, recipe or Supervised()), run_of(folder, case))
+def task_of(folder: Path, case: Case) -> TrialTask:
+    return TrialTask(config_of(case, Supervised()), run_of(folder, case))
 
 
 def run_of(folder: Path, case: Case) -> ExecutionConfig:
@@ -134,10 +134,7 @@ def steps(folder: Path) -> str:
             outputs: Any = compiled.model.native_outputs
             compiled.model.native_outputs = torch.compile(outputs, mode=COMPILED)  # type: ignore[assignment]
             kinds["compiled"] = partial(compiled.step, batch)
-        for kind in kinds.values():
-            for _ in range(NUM_EAGER + 1):
-                kind()
-        seconds = median_seconds(kinds, DEVICE, ROUNDS)
+        seconds = recorded_seconds(kinds)
         one = seconds["called"]
         shown = [seconds.get(kind) for kind in ("called", "replayed", "compiled")]
         times = ["-" if each is None else f"{1e3 * each:.1f}" for each in shown]
@@ -152,6 +149,14 @@ def steps(folder: Path) -> str:
     )
 
 
+def recorded_seconds(kinds: Mapping[str, Callable[[], object]]) -> dict[str, float]:
+    """Median seconds of each, after the calls in which a graph is recorded."""
+    for kind in kinds.values():
+        for _ in range(NUM_EAGER + 1):
+            kind()
+    return median_seconds(kinds, DEVICE, ROUNDS)
+
+
 def recipes(folder: Path) -> str:
     """Steps of each recipe with their data work, called and replayed."""
     run = run_of(folder, SMALL)
@@ -160,20 +165,14 @@ def recipes(folder: Path) -> str:
     write_model(teacher, spec.build(), spec)
     live = run.replace(teacher=teacher)
     kept = live.replace(teacher_outputs=cache_outputs(live, "maps", PLAIN))
-    w4a4 = {"quantizer": BITS}
+    tutoring = QatDistill(quantizer=BITS, losses=LOSSES, self_study=0, co_study=0)
     cases: dict[str, tuple[Recipe, ExecutionConfig]] = {
         "supervised": (Supervised(), run),
         "distilled, kept outputs": (Distill(losses=LOSSES), kept),
         "distilled, live teacher of width 32": (Distill(losses=LOSSES), live),
-        "W4A4": (Qat.model_validate(w4a4), run),
-        "QKD, tutoring, kept outputs": (
-            QatDistill.model_validate({**w4a4, "self_study": 0, "co_study": 0, "losses": LOSSES}),
-            kept,
-        ),
-        "QKD, co-study": (
-            QatDistill.model_validate({**w4a4, "self_study": 0, "co_study": 1, "losses": LOSSES}),
-            live,
-        ),
+        "W4A4": (Qat(quantizer=BITS), run),
+        "QKD, tutoring, kept outputs": (tutoring, kept),
+        "QKD, co-study": (tutoring.replace(co_study=1), live),
     }
     rows: list[list[object]] = []
     for name, (recipe, own) in cases.items():
@@ -189,17 +188,9 @@ def recipes(folder: Path) -> str:
     )
 
 
-class CalledStep(Captured[Any, Any]):
-    """A function that no GPU replays."""
-
-    def __init__(self, function: Callable[[Any], Any]) -> None:
-        super().__init__(function)
-        self.is_refused = True
-
-
 def step_seconds(config: TrialConfig, run: ExecutionConfig, is_replayed: bool) -> float:
     """The shortest time of a step of a recipe, from random weights."""
-    with patch.object(training_step, "Captured", Captured if is_replayed else CalledStep):
+    with patch.object(captured, "NUM_EAGER", NUM_EAGER if is_replayed else sys.maxsize):
         task = TimedTask(config, run)
         task.num_steps += NUM_STEPS
         next(config.recipe.train(task))
@@ -214,10 +205,7 @@ def quantization(folder: Path) -> str:
         batch = next(task.batches(1))
         students = {"full precision": Student(task), "W4A4": Student(task, BITS)}
         kinds = {name: partial(student.step, batch) for name, student in students.items()}
-        for kind in kinds.values():
-            for _ in range(NUM_EAGER + 1):
-                kind()
-        seconds = median_seconds(kinds, DEVICE, ROUNDS)
+        seconds = recorded_seconds(kinds)
         del students, kinds
         release_memory()
         peaks = [peak_megabytes(task, batch, bits) if GPU else 0.0 for bits in (None, BITS)]
@@ -273,10 +261,7 @@ def traffic(folder: Path) -> str:
     for case in CASES:
         task = task_of(folder, case)
         student, batch = Student(task), next(task.batches(1))
-        for _ in range(NUM_EAGER + 2):
-            student.step(batch)
-        step = partial(student.step, batch)
-        seconds = median_seconds({"step": step}, DEVICE, ROUNDS)["step"]
+        seconds = recorded_seconds({"step": partial(student.step, batch)})["step"]
         student.step.gradients.is_refused = True
         with Traffic() as moved:
             student.step(batch)
@@ -289,7 +274,7 @@ def traffic(folder: Path) -> str:
             case, f"{1e3 * seconds:.1f}", f"{moved.bytes / 1e9:.2f}", f"{1e3 * own:.1f}",
             f"{seconds / own:.2f}", f"{flops / 1e9:.1f}", f"{flops / seconds / 1e12:.2f}",
         ])  # fmt: skip
-        del student, step
+        del student
         release_memory()
     heading = ["case", "ms a step", "GB moved", "ms of the bytes", "step / bytes", "GFLOP"]
     return (

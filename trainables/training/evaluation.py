@@ -103,7 +103,7 @@ def evaluate(
     own = None if own_labels is None else iter(own_labels)
     logits_of = prediction(model, split)
     for batch in split.in_order(BATCH_SIZE):
-        logits = logits_of(images_of(batch))
+        logits = logits_of(normalize(images_of(batch)))
         for predicted, labels in with_labels(logits, batch["mask"], own):
             confusion += confusion_matrix(predicted, labels, num_classes)
         on_batch_end()
@@ -124,7 +124,7 @@ def count_disagreeing_pixels(
     changed = torch.zeros((), dtype=torch.int64, device=split.device)
     first_logits, second_logits = (prediction(model, split) for model in (first, second))
     for batch in split.in_order(BATCH_SIZE):
-        images = images_of(batch)
+        images = normalize(images_of(batch))
         changed += (first_logits(images).argmax(1) != second_logits(images).argmax(1)).sum()
         on_batch_end()
     first.train(training)
@@ -132,14 +132,14 @@ def count_disagreeing_pixels(
 
 
 def prediction(model: nn.Module, split: Loader) -> Callable[[Tensor], Tensor]:
-    """Logits (B,K,H,W) of RGB images in [0,255] (B,3,H,W); each call may overwrite those before.
+    """Logits (B,K,H,W) of normalised images (B,3,H,W); each call may overwrite those before.
 
     A GPU replays them for a split of many batches, except for a converted network, which reads
     values back from it.
     """
 
     def logits_of(images: Tensor) -> Tensor:
-        logits: Tensor = model(normalize(images))
+        logits: Tensor = model(images)
         return logits
 
     is_short = len(split) < MIN_REPLAYED * BATCH_SIZE

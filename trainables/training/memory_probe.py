@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from trainables.config import ExecutionConfig, TrialConfig
+from trainables.data.augmentation import normalize
 from trainables.data.packed import images_of
 from trainables.recipes.base import Batch, MeanLosses, Stateful, TeacherOutputSource
 from trainables.recipes.captured import NUM_EAGER
@@ -72,7 +73,7 @@ def peak_bytes(config: TrialConfig, run: ExecutionConfig) -> int:
     logits_of = prediction(next(training).student.eval(), task.trial.val)
     with torch.no_grad():
         for batch in islice(task.trial.val.in_order(BATCH_SIZE), task.num_steps):
-            logits_of(images_of(batch))
+            logits_of(normalize(images_of(batch)))
     return torch.cuda.max_memory_reserved(device) if device.type == "cuda" else 0
 
 

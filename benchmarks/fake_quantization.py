@@ -45,9 +45,9 @@ def candidates(dtype: torch.dtype) -> dict[str, Quantize]:
     if dtype == torch.float32:  # it knows no other
         found["PyTorch's learnable fake quantizer"] = pytorch
     if DEVICE.type == "cuda":
-        from benchmarks.triton_lsq import triton_lsq
+        from trainables.quantization.quantizers.lsq_triton import triton_lsq
 
-        found["Triton by hand"] = lambda value, step: triton_lsq(value, step, LOW, HIGH)
+        found["Triton"] = lambda value, step: triton_lsq(value, step, LOW, HIGH)
     return found
 
 

@@ -50,6 +50,7 @@ ONLY_IN = {
     "onnx": ("trainables/deploy/",),
     "onnxruntime": ("trainables/deploy/",),
     "optuna": ("search/", "spaces/"),
+    "triton": ("trainables/quantization/quantizers/",),
     "optuna_dashboard": ("search/tracking/",),
 }
 """Where a heavy library may be imported."""

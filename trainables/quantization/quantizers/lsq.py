@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from trainables.quantization.quantizers.fake_quantizer import FakeQuantizer, shared_axes, spaced
-from trainables.quantization.quantizers.lsq_kernels import fused_lsq, is_worthwhile
+from trainables.quantization.quantizers.lsq_kernels import fused_way
 
 CALIBRATION_ELEMENTS = 1 << 18
 """Of the values times the fractions that `calibrate` compares at once: 1 MB in float32."""
@@ -65,7 +65,7 @@ class StepQuantizer(FakeQuantizer):
 
     def forward(self, value: Tensor) -> Tensor:
         step = self.step
-        quantize = fused_lsq if is_worthwhile(value, step) else lsq
+        quantize = fused_way(value, step) or lsq
         return quantize(value, step, self.low, self.high)
 
     @torch.no_grad()

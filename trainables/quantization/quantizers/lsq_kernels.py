@@ -1,14 +1,16 @@
-"""Fused LSQ for large activations: one pass over memory each way; `lsq` is the reference.
+"""Fused LSQ: one pass over memory each way; `lsq` is the reference.
 
-The formulas of `lsq` are compiled by torch.compile, for C++ on a CPU and for Triton on a GPU, once
-for all shapes and bit-widths: tensors are passed as flat, bounds as numbers on the device.
-Measured in docs/benchmarks.md against plain operations and PyTorch's own learnable fake quantizer.
+On a GPU the kernels of `lsq_triton`. Else, for large activations, the formulas of `lsq` compiled by
+torch.compile, once for all shapes and bit-widths: tensors are passed as flat, bounds as numbers on
+the device. Measured in docs/benchmarks.md against plain operations and PyTorch's own learnable fake
+quantizer.
 """
 
 import os
 import warnings
 from collections.abc import Callable
 from functools import cache
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import torch
@@ -16,6 +18,8 @@ from torch import Tensor
 
 MIN_ELEMENTS = 1 << 20
 """A network with only smaller tensors is trained in less time than loading a compiler takes."""
+
+Lsq = Callable[[Tensor, Tensor, int, int], Tensor]
 
 
 class Kernels(NamedTuple):
@@ -55,6 +59,24 @@ def kernels(device_type: str) -> Kernels | None:
         warnings.warn(f"fake quantization is not compiled, and slower: {reason}", stacklevel=2)
         return None
     return made
+
+
+def fused_way(value: Tensor, step: Tensor) -> Lsq | None:
+    """The fused function that takes these arguments and is faster than `lsq`, if there is one."""
+    if value.is_cuda and (triton := triton_kernels(value.device)) and triton.suits(value, step):
+        way: Lsq = triton.triton_lsq
+        return way
+    return fused_lsq if is_worthwhile(value, step) else None
+
+
+@cache
+def triton_kernels(device: torch.device) -> ModuleType | None:
+    """The module `lsq_triton`; None where there is no Triton, or it does not work on the GPU."""
+    try:
+        from trainables.quantization.quantizers import lsq_triton
+    except ImportError:
+        return None
+    return lsq_triton if lsq_triton.is_available(device) else None
 
 
 def is_worthwhile(value: Tensor, step: Tensor) -> bool:

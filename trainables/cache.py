@@ -26,6 +26,8 @@ CONTENT = {
     "outputs": "the teacher's outputs",
     "student": "trained network",
     "latency": "latency of a student",
+    "speed": "seconds of a training step",
+    "sharing": "images per second of trials that share a card",
     "sensitivity": "sensitivity of a student's layers",
 }
 UNFINISHED = "unfinished, by a killed process or one still at work"

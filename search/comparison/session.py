@@ -40,7 +40,6 @@ from search.storage.layout import (
     mlflow_artifact_folder,
 )
 from search.storage.mirrored_studies import upload_log
-from search.study.prerequisites import NUM_LARGEST
 from search.study.report import teacher_numbers, tracking_timeout_s
 from search.tracking.callbacks import AsyncCallback, run_with_timeout
 from search.tracking.console import describe_outcome, elapsed_since, say_runs
@@ -116,10 +115,11 @@ class ComparisonSession:
         if not interrupted:
             stop_file = self.config.folder / STOP_FILE
             try:
-                with graceful_shutdown(stop_file, lambda: CONTINUATION) as shutdown:
-                    self.say("starting Ray")
-                    with connect(resume_arguments, shutdown):
-                        self.train(shutdown)
+                with (
+                    graceful_shutdown(stop_file, lambda: CONTINUATION) as shutdown,
+                    connect(resume_arguments, shutdown),
+                ):
+                    self.train(shutdown)
             except KeyboardInterrupt:
                 interrupted = True
         if interrupted:
@@ -202,8 +202,8 @@ class ComparisonSession:
                 macs = count_macs(trial.student, data.num_classes, data.height, data.width)
                 return trial.needs_teacher, macs
 
-            largest = sorted(trials, key=memory)[-NUM_LARGEST:]
-            places.shares = CardShares(config, largest, self.say, remote, run)
+            by_memory = sorted(trials, key=memory)
+            places.shares = CardShares(config, by_memory, self.say, remote, run)
         return run, places
 
     def own_teacher_config(self) -> TrialConfig:

@@ -1,4 +1,4 @@
-"""How many trials share a GPU of each kind, by a probe of memory on one of them."""
+"""How many trials share a GPU of each kind, by a measurement on one of them."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -11,13 +11,18 @@ from search.execution.resources import (
     MAX_TRIALS_PER_GPU,
     Nodes,
     TrialResources,
-    resources_by_memory,
+    most_trials_per_gpu,
+    shared_resources,
 )
 from search.execution.session import RemoteRunner
 from search.execution.worker_failure import describe_worker_failure
 from trainables.config import ExecutionConfig, TrialConfig
 from trainables.core.units import human_size
-from trainables.training.memory_probe import measure_gpu_bytes
+from trainables.data.loader import NUM_TABLES, RESIDENT_SHARE
+from trainables.training.sharing_probe import CardMeasure, measure_card
+
+NUM_LARGEST = 3
+"""Trials whose memory is measured before any runs."""
 
 
 class CardShares:
@@ -29,39 +34,41 @@ class CardShares:
     autoscaler knows the kinds of its nodes.
 
     Args:
-        largest: the trials that take most memory.
+        trials: by the memory that they take, the most last.
         say: gets a line for each kind.
     """
 
     def __init__(
         self,
         config: Placement,
-        largest: Sequence[TrialConfig],
+        trials: Sequence[TrialConfig],
         say: Callable[[str], None],
         remote: RemoteRunner,
         run: ExecutionConfig,
     ) -> None:
-        self.config, self.largest, self.say, self.remote = config, largest, say, remote
+        self.config, self.say, self.remote = config, say, remote
+        self.largest, self.timed = trials[-NUM_LARGEST:], [trials[0], trials[-1]]
         self.run = run.replace(gpu_share=1 / MAX_TRIALS_PER_GPU)
         self.known: dict[str, TrialResources] = {}
         self.probes: dict[str, Any] = {}
         """Tasks of Ray that run, by the kind of GPU."""
         self.failed: set[str] = set()
-        say("measuring the GPU memory that the largest trials take")
+        say("measuring how many trials share a GPU")
         measured = None
         if not (kinds := offered_nodes().kinds_of_gpu(are_running=True)):
-            measured = remote(self.run, measure_gpu_bytes, largest)  # this brings a node
+            measured = remote(self.run, measure_card, *self._given(""))  # this brings a node
             kinds = offered_nodes().kinds_of_gpu(are_running=True) or [""]
         if measured is None or len(kinds) > 1:
-            measured = remote.on(kinds[0])(self.run, measure_gpu_bytes, largest)
+            on_kind = remote.on(kinds[0])
+            measured = on_kind(self.run, measure_card, *self._given(kinds[0]))
         self._learn(kinds[0], offered_nodes(), measured)
 
     def __call__(self, nodes: Nodes) -> Sequence[TrialResources]:
         """The resources of a trial on each kind that is known by now; starts probes of others."""
         for kind in nodes.kinds_of_gpu(are_running=True):
             if kind not in {*self.known, *self.probes, *self.failed}:
-                task = self.remote.on(kind).start(self.run, measure_gpu_bytes, self.largest)
-                self.probes[kind] = task
+                given = self._given(kind)
+                self.probes[kind] = self.remote.on(kind).start(self.run, measure_card, *given)
         for kind, probe in list(self.probes.items()):
             if ray.wait([probe], timeout=0)[0]:
                 del self.probes[kind]
@@ -78,11 +85,17 @@ class CardShares:
         shares = [self.known[kinds[0]]] if kinds else self.known.values()
         return [max(shares, key=lambda share: share.gpus)._replace(accelerator="")]
 
-    def _learn(self, kind: str, nodes: Nodes, measured: tuple[int, int]) -> None:
-        peak, free = measured
-        share = resources_by_memory(self.config, nodes, kind, peak, free)
-        self.known[kind] = share
+    def _given(self, kind: str) -> tuple[Any, ...]:
+        """What `measure_card` is told besides the run."""
+        most = most_trials_per_gpu(self.config, offered_nodes(), kind)
+        return self.largest, self.timed, most, NUM_TABLES * RESIDENT_SHARE
+
+    def _learn(self, kind: str, nodes: Nodes, measured: CardMeasure) -> None:
+        trials = min(measured.num_trials, most_trials_per_gpu(self.config, nodes, kind))
+        self.known[kind] = shared_resources(self.config, nodes, kind, trials)
+        gain = f", {measured.gain:.2f} of the images a second of one" if trials > 1 else ""
         self.say(
-            f"{round(1 / share.gpus)} trials at once on {f'each {kind}' if kind else 'a GPU'} with "
-            f"{human_size(free)} free: the largest takes {human_size(peak)}"
+            f"{trials} trials at once on {f'each {kind}' if kind else 'a GPU'} with "
+            f"{human_size(measured.free_bytes)} free: the largest takes "
+            f"{human_size(measured.peak_bytes)}{gain}"
         )

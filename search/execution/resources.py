@@ -9,10 +9,6 @@ from search.core.config import Placement
 from search.execution.cluster_address import on_cluster
 from trainables.config import ExecutionConfig
 
-CONTEXT_BYTES = 600 << 20
-"""GPU memory of each process for CUDA itself, in addition to PyTorch's tensors."""
-MEMORY_SHARE = 0.9
-"""Share of a GPU's memory for all trials on it together."""
 MAX_TRIALS_PER_GPU = 8
 """Maximum number of trials on one GPU, however small they are."""
 EPS = 1e-9
@@ -217,19 +213,13 @@ def fixed_resources(config: Placement, nodes: Nodes) -> TrialResources:
     return TrialResources(config.cpus_per_trial or nodes.cores_with(gpus), gpus)
 
 
-def resources_by_memory(
-    config: Placement, nodes: Nodes, kind: str, peak_bytes: int, free_bytes: int
-) -> TrialResources:
-    """The share of one GPU of a kind and its cores, for as many trials as both allow.
+def most_trials_per_gpu(config: Placement, nodes: Nodes, kind: str) -> int:
+    """The trials that a GPU of a kind may have at most, by the cores that go with it."""
+    by_cores = nodes.of_kind(kind).cores_with(1) / (config.cpus_per_trial or 1)
+    return max(1, min(int(by_cores), MAX_TRIALS_PER_GPU))
 
-    `peak_bytes` is the peak of the largest trial, with little data on the GPU; `free_bytes` is the
-    free memory of the GPU.
-    """
-    from trainables.data.loader import NUM_TABLES, RESIDENT_SHARE  # imports torch
 
-    whole = nodes.of_kind(kind).cores_with(1)
-    for_data = NUM_TABLES * RESIDENT_SHARE
-    by_memory = MEMORY_SHARE * (1 - for_data) * free_bytes / (peak_bytes + CONTEXT_BYTES)
-    by_cores = whole / (config.cpus_per_trial or 1)
-    trials = max(1, int(min(by_memory, by_cores, MAX_TRIALS_PER_GPU)))
-    return TrialResources(config.cpus_per_trial or max(1, whole // trials), 1 / trials, kind)
+def shared_resources(config: Placement, nodes: Nodes, kind: str, trials: int) -> TrialResources:
+    """The share of one GPU of a kind and its cores, for so many trials at once."""
+    cores = config.cpus_per_trial or max(1, nodes.of_kind(kind).cores_with(1) // trials)
+    return TrialResources(cores, 1 / trials, kind)

@@ -17,10 +17,7 @@ from trainables.models.configs import StudentConfig
 from trainables.quantization.mixed_precision import Sensitivity
 from trainables.teachers.averaging import Averaging
 from trainables.training.sensitivity import cache_sensitivity, read_sensitivity
-from trainables.training.setup import OutputMode, set_up_teacher_outputs
-
-NUM_LARGEST = 3
-"""Trials whose memory is measured before any runs."""
+from trainables.training.setup import OutputMode, found_or_made, set_up_teacher_outputs
 
 
 def keep_teacher_outputs(
@@ -64,7 +61,7 @@ def measure_sensitivities(
     for student, start in study.cost_model.pretraining_configs().items():
         progress.record(f"training the start of {student.describe()} and measuring its sensitivity")
         try:
-            kept = remote(run, cache_sensitivity, start, study.config.quantizer_name)
+            kept = found_or_made(remote, run, cache_sensitivity, start, study.config.quantizer_name)
             known[student] = read_sensitivity(kept)
             files[student.digest()] = f"{kept.parent.name}/{kept.name}"
         except TrialFailed as failure:
@@ -74,10 +71,9 @@ def measure_sensitivities(
     study.cost_model.check_budget()
 
 
-def largest_trials(study: Study) -> Sequence[TrialConfig]:
-    """Those of the space that take most GPU memory."""
-    largest = sorted(
+def trials_by_memory(study: Study) -> Sequence[TrialConfig]:
+    """Those of the space by the GPU memory that they take, the most last."""
+    return sorted(
         study.cost_model.completed_samples(),
         key=lambda trial: (trial.needs_teacher, study.cost_model.macs(trial)),
     )
-    return largest[-NUM_LARGEST:]

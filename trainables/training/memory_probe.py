@@ -16,6 +16,10 @@ from trainables.training.task import TrialTask
 from trainables.training.trial import release_memory
 
 STEPS = 2
+CONTEXT_BYTES = 600 << 20
+"""GPU memory of each process for CUDA itself, in addition to PyTorch's tensors."""
+MEMORY_SHARE = 0.9
+"""Share of a GPU's memory for all trials on it together."""
 
 
 class ProbeTask:
@@ -75,6 +79,11 @@ def peak_bytes(config: TrialConfig, run: ExecutionConfig) -> int:
         for batch in islice(task.trial.val.in_order(BATCH_SIZE), task.num_steps):
             logits_of(normalize(images_of(batch)))
     return torch.cuda.max_memory_reserved(device) if device.type == "cuda" else 0
+
+
+def num_by_memory(peak: int, free: int, data_share: float) -> int:
+    """The trials of a peak that fit on a GPU, of which a share of the free bytes is for data."""
+    return int(MEMORY_SHARE * (1 - data_share) * free / (peak + CONTEXT_BYTES))
 
 
 def measure_gpu_bytes(run: ExecutionConfig, configs: Sequence[TrialConfig]) -> tuple[int, int]:

@@ -11,11 +11,18 @@ from search.execution import card_shares
 from search.execution.card_shares import CardShares
 from search.execution.resources import MAX_TRIALS_PER_GPU, Nodes, NodeType, TrialResources
 from search.execution.session import RemoteRunner
-from trainables.config import ExecutionConfig
+from trainables.config import ExecutionConfig, TrialConfig
+from trainables.models.configs import UNetConfig
+from trainables.recipes.configs import Supervised
+from trainables.training.sharing_probe import CardMeasure
 
 GIB = 1 << 30
 L4, A10G = NodeType(8, 1, "L4"), NodeType(16, 1, "A10G")
-FREE = {"L4": 22 * GIB, "A10G": 44 * GIB, "": 80 * GIB}
+FOUND = {
+    "L4": CardMeasure(5 * GIB, 22 * GIB, 2, 1.25),
+    "A10G": CardMeasure(5 * GIB, 44 * GIB, 4, 2.0),
+    "": CardMeasure(5 * GIB, 80 * GIB, 8, 3.0),
+}
 
 
 class Runner:
@@ -27,11 +34,11 @@ class Runner:
     def on(self, kind: str) -> "Runner":
         return Runner(kind)
 
-    def __call__(self, run: ExecutionConfig, measure: object, largest: object) -> tuple[int, int]:
+    def __call__(self, run: ExecutionConfig, measure: object, *given: object) -> CardMeasure:
         assert run.gpu_share == 1 / MAX_TRIALS_PER_GPU
-        return 5 * GIB, FREE[self.kind or self.first]
+        return FOUND[self.kind or self.first]
 
-    def start(self, run: ExecutionConfig, measure: object, largest: object) -> str:
+    def start(self, run: ExecutionConfig, measure: object, *given: object) -> str:
         return self.kind
 
 
@@ -47,14 +54,15 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Nodes]:
         )
         return nodes
 
-    monkeypatch.setattr(card_shares.ray, "get", lambda kind: (5 * GIB, FREE[kind]))
+    monkeypatch.setattr(card_shares.ray, "get", FOUND.__getitem__)
     return set_up
 
 
 def shares_of(tmp_path: Path, runner: Runner, said: list[str]) -> CardShares:
     run = ExecutionConfig(data=tmp_path, artifacts=tmp_path)
     config: Any = make_config(tmp_path, "shapes", gpus_per_trial="auto")
-    return CardShares(config, [], said.append, cast(RemoteRunner, runner), run)
+    trial = TrialConfig(student=UNetConfig(), recipe=Supervised())
+    return CardShares(config, [trial], said.append, cast(RemoteRunner, runner), run)
 
 
 def test_a_kind_that_joins_takes_trials_once_it_is_measured(
@@ -70,9 +78,11 @@ def test_a_kind_that_joins_takes_trials_once_it_is_measured(
     assert shares(cluster(A10G)) == [on_a10g._replace(accelerator="")]  # the other is lost
     assert shares(cluster()) == [on_l4._replace(accelerator="")]  # both: the larger share
     assert said == [
-        "measuring the GPU memory that the largest trials take",
-        "2 trials at once on each L4 with 23.6 GB free: the largest takes 5.37 GB",
-        "4 trials at once on each A10G with 47.2 GB free: the largest takes 5.37 GB",
+        "measuring how many trials share a GPU",
+        "2 trials at once on each L4 with 23.6 GB free: the largest takes 5.37 GB, 1.25 of the "
+        "images a second of one",
+        "4 trials at once on each A10G with 47.2 GB free: the largest takes 5.37 GB, 2.00 of the "
+        "images a second of one",
     ]
 
 

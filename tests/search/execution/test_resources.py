@@ -15,7 +15,8 @@ from search.execution.resources import (
     check_resources,
     default_gpus,
     fixed_resources,
-    resources_by_memory,
+    most_trials_per_gpu,
+    shared_resources,
     this_machine,
 )
 
@@ -67,29 +68,26 @@ def test_cores_are_those_of_the_nodes_and_not_of_the_driver() -> None:
 
 
 @pytest.mark.parametrize(
-    ("peak", "cpus", "trials"),
-    [
-        (20 * GIB, None, 2),  # 80 GiB, of which 30 % may hold data
-        (10 * GIB, None, 4),  # five without what CUDA itself takes
-        (GIB // 8, None, 8),  # never more than 8
-        (GIB // 8, 4, 4),  # 16 cores
-        (80 * GIB, None, 1),
-    ],
+    ("cpus", "most"),
+    [(None, 8), (1, 8), (4, 4), (16, 1), (24, 1)],  # of 16 cores for each GPU; never more than 8
 )
-def test_no_more_trials_share_a_gpu_than_it_holds(
-    peak: int, cpus: float | None, trials: int
-) -> None:
-    share = resources_by_memory(config("auto", cpus), MACHINE, "", peak, 80 * GIB)
+def test_no_more_trials_share_a_gpu_than_there_are_cores(cpus: float | None, most: int) -> None:
+    assert most_trials_per_gpu(config("auto", cpus), MACHINE, "") == most
+
+
+@pytest.mark.parametrize(("cpus", "trials"), [(None, 1), (None, 4), (None, 8), (2, 8)])
+def test_trials_share_a_gpu_and_its_cores(cpus: float | None, trials: int) -> None:
+    share = shared_resources(config("auto", cpus), MACHINE, "", trials)
     assert share == TrialResources(cpus or 16 // trials, 1 / trials)
     assert MACHINE.num_running(share) == 2 * trials
 
 
 def test_each_kind_of_gpu_has_a_share_of_its_own() -> None:
-    def share_on(kind: str, free: int) -> TrialResources:
-        return resources_by_memory(config("auto"), CLUSTER, kind, 5 * GIB, free)
+    def share_on(kind: str, trials: int) -> TrialResources:
+        return shared_resources(config("auto"), CLUSTER, kind, trials)
 
-    assert share_on("L4", 22 * GIB) == TrialResources(4, 1 / 2, "L4")
-    assert share_on("A10G", 80 * GIB) == TrialResources(12 // 8, 1 / 8, "A10G")
+    assert share_on("L4", 2) == TrialResources(4, 1 / 2, "L4")
+    assert share_on("A10G", 8) == TrialResources(12 // 8, 1 / 8, "A10G")
     assert CLUSTER.num_running(TrialResources(1, 1 / 8, "A10G")) == 4 * 8
     assert CLUSTER.num_running(TrialResources(1, 1 / 8, "L4")) == 0
     assert CLUSTER.num_absent(TrialResources(4, 1 / 2, "L4")) == 4 * 2

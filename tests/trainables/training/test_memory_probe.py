@@ -16,7 +16,7 @@ from trainables.models.configs import UNetConfig
 from trainables.recipes.base import Batch
 from trainables.recipes.configs import Distill, Qat, QatDistill, Recipe, Supervised
 from trainables.teachers.outputs import LiveTeacher
-from trainables.training.memory_probe import measure_gpu_bytes, peak_bytes
+from trainables.training.memory_probe import measure_gpu_bytes, num_by_memory, peak_bytes
 
 RECIPES: list[Recipe] = [
     Supervised(),
@@ -89,3 +89,15 @@ def test_wider_students_take_more(blocks_run: ExecutionConfig) -> None:
     run = blocks_run.replace(device="cuda")
     narrow, wide = (measure_gpu_bytes(run, [config(Supervised(), width)]) for width in (4, 64))
     assert 0 < narrow[0] < wide[0] < wide[1]
+
+
+@pytest.mark.parametrize(
+    ("peak_gib", "trials"),
+    [
+        (20, 2),  # 80 GiB, of which 30 % may hold data
+        (10, 4),  # five without what CUDA itself takes
+        (80, 0),
+    ],
+)
+def test_no_more_trials_share_a_gpu_than_it_holds(peak_gib: int, trials: int) -> None:
+    assert num_by_memory(peak_gib << 30, 80 << 30, data_share=0.3) == trials

@@ -1,0 +1,107 @@
+"""How many trials share a card: rates of real processes on a CPU, and what is made of them."""
+
+from pathlib import Path
+
+import pytest
+
+from trainables.config import ExecutionConfig, TrialConfig
+from trainables.models.configs import UNetConfig
+from trainables.recipes.configs import Qat, Recipe, Supervised
+from trainables.training import sharing_probe
+from trainables.training.sharing_probe import (
+    CardMeasure,
+    fastest,
+    find_rates,
+    mean_gain,
+    measure_card,
+    measure_rates,
+)
+
+GIB = 1 << 30
+
+
+def config(recipe: Recipe, width: int = 4) -> TrialConfig:
+    return TrialConfig(student=UNetConfig(width=width, depth=2), recipe=recipe, batch_size=4)
+
+
+def test_trials_train_in_rounds_of_more_and_more(
+    blocks_run: ExecutionConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rates = measure_rates(blocks_run, config(Qat()), (1, 2))
+    assert list(rates) == [1, 2]
+    assert all(rate > 0 for rate in rates.values())
+
+
+def test_a_process_that_dies_is_not_waited_for_by_the_others(blocks_run: ExecutionConfig) -> None:
+    missing = blocks_run.replace(data=blocks_run.data / "missing")
+    with pytest.raises((OSError, ValueError), match="missing"):
+        measure_rates(missing, config(Supervised()), (1, 2))
+
+
+@pytest.mark.parametrize(
+    ("rates", "best", "gain"),
+    [
+        ([{1: 100, 2: 180, 4: 300, 8: 320}, {1: 50, 2: 52, 4: 50, 8: 30}], 4, 3**0.5),
+        ([{1: 100, 2: 90, 4: 80}, {1: 10, 2: 10, 4: 10}], 1, 1),
+        ([{1: 100, 2: 200, 4: 200}], 2, 2),  # more of them would only take memory
+    ],
+)
+def test_the_number_with_the_largest_mean_gain_is_taken(
+    rates: list[dict[int, float]], best: int, gain: float
+) -> None:
+    assert fastest(rates) == best
+    assert mean_gain(rates, best) == pytest.approx(gain)
+
+
+@pytest.fixture
+def card(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
+    """Eight trials fit; the fastest are four. The items are the numbers that were tried."""
+    tried: list[tuple[int, ...]] = []
+
+    def rates(run: object, config: object, counts: tuple[int, ...]) -> dict[int, float]:
+        tried.append(tuple(counts))
+        return {number: {1: 100.0, 2: 150.0, 4: 200.0, 8: 190.0}[number] for number in counts}
+
+    monkeypatch.setattr(sharing_probe, "measure_gpu_bytes", lambda *given: (6 * GIB, 80 * GIB))
+    monkeypatch.setattr(sharing_probe, "measure_rates", rates)
+    return tried
+
+
+def test_rates_are_measured_once_for_each_student(
+    card: list[tuple[int, ...]], blocks_run: ExecutionConfig, tmp_path: Path
+) -> None:
+    run = blocks_run.replace(artifacts=tmp_path)
+    students = [config(Supervised(), width) for width in (4, 8)]
+    expected = CardMeasure(6 * GIB, 80 * GIB, 4, pytest.approx(2.0))
+    for _ in range(2):
+        assert measure_card(run, students, students, most=8, data_share=0.1) == expected
+    assert card == [(1, 2, 4, 8)] * 2
+    assert find_rates(run, students[0], (1, 2, 4, 8))[4] == 200.0
+
+
+@pytest.mark.parametrize(("most", "tried"), [(1, []), (3, [(1, 2)])])
+def test_no_more_trials_are_tried_than_fit(
+    most: int,
+    tried: list[tuple[int, ...]],
+    card: list[tuple[int, ...]],
+    blocks_run: ExecutionConfig,
+    tmp_path: Path,
+) -> None:
+    run, student = blocks_run.replace(artifacts=tmp_path), config(Supervised())
+    found = measure_card(run, [student], [student], most, data_share=0.1)
+    assert (found.num_trials, card) == (max([1, *(t[-1] for t in tried)]), tried)
+
+
+def test_where_rates_cannot_be_measured_memory_decides(
+    card: list[tuple[int, ...]],
+    blocks_run: ExecutionConfig,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def die(*given: object) -> None:
+        raise RuntimeError("a process was killed")
+
+    monkeypatch.setattr(sharing_probe, "measure_rates", die)
+    run, student = blocks_run.replace(artifacts=tmp_path), config(Supervised())
+    found = measure_card(run, [student], [student], 8, data_share=0.1)
+    assert found == CardMeasure(6 * GIB, 80 * GIB, 8)

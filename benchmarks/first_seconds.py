@@ -3,12 +3,13 @@
     git worktree add --detach ../before REVISION
     python -m benchmarks.first_seconds --before ../before --out first_seconds.md
 
-Both revisions run with this interpreter and its packages, in turns, each time on an empty storage
-and on the CPU. Seconds are wall time from the start of the process:
+Both revisions run with this interpreter and its packages, in turns, on the CPU: on an empty
+storage, then as a new study on the storage of a whole one, and then as that study, resumed. Seconds
+are wall time from the start of the process:
 
 - to the first line on stdout, which is a pipe;
-- to the first checkpoint below the storage's artifacts. The first training of the study is that of
-  the teacher, and `--checkpoint-every 1ms` makes it keep a checkpoint after its first step.
+- to the first checkpoint in the storage. On an empty one that is of the teacher, else of a trial;
+  `--checkpoint-every 1ms` has each training keep one after its first step.
 
 The study is interrupted then.
 """
@@ -23,6 +24,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,20 +32,20 @@ import torch
 
 from benchmarks.timing import describe_machine, markdown
 
-STUDY = ["--space", "qkd", "--samples", "1", "--epochs", "1", "--image-size", "32"]
-STUDY += ["--gpus-per-trial", "0", "--name", "first", "--checkpoint-every", "1ms"]
-CHECKPOINT = "artifacts/.student-*-checkpoints/*.ckpt"
-"""Below the storage; the same in both revisions."""
-CHECKED_EVERY_S = 0.005
+STUDY = ["--epochs", "1", "--gpus-per-trial", "0", "--checkpoint-every", "1ms"]
+NEW = ["--space", "qkd", "--image-size", "32", *STUDY]
+CHECKED_EVERY_S = 0.02
 PATIENCE_S, LEAVING_S = 300.0, 60.0
 """For a search to take its first step, and for one that is interrupted to leave."""
 
 
 class Seconds(NamedTuple):
-    """Of one search, from the start of its process."""
+    """Of the searches of a repetition, from the start of their processes."""
 
     first_line: float
-    first_step: float
+    empty: float
+    prepared: float
+    resumed: float
 
 
 def main() -> None:
@@ -55,12 +57,16 @@ def main() -> None:
     arguments = parser.parse_args()
     revisions: dict[str, Path] = {"before": arguments.before, "after": arguments.after}
     measured: dict[str, list[Seconds]] = {name: [] for name in revisions}
-    for repetition in range(arguments.repetitions + 1):
-        for name in reversed(revisions) if repetition % 2 else revisions:
-            seconds = measure(revisions[name])
-            print(f"{name}: {seconds}" + ("" if repetition else ", not counted"), flush=True)
-            if repetition:
-                measured[name].append(seconds)
+    with tempfile.TemporaryDirectory(prefix="first-", ignore_cleanup_errors=True) as folder:
+        storages = {name: Path(folder, name) for name in revisions}
+        for name, checkout in revisions.items():
+            search(checkout, storages[name], [*NEW, "--name", "whole", "--samples", "2"])
+        for repetition in range(arguments.repetitions + 1):
+            for name in reversed(revisions) if repetition % 2 else revisions:
+                seconds = measure(revisions[name], storages[name], f"study-{repetition}")
+                print(f"{name}: {seconds}" + ("" if repetition else ", not counted"), flush=True)
+                if repetition:
+                    measured[name].append(seconds)
     text = (
         f"Measured on: {describe_machine(torch.device('cpu'))}, {os.cpu_count()} cores. Median "
         f"(least to greatest) of {arguments.repetitions}, in turns after one that is not counted.\n"
@@ -70,25 +76,51 @@ def main() -> None:
     print(text)
 
 
-def measure(checkout: Path) -> Seconds:
-    """Starts a search of a checkout on an empty storage, and interrupts it after its first step.
+def measure(checkout: Path, prepared: Path, name: str) -> Seconds:
+    """The seconds of a search on an empty storage, a new one on a prepared one, and that resumed.
+
+    Raises:
+        RuntimeError: a search ended before, or took too long; with what it said.
+    """
+    with tempfile.TemporaryDirectory(prefix="first-", ignore_cleanup_errors=True) as empty:
+        given = [*NEW, "--samples", "1", "--name", "first"]
+        line, step = first_seconds(checkout, Path(empty), given)
+    _, new = first_seconds(checkout, prepared, [*NEW, "--samples", "2", "--name", name])
+    _, resumed = first_seconds(checkout, prepared, ["--resume", name, "--samples", "4"])
+    return Seconds(line, step, new, resumed)
+
+
+def search(checkout: Path, storage: Path, arguments: Sequence[str]) -> None:
+    """Runs a search to its end."""
+    subprocess.run(
+        [sys.executable, "-m", "search.run", *arguments, "--storage", storage],
+        cwd=checkout,
+        env=environment(checkout),
+        stdout=subprocess.DEVNULL,
+        check=True,
+    )
+
+
+def environment(checkout: Path) -> dict[str, str]:
+    """The variables of this process, for programs of a checkout."""
+    ignored = ("MLFLOW_TRACKING_URI", "RAY_ADDRESS")
+    kept = {name: value for name, value in os.environ.items() if name not in ignored}
+    return {**kept, "PYTHONPATH": str(checkout.resolve())}
+
+
+def first_seconds(checkout: Path, storage: Path, arguments: Sequence[str]) -> tuple[float, float]:
+    """Starts a search, and interrupts it after its first step.
 
     Raises:
         RuntimeError: it ended before, or took too long; with what it said.
     """
-    ignored = ("MLFLOW_TRACKING_URI", "RAY_ADDRESS")
-    environment = {name: value for name, value in os.environ.items() if name not in ignored}
-    environment["PYTHONPATH"] = str(checkout.resolve())
     lines: list[tuple[float, str]] = []
-    with (
-        tempfile.TemporaryDirectory(prefix="first-", ignore_cleanup_errors=True) as storage,
-        tempfile.TemporaryFile("w+") as errors,
-    ):
-        begin = time.perf_counter()
+    with tempfile.TemporaryFile("w+") as errors:
+        begin, began_at = time.perf_counter(), time.time()
         process = subprocess.Popen(
-            [sys.executable, "-m", "search.run", *STUDY, "--storage", storage],
+            [sys.executable, "-m", "search.run", *arguments, "--storage", storage],
             cwd=checkout,
-            env=environment,
+            env=environment(checkout),
             stdout=subprocess.PIPE,
             stderr=errors,
             text=True,
@@ -100,7 +132,7 @@ def measure(checkout: Path) -> Seconds:
         )
         reader.start()
         try:
-            while not list(Path(storage).glob(CHECKPOINT)):
+            while not has_checkpoint(storage, began_at):
                 if process.poll() is not None or time.perf_counter() > begin + PATIENCE_S:
                     errors.seek(0)
                     said = "".join(line for _, line in lines) + errors.read()
@@ -110,7 +142,16 @@ def measure(checkout: Path) -> Seconds:
         finally:
             leave(process)
             reader.join()
-    return Seconds(lines[0][0] - begin, step - begin)
+    return lines[0][0] - begin, step - begin
+
+
+def has_checkpoint(storage: Path, since: float) -> bool:
+    """Whether a training has written one since that time, in seconds since 1970."""
+    for path in storage.rglob("*.ckpt"):
+        with suppress(FileNotFoundError):  # it is just being replaced
+            if path.stat().st_mtime >= since:
+                return True
+    return False
 
 
 def leave(process: subprocess.Popen[str]) -> None:
@@ -135,7 +176,8 @@ def table(measured: Mapping[str, Sequence[Seconds]]) -> str:
         [name, *(describe(values) for values in zip(*seconds, strict=True))]
         for name, seconds in measured.items()
     ]
-    return markdown(["revision", "s to the first line", "s to the first training step"], rows)
+    steps = [f"s to the first training step, {where}" for where in ("empty", "prepared", "resumed")]
+    return markdown(["revision", "s to the first line", *steps], rows)
 
 
 def describe(values: Sequence[float]) -> str:

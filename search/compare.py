@@ -27,6 +27,8 @@ from search.core.networks import completed_teacher, compressed_network, named_te
 from search.core.training_defaults import chosen_defaults
 from search.execution.cluster_address import check_cluster
 from search.execution.environment import prepare_environment
+from search.execution.nodes import await_started, check_nodes, find_nodes
+from search.execution.ray_start import ending_ray
 from search.execution.resources import check_cores, default_gpus
 from search.execution.shutdown import INTERRUPTED
 from search.run import default_store, plain
@@ -66,7 +68,7 @@ SOME_IMAGES = 100
 def main(argv: list[str] | None = None) -> int:
     """Runs or continues a comparison and gives the exit status."""
     arguments = make_parser().parse_args(argv)
-    with own_terminal():
+    with own_terminal(), ending_ray():
         return run(arguments, sys.argv[1:] if argv is None else argv)
 
 
@@ -79,11 +81,12 @@ def run(arguments: argparse.Namespace, argv: list[str]) -> int:
         prepare_environment()
         config = config_from_arguments(arguments)
         from search.comparison.preparation import prepare_comparison
-        from search.comparison.session import CONTINUATION, ComparisonSession  # import Ray
 
         print_line("checking the comparison and its data")
         with progress_to(print_line):
             comparison = prepare_comparison(config)
+        await_started(print_line)
+        from search.comparison.session import CONTINUATION, ComparisonSession  # import Ray
     except (ValueError, OSError) as error:
         print_error(f"error: {one_line(error)}")
         return 2
@@ -175,9 +178,6 @@ def config_from_arguments(arguments: argparse.Namespace) -> ComparisonConfig:
         source = open_source(config.data, config.image_size, storage)
     check_cores(config)
     check_cluster(print_line)
-    print_line("importing PyTorch and Ray")
-    from search.execution.session import check_nodes, find_nodes  # imports Ray
-
     nodes = find_nodes(print_line)
     gpus = given.get("gpus_per_trial", default_gpus(nodes))
     source = source or open_source(config.data, config.image_size, storage)

@@ -22,6 +22,8 @@ from search.core.tracking_uri import (
 )
 from search.execution.cluster_address import check_cluster
 from search.execution.environment import prepare_environment
+from search.execution.nodes import await_started, check_nodes, find_nodes
+from search.execution.ray_start import ending_ray
 from search.execution.resources import check_cores, default_gpus
 from search.execution.shutdown import INTERRUPTED
 from search.storage.layout import STUDY_FILE
@@ -80,7 +82,7 @@ def main(argv: list[str] | None = None) -> int:
         if getattr(arguments, first) and getattr(arguments, second):
             parser.error(f"--{first} and --{second.replace('_', '-')} exclude one another")
     set_verbosity("quiet" if arguments.quiet else "verbose" if arguments.verbose else "normal")
-    with own_terminal():
+    with own_terminal(), ending_ray():
         return run(arguments)
 
 
@@ -91,13 +93,14 @@ def run(arguments: argparse.Namespace) -> int:
         config = config_from_arguments(arguments)
         from search.storage.study_file import wait_for_driver
         from search.study.preparation import prepare_study
-        from search.study.search_loop import interruption_message, log_hint, run_study  # import Ray
 
         print_step("checking the study and its data")
         with progress_to(print_step):
             if arguments.or_resume:
                 wait_for_driver(config, print_step)
             study = prepare_study(config, is_resumed(arguments, config))
+        await_started(print_step)
+        from search.study.search_loop import interruption_message, log_hint, run_study  # import Ray
     except (ValueError, OSError) as error:
         print_error(f"error: {one_line(error)}")
         return 2
@@ -197,9 +200,6 @@ def config_from_arguments(arguments: argparse.Namespace) -> StudyConfig:
         open_source(config.data, config.image_size, storage)
     check_cores(config)
     check_cluster(print_step)
-    print_step("importing PyTorch and Ray")
-    from search.execution.session import check_nodes, find_nodes  # imports Ray
-
     nodes = find_nodes(print_step)
     if is_new and "gpus_per_trial" not in given:
         found = hardware_defaults(config.data, default_gpus(nodes))

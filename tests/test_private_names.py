@@ -16,7 +16,13 @@ FILES = sorted(path.relative_to(ROOT) for package in OWN for path in (ROOT / pac
 ADAPTERS = {
     "benchmarks/fake_quantization.py": {"_fake_quantize_learnable_per_tensor_affine"},
     "benchmarks/gpu.py": {"_python_dispatch", "_pytree", "_schema"},
-    "search/execution/ray_internals.py": {"_actor_id", "_private", "_global_node", "_raylet"},
+    "search/execution/ray_internals.py": {
+        "_ActorClassCache",
+        "_actor_id",
+        "_global_node",
+        "_private",
+        "_raylet",
+    },
     "search/storage/optuna_storage.py": {"_storage", "_get_trials"},
     "trainables/models/outline.py": {"_parameters", "_buffers", "_modules"},
 }

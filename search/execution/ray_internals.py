@@ -5,16 +5,18 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import ray
 from ray._private import services
 from ray.actor import ActorHandle
 from ray.autoscaler.v2.sdk import get_cluster_status
 from ray.exceptions import AuthenticationError, RayError
-from ray.tune.experiment import Trial
 
 from search.execution.restart import Node
+
+if TYPE_CHECKING:  # Tune takes more than a second to import
+    from ray.tune.experiment import Trial
 
 RECENT_S = 600.0
 """Seconds for which the failure to start a node is news."""
@@ -34,6 +36,24 @@ def processes_in_own_group() -> Iterator[None]:
         yield
     finally:
         module.ConsolePopen = popen
+
+
+@contextmanager
+def trials_in_idle_workers() -> Iterator[None]:
+    """Lets trials of Tune begin in workers of this machine that are idle.
+
+    Tune asks for workers with one more environment variable, which PyTorch Lightning needs; these
+    would be started, and import PyTorch, when the trial is to begin.
+    """
+    from ray.tune.execution import class_cache
+
+    cache: Any = class_cache._ActorClassCache
+    get = cache.get
+    cache.get = lambda self, trainable: self._cache.setdefault(trainable, ray.remote(trainable))
+    try:
+        yield
+    finally:
+        cache.get = get
 
 
 def local_node() -> Node:
@@ -99,7 +119,7 @@ def draining_nodes() -> set[str]:
     return set(ray._private.state.state.get_draining_nodes())
 
 
-def node_of(trial: Trial) -> str:
+def node_of(trial: "Trial") -> str:
     """The id of the node that runs a trial of Tune; "" where none does yet."""
     if (actor := actor_of(trial)) is None:
         return ""
@@ -107,7 +127,7 @@ def node_of(trial: Trial) -> str:
     return str(found["Address"]["NodeID"]) if found else ""
 
 
-def actor_of(trial: Trial) -> ActorHandle[Any] | None:
+def actor_of(trial: "Trial") -> ActorHandle[Any] | None:
     """The actor that runs a trial of Tune; None where the trial does not run."""
     actor: ActorHandle[Any] | None = trial.temporary_state.ray_actor
     return actor

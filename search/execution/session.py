@@ -1,7 +1,7 @@
 """Connects to Ray, on this machine or on the cluster at RAY_ADDRESS, and runs tasks there."""
 
-import logging
 import os
+import platform
 import sys
 import threading
 import time
@@ -20,15 +20,12 @@ from search.execution.cluster_address import CLUSTER_ADDRESS, cluster_address, o
 from search.execution.ray_internals import (
     find_cluster_address,
     local_node,
-    processes_in_own_group,
     why_not_admitted,
 )
+from search.execution.ray_start import RayUnavailable, await_ray, end_ray, start_ray
 from search.execution.resources import (
-    Nodes,
     TrialResources,
-    check_resources,
     fixed_resources,
-    num_cores,
 )
 from search.execution.restart import DriverRestart
 from search.execution.shared_storage import shared_storage
@@ -38,7 +35,6 @@ from search.execution.waiting import WaitingNotice
 from search.execution.worker_failure import describe_worker_failure
 from trainables.config import ExecutionConfig
 from trainables.core import terminal
-from trainables.core.command_line import first_line
 from trainables.core.errors import Interrupted, TrialFailed
 from trainables.core.mirror import delete
 from trainables.core.progress import (
@@ -52,37 +48,6 @@ Given = ParamSpec("Given")
 Result = TypeVar("Result")
 ANSWER_S = 60.0
 """Seconds that a cluster may take to answer; a port of another program never does."""
-SPIN_COUNT = "20000"
-"""How long OpenMP's threads spin before they sleep: waking one takes longer than a small layer."""
-NUM_STARTS, PAUSE_S = 3, 2.0
-"""Attempts to start Ray, and seconds between the first two: a busy machine may time out."""
-
-
-def find_nodes(say: Callable[[str], None]) -> Nodes:
-    """The nodes that trials may run on; joins the cluster whose address is set.
-
-    Raises:
-        RayUnavailable: the cluster does not answer, or refuses the driver.
-    """
-    if on_cluster():
-        logging.getLogger("ray").setLevel(logging.CRITICAL)
-        with exit_if_silent():
-            join_cluster()
-        say(f"the cluster has {offered_nodes().describe()}")
-    return offered_nodes()
-
-
-def check_nodes(config: Placement, nodes: Nodes, say: Callable[[str], None]) -> None:
-    """Checks that trials fit the nodes, and that the nodes of a cluster share the storage.
-
-    Raises:
-        ValueError: no node will ever have what one trial wants.
-        StorageNotShared: a node does not see the storage.
-    """
-    check_resources(config, nodes)
-    if nodes.is_cluster:
-        say("checking that all nodes share the storage")
-        shared_storage(config.storage).check_all()
 
 
 def join_cluster() -> None:
@@ -92,10 +57,11 @@ def join_cluster() -> None:
         RayUnavailable: it does.
     """
     address = cluster_address()
-    found = find_cluster_address() if address == "auto" else address
-    if reason := interruptibly(lambda: why_not_admitted(found)):
-        raise RayUnavailable(f"{CLUSTER_ADDRESS} leads to the cluster at {found}, but {reason}")
-    start_ray(lambda: False)
+    with exit_if_silent():
+        found = find_cluster_address() if address == "auto" else address
+        if reason := interruptibly(lambda: why_not_admitted(found)):
+            raise RayUnavailable(f"{CLUSTER_ADDRESS} leads to the cluster at {found}, but {reason}")
+        start_ray(lambda: False)
 
 
 def interruptibly(ask: Callable[[], Result]) -> Result:
@@ -120,7 +86,7 @@ def interruptibly(ask: Callable[[], Result]) -> Result:
 
 @contextmanager
 def connect(resume_arguments: Sequence[str], shutdown: GracefulShutdown) -> Iterator[None]:
-    """Starts Ray, unless a cluster has been joined, and ends the connection after the block.
+    """Starts Ray, unless a cluster has been joined, and ends it after the block.
 
     `resume_arguments` are those of Python that go on with what runs, after Ray has died.
 
@@ -128,11 +94,10 @@ def connect(resume_arguments: Sequence[str], shutdown: GracefulShutdown) -> Iter
         RayUnavailable: it does not start here, or no cluster answers.
         KeyboardInterrupt: the user asked to stop while it started.
     """
-    logging.getLogger("ray").setLevel(logging.CRITICAL)
     driver_restart = None
     try:
-        if not on_cluster():  # `find_nodes` has joined it
-            start_ray(lambda: shutdown.requested)
+        if not on_cluster():  # which has been joined
+            await_ray(lambda: shutdown.requested)
         shutdown.install_handlers()
         if shutdown.requested:
             raise KeyboardInterrupt
@@ -143,11 +108,7 @@ def connect(resume_arguments: Sequence[str], shutdown: GracefulShutdown) -> Iter
     finally:
         if driver_restart:
             driver_restart.close()
-        ray.shutdown()
-
-
-OTHER_VERSION = "Version mismatch"
-"""What Ray's error begins with where a cluster runs another version of Ray or Python."""
+        end_ray()
 
 
 @contextmanager
@@ -172,46 +133,6 @@ def exit_if_silent() -> Iterator[None]:
         timer.cancel()
 
 
-class RayUnavailable(OSError):
-    """Ray does not start on this machine, or the cluster does not answer."""
-
-
-def start_ray(is_stopped: Callable[[], bool]) -> None:
-    """Starts Ray, or connects to the cluster; tries again where Ray times out.
-
-    Raises:
-        KeyboardInterrupt: Ray failed, and the user asked to stop.
-    """
-    local = not on_cluster()
-    for attempt in range(1, NUM_STARTS + 1):
-        try:
-            with processes_in_own_group():
-                ray.init(
-                    "local" if local else None,
-                    num_cpus=num_cores() if local else None,
-                    include_dashboard=False if local else None,
-                    log_to_driver=False,
-                    logging_level=logging.CRITICAL,
-                )
-            return
-        except (Exception, SystemExit) as error:  # each of Ray's processes may time out
-            ray.shutdown()
-            if is_stopped():
-                raise KeyboardInterrupt from None
-            if str(error).startswith(OTHER_VERSION):
-                raise RayUnavailable(
-                    f"the driver must have Ray and Python as the cluster at {cluster_address()} "
-                    f"has them: {' '.join(str(error).split())}"
-                ) from error
-            reason, last = first_line(error), attempt == NUM_STARTS
-        if not last:
-            time.sleep(attempt * PAUSE_S)
-    place = "on this machine" if local else f"from the cluster at {cluster_address()}"
-    raise RayUnavailable(
-        f"Ray must answer {place}, but it did not in {NUM_STARTS} attempts: {reason}"
-    )
-
-
 class RemoteRunner:
     """Runs a preparation on a worker of Ray; on a CPU, with all cores of a node."""
 
@@ -221,9 +142,14 @@ class RemoteRunner:
         shutdown: GracefulShutdown,
         say: Callable[[str], None],
         progress_every_s: float = PROGRESS_EVERY_S,
+        on_step: Callable[[float], None] = lambda at: None,
     ) -> None:
-        """`say` gets a line on the progress of a preparation every `progress_every_s` seconds."""
+        """`say` gets a line on the progress of a preparation every `progress_every_s` seconds.
+
+        `on_step` gets the time, in seconds since 1970, of the first training step of each.
+        """
         self.shutdown, self.say, self.progress_every_s = shutdown, say, progress_every_s
+        self.on_step = on_step
         self.folder = config.folder
         self.shared = shared_storage(config.storage)
         self.config, nodes = config, offered_nodes()
@@ -247,7 +173,7 @@ class RemoteRunner:
     ) -> Any:
         """Starts a preparation that nobody waits for, and gives Ray's reference to its result."""
         run = run.replace(num_threads=self.share.threads)
-        task: Any = ray.remote(prepare).options(**self._options())
+        task: Any = ray.remote(prepare).options(**task_options(self.share))
         return task.remote(run, *given, **named)
 
     def __call__(
@@ -269,6 +195,11 @@ class RemoteRunner:
         return result
 
     @property
+    def hardware(self) -> str:
+        """What preparations run on, as far as the driver knows it: this machine, or the nodes."""
+        return offered_nodes().describe() if on_cluster() else platform.node()
+
+    @property
     def num_parallel(self) -> int:
         """The preparations that run at once on the nodes there are."""
         return max(1, offered_nodes().num_running(self.share))
@@ -286,11 +217,11 @@ class RemoteRunner:
         Raises: as `__call__`.
         """
         run = run.replace(num_threads=self.share.threads)
-        progress = ProgressFiles(self.folder, f"{PROGRESS_FILE}*")
+        progress = ProgressFiles(self.folder, f"{PROGRESS_FILE}*", self.on_step)
         files = [self.folder / PROGRESS_FILE]
         files += [self.folder / f"{PROGRESS_FILE}-{number}" for number in range(1, len(calls))]
         notice = WaitingNotice(self.say, lambda: why_nothing_runs(self.share))
-        task: Any = ray.remote(with_progress_file).options(**self._options())
+        task: Any = ray.remote(with_progress_file).options(**task_options(self.share))
         waiting = []
         for file, given in zip(files, calls, strict=True):
             delete(file)  # of a process that was killed
@@ -310,11 +241,6 @@ class RemoteRunner:
         if self.shutdown.requested:
             raise KeyboardInterrupt
         return results
-
-    def _options(self) -> dict[str, Any]:
-        """Those of a task; without a GPU it has a node for itself, and its threads may spin."""
-        environment = {} if self.share.gpus else {"GOMP_SPINCOUNT": SPIN_COUNT}
-        return {**task_options(self.share), "runtime_env": {"env_vars": environment}}
 
     def _result(self, task: Any) -> Any:
         try:

@@ -2,7 +2,7 @@
 
 from collections import Counter, deque
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from ray.tune.schedulers import TrialScheduler
 from ray.tune.stopper import CombinedStopper
 
 from search.core.config import StudyConfig
+from search.execution.cluster_address import on_cluster
 from search.execution.driver_callbacks import (
     DrainingNodes,
     DriverCallback,
@@ -20,6 +21,7 @@ from search.execution.driver_callbacks import (
     StatusWriter,
     TrialPrices,
 )
+from search.execution.ray_internals import trials_in_idle_workers
 from search.execution.searcher import RESOURCES, OptunaSearcher
 from search.execution.shared_storage import StorageNotShared
 from search.execution.shutdown import GracefulShutdown
@@ -48,10 +50,12 @@ def tune_trials(
     deadline: Deadline,
     shutdown: GracefulShutdown,
     progress: ConsoleProgress,
+    on_step: Callable[[float], None] = lambda at: None,
 ) -> None:
     """Trains trials until there are no more or the time is over.
 
     Progress of trials is reported, that of their own epochs only where there are no bars of them.
+    `on_step` gets the time, in seconds since 1970, of a process's first training step.
 
     A trial whose process dies is restarted from its checkpoint, at most `MAX_RETRIES` times.
 
@@ -81,7 +85,7 @@ def tune_trials(
             stop=CombinedStopper(stop_all, deadline),
             callbacks=[
                 WorkerFailureCallback(searcher, stop_all, say),
-                TrialProgress(config.folder, say, has_bars=progress.live is not None),
+                TrialProgress(config.folder, say, progress.live is not None, on_step),
                 NothingRuns(searcher, say),
                 status_writer,
                 JoinedNodes(config.storage),
@@ -93,7 +97,8 @@ def tune_trials(
         ),
     )
     try:
-        tuner.fit()
+        with nullcontext() if on_cluster() else trials_in_idle_workers():
+            tuner.fit()
     except Exception as error:
         raise expected_cause(error) from error
     finally:
@@ -170,9 +175,15 @@ class WorkerFailureCallback(DriverCallback):
 class TrialProgress(DriverCallback):
     """Reports the progress of trials and of the full-precision students that they start from."""
 
-    def __init__(self, folder: Path, say: Callable[[str], None], has_bars: bool) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        say: Callable[[str], None],
+        has_bars: bool,
+        on_step: Callable[[float], None] = lambda at: None,
+    ) -> None:
         self.say, self.has_bars = say, has_bars
-        self.files = ProgressFiles(folder / CHECKPOINTS, f"*/{PROGRESS_FILE}")
+        self.files = ProgressFiles(folder / CHECKPOINTS, f"*/{PROGRESS_FILE}", on_step)
         deque(self.files.new_lines(), maxlen=0)  # what killed processes left
 
     def on_step_begin(self, iteration: int, trials: Any, **info: Any) -> None:

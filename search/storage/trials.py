@@ -11,6 +11,7 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from search.core.phase import Phase, PhaseTimes
 from search.core.record import (
     LATENCY_DISTURBED,
     LATENCY_MS,
@@ -34,6 +35,8 @@ TEACHER_METRICS = "teacher_metrics"
 """Attribute of the Optuna study: the TeacherMetrics of its teacher."""
 DEVICE_TIME = "device_time"
 """Attribute of the Optuna study: reserved and offered seconds of its devices while trials ran."""
+PHASES, FIRST_STEP = "phases", "seconds_to_first_step"
+"""Attributes of the Optuna study: its PhaseTimes."""
 SENSITIVITIES = "sensitivities"
 """Attribute of the Optuna study: where the sensitivities of its students' layers are kept."""
 OTHER_SEED_PREFIX = "other_seed_miou."
@@ -212,6 +215,22 @@ def read_utilisation(study: optuna.Study) -> float | None:
     """The share of the devices' time that was reserved; None where it was not measured."""
     used_s, offered_s = study.user_attrs.get(DEVICE_TIME, (0.0, 0.0))
     return used_s / offered_s if offered_s else None
+
+
+def add_phases(study: optuna.Study, times: PhaseTimes) -> None:
+    """Adds the phases of a driver to those of the drivers before."""
+    phases = dict(read_phases(study).phases)
+    for name, phase in times.phases.items():
+        phases[name] = phases.get(name, Phase()).plus(phase)
+    study.set_user_attr(PHASES, {name: list(phase) for name, phase in phases.items()})
+    study.set_user_attr(FIRST_STEP, times.first_step_s)
+
+
+def read_phases(study: optuna.Study) -> PhaseTimes:
+    """The phases of all drivers; none of a study of an earlier version."""
+    phases = study.user_attrs.get(PHASES, {})
+    first = study.user_attrs.get(FIRST_STEP)
+    return PhaseTimes({name: Phase(*phase) for name, phase in phases.items()}, first)
 
 
 def store_sensitivities(study: optuna.Study, files: Mapping[str, str]) -> None:

@@ -1,6 +1,6 @@
 """How long a study will take, estimated before it trains anything."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from search.execution.session import RemoteRunner
@@ -12,7 +12,11 @@ from trainables.core.progress import human_duration
 from trainables.recipes.configs import Recipe
 from trainables.teachers.averaging import is_trained_here
 from trainables.training.identity import ARTIFACT_KIND, artifact_key
-from trainables.training.time_probe import measure_step_seconds
+from trainables.training.time_probe import (
+    find_step_seconds,
+    keep_step_seconds,
+    measure_step_seconds,
+)
 
 STOPPED_SHARE = 0.5
 """Share of the epochs of all trials that successive halving leaves out, roughly."""
@@ -73,10 +77,40 @@ def taught_share(recipe: Recipe) -> float:
     return 1 - recipe.taught_from(1000) / 1000
 
 
+def step_seconds(
+    remote: RemoteRunner,
+    run: ExecutionConfig,
+    probed: Sequence[tuple[TrialConfig, int]],
+    say: Callable[[str], None],
+) -> dict[str, float]:
+    """The seconds of a step, by the digest of a configuration, each with a number of threads.
+
+    They are measured on a worker, unless that has been done on the same hardware.
+    """
+    hardware, known = remote.hardware, dict[str, float]()
+    unknown = []
+    for config, threads in probed:
+        if (seconds := find_step_seconds(run, config, threads, hardware)) is None:
+            unknown.append((config, threads))
+        else:
+            known[config.digest()] = seconds
+    if unknown:
+        say("measuring how long a training step takes")
+        measured = remote(run, measure_step_seconds, *zip(*unknown, strict=True))
+        for (config, threads), seconds in zip(unknown, measured, strict=True):
+            keep_step_seconds(run, config, threads, hardware, seconds)
+            known[config.digest()] = seconds
+    return known
+
+
 def expect_time(
-    study: Study, remote: RemoteRunner, run: ExecutionConfig, num_parallel: int
+    study: Study,
+    remote: RemoteRunner,
+    run: ExecutionConfig,
+    num_parallel: int,
+    say: Callable[[str], None],
 ) -> ExpectedTime | None:
-    """The estimate for what is left of a study, from a few measured steps on a worker.
+    """The estimate for what is left of a study, from a few measured steps.
 
     None where nothing is left, or where no student is known to be trained.
     A student of median size stands for all; a teacher that runs at every step is not counted. Of a
@@ -106,10 +140,12 @@ def expect_time(
     median = configs[len(configs) // 2]
     typical = median.replace(recipe=median.recipe.without_teacher())
     start = typical.start if starts else None
-    probed = [config for config in (typical, start, teacher) if config is not None]
-    threads = [remote.share.threads if config is teacher else 1 for config in probed]
-    found = remote(run, measure_step_seconds, probed, threads)
-    seconds = {config.digest(): s for config, s in zip(probed, found, strict=True)}
+    probed = [
+        (config, remote.share.threads if config is teacher else 1)
+        for config in (typical, start, teacher)
+        if config is not None
+    ]
+    seconds = step_seconds(remote, run, probed, say)
 
     def seconds_of(config: TrialConfig | None, taught: TrialConfig | None = None) -> float:
         """Of a probed configuration, which stands for that with a teacher."""

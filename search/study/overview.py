@@ -13,7 +13,7 @@ from search.storage.driver_status import DriverStatus, read_driver_status
 from search.storage.journal import read_journal
 from search.storage.layout import JOURNAL, LOG, lock_path
 from search.storage.study_file import StudyFile, check_not_running
-from search.storage.trials import read_asked_records, read_utilisation
+from search.storage.trials import read_asked_records, read_phases, read_utilisation
 from search.tracking.remaining_time import write_left
 from trainables.core.mirror import is_mirrored
 from trainables.core.mirror_lock import is_held
@@ -52,6 +52,8 @@ def overview(file: StudyFile, now: float) -> Iterator[tuple[str, str]]:
     utilisation = read_utilisation(journal) if journal and not running else None
     if utilisation is not None:
         yield "utilisation", f"{utilisation:.0%} of the devices while trials ran"
+    if journal and (times := read_phases(journal)).phases:
+        yield "phases", str(times)
     if (cost := total_cost(records)) is not None:
         yield "cost", f"{human_cost(cost)}, without the teacher and idle nodes"
     for record in records:

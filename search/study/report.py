@@ -18,7 +18,7 @@ from search.core.pareto import mious_within, pareto_front, shared_span
 from search.core.record import COST, LATENCY_DISTURBED, LATENCY_MS, Record, total_cost
 from search.storage.cleanup import prune_study_folder
 from search.storage.mirrored_studies import download_models
-from search.storage.trials import read_teacher_metrics, read_utilisation
+from search.storage.trials import read_phases, read_teacher_metrics, read_utilisation
 from search.study.examples import draw_front_masks
 from search.study.study import Study, read_records
 from search.tracking.callbacks import run_with_timeout
@@ -89,6 +89,7 @@ def write_report(study: Study, tracking: MlflowTracker, interrupted: bool) -> li
     }
     if (utilisation := read_utilisation(study.optuna_study)) is not None:
         numbers["utilisation"] = utilisation
+    numbers |= dict(read_phases(study.optuna_study).numbers())
     if (cost := total_cost(records)) is not None:
         numbers[COST] = cost
     if teacher:

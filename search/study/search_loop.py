@@ -8,28 +8,31 @@ from search.core.config import HOW, WHAT
 from search.core.constraints import OverBudget
 from search.core.networks import named_teachers, teacher_source, weight_sources
 from search.core.pareto import describe_shared_span
+from search.core.phase import AGAIN, OUTPUTS, SENSITIVITIES, SHARING, TEACHER, TRIALS
 from search.core.record import Record
 from search.execution.card_shares import CardShares
-from search.execution.cluster_address import on_cluster
+from search.execution.phase_clock import PhaseClock
 from search.execution.places import places_of
+from search.execution.ray_start import RayUnavailable
 from search.execution.restart import is_stop_requested
-from search.execution.session import RayUnavailable, RemoteRunner, connect
+from search.execution.session import RemoteRunner, connect
 from search.execution.shutdown import GracefulShutdown, graceful_shutdown
 from search.execution.stopping import Deadline
 from search.execution.tuning import tune_trials
+from search.execution.utilization import device_utilization
 from search.storage.cleanup import ArtifactCleanup
 from search.storage.layout import STOP_FILE, mlflow_artifact_folder, unopened_log_path
 from search.storage.mirrored_studies import upload_log
 from search.storage.study_file import StudyFile
-from search.storage.trials import store_teacher_metrics
+from search.storage.trials import add_phases, store_teacher_metrics
 from search.study.builders import build_scheduler, build_searcher
 from search.study.examples import keep_examples
 from search.study.expected_time import expect_time
 from search.study.preparation import open_study
 from search.study.prerequisites import (
     keep_teacher_outputs,
-    largest_trials,
     measure_sensitivities,
+    trials_by_memory,
 )
 from search.study.recovery import recover_study
 from search.study.repetition import train_front_again
@@ -173,86 +176,112 @@ def search(
         DiskFull: a disk is full.
     """
     config = study.config
-    progress.record("starting Ray" if not on_cluster() else "connecting to the cluster")
     with connect([*config.resume_arguments, *terminal.verbosity_flags()], shutdown):
         if not study.is_open:
             open_study(study)
         if shutdown.requested:
             raise KeyboardInterrupt
-        run = ExecutionConfig(
-            data=study.data.path,
-            artifacts=study.store.root,
-            device=config.device,
-            checkpoint_every_s=config.checkpoint_every_s,
-            stop_files=(shutdown.stop_file,),
-            timeout_s=config.trial_timeout_s,
-        )
-        run = with_images(run, study.teacher_data, study.unlabelled)
-        remote = RemoteRunner(config, shutdown, progress.record)
-        places = places_of(config)
-        set_up_weights(
-            run, config.students, weight_sources(config), progress.record, named_teachers(config)
-        )
-        progress.record("measuring how long a training step takes")
-        if expected := expect_time(study, remote, run, places.capacity()):
-            search_s = min(expected.search_s, config.time_budget_s or math.inf)
-            end = clock_after(expected.teacher_s + search_s)
-            again = ""
-            if config.time_budget_s is not None:
-                latest = clock_after(expected.teacher_s + config.time_budget_s)
-                again = f"; then the front with another seed, until {latest} at the latest"
-            progress.record(f"{expected}, until {end}{again}")
-            progress.remaining.expected_s = expected.search_s
-        samples = study.cost_model.completed_samples()
-        own = study.cost_model.own_teacher_config(study.teacher_epochs)
-        if any(trial.needs_teacher for trial in samples):
-            wanted = output_mode(
-                config.teacher_outputs, samples, progress.record, config.teacher_size
-            )
-            averaging = choose_averaging(
-                config.teacher_seeds, config.teacher_flip, is_live=wanted == "live"
-            )
-            run, teacher = set_up_teacher(
-                run, config.teacher, own, progress.record, remote, teacher_source(config), averaging
-            )
-            store_teacher_metrics(study.optuna_study, teacher.metrics)
-            keep_examples(study, present(teacher.file))
-            progress.teacher_miou = teacher.miou
-            check_least_miou(config.least_miou, teacher.miou, "the teacher")
-            run = keep_teacher_outputs(study, progress, remote, run, wanted, averaging)
-        elif config.least_miou is not None and own.recipe.is_reference:
-            progress.record(f"measuring the mIoU of {own.student.describe()}")
-            whole = remote(run, prepare_teacher, "auto", own)
-            check_least_miou(config.least_miou, whole.miou, "the network to compress")
-        measure_sensitivities(study, progress, remote, run)
-        if config.gpus_per_trial == "auto":
-            largest = largest_trials(study)
-            places.shares = CardShares(config, largest, progress.record, remote, run)
-        async_callback = AsyncCallback(tracking)
-        for record in records:
-            async_callback.replayed(record)
-        deadline = Deadline(config.time_budget_s, config.num_epochs)
-        searcher = build_searcher(
-            study,
-            run,
-            [async_callback, progress, ArtifactCleanup(config.folder, study.objectives, records)],
-            lambda: deadline.is_over or shutdown.requested,
-            places.next,
-        )
-        scheduler = build_scheduler(study, searcher, records)
+        clock = PhaseClock(device_utilization())
         try:
-            with progress:
-                tune_trials(searcher, scheduler, config, deadline, shutdown, progress)
+            run_phases(study, records, progress, tracking, shutdown, clock)
         finally:
-            progress.record("delivering the record to MLflow")
-            timeout_s = tracking_timeout_s(shutdown.requested)
-            tracking.is_behind = not async_callback.close(timeout_s)
-        if searcher.no_room:
-            raise OSError(searcher.no_room)
-        if searcher.end:
-            progress.record(f"warning: ended before all trials were asked: {searcher.end}")
-        if config.time_budget_s is not None and not shutdown.requested:
-            try:
-                train_front_again(study, run, places, deadline, shutdown, progress)
-            except KeyboardInterrupt:  # the search itself has ended
-                progress.record("stopped before the whole front was trained again")
+            times = clock.close()
+            progress.record(str(times))
+            with suppress(OSError):  # a full disk: what is lost decides nothing
+                add_phases(study.optuna_study, times)
+
+
+def run_phases(
+    study: Study,
+    records: Sequence[Record],
+    progress: ConsoleProgress,
+    tracking: MlflowTracker,
+    shutdown: GracefulShutdown,
+    clock: PhaseClock,
+) -> None:
+    """What `search` does while Ray runs; `clock` measures the phases.
+
+    Raises:
+        DiskFull: a disk is full.
+    """
+    config = study.config
+    run = ExecutionConfig(
+        data=study.data.path,
+        artifacts=study.store.root,
+        device=config.device,
+        checkpoint_every_s=config.checkpoint_every_s,
+        stop_files=(shutdown.stop_file,),
+        timeout_s=config.trial_timeout_s,
+    )
+    run = with_images(run, study.teacher_data, study.unlabelled)
+    remote = RemoteRunner(config, shutdown, progress.record, on_step=clock.on_step)
+    places = places_of(config)
+    set_up_weights(
+        run, config.students, weight_sources(config), progress.record, named_teachers(config)
+    )
+    if expected := expect_time(study, remote, run, places.capacity(), progress.record):
+        search_s = min(expected.search_s, config.time_budget_s or math.inf)
+        end = clock_after(expected.teacher_s + search_s)
+        again = ""
+        if config.time_budget_s is not None:
+            latest = clock_after(expected.teacher_s + config.time_budget_s)
+            again = f"; then the front with another seed, until {latest} at the latest"
+        progress.record(f"{expected}, until {end}{again}")
+        progress.remaining.expected_s = expected.search_s
+    samples = study.cost_model.completed_samples()
+    own = study.cost_model.own_teacher_config(study.teacher_epochs)
+    clock.enter(TEACHER)
+    if any(trial.needs_teacher for trial in samples):
+        wanted = output_mode(config.teacher_outputs, samples, progress.record, config.teacher_size)
+        averaging = choose_averaging(
+            config.teacher_seeds, config.teacher_flip, is_live=wanted == "live"
+        )
+        run, teacher = set_up_teacher(
+            run, config.teacher, own, progress.record, remote, teacher_source(config), averaging
+        )
+        store_teacher_metrics(study.optuna_study, teacher.metrics)
+        keep_examples(study, present(teacher.file))
+        progress.teacher_miou = teacher.miou
+        check_least_miou(config.least_miou, teacher.miou, "the teacher")
+        clock.enter(OUTPUTS)
+        run = keep_teacher_outputs(study, progress, remote, run, wanted, averaging)
+    elif config.least_miou is not None and own.recipe.is_reference:
+        progress.record(f"measuring the mIoU of {own.student.describe()}")
+        whole = remote(run, prepare_teacher, "auto", own)
+        check_least_miou(config.least_miou, whole.miou, "the network to compress")
+    clock.enter(SENSITIVITIES)
+    measure_sensitivities(study, progress, remote, run)
+    clock.enter(SHARING)
+    if config.gpus_per_trial == "auto":
+        trials = trials_by_memory(study)
+        places.shares = CardShares(config, trials, progress.record, remote, run)
+    clock.enter(TRIALS)
+    async_callback = AsyncCallback(tracking)
+    for record in records:
+        async_callback.replayed(record)
+    deadline = Deadline(config.time_budget_s, config.num_epochs)
+    searcher = build_searcher(
+        study,
+        run,
+        [async_callback, progress, ArtifactCleanup(config.folder, study.objectives, records)],
+        lambda: deadline.is_over or shutdown.requested,
+        places.next,
+    )
+    scheduler = build_scheduler(study, searcher, records)
+    try:
+        with progress:
+            tune_trials(searcher, scheduler, config, deadline, shutdown, progress, clock.on_step)
+    finally:
+        progress.record("delivering the record to MLflow")
+        timeout_s = tracking_timeout_s(shutdown.requested)
+        tracking.is_behind = not async_callback.close(timeout_s)
+    if searcher.no_room:
+        raise OSError(searcher.no_room)
+    if searcher.end:
+        progress.record(f"warning: ended before all trials were asked: {searcher.end}")
+    if config.time_budget_s is not None and not shutdown.requested:
+        clock.enter(AGAIN)
+        try:
+            train_front_again(study, run, places, deadline, shutdown, progress)
+        except KeyboardInterrupt:  # the search itself has ended
+            progress.record("stopped before the whole front was trained again")

@@ -9,6 +9,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,6 +32,24 @@ from trainables.core.progress import PROGRESS_EVERY_S, announce
 
 LOOK_EVERY_S = 1.0
 """Seconds between two looks at what else may happen while another process builds."""
+
+
+builds = ContextVar("builds", default=True)
+"""Whether `ArtifactStore.get` builds what is not there."""
+
+
+class NotBuilt(LookupError):
+    """An artifact is not there, where none may be built."""
+
+
+@contextmanager
+def only_found() -> Iterator[None]:
+    """Inside, `ArtifactStore.get` raises NotBuilt where it would build."""
+    token = builds.set(False)
+    try:
+        yield
+    finally:
+        builds.reset(token)
 
 
 @dataclass(frozen=True)
@@ -75,6 +94,8 @@ class ArtifactStore:
         path = self.path(kind, key)
         if (found := self.find(kind, key)) is not None:
             return found
+        if not builds.get():
+            raise NotBuilt(path.name)
         self.root.mkdir(parents=True, exist_ok=True)
         with locked(path, while_waiting):
             wait_until_visible(path)

@@ -28,6 +28,8 @@ PROGRESS_FILE = ".progress"
 """Name of the file that holds the last line of another process."""
 AT_ONCE = "at_once"
 """Attribute of a log record that is said however soon after another."""
+STEPPED = "a training step has been made"
+"""The line of a progress file that only says so."""
 ALIVE_EVERY_S = 5.0
 """Seconds after which a process touches its progress file again."""
 SILENT_S = 60.0
@@ -75,6 +77,11 @@ def announce(line: str) -> None:
     logger.info("%s", line, extra={AT_ONCE: True})
 
 
+def announce_step() -> None:
+    """Tells whoever waits that a training has made its first step in this process."""
+    logger.debug("%s", STEPPED, extra={AT_ONCE: True})
+
+
 class _Listener(logging.Handler):
     def __init__(self, say: Callable[[str], None], every_s: float) -> None:
         super().__init__()
@@ -88,15 +95,18 @@ class _Listener(logging.Handler):
 
 
 @contextmanager
-def progress_to(say: Callable[[str], None], every_s: float = PROGRESS_EVERY_S) -> Iterator[None]:
+def progress_to(
+    say: Callable[[str], None], every_s: float = PROGRESS_EVERY_S, level: int = logging.INFO
+) -> Iterator[None]:
     """Says inside the block how far work is, at most every `every_s` seconds, and what begins."""
-    listener, level = _Listener(say, every_s), logger.level
+    listener, before = _Listener(say, every_s), logger.level
+    listener.setLevel(level)
     logger.addHandler(listener)
-    logger.setLevel(logging.INFO)
+    logger.setLevel(min(level, before) if before else level)
     try:
         yield
     finally:
-        logger.setLevel(level)
+        logger.setLevel(before)
         logger.removeHandler(listener)
 
 
@@ -123,7 +133,7 @@ def progress_to_file(path: Path, every_s: float = PROGRESS_EVERY_S) -> Iterator[
     alive = threading.Thread(target=touch, name="progress file", daemon=True)
     alive.start()
     try:
-        with progress_to(say, every_s):
+        with progress_to(say, every_s, logging.DEBUG):
             yield
     finally:
         ended.set()
@@ -148,8 +158,14 @@ def with_progress_file(
 class ProgressFiles:
     """Reads the progress lines of other processes from files below a folder, each line once."""
 
-    def __init__(self, folder: Path, pattern: str = PROGRESS_FILE) -> None:
-        self.folder, self.pattern = folder, pattern
+    def __init__(
+        self,
+        folder: Path,
+        pattern: str = PROGRESS_FILE,
+        on_step: Callable[[float], None] = lambda at: None,
+    ) -> None:
+        """`on_step` gets the time, in seconds since 1970, of a process's first training step."""
+        self.folder, self.pattern, self.on_step = folder, pattern, on_step
         self.seen: dict[Path, str] = {}
         self.touched: dict[Path, tuple[int, float]] = {}
         """When each file was last modified, and when that was first seen, by two clocks."""
@@ -187,7 +203,10 @@ class ProgressFiles:
                 self.touched[path] = (modified, now)
                 if (line := path.read_text()) and self.seen.get(path) != line:
                     self.seen[path] = line
-                    yield path, line
+                    if line == STEPPED:
+                        self.on_step(modified / 1e9)
+                    else:
+                        yield path, line
 
     @property
     def is_alive(self) -> bool:

@@ -14,7 +14,7 @@ from typing import Any, Concatenate, Literal, ParamSpec, Protocol, TypeVar
 from rich.filesize import decimal
 
 from trainables.config import ExecutionConfig, TrialConfig
-from trainables.core.artifacts import ArtifactStore
+from trainables.core.artifacts import ArtifactStore, NotBuilt, only_found
 from trainables.core.mirror import is_mirrored
 from trainables.core.progress import announce
 from trainables.data.base import Source
@@ -326,6 +326,21 @@ def set_up_weights(
             prepare_weights(run.of_teacher, teacher, sources)
 
 
+def found_or_made(
+    runner: Runner,
+    run: ExecutionConfig,
+    prepare: Callable[Concatenate[ExecutionConfig, Given], Result],
+    *given: Given.args,
+    **named: Given.kwargs,
+) -> Result:
+    """What a preparation gives: here, where all of its artifacts are there, else by the runner."""
+    try:
+        with only_found():
+            return prepare(run, *given, **named)
+    except NotBuilt:
+        return runner(run, prepare, *given, **named)
+
+
 def set_up_teacher(
     run: ExecutionConfig,
     spec: str | StudentConfig,
@@ -348,7 +363,7 @@ def set_up_teacher(
     elif isinstance(spec, str) and is_mirrored(run.artifacts) and named_file(spec).is_file():
         (copy,), _ = file_teacher(named_file(spec), run, open_pack(run.data))
         spec = str(copy)  # which other machines have
-    teacher = runner(run, prepare_teacher, spec, own, averaging)
+    teacher = found_or_made(runner, run, prepare_teacher, spec, own, averaging)
     say(f"teacher: {teacher.note}, mIoU {100 * teacher.miou:.1f} %")
     data = open_pack(run.data)
     for line in describe_teacher_metrics(teacher.metrics, data.class_names):

@@ -1,5 +1,6 @@
 """Measures the seconds of an optimizer step by a few of them."""
 
+import json
 import time
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
@@ -7,11 +8,53 @@ from itertools import pairwise
 import torch
 
 from trainables.config import ExecutionConfig, TrialConfig
+from trainables.core.artifacts import ArtifactStore, present
+from trainables.core.files import replace_file
 from trainables.recipes.base import Batch
 from trainables.training.memory_probe import ProbeTask
 from trainables.training.trial import release_memory
 
 NUM_STEPS = 4
+FORMAT = 1
+"""Version of kept seconds: to be raised when a step comes to take another time."""
+KIND, FILE = "speed", "step.json"
+"""Of the artifact that keeps the seconds of a step, and of the file in it."""
+
+
+def find_step_seconds(
+    run: ExecutionConfig, config: TrialConfig, num_threads: int, hardware: str
+) -> float | None:
+    """What `measure_step_seconds` found before on the same hardware, where that has been kept."""
+    key = speed_key(run, config, num_threads, hardware)
+    if (found := ArtifactStore(run.artifacts).find(KIND, key)) is None:
+        return None
+    seconds: float = json.loads(present(found.path / FILE).read_text())
+    return seconds
+
+
+def keep_step_seconds(
+    run: ExecutionConfig, config: TrialConfig, num_threads: int, hardware: str, seconds: float
+) -> None:
+    """Keeps what `measure_step_seconds` has found."""
+    key = speed_key(run, config, num_threads, hardware)
+    ArtifactStore(run.artifacts).get(
+        KIND, key, lambda folder: replace_file(folder / FILE, json.dumps(seconds))
+    )
+
+
+def speed_key(
+    run: ExecutionConfig, config: TrialConfig, num_threads: int, hardware: str
+) -> dict[str, object]:
+    """All that determines the seconds of a step, but for what else a machine does meanwhile."""
+    return {
+        "format": FORMAT,
+        "config": config.model_dump(mode="json"),
+        "data": run.data.name,
+        "device": run.device,
+        "threads": num_threads,
+        "hardware": hardware,
+        "torch": torch.__version__,
+    }
 
 
 class TimedTask(ProbeTask):

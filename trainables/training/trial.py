@@ -23,7 +23,7 @@ from trainables.core.files import replace_file
 from trainables.core.liveness import OnHang, Stopwatch, Watchdog, die
 from trainables.core.metrics import Metrics
 from trainables.core.mirror import delete
-from trainables.core.progress import ProgressReporter
+from trainables.core.progress import ProgressReporter, announce_step
 from trainables.models.base import to_device
 from trainables.models.model_file import (
     CONFIG_FILE,
@@ -95,6 +95,7 @@ class Trial:
         self.student: nn.Module | None = None
         self.model_bytes: bytes | None = None
         self.reports: list[Metrics] = []
+        self.has_stepped = False
         self.stopwatch = Stopwatch()
         kept = None
         if checkpoints:
@@ -213,6 +214,9 @@ class Trial:
 
     def _on_step_end(self) -> None:
         """Between two steps: reports progress, writes a checkpoint if due, stops if asked to."""
+        if not self.has_stepped:
+            self.has_stepped = True
+            announce_step()
         self.on_progress(self.task.num_epochs_done)
         self._on_unit_end()
 

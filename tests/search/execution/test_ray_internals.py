@@ -18,13 +18,15 @@ from pyarrow.fs import LocalFileSystem
 from ray import tune
 from ray.tune.experiment import Trial
 from search.execution.ray_internals import (
-    actor_of, draining_nodes, find_cluster_address, local_node, node_of, processes_in_own_group
+    actor_of, draining_nodes, find_cluster_address, local_node, node_of, processes_in_own_group,
+    trials_in_idle_workers
 )
 from search.execution.worker_failure import describe_worker_failure, failure_reason
 
 with processes_in_own_group():
     ray.init("local", num_cpus=1, include_dashboard=False, log_to_driver=False)
-seen = {}
+is_imported = ray.remote(lambda: "trainables.trainable" in sys.modules)
+seen = {"imported before use": ray.get(is_imported.remote())}
 node = local_node()
 seen["alive"] = [name for name, _ in node.live_processes()]
 seen["dead"] = [name for name, _ in node.dead_processes()]
@@ -84,6 +86,15 @@ tune.Tuner(Dying, run_config=tune.RunConfig(
     callbacks=[Reasons()], failure_config=tune.FailureConfig(max_failures=1),
 )).fit()
 
+class Fresh(tune.Trainable):
+    def step(self): return {"variable": os.environ.get("PL_DISABLE_FORK"), "done": True}
+
+with trials_in_idle_workers():
+    result, = tune.Tuner(Fresh, run_config=tune.RunConfig(
+        storage_path=sys.argv[1], storage_filesystem=LocalFileSystem(), verbose=0,
+    )).fit()
+seen["environment of a trial"] = result.metrics["variable"]
+
 raylet = dict(node.live_processes())["raylet"]
 raylet.kill()
 raylet.wait()
@@ -112,6 +123,11 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 def test_ray_starts_its_processes_outside_the_group_of_the_driver(seen: dict[str, Any]) -> None:
     assert seen["groups"]
     assert seen["own group"] not in seen["groups"]
+
+
+def test_a_trial_begins_in_a_worker_that_has_imported_pytorch(seen: dict[str, Any]) -> None:
+    assert seen["imported before use"]
+    assert seen["environment of a trial"] is None  # workers with one of their own start anew
 
 
 def test_the_processes_of_the_local_node_are_known_alive_and_dead(seen: dict[str, Any]) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from factories import make_config
 
-from search.execution.session import SPIN_COUNT
+from search.execution.environment import SPIN_COUNT
 from trainables.config import ExecutionConfig, TrialConfig
 from trainables.models.configs import UNetConfig
 from trainables.recipes.configs import AdamW, Supervised
@@ -64,7 +64,7 @@ def test_the_training_of_a_teacher_is_followed_from_the_driver(
     )
     assert (ended.returncode, ended.stderr) == (0, "")
     assert "of each [10, 20]" in ended.stdout
-    assert f"['passive', '{SPIN_COUNT}']" in ended.stdout  # without a GPU its threads are alone
+    assert f"['passive', '{SPIN_COUNT}']" in ended.stdout
     said = [line for line in ended.stdout.splitlines() if "training the teacher: epoch" in line]
     assert any(" of 60, about " in line for line in said)
     log = (config.folder / "log.txt").read_text().splitlines()

@@ -3,9 +3,12 @@
 from pathlib import Path
 
 from search.core.objectives import MIOU_AND_SIZE
+from search.core.phase import TEACHER, TRIALS, Phase, PhaseTimes
 from search.storage.journal import open_journal, read_journal, read_lines
 from search.storage.trials import (
     add_device_time,
+    add_phases,
+    read_phases,
     read_teacher_metrics,
     read_utilisation,
     store_teacher_metrics,
@@ -31,3 +34,23 @@ def test_the_use_of_devices_is_added_up_over_drivers(tmp_path: Path) -> None:
     add_device_time(study, 30, 40)
     add_device_time(study, 10, 60)
     assert read_utilisation(read_journal(tmp_path, "study")) == 0.4
+
+
+def test_phases_are_added_up_over_drivers_and_the_last_first_step_counts(tmp_path: Path) -> None:
+    study = open_journal(tmp_path, "study", MIOU_AND_SIZE)
+    assert read_phases(study) == PhaseTimes({})
+    add_phases(study, PhaseTimes({TEACHER: Phase(20, 10, 9), TRIALS: Phase(60, 30, 15)}, 12.0))
+    add_phases(study, PhaseTimes({TRIALS: Phase(40, 20, 20)}, 8.0))
+    kept = read_phases(read_journal(tmp_path, "study"))
+    assert kept == PhaseTimes({TEACHER: Phase(20, 10, 9), TRIALS: Phase(100, 50, 35)}, 8.0)
+    assert dict(kept.numbers()) == {
+        "seconds_to_first_step": 8.0,
+        "phase.teacher.seconds": 20,
+        "phase.teacher.utilization": 0.9,
+        "phase.trials.seconds": 100,
+        "phase.trials.utilization": 0.7,
+    }
+    assert str(kept) == (
+        "first training step after 8 s; teacher 20 s (devices 90% busy), "
+        "trials 2 min (devices 70% busy)"
+    )

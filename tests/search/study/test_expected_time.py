@@ -19,10 +19,15 @@ class Measured:
     """A worker on which each step takes a second."""
 
     share = TrialResources(cpus=1, gpus=0)
+    hardware = "here"
+
+    def __init__(self) -> None:
+        self.num_measured = 0
 
     def __call__(
         self, run: ExecutionConfig, measure: object, configs: Sequence[TrialConfig], _: object
     ) -> list[float]:
+        self.num_measured += len(configs)
         return [1.0] * len(configs)
 
 
@@ -35,7 +40,7 @@ def test_steps_with_unlabelled_images_take_twice_as_long(
         config = make_config(tmp_path, blocks_folder, space="kd", name=name, unlabelled=unlabelled)
         study = prepare_study(config, resumed=False)
         run = ExecutionConfig(data=study.data.path, artifacts=study.store.root)
-        expected = expect_time(study, Measured(), run, 1)  # type: ignore[arg-type]
+        expected = expect_time(study, Measured(), run, 1, print)  # type: ignore[arg-type]
         study.lock.release()
         assert expected is not None
         found[name] = expected.trial_s
@@ -48,13 +53,29 @@ def test_steps_with_unlabelled_images_take_twice_as_long(
     }
 
 
+def test_a_step_is_measured_once_on_the_same_hardware(blocks_folder: Path, tmp_path: Path) -> None:
+    said: list[str] = []
+    study = prepare_study(make_config(tmp_path, blocks_folder, space="kd"), resumed=False)
+    study.lock.release()
+    run = ExecutionConfig(data=study.data.path, artifacts=study.store.root)
+    first, again, elsewhere = Measured(), Measured(), Measured()
+    elsewhere.hardware = "there"
+    expected = [
+        expect_time(study, worker, run, 1, said.append)  # type: ignore[arg-type]
+        for worker in (first, again, elsewhere)
+    ]
+    assert expected == expected[:1] * 3
+    assert (first.num_measured, again.num_measured, elsewhere.num_measured) == (2, 0, 2)
+    assert said == ["measuring how long a training step takes"] * 2
+
+
 def test_a_student_that_is_only_calibrated_is_evaluated(
     blocks_folder: Path, tmp_path: Path
 ) -> None:
     config = make_config(tmp_path, blocks_folder, space="ptq")
     study = prepare_study(config, resumed=False)
     run = ExecutionConfig(data=study.data.path, artifacts=study.store.root)
-    expected = expect_time(study, Measured(), run, 1)  # type: ignore[arg-type]
+    expected = expect_time(study, Measured(), run, 1, print)  # type: ignore[arg-type]
     study.lock.release()
     assert expected is not None
     assert expected.trial_s == (1 + CHECKS) * 24 / 8  # each batch takes a second
@@ -70,7 +91,7 @@ def test_a_network_that_is_compressed_teaches_by_images_and_mirror_images(
     config = config.replace(students=(network.student(),))
     study = prepare_study(config, resumed=False)
     run = ExecutionConfig(data=study.data.path, artifacts=study.store.root)
-    expected = expect_time(study, Measured(), run, 1)  # type: ignore[arg-type]
+    expected = expect_time(study, Measured(), run, 1, print)  # type: ignore[arg-type]
     study.lock.release()
     assert expected is not None
     assert expected.teacher_s == 2 * (len(study.data.train) + len(study.data.val)) / 8

@@ -15,8 +15,8 @@ from factories import make_config
 from PIL import Image
 from study_factories import open_new_study, open_stored_study, prepare_new_study
 
+from search.execution.ray_start import NUM_STARTS, start_ray
 from search.execution.searcher import ONE_CORE
-from search.execution.session import NUM_STARTS, start_ray
 from search.run import config_from_arguments, make_parser
 from search.storage.journal import read_journal
 from search.storage.layout import STUDY_FILE
@@ -117,8 +117,8 @@ def no_ray(*given: Any, **named: Any) -> None:
 @pytest.fixture
 def slow_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    monkeypatch.setattr("search.execution.session.ray.init", no_ray)
-    monkeypatch.setattr("search.execution.session.PAUSE_S", 0.01)
+    monkeypatch.setattr("ray.init", no_ray)
+    monkeypatch.setattr("search.execution.ray_start.PAUSE_S", 0.01)
 
 
 def test_a_ray_that_does_not_start_leaves_nothing_of_a_study(
@@ -159,8 +159,8 @@ def test_a_ray_that_starts_late_is_waited_for(monkeypatch: pytest.MonkeyPatch) -
             raise TimeoutError("15 s for a port")
 
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    monkeypatch.setattr("search.execution.session.ray.init", late)
-    monkeypatch.setattr("search.execution.session.PAUSE_S", 0.01)
+    monkeypatch.setattr("ray.init", late)
+    monkeypatch.setattr("search.execution.ray_start.PAUSE_S", 0.01)
     start_ray(lambda: False)
     assert len(attempts) == NUM_STARTS
 
@@ -173,7 +173,7 @@ def test_a_cluster_of_another_version_is_not_asked_again(monkeypatch: pytest.Mon
         raise RuntimeError("Version mismatch: The cluster was started with:\n    Ray: 2.59.0\n")
 
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
-    monkeypatch.setattr("search.execution.session.ray.init", refuse)
+    monkeypatch.setattr("ray.init", refuse)
     expected = "as the cluster at 10.0.0.1:6379 has them: Version mismatch: .* with: Ray: 2.59.0$"
     with pytest.raises(OSError, match=expected):
         start_ray(lambda: False)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from trainables.core.artifact_record import find_damage
-from trainables.core.artifacts import ArtifactStore
+from trainables.core.artifacts import ArtifactStore, NotBuilt, only_found
 from trainables.core.progress import progress_to
 
 
@@ -142,3 +142,13 @@ def test_a_full_disk_is_named_and_leaves_nothing(tmp_path: Path) -> None:
         store.get("thing", {}, fill)
     assert "\n" not in str(caught.value)
     assert [path for path in tmp_path.iterdir() if path.is_dir()] == []
+
+
+def test_what_is_there_is_found_where_nothing_may_be_built(tmp_path: Path) -> None:
+    store, key = ArtifactStore(tmp_path / "artifacts"), {"a": 1}
+    with only_found(), pytest.raises(NotBuilt):
+        store.get("thing", key, lambda folder: None)
+    assert not store.root.exists()
+    built = store.get("thing", key, lambda folder: None)
+    with only_found():
+        assert store.get("thing", key, lambda folder: None) == built

@@ -9,10 +9,12 @@ import pytest
 
 from trainables.core import progress
 from trainables.core.progress import (
+    PROGRESS_FILE,
     SILENT_S,
     ProgressFiles,
     ProgressReporter,
     announce,
+    announce_step,
     human_duration,
     progress_to,
     progress_to_file,
@@ -189,3 +191,16 @@ def test_a_process_touches_its_file_while_it_works(
             assert time.monotonic() < deadline
             time.sleep(0.01)
     assert not path.exists()
+
+
+def test_a_first_step_is_told_to_the_driver_and_to_nobody_else(tmp_path: Path) -> None:
+    times: list[float] = []
+    said: list[str] = []
+    files = ProgressFiles(tmp_path, on_step=times.append)
+    before = time.time()
+    with progress_to(said.append, every_s=0), progress_to_file(tmp_path / PROGRESS_FILE):
+        announce_step()
+        assert list(files.new_lines()) == []
+    (at,) = times
+    assert before - 1 < at < time.time() + 1  # a file system may keep whole seconds
+    assert said == []

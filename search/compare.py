@@ -178,7 +178,7 @@ def config_from_arguments(arguments: argparse.Namespace) -> ComparisonConfig:
         source = open_source(config.data, config.image_size, storage)
     check_cores(config)
     check_cluster(print_line)
-    nodes = find_nodes(print_line)
+    nodes = find_nodes(config, print_line)
     gpus = given.get("gpus_per_trial", default_gpus(nodes))
     source = source or open_source(config.data, config.image_size, storage)
     config = new_config(given, gpus, source.num_samples("train"))

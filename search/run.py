@@ -200,7 +200,7 @@ def config_from_arguments(arguments: argparse.Namespace) -> StudyConfig:
         open_source(config.data, config.image_size, storage)
     check_cores(config)
     check_cluster(print_step)
-    nodes = find_nodes(print_step)
+    nodes = find_nodes(config, print_step)
     if is_new and "gpus_per_trial" not in given:
         found = hardware_defaults(config.data, default_gpus(nodes))
         config = config.replace(**{k: v for k, v in found.items() if k not in given})

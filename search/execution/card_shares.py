@@ -87,13 +87,18 @@ class CardShares:
 
     def _given(self, kind: str) -> tuple[Any, ...]:
         """What `measure_card` is told besides the run."""
-        most = most_trials_per_gpu(self.config, offered_nodes(), kind)
+        known = offered_nodes().of_kind(kind).types
+        most = MAX_TRIALS_PER_GPU
+        if known:  # else a node joins for the measurement
+            most = most_trials_per_gpu(self.config, offered_nodes(), kind)
         return self.largest, self.timed, most, NUM_TABLES * RESIDENT_SHARE
 
     def _learn(self, kind: str, nodes: Nodes, measured: CardMeasure) -> None:
         trials = min(measured.num_trials, most_trials_per_gpu(self.config, nodes, kind))
         self.known[kind] = shared_resources(self.config, nodes, kind, trials)
-        gain = f", {measured.gain:.2f} of the images a second of one" if trials > 1 else ""
+        gain = ""
+        if measured.gain is not None and trials == measured.num_trials:
+            gain = f", {measured.gain:.2f} of the images a second of one"
         self.say(
             f"{trials} trials at once on {f'each {kind}' if kind else 'a GPU'} with "
             f"{human_size(measured.free_bytes)} free: the largest takes "

@@ -9,7 +9,6 @@ import tempfile
 from pathlib import Path
 
 from search.execution.cluster_address import CLUSTER_ADDRESS, on_cluster
-from search.execution.resources import num_cores
 from trainables.core.files import is_writable
 
 LONGEST_FOLDER = 40
@@ -19,8 +18,6 @@ TOKEN_FILE = ".ray/auth_token"
 MATPLOTLIB_FOLDER = "MPLCONFIGDIR"
 SPIN_COUNT = "20000"
 """How long OpenMP's threads spin before they sleep: waking one takes longer than a small layer."""
-MAX_IDLE_WORKERS = 16
-"""Processes that Ray keeps where they have nothing to do: each has PyTorch in its memory."""
 
 
 def prepare_environment() -> None:
@@ -38,8 +35,7 @@ def prepare_environment() -> None:
         "TUNE_MAX_PENDING_TRIALS_PG": "1000",  # the searcher itself limits pending trials
         # Workers use this Python environment; under uv, Ray would create a new one for each
         "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
-        "OMP_WAIT_POLICY": "passive",  # threads that spin for long starve the trials beside them
-        "GOMP_SPINCOUNT": SPIN_COUNT,
+        "OMP_WAIT_POLICY": "passive",  # threads that spin starve the trials beside them
     }
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     # `AsyncCallback` retries an MLflow that does not answer, without blocking the search
@@ -53,13 +49,18 @@ def prepare_environment() -> None:
         os.environ["RAY_AUTH_MODE"] = "token"
         bring_token()
         os.environ["RAY_TMPDIR"] = str(sockets_folder())
-        # Ray starts a worker for each core at once, which imports PyTorch before it is used
-        os.environ |= {
-            "RAY_preload_python_modules": "trainables.trainable",
-            "RAY_num_workers_soft_limit": str(min(num_cores(), MAX_IDLE_WORKERS)),
-        }
+        # Workers of Ray start at once, and import PyTorch before they are used
+        os.environ |= {"RAY_preload_python_modules": "trainables.trainable"}
         # Without the ability to form a cluster, every socket of Ray is bound to 127.0.0.1
         os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+
+
+def let_threads_spin() -> None:
+    """Lets OpenMP's threads spin before they sleep; must be called before PyTorch is imported.
+
+    For processes that are alone on their cores, as a preparation is where trials have one thread.
+    """
+    os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
 
 
 def user_name() -> str:

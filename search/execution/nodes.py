@@ -7,12 +7,13 @@ from collections.abc import Callable
 
 from search.core.config import Placement
 from search.execution.cluster_address import on_cluster
+from search.execution.environment import let_threads_spin
 from search.execution.ray_start import RayStart
 from search.execution.resources import Nodes, check_resources, this_machine
 from search.execution.restart import is_stop_requested
 
 
-def find_nodes(say: Callable[[str], None]) -> Nodes:
+def find_nodes(config: Placement, say: Callable[[str], None]) -> Nodes:
     """Joins the cluster whose address is set, or begins to start Ray here; gives the nodes.
 
     Raises:
@@ -26,6 +27,8 @@ def find_nodes(say: Callable[[str], None]) -> Nodes:
         join_cluster()
         say(f"the cluster has {offered_nodes().describe()}")
         return offered_nodes()
+    if (config.cpus_per_trial or 1) <= 1:
+        let_threads_spin()
     if not is_stop_requested():
         RayStart.begin()
     return this_machine()

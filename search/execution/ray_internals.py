@@ -2,40 +2,59 @@
 
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 import ray
 from ray._private import services
+from ray._private.node import Node
 from ray.actor import ActorHandle
 from ray.autoscaler.v2.sdk import get_cluster_status
 from ray.exceptions import AuthenticationError, RayError
 
-from search.execution.restart import Node
+from search.execution import restart
 
 if TYPE_CHECKING:  # Tune takes more than a second to import
     from ray.tune.experiment import Trial
 
+MAX_FIRST_WORKERS = 16
+"""Workers that are started before they are needed: each has PyTorch in its memory."""
 RECENT_S = 600.0
 """Seconds for which the failure to start a node is news."""
 
 
 @contextmanager
 def processes_in_own_group() -> Iterator[None]:
-    """Lets Ray start its processes outside the driver's process group.
+    """Lets Ray start its processes outside the driver's process group, and only those it needs.
 
     A signal to that group, as `timeout` and terminals send it, then reaches only the driver, which
-    shuts the other processes down in order. Ray has no setting for it.
+    shuts the other processes down in order. On one machine there is no autoscaler, and nobody reads
+    the workers' output: the programs for them would take a second of two cores to begin. Ray has no
+    setting for either.
     """
-    module: Any = services
-    popen = module.ConsolePopen
-    module.ConsolePopen = partial(popen, process_group=0)
+    module, node = cast(Any, services), cast(Any, Node)
+    popen, monitors = module.ConsolePopen, (node.start_monitor, node.start_log_monitor)
+
+    def start(command: Sequence[str], *given: Any, **named: Any) -> Any:
+        own = [fewer_workers(part) for part in command]
+        return popen(own, *given, process_group=0, **named)
+
+    module.ConsolePopen = start
+    node.start_monitor = node.start_log_monitor = lambda self: None
     try:
         yield
     finally:
         module.ConsolePopen = popen
+        node.start_monitor, node.start_log_monitor = monitors
+
+
+def fewer_workers(argument: str) -> str:
+    """An argument of the raylet; that for the workers it starts at once is one per core."""
+    name, _, number = argument.partition("=")
+    if name != "--num_prestart_python_workers":
+        return argument
+    return f"{name}={min(int(number), MAX_FIRST_WORKERS)}"
 
 
 @contextmanager
@@ -56,10 +75,10 @@ def trials_in_idle_workers() -> Iterator[None]:
         cache.get = get
 
 
-def local_node() -> Node:
+def local_node() -> restart.Node:
     """The processes that `ray.init` started on this machine."""
     worker: Any = ray._private.worker
-    node: Node = worker._global_node
+    node: restart.Node = worker._global_node
     return node
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 from search.execution.cluster_address import cluster_address, on_cluster
 from search.execution.resources import num_cores
@@ -92,7 +93,7 @@ def end_ray() -> None:
 @contextmanager
 def ending_ray() -> Iterator[None]:
     """Ends Ray after the block, where it has started; SIGTERM is as Ctrl-C inside."""
-    before = signal.signal(signal.SIGTERM, _interrupt)
+    before = obey_sigterm()
     try:
         yield
     finally:
@@ -103,8 +104,13 @@ def ending_ray() -> Iterator[None]:
             os._exit(INTERRUPTED)
 
 
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
+def obey_sigterm() -> Any:
+    """Has SIGTERM interrupt this process as Ctrl-C does; gives the handler before."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    return signal.signal(signal.SIGTERM, interrupt)
 
 
 def start_ray(is_stopped: Callable[[], bool]) -> None:

@@ -6,9 +6,12 @@ waiting for cannot be interrupted, so the process executes a new program that re
 
 import os
 import threading
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Protocol
+
+import psutil
 
 from trainables.core import terminal
 
@@ -17,6 +20,8 @@ GRACE_S = 1.0
 """Seconds after a process has died in which a signal to all processes may arrive here, too."""
 RAY_RESTARTS, STOP = "PARETOSEG_RAY_DEATHS", "PARETOSEG_STOP"
 """Environment variables for the next program: the number of restarts, and whether to stop."""
+BEGUN_AT = "PARETOSEG_BEGUN_AT"
+"""Environment variable for the next program: when it began, in seconds since 1970."""
 MAX_RESTARTS = 3
 
 
@@ -39,6 +44,11 @@ def is_stop_requested() -> bool:
     The request is never withdrawn: such a program does not start Ray, so it is not restarted.
     """
     return os.environ.get(STOP, "") != ""
+
+
+def program_begin() -> float:
+    """When this program began, in seconds since 1970; its process may be older."""
+    return float(os.environ.get(BEGUN_AT) or psutil.Process().create_time())
 
 
 class DriverRestart:
@@ -89,4 +99,5 @@ class DriverRestart:
             os.environ[RAY_RESTARTS] = str(restarts)
         with suppress(OSError):
             terminal.release()
+        os.environ[BEGUN_AT] = str(time.time())
         self.replace(self.command[0], self.command)

@@ -1,7 +1,6 @@
 """Connects to Ray, on this machine or on the cluster at RAY_ADDRESS, and runs tasks there."""
 
 import os
-import platform
 import sys
 import threading
 import time
@@ -22,7 +21,7 @@ from search.execution.ray_internals import (
     local_node,
     why_not_admitted,
 )
-from search.execution.ray_start import RayUnavailable, await_ray, end_ray, start_ray
+from search.execution.ray_start import RayUnavailable, await_ray, end_ray, obey_sigterm, start_ray
 from search.execution.resources import (
     TrialResources,
     fixed_resources,
@@ -31,6 +30,7 @@ from search.execution.restart import DriverRestart
 from search.execution.shared_storage import shared_storage
 from search.execution.shutdown import GracefulShutdown
 from search.execution.tuning import MAX_RETRIES
+from search.execution.utilization import device_name
 from search.execution.waiting import WaitingNotice
 from search.execution.worker_failure import describe_worker_failure
 from trainables.config import ExecutionConfig
@@ -62,6 +62,7 @@ def join_cluster() -> None:
         if reason := interruptibly(lambda: why_not_admitted(found)):
             raise RayUnavailable(f"{CLUSTER_ADDRESS} leads to the cluster at {found}, but {reason}")
         start_ray(lambda: False)
+    obey_sigterm()  # Ray has put a handler of its own in place
 
 
 def interruptibly(ask: Callable[[], Result]) -> Result:
@@ -173,8 +174,7 @@ class RemoteRunner:
     ) -> Any:
         """Starts a preparation that nobody waits for, and gives Ray's reference to its result."""
         run = run.replace(num_threads=self.share.threads)
-        task: Any = ray.remote(prepare).options(**task_options(self.share))
-        return task.remote(run, *given, **named)
+        return self._task(prepare).remote(run, *given, **named)
 
     def __call__(
         self,
@@ -196,8 +196,11 @@ class RemoteRunner:
 
     @property
     def hardware(self) -> str:
-        """What preparations run on, as far as the driver knows it: this machine, or the nodes."""
-        return offered_nodes().describe() if on_cluster() else platform.node()
+        """What preparations run on, as far as the driver knows it."""
+        kinds = sorted({str(each) for each in offered_nodes().types})
+        return ", ".join(
+            [*kinds, *([] if on_cluster() else [device_name("cuda" if self.share.gpus else "cpu")])]
+        )
 
     @property
     def num_parallel(self) -> int:
@@ -221,7 +224,7 @@ class RemoteRunner:
         files = [self.folder / PROGRESS_FILE]
         files += [self.folder / f"{PROGRESS_FILE}-{number}" for number in range(1, len(calls))]
         notice = WaitingNotice(self.say, lambda: why_nothing_runs(self.share))
-        task: Any = ray.remote(with_progress_file).options(**task_options(self.share))
+        task = self._task(with_progress_file)
         waiting = []
         for file, given in zip(files, calls, strict=True):
             delete(file)  # of a process that was killed
@@ -241,6 +244,12 @@ class RemoteRunner:
         if self.shutdown.requested:
             raise KeyboardInterrupt
         return results
+
+    def _task(self, function: Callable[..., Any]) -> Any:
+        """A task of Ray; its process does not keep a GPU's memory when it has ended."""
+        decorate = ray.remote(max_calls=1) if self.share.gpus else ray.remote
+        task: Any = decorate(function)
+        return task.options(**task_options(self.share))
 
     def _result(self, task: Any) -> Any:
         try:

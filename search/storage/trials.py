@@ -217,9 +217,9 @@ def read_utilisation(study: optuna.Study) -> float | None:
     return used_s / offered_s if offered_s else None
 
 
-def add_phases(study: optuna.Study, times: PhaseTimes) -> None:
-    """Adds the phases of a driver to those of the drivers before."""
-    phases = dict(read_phases(study).phases)
+def store_phases(study: optuna.Study, before: PhaseTimes, times: PhaseTimes) -> None:
+    """Stores the phases of the drivers `before` together with those of this one."""
+    phases = dict(before.phases)
     for name, phase in times.phases.items():
         phases[name] = phases.get(name, Phase()).plus(phase)
     study.set_user_attr(PHASES, {name: list(phase) for name, phase in phases.items()})

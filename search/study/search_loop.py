@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 
 from search.core.config import HOW, WHAT
 from search.core.constraints import OverBudget
@@ -24,7 +25,7 @@ from search.storage.cleanup import ArtifactCleanup
 from search.storage.layout import STOP_FILE, mlflow_artifact_folder, unopened_log_path
 from search.storage.mirrored_studies import upload_log
 from search.storage.study_file import StudyFile
-from search.storage.trials import add_phases, store_teacher_metrics
+from search.storage.trials import read_phases, store_phases, store_teacher_metrics
 from search.study.builders import build_scheduler, build_searcher
 from search.study.examples import keep_examples
 from search.study.expected_time import expect_time
@@ -181,14 +182,15 @@ def search(
             open_study(study)
         if shutdown.requested:
             raise KeyboardInterrupt
-        clock = PhaseClock(device_utilization())
+        before = read_phases(study.optuna_study)
+        keep = partial(store_phases, study.optuna_study, before)
+        clock = PhaseClock(device_utilization(config.device), keep)
         try:
             run_phases(study, records, progress, tracking, shutdown, clock)
         finally:
-            times = clock.close()
-            progress.record(str(times))
             with suppress(OSError):  # a full disk: what is lost decides nothing
-                add_phases(study.optuna_study, times)
+                clock.close()
+            progress.record(str(clock.times))
 
 
 def run_phases(

@@ -14,6 +14,8 @@ from trainables.losses.cross_entropy import cross_entropy
 from trainables.models.base import forward_features
 from trainables.models.configs import UNetConfig
 from trainables.quantization.quantizers import lsq_kernels
+from trainables.quantization.quantizers.lsq import lsq
+from trainables.quantization.quantizers.lsq_kernels import fused_way
 from trainables.recipes import captured
 from trainables.recipes.configs import AdamW, Distill, Qat, QatDistill, Recipe, Supervised
 from trainables.recipes.optimization import OptimizerLoop
@@ -95,6 +97,31 @@ def test_replayed_steps_give_what_called_ones_give(
     for ours, reference in zip(replayed, called, strict=True):
         assert ours.losses == pytest.approx(reference.losses, rel=LABEL_LOSS_TOLERANCE)
     assert replayed[0].losses == pytest.approx(called[0].losses, rel=1e-3)
+
+
+@pytest.mark.parametrize("shape", [(1,), (6, 1, 1, 1)], ids=["one step", "a step for each row"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_the_triton_kernels_quantize_as_plain_operations(
+    shape: tuple[int, ...], dtype: torch.dtype
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    value, gradient = (
+        torch.randn(6, 32, 40, 50, generator=generator).to(
+            "cuda", dtype, memory_format=torch.channels_last
+        )
+        for _ in range(2)
+    )
+    step = (torch.rand(shape, generator=generator) + 0.1).cuda()
+    from trainables.quantization.quantizers.lsq_triton import triton_lsq  # imports Triton
+
+    assert fused_way(value, step) is triton_lsq
+    found = []
+    for quantize in (lsq, triton_lsq):
+        of_value, of_step = value.clone().requires_grad_(), step.clone().requires_grad_()
+        result = quantize(of_value, of_step, -8, 7)
+        found.append((result, *torch.autograd.grad(result, (of_value, of_step), gradient)))
+    for plain, kernel, tolerance in zip(*found, (0.0, 0.0, 1e-3), strict=True):
+        torch.testing.assert_close(kernel, plain, rtol=tolerance, atol=tolerance)
 
 
 @pytest.mark.parametrize("augmentation", AUGMENTATIONS, ids=["flips", "all"])

@@ -8,6 +8,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Generic, TypeVar, cast
 
 import torch
@@ -44,7 +45,6 @@ class Captured(Generic[Inputs, Outputs]):
 
     def __init__(self, function: Callable[[Inputs], Outputs]) -> None:
         self.function = function
-        self.stream: torch.cuda.Stream | None = None
         self.is_refused = False
         self.forget()
 
@@ -73,11 +73,11 @@ class Captured(Generic[Inputs, Outputs]):
 
     def _beside(self, inputs: Inputs) -> Outputs:
         """The function on the stream on which it is recorded later, as autograd needs it."""
-        self.stream = self.stream or torch.cuda.Stream()  # type: ignore[no-untyped-call]
-        self.stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(self.stream):
+        stream = recording_stream(torch.cuda.current_device())
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
             outputs = self.function(inputs)
-        torch.cuda.current_stream().wait_stream(self.stream)
+        torch.cuda.current_stream().wait_stream(stream)
         return outputs
 
     def _keep_recording(self, shapes: Hashable, inputs: Inputs) -> bool:
@@ -91,8 +91,9 @@ class Captured(Generic[Inputs, Outputs]):
 
     def _record(self, inputs: Inputs) -> Recording[Inputs, Outputs]:
         own, graph = copied(inputs), torch.cuda.CUDAGraph()
+        stream = recording_stream(torch.cuda.current_device())
         # Threads that send the next batch may go on to use the device
-        with torch.cuda.graph(graph, stream=self.stream, capture_error_mode="thread_local"):
+        with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
             outputs = self.function(own)
         return Recording(own, outputs, graph.replay)
 
@@ -103,6 +104,15 @@ class Captured(Generic[Inputs, Outputs]):
         if kind not in SAID:  # else each evaluation would say it again
             SAID.add(kind)
             logger.warning("no CUDA graph, steps take longer: %s: %s", kind, reason)
+
+
+@cache
+def recording_stream(device: int) -> torch.cuda.Stream:
+    """The stream on which this process records on a device.
+
+    Memory belongs to a stream: with one, what the first calls of a function took serves the others.
+    """
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
 
 def tensors_in(tree: Tree) -> Iterator[Tensor]:

@@ -5,6 +5,7 @@ import inspect
 import math
 from collections.abc import Sequence
 from functools import partial
+from itertools import compress
 from typing import Any
 
 import torch
@@ -80,6 +81,7 @@ class OptimizerLoop:
             if self.average is not None:
                 self._update(self.average)
 
+    @torch.no_grad()
     def _update(self, average: AveragedModel) -> None:
         """Moves the average towards the weights (arXiv 1703.01780, section 2).
 
@@ -87,8 +89,17 @@ class OptimizerLoop:
         """
         step = int(average.n_averaged)  # which does not lie on the device
         decay = min(self.ema_decay, (1 + step) / (10 + step))
-        average.multi_avg_fn = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
-        average.update_parameters(self.model)
+        averages, now = (
+            [*module.parameters(), *module.buffers()] for module in (average.module, self.model)
+        )
+        averaged = [step > 0 and each.is_floating_point() for each in now]
+        if step > 0:  # `update_parameters` would copy the count to the device, and wait for it
+            lists = [list(compress(each, averaged)) for each in (averages, now)]
+            get_ema_multi_avg_fn(decay)(*lists, step)  # type: ignore[no-untyped-call]
+        for to, value, is_averaged in zip(averages, now, averaged, strict=True):
+            if not is_averaged:
+                to.copy_(value)
+        average.n_averaged += 1
 
     def restart_average(self) -> None:
         """Begins the moving average of the weights anew, if there is to be one."""

@@ -13,11 +13,9 @@ from trainables.recipes.base import Batch, MeanLosses, Stateful, TeacherOutputSo
 from trainables.recipes.captured import NUM_EAGER
 from trainables.training.evaluation import BATCH_SIZE, prediction
 from trainables.training.task import TrialTask
-from trainables.training.trial import release_memory
+from trainables.training.trial import CONTEXT_BYTES, release_memory
 
 STEPS = 2
-CONTEXT_BYTES = 600 << 20
-"""GPU memory of each process for CUDA itself, in addition to PyTorch's tensors."""
 MEMORY_SHARE = 0.9
 """Share of a GPU's memory for all trials on it together."""
 

@@ -7,18 +7,22 @@ measurement tells how many of them should share it (docs/benchmarks.md).
 import json
 import math
 import multiprocessing
+import os
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, wait
 from dataclasses import dataclass
 from itertools import chain, count, islice
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
+from threading import BrokenBarrierError
 
 import torch
 
 from trainables.config import ExecutionConfig, TrialConfig
 from trainables.core.artifacts import ArtifactStore, present
+from trainables.core.command_line import first_line
 from trainables.core.files import replace_file
 from trainables.core.progress import announce
 from trainables.recipes.base import Batch
@@ -43,13 +47,14 @@ together: Barrier
 class CardMeasure:
     """Of a GPU: peak and free memory in bytes, and the trials at once that are the fastest.
 
-    `gain` is the images a second of those trials together, against one alone.
+    `gain` is the images a second of those trials together, against one alone; None where that was
+    not measured.
     """
 
     peak_bytes: int
     free_bytes: int
     num_trials: int
-    gain: float = 1.0
+    gain: float | None = None
 
 
 def measure_card(
@@ -63,24 +68,29 @@ def measure_card(
 
     Args:
         largest: the trials that take most memory: all at once must fit.
-        timed: those whose images a second are measured, the smallest and the largest.
+        timed: those whose images a second are measured; those that train nothing are left out.
         data_share: of the GPU's memory, for data.
 
-    Where the rates cannot be measured, as many as fit.
+    Where no rates can be measured, as many as fit. Where so many trials do not run at once, as when
+    another process fills the GPU, fewer are tried.
     """
     peak, free = measure_gpu_bytes(run, largest)
     fitting = max(1, min(most, num_by_memory(peak, free, data_share)))
     counts = [number for number in COUNTS if number <= fitting]
-    if len(counts) == 1:
+    trained = [config for config in timed if not config.recipe.only_calibrates]
+    if len(counts) == 1 or not trained:
         return CardMeasure(peak, free, fitting)
     announce(f"measuring how many of at most {fitting} trials at once train fastest on a GPU")
-    try:
-        rates = [find_rates(run, config, counts) for config in timed]
-    except Exception as error:  # whatever processes die of: a search goes on by memory alone
-        announce(f"the trials at once are chosen by memory alone: {type(error).__name__}: {error}")
-        return CardMeasure(peak, free, fitting)
-    best = fastest(rates)
-    return CardMeasure(peak, free, best, mean_gain(rates, best))
+    while len(counts) > 1:
+        try:
+            rates = [find_rates(run, config, counts) for config in trained]
+        except Exception as error:  # whatever a process died of: a search goes on with fewer
+            reason = f"{type(error).__name__}: {first_line(error)}"
+            announce(f"{counts.pop()} trials at once do not train on a GPU: {reason}")
+        else:
+            best = fastest(rates)
+            return CardMeasure(peak, free, best, mean_gain(rates, best))
+    return CardMeasure(peak, free, 1)
 
 
 def fastest(rates: Sequence[Mapping[int, float]]) -> int:
@@ -103,6 +113,7 @@ def find_rates(
         "config": config.model_dump(mode="json"),
         "data": run.data.name,
         "card": torch.cuda.get_device_name() if run.device == "cuda" else run.device,
+        "cores": os.cpu_count(),
         "counts": list(counts),
         "torch": torch.__version__,
     }
@@ -126,16 +137,32 @@ def measure_rates(
     context, most = multiprocessing.get_context("spawn"), max(counts)
     barrier = context.Barrier(most)
     run = run.replace(gpu_share=1 / most, num_threads=1)
-    with ProcessPoolExecutor(most, context, set_barrier, (barrier,)) as pool:
-        given = [(run, config, tuple(counts), index) for index in range(most)]
-        each = list(pool.map(train_in_rounds, *zip(*given, strict=True)))
+    with ProcessPoolExecutor(most, context, begin_process, (barrier,)) as pool:
+        trainings = [
+            pool.submit(train_in_rounds, run, config, tuple(counts), index) for index in range(most)
+        ]
+        wait(trainings)
+    errors = [error for training in trainings if (error := training.exception())]
+    # Those that waited for a process that has died say nothing of why
+    for error in sorted(errors, key=lambda each: isinstance(each, BrokenBarrierError)):
+        raise error
+    each = [training.result() for training in trainings]
     return dict(zip(counts, map(sum, zip(*each, strict=True)), strict=True))
 
 
-def set_barrier(barrier: Barrier) -> None:
-    """Keeps that of the processes that are measured together."""
+def begin_process(barrier: Barrier) -> None:
+    """Keeps the barrier of the processes that are measured together; none outlives its parent."""
     global together
     together = barrier
+    threading.Thread(target=end_with_parent, daemon=True).start()
+
+
+def end_with_parent() -> None:
+    """Ends this process when the one that measures has ended, also where that was killed."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def train_in_rounds(

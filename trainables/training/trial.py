@@ -24,6 +24,7 @@ from trainables.core.liveness import OnHang, Stopwatch, Watchdog, die
 from trainables.core.metrics import Metrics
 from trainables.core.mirror import delete
 from trainables.core.progress import ProgressReporter, announce_step
+from trainables.core.units import human_size
 from trainables.models.base import to_device
 from trainables.models.model_file import (
     CONFIG_FILE,
@@ -60,6 +61,8 @@ from trainables.training.task import TrialTask
 
 logger = logging.getLogger(__name__)
 
+CONTEXT_BYTES = 600 << 20
+"""GPU memory of each process for CUDA itself, in addition to PyTorch's tensors."""
 MEASURING = "measuring the student"
 """The task in the progress lines of an evaluation."""
 
@@ -127,7 +130,9 @@ class Trial:
         except torch.OutOfMemoryError as error:
             if config.batch_size < 4 or self.task.accumulation_steps > 1:
                 images = config.batch_size // self.task.accumulation_steps
-                raise TrialFailed(f"out of memory with batches of {images} images") from error
+                raise TrialFailed(
+                    f"out of memory with batches of {images} images{memory_of_others()}"
+                ) from error
         # Restart outside the handler, in which the exception keeps references to the memory
         self.task.halve_batches()
         self.reports = []
@@ -138,7 +143,9 @@ class Trial:
         try:
             yield from (metrics for metrics in self._train() if metrics.epoch > reported)
         except torch.OutOfMemoryError as error:
-            raise TrialFailed(f"out of memory, with batches of {half} images, too") from error
+            raise TrialFailed(
+                f"out of memory, with batches of {half} images, too{memory_of_others()}"
+            ) from error
 
     def _train(self) -> Iterator[Metrics]:
         config, task, data = self.config, self.task, self.task.data
@@ -234,6 +241,17 @@ class Trial:
     def _on_unit_end(self) -> None:
         self.watchdog.beat()
         self.checkpoint_manager.on_step_end()
+
+
+def memory_of_others() -> str:
+    """What other processes, trials among them, hold of a GPU, as the end of a sentence; or ""."""
+    if not torch.cuda.is_available():
+        return ""
+    free, total = torch.cuda.mem_get_info()
+    others = total - free - torch.cuda.memory_reserved() - CONTEXT_BYTES
+    if others <= 0:
+        return ""
+    return f": other processes hold {human_size(others)} of the GPU's {human_size(total)}"
 
 
 def release_memory() -> None:

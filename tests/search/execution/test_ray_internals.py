@@ -130,6 +130,10 @@ def test_a_trial_begins_in_a_worker_that_has_imported_pytorch(seen: dict[str, An
     assert seen["environment of a trial"] is None  # workers with one of their own start anew
 
 
+def test_ray_starts_no_process_that_one_machine_does_not_need(seen: dict[str, Any]) -> None:
+    assert not {"monitor", "log_monitor"} & {*seen["alive"]}
+
+
 def test_the_processes_of_the_local_node_are_known_alive_and_dead(seen: dict[str, Any]) -> None:
     assert {"raylet", "gcs_server"} <= set(seen["alive"])
     assert seen["dead"] == []

@@ -5,7 +5,13 @@ from types import SimpleNamespace
 import pynvml
 import pytest
 
-from search.execution.utilization import device_utilization, share_of, utilization_here
+from search.execution.utilization import (
+    device_name,
+    device_utilization,
+    share_of,
+    utilization_here,
+    visible_gpus,
+)
 
 BUSY = {0: 90, 1: 30, 2: None}
 """Per cent by GPU; the last one is divided, and its driver does not say it."""
@@ -19,6 +25,8 @@ def gpus(monkeypatch: pytest.MonkeyPatch) -> None:
         return SimpleNamespace(gpu=BUSY[handle])
 
     def by_uuid(name: str) -> int:
+        if name == "GPU-":
+            raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_FOUND)
         return {"GPU-b": 1, "MIG-c": 2}[name]
 
     monkeypatch.setattr(pynvml, "nvmlInit", lambda: None)
@@ -36,24 +44,37 @@ def gpus(monkeypatch: pytest.MonkeyPatch) -> None:
         ("0, GPU-b", (2, 1.2)),
         ("MIG-c", (0, 0.0)),
         ("0,MIG-c", (1, 0.9)),
+        ("0,GPU-", (1, 0.9)),  # CUDA knows names by their beginning, NVML does not
     ],
 )
 def test_the_gpus_that_are_visible_count(
     gpus: None, visible: str | None, expected: tuple[int, float]
 ) -> None:
-    count, busy = utilization_here(visible)
+    count, busy = utilization_here("cuda", visible)
     assert (count, busy) == (expected[0], pytest.approx(expected[1]))
 
 
-@pytest.mark.parametrize("visible", [None, "", "9"])
-def test_without_a_gpu_the_cpus_count(visible: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible or "")
-    count, busy = utilization_here(visible)
+def test_of_a_search_on_cpus_they_count(gpus: None) -> None:
+    count, busy = utilization_here("cpu")
     assert count >= 1
     assert 0 <= busy <= count
-    share = device_utilization()()
+    share = device_utilization("cpu")()
     assert share is not None
     assert 0 <= share <= 1
+
+
+def test_where_nvml_says_nothing_nothing_is_said() -> None:
+    if any(visible_gpus(None)):
+        pytest.skip("there is a GPU")
+    assert device_utilization("cuda")() is None
+    assert device_name("cuda") == "cuda"
+
+
+def test_a_device_has_a_name(gpus: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetName", lambda handle: f"card {handle}")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1,0")
+    assert device_name("cuda") == "card 1"
+    assert device_name("cpu") not in ("", "cpu")
 
 
 def test_the_share_of_all_devices_is_taken() -> None:

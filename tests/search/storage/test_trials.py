@@ -7,10 +7,10 @@ from search.core.phase import TEACHER, TRIALS, Phase, PhaseTimes
 from search.storage.journal import open_journal, read_journal, read_lines
 from search.storage.trials import (
     add_device_time,
-    add_phases,
     read_phases,
     read_teacher_metrics,
     read_utilisation,
+    store_phases,
     store_teacher_metrics,
 )
 from trainables.core.metrics import SplitMetrics, TeacherMetrics
@@ -39,8 +39,10 @@ def test_the_use_of_devices_is_added_up_over_drivers(tmp_path: Path) -> None:
 def test_phases_are_added_up_over_drivers_and_the_last_first_step_counts(tmp_path: Path) -> None:
     study = open_journal(tmp_path, "study", MIOU_AND_SIZE)
     assert read_phases(study) == PhaseTimes({})
-    add_phases(study, PhaseTimes({TEACHER: Phase(20, 10, 9), TRIALS: Phase(60, 30, 15)}, 12.0))
-    add_phases(study, PhaseTimes({TRIALS: Phase(40, 20, 20)}, 8.0))
+    first = PhaseTimes({TEACHER: Phase(20, 10, 9), TRIALS: Phase(60, 30, 15)}, 12.0)
+    store_phases(study, PhaseTimes({}), PhaseTimes({TEACHER: Phase(20, 10, 9)}))
+    store_phases(study, PhaseTimes({}), first)  # the same driver, later
+    store_phases(study, first, PhaseTimes({TRIALS: Phase(40, 20, 20)}, 8.0))
     kept = read_phases(read_journal(tmp_path, "study"))
     assert kept == PhaseTimes({TEACHER: Phase(20, 10, 9), TRIALS: Phase(100, 50, 35)}, 8.0)
     assert dict(kept.numbers()) == {

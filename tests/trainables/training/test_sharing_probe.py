@@ -1,12 +1,17 @@
 """How many trials share a card: rates of real processes on a CPU, and what is made of them."""
 
+import os
+import sys
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from trainables.config import ExecutionConfig, TrialConfig
+from trainables.core.progress import progress_to
 from trainables.models.configs import UNetConfig
-from trainables.recipes.configs import Qat, Recipe, Supervised
+from trainables.recipes.configs import Ptq, Qat, Recipe, Supervised
 from trainables.training import sharing_probe
 from trainables.training.sharing_probe import (
     CardMeasure,
@@ -92,16 +97,71 @@ def test_no_more_trials_are_tried_than_fit(
     assert (found.num_trials, card) == (max([1, *(t[-1] for t in tried)]), tried)
 
 
-def test_where_rates_cannot_be_measured_memory_decides(
+def test_where_so_many_trials_do_not_run_at_once_fewer_are_tried(
     card: list[tuple[int, ...]],
     blocks_run: ExecutionConfig,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def die(*given: object) -> None:
-        raise RuntimeError("a process was killed")
+    def die(run: object, config: object, counts: list[int]) -> dict[int, float]:
+        if len(counts) > num_running:
+            raise RuntimeError("out of memory\nand more")
+        return {number: 100.0 * number for number in counts}
 
+    said: list[str] = []
     monkeypatch.setattr(sharing_probe, "measure_rates", die)
     run, student = blocks_run.replace(artifacts=tmp_path), config(Supervised())
-    found = measure_card(run, [student], [student], 8, data_share=0.1)
-    assert found == CardMeasure(6 * GIB, 80 * GIB, 8)
+    with progress_to(said.append):
+        num_running = 3
+        found = measure_card(run, [student], [student], 8, data_share=0.1)
+        assert found == CardMeasure(6 * GIB, 80 * GIB, 4, pytest.approx(4.0))
+        assert said[1:] == ["8 trials at once do not train on a GPU: RuntimeError: out of memory"]
+        num_running = 0
+        run = run.replace(artifacts=tmp_path / "other")
+        found = measure_card(run, [student], [student], 8, data_share=0.1)
+    assert found == CardMeasure(6 * GIB, 80 * GIB, 1)
+
+
+def test_students_that_train_nothing_share_by_memory(
+    card: list[tuple[int, ...]], blocks_run: ExecutionConfig
+) -> None:
+    student = TrialConfig(student=UNetConfig(width=4, depth=2), recipe=Ptq(), num_epochs=1)
+    found = measure_card(blocks_run, [student], [student, student], 8, data_share=0.1)
+    assert (found, card) == (CardMeasure(6 * GIB, 80 * GIB, 8), [])
+
+
+PARENT = """
+import os, signal, sys
+from trainables.config import ExecutionConfig, TrialConfig
+from trainables.training import sharing_probe
+
+def measure():
+    run, config = (
+        kind.model_validate_json(text)
+        for kind, text in zip((ExecutionConfig, TrialConfig), sys.argv[1:])
+    )
+    sharing_probe.measure_rates(run, config, (1, 2))
+
+if __name__ == "__main__":
+    measure()
+"""
+
+
+def test_no_process_outlives_one_that_is_killed(
+    blocks_run: ExecutionConfig, tmp_path: Path
+) -> None:
+    program = tmp_path / "parent.py"
+    program.write_text(PARENT)
+    given = [each.model_dump_json() for each in (blocks_run, config(Supervised()))]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
+    parent = psutil.Popen([sys.executable, program, *given], env=environment)
+    children: list[psutil.Process] = []
+    while len(children) < 3:  # two that train, and the resource tracker of multiprocessing
+        assert parent.poll() is None
+        time.sleep(0.1)
+        children = parent.children()
+    time.sleep(1)
+    parent.kill()
+    parent.wait()
+    _, alive = psutil.wait_procs(children, timeout=60)
+    assert alive == []

@@ -33,9 +33,13 @@ def is_available(device: torch.device) -> bool:
 
 
 def suits(value: Tensor, step: Tensor) -> bool:
-    """Whether `triton_lsq` takes these arguments: a dense value, a step for it or each channel."""
+    """Whether `triton_lsq` takes these arguments: a dense value, a step for it or each channel.
+
+    It computes in float32.
+    """
     per_row = step.shape == (value.shape[0], *[1] * (value.dim() - 1)) if value.dim() else False
-    return value.numel() > 0 and is_dense(value) and (step.numel() == 1 or per_row)
+    fits = value.numel() > 0 and is_dense(value) and (step.numel() == 1 or per_row)
+    return fits and value.dtype in (torch.float32, torch.bfloat16, torch.float16)
 
 
 def is_dense(value: Tensor) -> bool:

@@ -45,6 +45,7 @@ value = torch.tensor([float("nan"), 1.0])
 assert triton_lsq(value, torch.ones(1), -8, 7)[0].isnan()  # a network that diverges is noticed
 assert not suits(torch.randn(4, 4)[:, ::2], torch.ones(1))
 assert not suits(torch.randn(4, 4), torch.ones(1, 4))
+assert not suits(torch.randn(4, 4).double(), torch.ones(1))
 """
 
 

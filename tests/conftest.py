@@ -2,8 +2,11 @@
 
 import gc
 import os
+from types import SimpleNamespace
 
 import pytest
+
+from search.execution import nodes
 
 # Ray's workers run at niceness 15 otherwise, and starve beside the other test processes
 os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 - Ray reads it so
@@ -50,3 +53,12 @@ def pytest_collection_finish() -> None:
 
 def pytest_sessionfinish() -> None:
     gc.unfreeze()  # else packages in C report what is never freed
+
+
+@pytest.fixture(autouse=True)
+def no_ray_before_it_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands that tests run in this process do not begin to start Ray while they check.
+
+    Most of them are wrong, and would end it at once. Those that need Ray start it all the same.
+    """
+    monkeypatch.setattr(nodes, "RayStart", SimpleNamespace(begin=lambda: None, now=None))

@@ -1,10 +1,16 @@
 """The start of Ray in a thread, with a Ray that the test stands in for."""
 
+import os
 import signal
+import subprocess
+import sys
+import tempfile
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from search.execution.ray_start import RayStart, RayUnavailable, await_ray, end_ray, ending_ray
@@ -87,3 +93,23 @@ def test_sigterm_is_as_ctrl_c_before_a_study_begins(ray: Ray) -> None:
     with pytest.raises(KeyboardInterrupt), ending_ray():
         signal.raise_signal(signal.SIGTERM)
     assert signal.getsignal(signal.SIGTERM) == before
+
+
+@pytest.mark.slow
+def test_bad_input_that_is_found_while_ray_starts_leaves_no_process_behind() -> None:
+    with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp") as folder:
+        command = ["--space", "qkd", "--teacher", "nothing", "--storage", f"{folder}/studies"]
+        ended = subprocess.run(
+            [sys.executable, "-m", "search.run", *command],
+            env={**os.environ, "RAY_TMPDIR": folder},
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert ended.returncode == 2
+        (line,) = ended.stderr.splitlines()
+        assert line.startswith("error: --teacher must be auto, ")
+        assert Path(folder, "ray").is_dir()  # it had begun
+        processes = psutil.process_iter(["cmdline"])
+        assert not [each for each in processes if folder in " ".join(each.info["cmdline"] or ())]

@@ -15,7 +15,7 @@ import pytest
 from trainables.config import ExecutionConfig, TrialConfig
 from trainables.core.errors import DiskFull
 from trainables.core.metrics import Metrics
-from trainables.core.progress import PROGRESS_FILE, progress_to_file
+from trainables.core.progress import PROGRESS_FILE, STEPPED, progress_to_file
 from trainables.models.configs import UNetConfig
 from trainables.recipes.configs import AdamW, Ptq, Qat, Supervised
 from trainables.trainable import (
@@ -107,6 +107,7 @@ def test_a_trial_says_how_far_it_is_and_the_student_that_it_starts_from(
     ]
     path = Path(wanted["checkpoints"]) / PROGRESS_FILE
     assert said.pop("") == path  # it has begun
+    assert said.pop(STEPPED) == path  # for the driver alone
     assert said == dict.fromkeys([*lines, "measuring the student: batch 1 of 1"], path)
 
 
@@ -130,6 +131,7 @@ def test_a_trial_that_rounds_adaptively_names_the_layers_every_30_seconds(
     results = steps(StudentTrainable(wanted))
     assert METRICS in results[-1], results
     assert lines.pop(0) == ""  # it has begun
+    lines = [line for line in lines if line != STEPPED]  # which is for the driver alone
     assert len(lines) > 3
     assert all(line.startswith("learning the rounding of weights: layer ") for line in lines)
 
@@ -140,7 +142,7 @@ def test_progress_is_kept_from_the_first_epoch_to_the_last(
     clock = [0.0]
     monkeypatch.setattr("trainables.core.progress.time.monotonic", lambda: clock[0])
     path, trainable = Path(wanted["checkpoints"]) / PROGRESS_FILE, StudentTrainable(wanted)
-    for line in ("", "training: epoch 2 of 3", None):  # it is deleted at the end
+    for line in (STEPPED, "training: epoch 2 of 3", None):  # it is deleted at the end
         trainable.step()
         assert (path.read_text().split(",")[0] if path.exists() else None) == line
         clock[0] += 35

@@ -114,11 +114,11 @@ def test_pruning_distillation_and_quantization_are_searched_together(
     assert all(row["predicted_size_bytes"] == row["size_bytes"] for row in others)
     assert others[-1]["num_params"] < original["num_params"] / 2
     assert check.main([str(folder)]) == 0
-    search("--storage", str(tmp_path), "--resume", "pruned", "--samples", "6", with_builder=False)
     # in bfloat16 the pruned student may be dominated
     chosen = ["--all"] if supports_fast_bf16(torch.device("cpu")) else ["--trial", "0004"]
     argv = [*chosen, "--format", "onnx", "--out", str(tmp_path / "onnx")]
     assert export.main([str(folder), *argv]) == 0
+    search("--storage", str(tmp_path), "--resume", "pruned", "--samples", "6", with_builder=False)
 
 
 def test_layers_get_bits_of_their_own_by_their_sensitivity_in_the_original(

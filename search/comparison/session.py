@@ -40,6 +40,7 @@ from search.storage.layout import (
     mlflow_artifact_folder,
 )
 from search.storage.mirrored_studies import upload_log
+from search.study.prerequisites import by_memory, execution_config
 from search.study.report import teacher_numbers, tracking_timeout_s
 from search.tracking.callbacks import AsyncCallback, run_with_timeout
 from search.tracking.console import describe_outcome, elapsed_since, say_runs
@@ -54,7 +55,6 @@ from trainables.core.flags import written_values
 from trainables.core.metrics import Metrics
 from trainables.models.model_file import METRICS_FILE
 from trainables.teachers.averaging import choose_averaging
-from trainables.training.cost import count_macs
 from trainables.training.setup import (
     OutputMode,
     output_mode,
@@ -63,7 +63,6 @@ from trainables.training.setup import (
     set_up_teacher,
     set_up_teacher_outputs,
     set_up_weights,
-    with_images,
 )
 from trainables.training.teacher import Teacher
 from trainables.training.teacher_metrics import describe_teacher_metrics
@@ -168,15 +167,7 @@ class ComparisonSession:
     def prepare(self, shutdown: GracefulShutdown) -> tuple[ExecutionConfig, TrialPlaces]:
         """Prepares weights, the teacher and its outputs, and where trainings run."""
         comparison, config, trials = self.comparison, self.config, self.comparison.trials
-        run = ExecutionConfig(
-            data=comparison.data.path,
-            artifacts=comparison.store.root,
-            device=config.device,
-            checkpoint_every_s=config.checkpoint_every_s,
-            stop_files=(shutdown.stop_file,),
-            timeout_s=config.trial_timeout_s,
-        )
-        run = with_images(run, comparison.teacher_data, comparison.unlabelled)
+        run = execution_config(comparison, shutdown)
         remote = RemoteRunner(config, shutdown, self.say)
         places = places_of(config)
         set_up_weights(
@@ -196,14 +187,7 @@ class ComparisonSession:
                 run, wanted, augmentation, self.say, remote
             )
         if config.gpus_per_trial == "auto":
-            data = comparison.data
-
-            def memory(trial: TrialConfig) -> tuple[bool, int]:
-                macs = count_macs(trial.student, data.num_classes, data.height, data.width)
-                return trial.needs_teacher, macs
-
-            by_memory = sorted(trials, key=memory)
-            places.shares = CardShares(config, by_memory, self.say, remote, run)
+            places.shares = CardShares(config, by_memory(comparison, trials), self.say, remote, run)
         return run, places
 
     def own_teacher_config(self) -> TrialConfig:

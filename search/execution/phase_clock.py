@@ -66,7 +66,6 @@ class PhaseClock:
 
     def _look(self) -> None:
         while not self.closed.wait(SAMPLE_EVERY_S):
-            share = self.utilization()
-            if share is not None and not self.closed.is_set():
+            if (share := self.utilization()) is not None:
                 sampled = Phase(sampled_s=SAMPLE_EVERY_S, busy_s=SAMPLE_EVERY_S * share)
                 self._add(self.name, sampled)

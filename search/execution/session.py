@@ -198,9 +198,8 @@ class RemoteRunner:
     def hardware(self) -> str:
         """What preparations run on, as far as the driver knows it."""
         kinds = sorted({str(each) for each in offered_nodes().types})
-        return ", ".join(
-            [*kinds, *([] if on_cluster() else [device_name("cuda" if self.share.gpus else "cpu")])]
-        )
+        here = [] if on_cluster() else [device_name("cuda" if self.share.gpus else "cpu")]
+        return ", ".join([*kinds, *here])
 
     @property
     def num_parallel(self) -> int:

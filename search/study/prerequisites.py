@@ -1,23 +1,64 @@
-"""Prerequisites of trials, prepared on a worker before the first trial runs.
+"""Prerequisites of trials, prepared before the first trial runs.
 
-The outputs of the teacher, and the sensitivity of students to quantization.
+How they run, the outputs of the teacher, and the sensitivity of students to quantization.
 """
 
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Iterable
+from typing import Literal, Protocol
 
+from search.core.comparison_config import ComparisonConfig
+from search.core.config import StudyConfig
 from search.execution.session import RemoteRunner
+from search.execution.shutdown import GracefulShutdown
 from search.storage.study_file import write_study_file
 from search.storage.trials import store_sensitivities
 from search.study.study import Study
 from search.tracking.console import ConsoleProgress
 from trainables.config import ExecutionConfig, TrialConfig
+from trainables.core.artifacts import ArtifactStore
 from trainables.core.errors import TrialFailed
+from trainables.data.packed import PackedDataset
 from trainables.models.configs import StudentConfig
 from trainables.quantization.mixed_precision import Sensitivity
 from trainables.teachers.averaging import Averaging
+from trainables.training.cost import count_macs
 from trainables.training.sensitivity import cache_sensitivity, read_sensitivity
-from trainables.training.setup import OutputMode, found_or_made, set_up_teacher_outputs
+from trainables.training.setup import (
+    OutputMode,
+    UnlabelledImages,
+    found_or_made,
+    set_up_teacher_outputs,
+    with_images,
+)
+
+
+class Prepared(Protocol):
+    """A study or a comparison whose checks have passed, and whose data are packed."""
+
+    @property
+    def config(self) -> StudyConfig | ComparisonConfig: ...
+    @property
+    def data(self) -> PackedDataset: ...
+    @property
+    def teacher_data(self) -> PackedDataset | None: ...
+    @property
+    def unlabelled(self) -> UnlabelledImages | None: ...
+    @property
+    def store(self) -> ArtifactStore: ...
+
+
+def execution_config(prepared: Prepared, shutdown: GracefulShutdown) -> ExecutionConfig:
+    """How its trainings run, as long as nothing is known of a teacher."""
+    config = prepared.config
+    run = ExecutionConfig(
+        data=prepared.data.path,
+        artifacts=prepared.store.root,
+        device=config.device,
+        checkpoint_every_s=config.checkpoint_every_s,
+        stop_files=(shutdown.stop_file,),
+        timeout_s=config.trial_timeout_s,
+    )
+    return with_images(run, prepared.teacher_data, prepared.unlabelled)
 
 
 def keep_teacher_outputs(
@@ -71,9 +112,12 @@ def measure_sensitivities(
     study.cost_model.check_budget()
 
 
-def trials_by_memory(study: Study) -> Sequence[TrialConfig]:
-    """Those of the space by the GPU memory that they take, the most last."""
-    return sorted(
-        study.cost_model.completed_samples(),
-        key=lambda trial: (trial.needs_teacher, study.cost_model.macs(trial)),
-    )
+def by_memory(prepared: Prepared, trials: Iterable[TrialConfig]) -> list[TrialConfig]:
+    """Trainings by the GPU memory that they take, the most last."""
+    data = prepared.data
+
+    def memory(trial: TrialConfig) -> tuple[bool, int]:
+        macs = count_macs(trial.student, data.num_classes, data.height, data.width)
+        return trial.needs_teacher, macs
+
+    return sorted(trials, key=memory)

@@ -31,9 +31,10 @@ from search.study.examples import keep_examples
 from search.study.expected_time import expect_time
 from search.study.preparation import open_study
 from search.study.prerequisites import (
+    by_memory,
+    execution_config,
     keep_teacher_outputs,
     measure_sensitivities,
-    trials_by_memory,
 )
 from search.study.recovery import recover_study
 from search.study.repetition import train_front_again
@@ -44,7 +45,6 @@ from search.tracking.callbacks import AsyncCallback
 from search.tracking.console import ConsoleProgress
 from search.tracking.mlflow import MlflowTracker, data_tags, experiment_name
 from search.tracking.remaining_time import clock_after
-from trainables.config import ExecutionConfig
 from trainables.core import terminal
 from trainables.core.artifacts import present
 from trainables.core.errors import TrialFailed
@@ -57,7 +57,6 @@ from trainables.training.setup import (
     say_unlabelled,
     set_up_teacher,
     set_up_weights,
-    with_images,
 )
 from trainables.training.teacher import prepare_teacher
 
@@ -207,15 +206,7 @@ def run_phases(
         DiskFull: a disk is full.
     """
     config = study.config
-    run = ExecutionConfig(
-        data=study.data.path,
-        artifacts=study.store.root,
-        device=config.device,
-        checkpoint_every_s=config.checkpoint_every_s,
-        stop_files=(shutdown.stop_file,),
-        timeout_s=config.trial_timeout_s,
-    )
-    run = with_images(run, study.teacher_data, study.unlabelled)
+    run = execution_config(study, shutdown)
     remote = RemoteRunner(config, shutdown, progress.record, on_step=clock.on_step)
     places = places_of(config)
     set_up_weights(
@@ -255,7 +246,7 @@ def run_phases(
     measure_sensitivities(study, progress, remote, run)
     clock.enter(SHARING)
     if config.gpus_per_trial == "auto":
-        trials = trials_by_memory(study)
+        trials = by_memory(study, study.cost_model.completed_samples())
         places.shares = CardShares(config, trials, progress.record, remote, run)
     clock.enter(TRIALS)
     async_callback = AsyncCallback(tracking)

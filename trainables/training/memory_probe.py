@@ -55,6 +55,11 @@ class ProbeTask:
     def on_step_end(self) -> None:
         """A probe is too short to report progress."""
 
+    def synchronize(self) -> None:
+        """Waits until the device has done what it was told."""
+        if self.trial.device.type == "cuda":
+            torch.cuda.synchronize()
+
 
 def peak_bytes(config: TrialConfig, run: ExecutionConfig) -> int:
     """GPU memory that PyTorch held at most in the steps of `config` that take most of it.

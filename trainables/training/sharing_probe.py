@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, wait
 from dataclasses import dataclass
-from itertools import chain, count, islice
+from itertools import islice
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from threading import BrokenBarrierError
@@ -191,18 +191,14 @@ class RoundsTask(ProbeTask):
         self.rates: list[float] = []
 
     def training_batches(self) -> Iterator[Batch]:
-        batches = chain.from_iterable(self.trial.training_batches(epoch) for epoch in count(1))
+        batches = super().training_batches()
         yield from islice(batches, self.num_first)
         for number in self.counts:
-            self._synchronize()
+            self.synchronize()
             together.wait(READY_S)
             begin, num_images = time.perf_counter(), 0
             while self.index < number and time.perf_counter() < begin + MEASURED_S:
                 yield next(batches)
                 num_images += self.batch_size
-            self._synchronize()
+            self.synchronize()
             self.rates.append(num_images / (time.perf_counter() - begin))
-
-    def _synchronize(self) -> None:
-        if self.trial.device.type == "cuda":
-            torch.cuda.synchronize()

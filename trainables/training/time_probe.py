@@ -71,8 +71,7 @@ class TimedTask(ProbeTask):
         self.times.append(self._now())
 
     def _now(self) -> float:
-        if self.trial.device.type == "cuda":
-            torch.cuda.synchronize()
+        self.synchronize()
         return time.perf_counter()
 
     @property

@@ -92,7 +92,17 @@ def is_worthwhile(value: Tensor, step: Tensor) -> bool:
 
 
 def is_dense(value: Tensor) -> bool:
-    return value.is_contiguous() or value.is_contiguous(memory_format=torch.channels_last)
+    """Whether the values fill their memory, those of each index of the first dimension together."""
+    return value.is_contiguous() or (
+        value.dim() == 4 and value.is_contiguous(memory_format=torch.channels_last)
+    )
+
+
+def arranged_as(value: Tensor, gradient: Tensor) -> Tensor:
+    """A gradient in the order of memory of the value; a copy where it has another."""
+    if gradient.stride() == value.stride():
+        return gradient
+    return torch.empty_like(value).copy_(gradient)
 
 
 def fused_lsq(value: Tensor, step: Tensor, low: int, high: int) -> Tensor:
@@ -116,10 +126,8 @@ class _Fused(torch.autograd.Function):
         value, step, *bounds = ctx.saved_tensors
         compiled = kernels(value.device.type)
         assert compiled is not None
-        if gradient.stride() != value.stride():
-            gradient = torch.empty_like(value).copy_(gradient)
         of_value, of_step = compiled.backward(
-            flat(gradient), flat(value.detach()), step.detach(), *bounds
+            flat(arranged_as(value, gradient)), flat(value.detach()), step.detach(), *bounds
         )
         return (
             of_value.as_strided(value.shape, value.stride()),

@@ -12,6 +12,8 @@ import triton
 from torch import Tensor
 from triton import language as tl
 
+from trainables.quantization.quantizers.lsq_kernels import arranged_as, is_dense
+
 BLOCK = 4096
 """Values that a program of a kernel handles."""
 TO_INTEGERS = tl.constexpr(1.5 * 2.0**23)
@@ -42,13 +44,6 @@ def suits(value: Tensor, step: Tensor) -> bool:
     return fits and value.dtype in (torch.float32, torch.bfloat16, torch.float16)
 
 
-def is_dense(value: Tensor) -> bool:
-    """Whether the values fill their memory, those of each index of the first dimension together."""
-    return value.is_contiguous() or (
-        value.dim() == 4 and value.is_contiguous(memory_format=torch.channels_last)
-    )
-
-
 def triton_lsq(value: Tensor, step: Tensor, low: int, high: int) -> Tensor:
     """The same as `lsq`, for arguments that `suits` accepts, on the same device."""
     result: Tensor = _TritonLsq.apply(value, step, low, high)
@@ -67,8 +62,7 @@ class _TritonLsq(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         value, step = ctx.saved_tensors
-        if gradient.stride() != value.stride():
-            gradient = torch.empty_like(value).copy_(gradient)
+        gradient = arranged_as(value, gradient)
         out, (rows, length) = torch.empty_like(value), layout(value, step)
         sums = step.new_empty((rows, blocks(length)))
         differentiate[blocks(length), rows](

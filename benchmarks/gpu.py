@@ -14,14 +14,15 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 from unittest.mock import patch
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.func import functional_call, stack_module_state
 from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -32,12 +33,15 @@ from benchmarks.speed import BITS, DEVICE, GPU, LOSSES, Student, prepare_run
 from benchmarks.timing import describe_machine, markdown, median_seconds, synchronize
 from trainables.config import ExecutionConfig, TrialConfig
 from trainables.data.configs import Augmentation
+from trainables.losses.cross_entropy import cross_entropy
+from trainables.models.base import forward_features
 from trainables.models.configs import UNetConfig
 from trainables.models.model_file import ModelSpec, write_model
 from trainables.recipes import captured
 from trainables.recipes.base import Batch
-from trainables.recipes.captured import NUM_EAGER
+from trainables.recipes.captured import NUM_EAGER, Captured
 from trainables.recipes.configs import Distill, Qat, QatDistill, Recipe, Supervised
+from trainables.recipes.optimization import PlainAdamW
 from trainables.teachers.output_cache import cache_outputs
 from trainables.training.task import TrialTask
 from trainables.training.time_probe import TimedTask
@@ -73,7 +77,7 @@ NUM_LINES = 12
 
 
 def main() -> None:
-    functions = (recipes, quantization, traffic, training, sharing, steps)
+    functions = (recipes, quantization, traffic, training, sharing, one_process, steps)
     sections_by_name = {function.__name__: function for function in functions}
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--out", type=Path, required=True, help="gets the tables, as Markdown")
@@ -325,6 +329,80 @@ def sharing(folder: Path) -> str:
         table = speed.sharing(run_of(folder, case), case.batch_size, case.width)
         parts.append(f"{case}:\n\n{table}")
     return "\n".join(parts)
+
+
+def one_process(folder: Path) -> str:
+    """Several students that one process trains: in turn, on streams of their own, and stacked."""
+    task = task_of(folder, SMALL)
+    batch = next(task.batches(1))
+    alone, rows = 0.0, list[list[object]]()
+    for number in (1, 2, 4, 8):
+        in_turn, on_streams = ([Student(task) for _ in range(number)] for _ in range(2))
+        kinds: dict[str, Callable[[], object]] = {
+            "in turn": partial(step_in_turn, in_turn, batch),
+            "stacked": partial(Stack(task, number).step, batch),
+        }
+        if GPU:
+            streams = [torch.cuda.Stream() for _ in range(number)]  # type: ignore[no-untyped-call]
+            kinds["on streams"] = partial(step_on_streams, on_streams, streams, batch)
+        seconds = recorded_seconds(kinds)
+        alone = alone or seconds["in turn"]
+        shown = [seconds.get(kind) for kind in ("in turn", "on streams", "stacked")]
+        rates = ["-" if each is None else f"{number * alone / each:.2f}" for each in shown]
+        rows.append([number, *rates])
+        del in_turn, on_streams, kinds
+        release_memory()
+    return (
+        f"### Several students in one process\n\n{SMALL}, replayed; images a second of all "
+        "students on the same batch, against one student. Stacked: `torch.func.vmap` over the "
+        "students' weights.\n\n" + markdown(["students", "in turn", "on streams", "stacked"], rows)
+    )
+
+
+def step_in_turn(students: Sequence[Student], batch: Batch) -> None:
+    for student in students:
+        student.step(batch)
+
+
+def step_on_streams(students: Sequence[Student], streams: Sequence[Any], batch: Batch) -> None:
+    for student, stream in zip(students, streams, strict=True):
+        with torch.cuda.stream(stream):
+            student.step(batch)
+
+
+class Logits(nn.Module):
+    """A student as a module that gives its logits, at the size of the images."""
+
+    def __init__(self, student: nn.Module) -> None:
+        super().__init__()
+        self.student = student
+
+    def forward(self, images_B3HW: Tensor) -> Tensor:
+        return forward_features(self.student, images_B3HW).logits
+
+
+class Stack:
+    """Students of one shape whose weights are stacked, so that each operation is one for all."""
+
+    def __init__(self, task: TrialTask, number: int) -> None:
+        students = [Logits(task.new_student()) for _ in range(number)]
+        self.module = students[0]
+        self.weights, self.buffers = stack_module_state(students)
+        self.optimizer = PlainAdamW(self.weights.values(), lr=1e-4, fused=True)
+        self.gradients = Captured(self._gradients)
+
+    def _gradients(self, batch: Batch) -> dict[str, Tensor]:
+        call = partial(functional_call, self.module)
+        state = {**self.weights, **self.buffers}
+        logits = torch.vmap(call, in_dims=(0, None))(state, batch.images)
+        loss = torch.stack([cross_entropy(each, batch.labels) for each in logits]).sum()
+        loss.backward()  # type: ignore[no-untyped-call]
+        return {"loss": loss.detach()}
+
+    def step(self, batch: Batch) -> None:
+        self.gradients(batch)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=False)
 
 
 def training(folder: Path) -> str:

@@ -149,6 +149,9 @@ class ExecutionConfig(FrozenConfig):
     artifacts: Path = Field(description="root of the artifact store")
     num_threads: int = Field(1, ge=1)
     gpu_share: float = Field(1.0, gt=0, le=1, description="of the GPU's memory that it may use")
+    mps: Path | None = Field(
+        None, description="folder of the Multi-Process Service by which trials share GPUs"
+    )
     device: Literal["cpu", "cuda"] = "cpu"
     checkpoint_every_s: float = Field(
         CHECKPOINT_EVERY_S, ge=0, description="seconds that a kill may cost"

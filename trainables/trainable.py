@@ -26,6 +26,8 @@ FAILURE, PAUSE, NO_ROOM = "failure", "pause", "no_room"
 """Keys of the reason why a trial failed, was paused, or was paused because a disk is full."""
 TRACE = "trace"
 """Key of the traceback of an unexpected error, for the study's log."""
+OTHER_STARTS = "other_starts"
+"""Key, in a configuration, of the starts of other trials that it may train while it waits."""
 HANG_REASON = "last-words.txt"
 """File beside a trial's checkpoints with the reason why the watchdog ended its process."""
 TRAINING = "training"
@@ -104,5 +106,8 @@ def start(config: dict[str, Any]) -> Iterator[Metrics]:
 
     trial = TrialConfig.model_validate(config["trial"])
     run = ExecutionConfig.model_validate(config["run"])
+    others = [TrialConfig.model_validate(start) for start in config.get(OTHER_STARTS, ())]
     progress = ProgressReporter(TRAINING, "epoch", trial.num_epochs)
-    return save(Trial(trial, run, checkpoints, on_hang, progress.update), Path(config["out"]))
+    return save(
+        Trial(trial, run, checkpoints, on_hang, progress.update, others), Path(config["out"])
+    )

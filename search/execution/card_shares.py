@@ -7,6 +7,7 @@ import ray
 
 from search.core.config import Placement
 from search.execution.cluster import offered_nodes
+from search.execution.mps_services import MpsServices
 from search.execution.resources import (
     MAX_TRIALS_PER_GPU,
     Nodes,
@@ -53,6 +54,7 @@ class CardShares:
         self.probes: dict[str, Any] = {}
         """Tasks of Ray that run, by the kind of GPU."""
         self.failed: set[str] = set()
+        self.services = MpsServices(say)
         say("measuring how many trials share a GPU")
         measured = None
         if not (kinds := offered_nodes().kinds_of_gpu(are_running=True)):
@@ -77,6 +79,7 @@ class CardShares:
                 except ray.exceptions.RayError as error:
                     self.failed.add(kind)
                     self.say(f"warning: no trials on {kind}: {describe_worker_failure(error)}")
+        self.services.start_on(kind for kind, share in self.known.items() if share.mps)
         kinds = nodes.kinds_of_gpu(are_running=False)
         if len(kinds) > 1:
             return [self.known[kind] for kind in kinds if kind in self.known]
@@ -95,10 +98,14 @@ class CardShares:
 
     def _learn(self, kind: str, nodes: Nodes, measured: CardMeasure) -> None:
         trials = min(measured.num_trials, most_trials_per_gpu(self.config, nodes, kind))
-        self.known[kind] = shared_resources(self.config, nodes, kind, trials)
+        mps = self.services.folder if measured.with_mps else ""
+        self.known[kind] = shared_resources(self.config, nodes, kind, trials, mps)
         gain = ""
         if measured.gain is not None and trials == measured.num_trials:
             gain = f", {measured.gain:.2f} of the images a second of one"
+        if measured.with_mps:
+            gain += ", with the Multi-Process Service (MPS)"
+            self.services.start_on([kind], wait=True)
         self.say(
             f"{trials} trials at once on {f'each {kind}' if kind else 'a GPU'} with "
             f"{human_size(measured.free_bytes)} free: the largest takes "

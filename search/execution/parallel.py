@@ -47,6 +47,7 @@ class ParallelTraining:
         places: the resources of each training.
         folder: gets a file with the progress of each running training.
         say: gets a line on the progress of each training every half minute.
+        on_step: gets the time, in seconds since 1970, of a process's first training step.
     """
 
     def __init__(
@@ -56,8 +57,10 @@ class ParallelTraining:
         shutdown: GracefulShutdown,
         folder: Path,
         say: Callable[[str], None],
+        on_step: Callable[[float], None] = lambda at: None,
     ) -> None:
-        self.run, self.places, self.shutdown, self.say = run, places, shutdown, say
+        self.run, self.places, self.shutdown = run, places, shutdown
+        self.say, self.on_step = say, on_step
         self.scratch, self.shared = folder / SCRATCH, shared_storage(folder.parent)
         self.task: Any = ray.remote(with_progress_file)
 
@@ -75,7 +78,7 @@ class ParallelTraining:
             KeyboardInterrupt: the user asked to stop; running trainings have written checkpoints.
         """
         left, running, taken = list(trainings), dict[Any, str](), dict[str, TrialResources]()
-        progress = ProgressFiles(self.scratch, f"*/{PROGRESS_FILE}")
+        progress = ProgressFiles(self.scratch, f"*/{PROGRESS_FILE}", self.on_step)
         notice = WaitingNotice(self.say, lambda: why_nothing_runs(next(iter(taken.values()))))
         try:
             while left or running:

@@ -18,12 +18,14 @@ EPS = 1e-9
 class TrialResources(NamedTuple):
     """The resources of one trial; `accelerator` is the kind of GPU, where it must be a certain one.
 
+    `mps` is the folder of the Multi-Process Service by which trials share GPUs, if they do so.
     Ray divides single GPUs only: with a share of 0.4, two trials fit on each.
     """
 
     cpus: float
     gpus: float
     accelerator: str = ""
+    mps: str = ""
 
     @property
     def threads(self) -> int:
@@ -42,7 +44,9 @@ class TrialResources(NamedTuple):
 
     def given_to(self, run: ExecutionConfig) -> ExecutionConfig:
         """`run` with the threads and the share of a GPU that a trial has."""
-        return run.replace(num_threads=self.threads, gpu_share=min(1, self.gpus) or 1.0)
+        return run.replace(
+            num_threads=self.threads, gpu_share=min(1, self.gpus) or 1.0, mps=self.mps or None
+        )
 
     def __str__(self) -> str:
         return describe_resources(self.cpus, self.gpus, self.accelerator)
@@ -219,7 +223,9 @@ def most_trials_per_gpu(config: Placement, nodes: Nodes, kind: str) -> int:
     return max(1, min(int(by_cores), MAX_TRIALS_PER_GPU))
 
 
-def shared_resources(config: Placement, nodes: Nodes, kind: str, trials: int) -> TrialResources:
+def shared_resources(
+    config: Placement, nodes: Nodes, kind: str, trials: int, mps: str = ""
+) -> TrialResources:
     """The share of one GPU of a kind and its cores, for so many trials at once."""
     cores = config.cpus_per_trial or max(1, nodes.of_kind(kind).cores_with(1) // trials)
-    return TrialResources(cores, 1 / trials, kind)
+    return TrialResources(cores, 1 / trials, kind, mps)

@@ -43,11 +43,11 @@ from search.storage.trials import (
     why_stopped,
 )
 from search.tracking.callbacks import Callback
-from trainables.config import ExecutionConfig
+from trainables.config import ExecutionConfig, TrialConfig
 from trainables.core.command_line import first_problem
 from trainables.core.errors import NOT_FINITE, TrialFailed
 from trainables.core.metrics import Metrics
-from trainables.trainable import FAILURE, METRICS, NO_ROOM, PAUSE, TRACE
+from trainables.trainable import FAILURE, METRICS, NO_ROOM, OTHER_STARTS, PAUSE, TRACE
 
 log = logging.getLogger(__name__)
 RESOURCES = "resources"
@@ -96,8 +96,11 @@ class OptunaSearcher(Searcher):
         run: ExecutionConfig,
         folder: Path,
         callbacks: Sequence[Callback] = (),
+        shared_starts: Sequence[TrialConfig] = (),
     ) -> None:
+        """`shared_starts` may be trained by trials that wait for their own, which others train."""
         super().__init__()
+        self.untrained_starts = {start.digest(): start for start in shared_starts}
         self.study, self.problem, self.limits = study, problem, limits
         self.run, self.folder, self.callbacks = run, folder, callbacks
         self.trials_left = limits.num_trials
@@ -254,9 +257,19 @@ class OptunaSearcher(Searcher):
             "trial": record.config.model_dump(mode="json"),
             "run": run.model_dump(mode="json"),
             RESOURCES: place.request(),
+            OTHER_STARTS: [
+                start.model_dump(mode="json") for start in self._starts_beside(record.config)
+            ],
             "out": str(model_folder(self.folder, record.trial_id)),
             "checkpoints": str(checkpoint_folder(self.folder, record.trial_id)),
         }
+
+    def _starts_beside(self, config: TrialConfig) -> list[TrialConfig]:
+        """The starts that no running trial has, for one whose start is perhaps being trained."""
+        if start_name(config) not in self.untrained_starts:
+            return []
+        running = {start_name(record.config) for record in self.asked.values()}
+        return [start for name, start in self.untrained_starts.items() if name not in running]
 
     def _report(self, trial_id: str, result: Mapping[str, Any]) -> Metrics | None:
         """Stores the Metrics in a Ray result, and gives them.
@@ -268,6 +281,8 @@ class OptunaSearcher(Searcher):
             TrialFailed: they are not finite.
         """
         metrics, record = parse_result(result), self.asked[trial_id]
+        if metrics and self.untrained_starts:
+            self.untrained_starts.pop(start_name(record.config), None)
         if metrics and metrics.epoch > max(record.reports, default=0):
             record = self.asked[trial_id] = store_metrics(self.study, record, metrics)
             for callback in self.callbacks:
@@ -298,6 +313,12 @@ class OptunaSearcher(Searcher):
 
     def restore(self, checkpoint_path: str) -> None:
         raise NotImplementedError("a study is resumed from its journal")
+
+
+def start_name(config: TrialConfig | None) -> str:
+    """The digest of what a training starts from; "" where it starts from nothing."""
+    start = config.start if config else None
+    return start.digest() if start else ""
 
 
 def parse_result(result: Mapping[str, Any]) -> Metrics | None:

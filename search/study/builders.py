@@ -7,6 +7,7 @@ from search.algorithms.warm_start import to_observations
 from search.core.record import Record
 from search.execution.scheduler import ParetoHalving
 from search.execution.searcher import OptunaSearcher, Place, SearchLimits
+from search.study.cost_model import shared_starts
 from search.study.recovery import replay_decisions
 from search.study.study import Study, samples_left
 from search.tracking.callbacks import Callback
@@ -30,8 +31,9 @@ def build_searcher(
         warm_start_observations=to_observations(study.warm_start_records, problem.new_history()),
     )
     limits = SearchLimits(samples_left(study), is_over, place)
+    starts = shared_starts(study.cost_model.completed_samples())
     return OptunaSearcher(
-        study.optuna_study, problem, settings, limits, run, config.folder, callbacks
+        study.optuna_study, problem, settings, limits, run, config.folder, callbacks, starts
     )
 
 

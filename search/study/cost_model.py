@@ -1,6 +1,7 @@
 """Completes the configurations of a study and predicts their costs before training."""
 
 import math
+from collections import Counter
 from collections.abc import Iterable
 from contextlib import suppress
 
@@ -45,6 +46,14 @@ def distinct_starts(configs: Iterable[TrialConfig]) -> list[TrialConfig]:
     """The pretrainings that some configurations share, each once."""
     starts = [start for config in configs if (start := config.start)]
     return list({start.digest(): start for start in starts}.values())
+
+
+def shared_starts(configs: Iterable[TrialConfig]) -> list[TrialConfig]:
+    """The pretrainings that more than one of the configurations has, the commonest first."""
+    configs = list(configs)
+    counts = Counter(start.digest() for config in configs if (start := config.start))
+    starts = sorted(distinct_starts(configs), key=lambda start: -counts[start.digest()])
+    return [start for start in starts if counts[start.digest()] > 1]
 
 
 class CostModel:

@@ -44,10 +44,11 @@ class ExpectedTime:
     def search_s(self) -> float:
         """Seconds from the first trial until all are trained.
 
-        Half of those at once wait for the start that another trains: the first trials share one.
+        Starts are trained side by side, by trials that would wait for one another's.
         """
         trials_s = self.num_trials * self.trial_s * (STOPPED_SHARE if self.halving else 1)
-        starts_s = self.num_starts * self.start_s / max(1, self.num_parallel // 2)
+        at_once = max(1, min(self.num_parallel, self.num_starts))
+        starts_s = self.num_starts * self.start_s / at_once
         return starts_s + trials_s / self.num_parallel
 
     @property

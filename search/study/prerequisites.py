@@ -3,11 +3,12 @@
 How they run, the outputs of the teacher, and the sensitivity of students to quantization.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Literal, Protocol
 
 from search.core.comparison_config import ComparisonConfig
 from search.core.config import StudyConfig
+from search.execution.parallel import OnEnd
 from search.execution.session import RemoteRunner
 from search.execution.shutdown import GracefulShutdown
 from search.storage.study_file import write_study_file
@@ -15,14 +16,18 @@ from search.storage.trials import store_sensitivities
 from search.study.study import Study
 from search.tracking.console import ConsoleProgress
 from trainables.config import ExecutionConfig, TrialConfig
-from trainables.core.artifacts import ArtifactStore
+from trainables.core.artifacts import Artifact, ArtifactStore
 from trainables.core.errors import TrialFailed
 from trainables.data.packed import PackedDataset
 from trainables.models.configs import StudentConfig
 from trainables.quantization.mixed_precision import Sensitivity
 from trainables.teachers.averaging import Averaging
 from trainables.training.cost import count_macs
-from trainables.training.sensitivity import cache_sensitivity, read_sensitivity
+from trainables.training.sensitivity import (
+    cache_sensitivity,
+    find_sensitivity,
+    read_sensitivity,
+)
 from trainables.training.setup import (
     OutputMode,
     UnlabelledImages,
@@ -88,21 +93,43 @@ def record_teacher_choices(study: Study, mode: OutputMode, averaging: Averaging)
 
 
 def measure_sensitivities(
-    study: Study, progress: ConsoleProgress, remote: RemoteRunner, run: ExecutionConfig
+    study: Study,
+    progress: ConsoleProgress,
+    remote: RemoteRunner,
+    run: ExecutionConfig,
+    train: Callable[[Mapping[str, TrialConfig], OnEnd], None],
 ) -> None:
     """Measures the sensitivity of each student for which the space suggests mixed precision.
 
-    It is that to the study's quantizer.
+    It is that to the study's quantizer. `train` trains what the students start from.
 
     Raises:
         OverBudget: no student meets the budget with the bits that are allocated to it.
     """
+    kind = study.config.quantizer_name
+    starts = study.cost_model.pretraining_configs()
+    names = {student: f"the start of {student.describe()}" for student in starts}
+    missing = {
+        names[student]: start
+        for student, start in starts.items()
+        if find_sensitivity(run, start, kind) is None
+    }
+    failed: dict[str, TrialFailed] = {}
+
+    def on_end(name: str, outcome: Artifact | TrialFailed) -> None:
+        if isinstance(outcome, TrialFailed):
+            failed[name] = outcome
+
+    if missing:
+        progress.record(f"training {', '.join(missing)}, to measure the sensitivity of layers")
+        train(missing, on_end)
     known: dict[StudentConfig, Sensitivity] = {}
     files: dict[str, str] = {}
-    for student, start in study.cost_model.pretraining_configs().items():
-        progress.record(f"training the start of {student.describe()} and measuring its sensitivity")
+    for student, start in starts.items():
         try:
-            kept = found_or_made(remote, run, cache_sensitivity, start, study.config.quantizer_name)
+            if names[student] in failed:
+                raise failed[names[student]]
+            kept = found_or_made(remote, run, cache_sensitivity, start, kind)
             known[student] = read_sensitivity(kept)
             files[student.digest()] = f"{kept.parent.name}/{kept.name}"
         except TrialFailed as failure:

@@ -12,6 +12,7 @@ from search.core.pareto import describe_shared_span
 from search.core.phase import AGAIN, OUTPUTS, SENSITIVITIES, SHARING, TEACHER, TRIALS
 from search.core.record import Record
 from search.execution.card_shares import CardShares
+from search.execution.parallel import ParallelTraining
 from search.execution.phase_clock import PhaseClock
 from search.execution.places import places_of
 from search.execution.ray_start import RayUnavailable
@@ -243,7 +244,8 @@ def run_phases(
         whole = remote(run, prepare_teacher, "auto", own)
         check_least_miou(config.least_miou, whole.miou, "the network to compress")
     clock.enter(SENSITIVITIES)
-    measure_sensitivities(study, progress, remote, run)
+    train = ParallelTraining(run, places, shutdown, config.folder, progress.record, clock.on_step)
+    measure_sensitivities(study, progress, remote, run, train)
     clock.enter(SHARING)
     if config.gpus_per_trial == "auto":
         trials = by_memory(study, study.cost_model.completed_samples())

@@ -39,7 +39,7 @@ builds = ContextVar("builds", default=True)
 
 
 class NotBuilt(LookupError):
-    """An artifact is not there, where none may be built."""
+    """An artifact is not there, where none is to be built."""
 
 
 @contextmanager

@@ -27,11 +27,20 @@ from trainables.core.files import replace_file
 from trainables.core.progress import announce
 from trainables.recipes.base import Batch
 from trainables.training.memory_probe import ProbeTask, measure_gpu_bytes, num_by_memory
+from trainables.training.mps import (
+    MpsUnavailable,
+    MultiProcessService,
+    is_in_use,
+    join_service,
+    new_folder,
+)
 
 COUNTS = (1, 2, 4, 8)
 """Numbers of trials at once that are tried."""
 MEASURED_S = 2.0
 """Seconds of training for each number of trials."""
+MPS_GAIN = 1.05
+"""How much faster trials must be with the Multi-Process Service, in which one's fault ends all."""
 READY_S = 300.0
 """Seconds after which processes no longer wait for others, which import PyTorch and compile."""
 MANY_STEPS = 1_000_000
@@ -48,13 +57,14 @@ class CardMeasure:
     """Of a GPU: peak and free memory in bytes, and the trials at once that are the fastest.
 
     `gain` is the images a second of those trials together, against one alone; None where that was
-    not measured.
+    not measured. `with_mps`: by means of the Multi-Process Service.
     """
 
     peak_bytes: int
     free_bytes: int
     num_trials: int
     gain: float | None = None
+    with_mps: bool = False
 
 
 def measure_card(
@@ -72,7 +82,8 @@ def measure_card(
         data_share: of the GPU's memory, for data.
 
     Where no rates can be measured, as many as fit. Where so many trials do not run at once, as when
-    another process fills the GPU, fewer are tried.
+    another process fills the GPU, fewer are tried. The Multi-Process Service is tried where it can
+    be started, and taken where it is faster by `MPS_GAIN`.
     """
     peak, free = measure_gpu_bytes(run, largest)
     fitting = max(1, min(most, num_by_memory(peak, free, data_share)))
@@ -81,26 +92,55 @@ def measure_card(
     if len(counts) == 1 or not trained:
         return CardMeasure(peak, free, fitting)
     announce(f"measuring how many of at most {fitting} trials at once train fastest on a GPU")
+    plain = mean_rates(run, trained, counts)
+    shared = mean_rates_with_mps(run, trained, counts)
+    with_mps = max(shared.values(), default=0) > MPS_GAIN * max(plain.values(), default=0)
+    if not (rates := shared if with_mps else plain):
+        return CardMeasure(peak, free, 1)
+    best, alone = fastest(rates), (plain or shared)[1]
+    return CardMeasure(peak, free, best, rates[best] / alone, with_mps)
+
+
+def mean_rates(
+    run: ExecutionConfig, configs: Sequence[TrialConfig], counts: Sequence[int]
+) -> dict[int, float]:
+    """The geometric mean over students of the images a second, by the number of trials at once.
+
+    Without the largest numbers where so many do not run; empty where no two do.
+    """
+    counts = list(counts)
     while len(counts) > 1:
         try:
-            rates = [find_rates(run, config, counts) for config in trained]
+            rates = [find_rates(run, config, counts) for config in configs]
         except Exception as error:  # whatever a process died of: a search goes on with fewer
             reason = f"{type(error).__name__}: {first_line(error)}"
             announce(f"{counts.pop()} trials at once do not train on a GPU: {reason}")
         else:
-            best = fastest(rates)
-            return CardMeasure(peak, free, best, mean_gain(rates, best))
-    return CardMeasure(peak, free, 1)
+            return {n: math.prod(each[n] for each in rates) ** (1 / len(rates)) for n in counts}
+    return {}
 
 
-def fastest(rates: Sequence[Mapping[int, float]]) -> int:
-    """The trials at once with the largest mean gain over all students; the fewer where equal."""
-    return max(sorted(rates[0]), key=lambda number: mean_gain(rates, number))
+def mean_rates_with_mps(
+    run: ExecutionConfig, configs: Sequence[TrialConfig], counts: Sequence[int]
+) -> dict[int, float]:
+    """The same by means of the Multi-Process Service; empty where it cannot be started."""
+    if is_in_use():  # as with all processes of this machine
+        return {}
+    try:
+        service = MultiProcessService(new_folder())
+    except MpsUnavailable as reason:
+        announce(f"trials share GPUs without the Multi-Process Service (MPS): {reason}")
+        return {}
+    announce("the same with the Multi-Process Service (MPS)")
+    try:
+        return mean_rates(run.replace(mps=service.folder), configs, counts)
+    finally:
+        service.close()
 
 
-def mean_gain(rates: Sequence[Mapping[int, float]], number: int) -> float:
-    """The geometric mean of the images a second of so many trials, against one alone."""
-    return math.prod(each[number] / each[1] for each in rates) ** (1 / len(rates))
+def fastest(rates: Mapping[int, float]) -> int:
+    """The number of trials with the largest rate; the fewest where equal."""
+    return max(sorted(rates), key=rates.__getitem__)
 
 
 def find_rates(
@@ -116,6 +156,7 @@ def find_rates(
         "cores": os.cpu_count(),
         "counts": list(counts),
         "torch": torch.__version__,
+        **({"mps": True} if run.mps else {}),
     }
 
     def build(folder: Path) -> None:
@@ -171,6 +212,8 @@ def train_in_rounds(
     """The images a second of one trial in each round; it rests where fewer trials run."""
     try:
         torch.set_num_threads(run.num_threads)
+        if run.mps:
+            join_service(run.mps)
         task = RoundsTask(config, run, counts, index)
         next(config.recipe.quickly_calibrated().train(task))
         return task.rates

@@ -6,9 +6,8 @@ import logging
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from functools import partial
 from hashlib import sha256
 from itertools import count
 from pathlib import Path
@@ -17,7 +16,7 @@ import torch
 from torch import nn
 
 from trainables.config import ExecutionConfig, TrialConfig
-from trainables.core.artifacts import Artifact, ArtifactStore, checkpoint_folder
+from trainables.core.artifacts import Artifact, ArtifactStore, NotBuilt, checkpoint_folder
 from trainables.core.errors import TrialFailed
 from trainables.core.files import replace_file
 from trainables.core.liveness import OnHang, Stopwatch, Watchdog, die
@@ -56,6 +55,7 @@ from trainables.training.identity import (
     older_training_key,
     training_key,
 )
+from trainables.training.mps import join_service
 from trainables.training.sanity_checks import check_finite, check_learning
 from trainables.training.task import TrialTask
 
@@ -74,7 +74,8 @@ class Trial:
     `checkpoints` a training continues from the last checkpoint of an earlier one of the same
     configuration: it repeats the last report, and on a CPU gives the same numbers as without an
     interruption. `on_hang` ends the process when `run.timeout_s` pass without progress, and
-    `on_progress` gets the number of finished epochs between two steps.
+    `on_progress` gets the number of finished epochs between two steps. While another process trains
+    what this one starts from, the first of `other_starts` that nobody trains is trained here.
 
     Iterating raises TrialFailed where the student did not learn, and Interrupted, after writing a
     checkpoint, once one of `run.stop_files` exists or `stop_requested` is set.
@@ -87,11 +88,15 @@ class Trial:
         checkpoints: Path | None = None,
         on_hang: OnHang = die,
         on_progress: Callable[[float], None] = lambda num_epochs_done: None,
+        other_starts: Sequence[TrialConfig] = (),
     ) -> None:
         torch.set_num_threads(run.num_threads)
         self.config, self.run, self.on_progress = config, run, on_progress
+        self.other_starts = list(other_starts)
         self.watchdog = Watchdog(run.timeout_s, on_hang)
         self.watchdog.beat()
+        if run.mps:
+            join_service(run.mps)
         if run.device == "cuda":
             torch.cuda.set_per_process_memory_fraction(run.gpu_share)
         self.task = TrialTask(config, run, self._pretrain, self._on_step_end)
@@ -207,9 +212,23 @@ class Trial:
         """The full-precision student; its training is excluded from time and timeout."""
         with self.watchdog.paused(), self.stopwatch.paused():
             try:
-                return train_or_find(start, self.run, self.watchdog.on_hang)
+                return train_or_find(
+                    start, self.run, self.watchdog.on_hang, while_waiting=self._train_other_start
+                )
             except TrialFailed as failure:
                 raise TrialFailed(f"{failure} (its full-precision start)") from failure
+
+    def _train_other_start(self) -> None:
+        """Trains a start that other trials need, unless another process does."""
+
+        def leave_it() -> None:
+            raise NotBuilt("another process trains it")
+
+        while self.other_starts:
+            start = self.other_starts.pop(0)
+            with suppress(NotBuilt, TrialFailed):  # a trial that starts from it says why it failed
+                train_or_find(start, self.run, self.watchdog.on_hang, while_waiting=leave_it)
+                return
 
     def _state(self) -> State | None:
         """The state for a checkpoint; None before the recipe has begun its epochs."""
@@ -266,11 +285,13 @@ def train_or_find(
     run: ExecutionConfig,
     on_hang: OnHang = die,
     description: str = "training the full-precision student",
+    while_waiting: Callable[[], None] = lambda: None,
 ) -> Artifact:
     """The artifact of a trial: the files of `save`, and of a full-precision one its network.
 
     The network is unconverted, so that quantized trials can start from it. Progress is reported as
-    `description`, unless nothing is trained.
+    `description`, unless nothing is trained. As long as another process trains it, `while_waiting`
+    is called, which may raise.
     """
     store = ArtifactStore(run.artifacts)
     key = artifact_key(config, run, store)
@@ -291,7 +312,11 @@ def train_or_find(
             spec = model_spec(config, trial.task.data.num_classes).replace(folded=False)
             write_model(folder / NETWORK_FILE, trial.student, spec)
 
-    artifact = store.get(ARTIFACT_KIND, key, build, partial(leave_if_asked, run))
+    def wait() -> None:
+        leave_if_asked(run)
+        while_waiting()
+
+    artifact = store.get(ARTIFACT_KIND, key, build, wait)
     with suppress(OSError):  # of an object store that does not answer
         delete(checkpoints)
     return artifact

@@ -93,8 +93,9 @@ def test_a_budget_is_checked_again_with_the_bits_that_layers_really_get(
         return kept
 
     run = ExecutionConfig(data=study.data.path, artifacts=study.store.root)
+    progress, remote = ConsoleProgress(config, [], 1), cast(RemoteRunner, fake)
     with pytest.raises(OverBudget, match="its cheapest has a size of"):
-        measure_sensitivities(study, ConsoleProgress(config, [], 1), cast(RemoteRunner, fake), run)
+        measure_sensitivities(study, progress, remote, run, lambda trainings, on_end: None)
     assert len(study.cost_model.completed_samples()) > 0
     study.cost_model.sensitivities = {}  # as if all pretraining had failed
     assert study.cost_model.completed_samples() == []

@@ -1,6 +1,7 @@
 """How many trials share a GPU, by the kind of GPU."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -9,6 +10,7 @@ from factories import make_config
 
 from search.execution import card_shares
 from search.execution.card_shares import CardShares
+from search.execution.mps_services import MpsServices
 from search.execution.resources import MAX_TRIALS_PER_GPU, Nodes, NodeType, TrialResources
 from search.execution.session import RemoteRunner
 from trainables.config import ExecutionConfig, TrialConfig
@@ -115,3 +117,29 @@ def test_a_kind_on_which_the_probe_fails_takes_no_trials(
     for _ in range(2):
         assert [share.accelerator for share in shares(nodes)] == ["L4"]
     assert said[2:] == ["warning: no trials on A10G: no CUDA there"]
+
+
+def test_trials_of_a_kind_that_gains_by_it_use_the_multi_process_service(
+    cluster: Callable[..., Nodes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    started: list[tuple[list[str], bool]] = []
+
+    def start_on(self: MpsServices, kinds: Iterable[str], wait: bool = False) -> None:
+        started.append((list(kinds), wait))
+
+    monkeypatch.setattr(MpsServices, "start_on", start_on)
+    monkeypatch.setitem(FOUND, "L4", replace(FOUND["L4"], with_mps=True))
+    nodes = cluster(L4)
+    shares = shares_of(tmp_path, Runner(), said)
+    assert started == [(["L4"], True)]
+    (share,) = shares(nodes)
+    assert share.mps == shares.services.folder
+    run = share.given_to(ExecutionConfig(data=tmp_path, artifacts=tmp_path))
+    assert run.mps == Path(share.mps)
+    assert shares(cluster(L4, A10G, ended=("A10G",)))[0].mps == ""
+    assert started[1:] == [(["L4"], False)] * 2
+    assert said[1] == (
+        "2 trials at once on each L4 with 23.6 GB free: the largest takes 5.37 GB, 1.25 of the "
+        "images a second of one, with the Multi-Process Service (MPS)"
+    )

@@ -32,7 +32,7 @@ from trainables.config import ExecutionConfig, TrialConfig
 from trainables.core.metrics import Metrics
 from trainables.models.configs import UNetConfig
 from trainables.recipes.configs import Supervised
-from trainables.trainable import FAILURE, METRICS, NO_ROOM, PAUSE
+from trainables.trainable import FAILURE, METRICS, NO_ROOM, OTHER_STARTS, PAUSE
 
 QKD = load_space("qkd").space
 
@@ -62,6 +62,7 @@ def make(
     improvement_bar: float | None = None,
     is_over: Callable[[], bool] = lambda: False,
     place: Callable[[Counter[TrialResources]], TrialResources | None] = lambda taken: ONE_CORE,
+    shared_starts: Sequence[TrialConfig] = (),
 ) -> OptunaSearcher:
     if study is None:
         study = optuna.create_study(directions=[o.direction for o in MIOU_AND_SIZE])
@@ -79,6 +80,7 @@ def make(
         run=ExecutionConfig(data=Path("data"), artifacts=Path("artifacts")),
         folder=Path("study"),
         callbacks=callbacks,
+        shared_starts=shared_starts,
     )
 
 
@@ -127,6 +129,33 @@ def test_a_suggestion_is_what_the_trainable_parses() -> None:
     assert ExecutionConfig.model_validate(suggestion["run"]).artifacts == Path("artifacts")
     assert suggestion["out"] == "study/models/0000"
     assert suggestion["checkpoints"] == "study/checkpoints/0000"
+
+
+def test_a_trial_whose_start_another_may_train_knows_the_starts_that_nobody_trains() -> None:
+    study = optuna.create_study(directions=[o.direction for o in MIOU_AND_SIZE])
+    for width in (8, 8, 12, 8, 12):
+        study.enqueue_trial({"student.width": width})
+    random = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    starts: list[TrialConfig] = []
+    for width in (4, 8, 12):
+        random.enqueue_trial({"student.width": width})
+        start = QKD(random.ask()).start
+        assert start
+        starts.append(start)
+    searcher = make(study=study, shared_starts=starts)
+
+    def others(trial_id: str) -> list[int]:
+        """The widths of the other starts that a trial is told of."""
+        suggestion = searcher.suggest(trial_id)
+        assert isinstance(suggestion, dict)
+        told = [TrialConfig.model_validate(start) for start in suggestion[OTHER_STARTS]]
+        assert all(start in starts for start in told)
+        return [start.student.width for start in told]
+
+    assert [others("a"), others("b"), others("c")] == [[4, 12], [4, 12], [4]]
+    searcher.on_trial_result("b", report(1))
+    assert others("d") == []  # its start is there
+    assert others("e") == [4]
 
 
 def test_a_finished_trial_is_complete_with_its_last_values() -> None:

@@ -7,14 +7,16 @@ import pytest
 from factories import make_config
 from foreign_networks import traced_student
 
-from search.study.cost_model import CostModel, distinct_starts
+from search.study.cost_model import CostModel, distinct_starts, shared_starts
 from trainables.config import TrialConfig
 from trainables.core.artifacts import ArtifactStore
 from trainables.data.configs import AUGMENTATIONS
 from trainables.losses.configs import LabelLossConfig
+from trainables.models.configs import UNetConfig
 from trainables.models.student_list import parse_students
 from trainables.quantization.quantizers.base import Quantizer
-from trainables.recipes.configs import Original
+from trainables.quantization.quantizers.configs import Lsq
+from trainables.recipes.configs import Original, Qat, Supervised
 
 
 def test_each_seed_draws_its_own_configurations(tmp_path: Path) -> None:
@@ -103,6 +105,17 @@ def test_losses_augmentation_and_averages_are_those_of_the_study(tmp_path: Path)
             if stage is not None:
                 assert stage.label_loss == LabelLossConfig(class_weights="median", overlap="dice")
                 assert (stage.augmentation, stage.ema_decay) == (AUGMENTATIONS["strong"], 0.9)
+
+
+def test_shared_starts_are_those_of_several_configurations_the_commonest_first() -> None:
+    def config(width: int, bit_width: int) -> TrialConfig:
+        bits = Lsq(weight_bits=bit_width, activation_bits=8)
+        return TrialConfig(student=UNetConfig(width=width), recipe=Qat(quantizer=bits))
+
+    plain, alone = TrialConfig(recipe=Supervised()), config(2, 8)
+    configs = [plain, alone, config(4, 2), config(4, 8), config(8, 2), config(8, 4), config(8, 8)]
+    starts = [configs[-1].start, configs[2].start]
+    assert shared_starts([*configs, plain]) == starts
 
 
 @pytest.mark.parametrize("space", ["kd", "qkd"])

@@ -117,7 +117,7 @@ def test_calibration_that_takes_minutes_is_named() -> None:
     )
 
 
-@pytest.mark.parametrize(("num_parallel", "total_s"), [(1, 100), (2, 80), (4, 40)])
-def test_trials_wait_for_the_start_that_they_share(num_parallel: int, total_s: float) -> None:
+@pytest.mark.parametrize(("num_parallel", "total_s"), [(1, 100), (2, 50), (4, 30)])
+def test_starts_are_trained_side_by_side(num_parallel: int, total_s: float) -> None:
     expected = ExpectedTime(0, 3, 20, 4, 10, num_parallel, halving=False)
     assert expected.total_s == total_s

@@ -135,7 +135,7 @@ def test_proposals_of_bits_by_layer_are_the_same_again(blocks_folder: Path, tmp_
 
     run = ExecutionConfig(data=study.data.path, artifacts=study.store.root)
     progress, remote = ConsoleProgress(config, [], 1), cast(RemoteRunner, measured)
-    measure_sensitivities(study, progress, remote, run)
+    measure_sensitivities(study, progress, remote, run, lambda trainings, on_end: None)
     drive(study, random.Random(0), NUM_TRIALS)
     again = replay(study.file, config.folder)
     assert again.differences == []

@@ -419,3 +419,35 @@ def test_a_trial_that_waits_for_the_start_of_another_leaves_when_it_is_asked(
         stop_file.touch()
         with pytest.raises(Interrupted):
             waiting.result(20)
+
+
+def test_a_trial_that_waits_for_its_start_trains_one_of_another_trial(
+    blocks_run: ExecutionConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """But none that another process trains, and none that fails; then it goes on with its own."""
+    monkeypatch.setattr("trainables.core.artifacts.LOOK_EVERY_S", 0.05)
+    run, store = blocks_run.replace(artifacts=tmp_path), ArtifactStore(tmp_path)
+    bits = Lsq(weight_bits=8, activation_bits=8)
+    trial = config(Qat(start=START, quantizer=bits))
+    own = trial.start
+    assert own
+    taken, failing, other, unneeded = (own.replace(seed=seed) for seed in range(1, 5))
+    failing = failing.with_recipe(optimizer=AdamW(learning_rate=1e9))
+
+    def path(start: TrialConfig) -> Path:
+        return store.path(ARTIFACT_KIND, artifact_key(start, run, store))
+
+    others = [taken, failing, other, unneeded]
+    with ThreadPoolExecutor(1) as pool, locked(path(taken)):
+        with locked(path(own)):
+            reports = iter(Trial(trial, run, other_starts=others))
+            waiting = pool.submit(next, reports)
+            wait_until(lambda: path(other).is_dir())
+            assert not waiting.done()
+            assert not path(own).is_dir()
+            unneeded_is_left = not path(unneeded).is_dir()
+        assert waiting.result(60).epoch == 1
+    assert unneeded_is_left
+    assert path(own).is_dir()
+    assert not path(taken).is_dir()
+    assert not path(failing).is_dir()

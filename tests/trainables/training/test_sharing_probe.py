@@ -3,21 +3,22 @@
 import os
 import sys
 import time
+from multiprocessing import Barrier
 from pathlib import Path
 
 import psutil
 import pytest
+from mps_program import REFUSING, SERVICE, install
 
 from trainables.config import ExecutionConfig, TrialConfig
 from trainables.core.progress import progress_to
 from trainables.models.configs import UNetConfig
 from trainables.recipes.configs import Ptq, Qat, Recipe, Supervised
 from trainables.training import sharing_probe
+from trainables.training.mps import PIPES
 from trainables.training.sharing_probe import (
     CardMeasure,
-    fastest,
     find_rates,
-    mean_gain,
     measure_card,
     measure_rates,
 )
@@ -47,15 +48,25 @@ def test_a_process_that_dies_is_not_waited_for_by_the_others(blocks_run: Executi
     ("rates", "best", "gain"),
     [
         ([{1: 100, 2: 180, 4: 300, 8: 320}, {1: 50, 2: 52, 4: 50, 8: 30}], 4, 3**0.5),
-        ([{1: 100, 2: 90, 4: 80}, {1: 10, 2: 10, 4: 10}], 1, 1),
-        ([{1: 100, 2: 200, 4: 200}], 2, 2),  # more of them would only take memory
+        ([{1: 100, 2: 90, 4: 80, 8: 1}, {1: 10, 2: 10, 4: 10, 8: 1}], 1, 1),
+        ([{1: 100, 2: 200, 4: 200, 8: 200}] * 2, 2, 2),  # more of them would only take memory
     ],
 )
 def test_the_number_with_the_largest_mean_gain_is_taken(
-    rates: list[dict[int, float]], best: int, gain: float
+    rates: list[dict[int, float]],
+    best: int,
+    gain: float,
+    card: list[tuple[int, ...]],
+    blocks_run: ExecutionConfig,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    assert fastest(rates) == best
-    assert mean_gain(rates, best) == pytest.approx(gain)
+    left = list(rates)
+    monkeypatch.setattr(sharing_probe, "measure_rates", lambda *given: left.pop(0))
+    students = [config(Supervised(), width) for width in (4, 8)]
+    run = blocks_run.replace(artifacts=tmp_path)
+    found = measure_card(run, students, students, most=8, data_share=0.1)
+    assert (found.num_trials, found.gain) == (best, pytest.approx(gain))
 
 
 @pytest.fixture
@@ -115,11 +126,83 @@ def test_where_so_many_trials_do_not_run_at_once_fewer_are_tried(
         num_running = 3
         found = measure_card(run, [student], [student], 8, data_share=0.1)
         assert found == CardMeasure(6 * GIB, 80 * GIB, 4, pytest.approx(4.0))
-        assert said[1:] == ["8 trials at once do not train on a GPU: RuntimeError: out of memory"]
+        assert said[1:] == [
+            "8 trials at once do not train on a GPU: RuntimeError: out of memory",
+            "trials share GPUs without the Multi-Process Service (MPS): there is no "
+            "nvidia-cuda-mps-control",
+        ]
         num_running = 0
         run = run.replace(artifacts=tmp_path / "other")
         found = measure_card(run, [student], [student], 8, data_share=0.1)
     assert found == CardMeasure(6 * GIB, 80 * GIB, 1)
+
+
+@pytest.mark.parametrize(
+    ("factor", "plain_runs", "expected"),
+    [
+        (1.5, True, (8, 2.85, True)),
+        (1.04, True, (4, 2.0, False)),  # not worth it
+        (1.5, False, (8, 1.9, True)),  # as on a GPU that only one process may use
+    ],
+)
+def test_the_multi_process_service_is_used_where_it_is_faster(
+    factor: float,
+    plain_runs: bool,
+    expected: tuple[int, float, bool],
+    card: list[tuple[int, ...]],
+    blocks_run: ExecutionConfig,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    log = install(SERVICE, tmp_path, monkeypatch)
+    plain = sharing_probe.measure_rates
+
+    def rates(run: ExecutionConfig, config: object, counts: tuple[int, ...]) -> dict[int, float]:
+        if run.mps is None:
+            if not plain_runs:
+                raise RuntimeError("exclusive")
+            return plain(run, config, counts)  # type: ignore[arg-type]
+        assert (run.mps / "control").exists()
+        return {number: factor * {1: 100, 2: 150, 4: 180, 8: 190}[number] for number in counts}
+
+    monkeypatch.setattr(sharing_probe, "measure_rates", rates)
+    run, student = blocks_run.replace(artifacts=tmp_path), config(Supervised())
+    found = measure_card(run, [student], [student], 8, data_share=0.1)
+    assert (found.num_trials, found.gain, found.with_mps) == (
+        expected[0],
+        pytest.approx(expected[1]),
+        expected[2],
+    )
+    assert log.read_text().endswith("quit -t 10\n")
+
+
+def test_without_rights_trials_share_without_the_service(
+    card: list[tuple[int, ...]],
+    blocks_run: ExecutionConfig,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    install(REFUSING, tmp_path, monkeypatch)
+    run, student, said = blocks_run.replace(artifacts=tmp_path), config(Supervised()), []
+    with progress_to(said.append):
+        found = measure_card(run, [student], [student], 8, data_share=0.1)
+    assert (found.num_trials, found.with_mps) == (4, False)
+    assert said[-1] == (
+        "trials share GPUs without the Multi-Process Service (MPS): an error: no rights"
+    )
+
+
+def test_processes_that_are_measured_join_the_service(
+    blocks_run: ExecutionConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(PIPES, raising=False)
+    joined = []
+    monkeypatch.setattr(sharing_probe, "join_service", joined.append)
+    monkeypatch.setattr(sharing_probe, "together", Barrier(1), raising=False)
+    monkeypatch.setattr(sharing_probe, "MEASURED_S", 0.1)
+    run = blocks_run.replace(mps=tmp_path)
+    assert len(sharing_probe.train_in_rounds(run, config(Supervised()), (1,), 0)) == 1
+    assert joined == [tmp_path]
 
 
 def test_students_that_train_nothing_share_by_memory(
@@ -134,6 +217,7 @@ PARENT = """
 import os, signal, sys
 from trainables.config import ExecutionConfig, TrialConfig
 from trainables.training import sharing_probe
+from trainables.training.mps import PIPES
 
 def measure():
     run, config = (

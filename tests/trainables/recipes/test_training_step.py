@@ -23,6 +23,7 @@ from trainables.losses.configs import (
     by_name,
 )
 from trainables.models.configs import UNetConfig
+from trainables.quantization import layers
 from trainables.quantization.quantizers.configs import Lsq, QuantizerName
 from trainables.recipes import captured, training_step
 from trainables.recipes.base import Epoch
@@ -67,8 +68,9 @@ def run(blocks_run: ExecutionConfig, teacher_file: Path) -> ExecutionConfig:
 
 
 def replay(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Has steps and predictions replayed from their second call on."""
+    """Has steps and predictions replayed from their second call on, with what only GPUs do."""
     Replayed.num_replays.clear()
+    monkeypatch.setattr(layers, "SCARCE_MEMORY", ("cpu",))
     monkeypatch.setattr(captured, "NUM_EAGER", 1)
     for module in (training_step, evaluation):
         monkeypatch.setattr(module, "Captured", Replayed)

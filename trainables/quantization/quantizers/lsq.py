@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from trainables.quantization.quantizers.fake_quantizer import FakeQuantizer, shared_axes, spaced
-from trainables.quantization.quantizers.lsq_kernels import fused_way
+from trainables.quantization.quantizers.lsq_kernels import flat, fused_way, is_dense
 
 CALIBRATION_ELEMENTS = 1 << 18
 """Of the values times the fractions that `calibrate` compares at once: 1 MB in float32."""
@@ -30,22 +30,29 @@ def lsq(value: Tensor, step: Tensor, low: int, high: int) -> Tensor:
 class _Lsq(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, value: Tensor, step: Tensor, low: int, high: int) -> Tensor:
-        scaled = value / step
-        ctx.save_for_backward(scaled, step)
+        ctx.save_for_backward(value, step)  # the layer before keeps the value, too
         ctx.bounds = low, high
-        return scaled.clamp(low, high).round_().mul_(step).to(value.dtype)
+        return (value / step).clamp_(low, high).round_().mul_(step).to(value.dtype)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        scaled, step = ctx.saved_tensors
+        value, step = ctx.saved_tensors
         low, high = ctx.bounds
+        scaled = value / step
         clipped = scaled.clamp(low, high)
         # A mask of floats: bools take four times as long, and masked_fill forgets the memory format
         inside = torch.eq(clipped, scaled, out=torch.empty_like(scaled))
         # round(v/s) - v/s inside the range, the bound itself outside it
-        slope = clipped.round().sub_(clipped.mul_(inside))
-        step_gradient = slope.mul_(gradient).sum_to_size(step.shape)
-        return inside.mul_(gradient), step_gradient, None, None
+        slope = clipped.round().addcmul_(inside, clipped, value=-1)
+        return inside.mul_(gradient), product(slope, gradient, step), None, None
+
+
+def product(slope: Tensor, gradient: Tensor, step: Tensor) -> Tensor:
+    """The sum of the products over the values of each step; overwrites `slope`."""
+    same = slope.dtype == gradient.dtype and slope.stride() == gradient.stride()
+    if step.numel() == 1 and same and is_dense(slope):
+        return torch.dot(flat(slope), flat(gradient)).view_as(step)
+    return slope.mul_(gradient).sum_to_size(step.shape)
 
 
 class StepQuantizer(FakeQuantizer):

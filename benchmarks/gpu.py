@@ -23,6 +23,7 @@ from unittest.mock import patch
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state
+from torch.nn import functional as F
 from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -34,7 +35,8 @@ from benchmarks.timing import describe_machine, markdown, median_seconds, synchr
 from trainables.config import ExecutionConfig, TrialConfig
 from trainables.data.configs import Augmentation
 from trainables.losses.cross_entropy import cross_entropy
-from trainables.models.base import forward_features
+from trainables.losses.pixelwise import pixelwise_loss
+from trainables.models.base import forward_features, supports_fast_bf16
 from trainables.models.configs import UNetConfig
 from trainables.models.model_file import ModelSpec, write_model
 from trainables.recipes import captured
@@ -72,12 +74,22 @@ COPIED_BYTES = 1 << 30 if GPU else 1 << 24
 PLAIN = Augmentation(min_scale=1, max_scale=1, color=0)
 COMPILED = "max-autotune-no-cudagraphs"
 """PyTorch's own graphs would hold gradients, which stay between steps here."""
+NUM_CLASSES = 21
 NUM_LINES = 12
 """Of a profile."""
 
 
 def main() -> None:
-    functions = (recipes, quantization, traffic, training, sharing, one_process, steps)
+    functions = (
+        recipes,
+        quantization,
+        traffic,
+        training,
+        sharing,
+        one_process,
+        alternatives,
+        steps,
+    )
     sections_by_name = {function.__name__: function for function in functions}
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--out", type=Path, required=True, help="gets the tables, as Markdown")
@@ -317,6 +329,83 @@ def profiled(folder: Path, case: Case) -> str:
         for name, (own, count) in largest
     ]
     return "\n".join(lines)
+
+
+def alternatives(folder: Path) -> str:
+    """Parts of a step by themselves: as they are, and in a form that may be faster."""
+    rows: list[list[object]] = []
+    for case in (SMALL, LARGE):
+        for name, (plain, other) in forms_of_parts(case).items():
+            seconds = recorded_seconds({"plain": plain, "other": other})
+            times = [f"{1e3 * each:.3f}" for each in seconds.values()]
+            rows.append([case, name, *times, f"{seconds['plain'] / seconds['other']:.2f}"])
+            release_memory()
+    heading = ["case", "part, and its other form", "ms as it is", "ms of the other", "ratio"]
+    return (
+        "### Parts of a step\n\nForward and backward, replayed; activations in the type that steps "
+        f"compute with, {NUM_CLASSES} classes. `torch.compile` fuses operations, so that less is "
+        "read and written.\n\n" + markdown(heading, rows)
+    )
+
+
+def forms_of_parts(case: Case) -> dict[str, tuple[Callable[[], object], Callable[[], object]]]:
+    """Each part as it is, and in another form, by name."""
+    size, width = (case.batch_size, case.image_size), case.width
+    dtype = torch.bfloat16 if supports_fast_bf16(DEVICE) else torch.float32
+
+    def images(channels: int, needs_gradient: bool = True) -> Tensor:
+        made = torch.randn(size[0], channels, size[1], size[1], device=DEVICE, dtype=dtype)
+        made = made.to(memory_format=torch.channels_last)
+        return made.requires_grad_(needs_gradient)
+
+    def differentiated(function: Callable[..., Tensor], *given: Tensor) -> Callable[[], object]:
+        def call(tensors: Sequence[Tensor]) -> Sequence[Tensor]:
+            wanted = [each for each in tensors if each.requires_grad]
+            result = function(*tensors)
+            return torch.autograd.grad(result, wanted, torch.ones_like(result))
+
+        captured = Captured(call)
+        return lambda: captured(given)
+
+    def fused(function: Callable[..., Tensor], *given: Tensor) -> Any:
+        compiled = torch.compile(function, dynamic=False)
+        return differentiated(function, *given), differentiated(compiled, *given)
+
+    scale, shift = (torch.ones(width, device=DEVICE, requires_grad=True) for _ in range(2))
+    labels = torch.randint(NUM_CLASSES, (size[0], size[1], size[1]), device=DEVICE)
+    padded = -(-width // 8) * 8
+
+    def normalized(value: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+        return F.relu(F.batch_norm(value, None, None, scale, shift, training=True))
+
+    def distillation(student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
+        return pixelwise_loss(student, teacher, labels, temperature=2.0)
+
+    def convolution(channels: int) -> Callable[[], object]:
+        weight = torch.randn(channels, channels, 3, 3, device=DEVICE, dtype=dtype)
+        weight = weight.to(memory_format=torch.channels_last).requires_grad_()
+        return differentiated(partial(F.conv2d, padding=1), images(channels), weight)
+
+    logits, teacher = images(NUM_CLASSES), images(NUM_CLASSES, needs_gradient=False)
+    return {
+        "BatchNorm and ReLU, compiled": fused(normalized, images(width), scale, shift),
+        "cross-entropy, compiled": fused(cross_entropy, logits, labels),
+        "pixel-wise distillation, compiled": fused(distillation, logits, teacher, labels),
+        f"3x3 convolution, {padded} channels": (convolution(width), convolution(padded)),
+        "AdamW, one flat parameter": (update_of(case, False), update_of(case, True)),
+    }
+
+
+def update_of(case: Case, is_flat: bool) -> Callable[[], object]:
+    """An update of a student's weights, or of as many in one tensor."""
+    shapes = [each.shape for each in UNetConfig(width=case.width).build(NUM_CLASSES).parameters()]
+    if is_flat:
+        shapes = [torch.Size([sum(shape.numel() for shape in shapes)])]
+    weights = [torch.zeros(shape, device=DEVICE, requires_grad=True) for shape in shapes]
+    for weight in weights:
+        weight.grad = torch.ones_like(weight)
+    optimizer = PlainAdamW(weights, lr=1e-4, fused=True)
+    return lambda: optimizer.step()
 
 
 # Trials

@@ -223,10 +223,12 @@ def fit_forest(
     points: Sequence[Observation], mious: Floats, distributions: Distributions, seed: int
 ) -> "ExtraTreesRegressor":
     """A forest fitted to the mIoU (N,) of points."""
-    from sklearn.ensemble import ExtraTreesRegressor  # takes seconds that first trials need not
+    from sklearn import config_context  # takes seconds that first trials need not
+    from sklearn.ensemble import ExtraTreesRegressor
 
     forest = ExtraTreesRegressor(NUM_TREES, min_samples_leaf=2, random_state=seed)
-    return forest.fit(encode(points, distributions), mious)
+    with config_context(assume_finite=True, skip_parameter_validation=True):  # of each tree
+        return forest.fit(encode(points, distributions), mious)
 
 
 def predict_by_tree(
@@ -236,7 +238,8 @@ def predict_by_tree(
     if not points:
         return np.zeros((0, NUM_TREES))
     rows = encode(points, distributions)
-    return np.column_stack([tree.predict(rows) for tree in forest.estimators_])
+    # A tree's own `predict` checks the rows again
+    return np.column_stack([tree.tree_.predict(rows) for tree in forest.estimators_])
 
 
 def predict_failures(

@@ -17,7 +17,15 @@ def test_all_sections_but_that_of_many_processes_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lsq_kernels, "MIN_ELEMENTS", 1 << 24)
-    sections = ["steps", "recipes", "quantization", "traffic", "training"]
+    sections = [
+        "steps",
+        "recipes",
+        "quantization",
+        "traffic",
+        "training",
+        "one_process",
+        "alternatives",
+    ]
     out = tmp_path / "gpu.md"
     monkeypatch.setattr(sys, "argv", ["gpu", "--out", str(out), "--sections", *sections])
     gpu.main()

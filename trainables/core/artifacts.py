@@ -142,10 +142,10 @@ def locked(path: Path, while_waiting: Callable[[], None] = lambda: None) -> Iter
             lock.acquire(timeout=wait_s)
         except Timeout:
             wait_s = LOOK_EVERY_S
-            while_waiting()
             if time.monotonic() - said >= PROGRESS_EVERY_S:
                 said = time.monotonic()
                 announce(f"waiting for {path.name}, which another process builds")
+            while_waiting()
     try:
         yield
     finally:

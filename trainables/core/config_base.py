@@ -3,8 +3,9 @@
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
-from typing import ClassVar, Self, get_args
+from typing import ClassVar, Self, TypeVar, get_args
 
 from pydantic import (
     BaseModel,
@@ -19,6 +20,7 @@ from pydantic import (
 from trainables.core.command_line import first_problem
 
 Leaf = str | int | float | bool | None
+Tagged = TypeVar("Tagged", bound="TaggedConfig")
 
 
 class FrozenConfig(BaseModel):
@@ -74,12 +76,13 @@ class TaggedConfig(FrozenConfig):
     name: str
 
     @classmethod
-    def members(cls) -> dict[str, type[Self]]:
+    def __pydantic_init_subclass__(cls, **kwargs: object) -> None:
+        find_members.cache_clear()
+
+    @classmethod
+    def members(cls) -> Mapping[str, type[Self]]:
         """The members of this union by their names."""
-        found = dict.fromkeys(get_args(cls.model_fields["name"].annotation), cls)
-        for subclass in cls.__subclasses__():
-            found |= subclass.members()
-        return found
+        return find_members(cls)
 
     @model_validator(mode="wrap")
     @classmethod
@@ -90,6 +93,15 @@ class TaggedConfig(FrozenConfig):
         if (member := cls.members().get(str(name))) is None:
             raise ValueError(f"the name must be one of {', '.join(sorted(cls.members()))}")
         return member.model_validate(value)
+
+
+@cache
+def find_members(base: type[Tagged]) -> Mapping[str, type[Tagged]]:
+    """`TaggedConfig.members`, which each validation asks for."""
+    found = dict.fromkeys(get_args(base.model_fields["name"].annotation), base)
+    for subclass in base.__subclasses__():
+        found |= subclass.members()
+    return found
 
 
 def digest(content: object) -> str:

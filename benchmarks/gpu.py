@@ -40,10 +40,10 @@ from trainables.models.base import forward_features, supports_fast_bf16
 from trainables.models.configs import UNetConfig
 from trainables.models.model_file import ModelSpec, write_model
 from trainables.recipes import captured
+from trainables.recipes.adamw import PlainAdamW
 from trainables.recipes.base import Batch
 from trainables.recipes.captured import NUM_EAGER, Captured
 from trainables.recipes.configs import Distill, Qat, QatDistill, Recipe, Supervised
-from trainables.recipes.optimization import PlainAdamW
 from trainables.teachers.output_cache import cache_outputs
 from trainables.training.task import TrialTask
 from trainables.training.time_probe import TimedTask

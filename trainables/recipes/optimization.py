@@ -1,7 +1,6 @@
 """Optimization: AdamW (arXiv 1711.05101) with one cycle of learning rates (arXiv 1708.07120), or
 with half a cosine in each phase of a training (arXiv 1608.03983, equation 5)."""
 
-import inspect
 import math
 from collections.abc import Sequence
 from functools import partial
@@ -15,20 +14,8 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from trainables.quantization.layers import QuantizedLayer
 from trainables.quantization.quantizers.fake_quantizer import FakeQuantizer
+from trainables.recipes.adamw import FlatAdamW
 from trainables.recipes.configs import AdamW, QuantizerLearningRates
-
-
-class PlainAdamW(torch.optim.AdamW):
-    """PyTorch's AdamW without its decorators for torch.compile, which load `torch._dynamo`.
-
-    That takes three seconds in each process that trains, most of which compile nothing.
-    """
-
-    add_param_group = inspect.unwrap(torch.optim.AdamW.add_param_group)
-    zero_grad = inspect.unwrap(torch.optim.AdamW.zero_grad)
-    state_dict = inspect.unwrap(torch.optim.AdamW.state_dict)
-    load_state_dict = inspect.unwrap(torch.optim.AdamW.load_state_dict)
-    step = torch.no_grad()(inspect.unwrap(torch.optim.AdamW.step))
 
 
 class OptimizerLoop:
@@ -55,7 +42,7 @@ class OptimizerLoop:
         self.restart_average()
         parts = model if learned is None else nn.ModuleList([model, learned])
         groups = parameter_groups(parts, adamw, rates or QuantizerLearningRates())
-        self.optimizer = PlainAdamW(groups, fused=True)
+        self.optimizer = FlatAdamW(groups)
         self.schedule: LRScheduler = (
             LambdaLR(self.optimizer, partial(cosine, phases=cosine_phases))
             if cosine_phases
@@ -73,6 +60,7 @@ class OptimizerLoop:
 
     def update(self) -> None:
         """Counts a loss whose gradient was added; updates the model after the last of a step."""
+        self.optimizer.flatten()
         self.num_losses += 1
         if self.num_losses % self.accumulation_steps == 0:
             self.optimizer.step()

@@ -1,4 +1,4 @@
-"""Seconds until a search says its first line and takes its first training step, in two revisions.
+"""Seconds to a search's first line, first training step and end, in two revisions.
 
     git worktree add --detach ../before REVISION
     python -m benchmarks.first_seconds --before ../before --out first_seconds.md
@@ -11,7 +11,7 @@ are wall time from the start of the process:
 - to the first checkpoint in the storage. On an empty one that is of the teacher, else of a trial;
   `--checkpoint-every 1ms` has each training keep one after its first step.
 
-The study is interrupted then.
+The study is interrupted then. `--commands` also runs the README's first command to its end.
 """
 
 import argparse
@@ -55,6 +55,7 @@ def main() -> None:
     parser.add_argument("--before", type=Path, required=True, help="a checkout of the older one")
     parser.add_argument("--after", type=Path, default=Path(__file__).parents[1])
     parser.add_argument("--repetitions", type=int, default=5, help="after one that is not counted")
+    parser.add_argument("--commands", type=int, default=0, help="times, in turns")
     parser.add_argument("--out", type=Path, required=True, help="gets the table, as Markdown")
     arguments = parser.parse_args()
     revisions: dict[str, Path] = {"before": arguments.before, "after": arguments.after}
@@ -75,6 +76,18 @@ def main() -> None:
         "\n" + table({f"{name}, {commit(revisions[name])}": measured[name] for name in revisions})
     )
     arguments.out.write_text(text)
+    whole: dict[str, list[float]] = {name: [] for name in revisions}
+    for number in range(arguments.commands):
+        for name in reversed(revisions) if number % 2 else revisions:
+            whole[name].append(command_seconds(revisions[name]))
+            print(f"{name}: {whole[name][-1]:.0f} s for the first command", flush=True)
+    if arguments.commands:
+        rows: list[list[object]] = [
+            [f"{name}, {commit(revisions[name])}", ", ".join(f"{each:.0f}" for each in seconds)]
+            for name, seconds in whole.items()
+        ]
+        text += "\n" + markdown(["revision", "s of the first command"], rows)
+        arguments.out.write_text(text)
     print(text)
 
 
@@ -101,6 +114,14 @@ def search(checkout: Path, storage: Path, arguments: Sequence[str]) -> None:
         stdout=subprocess.DEVNULL,
         check=True,
     )
+
+
+def command_seconds(checkout: Path) -> float:
+    """Seconds of the README's first command, on an empty storage."""
+    with tempfile.TemporaryDirectory(prefix="first-", ignore_cleanup_errors=True) as storage:
+        begin = time.perf_counter()
+        search(checkout, Path(storage), ["--space", "qkd"])
+        return time.perf_counter() - begin
 
 
 def environment(checkout: Path) -> dict[str, str]:

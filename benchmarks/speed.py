@@ -416,16 +416,17 @@ def growth(run: ExecutionConfig) -> str:
     """Seconds of an epoch and bytes, as the work grows."""
     small = IMAGE_SIZE // 2
     cases = {
-        "base": (small, NUM_TRAIN, 8),
-        "image size x2": (2 * small, NUM_TRAIN, 8),
-        "data x4": (small, 4 * NUM_TRAIN, 8),
-        "width x2": (small, NUM_TRAIN, 16),
+        "base": (small, NUM_TRAIN, 8, BATCH_SIZE),
+        "image size x2": (2 * small, NUM_TRAIN, 8, BATCH_SIZE),
+        "data x4": (small, 4 * NUM_TRAIN, 8, BATCH_SIZE),
+        "width x2": (small, NUM_TRAIN, 16, BATCH_SIZE),
+        "batch x4": (small, NUM_TRAIN, 8, 4 * BATCH_SIZE),
     }
     epochs: dict[str, Step] = {}
     sizes: dict[str, int] = {}
-    for name, (image_size, num_train, width) in cases.items():
+    for name, (image_size, num_train, width, batch_size) in cases.items():
         own = prepare_run(run.artifacts / f"growth-{image_size}", image_size, num_train)
-        task = make_task(own, Augmentation(), width=width)
+        task = make_task(own, Augmentation(), width=width, batch_size=batch_size)
         student = Student(task)
         sizes[name] = sum((own.data / f"{split}.arrow").stat().st_size for split in SPLITS)
         epochs[name] = partial(student.train_epoch, task)
@@ -441,7 +442,8 @@ def growth(run: ExecutionConfig) -> str:
         for name, value in seconds.items()
     ]
     return "### As the work grows\n\n" + markdown(
-        ["case", "pixels a side", "images", "width", "s an epoch", "ratio", "MB packed"], rows
+        ["case", "pixels a side", "images", "width", "batch", "s an epoch", "ratio", "MB packed"],
+        rows,
     )
 
 

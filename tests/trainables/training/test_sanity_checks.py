@@ -182,13 +182,14 @@ def test_the_rate_of_the_network_that_diverged_is_named() -> None:
         (30, 3000, 8),
         (8, 8000, 3),
         (2, 2000, 2),
-        (20, 200, 10),
-        (20, 300, 7),
-        (20, 60, 20),
+        (20, 400, 10),
+        (20, 600, 7),
+        (16, 512, 7),
+        (20, 120, 20),
         (1, 1, 1),
     ],
 )
-def test_grace_is_a_quarter_but_three_epochs_and_100_steps_at_least(
+def test_grace_is_a_quarter_but_three_epochs_and_200_steps_at_least(
     num_epochs: int, num_steps: int, grace: int
 ) -> None:
     assert grace_epochs(config_of(num_epochs), num_steps) == grace

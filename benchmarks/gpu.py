@@ -518,7 +518,7 @@ def search(folder: Path) -> str:
     begin = time.perf_counter()
     subprocess.run([*command, "--name", "gpu", "--quiet"], check=True)
     seconds = time.perf_counter() - begin
-    status = [sys.executable, "-m", "search.status", "gpu", "--storage", str(folder / "s")]
+    status = [sys.executable, "-m", "search.status", str(folder / "s" / "gpu")]
     report = subprocess.run(status, check=True, capture_output=True, text=True).stdout
     return f"### A study\n\n`{' '.join(command[1:4])}`: {seconds:.0f} s.\n\n```\n{report}```\n"
 

@@ -75,7 +75,10 @@ class MultiProcessService:
         if shutil.which(CONTROL) is None:
             raise MpsUnavailable(f"there is no {CONTROL}")
         self.folder = folder
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise MpsUnavailable(str(error)) from error
         environment = {**os.environ, PIPES: str(folder), LOGS: str(folder)}
         environment.pop("CUDA_VISIBLE_DEVICES", None)  # by which processes number the GPUs
         self.guard = subprocess.Popen(

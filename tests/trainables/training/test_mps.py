@@ -81,6 +81,15 @@ def test_the_reason_why_a_service_does_not_start_is_given(
     assert not (tmp_path / "service").exists()
 
 
+def test_a_folder_that_cannot_be_made_is_a_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(SERVICE, tmp_path, monkeypatch)
+    (tmp_path / "file").touch()
+    with pytest.raises(MpsUnavailable, match="file/service"):
+        MultiProcessService(tmp_path / "file" / "service")
+
+
 def test_a_service_that_does_not_answer_is_given_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -520,7 +520,7 @@ def search(folder: Path) -> str:
     seconds = time.perf_counter() - begin
     status = [sys.executable, "-m", "search.status", str(folder / "s" / "gpu")]
     report = subprocess.run(status, check=True, capture_output=True, text=True).stdout
-    return f"### A study\n\n`{' '.join(command[1:4])}`: {seconds:.0f} s.\n\n```\n{report}```\n"
+    return f"### A study\n\n`{' '.join(command[1:5])}`: {seconds:.0f} s.\n\n```\n{report}```\n"
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from torch import nn
 
 from trainables.config import ExecutionConfig, TrialConfig
 from trainables.core.artifacts import Artifact
+from trainables.core.freed_memory import keep_freed_memory
 from trainables.data.arrow_table import Tensors
 from trainables.data.augmentation import Transform
 from trainables.data.loader import Loader, shuffled
@@ -43,6 +44,8 @@ class TrialTask:
         self.pretrain, self.on_step_end = pretrain, on_step_end
         self.data = open_pack(run.data)
         self.device = torch.device(run.device)
+        if self.device.type == "cpu":
+            keep_freed_memory()
         self.train = Loader(self.data.train, self.device, run.gpu_share)
         self.val = Loader(self.data.val, self.device, run.gpu_share)
         self.transform = Transform(config.augmentation)

@@ -49,6 +49,9 @@ RECIPES: dict[str, Recipe] = {
 
 TOLERANCE = {"supervised": 1e-5, "distill": 1e-5, "ptq": 0.01, "qat": 0.01, "qat_distill": 0.05}
 """Relative, of each loss and of the mIoU."""
+LEAST = {"losses": 3e-5, "miou": 1e-4}
+"""Differences that are never too large: the losses of the distillation, of which one is below 0.01,
+moved by up to 1.7e-5 between AVX2 and AVX-512, and the mIoU by one pixel, 1.5e-5."""
 
 Curve = list[dict[str, float]]
 
@@ -108,7 +111,9 @@ def test_a_recipe_gives_its_stored_curve(
     curve, stored = train(RECIPES[name], with_teacher(more_blocks, tmp_path)), read_stored()[name]
     assert len(curve) == len(stored)
     for epoch, expected in zip(curve, stored, strict=True):
-        assert epoch == pytest.approx(expected, rel=TOLERANCE[name])
+        own, other = epoch.pop("miou"), expected.pop("miou")
+        assert own == pytest.approx(other, rel=TOLERANCE[name], abs=LEAST["miou"])
+        assert epoch == pytest.approx(expected, rel=TOLERANCE[name], abs=LEAST["losses"])
 
 
 def read_stored() -> dict[str, Curve]:

@@ -15,10 +15,13 @@ then
 else
     read command
     echo "$command" >> {log}
-    rm "$CUDA_MPS_PIPE_DIRECTORY/control"
+    case "$command" in
+        quit*) rm "$CUDA_MPS_PIPE_DIRECTORY/control" ;;
+        *) test ! -e "$CUDA_MPS_PIPE_DIRECTORY/killed" ;;
+    esac
 fi
 """
-"""A service that only notes what it is told."""
+"""A service that only notes what it is told; a file `killed` stands for its end."""
 REFUSING = "echo it starts; echo an error: no rights; exit 1"
 HANGING = "sleep 60"
 

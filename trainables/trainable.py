@@ -8,9 +8,11 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import torch
 from ray import tune
 
 from trainables.config import ExecutionConfig, TrialConfig
+from trainables.core.command_line import first_line
 from trainables.core.errors import DiskFull, Interrupted, TrialFailed
 from trainables.core.files import replace_file
 from trainables.core.liveness import die
@@ -30,6 +32,8 @@ OTHER_STARTS = "other_starts"
 """Key, in a configuration, of the starts of other trials that it may train while it waits."""
 HANG_REASON = "last-words.txt"
 """File beside a trial's checkpoints with the reason why the watchdog ended its process."""
+GIVEN_OTHERS = "other-starts"
+"""File beside a trial's checkpoints: a process of it was given the starts of other trials."""
 TRAINING = "training"
 """The task in the progress lines of a trial's own epochs."""
 
@@ -74,6 +78,9 @@ class StudentTrainable(tune.Trainable):
         except DiskFull as error:
             return {PAUSE: str(error), NO_ROOM: str(error), "done": True}
         except Exception as error:
+            if self.config["run"].get("mps") and isinstance(error, torch.AcceleratorError):
+                # Another process's fault as likely; Ray starts this one again from its checkpoint
+                die(f"the GPU fails, which processes share by MPS: {first_line(error)}")
             self.reusable = False  # a device may be unusable
             named = f"{type(error).__name__}: {error}"
             return {FAILURE: named, TRACE: traceback.format_exc(), "done": True}
@@ -107,6 +114,10 @@ def start(config: dict[str, Any]) -> Iterator[Metrics]:
     trial = TrialConfig.model_validate(config["trial"])
     run = ExecutionConfig.model_validate(config["run"])
     others = [TrialConfig.model_validate(start) for start in config.get(OTHER_STARTS, ())]
+    if (given := checkpoints / GIVEN_OTHERS).exists():
+        others = []  # one of them may have ended the process
+    elif others:
+        replace_file(given, "")
     progress = ProgressReporter(TRAINING, "epoch", trial.num_epochs)
     return save(
         Trial(trial, run, checkpoints, on_hang, progress.update, others), Path(config["out"])

@@ -64,6 +64,8 @@ class CardShares:
             on_kind = remote.on(kinds[0])
             measured = on_kind(self.run, measure_card, *self._given(kinds[0]))
         self._learn(kinds[0], offered_nodes(), measured)
+        if self.known[kinds[0]].mps:
+            self.services.start_on(kinds[:1], wait=True)
 
     def __call__(self, nodes: Nodes) -> Sequence[TrialResources]:
         """The resources of a trial on each kind that is known by now; starts probes of others."""
@@ -105,7 +107,6 @@ class CardShares:
             gain = f", {measured.gain:.2f} of the images a second of one"
         if measured.with_mps:
             gain += ", with the Multi-Process Service (MPS)"
-            self.services.start_on([kind], wait=True)
         self.say(
             f"{trials} trials at once on {f'each {kind}' if kind else 'a GPU'} with "
             f"{human_size(measured.free_bytes)} free: the largest takes "

@@ -12,7 +12,7 @@ import ray
 from search.execution.cluster import why_nothing_runs
 from search.execution.places import TrialPlaces
 from search.execution.resources import TrialResources
-from search.execution.session import task_options
+from search.execution.session import task_with
 from search.execution.shared_storage import shared_storage
 from search.execution.shutdown import GracefulShutdown
 from search.execution.waiting import WaitingNotice
@@ -39,7 +39,7 @@ OnEnd = Callable[[str, Artifact | TrialFailed], None]
 class ParallelTraining:
     """Trains each of many configurations once, or finds its artifact.
 
-    A training whose process dies is started again, as `task_options` says, and continues from its
+    A training whose process dies is started again, as `task_with` says, and continues from its
     checkpoint.
 
     Args:
@@ -62,7 +62,6 @@ class ParallelTraining:
         self.run, self.places, self.shutdown = run, places, shutdown
         self.say, self.on_step = say, on_step
         self.scratch, self.shared = folder / SCRATCH, shared_storage(folder.parent)
-        self.task: Any = ray.remote(with_progress_file)
 
     def __call__(
         self,
@@ -108,7 +107,7 @@ class ParallelTraining:
             raise KeyboardInterrupt
 
     def _start(self, name: str, config: TrialConfig, place: TrialResources) -> Any:
-        return self.task.options(**task_options(place)).remote(
+        return task_with(place, with_progress_file).remote(
             self.scratch / config.digest() / PROGRESS_FILE,
             PROGRESS_EVERY_S,
             train_or_find,

@@ -98,7 +98,10 @@ class OptunaSearcher(Searcher):
         callbacks: Sequence[Callback] = (),
         shared_starts: Sequence[TrialConfig] = (),
     ) -> None:
-        """`shared_starts` may be trained by trials that wait for their own, which others train."""
+        """`shared_starts` may be trained by trials that wait for their own, which others train.
+
+        They are those that several trials of the space have, as far as is known.
+        """
         super().__init__()
         self.untrained_starts = {start.digest(): start for start in shared_starts}
         self.study, self.problem, self.limits = study, problem, limits
@@ -265,11 +268,15 @@ class OptunaSearcher(Searcher):
         }
 
     def _starts_beside(self, config: TrialConfig) -> list[TrialConfig]:
-        """The starts that no running trial has, for one whose start is perhaps being trained."""
+        """The starts that no running trial has, for one whose start is perhaps being trained.
+
+        Not more than there are trials left, which may need them.
+        """
         if start_name(config) not in self.untrained_starts:
             return []
         running = {start_name(record.config) for record in self.asked.values()}
-        return [start for name, start in self.untrained_starts.items() if name not in running]
+        others = [start for name, start in self.untrained_starts.items() if name not in running]
+        return others[: self.trials_left]
 
     def _report(self, trial_id: str, result: Mapping[str, Any]) -> Metrics | None:
         """Stores the Metrics in a Ray result, and gives them.
@@ -281,13 +288,18 @@ class OptunaSearcher(Searcher):
             TrialFailed: they are not finite.
         """
         metrics, record = parse_result(result), self.asked[trial_id]
-        if metrics and self.untrained_starts:
-            self.untrained_starts.pop(start_name(record.config), None)
+        if metrics:
+            self._leave_start(record)
         if metrics and metrics.epoch > max(record.reports, default=0):
             record = self.asked[trial_id] = store_metrics(self.study, record, metrics)
             for callback in self.callbacks:
                 callback.reported(record)
         return metrics
+
+    def _leave_start(self, record: Record) -> None:
+        """The start of a trial is trained, or fails: no trial trains it for another."""
+        if self.untrained_starts:
+            self.untrained_starts.pop(start_name(record.config), None)
 
     def _pause(self, record: Record) -> None:
         """Enqueues a trial again, to continue when the study is resumed."""
@@ -295,6 +307,8 @@ class OptunaSearcher(Searcher):
         self._ended(pause_trial(self.study, record))
 
     def _tell(self, record: Record, state: TrialState, reason: str = "") -> None:
+        if state == TrialState.FAIL:
+            self._leave_start(record)
         is_complete = state == TrialState.COMPLETE
         values = record.measured(self.problem.objectives) if is_complete else None
         self._ended(end_trial(self.study, record, state, reason, values))

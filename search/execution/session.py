@@ -174,7 +174,7 @@ class RemoteRunner:
     ) -> Any:
         """Starts a preparation that nobody waits for, and gives Ray's reference to its result."""
         run = run.replace(num_threads=self.share.threads)
-        return self._task(prepare).remote(run, *given, **named)
+        return task_with(self.share, prepare).remote(run, *given, **named)
 
     def __call__(
         self,
@@ -223,7 +223,7 @@ class RemoteRunner:
         files = [self.folder / PROGRESS_FILE]
         files += [self.folder / f"{PROGRESS_FILE}-{number}" for number in range(1, len(calls))]
         notice = WaitingNotice(self.say, lambda: why_nothing_runs(self.share))
-        task = self._task(with_progress_file)
+        task = task_with(self.share, with_progress_file)
         waiting = []
         for file, given in zip(files, calls, strict=True):
             delete(file)  # of a process that was killed
@@ -244,12 +244,6 @@ class RemoteRunner:
             raise KeyboardInterrupt
         return results
 
-    def _task(self, function: Callable[..., Any]) -> Any:
-        """A task of Ray; its process does not keep a GPU's memory when it has ended."""
-        decorate = ray.remote(max_calls=1) if self.share.gpus else ray.remote
-        task: Any = decorate(function)
-        return task.options(**task_options(self.share))
-
     def _result(self, task: Any) -> Any:
         try:
             return ray.get(task)
@@ -261,11 +255,16 @@ class RemoteRunner:
             raise TrialFailed(f"its process died: {describe_worker_failure(error)}") from error
 
 
-def task_options(share: TrialResources) -> dict[str, Any]:
-    """Ray's options of a task with these resources, which is retried where its process dies."""
-    return {
-        "num_cpus": share.cpus,
-        "num_gpus": share.gpus,
-        "resources": share.kind,
-        "max_retries": MAX_RETRIES,
-    }
+def task_with(share: TrialResources, function: Callable[..., Any]) -> Any:
+    """A task of Ray with these resources, which is retried where its process dies.
+
+    The process does not keep a GPU's memory when the task has ended.
+    """
+    decorate = ray.remote(max_calls=1) if share.gpus else ray.remote
+    task: Any = decorate(function)
+    return task.options(
+        num_cpus=share.cpus,
+        num_gpus=share.gpus,
+        resources=share.kind,
+        max_retries=MAX_RETRIES,
+    )

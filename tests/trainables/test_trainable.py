@@ -24,11 +24,13 @@ from trainables.trainable import (
     HANG_REASON,
     METRICS,
     NO_ROOM,
+    OTHER_STARTS,
     PAUSE,
     TRACE,
     StudentTrainable,
 )
 from trainables.training import checkpoints as checkpoint
+from trainables.training.trial import Trial
 
 
 @pytest.fixture
@@ -186,6 +188,51 @@ from trainables.trainable import StudentTrainable
 ArrowTable.take = lambda *_: time.sleep(60)
 StudentTrainable(json.load(sys.stdin)).step()
 """
+
+
+FAULTY = """
+import json, sys, torch
+from trainables.data.arrow_table import ArrowTable
+from trainables.trainable import StudentTrainable
+def fail(*_):
+    raise torch.AcceleratorError("CUDA error: unspecified launch failure")
+ArrowTable.take = fail
+print(StudentTrainable(json.load(sys.stdin)).step())
+"""
+
+
+@pytest.mark.parametrize("shares", [True, False])
+def test_a_fault_of_a_gpu_that_processes_share_by_mps_ends_the_process(
+    shares: bool, wanted: dict[str, Any], tmp_path: Path
+) -> None:
+    """It may be another trial's fault, and Ray starts the process again."""
+    wanted["run"]["mps"] = str(tmp_path / "mps") if shares else None
+    program = [sys.executable, "-c", FAULTY]
+    ended = subprocess.run(
+        program, input=json.dumps(wanted), text=True, capture_output=True, timeout=60, check=False
+    )
+    assert ended.returncode == int(shares)
+    said = ended.stderr if shares else ended.stdout
+    assert "CUDA error: unspecified launch failure" in said
+    assert ("by MPS" in said) == shares
+
+
+def test_a_trial_is_given_the_starts_of_others_once(
+    wanted: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One of them may have ended its first process, as for lack of memory."""
+    given: list[int] = []
+
+    class Noted(Trial):
+        def __init__(self, *args: Any) -> None:
+            super().__init__(*args)
+            given.append(len(self.other_starts))
+
+    monkeypatch.setattr("trainables.trainable.Trial", Noted)
+    wanted[OTHER_STARTS] = [wanted["trial"], wanted["trial"]]
+    StudentTrainable(wanted).step()
+    StudentTrainable(wanted).step()
+    assert given == [2, 0]
 
 
 def test_a_read_that_hangs_fails_its_trial_with_a_reason(wanted: dict[str, Any]) -> None:

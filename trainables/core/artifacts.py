@@ -83,13 +83,16 @@ class ArtifactStore:
         kind: str,
         key: Mapping[str, object],
         build: Callable[[Path], None],
-        while_waiting: Callable[[], None] = lambda: None,
+        while_waiting: Callable[[], None] | None = lambda: None,
     ) -> Artifact:
         """The artifact of `key`, which `build` writes into an empty folder at first use.
 
         Several processes may call at once: one builds, the others wait for it and meanwhile call
-        `while_waiting`, which may raise. A build that fails or is killed leaves no artifact behind,
-        and a damaged artifact is built again.
+        `while_waiting`. A build that fails or is killed leaves no artifact behind, and a damaged
+        artifact is built again.
+
+        Raises:
+            NotBuilt: another process builds it, and `while_waiting` is None.
         """
         path = self.path(kind, key)
         if (found := self.find(kind, key)) is not None:
@@ -134,13 +137,15 @@ def lock_file(path: Path) -> Path:
 
 
 @contextmanager
-def locked(path: Path, while_waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
+def locked(path: Path, while_waiting: Callable[[], None] | None = lambda: None) -> Iterator[None]:
     """Holds the lock of an artifact; says what it waits for while another process holds it."""
     lock, wait_s, said = shared_lock(lock_file(path)), 0.0, -math.inf
     while not lock.is_locked:
         try:
             lock.acquire(timeout=wait_s)
         except Timeout:
+            if while_waiting is None:
+                raise NotBuilt(path.name) from None
             wait_s = LOOK_EVERY_S
             if time.monotonic() - said >= PROGRESS_EVERY_S:
                 said = time.monotonic()

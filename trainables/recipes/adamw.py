@@ -46,8 +46,9 @@ class FlatAdamW(PlainAdamW):
     def flatten(self) -> None:
         """Joins the parameters that have gradients now; others get theirs in a later phase.
 
-        Their values and gradients move to another place in memory, once.
+        Their values and gradients move to another place in memory, once, and must stay there.
         """
+        assert all(is_part(parts[0], flat) for flat, parts in self.parts.items())
         for group in self.param_groups:
             alike: dict[Hashable, list[nn.Parameter]] = {}
             for parameter in group["params"]:
@@ -102,12 +103,20 @@ class FlatAdamW(PlainAdamW):
         for flat, parameters in self.parts.items():
             if flat in states:
                 parts = {
-                    name: [value] * len(parameters) if name == STEP else split(value, parameters)
+                    name: [value.clone() for _ in parameters]
+                    if name == STEP
+                    else split(value, parameters)
                     for name, value in states.pop(flat).items()
                 }
                 for index, parameter in enumerate(parameters):
                     states[parameter] = {name: values[index] for name, values in parts.items()}
         return states
+
+
+def is_part(parameter: nn.Parameter, flat: nn.Parameter) -> bool:
+    """Whether value and gradient of the first part of a flat parameter are still parts of it."""
+    gradients = [each.grad.data_ptr() if each.grad is not None else 0 for each in (parameter, flat)]
+    return parameter.data_ptr() == flat.data_ptr() and gradients[0] == gradients[1] != 0
 
 
 def joined(values: Sequence[Tensor], like: Sequence[Tensor]) -> Tensor:

@@ -13,12 +13,17 @@ import threading
 from contextlib import suppress
 from pathlib import Path
 
+import torch
+
+from trainables.core.progress import announce
+
 CONTROL = "nvidia-cuda-mps-control"
 PIPES, LOGS = "CUDA_MPS_PIPE_DIRECTORY", "CUDA_MPS_LOG_DIRECTORY"
 PIPE, USUAL_PIPES = "control", Path("/tmp/nvidia-mps")
 """The pipe of a service, and the folder where CUDA looks for it if it is told of none."""
-START_S, LEAVING_S = 20, 10
-"""Seconds that a service may take to start, and those that it gives its processes at its end."""
+START_S, ANSWER_S, LEAVING_S = 20, 5, 10
+"""Seconds that a service may take to start and to answer, and those that it gives its processes at
+its end."""
 STARTED = "started"
 GUARD = f"""
 exec 3<&0
@@ -54,12 +59,31 @@ def is_in_use() -> bool:
 
 
 def join_service(folder: Path) -> None:
-    """Has this process use the service in a folder, if one runs there.
-
-    It must not have used a GPU before.
-    """
-    if (folder / PIPE).exists():
+    """Has this process use the service in a folder, if one runs there; says where it cannot."""
+    if os.environ.get(PIPES) == str(folder) or not (folder / PIPE).exists():
+        return
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        announce("the Multi-Process Service (MPS) is not used: this process has used a GPU before")
+    elif not answers(folder):  # its pipe outlives a service that was killed
+        announce("the Multi-Process Service (MPS) is not used: it does not answer")
+    else:
         os.environ[PIPES] = str(folder)
+
+
+def answers(folder: Path) -> bool:
+    """Whether the service in a folder is alive."""
+    try:
+        asked = subprocess.run(
+            [CONTROL],
+            input="get_server_list\n",
+            env={**os.environ, PIPES: str(folder)},
+            text=True,
+            capture_output=True,
+            timeout=ANSWER_S,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return asked.returncode == 0
 
 
 class MultiProcessService:
@@ -74,6 +98,8 @@ class MultiProcessService:
     def __init__(self, folder: Path) -> None:
         if shutil.which(CONTROL) is None:
             raise MpsUnavailable(f"there is no {CONTROL}")
+        if "MIG" in os.environ.get("CUDA_VISIBLE_DEVICES", ""):
+            raise MpsUnavailable("CUDA_VISIBLE_DEVICES names parts of GPUs (MIG)")
         self.folder = folder
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)

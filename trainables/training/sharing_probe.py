@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, wait
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from multiprocessing.synchronize import Barrier
@@ -21,7 +22,7 @@ from threading import BrokenBarrierError
 import torch
 
 from trainables.config import ExecutionConfig, TrialConfig
-from trainables.core.artifacts import ArtifactStore, present
+from trainables.core.artifacts import ArtifactStore, NotBuilt, only_found, present
 from trainables.core.command_line import first_line
 from trainables.core.files import replace_file
 from trainables.core.progress import announce
@@ -104,36 +105,43 @@ def measure_card(
 def mean_rates(
     run: ExecutionConfig, configs: Sequence[TrialConfig], counts: Sequence[int]
 ) -> dict[int, float]:
-    """The geometric mean over students of the images a second, by the number of trials at once.
-
-    Without the largest numbers where so many do not run; empty where no two do.
-    """
-    counts = list(counts)
+    """`mean_rates_of` so many trials at once, or of fewer; empty where no two run at once."""
+    counts, how = list(counts), " with the Multi-Process Service (MPS)" if run.mps else ""
     while len(counts) > 1:
         try:
-            rates = [find_rates(run, config, counts) for config in configs]
+            return mean_rates_of(run, configs, counts)
         except Exception as error:  # whatever a process died of: a search goes on with fewer
             reason = f"{type(error).__name__}: {first_line(error)}"
-            announce(f"{counts.pop()} trials at once do not train on a GPU: {reason}")
-        else:
-            return {n: math.prod(each[n] for each in rates) ** (1 / len(rates)) for n in counts}
+            announce(f"{counts.pop()} trials at once do not train on a GPU{how}: {reason}")
     return {}
+
+
+def mean_rates_of(
+    run: ExecutionConfig, configs: Sequence[TrialConfig], counts: Sequence[int]
+) -> dict[int, float]:
+    """The geometric mean over students of the images a second, by the number of trials at once."""
+    rates = [find_rates(run, config, counts) for config in configs]
+    return {n: math.prod(each[n] for each in rates) ** (1 / len(rates)) for n in counts}
 
 
 def mean_rates_with_mps(
     run: ExecutionConfig, configs: Sequence[TrialConfig], counts: Sequence[int]
 ) -> dict[int, float]:
     """The same by means of the Multi-Process Service; empty where it cannot be started."""
-    if is_in_use():  # as with all processes of this machine
+    if is_in_use():
+        announce("trials share GPUs by the Multi-Process Service (MPS) that runs on this machine")
         return {}
+    folder = new_folder()
+    with suppress(NotBuilt), only_found():
+        return mean_rates_of(run.replace(mps=folder), configs, counts)
     try:
-        service = MultiProcessService(new_folder())
+        service = MultiProcessService(folder)
     except MpsUnavailable as reason:
         announce(f"trials share GPUs without the Multi-Process Service (MPS): {reason}")
         return {}
     announce("the same with the Multi-Process Service (MPS)")
     try:
-        return mean_rates(run.replace(mps=service.folder), configs, counts)
+        return mean_rates(run.replace(mps=folder), configs, counts)
     finally:
         service.close()
 

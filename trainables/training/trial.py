@@ -8,6 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from functools import partial
 from hashlib import sha256
 from itertools import count
 from pathlib import Path
@@ -17,12 +18,13 @@ from torch import nn
 
 from trainables.config import ExecutionConfig, TrialConfig
 from trainables.core.artifacts import Artifact, ArtifactStore, NotBuilt, checkpoint_folder
-from trainables.core.errors import TrialFailed
+from trainables.core.command_line import first_line
+from trainables.core.errors import DiskFull, Interrupted, TrialFailed
 from trainables.core.files import replace_file
 from trainables.core.liveness import OnHang, Stopwatch, Watchdog, die
 from trainables.core.metrics import Metrics
 from trainables.core.mirror import delete
-from trainables.core.progress import ProgressReporter, announce_step
+from trainables.core.progress import ProgressReporter, announce, announce_step
 from trainables.core.units import human_size
 from trainables.models.base import to_device
 from trainables.models.model_file import (
@@ -219,15 +221,20 @@ class Trial:
                 raise TrialFailed(f"{failure} (its full-precision start)") from failure
 
     def _train_other_start(self) -> None:
-        """Trains a start that other trials need, unless another process does."""
+        """Trains a start of other trials, unless another process does.
 
-        def leave_it() -> None:
-            raise NotBuilt("another process trains it")
-
+        Its errors are those of the trials that need it, which say them, and not of this one.
+        """
         while self.other_starts:
             start = self.other_starts.pop(0)
-            with suppress(NotBuilt, TrialFailed):  # a trial that starts from it says why it failed
-                train_or_find(start, self.run, self.watchdog.on_hang, while_waiting=leave_it)
+            try:
+                train_or_find(start, self.run, while_waiting=None)
+            except (Interrupted, DiskFull):
+                raise
+            except Exception as error:  # NotBuilt where another process trains it
+                if not isinstance(error, NotBuilt):
+                    announce(f"a start of other trials fails: {first_line(error)}")
+            else:
                 return
 
     def _state(self) -> State | None:
@@ -285,13 +292,16 @@ def train_or_find(
     run: ExecutionConfig,
     on_hang: OnHang = die,
     description: str = "training the full-precision student",
-    while_waiting: Callable[[], None] = lambda: None,
+    while_waiting: Callable[[], None] | None = lambda: None,
 ) -> Artifact:
     """The artifact of a trial: the files of `save`, and of a full-precision one its network.
 
     The network is unconverted, so that quantized trials can start from it. Progress is reported as
     `description`, unless nothing is trained. As long as another process trains it, `while_waiting`
-    is called, which may raise.
+    is called.
+
+    Raises:
+        NotBuilt: another process trains it, and `while_waiting` is None.
     """
     store = ArtifactStore(run.artifacts)
     key = artifact_key(config, run, store)
@@ -312,11 +322,12 @@ def train_or_find(
             spec = model_spec(config, trial.task.data.num_classes).replace(folded=False)
             write_model(folder / NETWORK_FILE, trial.student, spec)
 
-    def wait() -> None:
+    def wait(go_on: Callable[[], None]) -> None:
         leave_if_asked(run)
-        while_waiting()
+        go_on()
 
-    artifact = store.get(ARTIFACT_KIND, key, build, wait)
+    waiting = while_waiting and partial(wait, while_waiting)
+    artifact = store.get(ARTIFACT_KIND, key, build, waiting)
     with suppress(OSError):  # of an object store that does not answer
         delete(checkpoints)
     return artifact

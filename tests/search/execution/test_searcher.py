@@ -131,17 +131,22 @@ def test_a_suggestion_is_what_the_trainable_parses() -> None:
     assert suggestion["checkpoints"] == "study/checkpoints/0000"
 
 
+def starts_of(*widths: int) -> list[TrialConfig]:
+    """What trials of these widths start from."""
+    study, starts = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0)), []
+    for width in widths:
+        study.enqueue_trial({"student.width": width})
+        start = QKD(study.ask()).start
+        assert start
+        starts.append(start)
+    return starts
+
+
 def test_a_trial_whose_start_another_may_train_knows_the_starts_that_nobody_trains() -> None:
     study = optuna.create_study(directions=[o.direction for o in MIOU_AND_SIZE])
     for width in (8, 8, 12, 8, 12):
         study.enqueue_trial({"student.width": width})
-    random = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
-    starts: list[TrialConfig] = []
-    for width in (4, 8, 12):
-        random.enqueue_trial({"student.width": width})
-        start = QKD(random.ask()).start
-        assert start
-        starts.append(start)
+    starts = starts_of(4, 8, 12)
     searcher = make(study=study, shared_starts=starts)
 
     def others(trial_id: str) -> list[int]:
@@ -156,6 +161,32 @@ def test_a_trial_whose_start_another_may_train_knows_the_starts_that_nobody_trai
     searcher.on_trial_result("b", report(1))
     assert others("d") == []  # its start is there
     assert others("e") == [4]
+
+
+def shared(study: optuna.Study, num_trials: int) -> tuple[OptunaSearcher, list[int]]:
+    """A searcher of starts of the widths 4, 8 and 12, which is asked for trials of width 8."""
+    for _ in range(num_trials):
+        study.enqueue_trial({"student.width": 8})
+    searcher = make(num_trials=num_trials, study=study, shared_starts=starts_of(4, 8, 12))
+    told = []
+    for number in range(num_trials):
+        suggestion = searcher.suggest(str(number))
+        assert isinstance(suggestion, dict)
+        told.append(len(suggestion[OTHER_STARTS]))
+    return searcher, told
+
+
+def test_no_more_starts_are_trained_beside_than_there_are_trials_left() -> None:
+    study = optuna.create_study(directions=[o.direction for o in MIOU_AND_SIZE])
+    assert shared(study, 4)[1] == [2, 2, 1, 0]
+
+
+def test_a_start_that_fails_is_not_trained_for_others() -> None:
+    study = optuna.create_study(directions=[o.direction for o in MIOU_AND_SIZE])
+    searcher, _ = shared(study, 3)
+    assert len(searcher.untrained_starts) == 3
+    searcher.on_trial_complete("0", {FAILURE: "not learning (its full-precision start)"})
+    assert [start.student.width for start in searcher.untrained_starts.values()] == [4, 12]
 
 
 def test_a_finished_trial_is_complete_with_its_last_values() -> None:

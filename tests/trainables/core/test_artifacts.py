@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from trainables.core.artifact_record import find_damage
-from trainables.core.artifacts import ArtifactStore, NotBuilt, only_found
+from trainables.core.artifacts import ArtifactStore, NotBuilt, locked, only_found
 from trainables.core.progress import progress_to
 
 
@@ -88,6 +88,13 @@ def test_who_waits_for_another_build_is_told_for_which(tmp_path: Path) -> None:
         store.get("other", {}, lambda folder: None)
     other.join()
     assert lines == [f"waiting for {path.name}, which another process builds"]
+
+
+def test_who_does_not_wait_says_nothing(tmp_path: Path) -> None:
+    store, lines = ArtifactStore(tmp_path), list[str]()
+    with progress_to(lines.append), locked(store.path("thing", {})), pytest.raises(NotBuilt):
+        store.get("thing", {}, lambda folder: None, while_waiting=None)
+    assert lines == []
 
 
 def write_content(folder: Path) -> None:

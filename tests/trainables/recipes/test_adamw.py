@@ -1,5 +1,7 @@
 """AdamW on parameters that are parts of one tensor, against PyTorch's own."""
 
+from functools import partial
+from io import BytesIO
 from typing import Any
 
 import pytest
@@ -118,3 +120,32 @@ def test_parameters_are_parts_of_one_tensor_where_memory_is_aligned() -> None:
         assert part.grad.data_ptr() == only.grad.data_ptr() + 4 * offset
     flat.zero_grad(set_to_none=False)
     assert all(part.grad is not None and not part.grad.any() for part in parts)
+
+
+def test_parameters_of_one_state_may_go_on_apart() -> None:
+    """As where a training continues in a phase in which only some of them have gradients."""
+    models, kept = (Model(), Model()), []
+    for model, kind in zip(models, (FlatAdamW, partial(PlainAdamW, fused=True)), strict=True):
+        optimizer = kind(groups(model))  # type: ignore[operator]
+        take_steps(model, optimizer, range(4), later_from=0)
+        file = BytesIO()
+        torch.save(optimizer.state_dict(), file)
+        file.seek(0)
+        resumed = kind(groups(model))  # type: ignore[operator]
+        for parameter in model.parameters():
+            parameter.grad = None
+        resumed.load_state_dict(torch.load(file, weights_only=True))
+        take_steps(model, resumed, range(4, 9), later_from=6)
+        kept.append(resumed.state_dict()["state"])
+    assert_same(*models)
+    steps = [{index: float(state["step"]) for index, state in states.items()} for states in kept]
+    assert steps[0] == steps[1] == {0: 9, 1: 7, 3: 9, 4: 7}
+
+
+def test_a_gradient_that_leaves_its_place_is_noticed() -> None:
+    model = Model()
+    optimizer = FlatAdamW(groups(model))
+    take_steps(model, optimizer, range(2))
+    model.zero_grad()
+    with pytest.raises(AssertionError):
+        take_steps(model, optimizer, range(2, 3))

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -19,7 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trainables.config import ExecutionConfig, TrialConfig
-from trainables.core.artifacts import ArtifactStore, locked
+from trainables.core.artifacts import Artifact, ArtifactStore, locked
 from trainables.core.errors import Interrupted
 from trainables.core.metrics import Metrics
 from trainables.data.configs import Augmentation
@@ -424,20 +425,29 @@ def test_a_trial_that_waits_for_the_start_of_another_leaves_when_it_is_asked(
 def test_a_trial_that_waits_for_its_start_trains_one_of_another_trial(
     blocks_run: ExecutionConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """But none that another process trains, and none that fails; then it goes on with its own."""
+    """But none that another process trains, and none that fails; then it goes on with its own.
+
+    Nor does an unexpected error of such a start fail it.
+    """
     monkeypatch.setattr("trainables.core.artifacts.LOOK_EVERY_S", 0.05)
     run, store = blocks_run.replace(artifacts=tmp_path), ArtifactStore(tmp_path)
     bits = Lsq(weight_bits=8, activation_bits=8)
     trial = config(Qat(start=START, quantizer=bits))
     own = trial.start
     assert own
-    taken, failing, other, unneeded = (own.replace(seed=seed) for seed in range(1, 5))
+    taken, failing, broken, other, unneeded = (own.replace(seed=seed) for seed in range(1, 6))
     failing = failing.with_recipe(optimizer=AdamW(learning_rate=1e9))
 
     def path(start: TrialConfig) -> Path:
         return store.path(ARTIFACT_KIND, artifact_key(start, run, store))
 
-    others = [taken, failing, other, unneeded]
+    def train_or_break(start: TrialConfig, *given: object, **named: Any) -> Artifact:
+        if start == broken:
+            raise RuntimeError("no memory\nof some kind")
+        return train_or_find(start, *given, **named)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("trainables.training.trial.train_or_find", train_or_break)
+    others = [taken, failing, broken, other, unneeded]
     with ThreadPoolExecutor(1) as pool, locked(path(taken)):
         with locked(path(own)):
             reports = iter(Trial(trial, run, other_starts=others))

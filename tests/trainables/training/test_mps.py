@@ -10,6 +10,7 @@ from drivers import wait_until
 from mps_program import HANGING, REFUSING, SERVICE, install
 
 from trainables.config import ExecutionConfig, TrialConfig
+from trainables.core.progress import progress_to
 from trainables.models.configs import UNetConfig
 from trainables.recipes.configs import Supervised
 from trainables.training import mps
@@ -43,11 +44,41 @@ def test_a_service_sees_all_gpus_and_is_told_to_quit(
     service.close()
     assert log.read_text().splitlines() == [
         "begins with CUDA_VISIBLE_DEVICES=unset",
+        "get_server_list",
         "quit -t 10",
     ]
     assert not folder.exists()
     join_service(folder)  # nothing happens
     assert not is_in_use()
+
+
+def test_what_cannot_join_a_service_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(SERVICE, tmp_path, monkeypatch)
+    service, said = MultiProcessService(tmp_path / "service"), list[str]()
+    with progress_to(said.append):
+        monkeypatch.setattr("torch.cuda.is_initialized", lambda: True)
+        join_service(service.folder)
+        monkeypatch.undo()
+        monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+        (service.folder / "killed").touch()
+        join_service(service.folder)
+    assert PIPES not in os.environ
+    assert said == [
+        "the Multi-Process Service (MPS) is not used: this process has used a GPU before",
+        "the Multi-Process Service (MPS) is not used: it does not answer",
+    ]
+    service.close()
+
+
+def test_a_service_is_not_started_for_parts_of_gpus(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(SERVICE, tmp_path, monkeypatch)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "MIG-GPU-8932f937/1/0")
+    with pytest.raises(MpsUnavailable, match="MIG"):
+        MultiProcessService(tmp_path / "service")
 
 
 def test_a_service_ends_with_a_process_that_is_killed(

@@ -174,6 +174,11 @@ def test_the_multi_process_service_is_used_where_it_is_faster(
         expected[2],
     )
     assert log.read_text().endswith("quit -t 10\n")
+    if expected[0] == 8 and plain_runs:  # known by now, so that nothing is started
+        log.unlink()
+        again = measure_card(run, [student], [student], 8, data_share=0.1)
+        assert again == found
+        assert not log.exists()
 
 
 def test_without_rights_trials_share_without_the_service(

@@ -66,6 +66,7 @@ from trainables.training.setup import (
 )
 from trainables.training.teacher import Teacher
 from trainables.training.teacher_metrics import describe_teacher_metrics
+from trainables.training.trial import train_or_find
 
 CONTINUATION = "interrupted; the same command goes on where it stood"
 
@@ -137,7 +138,7 @@ class ComparisonSession:
         trainings = plan_trainings(self.comparison.arms)
         configs = [config for arm in self.comparison.arms for config in arm.configs]
         compared, varying = {config.digest() for config in configs}, varying_leaves(configs)
-        train = ParallelTraining(run, places, shutdown, self.config.folder, self.say)
+        train = ParallelTraining(train_or_find, run, places, shutdown, self.config.folder, self.say)
         callback = AsyncCallback(self.tracking)
 
         def on_end(name: str, outcome: Artifact | TrialFailed) -> None:

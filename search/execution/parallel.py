@@ -1,11 +1,11 @@
-"""Trains configurations to artifacts on Ray, as many at once as there are resources."""
+"""Trains configurations on Ray, as many at once as there are resources."""
 
 import logging
 from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import ray
 
@@ -19,7 +19,6 @@ from search.execution.waiting import WaitingNotice
 from search.execution.worker_failure import describe_worker_failure
 from search.storage.layout import SCRATCH
 from trainables.config import ExecutionConfig, TrialConfig
-from trainables.core.artifacts import Artifact
 from trainables.core.errors import Interrupted, TrialFailed
 from trainables.core.files import is_full_disk
 from trainables.core.mirror import delete
@@ -29,20 +28,22 @@ from trainables.core.progress import (
     ProgressFiles,
     with_progress_file,
 )
-from trainables.training.trial import train_or_find
 
 logger = logging.getLogger(__name__)
-OnEnd = Callable[[str, Artifact | TrialFailed], None]
+Outcome = TypeVar("Outcome")
+OnEnd = Callable[[str, Outcome | TrialFailed], None]
 """Called with the name of a training that has ended, and what it came to."""
 
 
-class ParallelTraining:
-    """Trains each of many configurations once, or finds its artifact.
+class ParallelTraining(Generic[Outcome]):
+    """Trains each of many configurations once, or finds what is left of an earlier training.
 
     A training whose process dies is started again, as `task_with` says, and continues from its
     checkpoint.
 
     Args:
+        train: what is called on a worker with a configuration, the run and a `description`, as
+            `train_or_find`; it may raise TrialFailed.
         run: how trainings are run, which is the same for all of them.
         places: the resources of each training.
         folder: gets a file with the progress of each running training.
@@ -52,6 +53,7 @@ class ParallelTraining:
 
     def __init__(
         self,
+        train: Callable[..., Outcome],
         run: ExecutionConfig,
         places: TrialPlaces,
         shutdown: GracefulShutdown,
@@ -59,14 +61,14 @@ class ParallelTraining:
         say: Callable[[str], None],
         on_step: Callable[[float], None] = lambda at: None,
     ) -> None:
-        self.run, self.places, self.shutdown = run, places, shutdown
+        self.train, self.run, self.places, self.shutdown = train, run, places, shutdown
         self.say, self.on_step = say, on_step
         self.scratch, self.shared = folder / SCRATCH, shared_storage(folder.parent)
 
     def __call__(
         self,
         trainings: Mapping[str, TrialConfig],
-        on_end: OnEnd,
+        on_end: OnEnd[Outcome],
         may_start: Callable[[str], bool] = lambda name: True,
     ) -> None:
         """Trains the configurations, which have names, in their order, those that may start.
@@ -110,13 +112,13 @@ class ParallelTraining:
         return task_with(place, with_progress_file).remote(
             self.scratch / config.digest() / PROGRESS_FILE,
             PROGRESS_EVERY_S,
-            train_or_find,
+            self.train,
             config,
             place.given_to(self.run),
             description=f"training {name}",
         )
 
-    def _end(self, task: Any, name: str, on_end: OnEnd) -> None:
+    def _end(self, task: Any, name: str, on_end: OnEnd[Outcome]) -> None:
         try:
             on_end(name, ray.get(task))
         except ray.exceptions.RayTaskError as error:

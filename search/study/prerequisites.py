@@ -4,6 +4,8 @@ How they run, the outputs of the teacher, and the sensitivity of students to qua
 """
 
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from pathlib import Path
 from typing import Literal, Protocol
 
 from search.core.comparison_config import ComparisonConfig
@@ -16,7 +18,7 @@ from search.storage.trials import store_sensitivities
 from search.study.study import Study
 from search.tracking.console import ConsoleProgress
 from trainables.config import ExecutionConfig, TrialConfig
-from trainables.core.artifacts import Artifact, ArtifactStore
+from trainables.core.artifacts import ArtifactStore
 from trainables.core.errors import TrialFailed
 from trainables.data.packed import PackedDataset
 from trainables.models.configs import StudentConfig
@@ -97,39 +99,40 @@ def measure_sensitivities(
     progress: ConsoleProgress,
     remote: RemoteRunner,
     run: ExecutionConfig,
-    train: Callable[[Mapping[str, TrialConfig], OnEnd], None],
+    measure_all: Callable[[Mapping[str, TrialConfig], OnEnd[Path]], None],
 ) -> None:
     """Measures the sensitivity of each student for which the space suggests mixed precision.
 
-    It is that to the study's quantizer. `train` trains what the students start from.
+    It is that to the study's quantizer. Where several are missing, `measure_all` trains what the
+    students start from and measures them, as many at once as there are devices.
 
     Raises:
         OverBudget: no student meets the budget with the bits that are allocated to it.
     """
     kind = study.config.quantizer_name
     starts = study.cost_model.pretraining_configs()
-    names = {student: f"the start of {student.describe()}" for student in starts}
-    missing = {
-        names[student]: start
-        for student, start in starts.items()
-        if find_sensitivity(run, start, kind) is None
-    }
-    failed: dict[str, TrialFailed] = {}
+    missing: dict[str, StudentConfig] = {}
+    for student, start in starts.items():
+        if find_sensitivity(run, start, kind) is None:
+            name = f"the start of {student.describe()}"
+            missing[f"{name}, {student.digest()}" if name in missing else name] = student
+    failed: dict[StudentConfig, TrialFailed] = {}
 
-    def on_end(name: str, outcome: Artifact | TrialFailed) -> None:
+    def on_end(name: str, outcome: Path | TrialFailed) -> None:
         if isinstance(outcome, TrialFailed):
-            failed[name] = outcome
+            failed[missing[name]] = outcome
 
-    if missing:
-        progress.record(f"training {', '.join(missing)}, to measure the sensitivity of layers")
-        train(missing, on_end)
+    if len(missing) > 1:
+        described = ", ".join(student.describe() for student in missing.values())
+        progress.record(f"measuring the sensitivity of the layers of {described}, once trained")
+        measure_all({name: starts[student] for name, student in missing.items()}, on_end)
     known: dict[StudentConfig, Sensitivity] = {}
     files: dict[str, str] = {}
     for student, start in starts.items():
         try:
-            if names[student] in failed:
-                raise failed[names[student]]
-            kept = found_or_made(remote, run, cache_sensitivity, start, kind)
+            if student in failed:
+                raise failed[student]
+            kept = found_or_made(remote, run, partial(cache_sensitivity, start, kind=kind))
             known[student] = read_sensitivity(kept)
             files[student.digest()] = f"{kept.parent.name}/{kept.name}"
         except TrialFailed as failure:

@@ -18,6 +18,7 @@ from trainables.config import ExecutionConfig
 from trainables.core.artifacts import Artifact, present
 from trainables.core.errors import TrialFailed
 from trainables.models.model_file import METRICS_FILE
+from trainables.training.trial import train_or_find
 
 
 def train_front_again(
@@ -67,5 +68,7 @@ def train_front_again(
             f"{100 * before.miou:.1f} %"
         )
 
-    train = ParallelTraining(run, places, shutdown, study.config.folder, progress.record)
+    train = ParallelTraining(
+        train_or_find, run, places, shutdown, study.config.folder, progress.record
+    )
     train(trainings, on_end, lambda trial_id: seconds_of(trial_id) < deadline.left_s)

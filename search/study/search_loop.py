@@ -52,6 +52,7 @@ from trainables.core.errors import TrialFailed
 from trainables.core.flags import written_values
 from trainables.core.progress import progress_to
 from trainables.teachers.averaging import choose_averaging
+from trainables.training.sensitivity import cache_sensitivity
 from trainables.training.setup import (
     output_mode,
     say_data,
@@ -244,8 +245,16 @@ def run_phases(
         whole = remote(run, prepare_teacher, "auto", own)
         check_least_miou(config.least_miou, whole.miou, "the network to compress")
     clock.enter(SENSITIVITIES)
-    train = ParallelTraining(run, places, shutdown, config.folder, progress.record, clock.on_step)
-    measure_sensitivities(study, progress, remote, run, train)
+    measure_all = ParallelTraining(
+        partial(cache_sensitivity, kind=config.quantizer_name),
+        run,
+        places,
+        shutdown,
+        config.folder,
+        progress.record,
+        clock.on_step,
+    )
+    measure_sensitivities(study, progress, remote, run, measure_all)
     clock.enter(SHARING)
     if config.gpus_per_trial == "auto":
         trials = by_memory(study, study.cost_model.completed_samples())

@@ -26,22 +26,28 @@ from trainables.quantization.prepare import (
 )
 from trainables.quantization.quantizers.configs import DEFAULT_QUANTIZER, QuantizerName
 from trainables.training.identity import ARTIFACT_KIND, artifact_key
-from trainables.training.trial import train_or_find
+from trainables.training.trial import TRAINING_START, train_or_find
 
 FORMAT = 2
 NUM_IMAGES = 8
 FILE = "sensitivity.json"
 
 
-def cache_sensitivity(run: ExecutionConfig, start: TrialConfig, kind: QuantizerName) -> Path:
+def cache_sensitivity(
+    start: TrialConfig,
+    run: ExecutionConfig,
+    kind: QuantizerName,
+    description: str = TRAINING_START,
+) -> Path:
     """The artifact of the sensitivity of a pretrained student, which is trained if necessary.
 
-    `kind` names the quantizer that it is measured with.
+    `kind` names the quantizer that it is measured with; the training's progress is reported as
+    `description`.
 
     Raises:
         TrialFailed: the pretraining learned nothing.
     """
-    network = train_or_find(start, run).path
+    network = train_or_find(start, run, description=description).path
 
     def build(folder: Path) -> None:
         data, device = open_pack(run.data), torch.device(run.device)

@@ -65,8 +65,8 @@ logger = logging.getLogger(__name__)
 
 CONTEXT_BYTES = 600 << 20
 """GPU memory of each process for CUDA itself, in addition to PyTorch's tensors."""
-MEASURING = "measuring the student"
-"""The task in the progress lines of an evaluation."""
+MEASURING, TRAINING_START = "measuring the student", "training the full-precision student"
+"""The task in the progress lines of an evaluation, and of what a quantized training starts from."""
 
 
 class Trial:
@@ -291,7 +291,7 @@ def train_or_find(
     config: TrialConfig,
     run: ExecutionConfig,
     on_hang: OnHang = die,
-    description: str = "training the full-precision student",
+    description: str = TRAINING_START,
     while_waiting: Callable[[], None] | None = lambda: None,
 ) -> Artifact:
     """The artifact of a trial: the files of `save`, and of a full-precision one its network.

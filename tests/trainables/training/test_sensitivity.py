@@ -48,15 +48,15 @@ def test_a_pretrained_student_is_measured_once(
         num_epochs=4,
     )
     assert find_sensitivity(blocks_run, start, "lsq") is None
-    path = cache_sensitivity(blocks_run, start, "lsq")
+    path = cache_sensitivity(start, blocks_run, "lsq")
     assert find_sensitivity(blocks_run, start, "lsq") == path
     assert find_sensitivity(blocks_run, start, "codebook") is None
-    other = cache_sensitivity(blocks_run, start, "codebook")
+    other = cache_sensitivity(start, blocks_run, "codebook")
     assert find_sensitivity(blocks_run, start, "codebook") == other != path
     assert read_artifact(path.parent).key.keys() == {"format", "start"}  # as earlier versions
     known = read_sensitivity(path)
     modified = path.stat().st_mtime_ns
-    assert cache_sensitivity(blocks_run, start, "lsq").stat().st_mtime_ns == modified
+    assert cache_sensitivity(start, blocks_run, "lsq").stat().st_mtime_ns == modified
     names = quantizable_names(STUDENT.build(5))
     assert list(known.weights) == names
     readers = [reader for group in known.readers.values() for reader in group]
@@ -81,11 +81,11 @@ def test_a_distilled_start_of_version_0_2_is_found_by_the_folder_of_its_teacher(
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("trainables.training.identity.training_facts", facts_of_0_2)
-        kept = cache_sensitivity(run, start, "lsq")
+        kept = cache_sensitivity(start, run, "lsq")
     (folder,) = tmp_path.glob("student-*")
     assert read_artifact(folder).key["teacher"] == teacher_file.parent.name
     assert train_or_find(start, run).path == folder
-    assert find_sensitivity(run, start, "lsq") == cache_sensitivity(run, start, "lsq") == kept
+    assert find_sensitivity(run, start, "lsq") == cache_sensitivity(start, run, "lsq") == kept
     elsewhere = tmp_path / "other" / teacher_file.name
     elsewhere.parent.mkdir()
     elsewhere.write_bytes(teacher_file.read_bytes())

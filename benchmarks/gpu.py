@@ -39,8 +39,10 @@ from trainables.losses.pixelwise import pixelwise_loss
 from trainables.models.base import forward_features, supports_fast_bf16
 from trainables.models.configs import UNetConfig
 from trainables.models.model_file import ModelSpec, write_model
+from trainables.quantization import layers
+from trainables.quantization.quantizers.base import Quantizer
 from trainables.recipes import captured
-from trainables.recipes.adamw import PlainAdamW
+from trainables.recipes.adamw import FlatAdamW, PlainAdamW
 from trainables.recipes.base import Batch
 from trainables.recipes.captured import NUM_EAGER, Captured
 from trainables.recipes.configs import Distill, Qat, QatDistill, Recipe, Supervised
@@ -74,6 +76,13 @@ COPIED_BYTES = 1 << 30 if GPU else 1 << 24
 PLAIN = Augmentation(min_scale=1, max_scale=1, color=0)
 COMPILED = "max-autotune-no-cudagraphs"
 """PyTorch's own graphs would hold gradients, which stay between steps here."""
+FULL_PRECISION = "full precision"
+QUANTIZED: dict[str, tuple[Quantizer | None, tuple[str, ...]]] = {
+    FULL_PRECISION: (None, ()),
+    "W4A4, inputs quantized again": (BITS, (DEVICE.type,)),
+    "W4A4, inputs kept": (BITS, ()),
+}
+"""Students, and the devices on which their quantized inputs are not kept; on GPUs they are not."""
 NUM_CLASSES = 21
 NUM_LINES = 12
 """Of a profile."""
@@ -214,34 +223,44 @@ def step_seconds(config: TrialConfig, run: ExecutionConfig, is_replayed: bool) -
 
 
 def quantization(folder: Path) -> str:
-    """A W4A4 step against full precision, with the memory of both."""
+    """W4A4 steps against full precision, with the memory of each."""
     rows: list[list[object]] = []
     for case in (SMALL, LARGE):
         task = task_of(folder, case)
         batch = next(task.batches(1))
-        students = {"full precision": Student(task), "W4A4": Student(task, BITS)}
-        kinds = {name: partial(student.step, batch) for name, student in students.items()}
-        seconds = recorded_seconds(kinds)
-        del students, kinds
-        release_memory()
-        peaks = [peak_megabytes(task, batch, bits) if GPU else 0.0 for bits in (None, BITS)]
-        ratio = seconds["W4A4"] / seconds["full precision"]
-        rows.append([
-            case, *(f"{1e3 * value:.1f}" for value in seconds.values()), f"{ratio:.2f}",
-            *(f"{peak:.0f}" for peak in peaks), f"{peaks[1] / max(1, peaks[0]):.2f}",
-        ])  # fmt: skip
-    heading = ["case", "ms full precision", "ms W4A4", "ratio", "MB full precision", "MB W4A4"]
-    return "### A quantized step, replayed\n\n" + markdown([*heading, "ratio"], rows)
+        steps = {name: partial(step_of, task, batch, *kind) for name, kind in QUANTIZED.items()}
+        seconds = recorded_seconds({name: make() for name, make in steps.items()})
+        peaks = {name: peak_megabytes(make) if GPU else 0.0 for name, make in steps.items()}
+        for name in QUANTIZED:
+            ratio = seconds[name] / seconds[FULL_PRECISION]
+            of_memory = peaks[name] / max(1, peaks[FULL_PRECISION])
+            numbers = f"{1e3 * seconds[name]:.1f}", f"{ratio:.2f}", f"{peaks[name]:.0f}"
+            rows.append([case, name, *numbers, f"{of_memory:.2f}"])
+    heading = ["case", "student", "ms a step", "ratio", "MB", "ratio"]
+    return "### A quantized step, replayed\n\n" + markdown(heading, rows)
 
 
-def peak_megabytes(task: TrialTask, batch: Batch, bits: Any) -> float:
+def step_of(
+    task: TrialTask, batch: Batch, bits: Quantizer | None, scarce: tuple[str, ...]
+) -> Callable[[], object]:
+    """A student's step; quantized inputs are not kept on devices whose memory is scarce."""
+    student = Student(task, bits)
+
+    def step() -> object:
+        with patch.object(layers, "SCARCE_MEMORY", scarce):
+            return student.step(batch)
+
+    return step
+
+
+def peak_megabytes(make: Callable[[], Callable[[], object]]) -> float:
     """What PyTorch held at most for a student's steps, its graph included."""
     release_memory()
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_reserved()
-    student = Student(task, bits)
+    step = make()
     for _ in range(NUM_EAGER + 2):
-        student.step(batch)
+        step()
     return (torch.cuda.max_memory_reserved() - before) / 1e6
 
 
@@ -392,19 +411,23 @@ def forms_of_parts(case: Case) -> dict[str, tuple[Callable[[], object], Callable
         "cross-entropy, compiled": fused(cross_entropy, logits, labels),
         "pixel-wise distillation, compiled": fused(distillation, logits, teacher, labels),
         f"3x3 convolution, {padded} channels": (convolution(width), convolution(padded)),
-        "AdamW, one flat parameter": (update_of(case, False), update_of(case, True)),
+        "AdamW, single parameters": (update_of(case, FlatAdamW), update_of(case, single)),
     }
 
 
-def update_of(case: Case, is_flat: bool) -> Callable[[], object]:
-    """An update of a student's weights, or of as many in one tensor."""
-    shapes = [each.shape for each in UNetConfig(width=case.width).build(NUM_CLASSES).parameters()]
-    if is_flat:
-        shapes = [torch.Size([sum(shape.numel() for shape in shapes)])]
-    weights = [torch.zeros(shape, device=DEVICE, requires_grad=True) for shape in shapes]
+def single(groups: list[dict[str, Any]]) -> PlainAdamW:
+    """AdamW on each parameter by itself."""
+    return PlainAdamW(groups, fused=True)
+
+
+def update_of(case: Case, kind: Callable[..., PlainAdamW]) -> Callable[[], object]:
+    """An update of a student's weights."""
+    weights = list(UNetConfig(width=case.width).build(NUM_CLASSES).to(DEVICE).parameters())
     for weight in weights:
         weight.grad = torch.ones_like(weight)
-    optimizer = PlainAdamW(weights, lr=1e-4, fused=True)
+    optimizer = kind([{"params": weights, "lr": 1e-4}])
+    if isinstance(optimizer, FlatAdamW):
+        optimizer.flatten()
     return lambda: optimizer.step()
 
 

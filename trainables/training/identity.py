@@ -12,7 +12,8 @@ from trainables.models.base import supports_fast_bf16
 from trainables.training.cost import find_roles
 
 FORMAT = 4
-"""Version of trained artifacts: to be raised when a configuration trains differently."""
+"""Version of trained artifacts: to be raised when a configuration trains differently, by more than
+the rounding of sums, in which processors differ, too."""
 
 ARTIFACT_KIND = "student"
 """Of trained networks, teachers among them."""

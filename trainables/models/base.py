@@ -101,6 +101,11 @@ def native_outputs(model: nn.Module, images_B3HW: Tensor) -> Outputs:
     return outputs
 
 
+def classes_of(logits_BKHW: Tensor) -> Tensor:
+    """The class (B,H,W) of each pixel; `argmax` takes six times as long on a CPU."""
+    return logits_BKHW.max(1).indices
+
+
 @cache
 def supports_fast_bf16(device: torch.device) -> bool:
     """Whether a device has native bfloat16 arithmetic."""

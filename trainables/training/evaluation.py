@@ -15,6 +15,7 @@ from trainables.data.base import OwnLabels
 from trainables.data.labels import IGNORE
 from trainables.data.loader import Loader, send
 from trainables.data.packed import PackedDataset, count_labels, count_values, images_of
+from trainables.models.base import classes_of
 from trainables.quantization.convert import ConvertedLayer
 from trainables.recipes.captured import Captured
 
@@ -125,7 +126,7 @@ def count_disagreeing_pixels(
     first_logits, second_logits = (prediction(model, split) for model in (first, second))
     for batch in split.in_order(BATCH_SIZE):
         images = normalize(images_of(batch))
-        changed += (first_logits(images).argmax(1) != second_logits(images).argmax(1)).sum()
+        changed += (classes_of(first_logits(images)) != classes_of(second_logits(images))).sum()
         on_batch_end()
     first.train(training)
     return int(changed)
@@ -157,7 +158,7 @@ def with_labels(
     of its labels before their argmax is taken.
     """
     if own is None:
-        yield logits_BKHW.argmax(1), masks_BHW
+        yield classes_of(logits_BKHW), masks_BHW
         return
     for logits_KHW, labels in zip(logits_BKHW, islice(own, len(logits_BKHW)), strict=True):
         content_KHW = logits_KHW[:, : labels.content_height, : labels.content_width].contiguous()

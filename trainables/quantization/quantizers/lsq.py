@@ -39,18 +39,18 @@ class _Lsq(torch.autograd.Function):
         value, step = ctx.saved_tensors
         low, high = ctx.bounds
         scaled = value / step
-        clipped = scaled.clamp(low, high)
+        clipped, gradient = scaled.clamp(low, high), gradient.to(scaled.dtype)
         # A mask of floats: bools take four times as long, and masked_fill forgets the memory format
-        inside = torch.eq(clipped, scaled, out=torch.empty_like(scaled))
+        inside = torch.eq(clipped, scaled, out=scaled)
         # round(v/s) - v/s inside the range, the bound itself outside it
         slope = clipped.round().addcmul_(inside, clipped, value=-1)
-        return inside.mul_(gradient), product(slope, gradient, step), None, None
+        of_step = product(slope, gradient, step)
+        return inside.mul_(gradient).to(value.dtype), of_step, None, None
 
 
 def product(slope: Tensor, gradient: Tensor, step: Tensor) -> Tensor:
     """The sum of the products over the values of each step; overwrites `slope`."""
-    same = slope.dtype == gradient.dtype and slope.stride() == gradient.stride()
-    if step.numel() == 1 and same and is_dense(slope):
+    if step.numel() == 1 and slope.stride() == gradient.stride() and is_dense(slope):
         return torch.dot(flat(slope), flat(gradient)).view_as(step)
     return slope.mul_(gradient).sum_to_size(step.shape)
 

@@ -98,7 +98,7 @@ def legend(
 def write_picture(picture: Image.Image, path: Path) -> None:
     """Writes a picture as PNG."""
     content = BytesIO()
-    picture.save(content, format="png", optimize=True)
+    picture.save(content, format="png")
     replace_file(path, content.getvalue())
 
 

@@ -138,7 +138,14 @@ class ComparisonSession:
         trainings = plan_trainings(self.comparison.arms)
         configs = [config for arm in self.comparison.arms for config in arm.configs]
         compared, varying = {config.digest() for config in configs}, varying_leaves(configs)
-        train = ParallelTraining(train_or_find, run, places, shutdown, self.config.folder, self.say)
+        train = ParallelTraining(
+            partial(train_or_find, each_epoch=True),
+            run,
+            places,
+            shutdown,
+            self.config.folder,
+            self.say,
+        )
         callback = AsyncCallback(self.tracking)
 
         def on_end(name: str, outcome: Artifact | TrialFailed) -> None:

@@ -23,7 +23,9 @@ STOPPED_SHARE = 0.5
 EVALUATION = 1 / 3
 """Cost of evaluating an image, as a share of training on it."""
 CHECKS = 2
-"""Evaluations beside that after each epoch: the student and its packed file are compared."""
+"""Evaluations beside those of epochs: the student and its packed file are compared."""
+JUDGED = 2
+"""Epochs after which teachers and starts are evaluated; trials are after each."""
 
 
 @dataclass(frozen=True)
@@ -156,7 +158,8 @@ def expect_time(
         num_steps, evaluated = (each / config.batch_size for each in num_images)
         if config.recipe.is_reference:  # as a teacher, which sees images and mirror images
             return seconds[config.digest()] * 2 * (num_steps + evaluated)
-        evaluated *= config.num_epochs + CHECKS
+        num_epochs = config.num_epochs if config is typical else min(JUDGED, config.num_epochs)
+        evaluated *= num_epochs + CHECKS
         if config.recipe.only_calibrates:
             return seconds[config.digest()] * evaluated
         num_steps = config.num_epochs * max(1, int(num_steps))

@@ -51,7 +51,7 @@ def check_learning(
 ) -> None:
     """Raises TrialFailed where predicting the commonest class everywhere is as good.
 
-    After the grace period the best epoch so far is compared, at the end the last one.
+    After the grace period the best evaluated epoch so far is compared, at the end the last one.
     """
     epoch, baseline = len(losses), scores.majority().miou
     judged = scores.miou if epoch == config.num_epochs else best_miou

@@ -58,7 +58,7 @@ from trainables.training.identity import (
     training_key,
 )
 from trainables.training.mps import join_service
-from trainables.training.sanity_checks import check_finite, check_learning
+from trainables.training.sanity_checks import check_finite, check_learning, grace_epochs
 from trainables.training.task import TrialTask
 
 logger = logging.getLogger(__name__)
@@ -91,7 +91,13 @@ class Trial:
         on_hang: OnHang = die,
         on_progress: Callable[[float], None] = lambda num_epochs_done: None,
         other_starts: Sequence[TrialConfig] = (),
+        each_epoch: bool = True,
     ) -> None:
+        """Without `each_epoch` it is evaluated where it is judged: after its grace, and at the end.
+
+        Nothing depends on the other epochs of a teacher or a start, and a whole evaluation can
+        take a third of an epoch.
+        """
         torch.set_num_threads(run.num_threads)
         self.config, self.run, self.on_progress = config, run, on_progress
         self.other_starts = list(other_starts)
@@ -104,7 +110,10 @@ class Trial:
         self.task = TrialTask(config, run, self._pretrain, self._on_step_end)
         self.student: nn.Module | None = None
         self.model_bytes: bytes | None = None
+        self.each_epoch = each_epoch
         self.reports: list[Metrics] = []
+        self.losses: list[dict[str, float]] = []
+        """The mean losses of each epoch, also of those that were not evaluated."""
         self.has_stepped = False
         self.stopwatch = Stopwatch()
         kept = None
@@ -127,7 +136,9 @@ class Trial:
         if kept := self.checkpoint_manager.restore():
             self.stopwatch = Stopwatch(kept["seconds"])
             self.reports = [Metrics.model_validate_json(report) for report in kept["reports"]]
-            self.task.load_state_dict(kept, epoch=len(self.reports) + 1)
+            # Earlier versions evaluated each epoch
+            self.losses = kept.get("losses_by_epoch") or [each.losses for each in self.reports]
+            self.task.load_state_dict(kept, epoch=len(self.losses) + 1)
             yield from self.reports[-1:]
         try:
             for metrics in self._train():
@@ -142,7 +153,7 @@ class Trial:
                 ) from error
         # Restart outside the handler, in which the exception keeps references to the memory
         self.task.halve_batches()
-        self.reports = []
+        self.reports, self.losses = [], []
         self.checkpoint_manager.clear()
         release_memory()
         half = config.batch_size // 2
@@ -164,8 +175,11 @@ class Trial:
             "predicted_size_bytes": predict_size_bytes(config, data.num_classes),
         }
         for student, losses in config.recipe.train(task):
-            epoch = len(self.reports) + 1
+            epoch = len(self.losses) + 1
             check_finite(losses, epoch, config)
+            if not self._is_judged(epoch):
+                self.losses.append(losses)
+                continue
             changed = None
             if epoch == config.num_epochs:
                 shipped = self._pack(student)
@@ -175,8 +189,7 @@ class Trial:
             on_batch_end = self._batch_counter()
             scores = evaluate(student, task.val, data.num_classes, on_batch_end, data.own_labels)
             best = max(scores.miou, *(report.miou for report in self.reports), 0.0)
-            history = [*(report.losses for report in self.reports), losses]
-            check_learning(best, scores, history, config, task.num_steps, data)
+            check_learning(best, scores, [*self.losses, losses], config, task.num_steps, data)
             metrics = Metrics(
                 epoch=epoch,
                 time_ms=int(time.time() * 1000),
@@ -195,7 +208,13 @@ class Trial:
                 **size,
             )
             self.reports.append(metrics)
+            self.losses.append(losses)
             yield metrics
+
+    def _is_judged(self, epoch: int) -> bool:
+        """Whether the student is evaluated after an epoch."""
+        judged = grace_epochs(self.config, self.task.num_steps), self.config.num_epochs
+        return self.each_epoch or epoch in judged
 
     def _pack(self, student: nn.Module) -> nn.Module:
         """Writes the student into `model_bytes` and returns the network that is read from it."""
@@ -243,7 +262,12 @@ class Trial:
         if state is None:
             return None
         reports = [report.model_dump_json() for report in self.reports]
-        return {**state, "seconds": self.stopwatch.seconds, "reports": reports}
+        return {
+            **state,
+            "seconds": self.stopwatch.seconds,
+            "reports": reports,
+            "losses_by_epoch": self.losses,
+        }
 
     def _on_step_end(self) -> None:
         """Between two steps: reports progress, writes a checkpoint if due, stops if asked to."""
@@ -293,12 +317,13 @@ def train_or_find(
     on_hang: OnHang = die,
     description: str = TRAINING_START,
     while_waiting: Callable[[], None] | None = lambda: None,
+    each_epoch: bool = False,
 ) -> Artifact:
     """The artifact of a trial: the files of `save`, and of a full-precision one its network.
 
     The network is unconverted, so that quantized trials can start from it. Progress is reported as
     `description`, unless nothing is trained. As long as another process trains it, `while_waiting`
-    is called.
+    is called. The epochs in which nothing depends on its mIoU are evaluated `each_epoch` alone.
 
     Raises:
         NotBuilt: another process trains it, and `while_waiting` is None.
@@ -311,7 +336,7 @@ def train_or_find(
 
     def build(folder: Path) -> None:
         progress = ProgressReporter(description, "epoch", config.num_epochs)
-        trial = Trial(config, run, checkpoints, on_hang, progress.update)
+        trial = Trial(config, run, checkpoints, on_hang, progress.update, each_epoch=each_epoch)
         try:
             deque(save(trial, folder), maxlen=0)
         except TrialFailed:

@@ -1,5 +1,6 @@
 """Limits and what a space can reach."""
 
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -88,8 +89,8 @@ def test_a_budget_is_checked_again_with_the_bits_that_layers_really_get(
     kept = tmp_path / "sensitivity.json"
     kept.write_text(uniform_minimum_sensitivity(names).replace(weights=gains).model_dump_json())
 
-    def fake(run: ExecutionConfig, prepare: object, start: TrialConfig, kind: str) -> Path:
-        assert kind == "codebook"
+    def fake(run: ExecutionConfig, prepare: partial[Path]) -> Path:
+        assert prepare.keywords == {"kind": "codebook"}
         return kept
 
     run = ExecutionConfig(data=study.data.path, artifacts=study.store.root)

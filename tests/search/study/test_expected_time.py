@@ -9,7 +9,14 @@ from factories import make_config
 
 from search.core.networks import compressed_network
 from search.execution.resources import TrialResources
-from search.study.expected_time import CHECKS, EVALUATION, ExpectedTime, expect_time, taught_share
+from search.study.expected_time import (
+    CHECKS,
+    EVALUATION,
+    JUDGED,
+    ExpectedTime,
+    expect_time,
+    taught_share,
+)
 from search.study.preparation import prepare_study
 from trainables.config import ExecutionConfig, TrialConfig
 from trainables.recipes.configs import Distill, QatDistill, Recipe, Supervised
@@ -44,8 +51,9 @@ def test_steps_with_unlabelled_images_take_twice_as_long(
         study.lock.release()
         assert expected is not None
         found[name] = expected.trial_s
+        num_evaluated = min(JUDGED, study.teacher_epochs) + CHECKS
         assert expected.teacher_s == pytest.approx(
-            8 * study.teacher_epochs + EVALUATION * (study.teacher_epochs + CHECKS) * 24 / 8
+            8 * study.teacher_epochs + EVALUATION * num_evaluated * 24 / 8
         )
     assert found == {
         "without": pytest.approx(2 * 8 + EVALUATION * (2 + CHECKS) * 24 / 8),

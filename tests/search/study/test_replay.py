@@ -2,6 +2,7 @@
 
 import json
 import random
+from functools import partial
 from pathlib import Path
 from typing import Any, cast, get_args
 
@@ -22,7 +23,7 @@ from search.study.recovery import recover_study, replay_decisions
 from search.study.replay import NotReplayable, decided_at, replay
 from search.study.study import Study, read_records
 from search.tracking.console import ConsoleProgress
-from trainables.config import ExecutionConfig, TrialConfig
+from trainables.config import ExecutionConfig
 from trainables.quantization.mixed_precision import CHOICES, uniform_minimum_sensitivity
 from trainables.quantization.prepare import quantizable_names
 from trainables.trainable import FAILURE, METRICS, PAUSE
@@ -124,7 +125,8 @@ def test_proposals_of_bits_by_layer_are_the_same_again(blocks_folder: Path, tmp_
     config = config_of(tmp_path, blocks_folder, space="mixed_qkd")
     study = open_new_study(config)
 
-    def measured(run: ExecutionConfig, prepare: object, start: TrialConfig, kind: str) -> Path:
+    def measured(run: ExecutionConfig, prepare: partial[Path]) -> Path:
+        (start,) = prepare.args
         names = quantizable_names(start.student.build(study.data.num_classes))
         gains = {name: {bits: 1 / bits for bits in CHOICES} for name in names}
         path = study.store.root / f"sensitivity-{start.student.digest()}" / FILE

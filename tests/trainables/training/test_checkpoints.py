@@ -139,6 +139,26 @@ def test_a_killed_training_ends_as_if_nothing_had_happened(
     assert [report.epoch for report in again.reports] == [1, 2, 3, 4]
 
 
+@pytest.mark.parametrize("num_steps", [2, 7, 10])
+def test_a_start_is_evaluated_where_it_is_judged_and_trained_the_same(
+    num_steps: int,
+    run: ExecutionConfig,
+    train_whole: Train,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Also from a checkpoint of an epoch after which it was not evaluated."""
+    monkeypatch.setattr("trainables.training.trial.grace_epochs", lambda config, num_steps: 2)
+    expected, model = train_whole(START, run)
+    trials = [Trial(config(START), run, tmp_path, each_epoch=False) for _ in range(2)]
+    before = killed_after(trials[0], num_steps)
+    after = train(trials[1])
+    assert trials[1].model_bytes == model
+    assert [epoch for epoch, *_ in before] == [2] * (num_steps == 10)
+    assert after == [expected[1], expected[3]]
+    assert trials[1].losses == [losses for _, _, losses in expected]
+
+
 @pytest.mark.slow
 def test_a_training_killed_again_and_again_ends_the_same(
     run: ExecutionConfig, train_whole: Train, tmp_path: Path

@@ -13,7 +13,9 @@ CALIBRATION_ELEMENTS = 1 << 18
 """Of the values times the fractions that `calibrate` compares at once: 1 MB in float32."""
 
 
-def lsq(value: Tensor, step: Tensor, low: int, high: int) -> Tensor:
+def lsq(
+    value: Tensor, step: Tensor, low: int, high: int, learns_from_rounding: bool = True
+) -> Tensor:
     """Rounds `value` to the grid step * {low, ..., high}, with LSQ's gradients (equations 1 to 3).
 
     Those of steps are not scaled by 1 / sqrt(values * high) (section 2.2): Adam divides a constant
@@ -22,16 +24,19 @@ def lsq(value: Tensor, step: Tensor, low: int, high: int) -> Tensor:
     Args:
         value: any shape.
         step: positive, broadcastable to `value`; its elements are the learned grids.
+        learns_from_rounding: else steps learn from values outside the range alone.
     """
-    result: Tensor = _Lsq.apply(value, step, low, high)
+    result: Tensor = _Lsq.apply(value, step, low, high, learns_from_rounding)
     return result
 
 
 class _Lsq(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, value: Tensor, step: Tensor, low: int, high: int) -> Tensor:
+    def forward(
+        ctx: Any, value: Tensor, step: Tensor, low: int, high: int, learns_from_rounding: bool
+    ) -> Tensor:
         ctx.save_for_backward(value, step)  # the layer before keeps the value, too
-        ctx.bounds = low, high
+        ctx.bounds, ctx.learns_from_rounding = (low, high), learns_from_rounding
         return (value / step).clamp_(low, high).round_().mul_(step).to(value.dtype)
 
     @staticmethod
@@ -43,9 +48,10 @@ class _Lsq(torch.autograd.Function):
         # A mask of floats: bools take four times as long, and masked_fill forgets the memory format
         inside = torch.eq(clipped, scaled, out=scaled)
         # round(v/s) - v/s inside the range, the bound itself outside it
-        slope = clipped.round().addcmul_(inside, clipped, value=-1)
+        reached = clipped.round() if ctx.learns_from_rounding else clipped
+        slope = reached.addcmul_(inside, clipped, value=-1)
         of_step = product(slope, gradient, step)
-        return inside.mul_(gradient).to(value.dtype), of_step, None, None
+        return inside.mul_(gradient).to(value.dtype), of_step, None, None, None
 
 
 def product(slope: Tensor, gradient: Tensor, step: Tensor) -> Tensor:

@@ -1,9 +1,8 @@
 """Parameterized clipping activation, PACT (Choi et al. 2018, arXiv 1805.06085)."""
 
-import torch
 from torch import Tensor
 
-from trainables.quantization.quantizers.lsq import StepQuantizer
+from trainables.quantization.quantizers.lsq import StepQuantizer, lsq
 
 
 class ClippingQuantizer(StepQuantizer):
@@ -16,8 +15,4 @@ class ClippingQuantizer(StepQuantizer):
     """
 
     def forward(self, value: Tensor) -> Tensor:
-        step = self.step
-        lowest = value.clamp(min=0) if self.low == 0 else torch.maximum(value, self.low * step)
-        clipped = torch.minimum(lowest, self.high * step)
-        rounded = (clipped / step).round() * step
-        return (clipped + (rounded - clipped).detach()).to(value.dtype)
+        return lsq(value, self.step, self.low, self.high, learns_from_rounding=False)

@@ -1,5 +1,6 @@
 """Candidates from a space without an Optuna study: random ones, or neighbours of others."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
@@ -116,12 +117,14 @@ def contains(distribution: BaseDistribution, value: Any) -> bool:
     return abs(num_steps - round(num_steps)) < STEP_TOLERANCE
 
 
-def is_representable(distribution: BaseDistribution, value: Any) -> bool:
-    """Whether a value can be scaled as a parameter of this kind, even if it is out of range."""
+def are_representable(distribution: BaseDistribution, values: Sequence[Any]) -> list[bool]:
+    """Whether values can be scaled as a parameter of this kind, even if they are out of range."""
     if isinstance(distribution, CategoricalDistribution):
-        return value in distribution.choices
+        choices = distribution.choices
+        return [value in choices for value in values]
     assert isinstance(distribution, FloatDistribution | IntDistribution)
-    return isinstance(value, int | float) and (value > 0 or not distribution.log)
+    numbers, least = (int, float), 0 if distribution.log else -math.inf
+    return [isinstance(value, numbers) and value > least for value in values]
 
 
 def to_unit(value: Any, distribution: BaseDistribution) -> float:

@@ -8,6 +8,7 @@ mIoU is seen with the noise of its seed, and is drawn to the forest's mean befor
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import compress
 from typing import TYPE_CHECKING
 
 import moocore
@@ -18,7 +19,7 @@ from search.algorithms.candidates import (
     ABSENT,
     Distributions,
     Params,
-    is_representable,
+    are_representable,
     perturb,
     sample_config,
     to_units,
@@ -29,7 +30,7 @@ from spaces import Space
 from trainables.config import TrialConfig
 
 if TYPE_CHECKING:
-    from sklearn.ensemble import ExtraTreesRegressor
+    from sklearn.tree import ExtraTreeRegressor
 
 CostsOf = Callable[[TrialConfig], tuple[float, ...] | None]
 NUM_START = 8
@@ -221,25 +222,35 @@ def shift_to_current_level(
 
 def fit_forest(
     points: Sequence[Observation], mious: Floats, distributions: Distributions, seed: int
-) -> "ExtraTreesRegressor":
-    """A forest fitted to the mIoU (N,) of points."""
-    from sklearn import config_context  # takes seconds that first trials need not
-    from sklearn.ensemble import ExtraTreesRegressor
+) -> "list[ExtraTreeRegressor]":
+    """Trees fitted to the mIoU (N,) of points.
 
-    forest = ExtraTreesRegressor(NUM_TREES, min_samples_leaf=2, random_state=seed)
-    with config_context(assume_finite=True, skip_parameter_validation=True):  # of each tree
-        return forest.fit(encode(points, distributions), mious)
+    They are those of scikit-learn's `ExtraTreesRegressor` with this seed, which would copy and
+    check parameters for as long as it fits.
+    """
+    from sklearn import config_context  # takes seconds that first trials need not
+    from sklearn.tree import ExtraTreeRegressor
+
+    rows, random = encode(points, distributions), np.random.RandomState(seed)
+    seeds = [random.randint(np.iinfo(np.int32).max) for _ in range(NUM_TREES)]
+    with config_context(assume_finite=True, skip_parameter_validation=True):
+        return [
+            ExtraTreeRegressor(min_samples_leaf=2, random_state=each).fit(
+                rows, mious, check_input=False
+            )
+            for each in seeds
+        ]
 
 
 def predict_by_tree(
-    forest: "ExtraTreesRegressor", points: Sequence[Observation], distributions: Distributions
+    forest: "list[ExtraTreeRegressor]", points: Sequence[Observation], distributions: Distributions
 ) -> Floats:
     """The prediction of each tree for each point, (N, trees)."""
     if not points:
         return np.zeros((0, NUM_TREES))
     rows = encode(points, distributions)
     # A tree's own `predict` checks the rows again
-    return np.column_stack([tree.tree_.predict(rows) for tree in forest.estimators_])
+    return np.column_stack([tree.tree_.predict(rows) for tree in forest])
 
 
 def predict_failures(
@@ -263,9 +274,8 @@ def encode(points: Sequence[Observation], distributions: Distributions) -> NDArr
     rows = np.full((len(points), len(distributions)), -1.0, np.float32)
     for column, (name, distribution) in enumerate(distributions.items()):
         values = [point.params.get(name, ABSENT) for point in points]
-        known = [is_representable(distribution, value) for value in values]
-        of_these = [value for value, is_known in zip(values, known, strict=True) if is_known]
-        rows[known, column] = to_units(of_these, distribution)
+        known = are_representable(distribution, values)
+        rows[known, column] = to_units(list(compress(values, known)), distribution)
     return rows
 
 

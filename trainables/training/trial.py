@@ -266,7 +266,7 @@ class Trial:
             **state,
             "seconds": self.stopwatch.seconds,
             "reports": reports,
-            "losses_by_epoch": self.losses,
+            "losses_by_epoch": list(self.losses),  # it may be written later
         }
 
     def _on_step_end(self) -> None:
@@ -323,7 +323,7 @@ def train_or_find(
 
     The network is unconverted, so that quantized trials can start from it. Progress is reported as
     `description`, unless nothing is trained. As long as another process trains it, `while_waiting`
-    is called. The epochs in which nothing depends on its mIoU are evaluated `each_epoch` alone.
+    is called. It is evaluated after `each_epoch`, or only where something depends on its mIoU.
 
     Raises:
         NotBuilt: another process trains it, and `while_waiting` is None.

@@ -30,7 +30,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import speed
-from benchmarks.speed import BITS, DEVICE, GPU, LOSSES, Student, prepare_run
+from benchmarks.speed import BITS, DEVICE, FULL_PRECISION, GPU, LOSSES, Student, prepare_run
 from benchmarks.timing import describe_machine, markdown, median_seconds, synchronize
 from trainables.config import ExecutionConfig, TrialConfig
 from trainables.data.configs import Augmentation
@@ -76,13 +76,13 @@ COPIED_BYTES = 1 << 30 if GPU else 1 << 24
 PLAIN = Augmentation(min_scale=1, max_scale=1, color=0)
 COMPILED = "max-autotune-no-cudagraphs"
 """PyTorch's own graphs would hold gradients, which stay between steps here."""
-FULL_PRECISION = "full precision"
 QUANTIZED: dict[str, tuple[Quantizer | None, tuple[str, ...]]] = {
     FULL_PRECISION: (None, ()),
     "W4A4, inputs quantized again": (BITS, (DEVICE.type,)),
     "W4A4, inputs kept": (BITS, ()),
 }
-"""Students, and the devices on which their quantized inputs are not kept; on GPUs they are not."""
+"""Students, and the kinds of devices on which their quantized inputs are not kept: GPUs, as the
+project has it, or none."""
 NUM_CLASSES = 21
 NUM_LINES = 12
 """Of a profile."""
@@ -411,13 +411,11 @@ def forms_of_parts(case: Case) -> dict[str, tuple[Callable[[], object], Callable
         "cross-entropy, compiled": fused(cross_entropy, logits, labels),
         "pixel-wise distillation, compiled": fused(distillation, logits, teacher, labels),
         f"3x3 convolution, {padded} channels": (convolution(width), convolution(padded)),
-        "AdamW, single parameters": (update_of(case, FlatAdamW), update_of(case, single)),
+        "AdamW, single parameters": (
+            update_of(case, FlatAdamW),
+            update_of(case, partial(PlainAdamW, fused=True)),
+        ),
     }
-
-
-def single(groups: list[dict[str, Any]]) -> PlainAdamW:
-    """AdamW on each parameter by itself."""
-    return PlainAdamW(groups, fused=True)
 
 
 def update_of(case: Case, kind: Callable[..., PlainAdamW]) -> Callable[[], object]:

@@ -123,8 +123,8 @@ def are_representable(distribution: BaseDistribution, values: Sequence[Any]) -> 
         choices = distribution.choices
         return [value in choices for value in values]
     assert isinstance(distribution, FloatDistribution | IntDistribution)
-    numbers, least = (int, float), 0 if distribution.log else -math.inf
-    return [isinstance(value, numbers) and value > least for value in values]
+    least = 0 if distribution.log else -math.inf
+    return [isinstance(value, (int, float)) and value > least for value in values]
 
 
 def to_unit(value: Any, distribution: BaseDistribution) -> float:

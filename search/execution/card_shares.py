@@ -64,8 +64,7 @@ class CardShares:
             on_kind = remote.on(kinds[0])
             measured = on_kind(self.run, measure_card, *self._given(kinds[0]))
         self._learn(kinds[0], offered_nodes(), measured)
-        if self.known[kinds[0]].mps:
-            self.services.start_on(kinds[:1], wait=True)
+        self._start_services(wait=True)
 
     def __call__(self, nodes: Nodes) -> Sequence[TrialResources]:
         """The resources of a trial on each kind that is known by now; starts probes of others."""
@@ -81,7 +80,7 @@ class CardShares:
                 except ray.exceptions.RayError as error:
                     self.failed.add(kind)
                     self.say(f"warning: no trials on {kind}: {describe_worker_failure(error)}")
-        self.services.start_on(kind for kind, share in self.known.items() if share.mps)
+        self._start_services()
         kinds = nodes.kinds_of_gpu(are_running=False)
         if len(kinds) > 1:
             return [self.known[kind] for kind in kinds if kind in self.known]
@@ -89,6 +88,10 @@ class CardShares:
             return []  # it is being measured
         shares = [self.known[kinds[0]]] if kinds else self.known.values()
         return [max(shares, key=lambda share: share.gpus)._replace(accelerator="")]
+
+    def _start_services(self, wait: bool = False) -> None:
+        """Starts the Multi-Process Service where trials of a kind that is known use it."""
+        self.services.start_on((kind for kind, share in self.known.items() if share.mps), wait)
 
     def _given(self, kind: str) -> tuple[Any, ...]:
         """What `measure_card` is told besides the run."""

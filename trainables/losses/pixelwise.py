@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from trainables.data.labels import IGNORE, UNLABELLED
 from trainables.losses.configs import Where
 from trainables.losses.distillation import TermLoss
-from trainables.models.base import Outputs, classes_of
+from trainables.models.base import Outputs, predicted_classes
 
 
 class PixelwiseLoss(TermLoss):
@@ -59,7 +59,7 @@ def pixelwise_loss(
     valid_BHW = labels_BHW != IGNORE
     counts_BHW = valid_BHW
     if where == "teacher_right" or class_weights_K is not None:
-        taught_BHW = classes_of(teacher_BKHW)
+        taught_BHW = predicted_classes(teacher_BKHW)
         labels_BHW = torch.where(labels_BHW == UNLABELLED, taught_BHW, labels_BHW)
         if where == "teacher_right":
             counts_BHW = taught_BHW == labels_BHW  # never where the label is IGNORE

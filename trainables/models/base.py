@@ -101,7 +101,7 @@ def native_outputs(model: nn.Module, images_B3HW: Tensor) -> Outputs:
     return outputs
 
 
-def classes_of(logits_BKHW: Tensor) -> Tensor:
+def predicted_classes(logits_BKHW: Tensor) -> Tensor:
     """The class (B,H,W) of each pixel; `argmax` takes six times as long on a CPU."""
     return logits_BKHW.max(1).indices
 

@@ -115,8 +115,12 @@ class FlatAdamW(PlainAdamW):
 
 def is_part(parameter: nn.Parameter, flat: nn.Parameter) -> bool:
     """Whether value and gradient of the first part of a flat parameter are still parts of it."""
-    gradients = [each.grad.data_ptr() if each.grad is not None else 0 for each in (parameter, flat)]
-    return parameter.data_ptr() == flat.data_ptr() and gradients[0] == gradients[1] != 0
+    if parameter.grad is None or flat.grad is None:
+        return False
+    return (parameter.data_ptr(), parameter.grad.data_ptr()) == (
+        flat.data_ptr(),
+        flat.grad.data_ptr(),
+    )
 
 
 def joined(values: Sequence[Tensor], like: Sequence[Tensor]) -> Tensor:

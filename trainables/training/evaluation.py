@@ -15,7 +15,7 @@ from trainables.data.base import OwnLabels
 from trainables.data.labels import IGNORE
 from trainables.data.loader import Loader, send
 from trainables.data.packed import PackedDataset, count_labels, count_values, images_of
-from trainables.models.base import classes_of
+from trainables.models.base import predicted_classes
 from trainables.quantization.convert import ConvertedLayer
 from trainables.recipes.captured import Captured
 
@@ -126,7 +126,9 @@ def count_disagreeing_pixels(
     first_logits, second_logits = (prediction(model, split) for model in (first, second))
     for batch in split.in_order(BATCH_SIZE):
         images = normalize(images_of(batch))
-        changed += (classes_of(first_logits(images)) != classes_of(second_logits(images))).sum()
+        changed += (
+            predicted_classes(first_logits(images)) != predicted_classes(second_logits(images))
+        ).sum()
         on_batch_end()
     first.train(training)
     return int(changed)
@@ -158,7 +160,7 @@ def with_labels(
     of its labels before their argmax is taken.
     """
     if own is None:
-        yield classes_of(logits_BKHW), masks_BHW
+        yield predicted_classes(logits_BKHW), masks_BHW
         return
     for logits_KHW, labels in zip(logits_BKHW, islice(own, len(logits_BKHW)), strict=True):
         content_KHW = logits_KHW[:, : labels.content_height, : labels.content_width].contiguous()

@@ -19,6 +19,7 @@ from trainables.core.files import replace_file
 from trainables.data.augmentation import normalize
 from trainables.data.labels import IGNORE
 from trainables.data.packed import PackedDataset, images_of
+from trainables.models.base import predicted_classes
 from trainables.models.model_file import read_model
 
 NUM_EXAMPLES = 8
@@ -101,7 +102,7 @@ def predict_examples(
     found = []
     for index in indices:
         logits = model(normalize(images_of(data.val.take([index]))))
-        predicted = logits.argmax(1, keepdim=True).float()
+        predicted = predicted_classes(logits)[:, None].float()
         found.append(F.interpolate(predicted, size)[0, 0].to(torch.uint8).numpy())
     return np.stack(found)
 

@@ -248,13 +248,13 @@ class Trial:
             start = self.other_starts.pop(0)
             try:
                 train_or_find(start, self.run, while_waiting=None)
+                return
+            except NotBuilt:  # another process trains it
+                continue
             except (Interrupted, DiskFull):
                 raise
-            except Exception as error:  # NotBuilt where another process trains it
-                if not isinstance(error, NotBuilt):
-                    announce(f"a start of other trials fails: {first_line(error)}")
-            else:
-                return
+            except Exception as error:
+                announce(f"a start of other trials fails: {first_line(error)}")
 
     def _state(self) -> State | None:
         """The state for a checkpoint; None before the recipe has begun its epochs."""
